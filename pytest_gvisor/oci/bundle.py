@@ -46,35 +46,13 @@ class Bundle:
     """Device and inode of the root folder that `open` has checked."""
 
     @classmethod
-    def create(
-        cls,
-        folder: str,
-        spec: Spec,
-        *,
-        terminal: bool = False,
-    ) -> Bundle:
+    def create(cls, folder: str, spec: Spec, *, terminal: bool = False) -> Bundle:
         """Write a specification into a folder, which is made if it is not there.
 
         Every problem is reported (`InvalidBundle`) before anything is written; ``config.json`` is
         there whole or not at all. A full disk and the like are a `LaunchError`. ``terminal`` is for
         who gives the workload one as its streams.
         """
-        data = cls.encode(folder, spec, terminal=terminal)
-        try:
-            _write(folder, data)
-        except (OSError, ValueError) as error:
-            number = getattr(error, "errno", None) or 0
-            raise LaunchError("bundle", f"cannot write {shown(folder)}", errno=number) from error
-        return cls(path=os.path.abspath(folder), spec=spec)
-
-    @staticmethod
-    def encode(
-        folder: str,
-        spec: Spec,
-        *,
-        terminal: bool = False,
-    ) -> bytes:
-        """Return what `create` writes. Raises `InvalidBundle`."""
         value = spec.to_json()
         found = validate.problems_of_json(spec, value)
         if terminal:
@@ -82,7 +60,12 @@ class Bundle:
         data = _encode(value, found)
         if found:
             raise InvalidBundle(found, where=os.path.join(folder, CONFIG))
-        return data
+        try:
+            _write(folder, data)
+        except (OSError, ValueError) as error:
+            number = getattr(error, "errno", None) or 0
+            raise LaunchError("bundle", f"cannot write {shown(folder)}", errno=number) from error
+        return cls(path=os.path.abspath(folder), spec=spec)
 
     @classmethod
     def open(

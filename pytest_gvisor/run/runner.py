@@ -129,7 +129,7 @@ class Runner:
         self._listener = undo.enter_context(contextlib.closing(self._listen(workspace)))
         spec = self.request.make_spec(workspace)
         self.record.args, self.record.spec = spec.process.args, spec
-        self._make_bundle(workspace, spec)
+        Bundle.create(workspace.path("bundle"), spec, terminal=self.request.terminal)
         memory = limits_of(spec).memory
         # With --rootless, only runsc is in a user namespace in which something may be mounted.
         if memory is not None and self.request.way is not Way.FLAG:
@@ -139,13 +139,6 @@ class Runner:
         )
         undo.callback(self._cgroups.remove)
         return keeper, workspace, self._order(workspace, spec)
-
-    def _make_bundle(self, workspace: Workspace, spec: Spec) -> None:
-        Bundle.create(
-            workspace.path("bundle"),
-            spec,
-            terminal=self.request.terminal,
-        )
 
     def _make_workspace(self, session: SessionDir) -> Workspace:
         run = check_id("g" + secrets.token_hex(4))

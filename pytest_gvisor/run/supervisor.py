@@ -106,13 +106,6 @@ class Supervisor:
         with stage("pipes", "the workload's streams cannot be waited for"):
             self._register()
 
-    def adopt(self, keeper: Keeper, control: Control) -> None:
-        """Watch a run that was handed over before. Its start counts from here on."""
-        self._keeper, self._control = keeper, control
-        with stage("pipes", "the workload's streams cannot be waited for"):
-            self._register()
-        self._note_start()  # who has greeted the sentry may have read more of its reports
-
     def _register(self) -> None:
         """Wait for the streams, and for messages of the keeper and the sentry."""
         for fd, event, act in self.pipes.watched():
