@@ -9,26 +9,20 @@ Used on both sides: standard library only, and as little of that as can be.
 
 from __future__ import annotations
 
-import _thread
 import marshal
 import os
 import stat
 import sys
-import time
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from os import PathLike
+    from collections.abc import Mapping, Sequence
     from types import ModuleType
 
     Entry = tuple[str, bool, int, int, int, int]
     """A module's file, whether it is a package, its time and size, and offset and length of its
     byte code."""
-
-    Texts = dict[str, "str | None"]
-    """The texts of files of one folder by their names; None for a file that is not there."""
 
 PLACE = 64 * 1024
 """The offset of the head in the file; before it is the memory of `unsent`."""
@@ -40,11 +34,6 @@ READY = b"bytecode"
 """The head begins with it, when all is stored; the length of the index follows, and the index."""
 
 HEAD_SIZE = len(READY) + 4
-
-_LOCKS = "_ModuleLockManager", "_ImportLockContext", "_lock_unlock_module"
-"""The names in importlib's bootstrap of what takes locks, and of a wait for another thread."""
-
-_PAUSE = 0.001
 
 GUEST = "."
 """Before the name of a module of the first program's own: no other module's name begins so."""
@@ -71,58 +60,6 @@ class _Loader(SourceFileLoader):
         return self.get_data(path) if path == self.path else supply.read(entry)
 
 
-class _Free:
-    """The lock of a module while there is one thread, which imports it."""
-
-    held: list[str] = []  # noqa: RUF012 -- of all of them
-    """The modules that are being imported, the outermost first."""
-
-    def __init__(self, name: str = "") -> None:
-        self._name = name
-
-    def __enter__(self) -> None:
-        self.held.append(self._name)
-
-    def __exit__(self, *_error: object) -> None:
-        self.held.pop()
-
-
-def _spare_locks() -> Callable[[], None]:
-    """Import without locks while there is one thread; return what takes that back.
-
-    CPython reads a clock for each lock that it takes, if it has ``sem_clockwait``. A clock is a
-    call to the sentry in the first second of a sandbox. gVisor's vDSO has to wait for two samples
-    (sentry/time/calibrated_clock.go). A start imports some 250 modules, at some ten locks each.
-    """
-    bootstrap = vars(sys.modules["_frozen_importlib"])
-    usual = {name: bootstrap[name] for name in _LOCKS if name in bootstrap}
-    owner = _thread.get_ident()
-
-    def is_alone() -> bool:
-        # Python does not count the threads of C code.
-        return not _thread._count() and _thread.get_ident() == owner
-
-    def module_lock(name: str) -> object:
-        if is_alone():
-            return _Free(name)
-        # A module may start a thread. That waits for those whose import has begun without a lock.
-        while name in _Free.held and _thread.get_ident() != owner:
-            time.sleep(_PAUSE)
-        return usual["_ModuleLockManager"](name)
-
-    def import_lock() -> object:
-        return _Free() if is_alone() else usual["_ImportLockContext"]()
-
-    def wait(name: str) -> None:
-        if not is_alone():
-            with module_lock(name):  # type: ignore[attr-defined]
-                pass
-
-    ours = dict(zip(_LOCKS, (module_lock, import_lock, wait), strict=True))
-    bootstrap.update({name: ours[name] for name in usual})
-    return lambda: bootstrap.update(usual)
-
-
 class Supply:
     """A finder of the modules whose byte code is in a file."""
 
@@ -130,8 +67,6 @@ class Supply:
         """Take a descriptor of the file, and close it at the end."""
         self._fd = fd
         self._index: Mapping[str, Entry] = {}
-        self._texts: Mapping[str, Texts] = {}
-        self._undo: list[Callable[[], None]] = [_spare_locks()]
         self.guests = False
         """Whether the program's own modules are found, whatever others have their names."""
 
@@ -143,7 +78,7 @@ class Supply:
         if head.startswith(READY):
             length = int.from_bytes(head[len(READY) :], "little")
             packed = os.pread(self._fd, length, PLACE + HEAD_SIZE)
-            self._index, self._texts = marshal.loads(packed)
+            self._index = marshal.loads(packed)
             # In front of the files: what is built in or frozen is not looked for there either.
             finders: list[object] = sys.meta_path  # type: ignore[assignment]
             finders.insert(finders.index(PathFinder) if PathFinder in finders else 0, self)
@@ -172,30 +107,6 @@ class Supply:
         offset, length = entry[4:]
         return os.pread(self._fd, length, offset)
 
-    def supply_metadata(self) -> None:
-        """Let `importlib.metadata` read what it asks of packages from here, until the end.
-
-        To find its plugins, pytest has it read the entry points of each package twice.
-        """
-        from importlib.metadata import PathDistribution  # noqa: PLC0415 -- supplied by now
-
-        usual = PathDistribution.read_text
-
-        def read_text(package: PathDistribution, filename: str | PathLike[str]) -> str | None:
-            known = self._texts.get(str(package._path))
-            if known is None or filename not in known:
-                return usual(package, filename)
-            return known[str(filename)]
-
-        def undo() -> None:
-            # A plugin may have replaced it, and keep ours: then nothing is known any more.
-            self._texts = {}
-            if PathDistribution.read_text is read_text:
-                PathDistribution.read_text = usual  # type: ignore[method-assign]
-
-        PathDistribution.read_text = read_text  # type: ignore[method-assign, assignment]
-        self._undo.append(undo)
-
     def end(self) -> None:
         """Find nothing any more."""
         finders: list[object] = sys.meta_path  # type: ignore[assignment]
@@ -204,8 +115,6 @@ class Supply:
         if self._fd >= 0:
             os.close(self._fd)
         self._fd, self._index = -1, {}
-        while self._undo:
-            self._undo.pop()()
 
 
 def supplied() -> Supply | None:

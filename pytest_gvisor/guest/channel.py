@@ -57,8 +57,8 @@ class Channel:
         self._told = 0.0
         """The time at the end of the last phase, by its report, until a message is sent by it."""
 
-        # Whoever takes the token writes. A lock of Python's reads a clock, which is a call to the
-        # sentry in a sandbox's first second, as in byte_code.py.
+        # Whoever takes the token writes. A lock of CPython 3.11 to 3.13 reads a clock, which is a
+        # call to the sentry in a sandbox's first second.
         self._tokens = [None]
         os.register_at_fork(after_in_child=self._disown)
         self.own()

@@ -62,11 +62,6 @@ class Gate:
         if self._supply is not None:
             self._supply.begin()
 
-    def supply_metadata(self) -> None:
-        """Let pytest find its plugins without a look at each package, from here to the gate."""
-        if self._supply is not None:
-            self._supply.supply_metadata()
-
     def register(self, config: Any, channel: Channel, path: list[str]) -> None:
         """Stop this configuration before it loads a conftest.py; ``path`` is its ``sys.path``."""
         import random  # noqa: PLC0415 -- sys.path is the host's only now

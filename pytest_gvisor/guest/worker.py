@@ -318,7 +318,6 @@ def run(
     gate.supply_modules()
     from _pytest.config import get_config  # noqa: PLC0415 -- sys.path is the host's only now
 
-    gate.supply_metadata()
     # The first process has worked meanwhile.
     if change is not None:
         change.settled()

@@ -17,7 +17,7 @@ from pytest_gvisor import guest
 from pytest_gvisor.guest import byte_code
 
 if TYPE_CHECKING:
-    from pytest_gvisor.guest.byte_code import Entry, Texts
+    from pytest_gvisor.guest.byte_code import Entry
 
 _HEADER = 16
 """Bytes of a file of byte code before the code: magic number, flags, time and size (PEP 552)."""
@@ -31,10 +31,6 @@ _GUESTS = (
 
 The first of them finds the others, and is imported from its own file.
 """
-
-_METADATA = ".dist-info"
-_POINTS, _FILES = "entry_points.txt", "RECORD"
-_PLUGINS = "[pytest11]"
 
 _PACKAGE = "pytest_gvisor."
 _OURS = ("pytest_gvisor.plugin.", "pytest_gvisor.setting_table", "pytest_gvisor.inside.hooks")
@@ -66,7 +62,7 @@ def store(memory: int, holds: Callable[[str], bool]) -> None:
         index[name] = (path, is_package, mtime, size, offset, len(data))
         pieces.append(data)
         offset += len(data)
-    packed = marshal.dumps((index, _texts(holds)), 4)
+    packed = marshal.dumps(index, 4)
     head = byte_code.READY + len(packed).to_bytes(4, "little")
     if len(head) + len(packed) > start - byte_code.PLACE:
         return
@@ -87,45 +83,6 @@ def drop(memory: int) -> None:
         mmap.mmap(memory, byte_code.MOST, offset=byte_code.PLACE) as pages,
     ):
         pages.madvise(mmap.MADV_REMOVE)
-
-
-def _texts(holds: Callable[[str], bool]) -> dict[str, Texts]:
-    """Return what `importlib.metadata` reads of the packages on ``sys.path``, to find plugins.
-
-    That is whether they have entry points, and of packages with plugins the list of files.
-    """
-    found: dict[str, Texts] = {}
-    room = byte_code.MOST // 32
-    for path in dict.fromkeys(map(os.path.abspath, filter(None, sys.path))):
-        for folder in _packages(path) if holds(path) else ():
-            try:
-                points = _text(folder, _POINTS)
-                texts: Texts = {_POINTS: points}
-                if points is not None and _PLUGINS in points:
-                    texts[_FILES] = _text(folder, _FILES)
-            except (OSError, ValueError):  # the pytest inside comes upon it
-                continue
-            room -= sum(len(text or "") for text in texts.values())
-            if room < 0:
-                return found
-            found[folder] = texts
-    return found
-
-
-def _packages(path: str) -> list[str]:
-    """Return the folders of metadata in a folder of ``sys.path``."""
-    with contextlib.suppress(OSError):
-        return [os.path.join(path, n) for n in os.listdir(path) if n.endswith(_METADATA)]
-    return []
-
-
-def _text(folder: str, name: str) -> str | None:
-    """Return the text of a file; None if there is none. Raises `OSError`, and `ValueError`."""
-    try:
-        with open(os.path.join(folder, name), encoding="utf-8") as file:
-            return file.read()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
 
 
 def _guests() -> Iterator[Module]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
-from importlib import metadata
 from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
 
@@ -96,113 +94,6 @@ def test_the_program_finds_its_own_modules_and_nobody_else_does(supply: Supply) 
     assert own.origin == os.path.join(os.path.dirname(byte_code.__file__), "channel.py")
     supply.guests = False
     assert supply.find_spec("channel") is None
-
-
-def test_metadata_that_was_asked_for_on_the_host_is_read_from_memory(
-    supply: Supply, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """To find plugins, pytest reads the entry points of each package, and has them until the gate.
-
-    The supply was made when the folder had none.
-    """
-    supply.end()
-    packages = tmp_path / "packages"
-    plugin, other = packages / "plugin-1.dist-info", packages / "other-1.dist-info"
-    for folder in (plugin, other):
-        folder.mkdir(parents=True)
-        (folder / "METADATA").write_text(f"Name: {folder.name}")
-    (plugin / "entry_points.txt").write_text("[pytest11]\nsupplied = supplied_one\n")
-    (plugin / "RECORD").write_text("supplied_one/part.py,,\n")
-    monkeypatch.syspath_prepend(packages)
-    memory = os.memfd_create("test")
-    os.ftruncate(memory, PLACE + MOST)
-    store(memory, lambda path: path == str(packages))
-    for file in (plugin / "entry_points.txt", plugin / "RECORD"):
-        file.unlink()
-    (other / "entry_points.txt").write_text("[pytest11]\nlater = later\n")
-    supplied = Supply(memory)
-    supplied.begin()
-    usual = metadata.PathDistribution.read_text
-    supplied.supply_metadata()
-    try:
-        found, without = metadata.PathDistribution(plugin), metadata.PathDistribution(other)
-        assert [point.name for point in found.entry_points] == ["supplied"]
-        assert [str(file) for file in found.files or ()] in ([], ["supplied_one/part.py"])
-        assert found.read_text("RECORD") == "supplied_one/part.py,,\n"
-        assert not without.entry_points
-        assert without.read_text("METADATA") == "Name: other-1.dist-info"
-    finally:
-        supplied.end()
-    assert metadata.PathDistribution.read_text is usual
-    assert not metadata.PathDistribution(plugin).entry_points
-    assert [point.name for point in metadata.PathDistribution(other).entry_points] == ["later"]
-
-
-LOCKS = """
-import _thread, sys, threading
-from pytest_gvisor.guest import byte_code
-
-taken = []
-
-class Count:
-    def __init__(self, lock):
-        self.lock = lock
-    def __enter__(self):
-        taken.append(1)
-        return self.lock.__enter__()
-    def __exit__(self, *error):
-        return self.lock.__exit__(*error)
-
-bootstrap = sys.modules["_frozen_importlib"]
-usual = {name: getattr(bootstrap, name) for name in byte_code._LOCKS}
-bootstrap._ModuleLockManager = lambda name: Count(usual["_ModuleLockManager"](name))
-bootstrap._ImportLockContext = lambda: Count(usual["_ImportLockContext"]())
-ours = {name: getattr(bootstrap, name) for name in byte_code._LOCKS}
-supply = byte_code.Supply(-1)
-import colorsys
-none = len(taken)
-import begins
-begins.thread.join()
-while _thread._count():
-    pass
-import chunks
-supply.end()
-assert {name: getattr(bootstrap, name) for name in byte_code._LOCKS} == ours
-before = len(taken)
-import stat_of
-print(none, begins.found, before > none, len(taken) > before)
-"""
-
-BEGINS = """
-import threading, time
-found = []
-
-def look():
-    import begins
-    found.append(begins.late)
-    import of_the_thread
-
-thread = threading.Thread(target=look)
-thread.start()
-time.sleep(0.1)
-late = "whole"
-"""
-
-
-def test_no_lock_is_taken_while_one_thread_imports(tmp_path: Path) -> None:
-    """A second thread waits for a module whose import began without, and takes locks itself."""
-    (tmp_path / "begins.py").write_text(BEGINS)
-    for name in ("of_the_thread", "chunks", "stat_of", "colorsys"):
-        (tmp_path / f"{name}.py").touch()
-    done = subprocess.run(
-        [sys.executable, "-c", LOCKS],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert (done.stdout, done.stderr) == ("0 ['whole'] True True\n", "")
 
 
 def test_nothing_is_found_before_all_is_stored() -> None:

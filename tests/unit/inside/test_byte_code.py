@@ -49,8 +49,7 @@ def stored(memory: int) -> set[str]:
     if not head.startswith(READY):
         return set()
     length = int.from_bytes(head[len(READY) :], "little")
-    modules, _texts = marshal.loads(os.pread(memory, length, PLACE + HEAD_SIZE))
-    return set(modules)
+    return set(marshal.loads(os.pread(memory, length, PLACE + HEAD_SIZE)))
 
 
 @pytest.fixture
@@ -151,19 +150,3 @@ def test_the_memory_is_free_again_when_all_is_imported(memory: int) -> None:
     assert os.fstat(memory).st_blocks <= before - 1000
     assert not stored(memory)
     assert os.pread(memory, 9, 0) == b"a message"
-
-
-def test_the_texts_of_more_packages_than_there_is_room_for_are_left_out(
-    tmp_path: Path, memory: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A file that is no text is left to the pytest inside. The modules are stored all the same."""
-    contents = {"bad": b"\xff", "huge": b"#" * (MOST // 32 + 1), "small": b"#"}
-    for name, content in contents.items():
-        (tmp_path / name / "one-1.dist-info").mkdir(parents=True)
-        (tmp_path / name / "one-1.dist-info/entry_points.txt").write_bytes(content)
-    monkeypatch.setattr(sys, "path", [str(tmp_path / name) for name in ("bad", "small", "huge")])
-    byte_code.store(memory, lambda path: True)
-    length = int.from_bytes(os.pread(memory, HEAD_SIZE, PLACE)[len(READY) :], "little")
-    modules, texts = marshal.loads(os.pread(memory, length, PLACE + HEAD_SIZE))
-    assert texts == {f"{tmp_path}/small/one-1.dist-info": {"entry_points.txt": "#"}}
-    assert "re" in modules
