@@ -7,32 +7,23 @@ come from the host.
 import os
 import sys
 
-TYPE_CHECKING = False
-
 # ruff: noqa: PLC0415 -- what is supplied is imported after the supply
 
 
 def main() -> None:
     """Run the program."""
-    # The folder of this program, on sys.path for these imports: what a test imports by their names
-    # is the test's own.
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    if TYPE_CHECKING or __package__:
-        from pytest_gvisor.guest import byte_code
-    else:
-        import byte_code
+    # The modules beside this one are the package until all of them are imported. Later imports of
+    # it, as those of its plugin, find the package that is installed.
+    for name in ("pytest_gvisor", "pytest_gvisor.guest"):
+        sys.modules[name] = package = type(sys)(name)
+        package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
+    from pytest_gvisor.guest import byte_code
+
     supply = byte_code.supplied()
-    if supply is not None:
-        supply.guests = True
-    if TYPE_CHECKING or __package__:
-        from pytest_gvisor.guest import worker
-    else:
-        import worker
-    if supply is not None:
-        supply.guests = False
-    del sys.path[0]
-    for name in ("byte_code", "worker"):
-        sys.modules.pop(name, None)
+    from pytest_gvisor.guest import worker
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pytest_gvisor"]:
+        del sys.modules[name]
     worker.main(supply)
 
 

@@ -35,9 +35,6 @@ READY = b"bytecode"
 
 HEAD_SIZE = len(READY) + 4
 
-GUEST = "."
-"""Before the name of a module of the first program's own: no other module's name begins so."""
-
 
 class _Loader(SourceFileLoader):
     """A loader that has byte code, and is a usual one from when it has given that away."""
@@ -67,8 +64,6 @@ class Supply:
         """Take a descriptor of the file, and close it at the end."""
         self._fd = fd
         self._index: Mapping[str, Entry] = {}
-        self.guests = False
-        """Whether the program's own modules are found, whatever others have their names."""
 
     def begin(self) -> None:
         """Find modules from here on, if the host has stored them by now."""
@@ -88,7 +83,7 @@ class Supply:
     ) -> ModuleSpec | None:
         """Return what the finder of files returns for a module."""
         del target
-        entry = (self._index.get(GUEST + name) if self.guests else None) or self._index.get(name)
+        entry = self._index.get(name)
         if entry is None:
             return None
         file, is_package = entry[:2]

@@ -8,15 +8,10 @@ from __future__ import annotations
 import collections
 import os
 import time
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
-if TYPE_CHECKING or __package__:
-    from pytest_gvisor.guest import encoding, frames
-    from pytest_gvisor.guest.unsent import Unsent
-else:
-    import encoding
-    import frames
-    from unsent import Unsent
+from pytest_gvisor.guest import encoding, frames
+from pytest_gvisor.guest.unsent import Unsent
 
 # Tests replace functions of modules, and this program speaks while they are replaced.
 _getpid = os.getpid

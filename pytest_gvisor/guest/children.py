@@ -17,14 +17,10 @@ import stat
 import struct
 import termios
 
-TYPE_CHECKING = False
-if TYPE_CHECKING or __package__:
-    from pytest_gvisor.guest.killer import MARK
-    from pytest_gvisor.guest.loop import READ, Sink, Source
-else:
-    from killer import MARK
-    from loop import READ, Sink, Source
+from pytest_gvisor.guest.killer import MARK
+from pytest_gvisor.guest.loop import READ, Sink, Source
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any

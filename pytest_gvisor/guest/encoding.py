@@ -10,12 +10,9 @@ import json
 import math
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING or __package__:
-    from pytest_gvisor.guest import checked_json
-else:
-    import checked_json
+from pytest_gvisor.guest import checked_json
 
 _JSON = json.JSONEncoder(default=repr, ensure_ascii=False, allow_nan=False)
 # `JSONEncoder.encode` makes one of these for each message, which costs more than a short message.

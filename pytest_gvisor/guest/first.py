@@ -9,10 +9,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING or __package__:
-    from pytest_gvisor.guest import returns
-else:
-    import returns
+from pytest_gvisor.guest import returns
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,14 +12,10 @@ import socket
 import struct
 import time
 
-TYPE_CHECKING = False
-if TYPE_CHECKING or __package__:
-    from pytest_gvisor.guest.children import is_regular
-    from pytest_gvisor.guest.loop import WRITE, Sink, Source
-else:
-    from children import is_regular
-    from loop import WRITE, Sink, Source
+from pytest_gvisor.guest.children import is_regular
+from pytest_gvisor.guest.loop import WRITE, Sink, Source
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any

@@ -14,12 +14,9 @@ import json
 import os
 import struct
 
-TYPE_CHECKING = False
-if TYPE_CHECKING or __package__:
-    from pytest_gvisor.guest import checked_json
-else:
-    import checked_json
+from pytest_gvisor.guest import checked_json
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any

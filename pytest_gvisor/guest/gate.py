@@ -16,12 +16,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING or __package__:
-    from pytest_gvisor.guest.channel import Channel
-    from pytest_gvisor.guest.checked_json import loads
-else:
-    from channel import Channel
-    from checked_json import loads
+from pytest_gvisor.guest.channel import Channel
+from pytest_gvisor.guest.checked_json import loads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

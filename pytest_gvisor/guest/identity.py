@@ -17,10 +17,7 @@ import importlib.util
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING or __package__:
-    from pytest_gvisor.guest import checked_json
-else:
-    import checked_json
+from pytest_gvisor.guest import checked_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,12 +16,9 @@ import os
 import select
 import time
 
-TYPE_CHECKING = False
-if TYPE_CHECKING or __package__:
-    from pytest_gvisor.guest import frames
-else:
-    import frames
+from pytest_gvisor.guest import frames
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any

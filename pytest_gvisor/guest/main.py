@@ -20,20 +20,22 @@ import socket
 import sys
 from collections.abc import Callable
 
+if not __package__:
+    # A program: the package is not installed here, and only this folder of it is shown.
+    for name in ("pytest_gvisor", "pytest_gvisor.guest"):
+        sys.modules[name] = package = type(sys)(name)
+        package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
+
+from pytest_gvisor.guest import frames, killer
+from pytest_gvisor.guest.children import Ahead, Exec, Limits, Program
+from pytest_gvisor.guest.flows import Connection, Get, Probe, Put
+from pytest_gvisor.guest.loop import READ, Loop
+
 TYPE_CHECKING = False
-if TYPE_CHECKING or __package__:
-    from pytest_gvisor.guest import frames, killer
-    from pytest_gvisor.guest.children import Ahead, Exec, Limits, Program
-    from pytest_gvisor.guest.flows import Connection, Get, Probe, Put
-    from pytest_gvisor.guest.loop import READ, Loop
-else:
-    # -I leaves the script's folder out of sys.path.
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    import frames
-    import killer
-    from children import Ahead, Exec, Limits, Program
-    from flows import Connection, Get, Probe, Put
-    from loop import READ, Loop
+if TYPE_CHECKING:
+    from typing import Any, Union
+
+    Peer = Union[Exec, Connection, Put, Get]  # noqa: UP007 -- Python 3.8
 
 _KILL_PAUSE = 0.003
 _REMEMBERED = 4096
@@ -41,11 +43,6 @@ _NOBODY = 65534
 
 # The second is what Python raises for a NUL byte in a path, or for text that no encoding has.
 _REFUSED = (OSError, ValueError)
-
-if TYPE_CHECKING:
-    from typing import Any, Union
-
-    Peer = Union[Exec, Connection, Put, Get]  # noqa: UP007 -- Python 3.8
 
 
 class Guest:

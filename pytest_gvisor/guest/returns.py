@@ -16,11 +16,7 @@ import stat
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-if TYPE_CHECKING or __package__:
-    from pytest_gvisor.guest import encoding, frames
-else:
-    import encoding
-    import frames
+from pytest_gvisor.guest import encoding, frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

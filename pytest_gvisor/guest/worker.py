@@ -20,46 +20,21 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
-if TYPE_CHECKING or __package__:
-    from pytest_gvisor.guest import (
-        encoding,
-        failed,
-        first,
-        identity,
-        last,
-        passed,
-        program,
-        variables,
-    )
-    from pytest_gvisor.guest.channel import Channel
-    from pytest_gvisor.guest.debugger import Debugger
-    from pytest_gvisor.guest.gate import Gate
-    from pytest_gvisor.guest.terminal import Terminal
-    from pytest_gvisor.guest.unsent import take_memory
-else:
-    # The folder of this program, on sys.path for these imports: what a test imports by their names
-    # is the test's own.
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    import encoding
-    import failed
-    import first
-    import identity
-    import last
-    import passed
-    import program
-    import variables
-    from channel import Channel
-    from debugger import Debugger
-    from gate import Gate
-    from terminal import Terminal
-    from unsent import take_memory
-
-    del sys.path[0]
-    for _name in (
-        "channel", "checked_json", "debugger", "encoding", "failed", "first", "frames", "gate",
-        "identity", "last", "passed", "program", "returns", "terminal", "unsent", "variables",
-    ):  # fmt: skip
-        del sys.modules[_name]
+from pytest_gvisor.guest import (
+    encoding,
+    failed,
+    first,
+    identity,
+    last,
+    passed,
+    program,
+    variables,
+)
+from pytest_gvisor.guest.channel import Channel
+from pytest_gvisor.guest.debugger import Debugger
+from pytest_gvisor.guest.gate import Gate
+from pytest_gvisor.guest.terminal import Terminal
+from pytest_gvisor.guest.unsent import take_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

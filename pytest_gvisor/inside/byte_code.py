@@ -27,12 +27,12 @@ _GUESTS = (
     "gate", "identity", "last", "passed", "program", "returns", "terminal", "unsent", "variables",
     "worker",
 )  # fmt: skip
-"""The modules that guest/worker.py is and imports, by the names that they have there.
+"""The modules that guest/worker.py is and imports.
 
 The first of them finds the others, and is imported from its own file.
 """
 
-_PACKAGE = "pytest_gvisor."
+_PACKAGE, _GUEST = "pytest_gvisor.", "pytest_gvisor.guest."
 _OURS = ("pytest_gvisor.plugin.", "pytest_gvisor.setting_table", "pytest_gvisor.inside.hooks")
 """The modules of this package that a pytest inside imports begin so."""
 
@@ -53,7 +53,7 @@ def store(memory: int, holds: Callable[[str], bool]) -> None:
     for name, path, is_package in (*_guests(), *_loaded()):
         if not holds(os.path.dirname(path)):
             continue
-        found = _read(path) or (_compile(path) if name.startswith(byte_code.GUEST) else None)
+        found = _read(path) or (_compile(path) if name.startswith(_GUEST) else None)
         if found is None:
             continue
         data, mtime, size = found
@@ -88,7 +88,7 @@ def drop(memory: int) -> None:
 def _guests() -> Iterator[Module]:
     folder = os.path.abspath(guest.__path__[0])
     for name in _GUESTS:
-        yield byte_code.GUEST + name, os.path.join(folder, f"{name}.py"), False
+        yield f"{_GUEST}{name}", os.path.join(folder, f"{name}.py"), False
 
 
 def _loaded() -> Iterator[Module]:

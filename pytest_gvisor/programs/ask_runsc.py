@@ -12,15 +12,14 @@ import os
 import signal
 import sys
 
-TYPE_CHECKING = False
-if TYPE_CHECKING or __package__:
-    from pytest_gvisor.programs import linux
-    from pytest_gvisor.programs.paths import SYSTEM_PATH
-else:
-    # -I leaves the script's folder out of sys.path; -S leaves site-packages out.
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    import linux
-    from paths import SYSTEM_PATH
+if not __package__:
+    # A program: with -I -S, site-packages is not on sys.path.
+    for name in ("pytest_gvisor", "pytest_gvisor.programs"):
+        sys.modules[name] = package = type(sys)(name)
+        package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
+
+from pytest_gvisor.programs import linux
+from pytest_gvisor.programs.paths import SYSTEM_PATH
 
 _ENVIRONMENT = {"PATH": SYSTEM_PATH, "HOME": "/root"}
 

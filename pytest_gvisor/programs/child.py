@@ -13,18 +13,12 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from pytest_gvisor.programs import linux, membarrier, proc
+from pytest_gvisor.programs.order import Order
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
-
-if TYPE_CHECKING or __package__:
-    from pytest_gvisor.programs import linux, membarrier, proc
-    from pytest_gvisor.programs.order import Order
-else:  # a sibling of the keeper program, whose -I -S leaves the package out of sys.path
-    import linux
-    import membarrier
-    import proc
-    from order import Order
 
 HIGH_FD = 1000
 """A descriptor that runsc inherits, of its executable, so that its processes have large tables.

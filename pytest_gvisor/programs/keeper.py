@@ -22,22 +22,17 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-TYPE_CHECKING = False
-if TYPE_CHECKING or __package__:
-    from pytest_gvisor.programs import leftovers, linux
-    from pytest_gvisor.programs.one_run import Run, State
-    from pytest_gvisor.programs.order import Order
-    from pytest_gvisor.programs.own_copy import RUNS_BEFORE, Copy
-    from pytest_gvisor.programs.spare import MAX_FDS, MAX_MESSAGE, Spare
-else:
-    # -I leaves the script's folder out of sys.path; -S leaves site-packages out.
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    import leftovers
-    import linux
-    from one_run import Run, State
-    from order import Order
-    from own_copy import RUNS_BEFORE, Copy
-    from spare import MAX_FDS, MAX_MESSAGE, Spare
+if not __package__:
+    # A program: with -I -S, site-packages is not on sys.path.
+    for name in ("pytest_gvisor", "pytest_gvisor.programs"):
+        sys.modules[name] = package = type(sys)(name)
+        package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
+
+from pytest_gvisor.programs import leftovers, linux
+from pytest_gvisor.programs.one_run import Run, State
+from pytest_gvisor.programs.order import Order
+from pytest_gvisor.programs.own_copy import RUNS_BEFORE, Copy
+from pytest_gvisor.programs.spare import MAX_FDS, MAX_MESSAGE, Spare
 
 
 class Keeper:

@@ -18,13 +18,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
-TYPE_CHECKING = False
-if TYPE_CHECKING or __package__:
-    from pytest_gvisor.programs import linux, paths, proc
-else:
-    import linux
-    import paths
-    import proc
+from pytest_gvisor.programs import linux, paths, proc
 
 JOURNAL = "journal"
 CGROUP_PREFIX = "pytest-gvisor-"

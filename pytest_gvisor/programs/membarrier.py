@@ -16,11 +16,7 @@ from __future__ import annotations
 import os
 import struct
 
-TYPE_CHECKING = False
-if TYPE_CHECKING or __package__:
-    from pytest_gvisor.programs import linux
-else:  # a sibling of the keeper program, whose -I -S leaves the package out of sys.path
-    import linux
+from pytest_gvisor.programs import linux
 
 # include/uapi/linux/membarrier.h
 _REGISTER_PRIVATE_EXPEDITED = 1 << 4

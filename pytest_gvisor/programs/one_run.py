@@ -14,16 +14,10 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
-TYPE_CHECKING = False
-if TYPE_CHECKING or __package__:
-    from pytest_gvisor.programs import child, leftovers, paths
-    from pytest_gvisor.programs.order import Order
-else:
-    import child
-    import leftovers
-    import paths
-    from order import Order
+from pytest_gvisor.programs import child, leftovers, paths
+from pytest_gvisor.programs.order import Order
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from typing import Protocol

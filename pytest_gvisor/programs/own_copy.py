@@ -20,19 +20,13 @@ import mmap
 import os
 import sys
 
+from pytest_gvisor.programs import child, linux
+from pytest_gvisor.programs.order import Order
+from pytest_gvisor.programs.paths import SIDECARS_VARIABLE
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
-
-if TYPE_CHECKING or __package__:
-    from pytest_gvisor.programs import child, linux
-    from pytest_gvisor.programs.order import Order
-    from pytest_gvisor.programs.paths import SIDECARS_VARIABLE
-else:  # a sibling of the keeper program, whose -I -S leaves the package out of sys.path
-    import child
-    import linux
-    from order import Order
-    from paths import SIDECARS_VARIABLE
 
 RUNS_BEFORE = 8
 """Runs of a session until the copy is made."""

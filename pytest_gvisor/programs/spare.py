@@ -15,17 +15,12 @@ import socket
 import sys
 from collections.abc import Sequence
 
+from pytest_gvisor.programs import child, linux
+from pytest_gvisor.programs.order import Order
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
-
-if TYPE_CHECKING or __package__:
-    from pytest_gvisor.programs import child, linux
-    from pytest_gvisor.programs.order import Order
-else:  # a sibling of the keeper program, whose -I -S leaves the package out of sys.path
-    import child
-    import linux
-    from order import Order
 
 MAX_MESSAGE = 128 * 1024
 MAX_FDS = 16

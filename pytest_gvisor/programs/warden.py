@@ -22,17 +22,17 @@ import sys
 import time
 from collections.abc import Callable
 
+if not __package__:
+    # A program: with -I -S, site-packages is not on sys.path.
+    for name in ("pytest_gvisor", "pytest_gvisor.programs"):
+        sys.modules[name] = package = type(sys)(name)
+        package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
+
+from pytest_gvisor.programs import leftovers, linux
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
-
-if TYPE_CHECKING or __package__:
-    from pytest_gvisor.programs import leftovers, linux
-else:
-    # -I leaves the script's folder out of sys.path; -S leaves site-packages out.
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    import leftovers
-    import linux
 
 
 def become(argv: list[str], *above: int) -> NoReturn:

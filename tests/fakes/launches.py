@@ -72,6 +72,7 @@ LAUNCH = os.path.dirname(linux.__file__)
 PROLOGUE = """\
 import json, os, signal, sys
 sys.path.insert(0, sys.argv[1])
-import linux, child, order, leftovers, proc
+import keeper
+from pytest_gvisor.programs import linux, child, order, leftovers, proc
 """
 EPILOGUE = "print(json.dumps(result))"

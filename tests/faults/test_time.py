@@ -63,13 +63,12 @@ def test_who_holds_the_streams_after_runsc_s_end_is_not_waited_for(
 
 
 KEEPER = """
-import itertools, os, runpy, sys, time
+import itertools, runpy, time
 
 jumps = itertools.cycle([0.0, 3600.0, -3600.0])
 real, real_ns = time.time, time.time_ns
 time.time = lambda: real() + next(jumps)
 time.time_ns = lambda: real_ns() + int(next(jumps) * 1e9)
-sys.path.insert(0, os.path.dirname({program!r}))
 runpy.run_path({program!r}, run_name="__main__")
 """
 

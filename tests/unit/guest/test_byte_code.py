@@ -85,15 +85,14 @@ def test_a_package_that_looks_elsewhere_has_its_modules_from_there(
     assert importlib.import_module("supplied_one.part").origin == "the other file"
 
 
-def test_the_program_finds_its_own_modules_and_nobody_else_does(supply: Supply) -> None:
-    """A plugin may import a module of the same name, and has that one."""
+def test_the_program_finds_its_own_modules_in_its_folder_alone(supply: Supply) -> None:
+    """The package as it is installed may be another one."""
     supply.begin()
-    supply.guests = True
-    own = supply.find_spec("channel")
+    name, folder = "pytest_gvisor.guest.channel", os.path.dirname(byte_code.__file__)
+    own = supply.find_spec(name, [folder])
     assert own is not None
-    assert own.origin == os.path.join(os.path.dirname(byte_code.__file__), "channel.py")
-    supply.guests = False
-    assert supply.find_spec("channel") is None
+    assert own.origin == os.path.join(folder, "channel.py")
+    assert supply.find_spec(name, ["/another/pytest_gvisor/guest"]) is None
 
 
 def test_nothing_is_found_before_all_is_stored() -> None:

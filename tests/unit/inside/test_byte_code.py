@@ -43,6 +43,11 @@ def memory() -> Iterator[int]:
     streams.close()
 
 
+def guests(*names: str) -> set[str]:
+    """The names of modules of the guest."""
+    return {f"pytest_gvisor.guest.{name}" for name in names}
+
+
 def stored(memory: int) -> set[str]:
     """The modules in the file."""
     head = os.pread(memory, HEAD_SIZE, PLACE)
@@ -70,9 +75,10 @@ def test_the_file_of_a_sandbox_has_room_for_it(memory: int) -> None:
 
 
 def test_what_was_imported_is_stored(module: Path, memory: int) -> None:
-    """Beside it is what the pytest inside begins with, by the names that it has there."""
+    """Beside it is what the pytest inside begins with."""
     byte_code.store(memory, lambda path: True)
-    assert {NAME, "re", "_pytest", "_pytest.config", ".worker", ".channel"} <= stored(memory)
+    found = stored(memory)
+    assert {NAME, "re", "_pytest", "_pytest.config", *guests("worker", "channel")} <= found
     assert "__main__" not in stored(memory)
 
 
@@ -94,7 +100,7 @@ def test_what_the_guest_begins_with_is_compiled_where_no_installer_has(
     monkeypatch.setattr(sys, "pycache_prefix", os.fspath(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     byte_code.store(memory, lambda path: True)
-    assert {".worker", ".channel", ".program"} <= stored(memory)
+    assert guests("worker", "channel", "program") <= stored(memory)
     kept = {path.name.partition(".")[0] for path in tmp_path.rglob("*.pyc")}
     assert {"worker", "channel", "byte_code"} <= kept
 
@@ -130,7 +136,7 @@ def test_modules_beyond_the_room_are_left_out(memory: int, monkeypatch: pytest.M
     """The file keeps its size."""
     monkeypatch.setattr(layout, "MOST", 400_000)
     byte_code.store(memory, lambda path: True)
-    assert ".worker" in stored(memory)
+    assert guests("worker") <= stored(memory)
     assert "_pytest.config" not in stored(memory)
 
 
