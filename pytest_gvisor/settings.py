@@ -10,7 +10,7 @@ import enum
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from pytest_gvisor import removed, setting_values
 from pytest_gvisor.errors import UsageError
@@ -23,6 +23,9 @@ from pytest_gvisor.setting_table import (
     Setting,
     names_from,
 )
+
+if TYPE_CHECKING:
+    import os
 
 
 class Network(enum.StrEnum):
@@ -224,3 +227,31 @@ def replaced(settings: Settings, changes: Mapping[str, object]) -> Settings:
         if setting.kind == "binary":
             found |= {"releases": (), "label": ""}
     return dataclasses.replace(settings, **found)
+
+
+class CallSettings(TypedDict, total=False):
+    """The settings of `Gvisor.run`, `Gvisor.run_bundle` and `Gvisor.sandbox`, for type checkers.
+
+    `setting_table` declares the same settings; tests/unit/test_settings.py holds the two equal.
+    """
+
+    network: Network | str
+    netns: str | os.PathLike[str] | None
+    rootless: Rootless | str
+    image: str | os.PathLike[str] | None
+    project: bool
+    memory: int | str | None
+    pids: int | None
+    cpus: float | None
+    shm: int | str | None
+    nofile: int | None
+    max_output: int
+    debug: bool
+
+
+class SessionSettings(CallSettings, total=False):
+    """The settings of `session`."""
+
+    platform: Platform | str | Sequence[str]
+    runsc: str | os.PathLike[str] | None
+    timeout: float

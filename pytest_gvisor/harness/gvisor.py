@@ -16,7 +16,6 @@ from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import HOSTNAME
 from pytest_gvisor.oci.rootfs import Rootfs, host, python
 from pytest_gvisor.oci.spec import Mount, Spec
-from pytest_gvisor.run.call_settings import CallSettings
 from pytest_gvisor.run.project import Project
 from pytest_gvisor.run.request import Hooks, Record, Request, Workspace
 from pytest_gvisor.run.runner import Runner
@@ -33,7 +32,7 @@ from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.command import check_extra
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.sessions.launcher import Launcher
-from pytest_gvisor.settings import Platform, Settings
+from pytest_gvisor.settings import CallSettings, Platform, Settings
 
 if TYPE_CHECKING:
     from pytest_gvisor.images.store import Images

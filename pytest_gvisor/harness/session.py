@@ -9,9 +9,8 @@ from typing import Unpack
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.harness.gvisor import Gvisor
-from pytest_gvisor.run.call_settings import SessionSettings
 from pytest_gvisor.run.request import Hooks
-from pytest_gvisor.settings import Settings, replaced
+from pytest_gvisor.settings import SessionSettings, Settings, replaced
 
 
 @contextlib.contextmanager

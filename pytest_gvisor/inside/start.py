@@ -24,7 +24,7 @@ from pytest_gvisor.oci.mounts import bind, covers
 from pytest_gvisor.oci.rootfs import host
 from pytest_gvisor.oci.spec import Capabilities
 from pytest_gvisor.plugin.stash import engine_of
-from pytest_gvisor.run import following
+from pytest_gvisor.run import limits
 from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.request import Record, Request, Workspace
 from pytest_gvisor.run.specification import id_mappings
@@ -262,8 +262,8 @@ def _spec(workspace: Workspace, plan: Plan, *, shared: str | None) -> Spec:
         memory=settings.memory,
         pids=settings.pids,
         cpus=settings.cpus,
-        shm=following.shm(settings),
-        nofile=following.nofile(settings),
+        shm=limits.shm(settings),
+        nofile=limits.nofile(settings),
         id_mappings=id_mappings(plan.way),
     )
     # The root's overlay is memory too; a tmpfs would hide a project that lies in /tmp.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pytest_gvisor.completed import Completed, Outcome, SandboxCrashed, WorkloadTimeout
 from pytest_gvisor.errors import GvisorError, MixedReleases, RunscFailed
 from pytest_gvisor.hints import Hint, option
-from pytest_gvisor.run import logs, not_started, tasks
+from pytest_gvisor.run import limits, logs, not_started
 from pytest_gvisor.run.cgroup import limits_of
 from pytest_gvisor.run.request import Record, Request
 from pytest_gvisor.run.verdict import Verdict
@@ -29,7 +29,7 @@ def error_of(
     """
     match verdict.outcome:
         case Outcome.OUT_OF_TASKS if not had_started:
-            return tasks.too_few(most_tasks(record), request.platform)
+            return limits.too_few_tasks(most_tasks(record), request.platform)
         case Outcome.TIMED_OUT:
             return WorkloadTimeout(
                 f"{list(completed.args)!r} was still running after {request.settings.timeout:g} s "

@@ -104,14 +104,11 @@ class Driven(Runner):
         return self.supervisor
 
     def _supervise(self, order: Order, undo: contextlib.ExitStack) -> DrivenSupervisor:
+        kind = SharedStreams if self.request.shared else Streams
         with stage("pipes", "cannot make the workload's streams"):
-            pipes = undo.enter_context(contextlib.closing(self._make_streams()))
+            pipes = undo.enter_context(contextlib.closing(kind(self.request.settings.max_output)))
             watch = DrivenSupervisor(order, pipes, timeout=math.inf, listener=self._listener)
             return undo.enter_context(contextlib.closing(watch))
-
-    def _make_streams(self) -> Streams:
-        kind = SharedStreams if self.request.shared else Streams
-        return kind(self.request.settings.max_output)
 
     def _hand_over(self, keeper: Keeper) -> None:
         try:

@@ -17,7 +17,7 @@ from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.oci.vocabulary import MountType
 from pytest_gvisor.oci.wide import is_wide
 from pytest_gvisor.programs.paths import within
-from pytest_gvisor.run import bounded
+from pytest_gvisor.run.threads import look
 
 # The same words in the releases of 2024 and 2026.
 _NOT_FOUND = re.compile(r"error finding executable \".*\" in PATH \[(.*)\]: ", re.DOTALL)
@@ -78,7 +78,7 @@ def hint(spec: Spec | None, project: str = "") -> str:
     other users may not read does not count: nobody is advised to show a sandbox a secret.
     ``project`` is a root folder that could be shown.
     """
-    return "" if spec is None else bounded.look(lambda: _hint(spec, project), "")
+    return "" if spec is None else look(lambda: _hint(spec, project), "")
 
 
 def _hint(spec: Spec, project: str) -> str:
@@ -93,7 +93,7 @@ def _hint(spec: Spec, project: str) -> str:
 def _not_found(program: str, folders: Sequence[str], spec: Spec, project: str) -> tuple[str, str]:
     """Return the message and the next step for a name that is in no folder of the PATH."""
     message = f"program {shown(program)} was not found in the sandbox (PATH={':'.join(folders)})"
-    return message, bounded.look(lambda: _nearest(program, folders, spec, project), "")
+    return message, look(lambda: _nearest(program, folders, spec, project), "")
 
 
 def _nearest(program: str, folders: Sequence[str], spec: Spec, project: str) -> str:
@@ -110,9 +110,9 @@ def _not_loaded(program: str, cause: str, spec: Spec, project: str) -> tuple[str
     if cause not in _NOT_THERE:
         return f"program {shown(program)} cannot be executed in the sandbox: {cause}", ""
     message = f"program {shown(program)} was not found in the sandbox"
-    if bounded.look(lambda: _is_shown(os.path.realpath(program), spec), otherwise=False):
+    if look(lambda: _is_shown(os.path.realpath(program), spec), otherwise=False):
         message += ", or the interpreter in its first line"
-    return message, bounded.look(lambda: _on_the_host_alone(program, spec, project), "")
+    return message, look(lambda: _on_the_host_alone(program, spec, project), "")
 
 
 def _on_the_host_alone(word: str, spec: Spec, project: str) -> str:

@@ -25,19 +25,17 @@ from pytest_gvisor.programs.paths import within
 from pytest_gvisor.run import (
     bad_news,
     cgroup,
+    limits,
     logs,
     not_started,
     saved,
     sentry,
-    tasks,
-    total_memory,
 )
 from pytest_gvisor.run.capture import streams
-from pytest_gvisor.run.cgroup import Cgroups, limits_of
+from pytest_gvisor.run.cgroup import Cgroups, limits_of, measured
 from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.request import Record, Request, Workspace
 from pytest_gvisor.run.supervisor import Supervisor
-from pytest_gvisor.run.usage import measured
 from pytest_gvisor.run.verdict import Evidence, Verdict, judge
 from pytest_gvisor.runsc.command import (
     SAFE_FLAGS,
@@ -133,7 +131,7 @@ class Runner:
         memory = limits_of(spec).memory
         # With --rootless, only runsc is in a user namespace in which something may be mounted.
         if memory is not None and self.request.way is not Way.FLAG:
-            workspace.binds.extend(total_memory.shown(memory, workspace.folder))
+            workspace.binds.extend(limits.total_memory(memory, workspace.folder))
         self._cgroups = cgroup.create(
             limits_of(spec), lambda path: session.journal(id=workspace.id, cgroups=[path])
         )
@@ -290,7 +288,8 @@ class Runner:
             )
             verdict = judge(evidence)
             if verdict.outcome is Outcome.OUT_OF_TASKS:
-                reason = tasks.reached(bad_news.most_tasks(self.record), self.request.platform)
+                most = bad_news.most_tasks(self.record)
+                reason = limits.tasks_reached(most, self.request.platform)
                 verdict = dataclasses.replace(verdict, reason=reason)
         return verdict
 

@@ -18,8 +18,7 @@ from pytest_gvisor.oci.mounts import covers
 from pytest_gvisor.oci.rootfs import Rootfs, host
 from pytest_gvisor.oci.spec import IdMapping, Linux, Namespace, Spec
 from pytest_gvisor.oci.vocabulary import NamespaceType
-from pytest_gvisor.run import following
-from pytest_gvisor.run.netns import check_netns
+from pytest_gvisor.run import limits
 from pytest_gvisor.run.project import Project
 from pytest_gvisor.run.request import Workspace
 from pytest_gvisor.run.workload import OPTIONS, Workload, make_workload, split
@@ -99,8 +98,8 @@ def make_spec(workspace: Workspace, workload: Workload, chosen: Settings, way: W
         memory=chosen.memory,
         pids=chosen.pids,
         cpus=chosen.cpus,
-        shm=following.shm(chosen),
-        nofile=following.nofile(chosen),
+        shm=limits.shm(chosen),
+        nofile=limits.nofile(chosen),
         id_mappings=id_mappings(way),
     )
 
@@ -210,3 +209,36 @@ def adapted(spec: Spec, network: Network, netns: str, way: Way) -> Spec:
         gid_mappings=tuple(gids),
     )
     return dataclasses.replace(spec, linux=linux)
+
+
+def check_netns(path: str) -> None:
+    """Raise `UsageError` if ``path`` is no network namespace, or is the host's or our own.
+
+    With ``--network sandbox`` runsc takes the addresses away from the interfaces of the namespace
+    that it is given. In the host's own namespace that would cut the host off.
+    """
+    if not os.path.isabs(path):
+        raise UsageError(f"netns={path!r} is not an absolute path")
+    try:
+        found = os.stat(path)
+        # A namespace file's inode is the namespace (namespaces(7)); nsfs has one device number.
+        hosts = [os.stat("/proc/self/ns/net"), _initial_netns()]
+    except OSError as error:
+        raise UsageError(
+            f"netns={path!r}: {error.strerror}", next_step="Make one with: ip netns add NAME"
+        ) from error
+    if found.st_dev != hosts[0].st_dev:
+        raise UsageError(f"netns={path!r} is not a network namespace")
+    if found.st_ino in {host.st_ino for host in hosts}:
+        raise UsageError(
+            f"netns={path!r} is the host's own network namespace",
+            next_step='Use network="host" to share the host\'s network.',
+        )
+
+
+def _initial_netns() -> os.stat_result:
+    """Return init's namespace, or that of kthreadd if init hides its own, even from root."""
+    try:
+        return os.stat("/proc/1/ns/net")
+    except PermissionError:
+        return os.stat("/proc/2/ns/net")

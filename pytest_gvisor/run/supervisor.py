@@ -12,9 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from pytest_gvisor.errors import LaunchError, ProtocolError, stage
-from pytest_gvisor.programs import leftovers
+from pytest_gvisor.programs import leftovers, proc
 from pytest_gvisor.programs.order import Order
-from pytest_gvisor.run import gofer
 from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.sentry import Listener
 from pytest_gvisor.runsc import obstacles
@@ -265,7 +264,7 @@ class Supervisor:
         started = self._gofer is not None or self.status is not None
         if not self.listener.connected or not self.pid or started:
             return
-        self._gofer = gofer.find(self.pid)
+        self._gofer = _find_gofer(self.pid)
         if self._gofer is not None:
             with contextlib.suppress(OSError):  # it is only evidence
                 self.change(self._gofer, selectors.EVENT_READ, self._gofer_ended)
@@ -323,6 +322,25 @@ class Supervisor:
             self._gofer = None
         if self._control is not None:
             self._control.close()
+
+
+def _find_gofer(runsc: int) -> int | None:
+    """Return a pidfd of the gofer of the ``runsc run`` with this pid, or None.
+
+    It is runsc's child; with ``--rootless`` its grandchild. Out of descriptors there is none.
+
+    Where the gofer dies, the sentry kills the workload and reports that as any other SIGKILL. In
+    any other end the sentry reports first, and the gofer goes after it. So a gofer that is dead
+    before any report was the first to die. What cannot be told any more is not claimed.
+    """
+    level = [runsc]
+    with contextlib.suppress(OSError):
+        for _ in range(2):
+            level = [child for pid in level for child in proc.children_of(pid)]
+            for pid in level:
+                if "gofer" in proc.words_of(pid):
+                    return os.pidfd_open(pid)
+    return None
 
 
 def _number(message: dict[str, object], name: str) -> int:

@@ -1,4 +1,9 @@
-"""The start of a thread, or an error that names the exhausted resource."""
+"""Threads: their start, with an error that names the exhausted resource, and looks with a deadline.
+
+A dead network file system answers nobody, and the kernel does not interrupt a stat(2) there. So a
+thread looks at the host's files, and is left behind if it hangs. It keeps nobody from ending:
+daemon threads are not waited for, and the kernel kills those that wait.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,19 @@ import errno
 import mmap
 import resource
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 from pytest_gvisor.errors import LaunchError, stage
 
 _ROOM = (64 + 8) * 1024 * 1024
 """Bytes of addresses beside a thread's stack: glibc reserves 64 MiB, Python needs some more."""
+
+DEADLINE = 5.0
+"""Seconds for one look. It takes milliseconds, and a busy machine may take longer than a second."""
+
+_Answer = TypeVar("_Answer")
+_hung: list[threading.Thread] = []
 
 
 def start(thread: threading.Thread) -> None:
@@ -27,3 +40,23 @@ def start(thread: threading.Thread) -> None:
     except RuntimeError as error:
         text = "no thread can be started that listens to the sandbox"
         raise LaunchError("channel", text, errno=errno.EAGAIN) from error
+
+
+def look(at: Callable[[], _Answer], otherwise: _Answer) -> _Answer:
+    """Return what ``at`` returns, or ``otherwise`` if that takes longer than `DEADLINE`.
+
+    As long as one look hangs, no other is begun.
+    """
+    _hung[:] = [thread for thread in _hung if thread.is_alive()]
+    if _hung:
+        return otherwise
+    answers: list[_Answer] = []
+    thread = threading.Thread(target=lambda: answers.append(at()), name="gvisor-look", daemon=True)
+    try:
+        start(thread)
+    except LaunchError:
+        return otherwise
+    thread.join(DEADLINE)
+    if thread.is_alive():
+        _hung.append(thread)
+    return answers[0] if answers else otherwise

@@ -25,7 +25,7 @@ from pytest_gvisor import (
 )
 from pytest_gvisor.programs import proc
 from pytest_gvisor.programs.leftovers import CGROUP_PREFIX
-from pytest_gvisor.run import cgroup, tasks
+from pytest_gvisor.run import cgroup, limits
 from tests.runsc.conftest import Start
 
 
@@ -159,7 +159,7 @@ def test_a_fork_bomb_is_stopped(gvisor: Gvisor, no_process_left: Callable[[], No
 @needs_cgroups
 def test_a_limit_that_lets_no_sandbox_start_names_the_least(gvisor: Gvisor) -> None:
     """With fewer tasks than runsc has, a start is a usage error; twice the least are enough."""
-    least = tasks.LEAST[gvisor.platform]
+    least = limits.LEAST_TASKS[gvisor.platform]
     with pytest.raises(UsageError, match=f"pids=15 is too few.* needs pids={least}"):
         gvisor.run(["true"], pids=15)
     assert gvisor.run(["true"], pids=2 * least).outcome is Outcome.EXITED

@@ -42,7 +42,7 @@ from pytest_gvisor.install import archive, fetch, gomodule, release
 from pytest_gvisor.oci import reader
 from pytest_gvisor.plugin import entries, matrix
 from pytest_gvisor.report import github, run_texts, terminal
-from pytest_gvisor.run import left_out, saved, tasks
+from pytest_gvisor.run import left_out, limits, saved
 from pytest_gvisor.runsc import platforms, sidecars
 from pytest_gvisor.sandbox import forward, process
 from pytest_gvisor.sessions import session_folder
@@ -292,8 +292,8 @@ NUMBERS = [
     ("promises.md", f"`tests/mutants.toml` lists {listed('mutants.toml')['modules']} modules"),
     ("promises.md", f"`tests/faults/cases.toml` lists {sum(listed('faults/cases.toml').values())}"),
     ("workloads.md", f"More than {setting_values.LONGEST:,.0f} (23 days)"),
-    ("workloads.md", f"needs {tasks.LEAST[Platform.SYSTRAP]} on systrap and kvm"),
-    ("workloads.md", f"kvm, and {tasks.LEAST[Platform.PTRACE]} on ptrace"),
+    ("workloads.md", f"needs {limits.LEAST_TASKS[Platform.SYSTRAP]} on systrap and kvm"),
+    ("workloads.md", f"kvm, and {limits.LEAST_TASKS[Platform.PTRACE]} on ptrace"),
     ("workloads.md", f"at most {left_out.MOST_ENTRIES:,} files and folders"),
     ("workloads.md", f"and {left_out.MOST_HIDDEN} to hide"),
 ]

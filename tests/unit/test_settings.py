@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from pytest_gvisor import setting_values, settings
 from pytest_gvisor.errors import LaunchError, UsageError
-from pytest_gvisor.run.call_settings import CallSettings, SessionSettings
 from pytest_gvisor.run.capture import Capture
 from pytest_gvisor.setting_table import SETTINGS, Kind, names_from
-from pytest_gvisor.settings import Network, Settings
+from pytest_gvisor.settings import CallSettings, Network, SessionSettings, Settings
 
 ANYTHING = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(),

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_gvisor.run import gofer
+from pytest_gvisor.run.supervisor import _find_gofer
 
 TREE = """
 import os, sys, time
@@ -46,7 +46,7 @@ def tree(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]:
 @pytest.mark.parametrize("tree", [(1, "gofer"), (2, "gofer")], indirect=True)
 def test_a_child_or_grandchild_is_found(tree: subprocess.Popen[bytes]) -> None:
     """The descriptor reports the end of the process."""
-    pidfd = gofer.find(tree.pid)
+    pidfd = _find_gofer(tree.pid)
     assert pidfd is not None
     assert select.select([pidfd], [], [], 0) == ([], [], [])
     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -57,16 +57,16 @@ def test_a_child_or_grandchild_is_found(tree: subprocess.Popen[bytes]) -> None:
 @pytest.mark.parametrize("tree", [(3, "gofer"), (1, "runsc-gofer"), (1, "boot")], indirect=True)
 def test_nothing_else_is_taken_for_it(tree: subprocess.Popen[bytes]) -> None:
     """Neither a more distant process nor one with a similar name is found."""
-    assert gofer.find(tree.pid) is None
+    assert _find_gofer(tree.pid) is None
 
 
 def test_a_run_that_is_over_has_none() -> None:
     """The pid of a finished run is free, or a zombie's."""
     process = subprocess.Popen(["true"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert gofer.find(process.pid) is None
+    assert _find_gofer(process.pid) is None
     process.wait()
-    assert gofer.find(process.pid) is None
+    assert _find_gofer(process.pid) is None
 
 
 @pytest.mark.parametrize("call", ["pidfd_open", "listdir"])
@@ -81,4 +81,4 @@ def test_a_shortage_of_descriptors_finds_none(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, call, refuse)
-        assert gofer.find(tree.pid) is None
+        assert _find_gofer(tree.pid) is None

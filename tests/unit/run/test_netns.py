@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.run.netns import check_netns
+from pytest_gvisor.run.specification import check_netns
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="needs root: a network namespace, and init's"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import Usage
-from pytest_gvisor.run.usage import measured
+from pytest_gvisor.run.cgroup import measured
 
 
 @pytest.mark.parametrize(

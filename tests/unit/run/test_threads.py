@@ -10,34 +10,34 @@ from typing import NoReturn
 
 import pytest
 
-from pytest_gvisor.run import bounded
+from pytest_gvisor.run import threads
 
 
 def test_an_answer_comes_through() -> None:
     """A look that ends returns its answer."""
-    assert bounded.look(lambda: "there", "") == "there"
+    assert threads.look(lambda: "there", "") == "there"
 
     def late() -> str:
         time.sleep(0.05)
         return "late"
 
-    assert bounded.look(late, "") == "late"
+    assert threads.look(late, "") == "late"
 
 
 def test_a_look_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A look that hangs ends at the deadline. No other look begins until its thread has ended."""
-    monkeypatch.setattr(bounded, "DEADLINE", 0.05)
+    monkeypatch.setattr(threads, "DEADLINE", 0.05)
     freed = threading.Event()
     begun = time.monotonic()
-    assert bounded.look(lambda: "late" if freed.wait(30) else "", "none") == "none"
+    assert threads.look(lambda: "late" if freed.wait(30) else "", "none") == "none"
     assert time.monotonic() - begun < 10
-    assert bounded.look(lambda: pytest.fail("a second look"), "none") == "none"
+    assert threads.look(lambda: pytest.fail("a second look"), "none") == "none"
     # Python waits at its exit for all threads but these.
-    assert [thread.daemon for thread in bounded._hung] == [True]
+    assert [thread.daemon for thread in threads._hung] == [True]
     freed.set()
-    for thread in list(bounded._hung):
+    for thread in list(threads._hung):
         thread.join(30)
-    assert bounded.look(lambda: "there", "none") == "there"
+    assert threads.look(lambda: "there", "none") == "there"
 
 
 def test_without_memory_for_a_thread_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,4 +47,4 @@ def test_without_memory_for_a_thread_nothing_is_looked_at(monkeypatch: pytest.Mo
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     monkeypatch.setattr("pytest_gvisor.run.threads.mmap.mmap", refused)
-    assert bounded.look(lambda: pytest.fail("a thread was started"), "none") == "none"
+    assert threads.look(lambda: pytest.fail("a thread was started"), "none") == "none"
