@@ -20,6 +20,11 @@ OPTIONS = {
         "--yes": _RUN_THEM,
         "--reprobe": "Leave it out: `doctor` tries each platform again.",
     },
+    "install": {
+        "--from": "Leave it out for gVisor's release. A build of the Go module: `CGO_ENABLED=0 "
+        "go install gvisor.dev/gvisor/runsc@v0.0.0-20260905035102-160fafc42237`, and name it with "
+        "--gvisor-runsc.",
+    },
     "init": {"--ci": "Write `pytest-gvisor init github` or `pytest-gvisor init gitlab`."},
 }
 """Options of each command of ``pytest-gvisor``."""

@@ -24,7 +24,8 @@ find_archive() {
     for file in /usr/share/keyrings/debian-archive-keyring.{pgp,gpg}; do
         [ -e "$file" ] && keyring=$file && break
     done
-    [ -n "$keyring" ] || die "debian-archive-keyring is not installed"
+    [ -n "$keyring" ] || archive_reason="debian-archive-keyring is not installed"
+    [ -z "$archive_reason" ]
 }
 
 # What apt needs for some suites alone: their sources, and empty lists of its own.
@@ -74,9 +75,14 @@ unpack() {
     make_state "$work" "$suite" &&
         private_apt "$work" "${@:5}" update &&
         (cd "$work" && private_apt "$work" download "$package") &&
-        dpkg -x "$work/$package"_*.deb "$work/unpacked" &&
+        unpack_file "$work/$package"_*.deb "$target" "$work"
+}
+
+# unpack_file FILE TARGET WORK
+unpack_file() {
+    dpkg -x "$1" "$3/unpacked" &&
         # What a validated binary must be: of root (or of who runs this), and writable by nobody else.
-        chmod -R u=rwX,go=rX "$work/unpacked" &&
-        rm -rf "$target" &&
-        mv "$work/unpacked" "$target"
+        chmod -R u=rwX,go=rX "$3/unpacked" &&
+        rm -rf "$2" &&
+        mv "$3/unpacked" "$2"
 }

@@ -4,18 +4,21 @@
 #
 # 1. the runsc that the plugin's search finds
 # 2. an earlier choice in .build/
-# 3. the distribution's package
+# 3. the package: of Debian 13 on each Debian, else the machine's own
 # 4. gVisor's release
 # 5. a build of gVisor's Go module
 #
-# If none passes, the choice is the first on which any platform works. It is kept for a day, because
-# the others cost downloads that fail. Downloads and builds stay in .build/, by version. The path of
-# the choice is in .build/runsc-path.
+# For tests and benchmarks the package comes last: they are of the current release. If none passes,
+# the choice is the first on which any platform works. It is kept for a day, because the others cost
+# downloads that fail. Downloads and builds stay in .build/. The path of the choice is in
+# .build/runsc-path.
 # shellcheck shell=bash disable=SC2034,SC2154
+. "$checkout/scripts/archive.sh"
 
 runsc_file=$build/runsc-path
 last_resort=$build/runsc-last-resort
-go_version() { "$venv/bin/python" -c 'from pytest_gvisor.install import gomodule; print(gomodule.TESTED)'; }
+# The newest version of the module that the suite has passed with.
+go_version=v0.0.0-20260905035102-160fafc42237
 
 # --- what the choice asks of the machine; tests put others in the place of these
 
@@ -23,6 +26,8 @@ go_version() { "$venv/bin/python" -c 'from pytest_gvisor.install import gomodule
 ask_platforms() { "$venv/bin/python" "$checkout/scripts/platforms.py" "$@"; }
 
 pytest_gvisor() { "$venv/bin/pytest-gvisor" "$@"; }
+
+go_runsc() { "$checkout/scripts/go-runsc" "$@"; }
 
 # Without a mount namespace no runsc can start a sandbox, with or without a user namespace first.
 machine_allows_sandboxes() {
@@ -48,41 +53,38 @@ runsc_of_before() { [ ! -e "$last_resort" ] && kept_runsc; }
 kept_runsc() {
     local path=
     [ ! -e "$runsc_file" ] || path=$(cat "$runsc_file")
-    [ -n "$path" ] && [ -x "$path" ] && echo "$path"
+    [ -n "$path" ] && [ -x "$path" ] || return 1
+    [ -z "${wants_current:-}" ] || [[ $path != */usr/bin/runsc ]] || return 1
+    echo "$path"
 }
 
-# The package is tried before it is installed, if it ever is.
+# It is unpacked, not installed. apt checks the archive's signature.
 runsc_of_package() {
-    local version folder work
-    if [ "$(dpkg-query -W -f '${db:Status-Status}' runsc 2>/dev/null)" = installed ]; then
-        echo /usr/bin/runsc
-        return
-    fi
-    if ! command -v apt-get >/dev/null; then
-        echo "this machine has no apt-get"
-        return 1
-    fi
-    version=$(candidate_version runsc)
-    if [ -z "$version" ] && [ "$(id -u)" -eq 0 ]; then
-        apt-get update >/dev/null 2>&1 || true
+    local folder work version
+    if find_archive; then
+        folder=$build/runsc-2024
+        fetch() { unpack trixie runsc "$folder" "$1"; }
+    else
         version=$(candidate_version runsc)
+        if [ -z "$version" ] && [ "$(id -u)" -eq 0 ]; then
+            apt-get update >/dev/null 2>&1 || true
+            version=$(candidate_version runsc)
+        fi
+        if [ -z "$version" ]; then
+            echo "$archive_reason, and apt has no package of that name (on Ubuntu it is in the component universe)"
+            return 1
+        fi
+        folder=$build/runsc-package-${version//[^[:alnum:].~+-]/_}
+        fetch() { (cd "$1" && apt-get -o APT::Sandbox::User=root download runsc) && unpack_file "$1"/runsc_*.deb "$folder" "$1"; }
     fi
-    if [ -z "$version" ]; then
-        echo "apt has no package of that name (on Ubuntu it is in the component universe)"
-        return 1
-    fi
-    folder=$build/runsc-package-${version//[^[:alnum:].~+-]/_}
     if ! [ -x "$folder/usr/bin/runsc" ]; then
         mkdir -p "$build"
         work=$(mktemp -d "$build/runsc-package.XXXXXX")
-        if ! (cd "$work" && apt-get -o APT::Sandbox::User=root download runsc && dpkg -x runsc_*.deb unpacked) >"$work/log" 2>&1; then
-            echo "it cannot be downloaded: $(tail -n 1 "$work/log")"
+        if ! fetch "$work" >"$work/log" 2>&1; then
+            echo "it cannot be downloaded: $(grep -m 1 '^E:' "$work/log" || tail -n 1 "$work/log")"
             rm -rf "$work"
             return 1
         fi
-        chmod -R u=rwX,go=rX "$work/unpacked"
-        rm -rf "$folder"
-        mv "$work/unpacked" "$folder"
         rm -rf "$work"
     fi
     echo "$folder/usr/bin/runsc"
@@ -92,44 +94,43 @@ runsc_of_package() {
 candidate_version() { apt-cache policy "$1" 2>/dev/null | awk '$1 == "Candidate:" && $2 != "(none)" { print $2 }'; }
 
 # Its site may be out of reach; a server that is silent for 20 seconds ends it too.
-runsc_of_release() { runsc_installed "$build/runsc-release" --timeout 300; }
-
-runsc_of_go() {
-    local version
-    version=$(go_version)
-    runsc_installed "$build/runsc-go-$version" --from go --release "$version" --timeout 1800
-}
-
-runsc_installed() {
-    local folder=$1 said
-    shift
+runsc_of_release() {
+    local folder=$build/runsc-release said
     if ! [ -x "$folder/runsc" ]; then
-        say "trying: pytest-gvisor install $*" >&2
-        if ! said=$(pytest_gvisor install --to "$folder" "$@" 2>&1 </dev/null); then
-            # What went wrong, and the first of Go's words; not what to do next.
-            awk 'NR == 1; NR == 2 && /^  /' <<<"${said#pytest-gvisor install: }" | xargs -d '\n'
+        say "trying: pytest-gvisor install --to $folder" >&2
+        if ! said=$(pytest_gvisor install --to "$folder" --timeout 300 2>&1 </dev/null); then
+            # What went wrong, not what to do next.
+            head -n 1 <<<"${said#pytest-gvisor install: }"
             return 1
         fi
     fi
     echo "$folder/runsc"
 }
 
+runsc_of_go() {
+    local folder=$build/runsc-go-$go_version
+    [ -x "$folder/runsc" ] || go_runsc "$go_version" "$folder" || return 1
+    echo "$folder/runsc"
+}
+
 # --- the choice
 
 declare -A runsc_names=(
-    [search]="the machine's own" [settled]="the last resort, of less than a day ago" [before]="kept in .build" [package]="the distribution's package"
+    [search]="the machine's own" [settled]="the last resort, of less than a day ago" [before]="kept in .build" [package]="the package"
     [release]="gVisor's release" [go]="a build of gVisor's Go module"
 )
 
 nowhere="; this machine lets nobody start a sandbox"
 on_others=", on the platforms that it has"
 
-# Sets chosen, how and passed: the path, where it is from, and why not those before it.
+# Sets chosen, how and passed: the path, where it is from, and why not those before it. With an
+# argument, tests or benchmarks want the current release.
 choose_runsc() {
-    local candidate path lines
+    local candidate path lines wants_current=${1:-} package=package last=
+    [ -z "$wants_current" ] || package='' last=package
     local -a there=() names=() wanted
     chosen='' how='' passed=()
-    for candidate in search settled before package release go; do
+    for candidate in search settled before $package release go $last; do
         if ! path=$("runsc_of_$candidate"); then
             [ -z "$path" ] || passed+=("${runsc_names[$candidate]}: $path")
             continue
@@ -168,10 +169,11 @@ why_not() {
     if [ "${name:-}" = runsc ]; then echo "$reason"; else echo "$name does not work: ${reason:-it cannot be asked}"; fi
 }
 
-# Chooses, says so where it is another one than the last time, and keeps it.
+# Chooses, says so where it is another one than the last time, and keeps it. Its argument is that of
+# choose_runsc.
 find_a_runsc() {
     local reason
-    if ! choose_runsc; then
+    if ! choose_runsc "$@"; then
         printf 'setup: no runsc works here\n' >&2
         [ "${#passed[@]}" -eq 0 ] || printf '  not %s\n' "${passed[@]}" >&2
         printf '  pytest-gvisor doctor says more of this machine: %s doctor\n' "$venv/bin/pytest-gvisor" >&2
@@ -197,18 +199,10 @@ put_where_the_search_looks() {
     # None is better than what is found, and something works on it.
     case $how in *"$on_others" | "${runsc_names[settled]}") ask_platforms >/dev/null && return ;; esac
     if [ -e /usr/local/bin/runsc ] || [ -L /usr/local/bin/runsc ]; then
-        die "/usr/local/bin/runsc, which the plugin's search finds first, is no use: $(why_not "$lines"). Remove it, or replace it, as root: $venv/bin/pytest-gvisor install --from go"
+        die "/usr/local/bin/runsc, which the plugin's search finds first, is no use: $(why_not "$lines"). Remove it, or replace it, as root: $venv/bin/pytest-gvisor install"
     fi
     [ "$(id -u)" -eq 0 ] ||
         die "the plugin's search finds no runsc that works ($(why_not "$lines")); as root, run: $0 test"
-    case $chosen in
-    "$build"/runsc-package-*)
-        say "installing the distribution's runsc, for the tests"
-        quietly apt-get install --no-install-recommends -y runsc
-        ;;
-    *)
-        say "installing $chosen to /usr/local/bin, for the tests"
-        "$venv/bin/python" "$checkout/scripts/put_runsc.py" "$chosen" /usr/local/bin >/dev/null
-        ;;
-    esac
+    say "installing $chosen to /usr/local/bin, for the tests"
+    "$venv/bin/python" "$checkout/scripts/put_runsc.py" "$chosen" /usr/local/bin >/dev/null
 }

@@ -124,8 +124,7 @@ def beside(runsc: Runsc) -> Iterator[Finding]:
             state=State.NOTE,
             detail=f"no {sidecars.SENTRY} in {escape(seen.folder)}: this runsc boots the sentry "
             "that it holds itself, and releases after October 2026 hold none",
-            next_step="Install runsc together with its sidecars: `pytest-gvisor install`, or where "
-            "only a Go module proxy can be reached, `pytest-gvisor install --from go`.",
+            next_step="Install runsc together with its sidecars: `pytest-gvisor install`.",
             fix=mend.tool("install"),
         )
 

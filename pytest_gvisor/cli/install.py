@@ -1,4 +1,4 @@
-"""``pytest-gvisor install``: runsc from gVisor's release bucket, or built from its Go module."""
+"""``pytest-gvisor install``: runsc from gVisor's release bucket."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self, TextIO
 
 from pytest_gvisor.cli import parse, usage
-from pytest_gvisor.errors import GvisorError, UsageError
+from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.escape import escape
-from pytest_gvisor.install import gomodule, place, release
+from pytest_gvisor.install import place, release
 from pytest_gvisor.install.fetch import SILENCE, Client
 from pytest_gvisor.install.place import Installed
 from pytest_gvisor.runsc import locate
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import argparse
     from types import FrameType
 
-_BUCKET, _GO = _SOURCES = ("releases", "go")
 _MIB = 1024 * 1024
 _EVERY = 0.2
 
@@ -31,9 +30,9 @@ def parser() -> argparse.ArgumentParser:
     """The subcommand's options."""
     made = usage.parser(
         "install",
-        description="Fetches runsc from gVisor's release bucket and compares it with its SHA-512, "
-        "or builds it from gVisor's Go module. Tries it, then puts it in place in one step. "
-        "Root's goes to /usr/local/bin, another user's to ~/.local/bin.",
+        description="Fetches runsc from gVisor's release bucket and compares it with its SHA-512. "
+        "Then tries it and puts it in place in one step. Root's goes to /usr/local/bin, another "
+        "user's to ~/.local/bin.",
         statuses={
             "0": "runsc is in place",
             "1": "the release cannot be had, or is not what it should be; nothing has changed",
@@ -42,19 +41,11 @@ def parser() -> argparse.ArgumentParser:
         examples=(
             "pytest-gvisor install",
             "pytest-gvisor install --release 20260714 --to /opt/gvisor",
-            "pytest-gvisor install --from go",
         ),
     )
     made.add_argument(
-        "--from", dest="source", choices=_SOURCES, default=_BUCKET,
-        help=f"{_BUCKET} (default): gVisor's releases; {_GO}: a build of its Go module, with "
-        "this machine's Go",
-    )  # fmt: skip
-    made.add_argument(
-        "--release", default="latest", metavar="R",
-        help="latest (default), YYYYMMDD or YYYYMMDD.N; with --from go a version of the module "
-        f"(default: {gomodule.TESTED})",
-    )  # fmt: skip
+        "--release", default="latest", metavar="R", help="latest (default), YYYYMMDD or YYYYMMDD.N"
+    )
     made.add_argument("--to", metavar="DIR", help="the folder for runsc")
     made.add_argument(
         "--base-url", metavar="URL",
@@ -72,32 +63,17 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Install runsc and print the result. Raises `InstallFailed` and `UsageError`."""
     given = parser().parse_args(arguments)
-    get = _build(given) if given.source == _GO else _fetch(given)
+    name = release.release_name(given.release)
+    client = Client(given.base_url or release.BASE_URL, timeout=given.timeout)
     folder = given.to or place.folder_for(os.geteuid(), os.path.expanduser("~"))
     # Their default ends the process on the spot, and what is half there would stay.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     with Bar(sys.stderr) as bar:
-        done = get(folder, bar)
+        done = release.install(client, name, folder, bar.show)
     for line in describe(done):
         print(line)
     return 0
-
-
-def _fetch(given: argparse.Namespace) -> Callable[[str, Bar], Installed]:
-    name = release.release_name(given.release)
-    client = Client(given.base_url or release.BASE_URL, timeout=given.timeout)
-    return lambda folder, bar: release.install(client, name, folder, bar.show)
-
-
-def _build(given: argparse.Namespace) -> Callable[[str, Bar], Installed]:
-    if given.base_url is not None:
-        raise UsageError(
-            "--base-url is a mirror of the bucket's; --from go asks the module proxies that the "
-            "variable GOPROXY names"
-        )
-    version = gomodule.version_name(given.release)
-    return lambda folder, bar: gomodule.install(version, folder, bar.text, timeout=given.timeout)
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
@@ -125,7 +101,7 @@ def describe(done: Installed) -> list[str]:
 
 
 class Bar:
-    """A progress bar for a download or a build; shows nothing outside of a terminal."""
+    """A progress bar for a download; shows nothing outside of a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -145,12 +121,8 @@ class Bar:
         text = f"{come / _MIB:.1f} MiB"
         if whole:
             text = f"{come / _MIB:.1f} of {whole / _MIB:.1f} MiB, {100 * come // whole} %"
-        self.text(text, last=come == whole)
-
-    def text(self, text: str, *, last: bool = False) -> None:
-        """Show the current step, at most a few times a second, and always if it is the last."""
         now = time.monotonic()
-        if not self._shows or (not last and now - self._last < _EVERY):
+        if not self._shows or (come != whole and now - self._last < _EVERY):
             return
         self._last = now
         self._open = True

@@ -66,10 +66,7 @@ _TRACES = (
 BROKEN = re.compile(r"running on goroutine|ptrace set (fp)?regs( \(.*\))? failed: no such process")
 """Last words of a sentry whose build, and not whose host, is at fault."""
 
-_BROKEN_BUILD = (
-    "Another build works: `pytest-gvisor install` installs gVisor's own release, and "
-    "`pytest-gvisor install --from go` builds the current one where Go is."
-)
+_BROKEN_BUILD = "Another build works: `pytest-gvisor install` installs gVisor's own release."
 
 
 def remedy(platform: Platform, cause: Cause, message: str = "") -> str:

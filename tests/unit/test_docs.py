@@ -38,7 +38,7 @@ from pytest_gvisor.inside import (
     session,
     session_bounds,
 )
-from pytest_gvisor.install import archive, fetch, gomodule, release
+from pytest_gvisor.install import archive, fetch, release
 from pytest_gvisor.oci import reader
 from pytest_gvisor.plugin import entries, matrix
 from pytest_gvisor.report import github, run_texts, terminal
@@ -254,9 +254,6 @@ NUMBERS = [
         "cli.md",
         f"an archive may hold {archive.MAX_UNPACKED // GIB} GiB, and {LIMITS.max_ratio} times",
     ),
-    ("cli.md", f"It needs Go {'.'.join(map(str, gomodule.GO_NEEDED))} or later"),
-    ("cli.md", f"tests pass with, `{gomodule.TESTED}`"),
-    ("cli.md", f"`{gomodule.label(gomodule.TESTED)}`: its date"),
     ("cli.md", f"boot included, default {vm.parser().get_default('timeout'):g};"),
     ("cli.md", f"more than {drive.MAX_OUTPUT // GIB} GiB of one output stream"),
     ("cli.md", f"at most 4; {vm.parser().get_default('memory')} |"),

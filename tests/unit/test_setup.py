@@ -34,18 +34,21 @@ offered() {
 }
 runsc_of_search() { offered search; }
 runsc_of_package() { echo package >>"$CANDIDATES/asked"; offered package; }
-go_version() { echo v9; }
+go_version=v9
 pytest_gvisor() {
-    local source=release
     echo "$*" >>"$CANDIDATES/asked"
-    [ "$4" != --from ] || source=go
-    if ! [ -e "$CANDIDATES/$source" ]; then
-        printf 'pytest-gvisor install: no %s\\n  its words\\n  more\\n' "$source" >&2
+    if ! [ -e "$CANDIDATES/release" ]; then
+        printf 'pytest-gvisor install: no release\\nits words\\n' >&2
         return 1
     fi
     mkdir -p "$3"
-    cp "$CANDIDATES/$source" "$3/runsc"
-    chmod 755 "$3/runsc"
+    cp "$CANDIDATES/release" "$3/runsc"
+}
+go_runsc() {
+    echo "go $*" >>"$CANDIDATES/asked"
+    offered go >&2 || { echo "no go"; return 1; }
+    mkdir -p "$2"
+    cp "$CANDIDATES/go" "$2/runsc"
 }
 machine_allows_sandboxes() { [ ! -e "$CANDIDATES/forbidden" ]; }
 """
@@ -101,7 +104,7 @@ WHERE = {
 }
 NAMES = {
     "search": "the machine's own",
-    "package": "the distribution's package",
+    "package": "the package",
     "release": "gVisor's release",
     "go": "a build of gVisor's Go module",
 }
@@ -125,20 +128,66 @@ def test_the_first_that_works_on_systrap_is_taken(first: str, tmp_path: Path) ->
     assert len(machine.asked()) == at
 
 
+def test_tests_want_the_current_release(tmp_path: Path) -> None:
+    """The package is of an older one: it is taken where there is no other, and is not kept."""
+    machine = Machine(tmp_path, package=ALL)
+    package = machine.build / "runsc-2024/usr/bin/runsc"
+    package.parent.mkdir(parents=True)
+    package.write_text(ALL)
+    package.chmod(0o755)
+    kept = machine.build / "runsc-path"
+    kept.write_text(f"{package}\n")
+    assert machine.run("find_a_runsc; echo $how").stdout.endswith("kept in .build\n")
+    assert machine.run("find_a_runsc current; echo $how").stdout.endswith("the package\n")
+    kept.write_text(f"{package}\n")
+    machine.offer(go=ALL)
+    said = machine.run("find_a_runsc current; echo $how").stdout
+    assert said.endswith("a build of gVisor's Go module\n")
+
+
+@pytest.mark.parametrize(
+    ("archive", "said"),
+    [
+        (True, "runsc-2024/usr/bin/runsc"),
+        (False, "no Debian, and apt has no package of that name (on Ubuntu it is in the component"),
+    ],
+)
+def test_on_each_debian_the_package_is_debian_13_s(
+    archive: bool, said: str, tmp_path: Path
+) -> None:
+    """The package is unpacked from the archive. Another system's apt has one or not."""
+    found = ":" if archive else "archive_reason='no Debian'; return 1"
+    script = f"""
+        . "$CHECKOUT/scripts/runsc.sh"
+        find_archive() {{ {found}; }}
+        candidate_version() {{ :; }}
+        apt-get() {{ :; }}
+        unpack() {{
+            [ "$1 $2" = "trixie runsc" ]
+            mkdir -p "$3/usr/bin"
+            touch "$3/usr/bin/runsc"
+        }}
+        runsc_of_package
+    """
+    done = Machine(tmp_path).run(script)
+    assert said in done.stdout
+    assert done.returncode == (not archive)
+
+
 def test_what_is_not_there_is_told_too(tmp_path: Path) -> None:
     """Each missing candidate is listed with the message of the attempt."""
     machine = Machine(tmp_path, go=ALL)
     lines = machine.run().stdout.splitlines()
     assert "  not the machine's own: no search" in lines
-    assert "  not the distribution's package: no package" in lines
-    assert "  not gVisor's release: no release   its words" in lines
+    assert "  not the package: no package" in lines
+    assert "  not gVisor's release: no release" in lines
 
 
 def test_the_second_time_nothing_is_fetched_and_nothing_said(tmp_path: Path) -> None:
     """A built runsc is kept by version, and is taken as long as it works."""
     machine = Machine(tmp_path, search="ptrace", go=ALL)
     assert machine.chosen() == str(tmp_path / WHERE["go"])
-    assert machine.asked() == ["package", "install", "install"]
+    assert machine.asked() == ["package", "install", "go"]
     assert machine.run().stdout == ""
     assert machine.asked() == []
     (tmp_path / WHERE["go"]).write_text("")
@@ -160,7 +209,7 @@ def test_without_systrap_the_first_with_any_platform_is_taken(there: str, tmp_pa
     machine = Machine(tmp_path, **{there: "ptrace"})
     done = machine.run()
     assert f"{tmp_path / WHERE[there]}: {NAMES[there]}, on the platforms that it has" in done.stdout
-    assert set(machine.asked()) == {"package", "install"}
+    assert set(machine.asked()) == {"package", "install", "go"}
     assert machine.run().stdout == ""
     assert machine.asked() == []
     day_ago = (tmp_path / "build" / "runsc-last-resort").stat().st_mtime - 25 * 3600
@@ -191,16 +240,16 @@ def test_where_no_sandbox_is_allowed_the_first_with_systrap_is_taken(tmp_path: P
     machine = Machine(tmp_path, package=ALL, go=ALL, forbidden="")
     done = machine.run()
     assert done.returncode == 0
-    assert f"the distribution's package{NOWHERE}" in done.stdout
+    assert f"the package{NOWHERE}" in done.stdout
     assert machine.asked() == ["package"]
 
 
 def test_where_no_sandbox_is_allowed_an_old_one_is_the_last_resort(tmp_path: Path) -> None:
-    """Debian 12's has no systrap, and is better than none."""
+    """One without systrap is better than none."""
     machine = Machine(tmp_path, package="ptrace", forbidden="")
     done = machine.run()
     assert done.returncode == 0
-    assert f"the distribution's package{NOWHERE}" in done.stdout
+    assert f"the package{NOWHERE}" in done.stdout
     machine.offer(go=ALL)
     assert f"a build of gVisor's Go module{NOWHERE}" in machine.run().stdout
 
