@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.plugin import hookspecs, options
-from pytest_gvisor.plugin.arrivals import Arrivals
+from pytest_gvisor.plugin import arrivals, hookspecs, options
 from pytest_gvisor.plugin.fixtures import (
     gvisor,
     gvisor_image,
@@ -96,11 +95,9 @@ def pytest_configure(config: pytest.Config) -> None:
             from pytest_gvisor.plugin import matrix
 
             matrix.prepare(config)
-    config.pluginmanager.register(Arrivals(config), "gvisor-arrivals")
+    config.pluginmanager.register(arrivals.Arrivals(config), "gvisor-arrivals")
     if config.pluginmanager.hasplugin("xdist"):
-        from pytest_gvisor.plugin import xdist
-
-        config.pluginmanager.register(xdist.Controller(config), "gvisor-xdist")
+        config.pluginmanager.register(arrivals.Controller(config), "gvisor-xdist")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -150,9 +147,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Send an xdist controller the leaks that this worker's engine has removed."""
     if hasattr(session.config, "workeroutput"):
-        from pytest_gvisor.plugin import xdist
-
-        xdist.hand_over(session.config)
+        arrivals.hand_over(session.config)
 
 
 @pytest.hookimpl
@@ -178,14 +173,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[None]:
     """Add the sections of a failed test that ran workloads, and escape its report."""
     if call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception):
-        from pytest_gvisor.plugin import tracebacks
+        from pytest_gvisor.plugin import skips
 
-        tracebacks.hide_own_frames()
+        skips.hide_own_frames()
     report: pytest.TestReport = yield  # type: ignore[assignment]
     if call.excinfo is not None:  # which pytest's unittest plugin may only now have set
-        from pytest_gvisor.plugin import skips, tracebacks
+        from pytest_gvisor.plugin import skips
 
-        tracebacks.move_skip(item, report)
+        skips.move_skip(item, report)
         skips.undo_xfail(call, report)
     from pytest_gvisor.plugin import stash
 

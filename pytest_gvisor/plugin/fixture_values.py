@@ -8,7 +8,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
@@ -21,7 +21,6 @@ from pytest_gvisor.plugin.precedence import (
     run_settings,
     settings_of,
 )
-from pytest_gvisor.plugin.project import project_of
 from pytest_gvisor.plugin.skips import fail_misuse, skip_missing
 from pytest_gvisor.plugin.stash import (
     engine_of,
@@ -37,11 +36,27 @@ if TYPE_CHECKING:
     from pytest_gvisor.harness.gvisor import Gvisor
     from pytest_gvisor.oci.bundle import Bundle
     from pytest_gvisor.oci.rootfs import Rootfs
-    from pytest_gvisor.plugin.factories import BundleFactory, ImageFactory
     from pytest_gvisor.plugin.shared_sandboxes import Shared, SharedSnapshots
     from pytest_gvisor.run.project import Project
     from pytest_gvisor.run.request import Hooks, Record, Workspace
     from pytest_gvisor.runsc.binary import Runsc
+
+
+class BundleFactory(Protocol):
+    """The type of ``oci_bundle``. Takes the arguments of `Gvisor.run` but input and deadline."""
+
+    def __call__(self, args: list[str], **options: Any) -> Bundle:
+        """Write a bundle for ``args``."""
+
+
+class ImageFactory(Protocol):
+    """The type of ``gvisor_image``; ``limits`` are `Limits` of an unpacked image."""
+
+    def __call__(self, image: str | os.PathLike[str], **options: Any) -> Rootfs:
+        """Return the root file system of an image; ``pull`` and ``remote`` are for a daemon's."""
+
+    def build(self, path: str | os.PathLike[str], **options: Any) -> Rootfs:
+        """Have a daemon build a folder, and return the image's root file system."""
 
 
 def runsc(request: pytest.FixtureRequest) -> Runsc:
@@ -88,7 +103,7 @@ def gvisor(request: pytest.FixtureRequest, gvisor_platform: Platform) -> Iterato
         if settings.image is not None:
             engine.images().rootfs(settings.image)
         harness = engine.gvisor(
-            platform, settings, _hooks(request.node, kept), project_of(request.config)
+            platform, settings, _hooks(request.node, kept), _project(request.config)
         )
     # A fixture of the project's in the place of gvisor_platform may have another than was foreseen.
     markers.add_xfail(request.node, platform)
@@ -126,7 +141,7 @@ def gvisor_snapshot(request: pytest.FixtureRequest) -> Iterator[SharedSnapshots]
 def _of_session(request: pytest.FixtureRequest) -> tuple[Engine, Settings, Project]:
     settings = resolve_image_path(run_settings(request.config), request.config)
     with fail_misuse():
-        project = project_of(request.config)
+        project = _project(request.config)
     return engine_of(request.config), settings, project
 
 
@@ -136,7 +151,7 @@ def oci_bundle(
     """See the fixture."""
     settings = _settings(request)
     with fail_misuse():
-        project = project_of(request.config)
+        project = _project(request.config)
     images = engine_of(request.config).images
     base = tmp_path_factory.mktemp("bundles")
     numbers = itertools.count()
@@ -245,3 +260,11 @@ def _hooks(item: pytest.Item, kept: _Kept) -> Hooks:
         run_finished=finished,
         keep=kept,
     )
+
+
+def _project(config: pytest.Config) -> Project:
+    """Return the root folder, and the names that workloads are not shown. Raises `UsageError`."""
+    from pytest_gvisor.run import left_out, project  # noqa: PLC0415 -- only for who runs workloads
+
+    hidden = left_out.patterns(config.getini(left_out.KEY))
+    return project.Project(root=str(config.rootpath), hidden=hidden)

@@ -11,7 +11,7 @@ from pytest_gvisor.plugin.placement import here_is_inside
 
 if TYPE_CHECKING:
     from pytest_gvisor.harness.gvisor import Gvisor
-    from pytest_gvisor.plugin.factories import BundleFactory, ImageFactory
+    from pytest_gvisor.plugin.fixture_values import BundleFactory, ImageFactory
     from pytest_gvisor.plugin.shared_sandboxes import Shared, SharedSnapshots
     from pytest_gvisor.runsc.binary import Runsc
     from pytest_gvisor.sandbox.sandbox import Sandbox

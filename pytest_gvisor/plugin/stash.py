@@ -141,7 +141,7 @@ def has_failed(item: pytest.Item) -> bool:
     return item.stash.get(_failed_key, False)
 
 
-_ids: pytest.StashKey[list[str]] = pytest.StashKey()
+ids_key: pytest.StashKey[list[str]] = pytest.StashKey()
 
 
 def shared_folder(config: pytest.Config) -> str | None:
@@ -157,7 +157,7 @@ def shared_folder(config: pytest.Config) -> str | None:
 
 def collected_ids(config: pytest.Config) -> list[str]:
     """Return the node ids that the workers have collected; none in a run without workers."""
-    return config.stash.get(_ids, [])
+    return config.stash.get(ids_key, [])
 
 
 def worker_of(report: pytest.TestReport) -> str:

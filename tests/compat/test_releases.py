@@ -15,7 +15,7 @@ import pytest
 
 import pytest_gvisor
 from pytest_gvisor import Gvisor, Launcher, Outcome, Platform, Runsc, bind
-from pytest_gvisor.plugin.factories import BundleFactory
+from pytest_gvisor.plugin.fixture_values import BundleFactory
 from pytest_gvisor.programs import leftovers
 
 CHECKOUT = Path(__file__).parents[2]

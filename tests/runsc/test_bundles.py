@@ -24,7 +24,7 @@ from pytest_gvisor import (
     bind,
     directory,
 )
-from pytest_gvisor.plugin.factories import BundleFactory
+from pytest_gvisor.plugin.fixture_values import BundleFactory
 from tests.mounts import state_folder
 
 Make = Callable[..., Path]
