@@ -20,6 +20,7 @@ from pytest_gvisor.plugin.placement import (
     check_guard,
     here_is_inside,
     is_asked_for,
+    misuse_ends_session,
     native_key,
     plan_key,
     select_inside,
@@ -56,13 +57,24 @@ def pytest_configure(config: pytest.Config) -> None:
     if names := config.getini(FIELDS):
         _check_fields(names)
     if not here_is_inside() and not config.getoption("no_gvisor"):
-        _check_writable(config.getoption("gvisor_writable"))
+        if paths := config.getoption("gvisor_writable"):
+            from pytest_gvisor.inside import writable  # noqa: PLC0415 -- idle costs nothing
+
+            with misuse_ends_session():
+                writable.check(paths)
         _readable(config)
         if _entries(config):
             _environment(config)
-        _check_user(config)
+        if config.getoption("gvisor_user") is not None or config.getini("gvisor_user"):
+            from pytest_gvisor.inside import users  # noqa: PLC0415 -- idle costs nothing
+
+            with misuse_ends_session():
+                users.of_run(config)
         if config.getini(RETURNS):
-            _check_returns(config)
+            from pytest_gvisor.inside import returned  # noqa: PLC0415 -- idle costs nothing
+
+            with misuse_ends_session():
+                returned.check(config)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -102,58 +114,20 @@ def _entries(config: pytest.Config) -> list[str]:
 
 def _environment(config: pytest.Config) -> dict[str, str]:
     """Return the environment inside. Raises `pytest.UsageError`."""
-    from pytest_gvisor.errors import UsageError  # noqa: PLC0415 -- idle costs nothing
-    from pytest_gvisor.inside.environment import environment  # noqa: PLC0415
+    from pytest_gvisor.inside.environment import environment  # noqa: PLC0415 -- idle costs nothing
 
-    try:
+    with misuse_ends_session():
         return environment(_entries(config), os.environ)
-    except UsageError as error:
-        raise pytest.UsageError(f"pytest-gvisor: {error}") from error
-
-
-def _check_writable(paths: list[str]) -> None:
-    if paths:
-        from pytest_gvisor.errors import UsageError  # noqa: PLC0415 -- idle costs nothing
-        from pytest_gvisor.inside import writable  # noqa: PLC0415
-
-        try:
-            writable.check(paths)
-        except UsageError as error:
-            raise pytest.UsageError(f"pytest-gvisor: {error}") from error
 
 
 def _readable(config: pytest.Config) -> tuple[str, ...]:
     """Return the files and folders to show beside the project. Raises `pytest.UsageError`."""
     if not config.getoption("gvisor_readable") and not config.getini("gvisor_readable"):
         return ()
-    from pytest_gvisor.errors import UsageError  # noqa: PLC0415 -- idle costs nothing
-    from pytest_gvisor.inside import readable  # noqa: PLC0415
+    from pytest_gvisor.inside import readable  # noqa: PLC0415 -- idle costs nothing
 
-    try:
+    with misuse_ends_session():
         return tuple(readable.paths(config))
-    except UsageError as error:
-        raise pytest.UsageError(f"pytest-gvisor: {error}") from error
-
-
-def _check_user(config: pytest.Config) -> None:
-    if config.getoption("gvisor_user") is not None or config.getini("gvisor_user"):
-        from pytest_gvisor.errors import UsageError  # noqa: PLC0415 -- idle costs nothing
-        from pytest_gvisor.inside import users  # noqa: PLC0415
-
-        try:
-            users.of_run(config)
-        except UsageError as error:
-            raise pytest.UsageError(f"pytest-gvisor: {error}") from error
-
-
-def _check_returns(config: pytest.Config) -> None:
-    from pytest_gvisor.errors import UsageError  # noqa: PLC0415 -- idle costs nothing
-    from pytest_gvisor.inside import returned  # noqa: PLC0415
-
-    try:
-        returned.check(config)
-    except UsageError as error:
-        raise pytest.UsageError(f"pytest-gvisor: {error}") from error
 
 
 def _check_fields(names: Sequence[str]) -> None:
@@ -169,13 +143,10 @@ def _check_fields(names: Sequence[str]) -> None:
 
 def _isolation(config: pytest.Config) -> Isolation:
     from pytest_gvisor import setting_values, settings  # noqa: PLC0415 -- idle costs nothing
-    from pytest_gvisor.errors import UsageError  # noqa: PLC0415
 
     written = config.getoption("gvisor_isolation") or "session"
-    try:
+    with misuse_ends_session():
         return setting_values.word(settings.Isolation, written, "isolation")
-    except UsageError as error:
-        raise pytest.UsageError(f"pytest-gvisor: {error}") from error
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -231,14 +202,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     inside = select_inside(config, items)
     if not inside:
         return
-    from pytest_gvisor.errors import UsageError  # noqa: PLC0415 -- idle costs nothing
-    from pytest_gvisor.inside.coverage_data import check_writable  # noqa: PLC0415
+    from pytest_gvisor.inside.coverage_data import check_writable  # noqa: PLC0415 -- idle: no cost
     from pytest_gvisor.inside.variants import expand  # noqa: PLC0415
 
-    try:
+    with misuse_ends_session():
         check_writable(config, config.getoption("gvisor_writable"))
-    except UsageError as error:
-        raise pytest.UsageError(f"pytest-gvisor: {error}") from error
     expand(items, inside)
 
 

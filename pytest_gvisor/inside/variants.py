@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.errors import UsageError
 from pytest_gvisor.inside import users
-from pytest_gvisor.plugin.placement import native_key, plan_key
+from pytest_gvisor.plugin.placement import misuse_ends_session, native_key, plan_key
 from pytest_gvisor.plugin.plan import Plan
 from pytest_gvisor.plugin.precedence import location, run_settings, settings_of
 from pytest_gvisor.setting_values import NATIVE
@@ -38,7 +37,8 @@ def expand(items: list[pytest.Item], inside: Iterable[pytest.Item]) -> None:
             item.stash[plan_key] = usual._replace(inner=item.nodeid)
             expanded.append(item)
             continue
-        settings = _settings(item)
+        with misuse_ends_session():
+            settings = settings_of(item)
         variants = _variants(settings)
         if settings.native:
             twins = [_twin(item, *variant) for variant in variants]
@@ -92,13 +92,6 @@ def _variants(settings: Settings) -> list[tuple[str, Platform | None, str | None
     return found
 
 
-def _settings(item: pytest.Item) -> Settings:
-    try:
-        return settings_of(item)
-    except UsageError as error:
-        raise pytest.UsageError(f"pytest-gvisor: {error}") from error
-
-
 def _plan(item: pytest.Item, platform: Platform | None, release: str | None) -> Plan:
     user = users.of_run(item.config)
     marks = list(item.iter_markers("in_gvisor"))
@@ -110,10 +103,8 @@ def _plan(item: pytest.Item, platform: Platform | None, release: str | None) -> 
                 f"{mark.args!r} {mark.kwargs!r}"
             )
         if "user" in mark.kwargs:
-            try:
+            with misuse_ends_session(f"{location(item)}: "):
                 user = users.read(mark.kwargs["user"], "user")
-            except UsageError as error:
-                raise pytest.UsageError(f"pytest-gvisor: {location(item)}: {error}") from error
     fresh = bool(marks) and marks[0].kwargs.get("fresh", False)
     return Plan(inner=item.nodeid, platform=platform, fresh=fresh, release=release, user=user)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from pytest_gvisor.plugin.plan import Plan
 
@@ -63,6 +64,17 @@ def here_is_inside() -> bool:
     """Whether this pytest runs in the sandbox, or was started by the one that does."""
     kernel = os.uname()
     return os.environ.get(GUARD) == f"{kernel.release} {kernel.version}"
+
+
+@contextlib.contextmanager
+def misuse_ends_session(where: str = "") -> Iterator[None]:
+    """Turn a `UsageError` of this package into a `pytest.UsageError`; ``where`` names the place."""
+    from pytest_gvisor.errors import UsageError  # noqa: PLC0415 -- idle costs nothing
+
+    try:
+        yield
+    except UsageError as error:
+        raise pytest.UsageError(f"pytest-gvisor: {where}{error}") from error
 
 
 def check_guard() -> None:
