@@ -10,8 +10,7 @@ from pytest_gvisor.cli import usage
 from pytest_gvisor.errors import ReportError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.report import files
-from pytest_gvisor.report.merge import merge
-from pytest_gvisor.report.model import Report
+from pytest_gvisor.report.model import Report, merge
 from pytest_gvisor.report.parse import MAX_BYTES, parse
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pytest
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.inside import configuration, readable
-from pytest_gvisor.oci import packages, paths, skeleton, wide
+from pytest_gvisor.oci import packages, paths, skeleton
 from pytest_gvisor.oci.mounts import danger
 from pytest_gvisor.programs.paths import within
 
@@ -102,7 +102,7 @@ def _import_folders(start: str) -> Iterator[str]:
     ``python -m pytest`` puts the folder of the start there, which tests need not import from.
     """
     for path in map(os.path.abspath, filter(None, sys.path)):
-        if os.path.isdir(path) and not (path == start and wide.is_wide(path)):
+        if os.path.isdir(path) and not (path == start and skeleton.is_wide(path)):
             yield path
 
 
@@ -116,7 +116,7 @@ def _optional(config: pytest.Config, start: str) -> Iterator[str]:
         wanted += [str(config.inipath), str(config.inipath.parent)]
     modules = config.pluginmanager._conftest_plugins
     wanted += [path for module in modules if isinstance(path := module.__file__, str)]
-    yield from (path for path in wanted if not wide.is_wide(path))
+    yield from (path for path in wanted if not skeleton.is_wide(path))
 
 
 def _is_held(path: str, found: Sequence[str]) -> bool:
@@ -139,10 +139,10 @@ def named_packages(config: pytest.Config) -> list[str]:
     """Return the packages that are shown beside the project and ``sys.path``; many are counted."""
     known = [str(config.rootpath), str(config.invocation_params.dir)]
     known += map(os.path.abspath, filter(os.path.isdir, sys.path))
-    known = [path for path in known if not wide.is_wide(path)]
+    known = [path for path in known if not skeleton.is_wide(path)]
     folders: dict[str, list[str]] = {}
     for path in packages.found():
-        if not _is_held(path, known) and not wide.is_wide(path):
+        if not _is_held(path, known) and not skeleton.is_wide(path):
             folders.setdefault(os.path.dirname(path), []).append(path)
     named: list[str] = []
     for folder, found in folders.items():
@@ -151,9 +151,9 @@ def named_packages(config: pytest.Config) -> list[str]:
 
 
 def _check(path: str, use: str, remedy: str) -> None:
-    if not wide.is_wide(path):
+    if not skeleton.is_wide(path):
         return
-    dots = ", of which names that begin with a dot stay hidden" * within(wide.home(), path)
+    dots = ", of which names that begin with a dot stay hidden" * within(skeleton.home(), path)
     ask = f", or show it{dots}: --gvisor-readable {shlex.quote(path)}"
     raise UsageError(
         f"the tests would need all of {shlex.quote(path)} inside the sandbox, because {use}",

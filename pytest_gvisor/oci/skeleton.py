@@ -57,6 +57,9 @@ _LAYER: Final = re.compile(r"(/.+)/lib/python3\.\d+t?/site-packages")
 
 _BUNDLE: Final = "ca-certificates.crt"
 
+_SHARED = frozenset({"/", "/home", "/tmp", "/var", "/etc", "/run", "/var/tmp"})
+_NOT_SHOWN = ("/proc", "/sys", "/dev")
+
 # Names under these that hold keys, or the name of this machine.
 _NEVER: Final = ("private", "ssl-cert-snakeoil", "shadow", "gshadow")
 _OTHERS: Final = stat.S_IROTH | stat.S_IXOTH
@@ -172,6 +175,20 @@ def homes() -> list[str]:
     with contextlib.suppress(KeyError):
         found.add(os.path.realpath(pwd.getpwuid(os.geteuid()).pw_dir))
     return sorted(found - {"/"})
+
+
+def is_wide(path: str) -> bool:
+    """Whether a folder is nobody's own: it holds home folders, or what all programs share."""
+    real = os.path.realpath(path)
+    return real in _SHARED or within(home(), real) or any(within(real, p) for p in _NOT_SHOWN)
+
+
+def home() -> str:
+    """Return this user's home folder by the system: $HOME may be a test's own."""
+    try:
+        return os.path.realpath(pwd.getpwuid(os.geteuid()).pw_dir)
+    except KeyError:
+        return os.path.realpath(os.path.expanduser("~"))
 
 
 def _too_wide(prefix: str) -> str:

@@ -22,7 +22,6 @@ from pytest_gvisor.plugin.placement import here_is_inside
 from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.plugin.stash import collected_ids, engine_if_any, worker_of
 from pytest_gvisor.report.files import check
-from pytest_gvisor.report.merge import worse
 from pytest_gvisor.report.model import (
     Binary,
     Cell,
@@ -31,6 +30,7 @@ from pytest_gvisor.report.model import (
     Report,
     Row,
     State,
+    worse,
 )
 from pytest_gvisor.report.run_texts import tail
 from pytest_gvisor.setting_values import NATIVE
@@ -161,7 +161,7 @@ class Collector:
         if self._config.getoption("collectonly", False):
             return
         self.report = self._build_report(session)
-        from pytest_gvisor.report import files, github  # noqa: PLC0415 -- at the end of a session
+        from pytest_gvisor.report import files  # noqa: PLC0415 -- at the end of a session
 
         for path in run_settings(self._config).report:
             problem = files.write(self.report, resolve_path(self._config, path))
@@ -171,7 +171,7 @@ class Collector:
                 self.written.append(path)
         if self.problems and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
-        if self.report.rows and (problem := github.append(self.report, os.environ)):
+        if self.report.rows and (problem := files.append_summary(self.report, os.environ)):
             self.problems.append(f"GITHUB_STEP_SUMMARY: {problem}")
 
     @pytest.hookimpl(tryfirst=True, specname="pytest_sessionfinish", wrapper=True)

@@ -1,15 +1,19 @@
-"""The file of a report. Its suffix selects the format."""
+"""The file of a report, whose suffix selects the format; and the summary of a GitHub job."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Mapping
 
 from pytest_gvisor.errors import ReportError, UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.report.model import Report
 from pytest_gvisor.setting_values import report_paths
+
+VARIABLE = "GITHUB_STEP_SUMMARY"
+BUDGET = 900 * 1024
+"""Bytes of the file that are used; GitHub drops a step's summary of more than 1 MiB as a whole."""
 
 
 def check(path: str) -> None:
@@ -38,19 +42,16 @@ def check(path: str) -> None:
 
 def rendered(report: Report, path: str) -> str:
     """Render the report in the format of the file's suffix."""
-    return _renderer(os.path.splitext(path)[1])(report)
-
-
-def _renderer(suffix: str) -> Callable[[Report], str]:
+    suffix = os.path.splitext(path)[1]
     if suffix == ".html":
         from pytest_gvisor.report import html  # noqa: PLC0415 -- imports Jinja2
 
-        return html.render
+        return html.render(report)
     if suffix == ".md":
         from pytest_gvisor.report import markdown  # noqa: PLC0415 -- only for who wants it
 
-        return markdown.render
-    return Report.to_json
+        return markdown.render(report)
+    return report.to_json()
 
 
 def write(report: Report, path: str) -> str:
@@ -76,3 +77,24 @@ def _umask() -> int:
     current = os.umask(0o077)
     os.umask(current)
     return current
+
+
+def append_summary(report: Report, environ: Mapping[str, str]) -> str:
+    """Append the table to the file that the variable names; return the problem, or nothing."""
+    path = environ.get(VARIABLE)
+    if not path:
+        return ""
+    from pytest_gvisor.report import markdown  # noqa: PLC0415 -- most sessions write none
+
+    try:
+        # Other tools of the same step have written to it as well.
+        used = os.path.getsize(path) if os.path.exists(path) else 0
+        text = markdown.render(report, max(0, BUDGET - used))
+        data = f"\n{text}".encode("utf-8", "backslashreplace")
+        if used + len(data) > BUDGET:
+            return f"it has {used} bytes already, and there is no room for a table"
+        with open(path, "ab") as file:
+            file.write(data)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

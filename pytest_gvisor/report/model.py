@@ -13,7 +13,7 @@ import enum
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from pytest_gvisor.setting_values import NATIVE
 
@@ -22,6 +22,8 @@ SCHEMA = 1
 
 MAX_NUMBER = 1e12
 """Every number in a report is from 0 to this."""
+
+PlatformName = Annotated[str, "the name of a platform, or of one with a release"]
 
 
 class State(enum.StrEnum):
@@ -98,7 +100,7 @@ class Other:
 class Cell:
     """One test on one platform, and on one release if there are several."""
 
-    platform: str
+    platform: PlatformName
     """The name of its column: of several releases the platform, ``-`` and the label."""
 
     state: State
@@ -179,7 +181,7 @@ class Binary:
 class Column:
     """A platform in one run of pytest; ``cause`` says why it is unusable, or is empty."""
 
-    name: str
+    name: PlatformName
     cause: str = ""
 
 
@@ -354,3 +356,41 @@ def _urgency(row: Row) -> int:
     states = {cell.state for cell in row.cells}
     order = (State.ERROR, State.FAILED, State.NOT_RUN, State.XPASSED, State.UNAVAILABLE)
     return next((place for place, state in enumerate(order) if state in states), len(order))
+
+
+def merge(reports: Sequence[Report]) -> Report:
+    """Merge reports into one; tests keep the order of their first appearance.
+
+    Several legs may have the same test on the same platform. The cell of the worst state (`State`
+    has the order) is shown then, of equal ones the first. Each of the others is named in it.
+    """
+    legs: list[Leg] = []
+    rows: dict[str, dict[str, Cell]] = {}
+    for report in reports:
+        offset = len(legs)
+        legs += report.legs
+        for row in report.rows:
+            cells = rows.setdefault(row.test, {})
+            for cell in row.cells:
+                moved = _moved(cell, offset)
+                known = cells.get(cell.platform)
+                cells[cell.platform] = moved if known is None else worse(known, moved)
+    return Report(
+        legs=tuple(legs),
+        rows=tuple(Row(test=test, cells=tuple(cells.values())) for test, cells in rows.items()),
+        notes=tuple(note for report in reports for note in report.notes),
+    )
+
+
+def _moved(cell: Cell, offset: int) -> Cell:
+    others = tuple(dataclasses.replace(one, leg=one.leg + offset) for one in cell.others)
+    return dataclasses.replace(cell, leg=cell.leg + offset, others=others)
+
+
+def worse(one: Cell, two: Cell) -> Cell:
+    """Return the cell with the worse state of two in one place, with the other one noted."""
+    worst, other = (two, one) if two.state.rank < one.state.rank else (one, two)
+    named = Other(leg=other.leg, state=other.state, starts_ms=other.starts_ms)
+    rest = (*worst.others, named, *other.others)
+    others = tuple(sorted(rest, key=lambda entry: entry.leg))
+    return dataclasses.replace(worst, others=others)

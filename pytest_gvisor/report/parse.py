@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import re
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from pytest_gvisor.errors import ReportError
 from pytest_gvisor.guest.checked_json import loads
-from pytest_gvisor.report.model import (
-    MAX_NUMBER,
-    SCHEMA,
-    Binary,
-    Cell,
-    Column,
-    Leg,
-    Other,
-    Report,
-    Row,
-    Run,
-    State,
-)
+from pytest_gvisor.report.model import MAX_NUMBER, SCHEMA, Leg, PlatformName, Report, Row, State
 
 MAX_BYTES = 256 * 1024 * 1024
 MAX_TEXT = 1024 * 1024
@@ -39,15 +30,17 @@ def parse(data: bytes | str, *, where: str = "report") -> Report:
         content = loads(data)
     except ValueError as error:
         raise ReportError(f"{where}: not JSON: {error}") from None
-    top = _Object(content, where)
+    below = {"peak_memory": _MOST_BYTES}
+    top = _Object(content, where, below)
     schema = top.whole("schema")
     if schema != SCHEMA:
         raise ReportError(
             f"{where}: schema {schema}, and this version reads {SCHEMA}",
             next_step="Use the version of pytest-gvisor that has written it.",
         )
-    legs = top.each("legs", _leg)
-    rows = top.each("tests", lambda entry: _row(entry, len(legs)))
+    legs = top.each("legs", lambda entry: entry.made(Leg))
+    below["leg"] = len(legs)
+    rows = top.each("tests", _row)
     names = [row.test for row in rows]
     if len(set(names)) != len(names):
         raise top.wrong("tests", "has a test twice")
@@ -55,16 +48,38 @@ def parse(data: bytes | str, *, where: str = "report") -> Report:
 
 
 class _Object:
-    """One JSON object, with its place in the report."""
+    """One JSON object, with its place in the report.
 
-    def __init__(self, value: object, where: str) -> None:
+    ``below`` has the bounds of whole numbers that are not the usual one.
+    """
+
+    def __init__(self, value: object, where: str, below: Mapping[str, int]) -> None:
         self.where = where
+        self._below = below
         if not isinstance(value, dict):
             raise ReportError(f"{where}: not an object")
         self._value: dict[str, Any] = value
 
     def wrong(self, name: str, text: str) -> ReportError:
         return ReportError(f"{self.where}: {name} {text}")
+
+    def made(self, cls: type[_Made]) -> _Made:
+        """Return a value of the model; its annotations tell how each field is read."""
+        make: Any = cls
+        fields = {name: self._field(name, hint, must) for name, hint, must in _fields(make)}
+        made: _Made = make(**fields)
+        return made
+
+    def _field(self, name: str, hint: Any, must: bool) -> object:
+        if typing.get_origin(hint) is tuple:
+            item: Any = typing.get_args(hint)[0]
+            if item not in (float, str):
+                return self.each(name, lambda entry: entry.made(item))
+            return self.numbers(name) if item is float else self.texts(name)
+        if hint is str:
+            return self.text(name, None if must else "")
+        read = {PlatformName: self.name, State: self.state, int: self.whole, float: self.number}
+        return read[hint](name)
 
     def text(self, name: str, default: str | None = "") -> str:
         value = self._value.get(name, default)
@@ -85,8 +100,8 @@ class _Object:
         except ValueError:
             raise self.wrong(name, f"is none of {', '.join(State)}") from None
 
-    def whole(self, name: str, below: int = 1_000_000_000) -> int:
-        value = self._value.get(name, 0)
+    def whole(self, name: str) -> int:
+        value, below = self._value.get(name, 0), self._below.get(name, 1_000_000_000)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < below:
             raise self.wrong(name, f"is not a whole number below {below}")
         return value
@@ -118,65 +133,24 @@ class _Object:
 
     def each(self, name: str, make: Callable[[_Object], _Made]) -> tuple[_Made, ...]:
         entries = enumerate(self._list(name))
-        return tuple(make(_Object(e, f"{self.where}: {name}[{n}]")) for n, e in entries)
+        return tuple(
+            make(_Object(entry, f"{self.where}: {name}[{number}]", self._below))
+            for number, entry in entries
+        )
 
 
-def _leg(entry: _Object) -> Leg:
-    return Leg(
-        project=entry.text("project"),
-        date=entry.text("date"),
-        kernel=entry.text("kernel"),
-        machine=entry.text("machine"),
-        python=entry.text("python"),
-        pytest=entry.text("pytest"),
-        plugin=entry.text("plugin"),
-        runsc=entry.each("runsc", lambda e: Binary(version=e.text("version"), path=e.text("path"))),
-        platforms=entry.each(
-            "platforms", lambda e: Column(name=e.name("name"), cause=e.text("cause"))
-        ),
-        reaped=entry.whole("reaped"),
-        left=entry.whole("left"),
-    )
-
-
-def _row(entry: _Object, legs: int) -> Row:
-    cells = entry.each("cells", lambda cell: _cell(cell, legs))
-    names = [cell.platform for cell in cells]
+def _row(entry: _Object) -> Row:
+    row = entry.made(Row)
+    names = [cell.platform for cell in row.cells]
     if len(set(names)) != len(names):
         raise entry.wrong("cells", "has a platform twice")
-    return Row(test=entry.text("test", None), cells=cells)
+    return row
 
 
-def _cell(entry: _Object, legs: int) -> Cell:
-    return Cell(
-        platform=entry.name("platform"),
-        state=entry.state("state"),
-        leg=entry.whole("leg", legs),
-        nodeid=entry.text("nodeid"),
-        runsc=entry.text("runsc"),
-        release=entry.text("release"),
-        network=entry.text("network"),
-        duration=entry.number("duration"),
-        starts_ms=entry.numbers("starts_ms"),
-        cpu_time=entry.number("cpu_time"),
-        peak_memory=entry.whole("peak_memory", _MOST_BYTES),
-        peak_tasks=entry.whole("peak_tasks"),
-        message=entry.text("message"),
-        output=entry.text("output"),
-        runs=entry.each("runs", _run),
-        command=entry.text("command"),
-        others=entry.each("others", lambda other: _other(other, legs)),
-    )
-
-
-def _other(entry: _Object, legs: int) -> Other:
-    return Other(
-        leg=entry.whole("leg", legs),
-        state=entry.state("state"),
-        starts_ms=entry.numbers("starts_ms"),
-    )
-
-
-def _run(entry: _Object) -> Run:
-    names = ("args", "command", "ended", "stdout", "stderr", "config", "log")
-    return Run(**{name: entry.text(name) for name in names})
+@functools.cache
+def _fields(cls: Any) -> list[tuple[str, Any, bool]]:
+    """Return each field of a class of the model: its name, its annotation, and if it must be."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    fields = dataclasses.fields(cls)
+    return [(field.name, hints[field.name], field.default is dataclasses.MISSING)
+            for field in fields]  # fmt: skip

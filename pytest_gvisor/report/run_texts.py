@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pytest_gvisor.run.request import Record
 
 
-_TAIL = 4000
-
+_LONGEST = 4000
+"""Characters of a stream, a command or a log."""
 
 _SHOWN_RUNS = 5
 
@@ -54,7 +54,7 @@ def _told(record: Record, *, debug: bool) -> str:
         written = not isinstance(record.error, RunscFailed)
         for name, stream in (("stdout", done.stdout), ("stderr", done.stderr)):
             if stream and written:
-                lines += [f"{name}:", quoted(tail(stream.removesuffix("\n"), _TAIL))]
+                lines += [f"{name}:", quoted(tail(stream.removesuffix("\n"), _LONGEST))]
         if done.hint and written:
             lines.append(escape(done.hint))
     if record.panic:
@@ -98,12 +98,6 @@ def _debug(title: str, record: Record) -> Iterator[tuple[str, str]]:
         yield f"{title}: strace", quoted("\n".join(strace))
 
 
-_MAX_OUTPUT = 4000
-
-
-_MAX_COMMAND = 4000
-
-
 _MAX_CONFIG = 24_000
 
 
@@ -114,9 +108,9 @@ def run_of(record: Record) -> dict[str, str]:
     """
     done = record.completed
     texts = {
-        "args": head(shlex.join(record.args), _MAX_COMMAND),
-        "command": head(record.command, _MAX_COMMAND),
-        "ended": head(_ended(record), _MAX_COMMAND),
+        "args": head(shlex.join(record.args), _LONGEST),
+        "command": head(record.command, _LONGEST),
+        "ended": head(_ended(record), _LONGEST),
         "stdout": "" if done is None else _bytes(done.stdout_bytes),
         "stderr": "" if done is None else _bytes(done.stderr_bytes),
         "config": _config(record),
@@ -136,8 +130,8 @@ def tail(text: str, limit: int) -> str:
 
 
 def _bytes(data: bytes) -> str:
-    cut = len(data) - _MAX_OUTPUT
-    text = data[-_MAX_OUTPUT:].decode("utf-8", "backslashreplace")
+    cut = len(data) - _LONGEST
+    text = data[-_LONGEST:].decode("utf-8", "backslashreplace")
     return text if cut <= 0 else f"[… {cut} bytes before …]\n{text}"
 
 
@@ -153,7 +147,7 @@ def _log(record: Record) -> str:
     boot, _strace = debugged(record.debug_logs.get("boot", ""))
     parts = [
         "\n".join(record.runsc_records),
-        tail(record.panic, _MAX_OUTPUT),
-        tail("\n".join(boot), _MAX_OUTPUT),
+        tail(record.panic, _LONGEST),
+        tail("\n".join(boot), _LONGEST),
     ]
     return "\n".join(filter(None, parts))

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pytest_gvisor.errors import ProgramNotStarted
 from pytest_gvisor.escape import escape, shown
 from pytest_gvisor.hints import Hint, Phrase
+from pytest_gvisor.oci.skeleton import is_wide
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.oci.vocabulary import MountType
-from pytest_gvisor.oci.wide import is_wide
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.run.threads import look
 

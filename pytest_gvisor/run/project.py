@@ -10,9 +10,9 @@ from pytest_gvisor.errors import UsageError
 from pytest_gvisor.escape import shown
 from pytest_gvisor.oci import packages, skeleton
 from pytest_gvisor.oci.mounts import bind
+from pytest_gvisor.oci.skeleton import is_wide
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.vocabulary import MountType
-from pytest_gvisor.oci.wide import is_wide
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.run.left_out import KEY, MOST_HIDDEN, PATTERNS, Finder
 

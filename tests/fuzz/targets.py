@@ -51,7 +51,7 @@ from pytest_gvisor.oci.reader import load
 from pytest_gvisor.oci.validate import check_id
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.report import html, markdown, parse
-from pytest_gvisor.report.merge import merge
+from pytest_gvisor.report.model import merge
 from pytest_gvisor.run import logs, sentry
 from pytest_gvisor.runsc import features, nix
 from tests.fakes.frames import fed

@@ -149,7 +149,9 @@ def test_a_project_that_is_the_home_folder_runs_where_it_is_asked_for(
 ) -> None:
     """The error without the option names it."""
     home = str(project.path)
-    project.makeconftest(f"from pytest_gvisor.oci import wide\nwide.home = lambda: {home!r}")
+    project.makeconftest(
+        f"from pytest_gvisor.oci import skeleton\nskeleton.home = lambda: {home!r}"
+    )
     project.mkdir(".ssh")
     project.makepyfile("import os\ndef test_it(): assert '.ssh' not in os.listdir()\n")
     refused = run_inside()

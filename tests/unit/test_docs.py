@@ -41,7 +41,7 @@ from pytest_gvisor.inside import (
 from pytest_gvisor.install import archive, fetch, release
 from pytest_gvisor.oci import reader
 from pytest_gvisor.plugin import entries, matrix
-from pytest_gvisor.report import github, run_texts, terminal
+from pytest_gvisor.report import files, run_texts, terminal
 from pytest_gvisor.run import left_out, limits, saved
 from pytest_gvisor.runsc import platforms, sidecars
 from pytest_gvisor.sandbox import forward, process
@@ -234,11 +234,11 @@ def listed(name: str) -> dict[str, int]:
 LIMITS = streams.Limits()
 DEFAULTS = settings.Settings()
 NUMBERS = [
-    ("report.md", f"{run_texts._MAX_OUTPUT:,} bytes of each stream"),
+    ("report.md", f"{run_texts._LONGEST:,} bytes of each stream"),
     ("report.md", f"{entries.MAX_OUTPUT:,} characters of pytest's output"),
     ("report.md", f"at most {matrix.MAX_DETAILS // MIB} Mi characters of such details"),
     ("report.md", f"failures up to {2 * matrix.MAX_DETAILS // MIB} Mi"),
-    ("report.md", f"up to {github.BUDGET // 1024} KiB of the file"),
+    ("report.md", f"up to {files.BUDGET // 1024} KiB of the file"),
     ("report.md", f"{terminal.MAX_ROWS} at most, each with the message"),
     ("images.md", f"At most {LIMITS.max_bytes // GIB} GiB, a million entries"),
     ("images.md", f"{LIMITS.max_depth} folders deep, ten minutes, and {LIMITS.max_ratio} times"),

@@ -343,7 +343,7 @@ def test_a_keeper_is_started_before_what_removes_its_remains_is_imported() -> No
     assert loaded.isdisjoint({"ctypes", f"{PREFIX}programs.keeper", f"{PREFIX}programs.leftovers"})
 
 
-@pytest.mark.parametrize("name", ["plugin.matrix", "report.github", "report.terminal"])
+@pytest.mark.parametrize("name", ["plugin.matrix", "report.files", "report.terminal"])
 def test_a_session_that_writes_no_report_imports_no_statistics_and_no_writer(name: str) -> None:
     """Each session with gVisor collects the matrix, and few write it to a file."""
     loaded = modules_with(name)

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.inside import visible
-from pytest_gvisor.oci import packages, wide
+from pytest_gvisor.oci import packages, skeleton
 from pytest_gvisor.programs.paths import within
 
 
@@ -67,7 +67,7 @@ def test_what_would_show_too_much_is_refused(
     """The error for a home folder, a shared folder or the kernel's names its use and a remedy."""
     home = not folder
     folder = folder or str(tmp_path)
-    monkeypatch.setattr(wide, "home", lambda: str(tmp_path))
+    monkeypatch.setattr(skeleton, "home", lambda: str(tmp_path))
     monkeypatch.syspath_prepend(folder)
     with pytest.raises(UsageError, match=r"would need all of .*it is on sys.path") as caught:
         shown(pytester)
@@ -89,7 +89,7 @@ def test_a_readable_path_is_shown_under_both_of_its_names(
 @pytest.fixture
 def home(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The project's folder is this user's home folder."""
-    monkeypatch.setattr(wide, "home", lambda: str(pytester.path))
+    monkeypatch.setattr(skeleton, "home", lambda: str(pytester.path))
     for name in (".ssh/id", "tests/test_it.py", "tests/conftest.py", ".venv/lib/module.py"):
         (pytester.path / name).parent.mkdir(parents=True, exist_ok=True)
         (pytester.path / name).touch()

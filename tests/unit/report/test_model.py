@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from pytest_gvisor.errors import ReportError
 from pytest_gvisor.report import parse as parsing
-from pytest_gvisor.report.merge import merge
 from pytest_gvisor.report.model import (
     Other,
     Report,
@@ -23,6 +22,7 @@ from pytest_gvisor.report.model import (
     Used,
     in_order,
     joined,
+    merge,
 )
 from pytest_gvisor.report.parse import parse
 from tests.unit.report.reports import cell, hostile, leg, report, row

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.errors import ReportError
-from pytest_gvisor.report import files, github, html, markdown, terminal
+from pytest_gvisor.report import files, html, markdown, terminal
 from pytest_gvisor.report.details import counterpart, details, parts
 from pytest_gvisor.report.model import Report, Row, State
 from tests.unit.report.reports import cell, hostile, report, row
@@ -71,21 +71,21 @@ def test_the_summary_of_a_step_is_appended_to_and_stays_in_its_budget(
     """Earlier content stays, a second session's table follows, and the total has a limit."""
     path = tmp_path / "summary"
     path.write_text("others\n")
-    assert github.append(WIDE, {"GITHUB_STEP_SUMMARY": str(path)}) == ""
+    assert files.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(path)}) == ""
     assert path.read_text().startswith("others\n\n## gVisor\n")
-    monkeypatch.setattr(github, "BUDGET", 60_000)
+    monkeypatch.setattr(files, "BUDGET", 60_000)
     for _ in range(9):
-        github.append(WIDE, {"GITHUB_STEP_SUMMARY": str(path)})
+        files.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(path)})
     assert path.read_text().count("## gVisor") >= 2
     assert path.stat().st_size <= 60_000
-    assert "no room" in github.append(WIDE, {"GITHUB_STEP_SUMMARY": str(path)})
+    assert "no room" in files.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(path)})
 
 
 def test_a_summary_that_cannot_be_written_is_told_and_no_error(tmp_path: Path) -> None:
     """A folder in the place of the file; and nothing without the variable."""
-    assert github.append(WIDE, {"GITHUB_STEP_SUMMARY": str(tmp_path)}) != ""
-    assert github.append(WIDE, {}) == ""
-    assert github.BUDGET == 900 * 1024
+    assert files.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(tmp_path)}) != ""
+    assert files.append_summary(WIDE, {}) == ""
+    assert files.BUDGET == 900 * 1024
 
 
 class Lines:

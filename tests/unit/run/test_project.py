@@ -9,7 +9,7 @@ import pytest
 
 from pytest_gvisor import bind
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.oci import packages, wide
+from pytest_gvisor.oci import packages, skeleton
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.vocabulary import MountType
 from pytest_gvisor.run import project
@@ -87,7 +87,7 @@ def test_a_root_folder_that_is_nobodys_own_is_refused(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such a folder would show other projects, or a whole home folder."""
-    monkeypatch.setattr(wide, "home", lambda: str(tmp_path))
+    monkeypatch.setattr(skeleton, "home", lambda: str(tmp_path))
     with pytest.raises(UsageError, match="project=True would show all of"):
         Project(root=path.replace("HOME", str(tmp_path))).mounts()
 
