@@ -17,7 +17,6 @@ from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.harness import verdicts
 from pytest_gvisor.harness.gvisor import Gvisor
 from pytest_gvisor.oci import rootfs
-from pytest_gvisor.programs import locks
 from pytest_gvisor.run.logs import cause, relevant
 from pytest_gvisor.run.request import Record
 from pytest_gvisor.run.runner import Runner
@@ -94,10 +93,10 @@ class PlatformProbe:
         folder = private.open_private(self._shared)
         held.callback(os.close, folder)
         # Without a buffer: what a full disk has refused is not written again by its close.
-        file = held.enter_context(io.FileIO(locks.opened(name, folder), "r+"))
+        file = held.enter_context(io.FileIO(private.open_lock(name, folder), "r+"))
         # A probe may run two programs, and a second platform.
         patience = 4 * deadline + _LOCK_PATIENCE
-        return file if locks.is_taken_in(patience, file.fileno()) else None
+        return file if private.take_lock_in(patience, file.fileno()) else None
 
     def _find_out(self, platform: Platform, runsc: Runsc, deadline: float) -> Availability:
         known = verdicts.recall(runsc.fingerprint, platform, deadline)

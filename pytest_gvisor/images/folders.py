@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pytest_gvisor.errors import ImageError
-from pytest_gvisor.programs.locks import is_taken, is_taken_in, opened
+from pytest_gvisor.sessions.private import open_lock, take_lock, take_lock_in
 
 _ID: Final = re.compile(r"[0-9a-f]{64}")
 _FOLDER: Final = re.compile(r"[0-9a-f]{64}-[a-z0-9_]{8}")
@@ -82,9 +82,9 @@ class Folders:
                     return None
                 path = tempfile.mkdtemp(prefix=f"{identity}-", dir=self._above)
                 on_failure.callback(shutil.rmtree, path, ignore_errors=True)
-                lock = opened(f"{path}/lock")
+                lock = open_lock(f"{path}/lock")
                 on_failure.callback(os.close, lock)
-                is_taken(lock)  # nobody else knows of it
+                take_lock(lock)  # nobody else knows of it
                 folder = os.path.basename(path)
                 self.set_link(identity, folder, folder)
             self.remove(instead)
@@ -107,9 +107,9 @@ class Folders:
             is_free = False
             with contextlib.suppress(FileNotFoundError), self._alone():
                 if _FOLDER.fullmatch(folder):
-                    lock = opened(f"{self.path(folder)}/lock")
+                    lock = open_lock(f"{self.path(folder)}/lock")
                     held.callback(os.close, lock)
-                    is_free = is_taken(lock)
+                    is_free = take_lock(lock)
             yield is_free
 
     def remove(self, folder: str) -> bool:
@@ -150,7 +150,7 @@ class Folders:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        lock = opened(self.path("lock"))
+        lock = open_lock(self.path("lock"))
         try:
             _wait(lock, fcntl.LOCK_EX, self._patience, "arranges images")
             yield
@@ -172,5 +172,5 @@ def failing(folder: str) -> Iterator[None]:
 
 
 def _wait(lock: int, kind: int, patience: float, busy: str) -> None:
-    if not is_taken_in(patience, lock, kind):
+    if not take_lock_in(patience, lock, kind):
         raise ImageError(f"another process {busy}, and has not finished in {patience:g} s")

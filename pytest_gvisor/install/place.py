@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 from pytest_gvisor.errors import GvisorError, InstallFailed
 from pytest_gvisor.escape import escape
-from pytest_gvisor.programs import locks
 from pytest_gvisor.runsc import nix
 from pytest_gvisor.runsc.binary import Runsc
+from pytest_gvisor.sessions import private
 from pytest_gvisor.trust import Trust, folder_problems
 
 MACHINES = ("x86_64", "aarch64")
@@ -111,7 +111,7 @@ def _is_locked(path: str, stack: contextlib.ExitStack) -> bool:
     except FileNotFoundError:
         return False
     stack.callback(os.close, fd)
-    return locks.is_taken(fd) and os.path.exists(path)
+    return private.take_lock(fd) and os.path.exists(path)
 
 
 def _clear(staging: str, folder: str) -> None:

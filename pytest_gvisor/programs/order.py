@@ -39,7 +39,7 @@ class Order(NamedTuple):
     """Whether the child makes a user namespace for runsc even where this user may mount."""
 
     skip_membarrier: bool = False
-    """Whether runsc's registration for membarrier(2) is answered at once: see membarrier.py."""
+    """Whether runsc's registration for membarrier(2) is answered at once: see child.py."""
 
     netns: str = ""
     """Where to put a new network namespace, for runsc to join: see `child.make_netns`."""

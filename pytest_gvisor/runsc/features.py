@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import LaunchError, RunscFailed, UnwantedRelease
 from pytest_gvisor.escape import escape
@@ -74,22 +74,10 @@ class Features:
     platforms: frozenset[Platform]
 
 
-class Executable(Protocol):
-    """A validated file: ``path`` names it, and ``fd`` is to be executed."""
-
-    @property
-    def path(self) -> str:
-        """The canonical path."""
-
-    @property
-    def fd(self) -> int:
-        """The descriptor."""
-
-
 def registers_in_vain(date: dt.date | None, platform: Platform) -> bool:
     """Whether a runsc of ``date`` registers for a membarrier(2) that ``platform`` does not use.
 
-    See programs/membarrier.py.
+    See programs/child.py.
     """
     used = platform not in (Platform.SYSTRAP, Platform.PTRACE)
     return date is not None and _REGISTERS_FROM <= date < _REGISTERS_UNTIL and not used
@@ -115,7 +103,7 @@ def parse_version(text: str) -> tuple[str, dt.date | None]:
 class _Question:
     """One running ``runsc WORDS…``: its pipe, its pidfd and what it has printed so far."""
 
-    def __init__(self, judged: Executable, words: tuple[str, ...], error_pipe: int) -> None:
+    def __init__(self, judged: Judged, words: tuple[str, ...], error_pipe: int) -> None:
         self.command = shlex.join([judged.path, *words])
         self.output = bytearray()
         fds = (judged.fd, error_pipe)
@@ -173,7 +161,7 @@ class _Question:
         )
 
 
-def ask(judged: Executable, *, deadline: float = DEADLINE) -> tuple[str, ...]:
+def ask(judged: Judged, *, deadline: float = DEADLINE) -> tuple[str, ...]:
     """Ask ``judged`` all questions at once within ``deadline`` seconds, and return the answers.
 
     Raises `RunscFailed` where it cannot be executed, or overruns the deadline or `OUTPUT_LIMIT`
@@ -204,7 +192,7 @@ def ask(judged: Executable, *, deadline: float = DEADLINE) -> tuple[str, ...]:
     return tuple(question.answer() for question in asked)
 
 
-def _not_asked(judged: Executable, report: str) -> LaunchError | RunscFailed:
+def _not_asked(judged: Judged, report: str) -> LaunchError | RunscFailed:
     """Return the error for the first report in the error pipe."""
     stage, number, text = report.splitlines()[0].split(" ", 2)
     if stage == "execve" and int(number) not in SHORTAGES:

@@ -1,4 +1,4 @@
-"""Private folders, for sessions and images, that no other user can enter, replace or redirect.
+"""Private folders, for sessions and images, that no other user can enter, and locks in them.
 
 The way to such a folder is judged by the rules for runsc (see `trust`). It is made and opened by
 the descriptor of the folder above it. A symlink in its own place is refused. Its canonical path can
@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pytest_gvisor.errors import LaunchError, stage
 from pytest_gvisor.trust import Trust, follow, way_problems
 
+_PAUSE = 0.01
 _STAGE = "session_folder"
 _NO_NAME = frozenset({"", ".", ".."})
 _NO_FOLDER = frozenset({errno.ELOOP, errno.ENOTDIR})
@@ -111,6 +114,47 @@ def make_above(path: str) -> None:
     if not os.path.isdir(above):
         make_above(above)
         os.close(open_private(above, lenient=True))
+
+
+def open_lock(path: str, folder: int | None = None) -> int:
+    """Open the file of a lock, made if it is missing; no link is followed. Raises `OSError`.
+
+    The kernel releases a lock of flock(2) when the last process that holds it ends.
+
+    Its mode lets its owner open it again, whatever the umask.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(path, flags, 0o600, dir_fd=folder)
+    try:
+        os.fchmod(fd, 0o600)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def take_lock(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Take the lock of an open file if it is free; return whether it was. Raises another
+    `OSError`.
+    """
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def take_lock_in(seconds: float, fd: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Take the lock as soon as it is free; False where it is not free within ``seconds``.
+
+    flock(2) itself has no deadline, and a signal that would end its wait is not a library's to set.
+    """
+    deadline = time.monotonic() + seconds
+    while not take_lock(fd, kind):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_PAUSE)
+    return True
 
 
 def _refuse(path: str, reason: str, number: int = 0) -> LaunchError:

@@ -11,9 +11,8 @@ import os
 import shutil
 
 from pytest_gvisor.errors import LaunchError
-from pytest_gvisor.programs import locks
 from pytest_gvisor.sessions import places
-from pytest_gvisor.sessions.private import place
+from pytest_gvisor.sessions.private import place, take_lock
 
 NAME = "sandboxes-1"
 
@@ -51,7 +50,7 @@ def _is_removed(above: int, name: str) -> bool:
             flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             lock = os.open("lock", flags, dir_fd=folder)
             undo.callback(os.close, lock)
-            if not locks.is_taken(lock):
+            if not take_lock(lock):
                 return False
         shutil.rmtree(name, dir_fd=above)
         return True

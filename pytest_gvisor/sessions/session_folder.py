@@ -25,7 +25,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pytest_gvisor.errors import LaunchError, stage
-from pytest_gvisor.programs import locks
 from pytest_gvisor.programs.paths import LOCK
 from pytest_gvisor.sessions import private, stopped_keepers
 from pytest_gvisor.sessions.places import session_bases
@@ -108,7 +107,7 @@ def _locked(base: str, patience: float | None = None) -> Iterator[None]:
     base_fd = private.open_private(base)
     try:
         with stage("session_folder", f"cannot lock {base}"):
-            lock = locks.opened(".lock", base_fd)
+            lock = private.open_lock(".lock", base_fd)
     finally:
         os.close(base_fd)
     try:
@@ -120,7 +119,7 @@ def _locked(base: str, patience: float | None = None) -> Iterator[None]:
 
 
 def _await_lock(lock: int, base: str, patience: float) -> None:
-    if not locks.is_taken_in(patience, lock):
+    if not private.take_lock_in(patience, lock):
         raise LaunchError(
             "session_folder",
             f"another process has held {base}/.lock for {patience:g} s",
@@ -203,8 +202,8 @@ class SessionDir:
 
 
 def _take_lock(session: str) -> int:
-    lock = locks.opened(os.path.join(session, LOCK))
-    if not locks.is_taken(lock):
+    lock = private.open_lock(os.path.join(session, LOCK))
+    if not private.take_lock(lock):
         os.close(lock)
         raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
     return lock
@@ -220,7 +219,7 @@ def _is_dead(session: str) -> bool:
     except OSError:
         return False
     try:
-        return locks.is_taken(lock)
+        return private.take_lock(lock)
     except OSError:
         return False
     finally:

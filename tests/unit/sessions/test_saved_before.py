@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.programs import locks
-from pytest_gvisor.sessions import saved_before
+from pytest_gvisor.sessions import private, saved_before
 from pytest_gvisor.sessions.launcher import Launcher
 
 
@@ -89,8 +88,8 @@ def test_a_folder_that_others_can_enter_is_left_alone(saved: Path) -> None:
 def test_a_sandbox_that_an_earlier_version_uses_stays(saved: Path) -> None:
     """The version has the lock of its folder."""
     used = saved / f"{'a' * 64}-12345678"
-    lock = locks.opened(str(used / "lock"))
-    assert locks.is_taken(lock)
+    lock = private.open_lock(str(used / "lock"))
+    assert private.take_lock(lock)
     try:
         removed = saved_before.remove()
     finally:
