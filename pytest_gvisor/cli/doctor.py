@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.cli import health, mend, parse, usage
+from pytest_gvisor.cli import health, parse, usage
 from pytest_gvisor.cli.health import Finding, State
 from pytest_gvisor.errors import GvisorError, MixedReleases
 from pytest_gvisor.escape import escape
@@ -125,7 +125,7 @@ def beside(runsc: Runsc) -> Iterator[Finding]:
             detail=f"no {sidecars.SENTRY} in {escape(seen.folder)}: this runsc boots the sentry "
             "that it holds itself, and releases after October 2026 hold none",
             next_step="Install runsc together with its sidecars: `pytest-gvisor install`.",
-            fix=mend.tool("install"),
+            fix=health.tool("install"),
         )
 
 
@@ -148,9 +148,9 @@ def _platform(
         return Finding(name=name, state=State.GOOD, detail=detail), True
     state = State.BAD if platform is default else State.NOTE
     detail = f"{verdict.cause}: {verdict.detail}"
-    fix = mend.of_kvm(verdict.cause) if platform is Platform.KVM else ()
+    fix = health.of_kvm(verdict.cause) if platform is Platform.KVM else ()
     if verdict.cause is Cause.BROKEN_BUILD:
-        fix = mend.tool("install")
+        fix = health.tool("install")
     step = verdict.next_step
     return Finding(name=name, state=state, detail=detail, next_step=step, fix=fix), False
 
@@ -164,7 +164,7 @@ def remedies(found: Sequence[Finding]) -> Iterator[str]:
             if not done:
                 yield "\nThese commands mend it:"
             yield escape(f"# {', '.join(names)}")
-            yield from map(mend.line, commands)
+            yield from map(health.line, commands)
         done.update(commands)
 
 

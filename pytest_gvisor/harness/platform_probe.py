@@ -20,7 +20,7 @@ from pytest_gvisor.oci import rootfs
 from pytest_gvisor.run.logs import cause, relevant
 from pytest_gvisor.run.request import Record
 from pytest_gvisor.run.runner import Runner
-from pytest_gvisor.runsc import elf, platforms, trial
+from pytest_gvisor.runsc import elf, platforms
 from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.sessions import private
 from pytest_gvisor.settings import Platform
@@ -117,10 +117,10 @@ class PlatformProbe:
                 request = dataclasses.replace(gvisor.request(args, timeout=deadline), logs=True)
                 return Runner(request, self._launcher, record).run()
 
-            completed = attempt(trial.PYTHON) if rootfs.has_python() else None
+            completed = attempt(platforms.PYTHON) if rootfs.has_python() else None
             # The loader's status for a library that is found by an environment variable alone.
-            if completed is None or completed.returncode == trial.NOT_STARTED:
-                completed = attempt(trial.WITHOUT)
+            if completed is None or completed.returncode == platforms.NOT_STARTED:
+                completed = attempt(platforms.WITHOUT)
             return completed, "\n".join(relevant(record.debug_logs.get("boot", "")))
 
         def said() -> str:
@@ -134,7 +134,7 @@ class PlatformProbe:
         found = platforms.probe(
             platform, runsc.platforms, run, deadline=deadline, known=known, said=said, go=go
         )
-        if platform is Platform.SYSTRAP and found.tried and trial.is_doubtful(runsc.date, go):
+        if platform is Platform.SYSTRAP and found.tried and platforms.is_doubtful(runsc.date, go):
             other = self._probe(Platform.PTRACE, runsc, None, deadline)
             # Where systrap traces its processes, the host lets ptrace do so too.
             if other.cause is Cause.BROKEN_BUILD or (

@@ -16,7 +16,7 @@ from pytest_gvisor.programs import leftovers, proc
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.sentry import Listener
-from pytest_gvisor.runsc import obstacles
+from pytest_gvisor.runsc import causes
 from pytest_gvisor.sessions.launcher import Control, Keeper
 
 TERM_GRACE = 1.0
@@ -38,7 +38,7 @@ a Ctrl-C that comes right before the system call, it would know nothing until th
 _MOUNTING = ("mount_namespace", "mounts", "network_namespace")
 _MAY_NOT_MOUNT = (
     f"This process may not make namespaces or mounts, which a sandbox needs. Let a container: "
-    f"{obstacles.CONTAINER}."
+    f"{causes.CONTAINER}."
 )
 
 
@@ -213,7 +213,7 @@ class Supervisor:
             at, number = str(message.get("stage")), _number(message, "errno")
             told = str(message.get("detail"))
             step = _MAY_NOT_MOUNT if at in _MOUNTING and number == errno.EPERM else ""
-            for fact, fix in obstacles.of_errno(number) if at in _MOUNTING else ():
+            for fact, fix in causes.of_errno(number) if at in _MOUNTING else ():
                 told, step = f"{fact} ({told})", fix
             self.failure = LaunchError(at, told, errno=number, next_step=step)
         elif state == "saved":

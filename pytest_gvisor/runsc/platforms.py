@@ -8,9 +8,11 @@ yama scope and on the seccomp profile of the container around them.
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,7 +29,6 @@ from pytest_gvisor.escape import escape
 from pytest_gvisor.kernel import is_gvisor_kernel
 from pytest_gvisor.runsc import kvm
 from pytest_gvisor.runsc.causes import BROKEN, Cause, facts, remedy
-from pytest_gvisor.runsc.trial import WHAT
 from pytest_gvisor.settings import Platform
 
 if TYPE_CHECKING:
@@ -38,6 +39,47 @@ LONGEST_DEADLINE = 60.0
 KVM_DEVICE = "/dev/kvm"
 
 _SHOWN = 500
+
+# The program's own executable is the one file that is in every root, and the gofer has it. A thread
+# that fails must end the wait for it. Forking comes first: Python warns of it where threads are.
+_PROGRAM = """
+import _thread, os, time
+child = os.fork()
+if not child:
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+done, sizes = _thread.allocate_lock(), []
+done.acquire()
+def work():
+    try:
+        with open("/proc/self/exe", "rb", 0) as file:
+            for _ in range(4):
+                sizes.append(len(file.read(65536)))
+    finally:
+        done.release()
+_thread.start_new_thread(work, ())
+done.acquire()
+assert sum(sizes), sizes
+time.sleep(0.001)
+print(os.uname().release)
+"""
+
+PYTHON = (os.path.realpath(sys.executable), "-I", "-S", "-E", "-c", _PROGRAM)
+"""For a root that has the running Python. Neither ``site`` nor another module is imported."""
+
+WITHOUT = ("uname", "-r")
+"""For a root that has not: less is tried, and no platform is refused for want of a Python."""
+
+NOT_STARTED = 127
+"""The exit status of a Python whose loader finds not all of its libraries."""
+
+WHAT = "a program that forks, runs a thread and reads a file"
+
+# Go 1.25 moved the fields of a goroutine. The releases of gVisor up to 2024 read the id of one at
+# its old place: on ptrace they panic at once, on systrap when the scheduler happens to have queued
+# the goroutine with others, which one short program does not make sure of.
+_MOVED = (1, 25)
+_KNOWS = dt.date(2025, 1, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +147,7 @@ def probe(
 ) -> Availability:
     """Find out whether ``platform`` works.
 
-    ``run`` runs a program of `trial` on the platform under a deadline in seconds. It returns what
+    ``run`` runs `PYTHON` or `WITHOUT` on the platform under a deadline in seconds. It returns what
     came of it, and the boot log. Everything that it started is dead when it returns or raises.
     ``said`` gives the line of runsc's own logs that says why the last run failed, or ``""``. If a
     platform fails, runsc's message is not more than that the sandbox is gone. ``go`` gives the
@@ -222,3 +264,14 @@ def _first_lines(error: GvisorError, count: int) -> str:
 
 def _with_log(detail: str, said: str) -> str:
     return f"{detail} | runsc's log: {said}" if said else detail
+
+
+def is_doubtful(date: dt.date | None, go: Callable[[], str]) -> bool:
+    """Whether a build that works on systrap needs a trial on ptrace too: only a run shows it.
+
+    ``go`` gives the version of Go that it was built with; it is not called for a young release.
+    """
+    if date is None or date >= _KNOWS:
+        return False
+    match = re.match(r"(\d+)\.(\d+)", go(), re.ASCII)
+    return match is not None and (int(match[1]), int(match[2])) >= _MOVED

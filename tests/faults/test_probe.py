@@ -11,8 +11,7 @@ import pytest
 from pytest_gvisor import Platform, Settings
 from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.runsc.causes import Cause
-from pytest_gvisor.runsc.platforms import Availability
-from pytest_gvisor.runsc.trial import WHAT
+from pytest_gvisor.runsc.platforms import WHAT, Availability
 from tests.fakes.fake import FINE, FakeRunsc, Step
 from tests.fakes.notes import keep_verdicts_in
 

@@ -187,13 +187,13 @@ def listening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
         thread.join()
 
 
-PONG = b"HTTP/1.0 200 OK\r\nApi-Version: 1.45\r\nContent-Length: 2\r\n\r\nOK"
+VERSION = b'HTTP/1.0 200 OK\r\nContent-Length: 22\r\n\r\n{"ApiVersion": "1.45"}'
 
 
 @pytest.mark.parametrize(
     ("answer", "state", "told"),
     [
-        ([PONG], State.GOOD, "answers at unix://"),
+        ([VERSION], State.GOOD, "answers at unix://"),
         ([], State.NOTE, "has not answered in 0.3 s"),
         ([b"hello\r\n"], State.NOTE, "is no docker daemon: hello"),
         ([b"HTTP/1.0 500 X\r\n\r\n"], State.NOTE, "is no docker daemon: 500 Server Error"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.runsc import obstacles
+from pytest_gvisor.runsc import causes
 
 ROOT = "22 1 0:21 / / rw - ext4 /dev/root rw\n"
 PROC = "30 22 0:26 / /proc rw - proc proc rw\n"
@@ -52,7 +52,7 @@ def proc(
     return str(folder)
 
 
-def starts(found: list[obstacles.Obstacle]) -> list[str]:
+def starts(found: list[causes.Obstacle]) -> list[str]:
     """The beginning of each fact."""
     return [fact.split(",")[0].split(":")[0] for fact, _fix in found]
 
@@ -63,40 +63,40 @@ CHROOT, LIMIT = "this process is in a chroot", "/proc/sys/user/max_user_namespac
 
 def test_yama_and_seccomp_are_the_obstacles_to_tracing(tmp_path: Path) -> None:
     """Each obstacle has a fact and a remedy; a machine without any has none."""
-    both = obstacles.tracing(proc(tmp_path / "a", scope="3", seccomp="2"))
+    both = causes.tracing(proc(tmp_path / "a", scope="3", seccomp="2"))
     assert starts(both) == [YAMA, SECCOMP]
     assert "--security-opt seccomp=unconfined" in both[1][1]
     assert "`pytest-gvisor vm -- pytest …`" in both[1][1]
-    assert obstacles.tracing(proc(tmp_path / "b")) == []
-    assert obstacles.tracing(str(tmp_path / "none")) == []
+    assert causes.tracing(proc(tmp_path / "b")) == []
+    assert causes.tracing(str(tmp_path / "none")) == []
 
 
 @pytest.mark.parametrize("message", NO_SPACE)
 def test_a_limit_on_user_namespaces_is_named_in_every_release(tmp_path: Path, message: str) -> None:
     """Found by the errno, and read from the kernel; one of the releases names it itself."""
-    assert starts(obstacles.of_message(message, proc(tmp_path / "a", namespaces="0"))) == [LIMIT]
-    assert obstacles.of_message(message, proc(tmp_path / "b")) == []
+    assert starts(causes.of_message(message, proc(tmp_path / "a", namespaces="0"))) == [LIMIT]
+    assert causes.of_message(message, proc(tmp_path / "b")) == []
 
 
 @pytest.mark.parametrize("message", NO_PTRACE)
 def test_what_forbids_ptrace_is_named_in_every_release(tmp_path: Path, message: str) -> None:
     """A limit on namespaces is not named as the cause."""
     where = proc(tmp_path, scope="3", namespaces="0")
-    assert starts(obstacles.of_message(message, where)) == [YAMA]
+    assert starts(causes.of_message(message, where)) == [YAMA]
 
 
 def test_a_root_that_is_no_mount_point_is_a_chroot(tmp_path: Path) -> None:
     """The message of a fork, and the errno of a mount or an unshare, both name the chroot."""
     where = proc(tmp_path / "a", mounts=PROC, seccomp="2")
-    assert starts(obstacles.of_message(NOT_PERMITTED, where)) == [CHROOT]
+    assert starts(causes.of_message(NOT_PERMITTED, where)) == [CHROOT]
     for number in (errno.EPERM, errno.EINVAL):
-        assert starts(obstacles.of_errno(number, where)) == [CHROOT]
-    (_fact, fix) = obstacles.chroot(where)[0]
+        assert starts(causes.of_errno(number, where)) == [CHROOT]
+    (_fact, fix) = causes.chroot(where)[0]
     assert "outside of the chroot" in fix
     assert "`pytest-gvisor vm -- pytest …`" in fix
     whole = proc(tmp_path / "b", seccomp="2")
-    assert starts(obstacles.of_message(NOT_PERMITTED, whole)) == [SECCOMP]
-    assert obstacles.of_errno(errno.EINVAL, whole) == []
+    assert starts(causes.of_message(NOT_PERMITTED, whole)) == [SECCOMP]
+    assert causes.of_errno(errno.EINVAL, whole) == []
 
 
 def test_another_root_in_the_same_mount_namespace_is_a_chroot(tmp_path: Path) -> None:
@@ -108,13 +108,13 @@ def test_another_root_in_the_same_mount_namespace_is_a_chroot(tmp_path: Path) ->
         (where / str(number) / "ns").mkdir(parents=True, exist_ok=True)
         (where / str(number) / "root").symlink_to(root)
         (where / str(number) / "ns/mnt").symlink_to("mnt:[1]")
-    assert starts(obstacles.chroot(str(where))) == [CHROOT]
+    assert starts(causes.chroot(str(where))) == [CHROOT]
     (where / "1/ns/mnt").unlink()
     (where / "1/ns/mnt").symlink_to("mnt:[2]")
-    assert obstacles.chroot(str(where)) == []
+    assert causes.chroot(str(where)) == []
 
 
 def test_this_process_is_in_no_chroot() -> None:
     """The machine that runs the tests, in a container or not."""
     assert os.path.exists("/proc/self/mountinfo")
-    assert obstacles.chroot() == []
+    assert causes.chroot() == []

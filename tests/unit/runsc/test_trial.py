@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from pytest_gvisor.runsc import trial
+from pytest_gvisor.runsc import platforms
 
 JULY = dt.date(2024, 7, 29)
 
@@ -19,7 +19,7 @@ JULY = dt.date(2024, 7, 29)
 )
 def test_an_old_release_of_a_young_go_is_doubtful(go: str, doubtful: bool) -> None:
     """Go 1.24 is the last that it was made for; a version that is not known says nothing."""
-    assert trial.is_doubtful(JULY, lambda: go) is doubtful
+    assert platforms.is_doubtful(JULY, lambda: go) is doubtful
 
 
 @pytest.mark.parametrize("date", [None, dt.date(2026, 9, 5)])
@@ -29,10 +29,10 @@ def test_a_young_release_is_not_looked_into(date: dt.date | None) -> None:
     def go() -> str:
         pytest.fail("the binary was read")
 
-    assert not trial.is_doubtful(date, go)
+    assert not platforms.is_doubtful(date, go)
 
 
 def test_the_program_prints_the_kernels_release() -> None:
     """On the host the release is the host's, with nothing on standard error."""
-    done = subprocess.run(trial.PYTHON, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(platforms.PYTHON, capture_output=True, text=True, timeout=60, check=True)
     assert (done.stdout, done.stderr) == (f"{os.uname().release}\n", "")
