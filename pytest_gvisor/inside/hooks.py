@@ -58,10 +58,10 @@ def pytest_configure(config: pytest.Config) -> None:
         _check_fields(names)
     if not here_is_inside() and not config.getoption("no_gvisor"):
         if paths := config.getoption("gvisor_writable"):
-            from pytest_gvisor.inside import writable  # noqa: PLC0415 -- idle costs nothing
+            from pytest_gvisor.inside import visible  # noqa: PLC0415 -- idle costs nothing
 
             with misuse_ends_session():
-                writable.check(paths)
+                visible.check_writable(paths)
         _readable(config)
         if _entries(config):
             _environment(config)
@@ -124,10 +124,10 @@ def _readable(config: pytest.Config) -> tuple[str, ...]:
     """Return the files and folders to show beside the project. Raises `pytest.UsageError`."""
     if not config.getoption("gvisor_readable") and not config.getini("gvisor_readable"):
         return ()
-    from pytest_gvisor.inside import readable  # noqa: PLC0415 -- idle costs nothing
+    from pytest_gvisor.inside import visible  # noqa: PLC0415 -- idle costs nothing
 
     with misuse_ends_session():
-        return tuple(readable.paths(config))
+        return tuple(visible.readable(config))
 
 
 def _check_fields(names: Sequence[str]) -> None:

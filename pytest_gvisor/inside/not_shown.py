@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from pytest_gvisor.escape import escape
-from pytest_gvisor.inside.readable import KEY, OPTION
+from pytest_gvisor.inside.visible import KEY, OPTION
 from pytest_gvisor.oci.mounts import danger
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.programs.proc import Mount, mounts

@@ -16,7 +16,6 @@ from pytest_gvisor.inside import (
     host_files,
     users,
     visible,
-    writable,
 )
 from pytest_gvisor.inside.link import Died, Link
 from pytest_gvisor.oci.defaults import CAPABILITIES, default_spec
@@ -230,7 +229,7 @@ def _spec(workspace: Workspace, plan: Plan, *, shared: str | None) -> Spec:
     """
     settings, shown, inside, inhabitant = plan.settings, plan.shown, plan.inside, plan.inhabitant
     mounts = [bind(path, path) for path in shown.paths]
-    mounts += writable.mounts(inside.writable)
+    mounts += visible.writable_mounts(inside.writable)
     account = inhabitant.account if inhabitant else None
     prepared = host().prepare(
         workspace.folder,

@@ -1,22 +1,43 @@
-"""The host's parts that a test inside sees: its project, its imports, and what was asked for."""
+"""The host's parts that a test inside sees: its project, its imports, and what was asked for.
+
+If ``--gvisor-readable`` names a home folder, its entries are shown one by one. None whose name
+begins with a dot is shown: keys and tokens of every program lie there. What is shown is read-only,
+apart from folders of ``--gvisor-writable``. Root may share one that allows no set-uid programs.
+"""
 
 from __future__ import annotations
 
+import glob
 import os
 import shlex
+import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
 
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.inside import configuration, readable
+from pytest_gvisor.escape import escape
+from pytest_gvisor.inside import configuration
 from pytest_gvisor.oci import packages, paths, skeleton
-from pytest_gvisor.oci.mounts import danger
+from pytest_gvisor.oci.mounts import bind, danger, examine
+from pytest_gvisor.oci.spec import Mount
+from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.paths import within
+from pytest_gvisor.sessions import places
 
+_HARMLESS = os.ST_NOSUID | os.ST_NODEV
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+KEY = "gvisor_readable"
+"""The ini key, and where argparse puts the option."""
+
+OPTION = "--gvisor-readable"
+
+_MOST_ENTRIES = 256
+"""The entries of home folders that are shown: each is a mount."""
+
 _MOST_NAMED = 3
 """The packages of one folder that are named one by one."""
 
@@ -68,7 +89,7 @@ def shown(config: pytest.Config, items: Sequence[pytest.Item], asked: Sequence[s
     asked for.
     """
     start = str(config.invocation_params.dir)
-    parts = readable.opened(asked)
+    parts = _opened(asked)
     found: list[str] = []
     for path in sorted(parts.whole):
         if not _is_held(path, found):
@@ -159,3 +180,137 @@ def _check(path: str, use: str, remedy: str) -> None:
         f"the tests would need all of {shlex.quote(path)} inside the sandbox, because {use}",
         next_step=f"{remedy}{'' if danger(os.path.realpath(path)) else ask}.",
     )
+
+
+class _Opened(NamedTuple):
+    """The parts of a readable path."""
+
+    whole: tuple[str, ...] = ()
+    """Files and folders that are shown as they are."""
+
+    opened: tuple[str, ...] = ()
+    """Folders of which the entries are shown instead: home folders, and those that hold one."""
+
+    links: tuple[tuple[str, str], ...] = ()
+    """Links in those, with their targets. Nothing is shown for their sake."""
+
+
+def readable(config: pytest.Config) -> list[str]:
+    """Return the paths asked for, globs resolved. Raises `UsageError`."""
+    here = str(config.invocation_params.dir)
+    base = str(config.inipath.parent if config.inipath else config.rootpath)
+    found: dict[str, None] = {}
+    for folder, asked in ((base, config.getini(KEY)), (here, config.getoption(KEY))):
+        for path in asked:
+            found |= dict.fromkeys(_resolved(folder, path))
+    for path in found:
+        _real, impossible, risk = examine(path, writable=False)
+        if problem := impossible or risk:
+            raise UsageError(
+                f"{OPTION} {escape(shlex.quote(path))}: it {problem}",
+                next_step="Name files and folders that tests need. The ini key "
+                f"{KEY} takes the same, one a line.",
+            )
+    return list(found)
+
+
+def _resolved(folder: str, asked: str) -> list[str]:
+    path = os.path.normpath(os.path.join(folder, os.path.expanduser(asked)))
+    if glob.has_magic(path) and not os.path.lexists(path):
+        return sorted(glob.glob(path))
+    return [path]
+
+
+def _opened(asked: Iterable[str]) -> _Opened:
+    """Return the parts of these paths, home folders opened. Raises `UsageError`."""
+    homes = _homes()
+    whole: list[str] = []
+    folders: list[str] = []
+    links: list[tuple[str, str]] = []
+    waiting = sorted({way for path in asked for way in (path, os.path.realpath(path))})
+    while waiting:
+        path, *waiting = waiting
+        real = os.path.realpath(path)
+        if not os.path.isdir(path) or not any(within(home, real) for home in homes):
+            whole.append(path)
+            continue
+        if path != real:
+            links.append((path, real))
+            continue
+        folders.append(path)
+        waiting += _entries(path, links, dots=path not in homes)
+        if len(waiting) + len(whole) + len(links) > _MOST_ENTRIES:
+            raise UsageError(
+                f"{OPTION} {escape(shlex.quote(path))}: it has more than {_MOST_ENTRIES} entries",
+                next_step="Name the entries that tests need.",
+            )
+    return _Opened(tuple(dict.fromkeys(whole)), tuple(folders), tuple(links))
+
+
+def _entries(folder: str, links: list[tuple[str, str]], *, dots: bool) -> Iterator[str]:
+    """Yield the files and folders in a folder that may be shown; add its links to ``links``."""
+    try:
+        for name in sorted(os.listdir(folder)):
+            path = os.path.join(folder, name)
+            if name.startswith(".") and not dots:
+                continue
+            mode = os.lstat(path).st_mode
+            if stat.S_ISLNK(mode):
+                links.append((path, os.readlink(path)))
+            elif stat.S_ISDIR(mode) or stat.S_ISREG(mode):
+                yield path
+    except OSError as error:
+        raise UsageError(f"{OPTION} {escape(shlex.quote(folder))}: {error.strerror}") from error
+
+
+def _homes() -> set[str]:
+    """Return home folders: this user's by both of its names, root's, and those in /home."""
+    others = {os.path.realpath(path) for path in glob.glob("/home/*")}
+    return others | {os.path.realpath(path) for path in skeleton.homes() if path != "/home"}
+
+
+def writable_mounts(paths: Iterable[str]) -> list[Mount]:
+    """Return the writable mounts of these folders at their own paths. Raises `UsageError`."""
+    made = [bind(path, os.path.abspath(path), readonly=False) for path in paths]
+    for mount in made:
+        _check_harmless(mount.source)
+    return made
+
+
+def check_writable(paths: Iterable[str]) -> None:
+    """Raise `UsageError` for a folder that root must not share. A folder may be missing so far.
+
+    A file that a test leaves there has the mode and the owner that the test gave it. With root's
+    rights that is a program by which every user of the host becomes root. Removing it afterwards
+    would be too late: it can be started the moment it is there.
+    """
+    for path in paths:
+        if os.path.exists(path):
+            _check_harmless(os.path.realpath(path))
+
+
+def _check_harmless(folder: str) -> None:
+    if places.outer_uid() != 0 or not (point := harmful(folder)):
+        return
+    path = escape(shlex.quote(folder))  # whole, since it is to be pasted
+    where = "" if point == folder else f" (its mount {escape(point)})"
+    raise UsageError(
+        f"--gvisor-writable {path} as root: a test could leave a set-uid program of root "
+        f"there, because the file system{where} is not mounted with nosuid and nodev",
+        next_step="Run pytest as an ordinary user, or mount such a file system there first: "
+        f"`mount -t tmpfs -o nosuid,nodev tmpfs {path}`.",
+    )
+
+
+def harmful(folder: str) -> str:
+    """Return the first of a folder and the mounts below it that allows set-uid programs or
+    devices.
+    """
+    for point in (folder, *leftovers.mount_points(folder)):
+        try:
+            flags = os.statvfs(point).f_flag
+        except OSError:
+            return point
+        if flags & _HARMLESS != _HARMLESS:
+            return point
+    return ""

@@ -117,9 +117,7 @@ class HostRootfs(Rootfs):
             root = _shared_skeleton(shared, system, [*own, *mounts], account) if shared else ""
             if not root:
                 root = os.path.join(folder, skeleton.ROOT)
-                if not os.path.isdir(root):  # made ahead, for this run
-                    skeleton.begin(root, system)
-                skeleton.finish(root, account)
+                skeleton.make(root, system, account)
                 make_points(root, [*own, *mounts])
         return Prepared(
             root_path=root, mounts=(*own, *mounts), path=system.path, notes=system.notes

@@ -202,12 +202,6 @@ def _too_wide(prefix: str) -> str:
 
 def make(folder: str, system: System, account: accounts.Account | None = None) -> None:
     """Make the skeleton in this folder, which must not exist. The account has entries in /etc."""
-    begin(folder, system)
-    finish(folder, account)
-
-
-def begin(folder: str, system: System) -> None:
-    """Make what is the same for every account, in this folder, which must not exist."""
     _folder(folder)
     for entry in _etc():
         _put(folder, entry)
@@ -219,10 +213,6 @@ def begin(folder: str, system: System) -> None:
         os.symlink(target, f"{folder}/{name}")
     for destination, source in system.binds:
         point(folder, destination, is_folder=os.path.isdir(source))
-
-
-def finish(folder: str, account: accounts.Account | None = None) -> None:
-    """Add the files in /etc that have the account."""
     for path, text in accounts.files(account).items():
         write(f"{folder}/{path}", text.encode("utf-8", "surrogateescape"))
 

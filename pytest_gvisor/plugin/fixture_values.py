@@ -264,7 +264,7 @@ def _hooks(item: pytest.Item, kept: _Kept) -> Hooks:
 
 def _project(config: pytest.Config) -> Project:
     """Return the root folder, and the names that workloads are not shown. Raises `UsageError`."""
-    from pytest_gvisor.run import left_out, project  # noqa: PLC0415 -- only for who runs workloads
+    from pytest_gvisor.run import project  # noqa: PLC0415 -- only for who runs workloads
 
-    hidden = left_out.patterns(config.getini(left_out.KEY))
+    hidden = project.patterns(config.getini(project.KEY))
     return project.Project(root=str(config.rootpath), hidden=hidden)

@@ -1,20 +1,49 @@
-"""A project as workloads see it: read-only, at its own paths, and without its secrets."""
+"""A project as workloads see it: read-only, at its own paths, and without its secrets.
+
+Secrets are found by their names. A folder is walked once, at the start of a sandbox. No link is
+followed on the way.
+"""
 
 from __future__ import annotations
 
+import errno
+import fnmatch
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.escape import shown
 from pytest_gvisor.oci import packages, skeleton
 from pytest_gvisor.oci.mounts import bind
-from pytest_gvisor.oci.skeleton import is_wide
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.vocabulary import MountType
 from pytest_gvisor.programs.paths import within
-from pytest_gvisor.run.left_out import KEY, MOST_HIDDEN, PATTERNS, Finder
+
+KEY: Final = "gvisor_project_hidden"
+"""The ini key."""
+
+PATTERNS: Final = (
+    ".env*", ".git", ".hg", ".svn", ".bzr", ".jj",
+    "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.ppk", "*.gpg",
+    "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".ssh", ".gnupg", ".aws", ".azure", ".gcloud",
+    ".config/gcloud", ".kube", ".docker", ".dockercfg", ".netrc", "_netrc", ".git-credentials",
+    ".pypirc", ".npmrc", ".yarnrc*", ".pgpass", ".my.cnf", ".htpasswd", ".vault-token", ".s3cfg",
+    ".boto", "credentials.json", "service-account*.json", "secrets.json", "secrets.toml",
+    "secrets.y*ml", ".terraform", "*.tfstate*", "*.tfvars",
+)  # fmt: skip
+"""The names that are left out. A pattern with a slash is one of paths, from any folder on."""
+
+MOST_ENTRIES: Final = 200_000
+"""The files and folders of a project that are looked at."""
+
+MOST_HIDDEN: Final = 128
+"""The entries of a project that are hidden: each is a mount."""
+
+_UNREADABLE: Final = frozenset({errno.EACCES, errno.EPERM})
+_GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 HIDING = "hidden"
 """The name of the empty file, in the folder of a run, that hides others."""
@@ -34,13 +63,13 @@ class Project:
 
         Raises `UsageError` for a root folder that holds home folders, or must not be shown.
         """
-        if is_wide(self.root):
+        if skeleton.is_wide(self.root):
             raise UsageError(
                 f"project=True would show all of {shown(self.root)} to the workload",
                 next_step="Set --rootdir to a folder of the project's own, or start there.",
             )
         held = [*skeleton.prefixes(), "/usr"]
-        outside = [path for path in packages.sources() if not is_wide(path)]
+        outside = [path for path in packages.sources() if not skeleton.is_wide(path)]
         found: list[str] = []
         for path in (self.root, *sorted(outside)):
             for way in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
@@ -104,3 +133,107 @@ def _cover(target: str, secret: str, folder: str) -> Mount:
         skeleton.write(source, b"", 0o444)
     options = ("bind", "ro", "nosuid", "nodev", "noexec")
     return Mount(destination=target, type=MountType.BIND, source=source, options=options)
+
+
+def patterns(lines: Iterable[str]) -> tuple[str, ...]:
+    """Return `PATTERNS` with those of the ini key; ``!PATTERN`` takes one away.
+
+    Raises `UsageError` for one to take away that is not there.
+    """
+    found = dict.fromkeys(PATTERNS)
+    for line in filter(None, map(str.strip, lines)):
+        if not line.startswith("!"):
+            found[line.strip("/")] = None
+        elif line[1:] not in found:
+            raise UsageError(
+                f"{KEY}: {shown(line)} takes away a pattern that is not in the list",
+                next_step=f"The list is {' '.join(found)}.",
+            )
+        else:
+            del found[line[1:]]
+    return tuple(found)
+
+
+class Finder:
+    """Finds the entries of folders whose names are in a list of patterns."""
+
+    def __init__(self, asked: Sequence[str], passed_by: Sequence[str] = ()) -> None:
+        self._names = _compiled(p for p in asked if "/" not in p)
+        self._paths = _compiled(f"*/{p}" for p in asked if "/" in p)
+        self._passed_by = frozenset(passed_by)
+        self._seen = 0
+
+    def find(self, top: str) -> set[str]:
+        """Return the paths below a folder, or of a file, that are to be hidden.
+
+        A folder that this user cannot list is one of them, since files in it may be known by
+        name. Of a link with such a name the target counts, which may be elsewhere. Raises
+        `UsageError` for a folder that has too many entries.
+        """
+        found: set[str] = set()
+        waiting = [top]
+        while waiting:
+            folder = waiting.pop()
+            for path, is_folder, is_link in self._entries(folder, found):
+                if path in self._passed_by:
+                    continue
+                if not self._is_secret(path, top):
+                    waiting += [path] * is_folder
+                elif not is_link:
+                    found.add(path)
+                elif (target := os.path.realpath(path)) != top and self._may_hide(target):
+                    found.add(target)
+        return found
+
+    def _entries(self, folder: str, found: set[str]) -> Iterator[tuple[str, bool, bool]]:
+        """Yield path, whether it is a folder and whether it is a link, of each entry."""
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno in _UNREADABLE:
+                found.add(folder)
+            elif error.errno not in _GONE:
+                raise _cannot_look(folder, error) from error
+            return
+        try:
+            with os.scandir(descriptor) as entries:
+                for entry in entries:
+                    self._count(folder)
+                    is_link = entry.is_symlink()
+                    yield f"{folder}/{entry.name}", entry.is_dir(follow_symlinks=False), is_link
+        except OSError as error:
+            raise _cannot_look(folder, error) from error
+        finally:
+            os.close(descriptor)
+
+    def _count(self, folder: str) -> None:
+        self._seen += 1
+        if self._seen > MOST_ENTRIES:
+            raise UsageError(
+                f"the project has more than {MOST_ENTRIES} files and folders to look at "
+                f"(now in {shown(folder)})",
+                next_step=f"Leave large folders out: name them in the ini key {KEY}.",
+            )
+
+    def _may_hide(self, target: str) -> bool:
+        """Whether a link's target is there, and not in what is shown for another reason."""
+        known = any(within(target, path) for path in self._passed_by)
+        return os.path.lexists(target) and not os.path.islink(target) and not known
+
+    def _is_secret(self, path: str, top: str) -> bool:
+        name = os.path.basename(path).casefold()
+        below = path[len(top) :].casefold()
+        return bool(self._names.match(name) or self._paths.match(below))
+
+
+def _compiled(asked: Iterable[str]) -> re.Pattern[str]:
+    """Return a regular expression for all these patterns, upper and lower case alike."""
+    parts = [fnmatch.translate(pattern.casefold()) for pattern in asked]
+    return re.compile("|".join(parts) if parts else r"(?!)")
+
+
+def _cannot_look(folder: str, error: OSError) -> UsageError:
+    return UsageError(
+        f"the project cannot be searched for secrets: {shown(folder)}: {error.strerror}",
+        next_step=f"Leave that folder out: name it in the ini key {KEY}.",
+    )

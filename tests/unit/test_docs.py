@@ -33,16 +33,16 @@ from pytest_gvisor.inside import (
     fields,
     landing,
     link,
-    readable,
     returned,
     session,
     session_bounds,
+    visible,
 )
 from pytest_gvisor.install import archive, fetch, release
 from pytest_gvisor.oci import reader
 from pytest_gvisor.plugin import entries, matrix
 from pytest_gvisor.report import files, run_texts, terminal
-from pytest_gvisor.run import left_out, limits, saved
+from pytest_gvisor.run import limits, project, saved
 from pytest_gvisor.runsc import platforms, sidecars
 from pytest_gvisor.sandbox import forward, process
 from pytest_gvisor.sessions import session_folder
@@ -144,7 +144,7 @@ def test_the_names_that_a_project_is_shown_without_are_listed() -> None:
     """The list in docs/workloads.md is that of the code, in its order."""
     lines = section("workloads.md", "The project").splitlines()
     (listed,) = [line for line in lines if line.startswith("`.env*`")]
-    assert tuple(re.findall(r"`([^`]+)`", listed)) == left_out.PATTERNS
+    assert tuple(re.findall(r"`([^`]+)`", listed)) == project.PATTERNS
 
 
 @pytest.mark.parametrize("command", ["run", "doctor"])
@@ -274,7 +274,7 @@ NUMBERS = [
         ),
     ),
     ("inside.md", f"at most {fields._MOST_EXTRAS:,} of them"),
-    ("inside.md", f"shown one by one, {readable._MOST_ENTRIES} at most"),
+    ("inside.md", f"shown one by one, {visible._MOST_ENTRIES} at most"),
     ("inside.md", f"retention applies. {returned.MOST_OF_FAILED // MIB} MiB a sandbox"),
     ("inside.md", f"a path of more than {returns._LONGEST_PATH:,} bytes"),
     ("inside.md", f"keeps {landing.MOST_FILES:,} files and {landing.MOST_BYTES // GIB} GiB"),
@@ -291,8 +291,8 @@ NUMBERS = [
     ("workloads.md", f"More than {setting_values.LONGEST:,.0f} (23 days)"),
     ("workloads.md", f"needs {limits.LEAST_TASKS[Platform.SYSTRAP]} on systrap and kvm"),
     ("workloads.md", f"kvm, and {limits.LEAST_TASKS[Platform.PTRACE]} on ptrace"),
-    ("workloads.md", f"at most {left_out.MOST_ENTRIES:,} files and folders"),
-    ("workloads.md", f"and {left_out.MOST_HIDDEN} to hide"),
+    ("workloads.md", f"at most {project.MOST_ENTRIES:,} files and folders"),
+    ("workloads.md", f"and {project.MOST_HIDDEN} to hide"),
 ]
 WORDS = [
     ("images.md", "a million entries", LIMITS.max_entries, 1_000_000),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.inside import readable
+from pytest_gvisor.inside import visible
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def asked(pytester: pytest.Pytester, *arguments: str) -> list[str]:
     """The paths of a command line, relative to the project."""
-    found = readable.paths(pytester.parseconfig(*arguments))
+    found = visible.readable(pytester.parseconfig(*arguments))
     return [os.path.relpath(path, pytester.path) for path in found]
 
 
@@ -51,7 +51,7 @@ def test_what_cannot_be_shown_is_refused(pytester: pytest.Pytester, path: str) -
 
 def test_a_home_folder_is_shown_without_names_that_begin_with_a_dot(home: Path) -> None:
     """Its entries are shown one by one, its links are not followed, a FIFO is left out."""
-    parts = readable.opened([str(home)])
+    parts = visible._opened([str(home)])
     assert parts.whole == (f"{home}/notes", f"{home}/project")
     assert parts.opened == (str(home),)
     assert parts.links == ((f"{home}/link", "/srv/elsewhere"),)
@@ -60,7 +60,7 @@ def test_a_home_folder_is_shown_without_names_that_begin_with_a_dot(home: Path) 
 def test_a_folder_that_holds_a_home_folder_is_opened_down_to_it(home: Path) -> None:
     """Beside the home folder, names that begin with a dot are shown like others."""
     (home.parent / ".other").mkdir()
-    parts = readable.opened([str(home.parent)])
+    parts = visible._opened([str(home.parent)])
     assert set(parts.whole) == {f"{home.parent}/.other", f"{home}/notes", f"{home}/project"}
     assert parts.opened == (str(home.parent), str(home))
 
@@ -68,21 +68,21 @@ def test_a_folder_that_holds_a_home_folder_is_opened_down_to_it(home: Path) -> N
 def test_a_link_to_a_home_folder_stays_a_link(home: Path, tmp_path: Path) -> None:
     """Mounted, it would show all of it."""
     (tmp_path / "alias").symlink_to(home)
-    parts = readable.opened([str(tmp_path / "alias")])
+    parts = visible._opened([str(tmp_path / "alias")])
     assert (str(tmp_path / "alias"), str(home)) in parts.links
     assert parts.whole == (f"{home}/notes", f"{home}/project")
 
 
 def test_what_is_asked_for_by_name_is_shown(home: Path) -> None:
     """A name that begins with a dot is no obstacle there."""
-    assert readable.opened([f"{home}/.config/tool"]).whole == (f"{home}/.config/tool",)
+    assert visible._opened([f"{home}/.config/tool"]).whole == (f"{home}/.config/tool",)
 
 
 def test_entries_of_home_folders_are_bounded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is a mount."""
-    monkeypatch.setattr(readable, "_MOST_ENTRIES", 2)
+    monkeypatch.setattr(visible, "_MOST_ENTRIES", 2)
     with pytest.raises(UsageError, match="more than 2 entries"):
-        readable.opened([str(home)])
+        visible._opened([str(home)])
 
 
 def test_a_home_folder_that_cannot_be_listed_is_an_error(
@@ -95,4 +95,4 @@ def test_a_home_folder_that_cannot_be_listed_is_an_error(
 
     monkeypatch.setattr(os, "listdir", listdir)
     with pytest.raises(UsageError, match="Permission denied"):
-        readable.opened([str(home)])
+        visible._opened([str(home)])

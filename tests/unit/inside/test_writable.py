@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.inside import writable
+from pytest_gvisor.inside import visible
 from pytest_gvisor.programs.proc import IdRange
 from pytest_gvisor.sessions import places
 
@@ -22,23 +22,25 @@ def test_who_is_no_root_outside_may_hand_out_any_folder(
     """Root in a user namespace leaves files of the user that it is on the host."""
     monkeypatch.setattr(places, "id_map", lambda: (IdRange(*map(int, line.split())),))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(writable, "harmful", lambda folder: folder)
+    monkeypatch.setattr(visible, "harmful", lambda folder: folder)
     if MAPS[line]:
-        writable.check([str(tmp_path)])
-        assert [mount.source for mount in writable.mounts([str(tmp_path)])] == [str(tmp_path)]
+        visible.check_writable([str(tmp_path)])
+        assert [mount.source for mount in visible.writable_mounts([str(tmp_path)])] == [
+            str(tmp_path)
+        ]
     else:
-        for ask in (writable.check, writable.mounts):
+        for ask in (visible.check_writable, visible.writable_mounts):
             with pytest.raises(UsageError, match="set-uid"):
                 ask([str(tmp_path)])
 
 
 def test_a_folder_that_is_not_there_yet_is_judged_when_it_is(tmp_path: Path) -> None:
     """The start of the session passes it over; the first sandbox does not."""
-    writable.check([str(tmp_path / "missing")])
+    visible.check_writable([str(tmp_path / "missing")])
     with pytest.raises(UsageError, match="cannot mount"):
-        writable.mounts([str(tmp_path / "missing")])
+        visible.writable_mounts([str(tmp_path / "missing")])
 
 
 def test_a_folder_that_cannot_be_asked_is_harmful(tmp_path: Path) -> None:
     """A file system with unknown options counts as harmful."""
-    assert writable.harmful(str(tmp_path / "missing")) == str(tmp_path / "missing")
+    assert visible.harmful(str(tmp_path / "missing")) == str(tmp_path / "missing")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.run import left_out
-from pytest_gvisor.run.left_out import PATTERNS, Finder, patterns
+from pytest_gvisor.run import project
+from pytest_gvisor.run.project import PATTERNS, Finder, patterns
 
 ordinary = pytest.mark.skipif(
     os.geteuid() == 0, reason="needs an unprivileged user: root can list every folder"
@@ -82,7 +82,7 @@ def test_a_file_has_no_entries(tmp_path: Path) -> None:
 
 def test_too_many_entries_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A search has an end, and a folder that is left out is not searched."""
-    monkeypatch.setattr(left_out, "MOST_ENTRIES", 3)
+    monkeypatch.setattr(project, "MOST_ENTRIES", 3)
     make(tmp_path, "many/1", "many/2", "many/3", "other/1")
     with pytest.raises(UsageError, match="more than 3 files") as caught:
         found(tmp_path)
