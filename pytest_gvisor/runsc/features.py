@@ -42,9 +42,8 @@ OUTPUT_LIMIT = 256 * 1024
 QUESTIONS = (("--version",), ("flags",), ("help",), ("help", "platforms"))
 _SHOWN = 400
 
-# Releases that register at the start of each process: the first is the oldest whose source was
-# read, and those from the second on register for kvm alone.
-_REGISTERS_FROM, _REGISTERS_UNTIL = dt.date(2024, 7, 29), dt.date(2026, 7, 14)
+# Releases before this date register at the start of each process, later ones for kvm alone.
+_REGISTERS_UNTIL = dt.date(2026, 7, 14)
 
 
 _OLDEST = "20240729"
@@ -80,7 +79,7 @@ def registers_in_vain(date: dt.date | None, platform: Platform) -> bool:
     See programs/child.py.
     """
     used = platform not in (Platform.SYSTRAP, Platform.PTRACE)
-    return date is not None and _REGISTERS_FROM <= date < _REGISTERS_UNTIL and not used
+    return date is not None and date < _REGISTERS_UNTIL and not used
 
 
 def parse_version(text: str) -> tuple[str, dt.date | None]:

@@ -10,24 +10,26 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import MachineFailed, MachineTimeout, stage
 from pytest_gvisor.escape import escape
-from pytest_gvisor.sessions import guarded
+from pytest_gvisor.programs import warden
 from pytest_gvisor.sessions.session_folder import SessionDir
 from pytest_gvisor.vm import machine as machines
 from pytest_gvisor.vm import parts as found_parts
 from pytest_gvisor.vm.machine import Machine
 from pytest_gvisor.vm.parts import Parts
 
-if TYPE_CHECKING:
-    import subprocess
-
 MAX_OUTPUT = 1024 * 1024 * 1024
 """Bytes of one stream: the VM's folder may be in this machine's memory."""
+
+_PATIENCE = 10.0
+"""Seconds for the warden to kill the VM and to remove its folder."""
 
 _POLL = 0.05
 _PIECE = 256 * 1024
@@ -82,6 +84,10 @@ def run(
 def _warden(
     machine: Machine, parts: Parts, timeout: float, session: SessionDir
 ) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the VM under a warden (``programs/warden.py``), and end it with the block.
+
+    None of its processes outlives this one. The warden removes the session's folder.
+    """
     folder = session.path
     command = machines.vng(machine, parts, folder)
     with stage("vm", f"cannot prepare {folder}"):
@@ -95,11 +101,45 @@ def _warden(
         "TMPDIR": os.path.join(folder, "tmp"),
         "LC_ALL": "C.UTF-8",
     }
-    started = guarded.start(command, folder, seconds=timeout, env=env, cwd="/", fds=[session.lock])
-    with contextlib.ExitStack() as undo:
-        with stage("vm", "its warden cannot be started"):
-            process = undo.enter_context(started)
+    pidfd = os.pidfd_open(os.getpid())
+    argv = [sys.executable, "-I", "-S", warden.__file__, str(pidfd), str(timeout), folder]
+    with stage("vm", "its warden cannot be started"):
+        try:
+            process = subprocess.Popen(
+                [*argv, *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,  # the warden's, for its answer
+                stderr=subprocess.PIPE,
+                env=env,
+                pass_fds=(pidfd, session.lock),
+                start_new_session=True,
+                cwd="/",
+            )
+        finally:
+            os.close(pidfd)
+    try:
         yield process
+    finally:
+        _close(process)
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    """Let the warden kill the rest and end; its work is bounded."""
+    # Ctrl-C, and a second signal, wait until that is over: the warden is in another session.
+    signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        try:
+            process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _ended(process: subprocess.Popen[bytes]) -> bool:

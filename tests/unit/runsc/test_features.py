@@ -107,7 +107,6 @@ def test_the_real_runsc_is_read() -> None:
         (dt.date(2026, 7, 13), Platform.KVM, False),
         (dt.date(2026, 7, 13), Platform("slimvm"), False),
         (dt.date(2026, 7, 14), Platform.SYSTRAP, False),
-        (dt.date(2024, 7, 28), Platform.SYSTRAP, False),
         (None, Platform.SYSTRAP, False),
     ],
 )
