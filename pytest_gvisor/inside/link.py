@@ -11,7 +11,7 @@ import select
 import selectors
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from pytest_gvisor.errors import ProtocolError, stage
@@ -58,9 +58,6 @@ class Link:
 
         self.show: Callable[[bytes], None] | None = None
         """Gets the standard error of the pytest as it comes."""
-
-        self.chores: Iterator[None] = iter(())
-        """Work of this process, done in parts of less than a millisecond while it has to wait."""
 
         self._shown = 0
         self._encoder = Encoder(max_json=UNBOUNDED)
@@ -194,9 +191,6 @@ class Link:
         left = deadline - time.monotonic()
         if left <= 0:
             raise Hangs
-        if next(self.chores, self) is not self:
-            self._turn(0)
-            return
         if not self.holds:
             self._turn(left)
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import sys
 import time
@@ -219,63 +218,48 @@ class InsideSession:
         return (other for other in others if not is_refused(other))
 
     def _worker(self, group: Group, platform: Platform) -> Worker:
-        takers: list[Taker] = []
-
-        def start() -> Link:
-            takers[:] = [self._taker(group.items)]
-            planned = plan(
-                self._config,
-                platform=platform,
-                settings=group.settings,
-                inside=self._inside,
-                user=group.user,
-                items=group.items,
-            )
-
-            def go_on(link: Link) -> None:
-                link.show = self._show()
-                link.chores = self._chores(group.items)
-                collect(
-                    link,
-                    items=group.items,
-                    named=named(self._config, group.items),
-                    bridges=self._bridges.names,
-                    taker=takers[0],
-                )
-
-            if self._has_copies(group):
-                link = self.copies.begin(planned, go_on)
-                # It loads the project meanwhile.
-                self._prepare_next(group)
-                return link
-            link = early.begun(self._config, planned).link
-            go_on(link)
-            return link
-
         return Worker(
             self._config,
-            start,
+            functools.partial(self._start, group, platform),
             group.settings.timeout,
             Live(self._write_terminal).add,
             self._bounds,
             bridges=self._bridges,
             measured=self._coverage_factory(group.items),
-            taker=lambda: takers[0],
             held_back=self._inside.held_back,
             explain=self._explain_factory(group.items),
         )
 
-    def _chores(self, items: Sequence[pytest.Item]) -> Iterator[None]:
-        """Do for one test after another what it needs of the host: the pytest inside collects."""
-        if hasattr(self._config, "workerinput"):
-            return  # most are another worker's
-        for item in items:
-            # An error comes up again when the test has its turn.
-            with contextlib.suppress(Exception):
-                _ = item.location  # which pytest keeps
-                if not is_refused(item):
-                    cells.cell_of(item)
-            yield
+    def _start(self, group: Group, platform: Platform) -> tuple[Link, Taker]:
+        """Start a sandbox for a group, and let its pytest collect. Raises `GvisorError`."""
+        taker = self._taker(group.items)
+        planned = plan(
+            self._config,
+            platform=platform,
+            settings=group.settings,
+            inside=self._inside,
+            user=group.user,
+            items=group.items,
+        )
+
+        def go_on(link: Link) -> None:
+            link.show = self._show()
+            collect(
+                link,
+                items=group.items,
+                named=named(self._config, group.items),
+                bridges=self._bridges.names,
+                taker=taker,
+            )
+
+        if self._has_copies(group):
+            link = self.copies.begin(planned, go_on)
+            # It loads the project meanwhile.
+            self._prepare_next(group)
+        else:
+            link = early.begun(self._config, planned).link
+            go_on(link)
+        return link, taker
 
     def _has_copies(self, group: Group) -> bool:
         """Whether several sandboxes are started in the same way, for a test or a module each."""

@@ -67,14 +67,13 @@ class Worker:
     def __init__(
         self,
         config: pytest.Config,
-        start: Callable[[], Link],
+        start: Callable[[], tuple[Link, Taker | None]],
         timeout: float,
         show: Callable[[str], None],
         bounds: SessionBounds,
         *,
         bridges: Bridges,
         measured: Callable[[], InsideCoverage] | None = None,
-        taker: Callable[[], Taker] | None = None,
         held_back: Sequence[str] = (),
         explain: Callable[[Sequence[str]], str] = lambda _texts: "",
     ) -> None:
@@ -87,7 +86,6 @@ class Worker:
         self._debugger = Debugger(config)
         self._stopped = False
         self._measured = measured
-        self._newest_taker = taker
         self._taker: Taker | None = None
         self._start = start
         self._timeout = timeout
@@ -274,8 +272,8 @@ class Worker:
             return self._link
         self.ahead = Ahead()
         self._under_way = False
-        self._link = self.used = self.fresh = link = self._start()
-        self._taker = None if self._newest_taker is None else self._newest_taker()
+        link, self._taker = self._start()
+        self._link = self.used = self.fresh = link
         deadline = time.monotonic() + max(self._timeout, 60.0)
         self._debugger.begin(link, test=False)
         try:

@@ -18,7 +18,7 @@ from pytest_gvisor.guest.frames import UNBOUNDED, Decoder, Encoder
 from pytest_gvisor.guest.returns import MARK
 from pytest_gvisor.guest.unsent import HEAD, SIZE
 from pytest_gvisor.inside import start
-from pytest_gvisor.inside.link import Died, Hangs, Link
+from pytest_gvisor.inside.link import Died, Link
 from pytest_gvisor.run.capture import Capture, streams
 from pytest_gvisor.run.request import Record
 from pytest_gvisor.settings import Platform, Settings
@@ -135,30 +135,6 @@ def test_messages_held_back_are_taken_while_they_are_waited_for(sandbox: Sandbox
     assert link.receive(soon())["n"] == 4
     sandbox.inside.sendall(sent[1][9:] + b"".join(sent[2:]))
     assert link.receive(soon())["n"] == 5
-
-
-def test_chores_are_done_while_nothing_has_come(sandbox: Sandbox) -> None:
-    """Part by part, and none when the deadline has passed."""
-    link, sent = Link(cast("Any", sandbox)), numbered(2)
-    done: list[int] = []
-
-    def chores() -> Iterator[None]:
-        for part in range(4):
-            done.append(part)
-            if part == 1:
-                sandbox.inside.sendall(sent[0])
-            yield
-
-    link.chores = chores()
-    with pytest.raises(Hangs):
-        link.receive(time.monotonic())
-    assert not done
-    assert link.receive(soon())["n"] == 0
-    assert done == [0, 1]
-    with pytest.raises(Hangs):
-        link.receive(time.monotonic() + 0.01)
-    sandbox.inside.sendall(sent[1])
-    assert link.receive(soon())["n"] == 1
 
 
 @pytest.mark.parametrize("ends", ["over", "attended"])

@@ -109,13 +109,11 @@ class Host:
         """A worker whose pytest says this."""
         self.script = Script([collected, *messages])
 
-        def start() -> Link:
-            return cast("Link", self.script)
-
         config = self.item.config
         bounds = SessionBounds(config)
         bridges = Bridges(config, bounds)
-        worker = Worker(config, start, 5.0, self.shown.append, bounds, bridges=bridges)
+        start = cast("Link", self.script), None
+        worker = Worker(config, lambda: start, 5.0, self.shown.append, bounds, bridges=bridges)
         worker.start()
         return worker
 
@@ -278,10 +276,9 @@ def with_files(host: Host, script: Script, files: Files) -> Worker:
     """A worker whose sandbox sends files."""
     config = host.item.config
     bounds = SessionBounds(config)
-    return Worker(
-        config, lambda: cast("Link", script), 5.0, host.shown.append, bounds,
-        bridges=Bridges(config, bounds), taker=lambda: cast("Taker", files),
-    )  # fmt: skip
+    start = cast("Link", script), cast("Taker", files)
+    bridges = Bridges(config, bounds)
+    return Worker(config, lambda: start, 5.0, host.shown.append, bounds, bridges=bridges)
 
 
 @pytest.mark.parametrize(
