@@ -7,9 +7,9 @@ address of the loopback counts, and leads nowhere else.
 
 from __future__ import annotations
 
-import _socket  # `socket` takes 10 ms to import in a sandbox
 import contextlib
 import os
+import socket
 import struct
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 # glibc's sysdeps/unix/sysv/linux/check_pf.c compares with these two addresses alone.
 _ADDRESSES = {
-    "AF_INET": (_socket.AF_INET, "127.0.0.2", 32),
-    "AF_INET6": (_socket.AF_INET6, "fe80::1", 128),
+    "AF_INET": (socket.AF_INET, "127.0.0.2", 32),
+    "AF_INET6": (socket.AF_INET6, "fe80::1", 128),
 }
 _LO = 1  # gVisor makes it first
 
@@ -42,10 +42,10 @@ def make_count(families: list[str], linux: ModuleType) -> None:
 
 
 def _add(families: list[str]) -> None:
-    with contextlib.closing(_socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, 0)) as netlink:
+    with contextlib.closing(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)) as netlink:
         for name in families:
             family, address, prefix = _ADDRESSES[name]
-            netlink.sendall(request(family, _socket.inet_pton(family, address), prefix))
+            netlink.sendall(request(family, socket.inet_pton(family, address), prefix))
             check(netlink.recv(4096))
 
 

@@ -1,4 +1,4 @@
-"""The file that the terminal plugin of the pytest inside writes to.
+"""The file that the terminal plugin of the pytest inside writes to, and the end of its summaries.
 
 Used by worker.py alone; imports pytest only after ``sys.path`` is the host's.
 """
@@ -54,3 +54,13 @@ class Terminal(io.TextIOBase):
     def writable(self) -> bool:
         """Whether the file can be written to."""
         return True
+
+
+def drop_summaries(config: Any) -> None:
+    """Drop the summaries of plugins, which the host's pytest writes.
+
+    Since 9.2 pytest asks for them even with ``no_summary``, and that of hypothesis imports it all.
+    """
+    hook = config.hook.pytest_terminal_summary
+    for implementation in hook.get_hookimpls():
+        hook._remove_plugin(implementation.plugin)

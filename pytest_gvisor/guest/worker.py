@@ -25,15 +25,13 @@ from pytest_gvisor.guest import (
     failed,
     first,
     identity,
-    last,
     passed,
     program,
-    variables,
 )
 from pytest_gvisor.guest.channel import Channel
 from pytest_gvisor.guest.debugger import Debugger
 from pytest_gvisor.guest.gate import Gate
-from pytest_gvisor.guest.terminal import Terminal
+from pytest_gvisor.guest.terminal import Terminal, drop_summaries
 from pytest_gvisor.guest.unsent import take_memory
 
 if TYPE_CHECKING:
@@ -57,7 +55,7 @@ class Plugin:
         channel: Channel,
         terminal: Terminal,
         files: Iterable[str],
-        variables: variables.Watch,
+        variables: program.Watch,
         coverage: Coverage | None = None,
         *,
         debugger: Debugger,
@@ -122,7 +120,7 @@ class Plugin:
             session._shouldfail = session._shouldstop = False
             self._channel.send("done", id=self._running)
         self._terminal.relayed = False
-        last.drop_summaries(session.config)
+        drop_summaries(session.config)
         return True
 
     def _commanded(self) -> Iterator[tuple[str, str | None, int]]:
@@ -142,8 +140,11 @@ class Plugin:
         except (exit.Exception, KeyboardInterrupt) as error:
             self._terminal.in_test = False
             self._send_reports()
-            last.drop_summaries(item.config)
-            self._channel.send("stopped", id=self._running, **last.words(error))
+            drop_summaries(item.config)
+            # pytest.exit has both, and a KeyboardInterrupt neither.
+            text, status = getattr(error, "msg", None), getattr(error, "returncode", None)
+            text = None if text is None else str(text)
+            self._channel.send("stopped", id=self._running, text=text, status=status)
             raise
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -297,7 +298,7 @@ def run(
     if change is not None:
         change.settled()
     terminal = Terminal(channel, words)
-    watch = variables.Watch(start["held_back"])
+    watch = program.Watch(start["held_back"])
     # As Config.fromdictargs, with a plugin that is there before the others.
     config = get_config(start["args"])
     config.option.__dict__.update(start["options"])

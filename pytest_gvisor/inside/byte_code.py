@@ -24,8 +24,7 @@ _HEADER = 16
 
 _GUESTS = (
     "byte_code", "channel", "checked_json", "debugger", "encoding", "failed", "first", "frames",
-    "gate", "identity", "last", "passed", "program", "returns", "terminal", "unsent", "variables",
-    "worker",
+    "gate", "identity", "passed", "program", "returns", "terminal", "unsent", "worker",
 )  # fmt: skip
 """The modules that guest/worker.py is and imports.
 

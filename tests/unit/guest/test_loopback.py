@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _socket
 import socket
 import struct
 from types import SimpleNamespace
@@ -48,7 +47,7 @@ def test_the_right_is_given_up_whatever_the_answer(
     """A family that cannot be added does not count, as before; no test gets CAP_NET_ADMIN."""
     netlink = FakeNetlink(answer)
     dropped: list[int] = []
-    monkeypatch.setattr(_socket, "socket", lambda *_: netlink)
+    monkeypatch.setattr(socket, "socket", lambda *_: netlink)
     linux = SimpleNamespace(CAP_NET_ADMIN=12, drop_capability=dropped.append)
     loopback.make_count(["AF_INET", "AF_INET6"], cast("Any", linux))
     assert dropped == [12]
