@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 from pytest_gvisor.errors import GvisorError, InstallFailed
 from pytest_gvisor.escape import escape
-from pytest_gvisor.runsc import nix
 from pytest_gvisor.runsc.binary import Runsc
+from pytest_gvisor.runsc.locate import NIX_STORE
 from pytest_gvisor.sessions import private
 from pytest_gvisor.trust import Trust, folder_problems
 
@@ -78,7 +78,7 @@ def put(folder: str, make: Callable[[str], str], release: str = "") -> Installed
 
 
 def _check_folder(folder: str) -> None:
-    problems = folder_problems(folder, Trust.here(os.geteuid(), nix.STORE))
+    problems = folder_problems(folder, Trust.here(os.geteuid(), NIX_STORE))
     if problems:
         raise InstallFailed(
             f"a runsc in {escape(folder)} would be refused: {'; '.join(problems)}",

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscNotFound
-from pytest_gvisor.runsc import features, locate, nix, sidecars
+from pytest_gvisor.runsc import features, locate, sidecars
 from pytest_gvisor.runsc.answers import Answers, keep, recall
 from pytest_gvisor.sessions import places
 
@@ -82,7 +82,7 @@ class Runsc:
         trusted: Sequence[str] = locate.TRUSTED_PATHS,
         search_path: str | None = None,
         euid: int | None = None,
-        nix_store: str = nix.STORE,
+        nix_store: str = locate.NIX_STORE,
     ) -> Runsc:
         """Find the runsc of `locate.find` with the same arguments, and read its features.
 

@@ -1,9 +1,8 @@
 """The search for runsc, and the checks before it is executed.
 
 The file at the end of a path is judged by ``fstat`` of one descriptor and executed by that
-descriptor. A later change of the path is without effect. It is never executed from a copy, because
-newer runsc looks for ``gvisor-bin/`` beside the file that /proc/self/exe names. What lies there is
-judged with it: see `sidecars`.
+descriptor. A later change of the path is without effect. The programs in ``gvisor-bin/`` beside it
+are judged with it: see `sidecars`. A wrapper of Nix is read and never executed.
 
 Not here: what runsc can do (`features`), and any start of it for a workload.
 """
@@ -15,6 +14,7 @@ import enum
 import errno
 import fcntl
 import os
+import re
 import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscNotFound, UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.hints import Hint, option
-from pytest_gvisor.runsc import elf, nix, sidecars
+from pytest_gvisor.programs.paths import below
+from pytest_gvisor.runsc import elf, sidecars
 from pytest_gvisor.sessions.places import RUNSC_PATHS
 from pytest_gvisor.trust import (
     MAX_SYMLINKS,
@@ -42,6 +43,18 @@ if TYPE_CHECKING:
     from pytest_gvisor.runsc.sidecars import Sidecars
 
 TRUSTED_PATHS = RUNSC_PATHS
+
+NIX_STORE = "/nix/store"
+WRAPPER_LIMIT = 4096
+
+# nixpkgs' makeWrapper ends its script with
+#     exec -a "$0" "/nix/store/<hash>-gvisor/bin/.runsc-wrapped"  "$@"
+# Only characters that a shell takes literally, quoted or bare: what is read here is then what the
+# shell would have started.
+_EXEC = re.compile(
+    rb"""exec [ \t]*(?:-a[ \t]+(?:"[^"]*"|'[^']*'|[^\s"']+)[ \t]+)?"""
+    rb"""(?P<quote>["']?)(?P<path>/[A-Za-z0-9/._+=@,:%-]*)(?P=quote)(?=[ \t]|$)"""
+)
 
 _NEXT_STEP = Hint(
     "Install it (`pytest-gvisor install`, or on Debian 13 `apt-get install runsc`), "
@@ -104,7 +117,7 @@ def find(
     trusted: Sequence[str] = TRUSTED_PATHS,
     search_path: str | None = None,
     euid: int | None = None,
-    nix_store: str = nix.STORE,
+    nix_store: str = NIX_STORE,
 ) -> Judged:
     """Find the runsc to use: ``explicit`` only, or else the first one that the search meets.
 
@@ -230,7 +243,7 @@ def _judge(path: str, trust: Trust) -> _Verdict:
     elif target.names:
         why = "that is another script"
     elif target.judged:
-        if nix.may_name(wrapper.path, target.path, trust.store):
+        if may_name(wrapper.path, target.path, trust.store):
             return target
         target.judged.close()
         why = "that is no runsc of its own folder or store"
@@ -265,7 +278,7 @@ def _judge_file(path: str, trust: Trust) -> _Verdict:
 def _judge_open(fd: int, way: Way, trust: Trust) -> _Verdict:
     """Check the file ``fd`` at the end of ``way``, without its libraries."""
     node, info = way.stack[-1], os.fstat(fd)
-    named, problem = _content(os.pread(fd, nix.WRAPPER_LIMIT + 1, 0))
+    named, problem = _content(os.pread(fd, WRAPPER_LIMIT + 1, 0))
     problems = [
         *file_problems(node, way.lookups[-1].folder, trust),
         *(folder_problem(lookup, trust) for lookup in way.lookups),
@@ -331,6 +344,39 @@ def _content(head: bytes) -> tuple[str, str | None]:
         return "", elf.head_problem(head)
     # runsc executes /proc/self/exe again for its gofer and sandbox: for a script that is the shell.
     try:
-        return nix.named_binary(head), None
-    except nix.NotAWrapper as error:
+        return named_binary(head), None
+    except NotAWrapper as error:
         return "", str(error)
+
+
+class NotAWrapper(ValueError):
+    """Raised for a script that names no runsc to start; the message is the reason."""
+
+
+def named_binary(script: bytes) -> str:
+    """Return the path in the last `exec` of the wrapper ``script``, absolute, not canonical.
+
+    ``script`` is the file's first ``WRAPPER_LIMIT + 1`` bytes or all of it. Raises `NotAWrapper`.
+    """
+    if not script.startswith(b"#!"):
+        raise NotAWrapper("it is not a script")
+    if len(script) > WRAPPER_LIMIT:
+        raise NotAWrapper(f"it is a script of more than {WRAPPER_LIMIT} bytes, not a wrapper")
+    lines = [line for line in script.split(b"\n") if line.startswith(b"exec ")]
+    if not lines:
+        raise NotAWrapper("it is a script without a line that starts runsc by `exec`")
+    match = _EXEC.match(lines[-1])
+    if match is None or b"runsc" not in match["path"]:
+        raise NotAWrapper("it is a script whose last `exec` does not name runsc by a plain path")
+    return os.fsdecode(match["path"])
+
+
+def may_name(wrapper: str, target: str, store: str = NIX_STORE) -> bool:
+    """Whether the wrapper may hand over to ``target``; both are canonical paths.
+
+    They must share the store or the folder, and the target must be called runsc. The store also
+    holds every shell and interpreter of the machine.
+    """
+    together = below(wrapper, store) and below(target, store)
+    beside = os.path.dirname(wrapper) == os.path.dirname(target)
+    return (together or beside) and "runsc" in os.path.basename(target)

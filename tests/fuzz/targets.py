@@ -53,7 +53,7 @@ from pytest_gvisor.programs import leftovers
 from pytest_gvisor.report import html, markdown, parse
 from pytest_gvisor.report.model import merge
 from pytest_gvisor.run import logs, sentry
-from pytest_gvisor.runsc import features, nix
+from pytest_gvisor.runsc import features, locate
 from tests.fakes.frames import fed
 
 Target = Callable[[bytes], None]
@@ -177,8 +177,8 @@ def answers_of_runsc(data: bytes) -> None:
 def nix_wrapper(data: bytes) -> None:
     """A wrapper script, which names a binary."""
     try:
-        found = nix.named_binary(data)
-    except nix.NotAWrapper:
+        found = locate.named_binary(data)
+    except locate.NotAWrapper:
         return
     assert found.startswith("/")
 

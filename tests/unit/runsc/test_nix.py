@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_gvisor.errors import InsecureRunsc
-from pytest_gvisor.runsc import locate, nix
+from pytest_gvisor.runsc import locate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,13 +38,13 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: files of 
 def test_a_wrapper_names_its_binary(line: str, end: str) -> None:
     """Quoted or bare, with or without another argv[0], the path is read."""
     script = f"#! /nix/store/bash/bin/bash -e\nexport PATH=/x\n{line}{end}"
-    assert nix.named_binary(script.encode()) == "/nix/store/abc-gvisor/bin/.runsc-wrapped"
+    assert locate.named_binary(script.encode()) == "/nix/store/abc-gvisor/bin/.runsc-wrapped"
 
 
 def test_the_last_exec_counts() -> None:
     """The last of several lines that begin with `exec ` names the binary."""
     script = b"#!/bin/sh\nexec /a/runsc\nexec /b/runsc\n  exec /c/runsc\n"
-    assert nix.named_binary(script) == "/b/runsc"
+    assert locate.named_binary(script) == "/b/runsc"
 
 
 @pytest.mark.parametrize(
@@ -71,23 +71,23 @@ def test_the_last_exec_counts() -> None:
 )  # fmt: skip
 def test_what_names_no_plain_path_is_no_wrapper(line: str) -> None:
     """A relative, computed, unclosed or glued path is not guessed at."""
-    with pytest.raises(nix.NotAWrapper):
-        nix.named_binary(f"#!/bin/sh\n{line}\n".encode())
+    with pytest.raises(locate.NotAWrapper):
+        locate.named_binary(f"#!/bin/sh\n{line}\n".encode())
 
 
 @pytest.mark.parametrize("script", [b"", b"exec /a/runsc", b"#!/bin/sh\n", b"#!/bin/sh\nexecute"])
 def test_a_script_has_an_interpreter_and_an_exec(script: bytes) -> None:
     """A script without an interpreter or an exec is no wrapper."""
-    with pytest.raises(nix.NotAWrapper):
-        nix.named_binary(script)
+    with pytest.raises(locate.NotAWrapper):
+        locate.named_binary(script)
 
 
 def test_a_wrapper_has_4096_bytes_at_most() -> None:
     """A script of the limit's size is read, one byte more is not."""
-    script = b"#!/bin/sh\nexec /a/runsc\n".ljust(nix.WRAPPER_LIMIT, b"#")
-    assert nix.named_binary(script) == "/a/runsc"
-    with pytest.raises(nix.NotAWrapper, match="more than 4096 bytes"):
-        nix.named_binary(script + b"#")
+    script = b"#!/bin/sh\nexec /a/runsc\n".ljust(locate.WRAPPER_LIMIT, b"#")
+    assert locate.named_binary(script) == "/a/runsc"
+    with pytest.raises(locate.NotAWrapper, match="more than 4096 bytes"):
+        locate.named_binary(script + b"#")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_wrapper_may_name_a_runsc_of_its_store_or_folder(
     wrapper: str, target: str, allowed: bool
 ) -> None:
     """A wrapper that names another program, or a runsc elsewhere, is refused."""
-    assert nix.may_name(wrapper, target) is allowed
+    assert locate.may_name(wrapper, target) is allowed
 
 
 # --- with real files
