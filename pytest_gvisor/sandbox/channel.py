@@ -26,8 +26,7 @@ from pytest_gvisor.run import threads
 from pytest_gvisor.run.connected import Driven, DrivenSupervisor, Ended
 from pytest_gvisor.run.supervisor import NAP
 from pytest_gvisor.sandbox import messages
-from pytest_gvisor.sandbox.messages import Message
-from pytest_gvisor.sandbox.outgoing import Outgoing
+from pytest_gvisor.sandbox.messages import Message, Outgoing
 from pytest_gvisor.sandbox.peers import Death, Peer, crash, why
 
 _CONGESTED = 2 * MAX_PAYLOAD

@@ -18,11 +18,10 @@ from pytest_gvisor.guest.frames import MAX_PAYLOAD, WINDOW, FrameError
 from pytest_gvisor.hints import Hint, option
 from pytest_gvisor.run.capture import streams
 from pytest_gvisor.run.supervisor import NAP
-from pytest_gvisor.sandbox import search
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.messages import Message
 from pytest_gvisor.sandbox.peers import Answer, Peer
-from pytest_gvisor.sandbox.streams import Reader, Stream, Writer
+from pytest_gvisor.sandbox.streams import Match, Pattern, Reader, Stream, Watch, Writer
 from pytest_gvisor.setting_values import seconds
 
 if TYPE_CHECKING:
@@ -221,10 +220,8 @@ class Process(Peer):
             return self._status is not None or channel.gone
 
     def wait_for_output(
-        self,
-        pattern: str | bytes | re.Pattern[str] | re.Pattern[bytes],
-        timeout: float | None = None,
-    ) -> re.Match[str] | re.Match[bytes]:
+        self, pattern: str | bytes | Pattern, timeout: float | None = None
+    ) -> Match:
         r"""Wait until a regular expression matches in standard output or error.
 
         Looks at all output that was kept since the start, in each stream by itself. A match does
@@ -235,7 +232,29 @@ class Process(Peer):
         was there at the call is looked at first.
         """
         deadline = time.monotonic() + self.patience(timeout)
-        return search.first(re.compile(pattern), self, self._streams.values(), deadline)
+        sought = re.compile(pattern)
+        watches = [Watch(stream, sought) for stream in self._streams.values()]
+        try:
+            with self.changed:
+                for watch in watches:
+                    watch.open()
+            while True:
+                for watch in watches:
+                    if (found := watch.look(self.changed)) is not None:
+                        return found
+                with self.changed:
+                    waits = any(watch.waits for watch in watches)
+                    early = any(watch.behind for watch in watches)
+                    if early or (waits and time.monotonic() < deadline):
+                        continue
+                    if not waits and all(watch.stream.ended for watch in watches):
+                        self.check_alive()
+                        raise self.not_ready(f"ended without {sought.pattern!r} in its output")
+                    self.wait_change(deadline, f"{sought.pattern!r} in its output")
+        finally:
+            with self.changed:
+                for watch in watches:
+                    watch.close()
 
     def __enter__(self) -> Self:
         """Use the object as a context manager, which kills the program at the end."""

@@ -6,7 +6,9 @@ first read on the program waits for its reader, as with a pipe.
 
 from __future__ import annotations
 
+import codecs
 import collections
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,10 @@ from pytest_gvisor.guest.frames import WINDOW, FrameError
 from pytest_gvisor.run.capture import Capture
 
 _STEP = WINDOW // 4
+_OVERLAP = 64 * 1024
+
+Pattern = re.Pattern[str] | re.Pattern[bytes]
+Match = re.Match[str] | re.Match[bytes]
 
 
 class Tap:
@@ -93,6 +99,59 @@ class Stream:
         if missing >= _STEP:
             self._credit += missing
             self._give(missing)
+
+
+class Watch:
+    """A search for a pattern in one stream, which keeps its place and an overlap."""
+
+    def __init__(self, stream: Stream, pattern: Pattern) -> None:
+        self.stream = stream
+        self._pattern = pattern
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self._text = ""
+        self._bytes = b""
+        self._cut = False
+        self._early = 0
+        self._opened = False
+
+    def open(self) -> None:
+        """Begin the search; the lock is held."""
+        self._tap = self.stream.tap()
+        self._early = self._tap.size
+        self._opened = True
+
+    def close(self) -> None:
+        """End the search; the lock is held."""
+        if self._opened:
+            self.stream.close(self._tap)
+
+    @property
+    def waits(self) -> bool:
+        """Whether there are bytes to search."""
+        return self._tap.size > 0
+
+    @property
+    def behind(self) -> bool:
+        """Whether bytes from before the search are still unsearched: these need no waiting."""
+        return self._early > 0
+
+    def look(self, lock: threading.Condition) -> Match | None:
+        """Search the bytes that have come since."""
+        with lock:
+            data = self._tap.take(WINDOW)
+            self._early -= len(data)
+            self.stream.settle()
+        if not data:
+            return None
+        # Not under the lock: the pattern is the caller's, the text a stranger's.
+        if isinstance(self._pattern.pattern, bytes):
+            self._cut = self._cut or len(self._bytes) > _OVERLAP
+            self._bytes = self._bytes[-_OVERLAP:] + data
+            return self._pattern.search(self._bytes, int(self._cut))
+        self._cut = self._cut or len(self._text) > _OVERLAP
+        self._text = self._text[-_OVERLAP:] + self._decoder.decode(data)
+        # From 1 on: what was cut off in front is no beginning for ^.
+        return self._pattern.search(self._text, int(self._cut))
 
 
 class Program(Protocol):

@@ -12,8 +12,7 @@ import pytest
 
 from pytest_gvisor import NotReady
 from pytest_gvisor.sandbox.channel import Channel
-from pytest_gvisor.sandbox.search import Watch
-from pytest_gvisor.sandbox.streams import Tap
+from pytest_gvisor.sandbox.streams import Tap, Watch
 from tests.unit.sandbox.conftest import Peer, started
 
 if TYPE_CHECKING:
