@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.bare import BareRunsc
-from pytest_gvisor import Gvisor, Launcher, Platform, Runsc
+from pytest_gvisor import Gvisor, Platform, Runsc
 from pytest_gvisor.run.request import Record
+from pytest_gvisor.sessions.launcher import Launcher
 
 TRUE = ["true"]
 DEADLINE = 120.0

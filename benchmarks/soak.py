@@ -212,8 +212,9 @@ def is_steady(grown: Mapping[str, float]) -> bool:
 
 def ours() -> tuple[Run, list[str], Callable[[], None]]:
     """The harness of the ``gvisor`` fixture."""
-    from pytest_gvisor import Gvisor, Launcher, Platform, Runsc  # noqa: PLC0415 -- one contender a process
+    from pytest_gvisor import Gvisor, Platform, Runsc  # noqa: PLC0415 -- one contender a process
     from pytest_gvisor.sessions import session_folder  # noqa: PLC0415
+    from pytest_gvisor.sessions.launcher import Launcher  # noqa: PLC0415 -- as above
 
     runsc, launcher = Runsc.find(), Launcher()
     gvisor = Gvisor(runsc=runsc, platform=Platform.SYSTRAP, launcher=launcher)

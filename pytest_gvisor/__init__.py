@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from pytest_gvisor.sandbox.process import Process as Process
     from pytest_gvisor.sandbox.sandbox import Sandbox as Sandbox
     from pytest_gvisor.sandbox.snapshot import Snapshot as Snapshot
-    from pytest_gvisor.sessions.launcher import Launcher as Launcher
     from pytest_gvisor.settings import (
         Network as Network,
         Platform as Platform,
@@ -82,7 +81,6 @@ _MODULES = {
     "sandbox.process": ["Process"],
     "sandbox.sandbox": ["Sandbox"],
     "sandbox.snapshot": ["Snapshot"],
-    "sessions.launcher": ["Launcher"],
     "settings": ["Network", "Platform", "Settings"],
 }  # fmt: skip
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -91,6 +89,10 @@ __all__ = sorted(_HOMES)  # noqa: PLE0605 -- it is a list
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: a project that uses none pays for none."""
+    if name == "Launcher":
+        from pytest_gvisor import removed  # noqa: PLC0415 -- only for who writes it
+
+        raise ImportError(f"{__name__}.{name} is removed. {removed.LAUNCHER}")
     if name not in _HOMES:  # also asked for each module of the package, before its first import
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib  # noqa: PLC0415 -- a session that uses no name needs none

@@ -28,3 +28,5 @@ OPTIONS = {
     "init": {"--ci": "Write `pytest-gvisor init github` or `pytest-gvisor init gitlab`."},
 }
 """Options of each command of ``pytest-gvisor``."""
+
+LAUNCHER = "Write `with pytest_gvisor.session() as gvisor:`, which has one."

@@ -176,7 +176,6 @@ class Gvisor:
             platform=self.platform,
             settings=chosen,
             make_spec=lambda workspace: self._spec(workspace, asked, chosen, way),
-            workload=asked,
             way=way,
             input=input_of(input),
             project="" if chosen.project else self._project.root,

@@ -52,25 +52,6 @@ def error_of(
     )
 
 
-def refused(
-    cause: str, spec: Spec, *, path: str, command: str = "", project: str = ""
-) -> ProgramNotStarted:
-    """Return the error for a program that a first process of ours could not start.
-
-    ``cause`` is the error of execve(2) in words, ``path`` the workload's PATH.
-    """
-    program = spec.process.args[0]
-    missing = cause in _NOT_THERE
-    if missing and "/" not in program:
-        message, step = _not_found(program, path.split(":"), spec, project)
-    else:
-        message, step = _not_loaded(program, cause, spec, project)
-    status = 127 if missing else 126
-    return ProgramNotStarted(
-        message, program=program, status=status, command=command, next_step=step
-    )
-
-
 def hint(spec: Spec | None, project: str = "") -> str:
     """Return a sentence on the first argument of the workload that names a file of the host alone.
 

@@ -12,7 +12,6 @@ from typing import Any
 from pytest_gvisor.completed import Completed
 from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.oci.spec import Spec
-from pytest_gvisor.run.workload import Workload
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.settings import Network, Platform, Settings
@@ -56,9 +55,6 @@ class Request:
 
     make_spec: Callable[[Workspace], Spec]
     """Makes the root filesystem in the workspace and the specification that goes with it."""
-
-    workload: Workload | None = None
-    """The workload; None for that of a bundle."""
 
     way: Way = Way.PRIVILEGED
     input: bytes | Iterable[bytes] | None = None

@@ -102,11 +102,6 @@ class Sandbox:
         self._plan.finished(self._record)
 
     @property
-    def record(self) -> Record:
-        """The record of the sandbox itself."""
-        return self._record
-
-    @property
     def alive(self) -> bool:
         """Whether the sandbox is there, as far as is known without asking it."""
         channel = self._channel

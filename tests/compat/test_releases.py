@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 import pytest_gvisor
-from pytest_gvisor import Gvisor, Launcher, Outcome, Platform, Runsc, bind
+from pytest_gvisor import Gvisor, Outcome, Platform, Runsc, bind
 from pytest_gvisor.plugin.fixture_values import BundleFactory
 from pytest_gvisor.programs import leftovers
+from pytest_gvisor.sessions.launcher import Launcher
 
 CHECKOUT = Path(__file__).parents[2]
 TABLE: dict[str, Any] = tomllib.loads(Path(__file__).with_name("features.toml").read_text())

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import pytest_gvisor
+from pytest_gvisor import removed
 from pytest_gvisor.plugin.placement import FIXTURES
 
 PACKAGE = Path(pytest_gvisor.__file__).parent
@@ -429,6 +430,13 @@ def test_another_name_is_an_attribute_error(name: str) -> None:
     """An unknown name is an attribute error, as in any module."""
     with pytest.raises(AttributeError, match=name):
         getattr(pytest_gvisor, name)
+
+
+def test_a_removed_name_says_what_to_write_now() -> None:
+    """An import of the name shows the sentence too."""
+    for code in ("from pytest_gvisor import Launcher", "import pytest_gvisor as p; p.Launcher"):
+        with pytest.raises(ImportError, match=re.escape(removed.LAUNCHER)):
+            exec(code, {})
 
 
 def test_another_name_imports_nothing() -> None:
