@@ -54,10 +54,12 @@ class Bundle:
         who gives the workload one as its streams.
         """
         value = spec.to_json()
-        found = validate.problems_of_json(spec, value)
+        found = validate.problems(spec, value)
         if terminal:
             value["process"]["terminal"] = True
-        data = _encode(value, found)
+        data = b"" if found else json.dumps(value, separators=(",", ":")).encode()
+        if len(data) > MAX_BYTES:
+            found.append(f"larger than {MAX_BYTES} bytes")
         if found:
             raise InvalidBundle(found, where=os.path.join(folder, CONFIG))
         try:
@@ -132,13 +134,6 @@ def _id(folder: str) -> tuple[int, int] | None:
     return None
 
 
-def _encode(value: dict[str, Any], found: list[str]) -> bytes:
-    data = b"" if found else json.dumps(value, separators=(",", ":")).encode()
-    if len(data) > MAX_BYTES:
-        found.append(f"larger than {MAX_BYTES} bytes")
-    return data
-
-
 def _write(folder: str, data: bytes) -> None:
     with contextlib.ExitStack() as on_failure:
         with contextlib.suppress(FileExistsError):
@@ -171,18 +166,11 @@ def _read(folder: str) -> bytes:
             stack.callback(os.close, file)
             if not stat.S_ISREG(os.fstat(file).st_mode):
                 raise InvalidBundle([f"{CONFIG} is not a regular file"], where=folder)
-            return _bounded(file)
+            with open(file, "rb", closefd=False) as opened:
+                return opened.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InvalidBundle([f"cannot be read: {reason}"], where=folder) from error
-
-
-def _bounded(descriptor: int) -> bytes:
-    parts, size = [], 0
-    while size <= MAX_BYTES and (part := os.read(descriptor, 1 << 16)):
-        parts.append(part)
-        size += len(part)
-    return b"".join(parts)
 
 
 def _without_unsafe(value: object, notes: list[str]) -> object:

@@ -123,12 +123,12 @@ class _Report:
         self.is_whole = True
         """Whether no value of the object that is being read is bad so far."""
 
-    def add(self, path: str, text: str) -> object:
+    def add(self, path: str, text: str, *, spoils: bool = True) -> object:
         if len(self.problems) >= MAX_PROBLEMS:
             self.problems.append(_MORE)
             raise _EnoughError
         self.problems.append(f"{path}: {text}" if path else text)
-        self.is_whole = False
+        self.is_whole = self.is_whole and not spoils
         return _BAD
 
 
@@ -336,7 +336,7 @@ def _instance(cls: Any, value: object, path: str, report: _Report) -> object:
         if field is None:
             refused = getattr(cls, "REFUSED", {}).get(name)
             hint = "" if refused else nearest(str(name), list(shape))
-            report.add(at(path, str(name)), refused or f"unknown key{hint}")
+            report.add(at(path, str(name)), refused or f"unknown key{hint}", spoils=False)
             continue
         found = field.codec(entry, at(path, name), report)
         made[field.attribute] = field.default if found is _BAD else found
@@ -351,8 +351,7 @@ def _instance(cls: Any, value: object, path: str, report: _Report) -> object:
     instance = cls(**made)
     if is_whole and (rule := report.rules.get(cls)):
         for where, text in rule(instance):
-            report.add((path + where).removeprefix("."), text)
-        report.is_whole = outer
+            report.add((path + where).removeprefix("."), text, spoils=False)
     return instance
 
 

@@ -249,17 +249,13 @@ def read(value: object) -> Spec:
     return spec
 
 
-def problems(spec: Spec) -> list[str]:
+def problems(spec: Spec, value: dict[str, Any] | None = None) -> list[str]:
     """Return every rule that this specification breaks, each with its place.
 
-    It is read back from the JSON that would be written: what is checked is what runs.
+    It is read back from the JSON that would be written, ``value`` where that is at hand. So what is
+    checked is what runs.
     """
-    return problems_of_json(spec, spec.to_json())
-
-
-def problems_of_json(spec: Spec, value: dict[str, Any]) -> list[str]:
-    """Do the same as `problems` with the specification's JSON at hand."""
-    again, found = examine(value)
+    again, found = examine(spec.to_json() if value is None else value)
     if again is not None:
         own = itertools.islice(_own(spec), reader.MAX_PROBLEMS)
         found += [f"{place}: {text}" for place, text in own]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
-import socketserver
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from http.server import BaseHTTPRequestHandler
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,57 +18,27 @@ from pytest_gvisor.images import docker
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.store import Images
 from pytest_gvisor.images.streams import Limits
+from tests.docker_daemon import Serving, serve
+
+__all__ = ["serve"]
 
 MIB = 1024 * 1024
 IN_TIME = 50
 """Seconds: the silent daemon would hang up after 60."""
 IDENTITY = f"sha256:{'0' * 64}"
 FOUND = json.dumps({"Id": IDENTITY}).encode()
-VERSION = json.dumps({"ApiVersion": "1.44", "MinAPIVersion": "1.24"}).encode()
 
 TRUNCATED = "the archive ends in the middle: it is truncated$"
 
 over = threading.Event()
 """Set while no test runs: who is silent then ends."""
 
-Body = Callable[[], Iterable[bytes]]
-"""The pieces of an answer; the connection is closed after them."""
+Answer = tuple[int, Any]
 
 
-def once(data: bytes) -> Body:
-    """An answer of one piece."""
-    return lambda: [data]
-
-
-class Server(socketserver.ThreadingUnixStreamServer):
-    """A daemon that answers by the end of the path that it is asked for."""
-
-    daemon_threads = False  # closing the server waits for them
-    answers: dict[str, Body]
-
-
-class Handler(BaseHTTPRequestHandler):
-    """A handler that answers each request from the server's script."""
-
-    server: Server
-
-    def do_GET(self) -> None:
-        """Look for the end of the path among the answers."""
-        name = self.path.partition("?")[0].rpartition("/")[2]
-        self.send_response(200)
-        self.end_headers()
-        with contextlib.suppress(OSError):  # whoever asked has hung up
-            for piece in self.server.answers[name]():
-                self.wfile.write(piece)
-
-    do_POST = do_GET  # noqa: N815 -- the base class's name
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- as above
-        """Write nothing to stderr."""
-
-    def address_string(self) -> str:
-        """A socket's other end has no address."""
-        return "client"
+def once(data: bytes) -> Answer:
+    """An answer of these bytes."""
+    return 200, data
 
 
 @pytest.fixture
@@ -84,19 +51,13 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def daemon(short_folder: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Body]]:
+def daemon(serve: Callable[[], Serving]) -> Iterator[dict[str, Answer]]:
     """The answers of a daemon that has every image, to be changed."""
-    server = Server(f"{short_folder}/socket", Handler)
-    server.answers = {"version": once(VERSION), "json": once(FOUND)}
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{short_folder}/socket")
+    answers = serve().answers
+    answers["/json"] = once(FOUND)
     over.clear()
-    thread = threading.Thread(target=server.serve_forever, args=[0.05])
-    thread.start()
-    yield server.answers
+    yield answers
     over.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 @pytest.fixture
@@ -142,9 +103,9 @@ def broken_off() -> Iterator[bytes]:
 
 
 @pytest.mark.fault("H6")
-def test_an_export_without_end_is_cut_off(daemon: dict[str, Body], images: Images) -> None:
+def test_an_export_without_end_is_cut_off(daemon: dict[str, Answer], images: Images) -> None:
     """An export is cut off at the limit for an image, and its files are removed."""
-    daemon["get"] = endless
+    daemon["/get"] = 200, endless
     refused(images, "holds more than", limits=Limits(max_bytes=64 * MIB))
 
 
@@ -165,11 +126,11 @@ def test_an_export_without_end_is_cut_off(daemon: dict[str, Body], images: Image
     ids=["bytes", "list", "null", "number", "no id", "climbing", "absolute", "deep", "nothing"],
 )
 def test_an_answer_that_makes_no_sense_is_an_error(
-    daemon: dict[str, Body], images: Images, canary: Path, answer: bytes, says: str
+    daemon: dict[str, Answer], images: Images, canary: Path, answer: bytes, says: str
 ) -> None:
     """A nonsensical answer is an image error, and no id leads out of the cache."""
-    daemon["json"] = once(answer)
-    daemon["get"] = once(b"no archive")
+    daemon["/json"] = once(answer)
+    daemon["/get"] = once(b"no archive")
     refused(images, f"^image some/image:1: {says}")
 
 
@@ -187,11 +148,11 @@ def test_an_answer_that_makes_no_sense_is_an_error(
     ids=["bytes", "no objects", "error", "many", "one", "number"],
 )
 def test_events_of_a_pull_that_make_no_sense_are_an_error(
-    daemon: dict[str, Body], images: Images, events: bytes, says: str
+    daemon: dict[str, Answer], images: Images, events: bytes, says: str
 ) -> None:
     """Nonsensical events are an error, unless the daemon has the image after them."""
-    daemon["create"] = once(events)
-    daemon["get"] = once(b"no archive")
+    daemon["/create"] = once(events)
+    daemon["/get"] = once(b"no archive")
     refused(images, f"^image some/image:1: {says}", pull="always")
 
 
@@ -200,33 +161,35 @@ def test_events_of_a_pull_that_make_no_sense_are_an_error(
 @pytest.mark.parametrize(
     ("when", "body", "says"),
     [
-        ("create", broken_off, "it cannot be pulled: Expecting value"),
-        ("create", silent, "it cannot be pulled: .*Read timed out"),
-        ("get", broken_off, TRUNCATED),
-        ("get", silent, "it cannot be exported: .*Read timed out"),
+        ("/create", (200, broken_off), "it cannot be pulled: Expecting value"),
+        ("/create", (200, silent), "it cannot be pulled: .*Read timed out"),
+        ("/get", (200, broken_off), TRUNCATED),
+        ("/get", (200, silent), "it cannot be exported: .*Read timed out"),
     ],
     ids=["pull-breaks off", "pull-falls silent", "export-breaks off", "export-falls silent"],
 )
 def test_a_daemon_that_stops_half_way_is_an_error_in_time(
-    daemon: dict[str, Body], images: Images, when: str, body: Body, says: str
+    daemon: dict[str, Answer], images: Images, when: str, body: Answer, says: str
 ) -> None:
     """An incomplete download is no image; the next try begins anew."""
     pulled = once(b'{"status": "pulled"}\n')
-    daemon.update({"create": pulled, "get": once(b"no archive"), when: body})
+    daemon.update({"/create": pulled, "/get": once(b"no archive"), when: body})
     for _ in range(2):
         refused(images, f"^image some/image:1: {says}", pull="always")
 
 
 @pytest.mark.fault("H1", "H6")
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("body", [silent, once(b"\xff\0\n")], ids=["falls silent", "no text"])
+@pytest.mark.parametrize(
+    "body", [(200, silent), once(b"\xff\0\n")], ids=["falls silent", "no text"]
+)
 def test_a_daemon_that_stops_in_a_build_is_an_error_in_time(
-    daemon: dict[str, Body], images: Images, tmp_path: Path, body: Body
+    daemon: dict[str, Answer], images: Images, tmp_path: Path, body: Answer
 ) -> None:
     """The deadline is for the daemon's silence, in a build as in a pull."""
     (tmp_path / "context").mkdir()
     (tmp_path / "context/Dockerfile").write_text("FROM scratch\n")
-    daemon["build"] = body
+    daemon["/build"] = body
     started = time.monotonic()
     with pytest.raises(ImageError, match="cannot be built"):
         images.build(tmp_path / "context")

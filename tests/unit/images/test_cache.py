@@ -8,8 +8,6 @@ import fcntl
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -78,24 +76,6 @@ def test_an_image_is_unpacked_once(
     with pytest.raises(ImageError, match="closed"):
         _ = first.path
     assert os.stat(cache.folder).st_mode & 0o777 == 0o700
-
-
-def test_ten_at_once_unpack_once(tmp_path: Path) -> None:
-    """Processes, not threads: the lock is the kernel's."""
-    path = write(tmp_path / "i", size=3_000_000)
-    code = (
-        "import sys; from pytest_gvisor.images import archive, extract, cache\n"
-        "real = extract.unpack\n"
-        "def unpack(*a, **k):\n    print('unpacked', flush=True); return real(*a, **k)\n"
-        "extract.unpack = unpack\n"
-        f"with archive.opened({str(path)!r}) as content:\n"
-        f"    hold = cache.Cache({str(tmp_path / 'c')!r}).hold(content)\n"
-        "print(open(hold.path + '/d/f').read())\n"
-    )
-    argv = [sys.executable, "-c", code]
-    made = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) for _ in range(10)]
-    said = "".join(process.communicate(timeout=60)[0] for process in made)
-    assert (said.count("unpacked"), said.count("x\n")) == (1, 10)
 
 
 @pytest.mark.fault("C11", "H4")

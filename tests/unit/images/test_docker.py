@@ -194,16 +194,6 @@ def test_a_daemon_that_sends_a_byte_at_a_time_is_an_error_in_time(
     quickly(images, ImageError, "has not answered in 1.5 s")
 
 
-@pytest.mark.fault("H1")
-def test_a_daemon_that_is_silent_after_its_version_is_an_error_in_time(
-    images: Images, serve: Callable[[Answer], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The look-up has the deadline of a simple question too."""
-    monkeypatch.setattr(docker, "DEADLINE", 1.5)
-    serve(Scripted(20, json=[b"", b""]))
-    quickly(images, ImageError, "has not answered in 1.5 s")
-
-
 @pytest.mark.fault("H1", "H4")
 @pytest.mark.parametrize("way", ["dies", "ends", "hangs"])
 def test_an_export_that_stops_in_the_middle_leaves_nothing(

@@ -166,21 +166,6 @@ def test_of_very_many_mounts_a_hundred_problems_are_listed(
     assert caught.value.problems[-1] == "... and more"
 
 
-def test_dangers_are_refused_unless_allowed(sample: Sample, elsewhere: Elsewhere) -> None:
-    """A bind of the host's root and a namespace of the host need to be allowed by name."""
-    value = sample("runc")
-    value["mounts"].append({"destination": "/tmp", "type": "bind", "source": "/"})
-    value["linux"]["namespaces"][1]["path"] = "/proc/1/ns/net"
-    folder = elsewhere(value)
-    with pytest.raises(InvalidBundle) as caught:
-        Bundle.open(folder)
-    assert [text.split(":")[0] for text in caught.value.problems] == [
-        "mounts[7].source",
-        "linux.namespaces[1].path",
-    ]
-    assert Bundle.open(folder, allow_dangerous=True).spec.mounts[7].source == "/"
-
-
 def test_a_bind_of_what_holds_session_folders_is_refused_if_it_can_be_written(
     sample: Sample, elsewhere: Elsewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
