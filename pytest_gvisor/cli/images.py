@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pytest_gvisor.cli import parse, usage
 from pytest_gvisor.errors import DaemonUnavailable, ImageError
 from pytest_gvisor.escape import escape
-from pytest_gvisor.images.cache import Cache, Kept
+from pytest_gvisor.images.cache import Cache, CachedImage
 from pytest_gvisor.images.docker import Daemon
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def listed(images: Sequence[Kept]) -> list[str]:
+def listed(images: Sequence[CachedImage]) -> list[str]:
     """Format a line for each image, below the titles."""
     rows = [("IMAGE ID", "SIZE", "LAST USED", "NAME")]
     for image in images:

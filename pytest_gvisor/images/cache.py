@@ -1,4 +1,4 @@
-"""Unpacked images, kept by their ids in the user's cache folder and shared by all sessions.
+"""Unpacked images, by their ids in the user's cache folder and shared by all sessions.
 
 Layout, in the folders of `Folders`; the number in the name of the folder above is the layout's::
 
@@ -52,7 +52,7 @@ def default_folder() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
+class CachedImage:
     """An image in the cache."""
 
     id: str
@@ -196,7 +196,7 @@ class Cache:
                 return hold
         raise ImageError("it is removed or changed as fast as it is unpacked")
 
-    def images(self) -> list[Kept]:
+    def images(self) -> list[CachedImage]:
         """Return the images in the cache, the last used first."""
         found = []
         if not os.path.lexists(self.folder):
@@ -207,21 +207,21 @@ class Cache:
                 if (folder := self._folders.link(name)).startswith(f"{name}-"):
                     # One may go while it is looked at.
                     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                        found.append(self._kept(folder))
-        return sorted(found, key=lambda kept: -kept.used)
+                        found.append(self._image_in(folder))
+        return sorted(found, key=lambda image: -image.used)
 
-    def prune(self, max_bytes: int | None = None) -> list[Kept]:
+    def prune(self, max_bytes: int | None = None) -> list[CachedImage]:
         """Remove the least recently used images until the rest is at most ``max_bytes``.
 
         Broken ones are removed in any case. One that is in use stays. The answer is what was
         removed.
         """
         bound = self.max_bytes if max_bytes is None else max_bytes
-        kept = self.images()
-        total = sum(image.size for image in kept)
+        found = self.images()
+        total = sum(image.size for image in found)
         removed = []
         with failing(self.folder):
-            for image in sorted(kept, key=lambda image: (not image.is_broken, image.used)):
+            for image in sorted(found, key=lambda image: (not image.is_broken, image.used)):
                 is_too_much = total > bound or image.is_broken
                 if is_too_much and self._folders.remove(self._folders.link(image.id)):
                     total -= image.size
@@ -302,14 +302,16 @@ class Cache:
             return record if record and record.seal == seal(f"{path}/rootfs") else None
         return None
 
-    def _kept(self, folder: str) -> Kept:
+    def _image_in(self, folder: str) -> CachedImage:
         path, identity = self._folders.path(folder), id_of(folder)
         os.stat(f"{path}/image.json")  # it is not there before the image is whole
         used = os.stat(f"{path}/lock").st_mtime
         record = _Record.read(f"{path}/image.json")
         if record is None:
-            return Kept(id=identity, name="", size=_bytes_in(path), used=used, is_broken=True)
-        return Kept(id=identity, name=record.name, size=record.size, used=used)
+            return CachedImage(
+                id=identity, name="", size=_bytes_in(path), used=used, is_broken=True
+            )
+        return CachedImage(id=identity, name=record.name, size=record.size, used=used)
 
     def _made(
         self, folder: str, lock: int, opened: Opened, name: str, limits: Limits | None

@@ -85,7 +85,7 @@ class Capture:
         if self._memory is not None:
             digest.update(self._memory[self._hashed : end])
 
-    def kept(self) -> bytes:
+    def data(self) -> bytes:
         """Return all of the stream, or its head followed by its tail."""
         return b"".join(self._parts())
 
@@ -152,8 +152,8 @@ class Streams(TypedDict):
 def streams(stdout: Capture, stderr: Capture) -> Streams:
     """Return the capture of both streams so far."""
     return {
-        "stdout_bytes": stdout.kept(),
-        "stderr_bytes": stderr.kept(),
+        "stdout_bytes": stdout.data(),
+        "stderr_bytes": stderr.data(),
         "stdout_total": stdout.total,
         "stderr_total": stderr.total,
         "stdout_sha256": stdout.sha256(),

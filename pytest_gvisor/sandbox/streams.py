@@ -81,7 +81,7 @@ class Stream:
     def tap(self) -> Tap:
         """Begin to take bytes, the kept ones first."""
         tap = Tap()
-        tap.put(self.capture.kept())
+        tap.put(self.capture.data())
         self._taps.append(tap)
         return tap
 
@@ -193,7 +193,7 @@ class Reader:
     def captured(self) -> bytes:
         """The output so far, read or not; of a long stream, its head and its tail."""
         with self._program.changed:
-            return self._stream.capture.kept()
+            return self._stream.capture.data()
 
     def read(self, size: int = -1, *, timeout: float | None = None) -> bytes:
         """Read ``size`` bytes, fewer only at the end; if ``size`` is negative, read to the end."""

@@ -30,14 +30,14 @@ def test_head_tail_and_count_are_exact_for_any_chunking(limit: int, chunks: list
     assert capture.total == len(stream)
     assert capture.sha256() == hashlib.sha256(stream).hexdigest()
     if len(stream) <= limit:
-        assert capture.kept() == stream
+        assert capture.data() == stream
         assert not capture.truncated
     else:
         head, tail = limit - limit // 2, limit // 2
-        assert capture.kept() == stream[:head] + stream[len(stream) - tail :]
+        assert capture.data() == stream[:head] + stream[len(stream) - tail :]
         assert capture.truncated
     for count in (0, 1, limit // 2, limit, 100):
-        assert capture.last(count) == capture.kept()[max(0, len(capture.kept()) - count) :]
+        assert capture.last(count) == capture.data()[max(0, len(capture.data()) - count) :]
 
 
 @pytest.mark.parametrize("limit", [0, 10, 3 * CHUNK, 16 * CHUNK + 1])
@@ -47,7 +47,7 @@ def test_a_ring_that_wraps_keeps_the_last_bytes(limit: int) -> None:
     stream = b"".join(pieces)
     capture = captured(limit, pieces)
     head, tail = limit - limit // 2, limit // 2
-    assert capture.kept() == stream[:head] + stream[len(stream) - tail :]
+    assert capture.data() == stream[:head] + stream[len(stream) - tail :]
     assert capture.total == len(stream)
     assert capture.sha256() == hashlib.sha256(stream).hexdigest()
 
@@ -85,7 +85,7 @@ def test_memory_does_not_grow_with_the_stream() -> None:
         capture.feed(chunk)
     assert capture.total == 800 * CHUNK
     assert resident() - before < 12 * CHUNK
-    assert [capture.kept() for capture in captures] == [b"x"] * 4
+    assert [capture.data() for capture in captures] == [b"x"] * 4
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_a_drain_takes_what_is_there_and_knows_the_end(
     drain = Drain(reader, capture)
     assert drain.read()
     assert drain.read()
-    assert capture.kept() == b"first"
+    assert capture.data() == b"first"
     close_writer()
     assert not drain.read()
     assert capture.total == 5

@@ -116,7 +116,7 @@ def test_a_socket_is_read_and_written_by_its_owner() -> None:
         os.write(stderr, b"err")
         assert (os.read(stdin, 9), os.read(streams.socket, 9)) == (b"in", b"back")
         streams.drains[0].read()
-        assert (streams.stdout.kept(), streams.stderr.kept()) == (b"", b"outerr")
+        assert (streams.stdout.data(), streams.stderr.data()) == (b"", b"outerr")
 
 
 def test_only_our_ends_are_ended() -> None:

@@ -136,7 +136,7 @@ def test_what_is_in_the_pipes_when_nobody_waits_any_longer_is_read(
     monkeypatch.setattr(supervisor_module, "LINGER", 0.0)
     with told(EXITED, max_output=10**6) as supervisor:
         supervisor.watch()
-        kept = [supervisor.pipes.stdout.kept(), supervisor.pipes.stderr.kept()]
+        kept = [supervisor.pipes.stdout.data(), supervisor.pipes.stderr.data()]
     assert kept == [b"x" * 50_000] * 2
 
 
