@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pytest_gvisor.completed import Usage
@@ -22,6 +22,7 @@ from pytest_gvisor.programs.leftovers import CGROUP_PREFIX as PREFIX
 from pytest_gvisor.programs.paths import within
 
 _PERIOD = 100_000  # microseconds; the kernel's default (admin-guide/cgroup-v2, cpu.max)
+_SWAP = ("memory.swap.max", "memory.memsw.limit_in_bytes")
 _COUNTING = ("cpuacct", "memory", "pids")
 """The controllers of version 1 that count what a sandbox uses."""
 
@@ -179,30 +180,23 @@ def _write(folder: str, name: str, value: str) -> None:
         os.close(fd)
 
 
-def _limit_memory(folder: str, version: int, size: int) -> None:
-    if version == 2:
-        _write(folder, "memory.max", str(size))
-        with contextlib.suppress(
-            FileNotFoundError
-        ):  # without swap accounting there is no such file
-            _write(folder, "memory.swap.max", "0")
-        return
-    _write(folder, "memory.limit_in_bytes", str(size))
-    with contextlib.suppress(FileNotFoundError):
-        _write(folder, "memory.memsw.limit_in_bytes", str(size))
-
-
-def _limit_pids(folder: str, _version: int, count: int) -> None:
-    _write(folder, "pids.max", str(count))
-
-
-def _limit_cpu(folder: str, version: int, cpus: float) -> None:
-    quota = max(1000, round(cpus * _PERIOD))  # the kernel refuses less than a millisecond
-    if version == 2:
-        _write(folder, "cpu.max", f"{quota} {_PERIOD}")
-    else:
-        _write(folder, "cpu.cfs_period_us", str(_PERIOD))
-        _write(folder, "cpu.cfs_quota_us", str(quota))
+def _files(controller: str, version: int, limits: Limits) -> Iterator[tuple[str, str]]:
+    """Yield the files of a controller that hold its limit, with their content."""
+    if controller == "memory" and version == 2:
+        yield from (("memory.max", str(limits.memory)), ("memory.swap.max", "0"))
+    elif controller == "memory":
+        size = str(limits.memory)
+        yield from (("memory.limit_in_bytes", size), ("memory.memsw.limit_in_bytes", size))
+    elif controller == "pids":
+        yield "pids.max", str(limits.pids)
+    elif limits.cpus is not None:
+        quota = max(
+            1000, round(limits.cpus * _PERIOD)
+        )  # the kernel refuses less than a millisecond
+        if version == 2:
+            yield "cpu.max", f"{quota} {_PERIOD}"
+        else:
+            yield from (("cpu.cfs_period_us", str(_PERIOD)), ("cpu.cfs_quota_us", str(quota)))
 
 
 def create(limits: Limits, announce: Callable[[str], None]) -> Cgroups:
@@ -216,19 +210,19 @@ def create(limits: Limits, announce: Callable[[str], None]) -> Cgroups:
         return made
     with stage("cgroup", "cannot find the cgroup controllers"):
         known = hierarchies()
-    wanted = {
-        "memory": limits.memory is not None,
-        "pids": limits.pids is not None,
-        "cpu": limits.cpus is not None,
-    }
+    wanted = {"memory": limits.memory, "pids": limits.pids, "cpu": limits.cpus}
     making = _Making(made, announce)
-    for controller in (name for name, want in wanted.items() if want):
+    for controller in (name for name, limit in wanted.items() if limit is not None):
         hierarchy = known.get(controller)
         if hierarchy is None:
             made.remove()
             raise _refused(controller, "this host has no such cgroup controller mounted", 0)
         try:
-            _apply(controller, making.folder(controller, hierarchy), hierarchy.version, limits)
+            folder = making.folder(controller, hierarchy)
+            for name, value in _files(controller, hierarchy.version, limits):
+                # Without swap accounting there is no file for swap.
+                if name not in _SWAP or os.path.exists(os.path.join(folder, name)):
+                    _write(folder, name, value)
         except LaunchError:
             made.remove()
             raise
@@ -262,15 +256,6 @@ class _Making:
             self._made.folders.append(folder)
         self._made.places[controller] = self._below[parent]
         return self._below[parent]
-
-
-def _apply(controller: str, folder: str, version: int, limits: Limits) -> None:
-    if controller == "memory" and limits.memory is not None:
-        _limit_memory(folder, version, limits.memory)
-    elif controller == "pids" and limits.pids is not None:
-        _limit_pids(folder, version, limits.pids)
-    elif controller == "cpu" and limits.cpus is not None:
-        _limit_cpu(folder, version, limits.cpus)
 
 
 def _refused(controller: str, detail: str, number: int) -> LaunchError:

@@ -15,14 +15,13 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscNotFound
+from pytest_gvisor.errors import InsecureRunsc, LaunchError
 from pytest_gvisor.runsc import features, locate, sidecars
 from pytest_gvisor.runsc.answers import Answers, keep, recall
 from pytest_gvisor.sessions import places
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Sequence
 
     from pytest_gvisor.runsc.sidecars import Sidecars
     from pytest_gvisor.settings import Platform
@@ -75,24 +74,13 @@ class Runsc:
     """The sidecars as the last look has found them, if they differ from the checked ones."""
 
     @classmethod
-    def find(
-        cls,
-        explicit: str | None = None,
-        *,
-        trusted: Sequence[str] = locate.TRUSTED_PATHS,
-        search_path: str | None = None,
-        euid: int | None = None,
-        nix_store: str = locate.NIX_STORE,
-    ) -> Runsc:
-        """Find the runsc of `locate.find` with the same arguments, and read its features.
+    def find(cls, explicit: str | None = None) -> Runsc:
+        """Find the runsc of `locate.find`, and read its features.
 
         Raises what `locate.find` raises, `RunscFailed` where it cannot be asked what it is, and
         `UnwantedRelease` where it is too old.
         """
-        judged = locate.find(
-            explicit, trusted=trusted, search_path=search_path, euid=euid, nix_store=nix_store
-        )
-        return cls.of(judged)
+        return cls.of(locate.find(explicit))
 
     @classmethod
     def at(cls, path: str) -> Runsc:
@@ -133,19 +121,6 @@ class Runsc:
             runsc._closer.push(closer.pop_all())
         places.note_runsc(runsc.path)
         return runsc
-
-    @staticmethod
-    def is_available(explicit: str | None = None) -> bool:
-        """Whether there is a runsc: False only if none was found.
-
-        A runsc that is refused raises `InsecureRunsc`, and a shortage of descriptors
-        `LaunchError`. Nothing is started.
-        """
-        try:
-            locate.find(explicit).close()
-        except RunscNotFound:
-            return False
-        return True
 
     def has_flag(self, name: str) -> bool:
         """Whether `runsc flags` lists ``name``, given with or without dashes."""

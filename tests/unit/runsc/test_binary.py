@@ -70,14 +70,13 @@ def test_close_can_be_called_twice(good: Path) -> None:
 
 
 @pytest.mark.fault("A13")
-def test_available_is_false_only_for_not_found(good: Path, tmp_path: Path) -> None:
+def test_a_refused_runsc_is_not_a_missing_one(good: Path, tmp_path: Path) -> None:
     """A runsc that is refused is an error and not an absence."""
-    assert Runsc.is_available() is True
-    assert Runsc.is_available(str(good)) is True
-    assert Runsc.is_available(str(tmp_path / "none")) is False
+    with pytest.raises(RunscNotFound):
+        Runsc.find(str(tmp_path / "none"))
     good.chmod(0o777)
     with pytest.raises(InsecureRunsc):
-        Runsc.is_available(str(good))
+        Runsc.find(str(good))
 
 
 @pytest.mark.fault("A1")
@@ -87,11 +86,12 @@ def test_a_refused_binary_is_not_started(fake_runsc: FakeRunsc, tmp_path: Path) 
     path = fake_runsc(version=f'creat("{marker}", 0600); puts("runsc version 1")')
     path.chmod(0o777)
     with pytest.raises(InsecureRunsc):
-        Runsc.find(trusted=[str(path)])
+        Runsc.of(locate.find(trusted=[str(path)]))
+    euid = os.geteuid() or 12345
     with pytest.raises(InsecureRunsc):
-        Runsc.find(trusted=(), search_path=str(path.parent), euid=os.geteuid() or 12345)
+        Runsc.of(locate.find(trusted=(), search_path=str(path.parent), euid=euid))
     with pytest.raises(RunscNotFound):
-        Runsc.find(trusted=(), search_path=str(path.parent), euid=0)
+        Runsc.of(locate.find(trusted=(), search_path=str(path.parent), euid=0))
     assert not marker.exists()
     path.chmod(0o755)
     Runsc.at(str(path)).close()

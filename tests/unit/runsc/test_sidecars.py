@@ -316,7 +316,7 @@ def test_an_insecure_sidecar_ends_the_search(
     with pytest.raises(InsecureRunsc):
         locate.find(trusted=(), search_path=f"{binary.parent}:{other.parent}", euid=STRANGER)
     with pytest.raises(InsecureRunsc):
-        Runsc.is_available(str(binary))
+        Runsc.find(str(binary))
 
 
 def test_the_folder_beside_the_real_file_counts(binary: Path, folder: Path, tmp_path: Path) -> None:
