@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "scripts/go-runsc"
 VERSION = "v0.0.0-20260905035102-160fafc42237"
 MODULE = "gvisor.dev/gvisor"
+PROXY = "https://proxy.golang.org,direct"
 LOOSE = {
     "GOSUMDB": "off", "GONOSUMDB": "*", "GOPRIVATE": "*", "GOINSECURE": "*",
     "GOFLAGS": "-modcacherw", "CGO_ENABLED": "1",
@@ -74,7 +74,6 @@ def test_a_long_build_says_every_ten_seconds_that_it_goes_on(tmp_path: Path) -> 
     assert sorted(os.listdir(tmp_path)) == ["go", "seen"]
 
 
-@pytest.mark.skipif(shutil.which("go") is None, reason="no Go that builds gVisor: none in PATH")
 def test_a_module_that_is_not_what_the_database_says_is_refused(tmp_path: Path) -> None:
     """A proxy that serves another gVisor than everybody has, and a caller who wants no check."""
     versions = tmp_path / "proxy" / MODULE / "@v"
@@ -86,14 +85,15 @@ def test_a_module_that_is_not_what_the_database_says_is_refused(tmp_path: Path) 
     with zipfile.ZipFile(versions / f"{VERSION}.zip", "w") as module:
         module.writestr(f"{MODULE}@{VERSION}/go.mod", mod)
         module.writestr(f"{MODULE}@{VERSION}/runsc/main.go", "package main\n\nfunc main() {}\n")
-    proxy = subprocess.run(["go", "env", "GOPROXY"], capture_output=True, text=True, check=True)
     done = build(
         tmp_path / "to",
         # The database is asked through the first proxy that passes it on.
-        GOPROXY=f"file://{tmp_path}/proxy,{proxy.stdout.strip()}",
+        GOPROXY=f"file://{tmp_path}/proxy,{os.environ.get('GOPROXY', PROXY)}",
         GOMODCACHE=str(tmp_path / "modules"),
     )
     assert done.returncode == 1
+    if done.stdout.startswith("there is no Go"):
+        pytest.skip("no Go that builds gVisor: Go 1.26.3 or later is needed")
     assert "checksum mismatch" in done.stdout
     assert os.listdir(tmp_path / "modules" / "cache") != []
     assert not (tmp_path / "to").exists()
