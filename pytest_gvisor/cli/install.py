@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self, TextIO
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, TextIO
 
 from pytest_gvisor.cli import parse, usage
 from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.escape import escape
+from pytest_gvisor.images import progress
 from pytest_gvisor.install import place, release
-from pytest_gvisor.install.fetch import SILENCE, Client
+from pytest_gvisor.install.fetch import SILENCE, Client, Progress
 from pytest_gvisor.install.place import Installed
 from pytest_gvisor.runsc import locate
 
@@ -69,8 +71,8 @@ def main(arguments: Sequence[str]) -> int:
     # Their default ends the process on the spot, and what is half there would stay.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
-    with Bar(sys.stderr) as bar:
-        done = release.install(client, name, folder, bar.show)
+    with progress_on(sys.stderr) as show:
+        done = release.install(client, name, folder, show)
     for line in describe(done):
         print(line)
     return 0
@@ -100,30 +102,23 @@ def describe(done: Installed) -> list[str]:
     return lines
 
 
-class Bar:
-    """A progress bar for a download; shows nothing outside of a terminal."""
+@contextlib.contextmanager
+def progress_on(stream: TextIO) -> Iterator[Progress]:
+    """Yield the display of a download's bytes, for a terminal that somebody watches."""
+    if not progress.is_wanted(terminal=stream.isatty()):
+        yield lambda *_: None
+        return
+    tell, last = progress.on(stream), -math.inf
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._shows = stream.isatty()
-        self._last = -math.inf
-        self._open = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._open:
-            print(file=self._stream)
-
-    def show(self, come: int, whole: int | None) -> None:
-        """Show the number of bytes so far, and the total if it is known."""
-        text = f"{come / _MIB:.1f} MiB"
-        if whole:
-            text = f"{come / _MIB:.1f} of {whole / _MIB:.1f} MiB, {100 * come // whole} %"
+    def show(come: int, whole: int | None) -> None:
+        nonlocal last
         now = time.monotonic()
-        if not self._shows or (come != whole and now - self._last < _EVERY):
-            return
-        self._last = now
-        self._open = True
-        print(f"\r{text:<60}", end="", file=self._stream, flush=True)
+        if come == whole or now - last >= _EVERY:
+            last = now
+            of = f" of {whole / _MIB:.1f} MiB, {100 * come // whole} %" if whole else " MiB"
+            tell(f"{come / _MIB:.1f}{of}")
+
+    try:
+        yield show
+    finally:
+        tell("")

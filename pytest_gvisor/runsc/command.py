@@ -32,12 +32,12 @@ def run_argv(
     bundle: str,
     root: str,
     platform: Platform,
+    log: str,
+    panic_log: str,
+    pod_init_config: str,
     network: Network = Network.NONE,
     rootless: bool = False,
-    log: str = "",
-    panic_log: str = "",
     debug_log: str = "",
-    pod_init_config: str = "",
     strace: bool = False,
     one_release: bool = False,
     restores: str = "",
@@ -61,19 +61,16 @@ def run_argv(
         "--network", network.value,
         "--platform", platform.value,
         "--overlay2", "root:memory",
+        "--log", log,
+        "--panic-log", panic_log,
+        "--pod-init-config", pod_init_config,
     ]
     # fmt: on
-    if log:
-        argv += ["--log", log]
-    if panic_log:
-        argv += ["--panic-log", panic_log]
     if debug_log:
         # Without --debug, with which the sentry's output goes into the workload's streams.
         argv += ["--debug-log", debug_log.rstrip("/") + "/"]
     if strace:
         argv += ["--strace"]
-    if pod_init_config:
-        argv += ["--pod-init-config", pod_init_config]
     if one_release:
         # By default the labels of two builds that are no releases may differ.
         argv += [f"--{ONE_RELEASE}=ALWAYS"]

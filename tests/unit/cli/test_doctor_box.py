@@ -83,9 +83,10 @@ def test_control_characters_of_findings_are_escaped() -> None:
     assert "\x1b" not in shown
 
 
-def test_progress_is_shown_at_a_terminal() -> None:
+def test_progress_is_shown_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line that is written over, with bytes and per cent."""
     stream = Terminal()
-    with install.Bar(stream) as bar:
-        bar.show(1024 * 1024, 1024 * 1024)
-    assert "\r1.0 of 1.0 MiB, 100 %" in stream.getvalue()
+    monkeypatch.delenv("CI", raising=False)
+    with install.progress_on(stream) as show:
+        show(1024 * 1024, 1024 * 1024)
+    assert "\r\x1b[K1.0 of 1.0 MiB, 100 %" in stream.getvalue()

@@ -22,7 +22,8 @@ def test_a_copy_of_a_saved_sandbox_is_repeated_by_a_fresh_start(tmp_path: Path) 
     Bundle.create(workspace.path("bundle"), spec)
     argv = run_argv(
         "g1", bundle=workspace.path("bundle"), root=workspace.path("root"),
-        platform=Platform.SYSTRAP, restores="/gone",
+        platform=Platform.SYSTRAP, log="/l", panic_log="/p", pod_init_config="/e",
+        restores="/gone",
     )  # fmt: skip
     keep(str(tmp_path / "kept"), workspace, Record(argv=argv))
     script = (tmp_path / "kept/replay.sh").read_text()

@@ -40,9 +40,12 @@ def test_a_folder_of_the_run_is_replaced_by_the_script_s() -> None:
 def test_a_run_that_goes_on_from_an_image_is_a_restore() -> None:
     """All flags before the subcommand are those of any run."""
     fresh, restored = (
-        run_argv("g1", bundle="/b", root="/r", platform=Platform.SYSTRAP, restores=image)
+        run_argv(
+            "g1", bundle="/b", root="/r", platform=Platform.SYSTRAP, log="/l", panic_log="/p",
+            pod_init_config="/e", restores=image,
+        )
         for image in ("", "/image")
-    )
+    )  # fmt: skip
     assert fresh[-4:] == ("run", "--bundle", "/b", "g1")
     assert restored[-6:] == ("restore", "--image-path", "/image", "--bundle", "/b", "g1")
     assert fresh[:-4] == restored[:-6]
