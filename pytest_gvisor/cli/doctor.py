@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.cli import health, parse, usage
+from pytest_gvisor.cli import health, parse
 from pytest_gvisor.cli.health import Finding, State
 from pytest_gvisor.errors import GvisorError, MixedReleases
 from pytest_gvisor.escape import escape
@@ -38,7 +38,7 @@ class Status(enum.IntEnum):
 
 def parser() -> argparse.ArgumentParser:
     """The subcommand's options."""
-    made = usage.parser(
+    made = parse.parser(
         "doctor",
         description="Checks whether this machine can run tests under gVisor.",
         statuses={
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps(document(found, able=able), indent=2))
     else:
         verdict = "Tests can run." if able else "Tests cannot run here: see NO above."
-        print("\n".join([*lines(found, usage.width(100)), "", verdict, *remedies(found)]))
+        print("\n".join([*lines(found, parse.width(100)), "", verdict, *remedies(found)]))
     return Status.TESTS_CAN_RUN if able else Status.TESTS_CANNOT_RUN
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.cli import parse, usage
+from pytest_gvisor.cli import parse
 from pytest_gvisor.errors import DaemonUnavailable, ImageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.images.cache import Cache, CachedImage
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 def parser() -> argparse.ArgumentParser:
     """The subcommand's options."""
     done = {"0": "done"}
-    made = usage.parser(
+    made = parse.parser(
         "images",
         description="The cache of unpacked images.",
         statuses=done,
         examples=("pytest-gvisor images list", "pytest-gvisor images prune --keep 2G"),
     )
     commands = made.add_subparsers(dest="command", required=True, metavar="list|prune")
-    usage.describe(
+    parse.describe(
         commands.add_parser("list", help="list the images, the last used first"),
         description="Lists the unpacked images, the last used first.",
         statuses=done,
     )
-    prune = usage.describe(
+    prune = parse.describe(
         commands.add_parser("prune", help="remove images that no session uses"),
         description="Removes unpacked images that no session uses. Removes from this machine's "
         "docker daemon the unnamed images that gvisor_image.build made.",

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_gvisor.cli import usage
+from pytest_gvisor.cli import parse
 from pytest_gvisor.errors import GvisorError, UsageError
 from pytest_gvisor.escape import escape
 
@@ -43,7 +43,7 @@ _REQUIREMENTS = (
 
 def parser() -> argparse.ArgumentParser:
     """The subcommand's options."""
-    made = usage.parser(
+    made = parse.parser(
         "init",
         description="Writes a file that runs the tests of the project in this folder on each of "
         "gVisor's platforms. The file is for a CI service, tox, nox, docker or a devcontainer. "

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from pytest_gvisor.cli import parse, usage
+from pytest_gvisor.cli import parse
 from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.images import progress
@@ -30,7 +30,7 @@ _EVERY = 0.2
 
 def parser() -> argparse.ArgumentParser:
     """The subcommand's options."""
-    made = usage.parser(
+    made = parse.parser(
         "install",
         description="Fetches runsc from gVisor's release bucket and compares it with its SHA-512. "
         "Then tries it and puts it in place in one step. Root's goes to /usr/local/bin, another "

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.cli import usage
+from pytest_gvisor.cli import parse
 from pytest_gvisor.errors import ReportError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.report import files
 from pytest_gvisor.report.model import Report, merge
-from pytest_gvisor.report.parse import MAX_BYTES, parse
+from pytest_gvisor.report.parse import MAX_BYTES
+from pytest_gvisor.report.parse import parse as parse_report
 
 if TYPE_CHECKING:
     import argparse
@@ -25,14 +26,14 @@ _EXAMPLES = (
 def parser() -> argparse.ArgumentParser:
     """The subcommand's options."""
     done = {"0": "done", "125": "a file is no report, or a file cannot be written"}
-    made = usage.parser(
+    made = parse.parser(
         "report",
         description="Reads reports of pytest's --gvisor-report FILE.json.",
         statuses=done,
         examples=_EXAMPLES,
     )
     actions = made.add_subparsers(dest="action", required=True, metavar="ACTION")
-    joins = usage.describe(
+    joins = parse.describe(
         actions.add_parser("merge", help="join reports, such as those of a CI matrix"),
         description="Joins reports: the same test on another platform becomes a column. If two "
         "have the same test on the same platform, the worse result is shown and the other named.",
@@ -44,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
         "-o", "--output", action="append", required=True, metavar="FILE",
         help="the file to write: .html, .md or .json; may be repeated",
     )  # fmt: skip
-    shows = usage.describe(
+    shows = parse.describe(
         actions.add_parser("show", help="print a report as text"),
         description="Prints a report as text.",
         statuses=done,
@@ -76,7 +77,7 @@ def read(path: str) -> Report:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ReportError(f"{escape(path)} cannot be read: {error.strerror}") from error
-    return parse(data, where=escape(path))
+    return parse_report(data, where=escape(path))
 
 
 def text(report: Report) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_gvisor import hints
-from pytest_gvisor.cli import parse, usage
+from pytest_gvisor.cli import parse
 from pytest_gvisor.completed import Completed, WorkloadTimeout
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.harness.engine import Engine
@@ -55,7 +55,7 @@ _EXAMPLES = (
 
 def parser() -> argparse.ArgumentParser:
     """The subcommand's options."""
-    made = usage.parser(
+    made = parse.parser(
         "run",
         description="Runs COMMAND in a fresh sandbox, like gvisor.run(): no network, the host's "
         "system folders read-only, nothing of home folders.",

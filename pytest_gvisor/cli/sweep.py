@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.cli import usage
+from pytest_gvisor.cli import parse
 from pytest_gvisor.errors import ImageError
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.sessions import boot_notes, saved_before, session_folder
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def parser() -> argparse.ArgumentParser:
     """The subcommand's options."""
-    return usage.parser(
+    return parse.parser(
         "sweep",
         description="Removes the remains of this user's dead sessions: processes, files, mounts, "
         "cgroups. Live sessions are not touched. Also removes the sandboxes and the packed images "

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from pytest_gvisor.cli import parse, usage
+from pytest_gvisor.cli import parse
 from pytest_gvisor.errors import MachineFailed
 from pytest_gvisor.vm import drive, machine
 from pytest_gvisor.vm.machine import Machine
@@ -22,7 +22,7 @@ about 40 times slower than it would on a real processor. What COMMAND writes out
 
 def parser() -> argparse.ArgumentParser:
     """The subcommand's options."""
-    made = usage.parser(
+    made = parse.parser(
         "vm",
         description=_DESCRIPTION,
         statuses={

@@ -15,8 +15,7 @@ from _pytest._io import TerminalWriter
 from pytest_gvisor.errors import ProtocolError
 from pytest_gvisor.escape import safe, safe_but_colour
 from pytest_gvisor.inside.fields import checked
-from pytest_gvisor.inside.session_bounds import SessionBounds
-from pytest_gvisor.plugin.collection_warnings import COLLECTING, place
+from pytest_gvisor.inside.session_bounds import COLLECTING, SessionBounds, place
 from pytest_gvisor.plugin.sections import escape_report
 
 # pytest raises RuntimeError for a kind of traceback that it does not know.

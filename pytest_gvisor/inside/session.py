@@ -27,11 +27,10 @@ from pytest_gvisor.inside.plugins import allure, unbridged
 from pytest_gvisor.inside.plugins.bridges import Bridges
 from pytest_gvisor.inside.requirements import is_refused, require_platform
 from pytest_gvisor.inside.returned import Taker, agree, basetemp
-from pytest_gvisor.inside.session_bounds import SessionBounds
+from pytest_gvisor.inside.session_bounds import SessionBounds, known
 from pytest_gvisor.inside.start import Inside, collect, plan
 from pytest_gvisor.inside.worker import Worker
 from pytest_gvisor.plugin import cells
-from pytest_gvisor.plugin.collection_warnings import known
 from pytest_gvisor.plugin.placement import FIELDS, plan_key
 from pytest_gvisor.plugin.precedence import expected_failure
 from pytest_gvisor.sessions import places

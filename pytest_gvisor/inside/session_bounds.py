@@ -1,22 +1,65 @@
-"""The bounds of texts that the host keeps of a session's tests inside."""
+"""The bounds of texts that the host keeps of a session's tests inside.
+
+The pytest inside has most warnings of the host's own collection again: their places are kept too.
+"""
 
 from __future__ import annotations
 
 import collections
 import sys
 from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_gvisor.errors import PytestGvisorWarning
-from pytest_gvisor.plugin.collection_warnings import Place
 from pytest_gvisor.plugin.placement import FIELDS
+
+if TYPE_CHECKING:
+    import warnings
 
 MOST_WARNINGS = 10_000
 MOST_TEXT = 4 * 1024 * 1024
 """Bytes of the warnings' texts. pytest keeps some ten times as much for them."""
 
 _MOST_NAMES = 20
+_NAME = "gvisor-collection-warnings"
+
+COLLECTING = frozenset({"config", "collect"})
+"""The moments of a warning, in pytest's words, that are those of the collection."""
+
+Place = tuple[str, str, str, int]
+"""A warning's text, the name of its category, its file and line."""
+
+
+class CollectionWarnings:
+    """A plugin that keeps the places of warnings of the collection.
+
+    pytest calls ``pytest_warning_recorded`` of a new plugin for the warnings so far, too.
+    """
+
+    def __init__(self) -> None:
+        self.known: set[Place] = set()
+
+    def pytest_warning_recorded(self, warning_message: warnings.WarningMessage, when: str) -> None:
+        """Keep the place of a warning of the collection."""
+        if when in COLLECTING:
+            self.known.add(place(warning_message))
+
+
+def known(config: pytest.Config) -> set[Place]:
+    """Return the places of the warnings: of those so far, and later of those to come."""
+    found = config.pluginmanager.get_plugin(_NAME)
+    if not isinstance(found, CollectionWarnings):
+        found = CollectionWarnings()
+        config.pluginmanager.register(found, _NAME)
+    return found.known
+
+
+def place(warning: warnings.WarningMessage) -> Place:
+    """Return the place of a warning."""
+    text = str(warning.message)
+    return text, warning.category.__qualname__, warning.filename, warning.lineno
 
 
 class SessionBounds:

@@ -14,7 +14,7 @@ import pytest
 
 from pytest_gvisor import removed
 from pytest_gvisor.cli import main as cli
-from pytest_gvisor.cli import run, usage
+from pytest_gvisor.cli import parse, run
 
 
 def parsers(command: str) -> Iterator[argparse.ArgumentParser]:
@@ -32,7 +32,7 @@ def test_each_help_has_the_exit_statuses(command: str) -> None:
     for parser in parsers(command):
         _, _, text = parser.format_help().partition("\nexit status:\n")
         found = re.findall(r"^  (\d+|N) ", text, re.MULTILINE)
-        assert set(found) > usage.SHARED.keys(), parser.prog
+        assert set(found) > parse.SHARED.keys(), parser.prog
         numbers = [int(status) for status in found if status != "N"]
         assert numbers == sorted(numbers)
     assert {"run": {"124", "126", "127", "N"}, "vm": {"124", "N"}, "install": {"1", "124"}}.get(
@@ -48,7 +48,7 @@ def test_help_is_as_wide_as_the_terminal(command: str, monkeypatch: pytest.Monke
         text, _, _examples = parser.format_help().partition("\nexamples:\n")
         assert max(map(len, text.splitlines())) <= 60
     monkeypatch.setenv("COLUMNS", "300")
-    assert usage.width() == 100
+    assert parse.width() == 100
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
