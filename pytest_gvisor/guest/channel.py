@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import os
+import threading
 import time
 from typing import Any, BinaryIO
 
@@ -49,12 +50,7 @@ class Channel:
         self._unsent: Unsent | None = None
         self._hurry = False
         self._sent = 0.0
-        self._told = 0.0
-        """The time at the end of the last phase, by its report, until a message is sent by it."""
-
-        # Whoever takes the token writes. A lock of CPython 3.11 to 3.13 reads a clock, which is a
-        # call to the sentry in a sandbox's first second.
-        self._tokens = [None]
+        self._writes = threading.Lock()
         os.register_at_fork(after_in_child=self._disown)
         self.own()
 
@@ -116,8 +112,6 @@ class Channel:
         if not self._pid:
             return
         if kind in _SHORT:
-            if kind == "passed":
-                self._told = fields["passed"]["times"][2]  # type: ignore[index]
             self._waiting.append((kind, fields))
             return
         # A report of a failure, say: with the next message everything that waits is sent.
@@ -132,16 +126,11 @@ class Channel:
         if not self.is_ours():
             return
         self._size = 0
-        now, self._told = self._told or _now(), 0.0
-        late = not self._sent <= now < self._sent + _HELD
+        late = not self._sent <= _now() < self._sent + _HELD
         self._hurry |= hurry or late or self._unsent is None
         # Frames are numbered. Whoever cannot write now leaves its message to the one who does, and
         # nobody waits: a signal handler would wait for the code that it interrupts.
-        while (self._waiting or self._hurry) and self._tokens:
-            try:
-                token = self._tokens.pop()
-            except IndexError:
-                return
+        while (self._waiting or self._hurry) and self._writes.acquire(blocking=False):
             try:
                 while self._waiting:
                     self._add(self._encoder.framed(self._next()))
@@ -149,7 +138,7 @@ class Channel:
                     self._hurry = False
                     self._flush()
             finally:
-                self._tokens.append(token)
+                self._writes.release()
 
     def _add(self, frame: bytes) -> None:
         if self._unsent is not None:

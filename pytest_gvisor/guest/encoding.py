@@ -9,17 +9,11 @@ import itertools
 import json
 import math
 import sys
-from contextlib import suppress
 from typing import Any
 
 from pytest_gvisor.guest import checked_json
 
-_JSON = json.JSONEncoder(default=repr, ensure_ascii=False, allow_nan=False)
-# `JSONEncoder.encode` makes one of these for each message, which costs more than a short message.
-_ONCE: Any = getattr(json.encoder, "c_make_encoder", None)
-_SHORT = _ONCE and _ONCE(
-    None, repr, json.encoder.encode_basestring, None, ":", ",", False, False, False
-)
+_JSON = json.JSONEncoder(default=repr, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _MAX_TEXT = 8 * 1024 * 1024
 # Both less than what the host allows.
 _MAX_MESSAGE = 60 * 1024 * 1024
@@ -29,25 +23,18 @@ _WHOLE = frozenset({"collected", "coverage", "finished"})
 
 def encoded(kind: str, fields: dict[str, Any], most: int = _MAX_MESSAGE) -> bytes:
     """Return the JSON of a message, with long parts shortened; texts mention that."""
-    data = _json({"type": kind, **fields})
+    data = short(kind, fields)
     for longest in (1024 * 1024, 64 * 1024, 4096, 256):
         many = checked_json.has_more_values(data, _MAX_VALUES)
         if kind in _WHOLE or not (many or len(data) > most):
             break
-        data = _json({"type": kind, **_shortened(fields, longest)})
+        data = short(kind, _shortened(fields, longest))
     return data
 
 
 def short(kind: str, fields: dict[str, Any]) -> bytes:
-    """Return the JSON of a short message, like `encoded`."""
-    if _SHORT is not None:
-        # What JSON has not, and what is encoded in another way.
-        with suppress(ValueError, TypeError):
-            return "".join(_SHORT({"type": kind, **fields}, 0)).encode("utf-8", "surrogatepass")
-    return encoded(kind, fields)
-
-
-def _json(message: dict[str, Any]) -> bytes:
+    """Return the JSON of a message whole."""
+    message = {"type": kind, **fields}
     try:
         text = _JSON.encode(message)
     except ValueError:  # of a number that JSON has not

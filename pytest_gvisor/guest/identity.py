@@ -12,12 +12,10 @@ there, and makes root's what is root's on the host.
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib.util
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_gvisor.guest import checked_json
+from pytest_gvisor.guest import checked_json, program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,17 +80,10 @@ def outer_groups(who: Identity) -> list[int]:
     return [points.get(gid, gid + _OFFSET) for gid in who.groups if gid in points or gid < _IDS]
 
 
-@functools.cache
 def kernel_calls() -> ModuleType:
-    """Return the module of kernel calls, which is on no ``sys.path``."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    path = os.path.join(os.path.dirname(here), "programs", "linux.py")
-    spec = importlib.util.spec_from_file_location("pytest_gvisor_linux", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """Return the module of kernel calls."""
+    found: ModuleType = program.beside("../programs/linux")
+    return found
 
 
 class Refused(OSError):

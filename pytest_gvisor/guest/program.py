@@ -1,4 +1,4 @@
-"""The command line of the host's pytest for tests inside, and a record of missing variables.
+"""The program of tests inside: its names, further modules, and variables that are missing.
 
 argparse and click take a program's name from ``sys.argv``. In each process that it spawns,
 multiprocessing runs the file of ``__main__`` again.
@@ -9,6 +9,8 @@ Used inside the sandbox alone: standard library only.
 from __future__ import annotations
 
 import builtins
+import functools
+import importlib.util
 import os
 import sys
 from importlib.machinery import ModuleSpec
@@ -38,6 +40,18 @@ def assume(
             main.__spec__ = ModuleSpec(module, None, origin=file)
             main.__package__ = module.rpartition(".")[0]
     sys.modules["__main__"] = main
+
+
+@functools.cache
+def beside(name: str) -> Any:
+    """Load a module of this folder by its path: the program's imports are over."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"pytest_gvisor_{os.path.basename(name)}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class _Variables(dict):  # type: ignore[type-arg]  # of os.environ, by encoded names

@@ -11,7 +11,6 @@ Imports pytest only after ``sys.path`` is the host's, and nothing of pytest_gvis
 from __future__ import annotations
 
 import faulthandler
-import importlib.util
 import io
 import linecache
 import os
@@ -257,17 +256,6 @@ def _hook_order(plugin: Plugin) -> None:
     first(type(plugin).pytest_ignore_collect)
 
 
-def _beside(name: str) -> Any:
-    """Load a module beside this program, which is on no ``sys.path``."""
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py")
-    spec = importlib.util.spec_from_file_location(f"pytest_gvisor_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def run(
     channel: Channel,
     start: dict[str, Any],
@@ -290,7 +278,7 @@ def run(
     sys.path[:] = start["sys_path"]
     program.assume(**start["program"])
     measured: dict[str, Any] | None = start["coverage"]
-    coverage: Coverage | None = _beside("measure").Coverage(measured) if measured else None
+    coverage: Coverage | None = program.beside("measure").Coverage(measured) if measured else None
     gate.supply_modules()
     from _pytest.config import get_config  # noqa: PLC0415 -- sys.path is the host's only now
 
@@ -311,12 +299,12 @@ def run(
     failed.register(config, notes)
     ids = start["worker"]
     if ids and config.pluginmanager.hasplugin("xdist"):
-        fixtures = _beside("bridges").xdist_fixtures(ids)
+        fixtures = program.beside("bridges").xdist_fixtures(ids)
         config.pluginmanager.register(fixtures, "gvisor-xdist-fixtures")
     if bridges := gate.command["bridges"]:
-        _beside("bridges").register(config, bridges, channel.send)
+        program.beside("bridges").register(config, bridges, channel.send)
     if names := gate.command["unwanted"]:
-        config.pluginmanager.register(_beside("bridges").LeftOut(names), "gvisor-unwanted")
+        config.pluginmanager.register(program.beside("bridges").LeftOut(names), "gvisor-unwanted")
     channel.send("ready", kernel=os.uname().release, holds=channel.hold())
     return int(config.hook.pytest_cmdline_main(config=config) or 0)
 
@@ -332,7 +320,7 @@ def main(supply: Supply | None) -> None:
     if start["op"] != "start":
         return
     if start["families"]:
-        _beside("loopback").make_count(start["families"], identity.kernel_calls())
+        program.beside("loopback").make_count(start["families"], identity.kernel_calls())
     notes, gate = failed.Notes(), Gate(supply)
     if pid := os.fork():
         if memory is not None:

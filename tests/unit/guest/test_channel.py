@@ -197,21 +197,6 @@ def test_short_messages_wait_for_milliseconds_alone(
         assert not held.frames()
 
 
-def test_the_time_of_a_report_is_read_from_no_clock(
-    ends: Ends, held: Unsent, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The time serves for one message. So a clock is read for no test that passes."""
-    channel = ends.channel
-    monkeypatch.setattr(channels, "_HELD", 1.0)
-    sent, clock = channel._sent, iter([channel._sent + 2] * 2)
-    monkeypatch.setattr(channels, "_now", lambda: next(clock))
-    channel.put_off("passed", id="a", passed={"times": (0, sent, sent + 0.5)})
-    channel.send("phase", id="a")
-    assert held.frames()
-    channel.send("phase", id="a")
-    assert not held.frames()
-
-
 def test_messages_without_room_are_sent(ends: Ends, held: Unsent) -> None:
     """Many short ones, and one that is longer than all the memory."""
     host, channel = ends
