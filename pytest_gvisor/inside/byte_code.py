@@ -123,8 +123,8 @@ def _read(path: str) -> tuple[bytes, int, int] | None:
 def _compile(path: str) -> tuple[bytes, int, int] | None:
     """Compile a module of the guest, and keep the byte code as Python's own import does.
 
-    The host itself imports these modules as parts of a plugin. pytest rewrites them then, and keeps
-    that byte code under another name. So there may be none where no installer has compiled them.
+    The host itself imports few of these modules. So there may be no byte code of the others where
+    no installer has compiled them.
     """
     try:
         state = os.stat(path)
