@@ -16,6 +16,8 @@ from pytest_gvisor.inside import rules
 from pytest_gvisor.inside.fields import location, phase
 
 _LONGEST_CAUSE = 300
+_TIMES = rules.tuple_of(rules.seconds, rules.seconds, rules.seconds)
+_KEYWORDS = rules.list_of(rules.text)
 
 
 class Reviver:
@@ -46,11 +48,11 @@ class Reviver:
     def _revive(self, short: Any, nodeid: str) -> pytest.TestReport:
         if "location" in short:
             self._location = location(short["location"])
-            self._keywords = dict.fromkeys(map(rules.text, _listed(short["keywords"])), 1)
+            self._keywords = dict.fromkeys(_KEYWORDS(short["keywords"]), 1)
             self._nodeid = self._id = nodeid
         if self._location is None or self._nodeid != nodeid:
             raise ValueError("a test without a location")
-        duration, start, stop = map(rules.seconds, _listed(short["times"]))
+        duration, start, stop = _TIMES(short["times"])
         fields: dict[str, Any] = {
             "nodeid": nodeid,
             "location": self._location,
@@ -73,9 +75,3 @@ class Reviver:
         if not isinstance(report, pytest.TestReport):
             raise TypeError(f"a plugin here makes {type(report)} of a report")
         return report
-
-
-def _listed(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError(f"{type(value).__name__} in the place of a list")
-    return value

@@ -8,7 +8,6 @@ every user may read. Nor is anything that names this machine, its users or its s
 from __future__ import annotations
 
 import contextlib
-import enum
 import functools
 import os
 import pwd
@@ -65,24 +64,15 @@ _NEVER: Final = ("private", "ssl-cert-snakeoil", "shadow", "gshadow")
 _OTHERS: Final = stat.S_IROTH | stat.S_IXOTH
 
 
-class Kind(enum.Enum):
-    """The kind of a skeleton's entry."""
-
-    FOLDER = enum.auto()
-    LINK = enum.auto()
-    FILE = enum.auto()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One entry of a skeleton."""
+    """One entry of a skeleton: a folder, unless it has content."""
 
-    kind: Kind
-    """What it is."""
     path: str
     """Where, without a slash in front."""
-    content: bytes = b""
+    content: bytes | None = None
     """A file's bytes, or where a link leads."""
+    is_link: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,9 +209,9 @@ def make(folder: str, system: System, account: accounts.Account | None = None) -
 
 def _put(root: str, entry: Entry) -> None:
     path = f"{root}/{entry.path}"
-    if entry.kind is Kind.FOLDER:
+    if entry.content is None:
         _folder(path)
-    elif entry.kind is Kind.LINK:
+    elif entry.is_link:
         os.symlink(entry.content, path)
     else:
         write(path, entry.content)
@@ -263,15 +253,15 @@ def write_all(descriptor: int, data: bytes) -> None:
 @functools.cache
 def _etc() -> tuple[Entry, ...]:
     """Return the sandbox's /etc, folders before their files. Reads the host once."""
-    made = {"etc": Entry(kind=Kind.FOLDER, path="etc")}
+    made = {"etc": Entry(path="etc")}
     for name, text in _GENERATED.items():
-        made[name] = Entry(kind=Kind.FILE, path=name, content=text.encode())
-    made["etc/mtab"] = Entry(kind=Kind.LINK, path="etc/mtab", content=b"/proc/mounts")
+        made[name] = Entry(path=name, content=text.encode())
+    made["etc/mtab"] = Entry(path="etc/mtab", content=b"/proc/mounts", is_link=True)
     for name in _wanted():
         for entry in _copied(f"/etc/{name}"):
             above = entry.path
             while above := os.path.dirname(above):
-                made.setdefault(above, Entry(kind=Kind.FOLDER, path=above))
+                made.setdefault(above, Entry(path=above))
             made.setdefault(entry.path, entry)
     return tuple(sorted(made.values(), key=lambda entry: entry.path.count("/")))
 
@@ -294,7 +284,7 @@ def _copied(source: str) -> Iterator[Entry]:
         if stat.S_ISLNK(status.st_mode):
             yield from _copied_link(source)
         elif stat.S_ISDIR(status.st_mode) and status.st_mode & _OTHERS == _OTHERS:
-            yield Entry(kind=Kind.FOLDER, path=source[1:])
+            yield Entry(path=source[1:])
             names = sorted(os.listdir(source))
             # What the links beside the bundle lead to is in the bundle; there may be hundreds.
             bundled = source == "/etc/ssl/certs" and _BUNDLE in names
@@ -320,7 +310,7 @@ def _copied_link(source: str) -> Iterator[Entry]:
     if not within(direct, "/usr"):
         direct = os.path.realpath(source)
     if within(direct, "/usr") or within(direct, "/etc"):
-        yield Entry(kind=Kind.LINK, path=source[1:], content=os.fsencode(text))
+        yield Entry(path=source[1:], content=os.fsencode(text), is_link=True)
     elif _is_kept_back(direct):
         return
     elif os.path.isfile(direct) and os.stat(direct).st_mode & stat.S_IROTH:
@@ -331,4 +321,4 @@ def _copied_file(source: str, path: str) -> Iterator[Entry]:
     descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         if os.fstat(file.fileno()).st_size <= _MAX_FILE:
-            yield Entry(kind=Kind.FILE, path=path, content=file.readall())
+            yield Entry(path=path, content=file.readall())

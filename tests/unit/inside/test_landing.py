@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from pytest_gvisor.inside import landing
+from pytest_gvisor.inside.landing import Store, Tally, finish, show, take_worker
 from pytest_gvisor.programs import linux
 
 Land = Callable[..., bool]
@@ -186,3 +190,71 @@ def test_what_is_added_goes_to_a_regular_file(folder: Path, tmp_path: Path, what
     finally:
         os.close(fd)
     assert target.read_text() == "secret"
+
+
+class Reporter:
+    """A terminal reporter that keeps its lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def write_line(self, line: str, **_markup: bool) -> None:
+        """Keep a line."""
+        self.lines.append(line)
+
+
+def shown(*tallies: Tally, verbosity: int = 0) -> list[str]:
+    """The lines for all of these."""
+    config = cast("Any", SimpleNamespace(stash=pytest.Stash(), get_verbosity=lambda: verbosity))
+    for tally in tallies:
+        store = Store()
+        store.tally = tally
+        finish(cast("Any", SimpleNamespace(config=config, exitstatus=1)), store)
+    reporter = Reporter()
+    show(cast("Any", reporter), config)
+    return reporter.lines
+
+
+def test_names_are_for_those_who_ask() -> None:
+    """Numbers are there by default, and errors always."""
+    tally = Tally(
+        written=["/a"], count=2, others=["/b"], more=3, whole=False, errors=["bad"], notes=["n"] * 9
+    )
+    lines = shown(tally)
+    assert lines[:2] == [
+        "gvisor: 2 files came back from inside",
+        (
+            "gvisor: at least 3 other files that tests wrote in the project stayed inside "
+            "(gvisor_returns brings files back, -v names them)"
+        ),
+    ]
+    assert lines[2:] == [
+        *["gvisor: n"] * 5, "gvisor: 4 more such lines with -v", "gvisor: ERROR: bad",
+    ]  # fmt: skip
+    verbose = shown(tally, verbosity=1)
+    assert {"gvisor:   /a", "gvisor:   /b", "gvisor:   and 1 more", "gvisor:   and 2 more"} < {
+        *verbose
+    }
+    assert verbose.count("gvisor: n") == 9
+    assert shown(tally, verbosity=-1)[0] == "gvisor: n"
+    assert shown(Tally()) == shown() == []
+
+
+def test_workers_that_wrote_different_files_are_an_error() -> None:
+    """The session fails, and the error names both."""
+    config = cast("Any", SimpleNamespace(stash=pytest.Stash(), get_verbosity=lambda: 0))
+    for worker, digest in {"gw0": "1", "gw1": "1", "gw2": "2"}.items():
+        tally = Tally(digests={"/a": [digest, "test_it"]}, count=1, notes=["n"])
+        take_worker(config, worker, {"gvisor_returned": dataclasses.asdict(tally)})
+    take_worker(config, "gw3", {})
+    reporter = Reporter()
+    show(cast("Any", reporter), config)
+    assert reporter.lines[0] == "gvisor: 3 files came back from inside"
+    assert reporter.lines[1:4] == ["gvisor: gw0: n", "gvisor: gw1: n", "gvisor: gw2: n"]
+    assert reporter.lines[-1].endswith("from gw0: test_it and gw2: test_it")
+    session: Any = SimpleNamespace(config=config, exitstatus=pytest.ExitCode.OK)
+    finish(session, None)
+    assert session.exitstatus == pytest.ExitCode.TESTS_FAILED
+    session.exitstatus = pytest.ExitCode.INTERRUPTED
+    finish(session, None)
+    assert session.exitstatus == pytest.ExitCode.INTERRUPTED

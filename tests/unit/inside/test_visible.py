@@ -15,6 +15,8 @@ from pytest_gvisor.errors import UsageError
 from pytest_gvisor.inside import visible
 from pytest_gvisor.oci import packages, skeleton
 from pytest_gvisor.programs.paths import within
+from pytest_gvisor.programs.proc import IdRange
+from pytest_gvisor.sessions import places
 
 
 def shown(
@@ -87,7 +89,7 @@ def test_a_readable_path_is_shown_under_both_of_its_names(
 
 
 @pytest.fixture
-def home(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
+def rootdir(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The project's folder is this user's home folder."""
     monkeypatch.setattr(skeleton, "home", lambda: str(pytester.path))
     for name in (".ssh/id", "tests/test_it.py", "tests/conftest.py", ".venv/lib/module.py"):
@@ -97,31 +99,31 @@ def home(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_project_that_is_the_home_folder_has_to_be_asked_for(
-    pytester: pytest.Pytester, home: Path, monkeypatch: pytest.MonkeyPatch
+    pytester: pytest.Pytester, rootdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then its entries are seen, without names that begin with a dot, but what imports need."""
-    monkeypatch.syspath_prepend(home / ".venv/lib")
-    file = home / "tests/test_it.py"
+    monkeypatch.syspath_prepend(rootdir / ".venv/lib")
+    file = rootdir / "tests/test_it.py"
     with pytest.raises(UsageError, match="root folder of the tests") as caught:
         shown(pytester, file=file)
-    assert f"--gvisor-readable {home}" in str(caught.value)
-    found = shown(pytester, home, file=file)
-    assert [path for path in found.paths if within(path, str(home))] == [
-        f"{home}/tests",
-        f"{home}/.venv/lib",
+    assert f"--gvisor-readable {rootdir}" in str(caught.value)
+    found = shown(pytester, rootdir, file=file)
+    assert [path for path in found.paths if within(path, str(rootdir))] == [
+        f"{rootdir}/tests",
+        f"{rootdir}/.venv/lib",
     ]
 
 
 def test_of_a_wide_folder_the_ini_file_is_shown_alone(
-    pytester: pytest.Pytester, home: Path
+    pytester: pytest.Pytester, rootdir: Path
 ) -> None:
     """With a root folder below it, the home folder is not needed, although pytest starts there."""
     pytester.makeini("[pytest]")
-    file = home / "tests/test_it.py"
-    found = shown(pytester, file=file, args=("-c", "tox.ini", f"--rootdir={home}/tests"))
-    assert [path for path in found.paths if within(path, str(home))] == [
-        f"{home}/tests",
-        f"{home}/tox.ini",
+    file = rootdir / "tests/test_it.py"
+    found = shown(pytester, file=file, args=("-c", "tox.ini", f"--rootdir={rootdir}/tests"))
+    assert [path for path in found.paths if within(path, str(rootdir))] == [
+        f"{rootdir}/tests",
+        f"{rootdir}/tox.ini",
     ]
 
 
@@ -144,3 +146,124 @@ def test_a_wide_folder_of_the_start_is_empty_inside(
     assert (root / start.lstrip("/")).is_dir()
     assert os.readlink(root / "h/link") == "/target"
     assert (root / "h/there").is_dir()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder with something of each kind."""
+    folder = tmp_path / "homes/me"
+    for name in ("project", ".ssh", ".config/tool"):
+        (folder / name).mkdir(parents=True)
+    (folder / "notes").touch()
+    (folder / ".netrc").touch()
+    (folder / "link").symlink_to("/srv/elsewhere")
+    os.mkfifo(folder / "fifo")
+    monkeypatch.setenv("HOME", str(folder))
+    return folder
+
+
+def asked(pytester: pytest.Pytester, *arguments: str) -> list[str]:
+    """The paths of a command line, relative to the project."""
+    found = visible.readable(pytester.parseconfig(*arguments))
+    return [os.path.relpath(path, pytester.path) for path in found]
+
+
+def test_options_and_ini_key_add_up(pytester: pytest.Pytester) -> None:
+    """Globs are resolved, and a relative path is one from where it was written."""
+    for name in ("sub/data.txt", "a.json", "b.json", ".c.json"):
+        pytester.path.joinpath(name).parent.mkdir(exist_ok=True)
+        pytester.path.joinpath(name).touch()
+    pytester.makeini("[pytest]\ngvisor_readable =\n    sub\n    *.json\n    none-*\n")
+    os.chdir("sub")
+    found = asked(pytester, "--gvisor-readable=data.txt", "--gvisor-readable=../a.json")
+    assert found == ["sub", "a.json", "b.json", "sub/data.txt"]
+
+
+@pytest.mark.parametrize("path", ["missing", "/", "/proc/self", "/dev/null", "/var"])
+def test_what_cannot_be_shown_is_refused(pytester: pytest.Pytester, path: str) -> None:
+    """A missing path, the kernel's files and what holds sockets of engines are usage errors."""
+    with pytest.raises(UsageError, match="--gvisor-readable"):
+        asked(pytester, f"--gvisor-readable={path}")
+
+
+def test_a_home_folder_is_shown_without_names_that_begin_with_a_dot(home: Path) -> None:
+    """Its entries are shown one by one, its links are not followed, a FIFO is left out."""
+    parts = visible._opened([str(home)])
+    assert parts.whole == (f"{home}/notes", f"{home}/project")
+    assert parts.opened == (str(home),)
+    assert parts.links == ((f"{home}/link", "/srv/elsewhere"),)
+
+
+def test_a_folder_that_holds_a_home_folder_is_opened_down_to_it(home: Path) -> None:
+    """Beside the home folder, names that begin with a dot are shown like others."""
+    (home.parent / ".other").mkdir()
+    parts = visible._opened([str(home.parent)])
+    assert set(parts.whole) == {f"{home.parent}/.other", f"{home}/notes", f"{home}/project"}
+    assert parts.opened == (str(home.parent), str(home))
+
+
+def test_a_link_to_a_home_folder_stays_a_link(home: Path, tmp_path: Path) -> None:
+    """Mounted, it would show all of it."""
+    (tmp_path / "alias").symlink_to(home)
+    parts = visible._opened([str(tmp_path / "alias")])
+    assert (str(tmp_path / "alias"), str(home)) in parts.links
+    assert parts.whole == (f"{home}/notes", f"{home}/project")
+
+
+def test_what_is_asked_for_by_name_is_shown(home: Path) -> None:
+    """A name that begins with a dot is no obstacle there."""
+    assert visible._opened([f"{home}/.config/tool"]).whole == (f"{home}/.config/tool",)
+
+
+def test_entries_of_home_folders_are_bounded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a mount."""
+    monkeypatch.setattr(visible, "_MOST_ENTRIES", 2)
+    with pytest.raises(UsageError, match="more than 2 entries"):
+        visible._opened([str(home)])
+
+
+def test_a_home_folder_that_cannot_be_listed_is_an_error(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names it."""
+
+    def listdir(_path: str) -> list[str]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    with pytest.raises(UsageError, match="Permission denied"):
+        visible._opened([str(home)])
+
+
+MAPS = {"0 0 4294967295": False, "0 1000 1": True, "0 100000 65536": True}
+
+
+@pytest.mark.parametrize("line", MAPS)
+def test_who_is_no_root_outside_may_hand_out_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """Root in a user namespace leaves files of the user that it is on the host."""
+    monkeypatch.setattr(places, "id_map", lambda: (IdRange(*map(int, line.split())),))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(visible, "harmful", lambda folder: folder)
+    if MAPS[line]:
+        visible.check_writable([str(tmp_path)])
+        assert [mount.source for mount in visible.writable_mounts([str(tmp_path)])] == [
+            str(tmp_path)
+        ]
+    else:
+        for ask in (visible.check_writable, visible.writable_mounts):
+            with pytest.raises(UsageError, match="set-uid"):
+                ask([str(tmp_path)])
+
+
+def test_a_folder_that_is_not_there_yet_is_judged_when_it_is(tmp_path: Path) -> None:
+    """The start of the session passes it over; the first sandbox does not."""
+    visible.check_writable([str(tmp_path / "missing")])
+    with pytest.raises(UsageError, match="cannot mount"):
+        visible.writable_mounts([str(tmp_path / "missing")])
+
+
+def test_a_folder_that_cannot_be_asked_is_harmful(tmp_path: Path) -> None:
+    """A file system with unknown options counts as harmful."""
+    assert visible.harmful(str(tmp_path / "missing")) == str(tmp_path / "missing")
