@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -28,7 +29,7 @@ class Images:
     """
 
     def __init__(self, cache: Cache | None = None, *, tell: Tell | None = None) -> None:
-        self._cache = cache
+        self._given = cache
         self._tell = tell
         self._guard = threading.Lock()
         self._found: dict[tuple[object, ...], ImageRootfs] = {}
@@ -107,7 +108,9 @@ class Images:
             raise ImageError(f"there is no file or folder {path}")
         key = (*_state(path), reference, limits)
         if key not in self._found:
-            self._found[key] = self._unpacked(name, path, reference, limits)
+            with archive.opened(path, reference=reference, limits=limits) as content:
+                hold = self._cache.hold(content, name=name, limits=limits)
+            self._found[key] = ImageRootfs(name=name, id=hold.id, config=content.config, hold=hold)
         return self._found[key]
 
     def _from_daemon(
@@ -127,18 +130,12 @@ class Images:
             ):
                 yield content
 
-        hold = self._the_cache().obtain(digest, exported, name=name, limits=limits)
+        hold = self._cache.obtain(digest, exported, name=name, limits=limits)
         return ImageRootfs(name=name, id=hold.id, config=hold.config, hold=hold)
 
-    def _unpacked(self, name: str, path: str, reference: str, limits: Limits | None) -> ImageRootfs:
-        with archive.opened(path, reference=reference, limits=limits) as content:
-            hold = self._the_cache().hold(content, name=name, limits=limits)
-        return ImageRootfs(name=name, id=hold.id, config=content.config, hold=hold)
-
-    def _the_cache(self) -> Cache:
-        if self._cache is None:
-            self._cache = Cache()
-        return self._cache
+    @functools.cached_property
+    def _cache(self) -> Cache:
+        return self._given or Cache()
 
 
 @contextlib.contextmanager

@@ -89,10 +89,6 @@ def folder_of(path: str, shares: Sequence[str]) -> str:
     return path
 
 
-def _is_below_own(path: str) -> bool:
-    return any(below(path, own) for own in _OWN)
-
-
 def vng(machine: Machine, parts: Parts, folder: str) -> list[str]:
     """Return the command line that boots the VM and runs the script `guest` in ``folder``.
 
@@ -111,7 +107,7 @@ def vng(machine: Machine, parts: Parts, folder: str) -> list[str]:
     # it is not asked.
     if not parts.virtiofsd:
         argv.append("--force-9p")
-    if _is_below_own(parts.modules):
+    if any(below(parts.modules, own) for own in _OWN):
         argv.append(f"--rodir={parts.modules}")
     argv += [f"--rwdir={share}" for share in machine.shares]
     return [*argv, "--exec", f"sh {GUEST_FOLDER}/script"]

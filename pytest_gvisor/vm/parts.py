@@ -78,7 +78,8 @@ def find(*, qemu: str = "", kernel: str = "") -> Parts:
         qemu=program,
         kernel=chosen,
         modules=_tree_of(chosen),
-        virtiofsd=_has_virtiofsd(),
+        virtiofsd=bool(shutil.which("virtiofsd", path=SYSTEM_PATH))
+        or any(map(os.path.isfile, _VIRTIOFSD)),
     )
 
 
@@ -129,12 +130,6 @@ def commands() -> tuple[Command, ...]:
 def _vng() -> str | None:
     """Return vng's path: beside the running Python, which is trusted, or in a fixed folder."""
     return shutil.which("vng", path=f"{os.path.join(sys.prefix, 'bin')}:{SYSTEM_PATH}")
-
-
-def _has_virtiofsd() -> bool:
-    return shutil.which("virtiofsd", path=SYSTEM_PATH) is not None or any(
-        map(os.path.isfile, _VIRTIOFSD)
-    )
 
 
 def _without_qemu(given: str) -> list[str]:
