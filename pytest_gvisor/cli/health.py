@@ -99,14 +99,6 @@ def findings(proc: str = "/proc", *, works: bool = False) -> list[Finding]:
     ]  # fmt: skip
 
 
-def _text(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(1024 * 1024).strip()
-    except OSError:
-        return ""
-
-
 def _python() -> Finding:
     detail = f"{platform.python_version()}, as uid {os.geteuid()}"
     return Finding(name="Python", state=State.GOOD, detail=detail)
@@ -133,7 +125,7 @@ def _user_namespaces(proc: str, *, works: bool) -> Finding:
             "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
         ),
     ):  # fmt: skip
-        if _text(f"{proc}/sys/{switch}") == value:
+        if causes.text_of(f"{proc}/sys/{switch}").strip() == value:
             detail = f"{switch.replace('/', '.')} is {value}: {who}"
             if works and os.geteuid() != 0:
                 detail += "; this user's sandboxes run all the same"

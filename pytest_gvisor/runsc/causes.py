@@ -146,7 +146,7 @@ def namespaces(proc: str = "/proc") -> list[Obstacle]:
 
 
 def _limits(proc: str) -> list[Obstacle]:
-    if _read(f"{proc}/sys/user/max_user_namespaces").strip() == "0":
+    if text_of(f"{proc}/sys/user/max_user_namespaces").strip() == "0":
         return [(
             "/proc/sys/user/max_user_namespaces is 0: no user can make a user namespace",
             "As root: sysctl user.max_user_namespaces=10000",
@@ -177,7 +177,7 @@ def chroot(proc: str = "/proc") -> list[Obstacle]:
 def tracing(proc: str = "/proc") -> list[Obstacle]:
     """Return the obstacles to ptrace(2)."""
     found = []
-    if _read(f"{proc}/sys/kernel/yama/ptrace_scope").strip() == "3":
+    if text_of(f"{proc}/sys/kernel/yama/ptrace_scope").strip() == "3":
         found.append((
             "kernel.yama.ptrace_scope is 3, which forbids every ptrace until the next boot",
             "Boot with kernel.yama.ptrace_scope below 3 (/etc/sysctl.d): 3 cannot be lowered.",
@@ -199,11 +199,12 @@ def seccomp(proc: str = "/proc") -> list[Obstacle]:
 
 def is_virtual() -> bool:
     """Whether this machine is a virtual one, by its processor's flags."""
-    flags = _read("/proc/cpuinfo").partition("\nflags")[2].partition("\n")[0].split()
+    flags = text_of("/proc/cpuinfo").partition("\nflags")[2].partition("\n")[0].split()
     return "hypervisor" in flags
 
 
-def _read(path: str) -> str:
+def text_of(path: str) -> str:
+    """Return the text of a small file, such as one of /proc; ``""`` if it cannot be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
