@@ -122,8 +122,7 @@ class Runner:
         if self.request.restores:
             saved.check(self.request.platform, self.request.way)
         keeper, session = self.launcher.keeper(), self.launcher.session()
-        workspace = self._make_workspace(session)
-        undo.callback(shutil.rmtree, workspace.folder, ignore_errors=True)
+        workspace = self._make_workspace(session, undo)
         self._listener = undo.enter_context(contextlib.closing(self._listen(workspace)))
         spec = self.request.make_spec(workspace)
         self.record.args, self.record.spec = spec.process.args, spec
@@ -138,27 +137,18 @@ class Runner:
         undo.callback(self._cgroups.remove)
         return keeper, workspace, self._order(workspace, spec)
 
-    def _make_workspace(self, session: SessionDir) -> Workspace:
+    def _make_workspace(self, session: SessionDir, undo: contextlib.ExitStack) -> Workspace:
         run = check_id("g" + secrets.token_hex(4))
         folder = os.path.join(session.path, run)
-        # What is there is another run's: it is neither used nor, with the rest, removed.
-        with stage("workspace", f"cannot make {folder}"):
-            make_private(folder)
         parts = ("root", "logs") if self._wants_logs() else ("root",)
-        try:
+        with stage("workspace", f"cannot make {folder}"):
+            # What is there is another run's: it is neither used nor, with the rest, removed.
+            make_private(folder)
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
             for name in parts:
                 make_private(os.path.join(folder, name))
-        except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise LaunchError(
-                "workspace", f"cannot make {folder}", errno=error.errno or 0
-            ) from error
-        return Workspace(
-            id=run,
-            folder=folder,
-            shared=session.path,
-            netns=os.path.join(folder, "netns"),
-        )
+        netns = os.path.join(folder, "netns")
+        return Workspace(id=run, folder=folder, shared=session.path, netns=netns)
 
     def _wants_logs(self) -> bool:
         return self.request.settings.debug or self.request.logs
