@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Gvisor, Launcher
+from pytest_gvisor import Gvisor
+from pytest_gvisor.sessions.launcher import Launcher
 from tests.faults.little import STRICT, Little, eventually, hang
 
 

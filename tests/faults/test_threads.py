@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pytest_gvisor import Gvisor, Launcher
+from pytest_gvisor import Gvisor
+from pytest_gvisor.sessions.launcher import Launcher
 
 THREADS = 8
 

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor import Gvisor, Launcher, Platform, Runsc, directory, is_gvisor_kernel
+from pytest_gvisor import Gvisor, Platform, Runsc, directory, is_gvisor_kernel
 from pytest_gvisor.programs.child import HIGH_FD
 from pytest_gvisor.programs.proc import children_of, words_of
+from pytest_gvisor.sessions.launcher import Launcher
 from tests.runsc.conftest import Running, Start, status_of
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Gvisor, Launcher, Platform, Runsc, empty
+from pytest_gvisor import Gvisor, Platform, Runsc, empty
 from pytest_gvisor.run import logs
+from pytest_gvisor.sessions.launcher import Launcher
 from pytest_gvisor.settings import Settings
 
 BUSYBOX = Path("/bin/busybox").read_bytes()

@@ -13,7 +13,6 @@ import pytest
 from pytest_gvisor import (
     Completed,
     Gvisor,
-    Launcher,
     Platform,
     PlatformUnavailable,
     Runsc,
@@ -29,6 +28,7 @@ from pytest_gvisor.run.request import Hooks
 from pytest_gvisor.runsc import kvm, platforms
 from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.runsc.platforms import deadline_for, probe
+from pytest_gvisor.sessions.launcher import Launcher
 from tests.fakes.notes import keep_verdicts_in
 
 

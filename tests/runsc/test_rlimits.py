@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor import Gvisor, Launcher, Platform, Runsc, WorkloadTimeout
+from pytest_gvisor import Gvisor, Platform, Runsc, WorkloadTimeout
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.run.request import Hooks
+from pytest_gvisor.sessions.launcher import Launcher
 
 
 @pytest.fixture

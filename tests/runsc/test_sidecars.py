@@ -13,13 +13,13 @@ import pytest
 from pytest_gvisor import (
     Gvisor,
     InsecureRunsc,
-    Launcher,
     MixedReleases,
     Platform,
     Runsc,
     Settings,
 )
 from pytest_gvisor.harness.engine import Engine
+from pytest_gvisor.sessions.launcher import Launcher
 from tests.sidecars import Canary, canary, has_sidecars, start_bare
 
 NONE = "no sentry beside this release of runsc"
