@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_gvisor import removed
 from pytest_gvisor.cli.main import COMMANDS
 from pytest_gvisor.plugin import placement
 from pytest_gvisor.setting_table import SETTINGS, names_from
@@ -46,9 +47,10 @@ def doc(name: str) -> str:
 
 
 def option_strings(parser: argparse.ArgumentParser) -> Iterator[Sequence[str]]:
-    """The names of each option of a command, and of its subcommands."""
+    """The names of each option of a command, and of its subcommands, less the removed ones."""
     for action in parser._actions:
-        if action.option_strings and action.dest != "help":
+        hidden = action.help == argparse.SUPPRESS
+        if action.option_strings and action.dest != "help" and not hidden:
             yield action.option_strings
         if isinstance(action, argparse._SubParsersAction):
             for below in action.choices.values():
@@ -80,6 +82,7 @@ def test_the_tables_of_options_are_what_the_parser_takes(alone: Project) -> None
     _, _, group = output.partition("\nworkloads under gVisor")
     options = set(re.findall(r"^  (--[\w-]+)", group.partition("\n\n")[0], re.MULTILINE))
     keys = set(re.findall(r"^  ((?:gvisor_|in_gvisor)\w*) \(", output, re.MULTILINE))
+    keys -= {f"gvisor_{name}" for name in removed.SETTINGS}
     assert options == {one.option for one in SETTINGS if "command line" in one.sources} | INSIDE
     table = SETTINGS_PAGE.partition("\n| option, ini key | meaning |\n")[2].partition("\n\n")[0]
     assert set(re.findall(r"`(--[\w-]+)", table)) == options
