@@ -127,8 +127,8 @@ def sidecar_sentry(gvisor: Gvisor) -> Found:
 
 USERS = """
 import os, sys
-sys.path.insert(0, "/package/guest")
-import identity
+sys.path.insert(0, "/package")
+from pytest_gvisor.guest import identity
 change = identity.Change(identity.Identity(
     uid=1000, gid=1001, groups=[27], home="/tmp/home", nested=True, others=0, roots=["/etc"]))
 pid = os.fork()
@@ -142,7 +142,7 @@ print(os.getuid(), os.getgid(), os.getgroups(), *(os.stat(p).st_uid for p in ("/
 
 
 def users_inside(gvisor: Gvisor) -> Found:
-    mounts = [bind(Path(pytest_gvisor.__file__).parent, "/package")]
+    mounts = [bind(Path(pytest_gvisor.__file__).parent, "/package/pytest_gvisor")]
     done = gvisor.run([sys.executable, "-I", "-c", USERS], mounts=mounts)
     return done.stdout == "1000 1001 [27] 1000 0\n" or f"{done.stdout}{done.stderr}"
 
