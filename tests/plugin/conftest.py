@@ -181,10 +181,9 @@ def no_kvm() -> str:
 
 # A conftest.py's text: the search for runsc meets nothing, whatever this machine has.
 NO_RUNSC = """\
-from pytest_gvisor.runsc import binary, locate
+from pytest_gvisor.runsc import locate
 
-for search in (locate.find, binary.Runsc.find.__func__):
-    search.__kwdefaults__.update(trusted=(), search_path="")
+locate.find.__kwdefaults__.update(trusted=(), search_path="")
 """
 
 
