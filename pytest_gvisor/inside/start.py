@@ -189,7 +189,6 @@ def collect(
         copy=link.copy,
         named=named,
         files=configuration.files(items),
-        unwanted=configuration.unwanted(items),
         sys_path=configuration.search_path(),
         bridges=bridges,
         returns=None if taker is None else taker.command(),
