@@ -18,7 +18,7 @@ import struct
 import termios
 
 from pytest_gvisor.guest.killer import MARK
-from pytest_gvisor.guest.loop import READ, Sink, Source
+from pytest_gvisor.guest.loop import Sink, Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ _RESERVE = 256
 _DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
 _GOES_ON = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
 _SIGNALS = signal.valid_signals()
-_OUTPUTS = 2
 
 
 class Limits:
@@ -75,37 +74,6 @@ class Limits:
             os.dup2(streams[index], low, inheritable=False)
         resource.setrlimit(resource.RLIMIT_NOFILE, self.theirs)
         return self._low
-
-
-class Ahead:
-    """The pipes for the output of the next program, made while no program starts or ends."""
-
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
-        self._pipes: list[tuple[int, int]] = []
-
-    def make(self) -> None:
-        """Make the pipes, unless there are some."""
-        with contextlib.suppress(OSError):  # the next program makes its own, and tells the error
-            while len(self._pipes) < _OUTPUTS:
-                self._pipes.append(self._pipe())
-
-    def take(self) -> tuple[int, int]:
-        """Return a pipe, whose first end does not block. Raises OSError."""
-        return self._pipes.pop() if self._pipes else self._pipe()
-
-    def _pipe(self) -> tuple[int, int]:
-        pair = os.pipe()
-        os.set_blocking(pair[0], False)
-        self._loop.want(pair[0], READ, self._drop)
-        return pair
-
-    def _drop(self) -> None:
-        """Close all pipes: a process of the sandbox has written to one of them, by /proc."""
-        while self._pipes:
-            reader, writer = self._pipes.pop()
-            self._loop.close(reader)
-            os.close(writer)
 
 
 class Program:
@@ -235,7 +203,7 @@ class Exec:
         self._sources: dict[int, Source] = {}
         self._stdin: Sink | None = None
 
-    def start(self, program: Program, limits: Limits, ahead: Ahead, *, reads: bool) -> None:
+    def start(self, program: Program, limits: Limits, *, reads: bool) -> None:
         """Start the program. Raises OSError.
 
         Everything is made ready before, so that this process is at rest while the program starts.
@@ -243,7 +211,7 @@ class Exec:
         theirs: list[int] = []
         try:
             for stream in (0, 1, 2) if reads else (1, 2):
-                pair = ahead.take() if stream else os.pipe()
+                pair = os.pipe()
                 theirs.append(pair[1 if stream else 0])
                 self._take(stream, pair[0 if stream else 1])
                 limits.see(max(pair))
@@ -262,11 +230,11 @@ class Exec:
 
     def _take(self, stream: int, fd: int) -> None:
         """Take the guest's end of a stream."""
+        os.set_blocking(fd, False)
         if stream:
             done = functools.partial(self._at_end, stream)
             self._sources[stream] = Source(self.loop, fd, (self.number, stream), done, alone=True)
         else:
-            os.set_blocking(fd, False)
             self._stdin = Sink(self.loop, fd, self.number, self._stdin_broke)
 
     def _at_end(self, stream: int, _error: int) -> None:

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
     from pytest_gvisor.guest.byte_code import Supply
 
-_LATER = (("capture", "readline"), ("debugging", "pdb"), ("terminal", "email.parser"))
-"""Plugins of pytest, and the modules that they import in each session after the gate."""
-
 # Tests replace functions of modules; so may a plugin.
 _exit = os._exit
 
@@ -72,7 +69,6 @@ class Gate:
 
     def pytest_load_initial_conftests(self, early_config: Any, args: list[str]) -> Iterator[Any]:
         """Wait for the second command, before what plugins do here themselves."""
-        _import_ahead(early_config.pluginmanager)
         if self._supply is not None:
             self._supply.end()
         command = self._channel.receive()
@@ -133,14 +129,6 @@ class Gate:
             vars(log)["_startTime"] = now if isinstance(log._startTime, int) else now / 1e9
         # The host's folders may have changed meanwhile.
         importlib.invalidate_caches()
-
-
-def _import_ahead(plugins: Any) -> None:
-    """Import, while there is time, the modules that pytest imports later in each session."""
-    for plugin, name in _LATER:
-        if plugins.hasplugin(plugin):
-            with contextlib.suppress(Exception):  # pytest comes upon it again
-                importlib.import_module(name)
 
 
 def _used() -> set[str]:

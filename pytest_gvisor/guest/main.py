@@ -27,7 +27,7 @@ if not __package__:
         package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
 
 from pytest_gvisor.guest import frames, killer
-from pytest_gvisor.guest.children import Ahead, Exec, Limits, Program
+from pytest_gvisor.guest.children import Exec, Limits, Program
 from pytest_gvisor.guest.flows import Connection, Get, Probe, Put
 from pytest_gvisor.guest.loop import READ, Loop
 
@@ -57,7 +57,6 @@ class Guest:
         self._strings = b""
         self._ready = False
         self._unreaped = False
-        self.ahead = Ahead(self.loop)
         self._acts: dict[str, Callable[[int, dict[str, Any], bytes], None]] = {
             "more": self._more,
             "exec": self._exec,
@@ -109,7 +108,6 @@ class Guest:
             ended.on_exit(status)
             self._remember(ended)
             self._forget(ended)
-            self.loop.afterwards(self.ahead.make)
 
     def _remember(self, ended: Exec) -> None:
         """Remember the marks of a program's tree, of which a part may still run."""
@@ -158,7 +156,6 @@ class Guest:
         self._ready = True
         version = ".".join(map(str, sys.version_info[:3]))
         self.loop.send({"op": "hello", "id": 0, "version": frames.VERSION, "python": version})
-        self.loop.afterwards(self.ahead.make)
 
     def _more(self, _number: int, _message: dict[str, Any], payload: bytes) -> None:
         self._strings += payload
@@ -168,7 +165,7 @@ class Guest:
         started = Exec(self.loop, number)
         try:
             program = Program(message, strings)
-            started.start(program, self.limits, self.ahead, reads=bool(message["reads"]))
+            started.start(program, self.limits, reads=bool(message["reads"]))
         except _REFUSED as error:
             self._refuse(number, error)
             return

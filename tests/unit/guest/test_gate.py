@@ -57,14 +57,13 @@ def hold(
     host: dict[str, Any] | Host,
     path: list[str],
     args: Sequence[str] = ("a", "b"),
-    plugins: Sequence[str] = (),
 ) -> tuple[Any, Iterator[Any]]:
     """A configuration that has this gate before it, and a wait that has not begun."""
     given = pytest.Config.InvocationParams(args=args, plugins=None, dir=Path("/"))
     config = SimpleNamespace(
         invocation_params=given,
         option=SimpleNamespace(basetemp=None),
-        pluginmanager=SimpleNamespace(register=lambda *_: None, hasplugin=plugins.__contains__),
+        pluginmanager=SimpleNamespace(register=lambda *_: None),
         known_args_namespace=SimpleNamespace(file_or_dir=[*args]),
         args=["-p", "no:cacheprovider", *args],
     )
@@ -185,23 +184,3 @@ def test_a_copy_draws_its_own_numbers_unless_a_plugin_has_seeded(
     assert kept == seeded
     assert tempfile._name_sequence is None  # type: ignore[attr-defined]
     assert [message["type"] for message in host.sent] == ["goes on"]
-
-
-@pytest.mark.parametrize(("plugins", "expected"), [(["debugging"], True), (["terminal"], False)])
-def test_modules_that_pytest_imports_later_are_imported_while_it_waits(
-    ends: tuple[Gate, Gate], plugins: list[str], expected: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Only plugins that are there count. A saved sandbox then has the modules in its memory."""
-    _first, inner = ends
-    monkeypatch.delitem(sys.modules, "pdb", raising=False)
-    there: list[bool] = []
-
-    class Looks(Host):
-        def receive(self) -> dict[str, Any]:
-            there.append("pdb" in sys.modules)
-            raise KeyboardInterrupt  # the look is enough
-
-    _config, wait = hold(inner, Looks(), ["/a"], plugins=plugins)
-    with pytest.raises(KeyboardInterrupt):
-        next(wait)
-    assert there == [expected]

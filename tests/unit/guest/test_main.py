@@ -103,25 +103,6 @@ def test_a_program_without_input_reads_an_empty_one_and_cannot_write_to_it(guest
     assert text_of(guest.until("exit", "eof", "eof"), 1) == b"/dev/null\n"
 
 
-def test_output_is_what_the_program_writes_alone(guest: Guest) -> None:
-    """The pipes of the next program are there already, and whoever writes to them is not heard."""
-    guest.run(1, "true")
-    guest.until("exit", "eof", "eof")
-    folder = Path(f"/proc/{guest.process.pid}/fd")
-
-    def pipes() -> list[Path]:
-        return [fd for fd in folder.iterdir() if os.readlink(fd).startswith("pipe:")]
-
-    wait_for(lambda: len(pipes()) == 4)
-    for pipe in pipes():
-        with contextlib.suppress(OSError):  # closed after the first write
-            pipe.write_bytes(b"forged")
-    wait_for(lambda: not pipes())
-    for number in (2, 3):
-        guest.run(number, "echo", "hi")
-        assert text_of(guest.until("exit", "eof", "eof"), 1) == b"hi\n"
-
-
 @pytest.mark.parametrize(
     ("name", "number"), [("/no/such", 2), ("no-such-program", 2), ("/etc/passwd", 13), ("/", 13)]
 )
