@@ -7,7 +7,6 @@ import enum
 import json
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from pytest_gvisor.cli import health, parse
 from pytest_gvisor.cli.health import Finding, State
@@ -21,9 +20,6 @@ from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.settings import Platform, Settings
 
-if TYPE_CHECKING:
-    import argparse
-
 SCHEMA = 1
 _PLATFORM = "platform "
 _MARKS = {State.GOOD: "ok", State.NOTE: "-", State.BAD: "NO"}
@@ -36,9 +32,9 @@ class Status(enum.IntEnum):
     TESTS_CANNOT_RUN = 1
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> parse.Parser:
     """The subcommand's options."""
-    made = parse.parser(
+    made = parse.Parser(
         "doctor",
         description="Checks whether this machine can run tests under gVisor.",
         statuses={

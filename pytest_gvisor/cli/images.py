@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from pytest_gvisor.cli import parse
 from pytest_gvisor.errors import DaemonUnavailable, ImageError
@@ -13,27 +12,26 @@ from pytest_gvisor.escape import escape
 from pytest_gvisor.images.cache import Cache, CachedImage
 from pytest_gvisor.images.docker import Daemon
 
-if TYPE_CHECKING:
-    import argparse
 
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> parse.Parser:
     """The subcommand's options."""
     done = {"0": "done"}
-    made = parse.parser(
+    made = parse.Parser(
         "images",
         description="The cache of unpacked images.",
         statuses=done,
         examples=("pytest-gvisor images list", "pytest-gvisor images prune --keep 2G"),
     )
     commands = made.add_subparsers(dest="command", required=True, metavar="list|prune")
-    parse.describe(
-        commands.add_parser("list", help="list the images, the last used first"),
+    commands.add_parser(
+        "list",
+        help="list the images, the last used first",
         description="Lists the unpacked images, the last used first.",
         statuses=done,
     )
-    prune = parse.describe(
-        commands.add_parser("prune", help="remove images that no session uses"),
+    prune = commands.add_parser(
+        "prune",
+        help="remove images that no session uses",
         description="Removes unpacked images that no session uses. Removes from this machine's "
         "docker daemon the unnamed images that gvisor_image.build made.",
         statuses=done,

@@ -8,14 +8,11 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_gvisor.cli import parse
 from pytest_gvisor.errors import GvisorError, UsageError
 from pytest_gvisor.escape import escape
-
-if TYPE_CHECKING:
-    import argparse
 
 PLACES = {
     "github": ".github/workflows/gvisor.yml",
@@ -41,9 +38,9 @@ _REQUIREMENTS = (
 )  # fmt: skip
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> parse.Parser:
     """The subcommand's options."""
-    made = parse.parser(
+    made = parse.Parser(
         "init",
         description="Writes a file that runs the tests of the project in this folder on each of "
         "gVisor's platforms. The file is for a CI service, tox, nox, docker or a devcontainer. "

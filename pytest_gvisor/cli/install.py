@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from pytest_gvisor.cli import parse
 from pytest_gvisor.errors import GvisorError
@@ -20,17 +19,13 @@ from pytest_gvisor.install.fetch import SILENCE, Client, Progress
 from pytest_gvisor.install.place import Installed
 from pytest_gvisor.runsc import locate
 
-if TYPE_CHECKING:
-    import argparse
-    from types import FrameType
-
 _MIB = 1024 * 1024
 _EVERY = 0.2
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> parse.Parser:
     """The subcommand's options."""
-    made = parse.parser(
+    made = parse.Parser(
         "install",
         description="Fetches runsc from gVisor's release bucket and compares it with its SHA-512. "
         "Then tries it and puts it in place in one step. Root's goes to /usr/local/bin, another "
@@ -68,18 +63,12 @@ def main(arguments: Sequence[str]) -> int:
     name = release.release_name(given.release)
     client = Client(given.base_url or release.BASE_URL, timeout=given.timeout)
     folder = given.to or place.folder_for(os.geteuid(), os.path.expanduser("~"))
-    # Their default ends the process on the spot, and what is half there would stay.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end)
+    parse.exit_on_signals()  # else what is half there would stay
     with progress_on(sys.stderr) as show:
         done = release.install(client, name, folder, show)
     for line in describe(done):
         print(line)
     return 0
-
-
-def _end(number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 def describe(done: Installed) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,8 @@ from pytest_gvisor.setting_table import SETTINGS, Kind
 from pytest_gvisor.settings import Settings
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from pytest_gvisor.harness.engine import Engine
 
 _WIDEST = 100
@@ -36,21 +39,33 @@ def width(default: int = 80) -> int:
     return max(_NARROWEST, min(shutil.get_terminal_size((default, 24)).columns, _WIDEST))
 
 
-def parser(
-    command: str,
-    *,
-    description: str,
-    statuses: Mapping[str, str],
-    examples: Sequence[str] = (),
-) -> argparse.ArgumentParser:
-    """Return the parser of a command, or of an action of one, as in ``report merge``."""
-    made = argparse.ArgumentParser(prog=f"pytest-gvisor {command}")
-    for option, instead in removed.OPTIONS.get(command, {}).items():
-        made.add_argument(
-            option, action=_Removed, nargs="?", const=instead, help=argparse.SUPPRESS,
-            default=argparse.SUPPRESS,
-        )  # fmt: skip
-    return describe(made, description=description, statuses=statuses, examples=examples)
+class Parser(argparse.ArgumentParser):
+    """The parser of a command, or of an action of one, as in ``report merge``.
+
+    Its help has the exit statuses and examples.
+    """
+
+    def __init__(
+        self,
+        command: str = "",
+        *,
+        description: str,
+        statuses: Mapping[str, str],
+        examples: Sequence[str] = (),
+        **more: Any,
+    ) -> None:
+        more.setdefault("prog", f"pytest-gvisor {command}")  # argparse has that of an action
+        super().__init__(
+            description=textwrap.fill(description, width() - 2),
+            epilog="\n".join(_epilog({**SHARED, **statuses}, examples)),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **more,
+        )
+        for option, instead in removed.OPTIONS.get(command, {}).items():
+            self.add_argument(
+                option, action=_Removed, nargs="?", const=instead, help=argparse.SUPPRESS,
+                default=argparse.SUPPRESS,
+            )  # fmt: skip
 
 
 class _Removed(argparse.Action):
@@ -59,20 +74,6 @@ class _Removed(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_more: Any, **_named: Any) -> NoReturn:
         """Exit as for an invalid command line."""
         parser.error(f"{self.option_strings[0]} is removed. {self.const}")
-
-
-def describe(
-    made: argparse.ArgumentParser,
-    *,
-    description: str,
-    statuses: Mapping[str, str],
-    examples: Sequence[str] = (),
-) -> argparse.ArgumentParser:
-    """Give a parser its description, its exit statuses and examples."""
-    made.formatter_class = argparse.RawDescriptionHelpFormatter
-    made.description = textwrap.fill(description, width() - 2)
-    made.epilog = "\n".join(_epilog({**SHARED, **statuses}, examples))
-    return made
 
 
 def _epilog(statuses: Mapping[str, str], examples: Sequence[str]) -> list[str]:
@@ -150,6 +151,16 @@ def command(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[str,
     if not found:
         parser.error("a command is missing: put it after --")
     return found
+
+
+def exit_on_signals() -> None:
+    """Unwind on SIGTERM and SIGHUP: by default they end the process on the spot."""
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
 
 
 def end(engine: Engine, tool: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from pytest_gvisor.cli import parse
 from pytest_gvisor.errors import ReportError
@@ -14,27 +13,25 @@ from pytest_gvisor.report.model import Report, merge
 from pytest_gvisor.report.parse import MAX_BYTES
 from pytest_gvisor.report.parse import parse as parse_report
 
-if TYPE_CHECKING:
-    import argparse
-
 _EXAMPLES = (
     "pytest-gvisor report merge systrap.json kvm.json -o matrix.html",
     "pytest-gvisor report show matrix.json",
 )
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> parse.Parser:
     """The subcommand's options."""
     done = {"0": "done", "125": "a file is no report, or a file cannot be written"}
-    made = parse.parser(
+    made = parse.Parser(
         "report",
         description="Reads reports of pytest's --gvisor-report FILE.json.",
         statuses=done,
         examples=_EXAMPLES,
     )
     actions = made.add_subparsers(dest="action", required=True, metavar="ACTION")
-    joins = parse.describe(
-        actions.add_parser("merge", help="join reports, such as those of a CI matrix"),
+    joins = actions.add_parser(
+        "merge",
+        help="join reports, such as those of a CI matrix",
         description="Joins reports: the same test on another platform becomes a column. If two "
         "have the same test on the same platform, the worse result is shown and the other named.",
         statuses=done,
@@ -45,8 +42,9 @@ def parser() -> argparse.ArgumentParser:
         "-o", "--output", action="append", required=True, metavar="FILE",
         help="the file to write: .html, .md or .json; may be repeated",
     )  # fmt: skip
-    shows = parse.describe(
-        actions.add_parser("show", help="print a report as text"),
+    shows = actions.add_parser(
+        "show",
+        help="print a report as text",
         description="Prints a report as text.",
         statuses=done,
         examples=_EXAMPLES[1:],

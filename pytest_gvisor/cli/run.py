@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import select
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_gvisor import hints
 from pytest_gvisor.cli import parse
@@ -26,9 +25,6 @@ from pytest_gvisor.run.request import Hooks, Record, Workspace
 from pytest_gvisor.run.workload import Who
 from pytest_gvisor.setting_values import NATIVE
 from pytest_gvisor.settings import Settings
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 _PIECE = 64 * 1024
 _AT_A_TERMINAL = 24 * 3600.0
@@ -53,9 +49,9 @@ _EXAMPLES = (
 )
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> parse.Parser:
     """The subcommand's options."""
-    made = parse.parser(
+    made = parse.Parser(
         "run",
         description="Runs COMMAND in a fresh sandbox, like gvisor.run(): no network, the host's "
         "system folders read-only, nothing of home folders.",
@@ -219,15 +215,9 @@ def _at_terminal(
     request = gvisor.request(command, **options)
     record = Record()
     gvisor.records.append(record)
-    # Their default ends the process on the spot, and would leave the terminal as it is then.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end)
+    parse.exit_on_signals()  # else the terminal would stay as it is then
     with terminal.raw(0, 1) as user:
         return terminal.run(request, engine.launcher, record, user)
-
-
-def _end(number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 def _user(text: str | None, *, named: bool) -> Who | None:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from pytest_gvisor.cli import parse
 from pytest_gvisor.errors import ImageError
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.sessions import boot_notes, saved_before, session_folder
 
-if TYPE_CHECKING:
-    import argparse
 
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> parse.Parser:
     """The subcommand's options."""
-    return parse.parser(
+    return parse.Parser(
         "sweep",
         description="Removes the remains of this user's dead sessions: processes, files, mounts, "
         "cgroups. Live sessions are not touched. Also removes the sandboxes and the packed images "

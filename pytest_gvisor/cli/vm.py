@@ -20,9 +20,9 @@ about 40 times slower than it would on a real processor. What COMMAND writes out
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> parse.Parser:
     """The subcommand's options."""
-    made = parse.parser(
+    made = parse.Parser(
         "vm",
         description=_DESCRIPTION,
         statuses={
