@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import json
 import textwrap
 from collections.abc import Iterator, Sequence
 
 from pytest_gvisor.cli import health, parse
 from pytest_gvisor.cli.health import Finding, State
-from pytest_gvisor.errors import GvisorError, MixedReleases
+from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.harness import verdicts
 from pytest_gvisor.harness.engine import Engine
@@ -25,22 +24,12 @@ _PLATFORM = "platform "
 _MARKS = {State.GOOD: "ok", State.NOTE: "-", State.BAD: "NO"}
 
 
-class Status(enum.IntEnum):
-    """The exit status."""
-
-    TESTS_CAN_RUN = 0
-    TESTS_CANNOT_RUN = 1
-
-
 def parser() -> parse.Parser:
     """The subcommand's options."""
     made = parse.Parser(
         "doctor",
         description="Checks whether this machine can run tests under gVisor.",
-        statuses={
-            str(int(Status.TESTS_CAN_RUN)): "tests can run with the default platform",
-            str(int(Status.TESTS_CANNOT_RUN)): "tests cannot run here",
-        },
+        statuses={"0": "tests can run with the default platform", "1": "tests cannot run here"},
         examples=(
             "pytest-gvisor doctor",
             "pytest-gvisor doctor --json --runsc /opt/gvisor/runsc",
@@ -60,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     else:
         verdict = "Tests can run." if able else "Tests cannot run here: see NO above."
         print("\n".join([*lines(found, parse.width(100)), "", verdict, *remedies(found)]))
-    return Status.TESTS_CAN_RUN if able else Status.TESTS_CANNOT_RUN
+    return 0 if able else 1
 
 
 def document(found: Sequence[Finding], *, able: bool) -> dict[str, object]:
@@ -92,7 +81,9 @@ def _of_runsc(engine: Engine, settings: Settings) -> tuple[list[Finding], bool]:
         runsc = engine.runsc(settings.runsc)
     except GvisorError as error:
         return [health.bad("runsc", error)], False
-    found = [_binary(runsc), *beside(runsc)]
+    names = ", ".join(sorted(runsc.platforms))
+    told = f"{escape(runsc.version)} at {escape(runsc.path)}, trusted, with {names}"
+    found = [health.good("runsc", told), *beside(runsc)]
     default = engine.platforms_of(settings)[0]
     able = False
     for platform in dict.fromkeys([*Platform, *sorted(runsc.platforms)]):
@@ -102,26 +93,19 @@ def _of_runsc(engine: Engine, settings: Settings) -> tuple[list[Finding], bool]:
     return found, able
 
 
-def _binary(runsc: Runsc) -> Finding:
-    platforms = ", ".join(sorted(runsc.platforms))
-    detail = f"{escape(runsc.version)} at {escape(runsc.path)}, trusted, with {platforms}"
-    return Finding(name="runsc", state=State.GOOD, detail=detail)
-
-
 def beside(runsc: Runsc) -> Iterator[Finding]:
     """Report the programs beside runsc; nothing for a release that has none."""
     name, seen = "sidecars", runsc.sidecars
     if seen.has_sentry:
         detail = f"{escape(', '.join(seen.programs))} in {escape(seen.folder)}, trusted"
-        yield Finding(name=name, state=State.GOOD, detail=detail)
+        yield health.good(name, detail)
     elif runsc.uses_sidecars:
-        yield Finding(
-            name=name,
-            state=State.NOTE,
-            detail=f"no {sidecars.SENTRY} in {escape(seen.folder)}: this runsc boots the sentry "
+        yield health.note(
+            name,
+            f"no {sidecars.SENTRY} in {escape(seen.folder)}: this runsc boots the sentry "
             "that it holds itself, and releases after October 2026 hold none",
-            next_step="Install runsc together with its sidecars: `pytest-gvisor install`.",
-            fix=health.tool("install"),
+            "Install runsc together with its sidecars: `pytest-gvisor install`.",
+            health.tool("install"),
         )
 
 
@@ -132,16 +116,11 @@ def _platform(
     try:
         verdicts.forget(engine.runsc(settings.runsc).fingerprint, platform)
         verdict = engine.availability(platform, settings)
-    except MixedReleases as error:
-        # The records and the command are a boot's that ended before it began.
-        detail = escape(error.message.splitlines()[0])
-        found = health.bad(name, error)
-        return dataclasses.replace(found, detail=detail), False
     except GvisorError as error:
         return health.bad(name, error), False
     if verdict.available:
         detail = "works, and is the default" if platform is default else "works"
-        return Finding(name=name, state=State.GOOD, detail=detail), True
+        return health.good(name, detail), True
     state = State.BAD if platform is default else State.NOTE
     detail = f"{verdict.cause}: {verdict.detail}"
     fix = health.of_kvm(verdict.cause) if platform is Platform.KVM else ()

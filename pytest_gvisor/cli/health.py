@@ -47,6 +47,16 @@ _DEADLINE = 10.0
 _DEVICE = "/dev/kvm"
 _OF_DEBIAN = "/usr/bin/runsc"
 
+_SWITCHES = {
+    "user.max_user_namespaces": ("0", "10000", "no user can make one"),
+    "kernel.unprivileged_userns_clone": ("0", "1", "users other than root cannot make one"),
+    "kernel.apparmor_restrict_unprivileged_userns": (
+        "1", "0",
+        "AppArmor keeps them from users other than root, unless a program's profile has them",
+    ),
+}  # fmt: skip
+"""The kernel's switches for user namespaces: what forbids them, what allows them, and to whom."""
+
 _LIMITS = {
     "memory": Limits(memory=1 << 30),
     "processes": Limits(pids=1000),
@@ -76,15 +86,30 @@ class Finding:
     """The commands that mend it, one after the other."""
 
 
+def good(name: str, detail: str) -> Finding:
+    """Return the finding that all is well."""
+    return Finding(name=name, state=State.GOOD, detail=detail)
+
+
+def note(name: str, detail: str, next_step: str = "", fix: tuple[Command, ...] = ()) -> Finding:
+    """Return the finding that something is not there."""
+    return Finding(name=name, state=State.NOTE, detail=detail, next_step=next_step, fix=fix)
+
+
 def bad(name: str, error: GvisorError) -> Finding:
     """Return the finding for an error."""
+    detail = brief(error)
+    if isinstance(error, MixedReleases):
+        # The records and the command are a boot's that ended before it began.
+        detail = escape(error.message.splitlines()[0])
     return Finding(
-        name=name,
-        state=State.BAD,
-        detail=escape(" ".join(error.message.split())),
-        next_step=error.next_step,
-        fix=of_error(error),
+        name=name, state=State.BAD, detail=detail, next_step=error.next_step, fix=of_error(error)
     )
+
+
+def brief(error: GvisorError) -> str:
+    """Return an error's message in one line."""
+    return escape(" ".join(error.message.split()))
 
 
 def findings(proc: str = "/proc", *, works: bool = False) -> list[Finding]:
@@ -95,52 +120,35 @@ def findings(proc: str = "/proc", *, works: bool = False) -> list[Finding]:
         _cgroups(proc),
         _docker(),
         _vm(),
-        _python(),
-    ]  # fmt: skip
-
-
-def _python() -> Finding:
-    detail = f"{platform.python_version()}, as uid {os.geteuid()}"
-    return Finding(name="Python", state=State.GOOD, detail=detail)
+        good("Python", f"{platform.python_version()}, as uid {os.geteuid()}"),
+    ]
 
 
 def _user_namespaces(proc: str, *, works: bool) -> Finding:
     """Report the kernel's switches that `runsc --rootless` needs for other users than root."""
-    name = "user namespaces"
-    state = State.NOTE if os.geteuid() == 0 or works else State.BAD
-    for fact, fix in causes.chroot(proc):
-        return Finding(name=name, state=state, detail=fact, next_step=fix)
-    for switch, value, who, step in (
-        (
-            "user/max_user_namespaces", "0", "no user can make one",
-            "sysctl user.max_user_namespaces=10000",
-        ),
-        (
-            "kernel/unprivileged_userns_clone", "0", "users other than root cannot make one",
-            "sysctl kernel.unprivileged_userns_clone=1",
-        ),
-        (
-            "kernel/apparmor_restrict_unprivileged_userns", "1",
-            "AppArmor keeps them from users other than root, unless a program's profile has them",
-            "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
-        ),
-    ):  # fmt: skip
-        if causes.text_of(f"{proc}/sys/{switch}").strip() == value:
-            detail = f"{switch.replace('/', '.')} is {value}: {who}"
-            if works and os.geteuid() != 0:
-                detail += "; this user's sandboxes run all the same"
-            mended = Command(tuple(step.split()), as_root=True)
-            return Finding(
-                name=name, state=state, detail=detail, next_step=f"As root: {step}", fix=(mended,)
-            )
-    if refusal := _try_user_namespace():
-        return Finding(
-            name=name,
-            state=state,
-            detail=f"uid {os.geteuid()} may not make one: {refusal}",
-            next_step=f"A container's profile may forbid it: {causes.CONTAINER}.",
-        )
-    return Finding(name=name, state=State.GOOD, detail="unprivileged users may make them")
+    name, root = "user namespaces", os.geteuid() == 0
+    fix: tuple[Command, ...] = ()
+    if found := causes.chroot(proc):
+        detail, step = found[0]
+    elif switch := next(_switches(proc), None):
+        detail, command = switch
+        if works and not root:
+            detail += "; this user's sandboxes run all the same"
+        step, fix = f"As root: {' '.join(command.argv)}", (command,)
+    elif refusal := _try_user_namespace():
+        detail = f"uid {os.geteuid()} may not make one: {refusal}"
+        step = f"A container's profile may forbid it: {causes.CONTAINER}."
+    else:
+        return good(name, "unprivileged users may make them")
+    state = State.NOTE if root or works else State.BAD
+    return Finding(name=name, state=state, detail=detail, next_step=step, fix=fix)
+
+
+def _switches(proc: str) -> Iterator[tuple[str, Command]]:
+    """Yield what each switch forbids, and the command that turns it."""
+    for name, (off, on, told) in _SWITCHES.items():
+        if causes.text_of(f"{proc}/sys/{name.replace('.', '/')}").strip() == off:
+            yield f"{name} is {off}: {told}", Command(("sysctl", f"{name}={on}"), as_root=True)
 
 
 def _try_user_namespace() -> str:
@@ -169,11 +177,12 @@ def _try_user_namespace() -> str:
 def _newuidmap() -> Finding:
     path = shutil.which("newuidmap")
     if path is None:
-        return Finding(name="newuidmap", state=State.NOTE, detail="not installed; not needed here")
-    return Finding(name="newuidmap", state=State.GOOD, detail=path)
+        return note("newuidmap", "not installed; not needed here")
+    return good("newuidmap", path)
 
 
 def _cgroups(proc: str) -> Finding:
+    name = "cgroups"
     kinds: set[str] = set()
     with contextlib.suppress(OSError):
         kinds = {mount.kind for mount in mounts(f"{proc}/self/mountinfo")}
@@ -182,21 +191,17 @@ def _cgroups(proc: str) -> Finding:
     elif "cgroup" in kinds:
         detail = "version 1"
     else:
-        return Finding(
-            name="cgroups", state=State.NOTE, detail="not mounted: no limits on memory or processes"
-        )
+        return note(name, "not mounted: no limits on memory or processes")
     try:
         refusals = _try_limits()
     except GvisorError as error:
-        refusals = {"": " ".join(error.message.split())}
+        refusals = {"": brief(error)}
     if not refusals:
-        detail += "; memory, processes and processors can be limited"
-        return Finding(name="cgroups", state=State.GOOD, detail=detail)
-    return Finding(
-        name="cgroups",
-        state=State.NOTE,
-        detail=escape("; ".join([detail, *dict.fromkeys(refusals.values())])),
-        next_step="Only tests with such limits need it: run them as root, or in a cgroup of this "
+        return good(name, f"{detail}; memory, processes and processors can be limited")
+    return note(
+        name,
+        "; ".join([detail, *dict.fromkeys(refusals.values())]),
+        "Only tests with such limits need it: run them as root, or in a cgroup of this "
         "user's. In a container, /sys/fs/cgroup must be writable (docker: `--privileged`).",
     )
 
@@ -215,40 +220,30 @@ def _try_limits() -> dict[str, str]:
                     limits, lambda path: session.journal(id="doctor", cgroups=[path])
                 ).remove()
             except GvisorError as error:
-                found[name] = " ".join(error.message.split())
+                found[name] = brief(error)
     finally:
         leaks = session.remove()
-    return found | {leak: f"not removed: {leak}" for leak in leaks}
+    return found | {leak: escape(f"not removed: {leak}") for leak in leaks}
 
 
 def _docker() -> Finding:
     where = os.environ.get("DOCKER_HOST") or "/var/run/docker.sock"
     try:
         with Daemon():
-            return Finding(name="docker", state=State.GOOD, detail=escape(f"answers at {where}"))
+            return good("docker", escape(f"answers at {where}"))
     except GvisorError as error:
-        detail = escape(" ".join(error.message.split()))
+        detail = brief(error)
         if isinstance(error, DaemonUnavailable):
             detail += "; only images from one need it"
-        pip = (sys.executable, "-m", "pip", "install", "--force-reinstall", "docker")
-        return Finding(
-            name="docker",
-            state=State.NOTE,
-            detail=detail,
-            next_step=error.next_step,
-            fix=(Command(pip),) if isinstance(error.__cause__, ImportError) else (),
-        )
+        pip = Command((sys.executable, "-m", "pip", "install", "--force-reinstall", "docker"))
+        fix = (pip,) if isinstance(error.__cause__, ImportError) else ()
+        return note("docker", detail, error.next_step, fix)
 
 
 def _vm() -> Finding:
-    lacking = parts.missing()
-    if lacking:
-        detail = escape("; ".join(lacking))
-        return Finding(
-            name="vm", state=State.NOTE, detail=detail, next_step=parts.remedy(),
-            fix=parts.commands(),
-        )  # fmt: skip
-    return Finding(name="vm", state=State.GOOD, detail="`pytest-gvisor vm` can make one")
+    if lacking := parts.missing():
+        return note("vm", escape("; ".join(lacking)), parts.remedy(), parts.commands())
+    return good("vm", "`pytest-gvisor vm` can make one")
 
 
 def sessions() -> Finding:
@@ -265,13 +260,10 @@ def sessions() -> Finding:
     told += [f"passed over: {reason}" for reason in chosen.passed]
     if chosen.passed:
         steps.append("Set XDG_RUNTIME_DIR or TMPDIR to a folder that no other user can write to.")
-    return Finding(
-        name=name,
-        state=State.NOTE if steps else State.GOOD,
-        detail=escape("; ".join(told)),
-        next_step=" ".join(steps),
-        fix=tool("sweep") if any(dead.values()) else (),
-    )
+    detail = escape("; ".join(told))
+    if not steps:
+        return good(name, detail)
+    return note(name, detail, " ".join(steps), tool("sweep") if any(dead.values()) else ())
 
 
 def tool(*words: str, as_root: bool = False) -> tuple[Command, ...]:
@@ -323,12 +315,10 @@ def of_kvm(cause: Cause) -> tuple[Command, ...]:
 
 def _module(proc: str = "/proc", modules: str = "/lib/modules") -> tuple[Command, ...]:
     """Return the command that loads the processor's module of KVM, if this kernel has it."""
-    flags = ""
-    with contextlib.suppress(OSError), open(f"{proc}/cpuinfo", encoding="utf-8") as file:
-        flags = file.read(1024 * 1024).partition("\nflags")[2].partition("\n")[0]
+    flags = causes.processor_flags(proc)
     for flag, name in (("vmx", "kvm_intel"), ("svm", "kvm_amd")):
         folder = os.path.join(modules, os.uname().release, "kernel/arch/x86/kvm")
-        if flag in flags.split() and os.path.isdir(folder):
+        if flag in flags and os.path.isdir(folder):
             return (Command(("modprobe", name), as_root=True),)
     return ()
 

@@ -112,7 +112,7 @@ def remedy(platform: Platform, cause: Cause, message: str = "") -> str:
 def facts(platform: Platform, message: str = "") -> str:
     """Return facts of this machine that may explain a failed run, to follow its message."""
     if platform is Platform.KVM:
-        return " | this is a virtual machine" if is_virtual() else ""
+        return " | this is a virtual machine" if "hypervisor" in processor_flags() else ""
     if not platform.is_known:
         return ""
     return "".join(f" | {fact}" for fact, _fix in of_message(message))
@@ -197,10 +197,9 @@ def seccomp(proc: str = "/proc") -> list[Obstacle]:
     return []
 
 
-def is_virtual() -> bool:
-    """Whether this machine is a virtual one, by its processor's flags."""
-    flags = text_of("/proc/cpuinfo").partition("\nflags")[2].partition("\n")[0].split()
-    return "hypervisor" in flags
+def processor_flags(proc: str = "/proc") -> list[str]:
+    """Return the flags of the first processor; none on machines that name them otherwise."""
+    return text_of(f"{proc}/cpuinfo").partition("\nflags")[2].partition("\n")[0].split()
 
 
 def text_of(path: str) -> str:
