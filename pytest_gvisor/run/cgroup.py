@@ -37,10 +37,6 @@ class Limits:
     pids: int | None = None
     cpus: float | None = None
 
-    def any(self) -> bool:
-        """Whether there is a limit at all."""
-        return (self.memory, self.pids, self.cpus) != (None, None, None)
-
 
 def limits_of(spec: Spec) -> Limits:
     """Return the limits of a specification in the form of a cgroup's."""
@@ -66,29 +62,57 @@ class Hierarchy:
 
 
 class Cgroups:
-    """The folders of one sandbox: one for each hierarchy that a limit needs."""
+    """The folders of one sandbox: one for each hierarchy that a limit needs.
 
-    def __init__(self) -> None:
+    ``announce`` is called with the path of each before it is made.
+    """
+
+    def __init__(self, announce: Callable[[str], None] = lambda _path: None) -> None:
         self.folders: list[str] = []
         self.places: dict[str, str] = {}
         """The folder of each controller that limits or counts."""
 
-    def descriptors(self) -> list[int]:
+        self._announce = announce
+
+    def limit(self, controller: str, hierarchy: Hierarchy | None, limits: Limits) -> None:
+        """Set the limit of one controller. Raises `LaunchError`."""
+        if hierarchy is None:
+            raise _refused(controller, "this host has no such cgroup controller mounted", 0)
+        try:
+            folder = self.add(controller, hierarchy)
+            for name, value in _files(controller, hierarchy.version, limits):
+                # Without swap accounting there is no file for swap.
+                if name not in _SWAP or os.path.exists(os.path.join(folder, name)):
+                    _write(folder, name, value)
+        except OSError as error:
+            raise _refused(controller, str(error), error.errno or 0) from error
+
+    def add(self, controller: str, hierarchy: Hierarchy) -> str:
+        """Return the folder of a controller, made if it is not there. Raises OSError."""
+        parent = _parent(hierarchy, controller)
+        folder = next((made for made in self.folders if os.path.dirname(made) == parent), "")
+        if not folder:
+            folder = os.path.join(parent, f"{PREFIX}{secrets.token_hex(8)}")
+            self._announce(folder)
+            os.mkdir(folder, 0o700)
+            self.folders.append(folder)
+        self.places[controller] = folder
+        return folder
+
+    @contextlib.contextmanager
+    def descriptors(self) -> Iterator[list[int]]:
         """Open ``cgroup.procs`` of each folder, for the child to write itself into.
 
         Raises `LaunchError` where that cannot be.
         """
         fds: list[int] = []
-        try:
-            with stage("cgroup", "cannot open cgroup.procs"):
-                for folder in self.folders:
+        with contextlib.ExitStack() as opened:
+            for folder in self.folders:
+                with stage("cgroup", "cannot open cgroup.procs"):
                     path = os.path.join(folder, "cgroup.procs")
                     fds.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
-        except LaunchError:
-            for fd in fds:
-                os.close(fd)
-            raise
-        return fds
+                opened.callback(os.close, fds[-1])
+            yield fds
 
     def oom_kills(self) -> int:
         """Return the number of processes that the memory controller has killed in this cgroup."""
@@ -205,57 +229,25 @@ def create(limits: Limits, announce: Callable[[str], None]) -> Cgroups:
     Raises `LaunchError` with stage ``cgroup`` where a limit cannot be set: a limit is never
     silently left out.
     """
-    made = Cgroups()
-    if not limits.any():
+    made = Cgroups(announce)
+    every = {"memory": limits.memory, "pids": limits.pids, "cpu": limits.cpus}
+    wanted = [controller for controller, limit in every.items() if limit is not None]
+    if not wanted:
         return made
     with stage("cgroup", "cannot find the cgroup controllers"):
         known = hierarchies()
-    wanted = {"memory": limits.memory, "pids": limits.pids, "cpu": limits.cpus}
-    making = _Making(made, announce)
-    for controller in (name for name, limit in wanted.items() if limit is not None):
-        hierarchy = known.get(controller)
-        if hierarchy is None:
-            made.remove()
-            raise _refused(controller, "this host has no such cgroup controller mounted", 0)
-        try:
-            folder = making.folder(controller, hierarchy)
-            for name, value in _files(controller, hierarchy.version, limits):
-                # Without swap accounting there is no file for swap.
-                if name not in _SWAP or os.path.exists(os.path.join(folder, name)):
-                    _write(folder, name, value)
-        except LaunchError:
-            made.remove()
-            raise
-        except OSError as error:
-            made.remove()
-            raise _refused(controller, str(error), error.errno or 0) from error
+    try:
+        for controller in wanted:
+            made.limit(controller, known.get(controller), limits)
+    except LaunchError:
+        made.remove()
+        raise
     # A process that joins one cgroup waits some 15 ms for the kernel, and joins others for nothing.
     for controller in _COUNTING:
         with contextlib.suppress(OSError):
             if (hierarchy := known.get(controller)) and hierarchy.version == 1:
-                making.folder(controller, hierarchy)
+                made.add(controller, hierarchy)
     return made
-
-
-class _Making:
-    """The folders that are being made, by the cgroup above."""
-
-    def __init__(self, made: Cgroups, announce: Callable[[str], None]) -> None:
-        self._made = made
-        self._announce = announce
-        self._below: dict[str, str] = {}
-
-    def folder(self, controller: str, hierarchy: Hierarchy) -> str:
-        """Return the folder of a controller, made if it is not there. Raises OSError."""
-        parent = _parent(hierarchy, controller)
-        if parent not in self._below:
-            folder = os.path.join(parent, f"{PREFIX}{secrets.token_hex(8)}")
-            self._announce(folder)
-            os.mkdir(folder, 0o700)
-            self._below[parent] = folder
-            self._made.folders.append(folder)
-        self._made.places[controller] = self._below[parent]
-        return self._below[parent]
 
 
 def _refused(controller: str, detail: str, number: int) -> LaunchError:

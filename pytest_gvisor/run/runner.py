@@ -244,12 +244,8 @@ class Runner:
         # Last of all: what is written to the file from here on has the time of an execve.
         runsc = self.request.runsc
         runsc.check_unchanged()
-        fds = self._cgroups.descriptors()
-        try:
+        with self._cgroups.descriptors() as fds:
             supervisor.launch(keeper, runsc.fd, fds)
-        finally:
-            for fd in fds:
-                os.close(fd)
 
     def _judge(self, workspace: Workspace, supervisor: Supervisor) -> Verdict:
         record = self.record

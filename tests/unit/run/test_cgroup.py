@@ -137,7 +137,8 @@ def test_a_limit_without_its_controller_is_refused(
 def test_no_limit_needs_no_cgroup(host: Host) -> None:
     """A run without a limit looks at no cgroup."""
     made = cgroup.create(Limits(), ignore)
-    assert (made.folders, made.descriptors()) == ([], [])
+    with made.descriptors() as fds:
+        assert (made.folders, fds) == ([], [])
     assert (made.oom_kills(), made.refused_tasks()) == (0, 0)
     made.remove()
 
@@ -284,8 +285,8 @@ def test_descriptors_are_all_or_none(tmp_path: Path) -> None:
     before = set(os.listdir("/proc/self/fd"))
     made = Cgroups()
     made.folders = [str(tmp_path), str(tmp_path), str(tmp_path / "nowhere")]
-    with pytest.raises(LaunchError) as caught:
-        made.descriptors()
+    with pytest.raises(LaunchError) as caught, made.descriptors():
+        pass
     assert (caught.value.stage, caught.value.errno) == ("cgroup", errno.ENOENT)
     assert set(os.listdir("/proc/self/fd")) == before
 
@@ -328,8 +329,6 @@ def test_a_child_joins_by_descriptor(real: Cgroups, alone: Callable[..., Any]) -
     )
     for folder in real.folders:
         assert f"/{os.path.basename(folder)}\n" in inside
-    fds = real.descriptors()
-    assert len(fds) == len(real.folders)
-    for fd in fds:
-        os.close(fd)
+    with real.descriptors() as fds:
+        assert len(fds) == len(real.folders)
     assert (real.oom_kills(), real.refused_tasks()) == (0, 0)
