@@ -19,8 +19,8 @@ def error_of(
     verdict: Verdict,
     request: Request,
     record: Record,
-    *,
     completed: Completed,
+    *,
     had_started: bool,
 ) -> GvisorError | None:
     """Return the error of a run that was launched; None for a workload's own end.

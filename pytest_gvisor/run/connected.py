@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_gvisor.completed import Completed
@@ -163,8 +163,7 @@ class Driven(Runner):
     def end(self, patience: float = 0.0) -> Ended:
         """Wait ``patience`` seconds for its end, kill the rest, and remove everything."""
         with self._undo:
-            error = self._finish(patience, self._clean)
-        return Ended(completed=self.record.completed, error=error)
+            return self._finish(patience)
 
     def leave(self, patience: float = 0.0) -> Ended:
         """End it like `end`, and return while the keeper removes everything; then `settle`.
@@ -173,10 +172,10 @@ class Driven(Runner):
         """
         with contextlib.ExitStack() as undo:
             undo.push(self._undo)
-            error = self._finish(patience, self._release)
+            ended = self._finish(patience, leaves=True)
             undo.pop_all()
         self._leaves = True
-        return Ended(completed=self.record.completed, error=error)
+        return ended
 
     def settle(self) -> None:
         """Wait until everything is removed, after `leave`. A second call does nothing."""
@@ -185,32 +184,22 @@ class Driven(Runner):
             with self._undo:
                 self._clean(self.supervisor)
 
-    @staticmethod
-    def _release(supervisor: DrivenSupervisor) -> tuple[str, ...]:
-        supervisor.release()
-        return ()
-
-    def _finish(
-        self, patience: float, remove: Callable[[DrivenSupervisor], tuple[str, ...]]
-    ) -> GvisorError | None:
-        """End it; ``remove`` returns what is known to be left. Return the error of the run."""
+    def _finish(self, patience: float, *, leaves: bool = False) -> Ended:
+        """End it, and have the keeper remove it; ``leaves`` is not to wait for that."""
         error: GvisorError | None = None
+        leaks: tuple[str, ...] = ()
         try:
-            self._come_to_an_end(patience, remove)
+            try:
+                killed = self.supervisor.end(patience)
+                verdict = self._judge(self.workspace, self.supervisor)
+            finally:
+                if leaves:
+                    self.supervisor.release()
+                else:
+                    leaks = self._clean(self.supervisor)
+            completed = self._completed(verdict, self.supervisor, leaks)
+            if not killed:
+                self._raise_for(verdict, completed, self.supervisor)
         except GvisorError as caught:
             self.record.error = error = caught
-        return error
-
-    def _come_to_an_end(
-        self, patience: float, remove: Callable[[DrivenSupervisor], tuple[str, ...]]
-    ) -> None:
-        try:
-            killed = self.supervisor.end(patience)
-            verdict = self._judge(self.workspace, self.supervisor)
-            if self.keep is not None:
-                self.keep(self.workspace, self.record)
-        finally:
-            leaks = remove(self.supervisor)
-        completed = self._completed(verdict, self.supervisor, leaks)
-        if not killed:
-            self._raise_for(verdict, completed, self.supervisor)
+        return Ended(completed=self.record.completed, error=error)

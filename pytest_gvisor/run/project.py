@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Final
 
 from pytest_gvisor.errors import UsageError
@@ -98,7 +99,7 @@ class Project:
                     targets[mount.destination + secret[len(mount.source) :]] = secret
         # What lies in a hidden folder is hidden with it.
         wanted = {target: secret for target, secret in targets.items()
-                  if target not in taken and not _is_below_another(target, targets)}  # fmt: skip
+                  if target not in taken and targets.keys().isdisjoint(_above(target))}  # fmt: skip
         if len(wanted) > MOST_HIDDEN:
             raise UsageError(
                 f"the project has {len(wanted)} files and folders to hide: {MOST_HIDDEN} at most",
@@ -107,13 +108,9 @@ class Project:
         return [_cover(target, wanted[target], folder) for target in sorted(wanted)]
 
 
-def _is_below_another(path: str, paths: dict[str, str]) -> bool:
-    above = os.path.dirname(path)
-    while above != "/":
-        if above in paths:
-            return True
-        above = os.path.dirname(above)
-    return False
+def _above(path: str) -> Iterator[str]:
+    """Yield the folders above a path."""
+    return map(str, PurePath(path).parents)
 
 
 def _cover(target: str, secret: str, folder: str) -> Mount:

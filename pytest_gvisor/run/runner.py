@@ -7,7 +7,6 @@ is one of our tree.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import secrets
 import shutil
@@ -94,8 +93,6 @@ class Runner:
                 supervisor.watch()
                 supervisor.drain_events()
                 verdict = self._judge(workspace, supervisor)
-                if self.keep is not None:
-                    self.keep(workspace, self.record)
             finally:
                 leaks = self._clean(supervisor)
             completed = self._completed(verdict, supervisor, leaks)
@@ -248,6 +245,7 @@ class Runner:
             supervisor.launch(keeper, runsc.fd, fds)
 
     def _judge(self, workspace: Workspace, supervisor: Supervisor) -> Verdict:
+        """Read what runsc has left, have it kept, and return the verdict on all of it."""
         record = self.record
         self._usage = measured(self._cgroups.places)
         record.start = supervisor.start
@@ -255,29 +253,25 @@ class Runner:
         record.panic = logs.panic(workspace.path("panic"))
         if self._wants_logs():
             record.debug_logs = logs.folder(workspace.path("logs"))
+        if self.keep is not None:
+            self.keep(workspace, record)
         if supervisor.failure is not None:
-            verdict = Verdict(outcome=Outcome.LAUNCH_FAILED, returncode=127)
-        else:
-            listener = self._listener
-            evidence = Evidence(
-                runsc_status=9 if supervisor.status is None else supervisor.status,
-                records=record.runsc_records,
-                panic=record.panic,
-                timed_out=supervisor.timed_out,
-                cancelled=supervisor.cancelled,
-                oom_kills=self._cgroups.oom_kills(),
-                refused_tasks=self._cgroups.refused_tasks(),
-                sentry_reports=listener.complete,
-                started=listener.started,
-                workload_statuses=listener.workload_statuses,
-                gofer_died=supervisor.gofer_died,
-            )
-            verdict = judge(evidence)
-            if verdict.outcome is Outcome.OUT_OF_TASKS:
-                most = bad_news.most_tasks(self.record)
-                reason = limits.tasks_reached(most, self.request.platform)
-                verdict = dataclasses.replace(verdict, reason=reason)
-        return verdict
+            return Verdict(outcome=Outcome.LAUNCH_FAILED, returncode=127)
+        listener = self._listener
+        evidence = Evidence(
+            runsc_status=9 if supervisor.status is None else supervisor.status,
+            records=record.runsc_records,
+            panic=record.panic,
+            timed_out=supervisor.timed_out,
+            cancelled=supervisor.cancelled,
+            oom_kills=self._cgroups.oom_kills(),
+            refused_tasks=self._cgroups.refused_tasks(),
+            sentry_reports=listener.complete,
+            started=listener.started,
+            workload_statuses=listener.workload_statuses,
+            gofer_died=supervisor.gofer_died,
+        )
+        return judge(evidence)
 
     def _clean(self, supervisor: Supervisor) -> tuple[str, ...]:
         try:
@@ -291,6 +285,10 @@ class Runner:
         self, verdict: Verdict, supervisor: Supervisor, leaks: tuple[str, ...]
     ) -> Completed:
         failed, project = bool(verdict.returncode), self.request.project
+        reason = ""
+        if verdict.outcome is Outcome.OUT_OF_TASKS:
+            most = bad_news.most_tasks(self.record)
+            reason = limits.tasks_reached(most, self.request.platform)
         completed = Completed(
             args=self.record.args,
             returncode=verdict.returncode,
@@ -299,7 +297,7 @@ class Runner:
             platform=self.request.platform,
             outcome=verdict.outcome,
             exact=verdict.exact,
-            reason=verdict.reason if verdict.outcome is Outcome.OUT_OF_TASKS else "",
+            reason=reason,
             hint=not_started.hint(self.record.spec, project) if failed else "",
             command=self.record.command,
             settings=self.request.repeat,
@@ -311,11 +309,7 @@ class Runner:
 
     def _raise_for(self, verdict: Verdict, completed: Completed, supervisor: Supervisor) -> None:
         error = supervisor.failure or bad_news.error_of(
-            verdict,
-            self.request,
-            self.record,
-            completed=completed,
-            had_started=self._listener.started,
+            verdict, self.request, self.record, completed, had_started=self._listener.started
         )
         if error is not None:
             raise error

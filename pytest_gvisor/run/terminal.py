@@ -24,10 +24,9 @@ from pytest_gvisor.completed import Completed
 from pytest_gvisor.errors import UsageError, stage
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run.capture import Capture
-from pytest_gvisor.run.pipes import Pipes, TerminalPipes
+from pytest_gvisor.run.pipes import TerminalPipes
 from pytest_gvisor.run.request import Record, Request
 from pytest_gvisor.run.runner import Runner
-from pytest_gvisor.run.sentry import Listener
 from pytest_gvisor.run.supervisor import LINGER, Phase, Supervisor
 from pytest_gvisor.sessions.launcher import Launcher
 
@@ -82,60 +81,45 @@ def _own_description(fd: int) -> int:
 def run(request: Request, launcher: Launcher, record: Record, terminal: Terminal) -> Completed:
     """Run a request at a terminal, to its end. Raises the errors of `Runner.run`."""
     asked = dataclasses.replace(request, terminal=True, input=None)
-    return _TerminalRunner(asked, launcher, record, terminal).run()
+    runner = _TerminalRunner(asked, launcher, record)
+    runner.terminal = terminal
+    return runner.run()
 
 
 class _TerminalRunner(Runner):
-    def __init__(
-        self, request: Request, launcher: Launcher, record: Record, terminal: Terminal
-    ) -> None:
-        super().__init__(request, launcher, record)
-        self._terminal = terminal
+    terminal: Terminal
 
     def _supervise(self, order: Order, undo: contextlib.ExitStack) -> Supervisor:
         with stage("pipes", "cannot make a terminal"):
             pipes = undo.enter_context(contextlib.closing(TerminalPipes(_MAX_KEPT)))
-            made = _TerminalSupervisor(
-                order,
-                pipes,
-                timeout=self.request.settings.timeout,
-                listener=self._listener,
-                terminal=self._terminal,
-            )
+            timeout = self.request.settings.timeout
+            made = _TerminalSupervisor(order, pipes, timeout=timeout, listener=self._listener)
+            made.terminal = self.terminal
+            made.resize()
             return undo.enter_context(contextlib.closing(made))
 
 
 class _TerminalSupervisor(Supervisor):
     """A supervisor that passes on keys, output, and the size of the user's terminal."""
 
-    def __init__(
-        self,
-        order: Order,
-        pipes: Pipes,
-        *,
-        timeout: float,
-        listener: Listener,
-        terminal: Terminal,
-    ) -> None:
-        super().__init__(order, pipes, timeout=timeout, listener=listener)
-        self._terminal = terminal
-        self._resized: object = signal.SIG_DFL
-        self._output: _Pump | None = None
-        self._patient_until = 0.0
-        self._resize()
+    terminal: Terminal
+    _resized: object = signal.SIG_DFL
+    _output: _Pump | None = None
+    _patient_until = 0.0
 
-    def _resize(self, *_: object) -> None:
+    def resize(self, *_: object) -> None:
+        """Give the workload's terminal the size of the user's."""
         if self.pipes.ours:
-            self._terminal.copy_size(self.pipes.ours[-1])
+            self.terminal.copy_size(self.pipes.ours[-1])
 
     def _register(self) -> None:
         super()._register()
         reader, writer = self.pipes.ours
-        _Pump(self._selector, self._terminal.keys, writer).start()
-        self._output = _Pump(self._selector, reader, self._terminal.screen, self.pipes.stdout)
+        _Pump(self._selector, self.terminal.keys, writer).start()
+        self._output = _Pump(self._selector, reader, self.terminal.screen, self.pipes.stdout)
         self._output.start()
-        self._resized = signal.signal(signal.SIGWINCH, self._resize)
-        self._resize()
+        self._resized = signal.signal(signal.SIGWINCH, self.resize)
+        self.resize()
 
     def _streams_open(self) -> bool:
         return self._output is not None and not self._output.over

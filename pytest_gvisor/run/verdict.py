@@ -86,7 +86,7 @@ def judge(evidence: Evidence) -> Verdict:
     runsc's own word that it failed comes before any status, since its exit code is 128 like a
     workload's. A status counts as the workload's only if nothing says that the sandbox died.
     """
-    code = _exit_code(evidence.runsc_status)
+    code = os.waitstatus_to_exitcode(evidence.runsc_status)
     told = [status for status in evidence.workload_statuses if _agrees(status, code)]
     if evidence.cancelled:
         return Verdict(outcome=Outcome.CANCELLED, returncode=-signal.SIGKILL)
@@ -121,7 +121,8 @@ def _judge_end(evidence: Evidence, code: int, told: Sequence[int]) -> Verdict:
             outcome=Outcome.SANDBOX_CRASHED, returncode=code, reason="the sentry panicked"
         )
     if evidence.records:
-        return _runsc_failed(evidence, code)
+        outcome = Outcome.SANDBOX_CRASHED if evidence.started else Outcome.RUNSC_FAILED
+        return Verdict(outcome=outcome, returncode=code, reason=evidence.records[-1])
     if os.WIFSIGNALED(evidence.runsc_status):
         reason = f"runsc was killed by signal {os.WTERMSIG(evidence.runsc_status)}"
         return Verdict(outcome=Outcome.RUNSC_FAILED, returncode=code, reason=reason)
@@ -133,12 +134,3 @@ def _judge_end(evidence: Evidence, code: int, told: Sequence[int]) -> Verdict:
             outcome, reason = Outcome.SANDBOX_CRASHED, "it ended without a word on its process"
         return Verdict(outcome=outcome, returncode=code, reason=reason)
     return dataclasses.replace(_by_code(code), exact=False)
-
-
-def _runsc_failed(evidence: Evidence, code: int) -> Verdict:
-    outcome = Outcome.SANDBOX_CRASHED if evidence.started else Outcome.RUNSC_FAILED
-    return Verdict(outcome=outcome, returncode=code, reason=evidence.records[-1])
-
-
-def _exit_code(status: int) -> int:
-    return os.waitstatus_to_exitcode(status)
