@@ -20,6 +20,7 @@ import pytest
 
 from pytest_gvisor.errors import ProtocolError, UsageError
 from pytest_gvisor.escape import escape
+from pytest_gvisor.inside import rules
 from pytest_gvisor.programs.paths import within
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ _HIGHEST_LINE = 1_000_000
 _LONGEST_CONTEXT = 1024 * 1024
 _BITS = [[bit for bit in range(8) if byte >> bit & 1] for byte in range(256)]
 _Part = tuple[str, list[Any]]
+_PARTS = rules.list_of(rules.tuple_of(rules.exact_text, lambda entries: entries))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +119,8 @@ class InsideCoverage:
 
     def take(self, message: dict[str, Any]) -> None:
         """Add the coverage in a message. Raises `ProtocolError` if it is malformed or too large."""
-        path, tracer = message.get("file"), message.get("tracer")
-        if not isinstance(path, str) or not isinstance(tracer, str):
-            raise ProtocolError("coverage from inside of no file")
+        with rules.reading("coverage from inside of no file"):
+            path, tracer = map(rules.exact_text, (message["file"], message["tracer"]))
         name = self._name(path)
         if name is None or not self._is_traced(name, tracer):
             return
@@ -198,11 +199,8 @@ class InsideCoverage:
 
     def _parts(self, given: Any, kind: str) -> Iterator[_Part]:
         read = _jumps if kind == "arcs" else _lines
-        if not isinstance(given, list):
-            raise ProtocolError(f"coverage from inside whose {kind} are no list")
-        for part in given:
-            try:
-                context, entries = part
+        with rules.reading(f"coverage from inside whose {kind} are none"):
+            for context, entries in _PARTS(given):
                 if len(context) > _LONGEST_CONTEXT:
                     raise ValueError("a context of so many characters")
                 found = read(entries)
@@ -212,9 +210,6 @@ class InsideCoverage:
                 if self._entries > MOST_ENTRIES:
                     raise ProtocolError(f"more than {MOST_ENTRIES:,} lines or jumps of coverage")
                 yield escape(context), found
-            except (TypeError, ValueError, AttributeError) as error:
-                text = escape(f"{error}")[:200]
-                raise ProtocolError(f"coverage from inside whose {kind} are none: {text}") from None
 
     def finish(self) -> None:
         """Write the data in memory. Raises `ProtocolError`."""

@@ -9,13 +9,10 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.errors import ProtocolError
-from pytest_gvisor.escape import safe
 from pytest_gvisor.guest.passed import is_usual
 from pytest_gvisor.inside import rules
 from pytest_gvisor.inside.fields import location, phase
 
-_LONGEST_CAUSE = 300
 _TIMES = rules.tuple_of(rules.seconds, rules.seconds, rules.seconds)
 _KEYWORDS = rules.list_of(rules.text)
 
@@ -39,11 +36,8 @@ class Reviver:
 
         Raises `ProtocolError` for data of another shape.
         """
-        try:
+        with rules.reading("a passed phase from inside that cannot be one"):
             return self._revive(short, nodeid)
-        except rules.WRONG as error:
-            text = safe(repr(error))[:_LONGEST_CAUSE]
-            raise ProtocolError(f"a passed phase from inside that cannot be one: {text}") from error
 
     def _revive(self, short: Any, nodeid: str) -> pytest.TestReport:
         if "location" in short:

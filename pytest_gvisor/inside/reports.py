@@ -12,17 +12,11 @@ import pytest
 from _pytest._code.code import TerminalRepr
 from _pytest._io import TerminalWriter
 
-from pytest_gvisor.errors import ProtocolError
 from pytest_gvisor.escape import safe, safe_but_colour
+from pytest_gvisor.inside import rules
 from pytest_gvisor.inside.fields import checked
 from pytest_gvisor.inside.session_bounds import COLLECTING, SessionBounds, place
 from pytest_gvisor.plugin.sections import escape_report
-
-# pytest raises RuntimeError for a kind of traceback that it does not know.
-_NO_REPORT = (
-    LookupError, TypeError, ValueError, AssertionError, AttributeError, RuntimeError, OverflowError
-)  # fmt: skip
-_LONGEST_CAUSE = 300
 
 
 class Text(TerminalRepr):
@@ -51,7 +45,7 @@ def revive(
     ``bounds`` notes the fields that were left out. Raises `ProtocolError` for a message that is
     not the report of a test's phase.
     """
-    try:
+    with rules.reading("a report from inside that cannot be one"):
         fields, left_out = checked(message.get("data"), bounds.fields)
         fields["nodeid"] = nodeid
         report = config.hook.pytest_report_from_serializable(config=config, data=fields)
@@ -64,9 +58,6 @@ def revive(
         escape_report(report, painted=safe_but_colour, output=safe_but_colour)
         str(report.longrepr)  # what can be written now can be written later
         bounds.leave_out(left_out)
-    except _NO_REPORT as error:
-        text = safe(repr(error))[:_LONGEST_CAUSE]
-        raise ProtocolError(f"a report from inside that cannot be one: {text}") from error
     return report
 
 

@@ -18,11 +18,11 @@ from typing import Any, Protocol
 
 import pytest
 
-from pytest_gvisor.errors import GvisorError, ProtocolError, UsageError
+from pytest_gvisor.errors import GvisorError, UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.guest.returns import MOST_NAMES, REASONS, Place, refusal
 from pytest_gvisor.inside import configuration, rules
-from pytest_gvisor.inside.landing import Arriving, Store, line
+from pytest_gvisor.inside.landing import Arriving, Store
 from pytest_gvisor.inside.link import Died, Hangs, gone
 from pytest_gvisor.plugin.placement import BASETEMP_GIVEN, RETURNS
 from pytest_gvisor.programs.paths import within
@@ -270,16 +270,13 @@ class Taker:
     def take(self, message: dict[str, Any]) -> bool:
         """Take a message; return whether another one is to come. Raises `ProtocolError`."""
         kind = message["type"]
-        try:
+        with rules.reading("files from inside that cannot be taken"):
             if kind == "file":
                 self._take_file(message)
             elif self._file is not None:
                 raise ValueError("half a file")
             elif kind != "end":
                 self._take_names(message)
-        except rules.WRONG as error:
-            text = line(f"{error}")[:300]
-            raise ProtocolError(f"files from inside that cannot be taken: {text}") from error
         return bool(kind != "end")
 
     def _take_file(self, message: dict[str, Any]) -> None:

@@ -5,20 +5,36 @@ A value of another shape raises one of `WRONG`. Does no input or output.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from pytest_gvisor.errors import ProtocolError
 from pytest_gvisor.escape import safe
 
 Rule = Callable[[Any], Any]
 
-WRONG = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
-"""The errors of rules."""
+# pytest and json raise RuntimeError, and pytest AssertionError, for data of another shape.
+WRONG = (
+    LookupError, TypeError, ValueError, AttributeError, OverflowError, AssertionError, RuntimeError
+)  # fmt: skip
+"""The errors of rules, and of what makes reports of data that follow them."""
+
+_LONGEST_CAUSE = 300
 
 LONGEST_TIME = 1e11  # seconds: a duration, or a time since 1970
 _HIGHEST_NUMBER = 2**31
 _HIGHEST_WHOLE = 2**53
+
+
+@contextlib.contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn an error of a rule into a `ProtocolError` that says ``what`` was read."""
+    try:
+        yield
+    except WRONG as error:
+        raise ProtocolError(f"{what}: {safe(repr(error))[:_LONGEST_CAUSE]}") from error
 
 
 def utf8(text: str) -> str:

@@ -15,8 +15,8 @@ import pytest
 
 from pytest_gvisor.errors import GvisorError, ProtocolError
 from pytest_gvisor.escape import safe
-from pytest_gvisor.inside import environment, reports, users
-from pytest_gvisor.inside.ahead import PHASES, Ahead, Ids, Progress
+from pytest_gvisor.inside import environment, fields, reports, rules, users
+from pytest_gvisor.inside.ahead import Ahead, Ids, Progress
 from pytest_gvisor.inside.coverage_data import MOST_BYTES, InsideCoverage
 from pytest_gvisor.inside.debugger import Debugger, stopped
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
@@ -27,6 +27,7 @@ from pytest_gvisor.inside.returned import LAST_ACTS, Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
 
 _OF_A_TEST = frozenset({"passed", "phase", "report", "done", "debugger", "stopped"})
+_TEXTS = rules.list_of(rules.exact_text)
 _LAST_WORDS = 2.0
 
 _LONGEST_ERRORS = 100_000
@@ -45,20 +46,6 @@ def _belongs(message: dict[str, Any], inner: str | None) -> None:
     if message.get("id") != inner:
         kind, other = message["type"], message.get("id")
         raise ProtocolError(f"a {kind!r} from inside of another test than {inner}: {other!r:.200}")
-
-
-def _texts(message: dict[str, Any], name: str) -> list[str]:
-    texts = message.get(name)
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise ProtocolError(f"a message {message['type']!r} from inside whose {name} are no texts")
-    return texts
-
-
-def _phase(message: dict[str, Any]) -> str:
-    phase = message.get("when")
-    if phase not in PHASES:
-        raise ProtocolError(f"a phase from inside that there is not: {phase!r:.50}")
-    return str(phase)
 
 
 class Worker:
@@ -190,7 +177,8 @@ class Worker:
                 progress.add(report)
                 yield report
             if kind == "phase":
-                progress.phase = _phase(message)
+                with rules.reading("a phase from inside that there is not"):
+                    progress.phase = fields.phase(message["when"])
             elif kind == "report":
                 report = self._full_report(message, item)
                 progress.add(report)
@@ -287,8 +275,9 @@ class Worker:
         finally:
             self._debugger.end()
         link.drop_supply()
-        self.ids = frozenset(_texts(message, "ids"))
-        self._errors = _texts(message, "errors")
+        with rules.reading("a collection from inside that cannot be one"):
+            self.ids = frozenset(_TEXTS(message["ids"]))
+            self._errors = _TEXTS(message["errors"])
         return link
 
     def _false_start(self, error: Exception) -> str:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_gvisor.errors import ProtocolError
-from pytest_gvisor.escape import safe
 from pytest_gvisor.inside import rules
 from pytest_gvisor.inside.plugins import End, Sender
 from pytest_gvisor.inside.plugins.benchmark import Benchmarks
@@ -23,7 +22,6 @@ from pytest_gvisor.inside.plugins.live_log import LiveLog
 if TYPE_CHECKING:
     from pytest_gvisor.inside.session_bounds import SessionBounds
 
-_LONGEST_CAUSE = 200
 _TABLE: dict[str, Callable[[pytest.Config, SessionBounds], End | None]] = {
     "junit": Junit.find,
     "live log": LiveLog.find,
@@ -49,8 +47,5 @@ class Bridges:
         end = self._ends.get(name) if isinstance(name, str) else None
         if end is None:
             raise ProtocolError(f"data from inside for a bridge that is not here: {name!r:.50}")
-        try:
+        with rules.reading(f"data from inside that {name} cannot take"):
             end.take(message.get("data"), sender)
-        except rules.WRONG as error:
-            text = safe(repr(error))[:_LONGEST_CAUSE]
-            raise ProtocolError(f"data from inside that {name} cannot take: {text}") from error
