@@ -14,7 +14,6 @@ from pytest_gvisor.images import users
 from pytest_gvisor.images.cache import Hold
 from pytest_gvisor.images.config import ImageConfig
 from pytest_gvisor.oci import paths
-from pytest_gvisor.oci.accounts import Account
 from pytest_gvisor.oci.rootfs import Prepared, Rootfs, Says
 from pytest_gvisor.oci.spec import Mount, User
 from pytest_gvisor.oci.validate import normal
@@ -57,16 +56,8 @@ class ImageRootfs(Rootfs):
         except ImageError as error:
             raise ImageError(error.message, image=self.name) from None
 
-    def prepare(
-        self,
-        folder: str,
-        *,
-        mounts: Sequence[Mount] = (),
-        shared: str | None = None,
-        account: Account | None = None,
-    ) -> Prepared:
+    def prepare(self, folder: str, *, mounts: Sequence[Mount] = (), **_: object) -> Prepared:
         """See `Rootfs.prepare`."""
-        del shared, account
         root = self.hold.with_points(mounts, folder)
         if found := paths.missing(root, mounts):
             raise InvalidBundle(found, where=f"root file system of image {shown(self.name)}")

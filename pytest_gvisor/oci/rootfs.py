@@ -94,7 +94,8 @@ class Rootfs(abc.ABC):
 
         ``mounts`` are the caller's: every point that they need is there afterwards. ``shared`` is a
         folder for files that are made once, used by all, and never written to again.
-        ``account`` gets entries in /etc/passwd and /etc/group, if these are made too.
+        ``account`` gets entries in /etc/passwd and /etc/group, if these are made too. A root whose
+        files are given uses neither of the two.
         """
 
 
@@ -136,16 +137,9 @@ class DirectoryRootfs(Rootfs):
         """See `Rootfs.folder`."""
         return self.path
 
-    def prepare(
-        self,
-        folder: str,
-        *,
-        mounts: Sequence[Mount] = (),
-        shared: str | None = None,
-        account: Account | None = None,
-    ) -> Prepared:
+    def prepare(self, folder: str, *, mounts: Sequence[Mount] = (), **_: object) -> Prepared:
         """See `Rootfs.prepare`. Makes nothing: a missing mount point is an `InvalidBundle`."""
-        del folder, shared, account
+        del folder
         if not os.path.isdir(self.path):
             raise InvalidBundle([f"{shown(self.path)} is not a folder"], where="root file system")
         if found := paths.missing(self.path, mounts):
@@ -165,16 +159,8 @@ class EmptyRootfs(Rootfs):
         files = ", ".join(f"{name!r}: {len(data)} bytes" for name, data in self.files)
         return f"EmptyRootfs({files})"
 
-    def prepare(
-        self,
-        folder: str,
-        *,
-        mounts: Sequence[Mount] = (),
-        shared: str | None = None,
-        account: Account | None = None,
-    ) -> Prepared:
+    def prepare(self, folder: str, *, mounts: Sequence[Mount] = (), **_: object) -> Prepared:
         """See `Rootfs.prepare`."""
-        del shared, account  # the files are those that were given
         root = os.path.join(folder, "rootfs")
         with _failing(folder):
             for name in ("", "dev", "proc", "sys"):
