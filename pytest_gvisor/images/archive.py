@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 import re
@@ -219,10 +220,15 @@ def _tarball(fd: int, size: int, budget: Budget) -> Content:
     return Content(id=identity, config=ImageConfig(), config_bytes=b"", layers=(layer,))
 
 
-def _document(blobs: Blobs, name: str) -> bytes:
+def _part(blobs: Blobs, name: str) -> Section:
     section = blobs.find(name)
     if section is None:
         raise ImageError(f"it has no {shown(name)}")
+    return section
+
+
+def _document(blobs: Blobs, name: str) -> bytes:
+    section = _part(blobs, name)
     if section.size > MAX_BYTES:
         raise ImageError(f"{shown(name)} is larger than {MAX_BYTES} bytes")
     return read_all(section)
@@ -289,16 +295,9 @@ def _tagged(images: list[Mapping[str, Any]], reference: str) -> Mapping[str, Any
 
 
 def _blob_layer(blobs: Blobs, name: str, digest: str = "") -> Layer:
-    found = blobs.find(name)
-    if found is None:
+    if blobs.find(name) is None:
         raise ImageError(f"the layer {shown(name)} is missing")
-
-    def source() -> Reader:
-        section = blobs.find(name)
-        assert section is not None
-        return section
-
-    return Layer(source=source, digest=digest)
+    return Layer(source=functools.partial(_part, blobs, name), digest=digest)
 
 
 # OCI layout

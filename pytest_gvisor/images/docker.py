@@ -141,14 +141,12 @@ class Daemon:
     @contextlib.contextmanager
     def export(self, identity: str, limits: Limits) -> Iterator[str]:
         """Export the image to an unnamed file, gone with this process; yield its path."""
-        with self._explained("cannot be exported"):
-            file = tempfile.TemporaryFile()  # noqa: SIM115 -- closed below
-        with file:
-            size = 0
+        with contextlib.ExitStack() as undo:
             with (
                 self._explained("cannot be exported"),
                 Meter(self._tell, f"exporting {identity}") as meter,
             ):
+                file, size = undo.enter_context(tempfile.TemporaryFile()), 0
                 for data in self._archive(identity):
                     size += len(data)
                     meter.moved(len(data))

@@ -293,15 +293,12 @@ class Tree:
     def _add_file(self, parent: int, name: bytes, entry: Entry, content: Reader) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         fd = os.open(name, flags, 0o600, dir_fd=parent)
-        try:
+        with open(fd, "wb") as file:
             while data := content.read(CHUNK):
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(fd, view) :]
+                file.write(data)
+            file.flush()  # a later write would change mode and time
             self._dress(fd, entry, 0o400)
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
-        finally:
-            os.close(fd)
 
     def _dress_folder(self, fd: int, entry: Entry) -> None:
         self._dress(fd, entry, 0o700)

@@ -18,7 +18,6 @@ from pytest_gvisor.errors import InvalidBundle, LaunchError
 from pytest_gvisor.escape import shown
 from pytest_gvisor.oci import mount_options, paths, reach, validate
 from pytest_gvisor.oci.reader import MAX_BYTES, MAX_PROBLEMS, at, bounded, load
-from pytest_gvisor.oci.skeleton import write_all
 from pytest_gvisor.oci.vocabulary import MountType
 from pytest_gvisor.programs.paths import within
 
@@ -141,10 +140,8 @@ def _write(folder: str, data: bytes) -> None:
             on_failure.callback(_quietly, os.rmdir, folder)
         descriptor, temporary = tempfile.mkstemp(prefix=".config-", dir=folder)
         on_failure.callback(_quietly, os.unlink, temporary)
-        try:
-            write_all(descriptor, data)
-        finally:
-            os.close(descriptor)
+        with open(descriptor, "wb") as file:
+            file.write(data)
         os.rename(temporary, os.path.join(folder, CONFIG))
         on_failure.pop_all()
 

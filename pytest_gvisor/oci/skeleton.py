@@ -236,18 +236,9 @@ def _folder(path: str) -> None:
 def write(path: str, data: bytes, mode: int = 0o644) -> None:
     """Write a new file with this content and mode, whatever the umask."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        write_all(descriptor, data)
+    with open(descriptor, "wb") as file:
+        file.write(data)
         os.fchmod(descriptor, mode)
-    finally:
-        os.close(descriptor)
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    """Write all bytes: one write(2) may take fewer, on a disk that is nearly full."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
 
 
 @functools.cache

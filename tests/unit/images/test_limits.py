@@ -206,9 +206,10 @@ def test_a_full_disk_is_an_error_that_says_what_to_do(
 ) -> None:
     """The message has the kernel's error and a remedy, also for an exhausted quota."""
 
-    def full(*_: object) -> int:
-        raise OSError(number, os.strerror(number))
+    class Full(io.FileIO):
+        def write(self, _data: object) -> int:
+            raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(extract, "open", Full, raising=False)
     with pytest.raises(ImageError, match=rf"{os.strerror(number)}(.|\n)*XDG_CACHE_HOME"):
         unpack([item("f", b"x")])

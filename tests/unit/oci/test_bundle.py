@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import socket
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.errors import InvalidBundle, LaunchError
-from pytest_gvisor.oci import validate
+from pytest_gvisor.oci import bundle, validate
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.sessions import places
 
@@ -75,8 +76,14 @@ def test_a_write_that_fails_leaves_nothing(
     def full(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
+    class Full(io.FileIO):
+        write = full  # type: ignore[assignment]
+
     descriptors = len(os.listdir("/proc/self/fd"))
-    monkeypatch.setattr(tempfile if step == "mkstemp" else os, step, full)
+    if step == "write":
+        monkeypatch.setattr(bundle, "open", Full, raising=False)
+    else:
+        monkeypatch.setattr(tempfile if step == "mkstemp" else os, step, full)
     with pytest.raises(LaunchError, match=errno.errorcode[number]) as caught:
         Bundle.create(str(tmp_path / "bundle"), validate.read(value))
     assert (caught.value.stage, caught.value.errno) == ("bundle", number)
