@@ -17,7 +17,7 @@ from pytest_gvisor.errors import ImageError, InvalidBundle
 from pytest_gvisor.escape import shown
 from pytest_gvisor.images.streams import check_digest
 from pytest_gvisor.oci.reader import load
-from pytest_gvisor.oci.validate import absolute, normal
+from pytest_gvisor.oci.vocabulary import absolute, normal
 from pytest_gvisor.programs.paths import within
 
 _MACHINES: Final = {

@@ -16,8 +16,7 @@ from pytest_gvisor.images.config import ImageConfig
 from pytest_gvisor.oci import paths
 from pytest_gvisor.oci.rootfs import Prepared, Rootfs, Says
 from pytest_gvisor.oci.spec import Mount, User
-from pytest_gvisor.oci.validate import normal
-from pytest_gvisor.oci.vocabulary import MountType
+from pytest_gvisor.oci.vocabulary import MountType, normal
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from pytest_gvisor.errors import InvalidBundle, LaunchError
 from pytest_gvisor.escape import shown
 from pytest_gvisor.oci import mount_options, paths, reach, validate
 from pytest_gvisor.oci.reader import MAX_BYTES, MAX_PROBLEMS, at, bounded, load
-from pytest_gvisor.oci.vocabulary import MountType
+from pytest_gvisor.oci.vocabulary import MountType, normal
 from pytest_gvisor.programs.paths import within
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ def _root(path: str, folder: str, found: list[str]) -> str:
 def _mount(mount: Mount, folder: str, notes: list[str]) -> Mount:
     if not mount.is_bind:
         return mount
-    if mount.source == "/sys" and validate.normal(mount.destination) == "/sys":
+    if mount.source == "/sys" and normal(mount.destination) == "/sys":
         # What runc and umoci write for rootless use, where Linux refuses a new sysfs.
         notes.append("mounts: the host's /sys is replaced by the sandbox's own")
         options = tuple(option for option in mount.options if option not in {"bind", "rbind"})
@@ -243,7 +243,7 @@ def _mount(mount: Mount, folder: str, notes: list[str]) -> Mount:
 
 def _with_options_of_runsc(seen: tuple[Mount, ...], notes: list[str]) -> tuple[Mount, ...]:
     """Return the mounts with options that hold under gVisor, and one note of all changes."""
-    adopted = [mount_options.adopted(mount) for mount in seen]
+    adopted = [mount_options.adopted(mount.kind, mount.options) for mount in seen]
     changes = list(dict.fromkeys(change for _, changed in adopted for change in changed))
     if changes:
         more = f" and {len(changes) - 8} more" if len(changes) > 8 else ""

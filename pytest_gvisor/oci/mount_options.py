@@ -6,12 +6,11 @@ is one that holds under gVisor, one that is written as another, or it is refused
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from pytest_gvisor.escape import shown
 from pytest_gvisor.oci import reader
-from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.vocabulary import MountType
 
 # fmt: off
@@ -55,33 +54,33 @@ _KNOWN: Final = sorted({
 })  # fmt: skip
 
 
-def translated(mount: Mount, option: str) -> str | None:
+def translated(kind: MountType, option: str) -> str | None:
     """Return the option to give runsc: mostly the same, ``""`` for none, None for a refused one."""
     plain = option[1:] if option in _RECURSIVE else option
-    if _holds(mount, plain):
+    if _holds(kind, plain):
         return plain
     # Terminals are of who opens them, and nothing of the host propagates into the sentry's own.
-    of_terminals = mount.type is MountType.DEVPTS and plain.startswith(("mode=", "gid="))
+    of_terminals = kind is MountType.DEVPTS and plain.startswith(("mode=", "gid="))
     return "" if plain in _LEFT_OUT or plain in _BIND or of_terminals else None
 
 
-def _holds(mount: Mount, option: str) -> bool:
+def _holds(kind: MountType, option: str) -> bool:
     if option in _EVERYWHERE or option in _DEFAULTS:
         return True
-    if mount.is_bind:
+    if kind is MountType.BIND:
         return option in _BIND
     name, _, value = option.partition("=")
-    if mount.type is MountType.TMPFS:
+    if kind is MountType.TMPFS:
         return option in _TMPFS or (name in _TMPFS_VALUES and bool(value))
-    return mount.type is MountType.DEVPTS and option in _DEVPTS
+    return kind is MountType.DEVPTS and option in _DEVPTS
 
 
-def problems(mount: Mount) -> Iterator[tuple[str, str]]:
+def problems(kind: MountType, options: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield each problem of a mount's options, with its place."""
-    for index, option in enumerate(mount.options):
-        if translated(mount, option) is None:
+    for index, option in enumerate(options):
+        if translated(kind, option) is None:
             yield f".options[{index}]", _refusal(option)
-    meant = {option[1:] if option in _RECURSIVE else option for option in mount.options}
+    meant = {option[1:] if option in _RECURSIVE else option for option in options}
     for pair in _OPPOSITES:
         if meant.issuperset(pair):
             # mount(8) takes the last one, runsc the stricter one wherever it stands.
@@ -97,19 +96,18 @@ def _refusal(option: str) -> str:
     return f"unknown mount option {shown(option)}{reader.nearest(name, _KNOWN)}"
 
 
-def adopted(mount: Mount) -> tuple[tuple[str, ...], list[str]]:
+def adopted(kind: MountType, options: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     """Return the options for runsc of a mount from a foreign bundle, and the changes."""
-    pairs = [(option, translated(mount, option)) for option in mount.options]
+    pairs = [(option, translated(kind, option)) for option in options]
     changes = [f"{old} -> {new}" if new else f"no {old}" for old, new in pairs if old != new]
     return tuple(dict.fromkeys(new for _, new in pairs if new)), changes
 
 
-def ignored(mounts: Iterable[Mount]) -> Iterator[tuple[str, str]]:
+def ignored(kind: MountType, options: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield the options that `adopted` would change, each with its place. A run needs none."""
-    for index, mount in enumerate(mounts):
-        for place, option in enumerate(mount.options):
-            other = translated(mount, option)
-            if other is not None and other != option:
-                instead = f"write {shown(other)}" if other else "leave it out"
-                what = f"mount option {shown(option)} is ignored by runsc: {instead}"
-                yield f"mounts[{index}].options[{place}]", what
+    for index, option in enumerate(options):
+        other = translated(kind, option)
+        if other is not None and other != option:
+            instead = f"write {shown(other)}" if other else "leave it out"
+            what = f"mount option {shown(option)} is ignored by runsc: {instead}"
+            yield f".options[{index}]", what

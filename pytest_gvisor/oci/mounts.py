@@ -16,8 +16,7 @@ from pytest_gvisor.errors import UsageError
 from pytest_gvisor.escape import shown
 from pytest_gvisor.oci.reader import whole
 from pytest_gvisor.oci.spec import Mount
-from pytest_gvisor.oci.validate import absolute, normal
-from pytest_gvisor.oci.vocabulary import MountType
+from pytest_gvisor.oci.vocabulary import MountType, absolute, normal
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.sessions import places
 

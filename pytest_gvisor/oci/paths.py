@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_gvisor.escape import shown
 from pytest_gvisor.oci.reader import MAX_PROBLEMS, bounded
-from pytest_gvisor.oci.validate import absolute, normal
+from pytest_gvisor.oci.vocabulary import absolute, normal
 
 if TYPE_CHECKING:
     from pytest_gvisor.oci.spec import Mount

@@ -13,7 +13,7 @@ from pytest_gvisor.errors import UsageError
 from pytest_gvisor.escape import shown
 from pytest_gvisor.oci import mounts
 from pytest_gvisor.oci.spec import Mount, Spec
-from pytest_gvisor.oci.validate import normal
+from pytest_gvisor.oci.vocabulary import normal
 from pytest_gvisor.programs.paths import within
 
 Access = Literal["ro", "rw"]

@@ -16,7 +16,7 @@ import functools
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, NamedTuple, TypeGuard
 
@@ -56,9 +56,6 @@ I32 = Annotated[int, Range(low=-(2**31), high=2**31 - 1)]
 I64 = Annotated[int, Range(low=-(2**63), high=2**63 - 1)]
 # 2**32 - 1 is (uid_t)-1: the kernel reads it as "leave it as it is".
 Id = Annotated[int, Range(low=0, high=2**32 - 2)]
-
-Rule = Callable[[Any], Iterator[tuple[str, str]]]
-"""Reads one object; yields (where in it, what is wrong)."""
 
 _BAD: Final = dataclasses.MISSING
 """The result for a bad value, which is no better than one that is not there."""
@@ -117,8 +114,7 @@ class _EnoughError(Exception):
 class _Report:
     """The problems found so far."""
 
-    def __init__(self, rules: Mapping[type, Rule]) -> None:
-        self.rules = rules
+    def __init__(self) -> None:
         self.problems: list[str] = []
         self.is_whole = True
         """Whether no value of the object that is being read is bad so far."""
@@ -349,18 +345,20 @@ def _instance(cls: Any, value: object, path: str, report: _Report) -> object:
     if isinstance(cls, Keys):
         return {name: entry for name, entry in made.items() if entry is not None}
     instance = cls(**made)
-    if is_whole and (rule := report.rules.get(cls)):
-        for where, text in rule(instance):
+    if is_whole and hasattr(instance, "problems"):
+        for where, text in instance.problems():
             report.add((path + where).removeprefix("."), text, spoils=False)
     return instance
 
 
-def read(cls: type, value: object, rules: Mapping[type, Rule]) -> tuple[Any, list[str]]:
+def read(cls: type, value: object) -> tuple[Any, list[str]]:
     """Read an object of ``cls`` (None where that is impossible) and every problem.
 
-    A rule is asked only about an object whose own values are all good: none sees a wrong type.
+    A class may have rules, as a method ``problems`` that yields where in the object something is
+    wrong, and what. It is called only if the object's own values are all good: it sees no wrong
+    type.
     """
-    report = _Report(rules)
+    report = _Report()
     try:
         made = _instance(cls, value, "", report)
     except _EnoughError:

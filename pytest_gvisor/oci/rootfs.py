@@ -23,8 +23,7 @@ from pytest_gvisor.escape import shown
 from pytest_gvisor.oci import paths, skeleton
 from pytest_gvisor.oci.accounts import Account
 from pytest_gvisor.oci.spec import Mount, User
-from pytest_gvisor.oci.validate import normal
-from pytest_gvisor.oci.vocabulary import MountType
+from pytest_gvisor.oci.vocabulary import MountType, normal
 from pytest_gvisor.programs.paths import below, within
 
 SHARED: Final = "host"

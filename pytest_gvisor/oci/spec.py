@@ -4,14 +4,18 @@ Source: https://github.com/opencontainers/runtime-spec, releases 1.0 to 1.3. Hoo
 systems' sections have no field here, so no value of `Spec` can hold them. Parts that are checked
 and passed on unchanged are JSON: see `carried`.
 
-Constructors trust; `validate.examine` and `validate.read` check, and report every problem at once.
+Constructors trust. ``problems`` of a class yields the rules that a value breaks, beyond its
+structure. `validate.examine` and `validate.read` ask it, and report every problem at once.
 """
 
-from collections.abc import Mapping
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
-from pytest_gvisor.oci import carried
+from pytest_gvisor.escape import shown
+from pytest_gvisor.oci import carried, mount_options
 from pytest_gvisor.oci.reader import I32, U32, U64, Id, key, write
 from pytest_gvisor.oci.vocabulary import (
     Capability,
@@ -19,7 +23,16 @@ from pytest_gvisor.oci.vocabulary import (
     NamespaceType,
     Propagation,
     RlimitType,
+    absolute,
+    normal,
 )
+from pytest_gvisor.programs.paths import below
+
+_VERSION: Final = re.compile(r"1\.\d{1,4}\.\d{1,4}([-+][0-9A-Za-z.+-]{1,32})?", re.ASCII)
+_HOSTNAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+Found = Iterator[tuple[str, str]]
+"""The place of each broken rule, and what is wrong there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +50,11 @@ class User:
     username: str = ""
     """A name that other systems use; without effect here."""
 
+    def problems(self) -> Found:
+        """Yield the broken rules."""
+        if self.umask is not None and self.umask > 0o777:
+            yield ".umask", f"{self.umask:#o} has other bits than 0o777"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
@@ -53,6 +71,14 @@ class Capabilities:
     ambient: tuple[Capability, ...] = ()
     """What an execve of an ordinary file keeps."""
 
+    def problems(self) -> Found:
+        """Yield the broken rules."""
+        # From a set of the process that the kernel cannot hold, runsc would make something else.
+        for name in ("effective", "ambient"):
+            for index, capability in enumerate(getattr(self, name)):
+                if capability not in self.permitted:
+                    yield f".{name}[{index}]", f"{capability} is not in permitted"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rlimit:
@@ -64,6 +90,11 @@ class Rlimit:
     """What is enforced."""
     hard: U64
     """What the soft limit may be raised to."""
+
+    def problems(self) -> Found:
+        """Yield the broken rules."""
+        if self.soft > self.hard:
+            yield ".soft", f"{self.soft} is above the hard limit {self.hard}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +136,20 @@ class Process:
     )
     """CPUs of later programs."""
 
+    def problems(self) -> Found:
+        """Yield the broken rules."""
+        if not self.args:
+            yield ".args", "is empty: there is no program to start"
+        elif not self.args[0]:
+            yield ".args[0]", "is empty: there is no program to start"
+        if wrong := absolute(self.cwd):
+            yield ".cwd", wrong
+        for index, entry in enumerate(self.env):
+            if entry.find("=") < 1:
+                yield f".env[{index}]", f"{shown(entry)} is not KEY=value"
+        yield from _twice(".env", [entry.partition("=")[0] for entry in self.env])
+        yield from _twice(".rlimits", [limit.type for limit in self.rlimits])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Root:
@@ -114,6 +159,11 @@ class Root:
     """Its folder; in a bundle that was made elsewhere, relative to the bundle."""
     readonly: bool = False
     """Whether nothing can be written to it."""
+
+    def problems(self) -> Found:
+        """Yield the broken rules."""
+        if not self.path:
+            yield ".path", "is empty"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +176,14 @@ class IdMapping:
     """First id outside."""
     size: U32
     """How many."""
+
+    def problems(self) -> Found:
+        """Yield the broken rules."""
+        if self.size == 0:
+            yield ".size", "is 0: it maps nothing"
+        for name, first in ((".containerID", self.container_id), (".hostID", self.host_id)):
+            if first + self.size > 2**32:
+                yield name, "with its size, goes beyond 2**32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +209,27 @@ class Mount:
         option.
         """
         return self.type is MountType.BIND or not {"bind", "rbind"}.isdisjoint(self.options)
+
+    @property
+    def kind(self) -> MountType:
+        """The type, which is that of a bind mount by option too."""
+        return MountType.BIND if self.is_bind else self.type
+
+    def problems(self) -> Found:
+        """Yield the broken rules."""
+        if wrong := absolute(self.destination):
+            yield ".destination", wrong
+        elif (target := normal(self.destination)) == "/":
+            yield ".destination", "a mount onto / would replace the root file system"
+        elif target == "/proc" and self.type is not MountType.PROC:
+            yield ".destination", "only the sandbox's own proc can be mounted onto /proc"
+        elif below(target, "/proc") and (self.is_bind or not target.startswith("/proc/acpi")):
+            yield ".destination", f"{shown(target)} is inside /proc"
+        if self.is_bind and not self.source:
+            yield ".source", "missing: a bind mount shows a folder or file of the host"
+        if self.type is MountType.NONE and not self.is_bind:
+            yield ".type", "missing: only a bind mount can do without"
+        yield from mount_options.problems(self.kind, self.options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +281,26 @@ class Linux:
     time_offsets: Mapping[str, carried.TimeOffset] = field(default_factory=dict)
     """Offsets by clock."""
 
+    def problems(self) -> Found:
+        """Yield the broken rules."""
+        kinds = {namespace.type: namespace for namespace in self.namespaces}
+        yield from _twice(".namespaces", [namespace.type.value for namespace in self.namespaces])
+        for index, namespace in enumerate(self.namespaces):
+            if namespace.path and (wrong := absolute(namespace.path)):
+                yield f".namespaces[{index}].path", wrong
+        for name, mappings in (
+            (".uidMappings", self.uid_mappings),
+            (".gidMappings", self.gid_mappings),
+        ):
+            if mappings and NamespaceType.USER not in kinds:
+                yield name, "there is no user namespace for it"
+            yield from _overlaps(name, mappings)
+        user = kinds.get(NamespaceType.USER)
+        if user and not user.path and not (self.uid_mappings and self.gid_mappings):
+            yield ".namespaces", "a new user namespace needs uidMappings and gidMappings"
+        if ".." in self.cgroups_path.split("/"):
+            yield ".cgroupsPath", f"{shown(self.cgroups_path)} has a '..' in it"
+
 
 _HOOKS = "refused: runsc runs hooks on the host, outside of the sandbox, with the caller's rights"
 
@@ -240,3 +339,37 @@ class Spec:
         """Return the specification as JSON values, without fields that have their default."""
         made: dict[str, Any] = write(self)
         return made
+
+    def problems(self) -> Found:
+        """Yield the broken rules."""
+        version = _VERSION.fullmatch(self.oci_version)
+        if not version or self.oci_version.startswith("1.0.0-rc"):
+            yield "ociVersion", f"{shown(self.oci_version)} is not a release 1.x"
+        kinds = {namespace.type for namespace in self.linux.namespaces}
+        for place, name in (("hostname", self.hostname), ("domainname", self.domainname)):
+            if not name:
+                continue
+            if len(name.encode("utf-8", "surrogatepass")) > 64:
+                yield place, "is longer than 64 bytes"
+            if not _HOSTNAME.fullmatch(name):
+                yield place, f"{shown(name)} is not made of letters, digits, '.', '_' and '-'"
+            if NamespaceType.UTS not in kinds:
+                yield place, "there is no uts namespace for it"
+        targets = [mount.destination for mount in self.mounts]
+        yield from _twice("mounts", [normal(to) if to.startswith("/") else to for to in targets])
+
+
+def _twice(where: str, words: Iterable[str]) -> Found:
+    seen: set[str] = set()
+    for index, word in enumerate(words):
+        if word in seen:
+            yield f"{where}[{index}]", f"{shown(word)} is there twice"
+        seen.add(word)
+
+
+def _overlaps(where: str, mappings: tuple[IdMapping, ...]) -> Found:
+    for attribute, name in (("container_id", "containerID"), ("host_id", "hostID")):
+        ordered = sorted(mappings, key=lambda entry, which=attribute: getattr(entry, which))  # type: ignore[misc]
+        for before, after in itertools.pairwise(ordered):
+            if getattr(before, attribute) + before.size > getattr(after, attribute):
+                yield where, f"{name} {getattr(after, attribute)} is mapped twice"

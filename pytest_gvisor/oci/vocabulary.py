@@ -1,10 +1,12 @@
-"""The enumerations of a specification: enums where code names a member, and lists of strings."""
+"""The vocabulary of a specification: enums that code names, lists of strings, and path forms."""
 
 from __future__ import annotations
 
 import enum
+import posixpath
 from typing import Annotated
 
+from pytest_gvisor.escape import shown
 from pytest_gvisor.oci.reader import Words
 
 # In the order of the kernel's numbers (capabilities(7)).
@@ -65,3 +67,17 @@ class MountType(enum.StrEnum):
     CGROUP = "cgroup"
     CGROUP2 = "cgroup2"
     MQUEUE = "mqueue"
+
+
+def absolute(path: str) -> str:
+    """Return the problem of a path inside the sandbox, or nothing."""
+    if not path.startswith("/"):
+        return f"{shown(path)} is not absolute"
+    if ".." in path.split("/"):
+        return f"{shown(path)} has a '..' in it"
+    return ""
+
+
+def normal(path: str) -> str:
+    """Normalize an absolute path: no doubled slashes, dots or slash at its end."""
+    return "/" + posixpath.normpath(path).lstrip("/")

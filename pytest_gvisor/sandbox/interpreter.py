@@ -28,8 +28,7 @@ from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.oci import paths, skeleton
 from pytest_gvisor.oci.rootfs import HostRootfs, Rootfs
 from pytest_gvisor.oci.spec import Mount
-from pytest_gvisor.oci.validate import normal
-from pytest_gvisor.oci.vocabulary import MountType
+from pytest_gvisor.oci.vocabulary import MountType, normal
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.runsc import elf
 from pytest_gvisor.sessions.private import make_private

@@ -52,8 +52,8 @@ def test_an_option_holds_or_is_translated_or_is_refused(
 ) -> None:
     """The kind of mount decides if an option stays, is replaced, is dropped or is an error."""
     made = mount(kind, option)
-    assert mount_options.translated(made, option) == expected
-    assert bool(list(mount_options.problems(made))) == (expected is None)
+    assert mount_options.translated(made.kind, option) == expected
+    assert bool(list(mount_options.problems(made.kind, made.options))) == (expected is None)
 
 
 @pytest.mark.parametrize(
@@ -62,21 +62,21 @@ def test_an_option_holds_or_is_translated_or_is_refused(
 def test_options_that_contradict_each_other_are_refused(pair: tuple[str, str]) -> None:
     """mount(8) and runsc would make different mounts of them."""
     for options in (pair, pair[::-1]):
-        assert [place for place, _ in mount_options.problems(mount("bind", *options))] == [
-            ".options"
-        ]
+        found = mount_options.problems(MountType.BIND, options)
+        assert [place for place, _ in found] == [".options"]
 
 
 def test_what_is_adopted_changes_no_more() -> None:
     """Each option once, and a second time the same."""
-    options, changes = mount_options.adopted(mount("bind", "rbind", "ro", "rro", "rslave", "dev"))
+    given = ("rbind", "ro", "rro", "rslave", "dev")
+    options, changes = mount_options.adopted(MountType.BIND, given)
     assert (options, changes) == (("rbind", "ro", "rslave"), ["rro -> ro", "no dev"])
-    assert mount_options.adopted(mount("bind", *options)) == (options, [])
+    assert mount_options.adopted(MountType.BIND, options) == (options, [])
 
 
 def test_the_default_mounts_have_options_that_hold() -> None:
     """The default mounts have no option that runsc ignores."""
-    assert list(mount_options.ignored(MOUNTS)) == []
-    found = dict(mount_options.ignored([*MOUNTS[:1], mount("bind", "rro", "relatime")]))
-    assert list(found) == ["mounts[1].options[0]", "mounts[1].options[1]"]
-    assert found["mounts[1].options[0]"].endswith('write "ro"')
+    assert [list(mount_options.ignored(own.kind, own.options)) for own in MOUNTS] == [[]] * 6
+    found = dict(mount_options.ignored(MountType.BIND, ("rro", "relatime")))
+    assert list(found) == [".options[0]", ".options[1]"]
+    assert found[".options[0]"].endswith('write "ro"')
