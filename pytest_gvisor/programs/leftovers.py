@@ -75,15 +75,16 @@ def processes(root: str, *, everywhere: bool = False) -> list[int]:
 def kill(pids: list[int], root: str) -> None:
     """Send SIGKILL to each of ``pids`` that is still a process of the sandbox at ``root``."""
     for pid in pids:
-        try:
-            pidfd = os.pidfd_open(pid)
-        except OSError:
-            continue
+        _kill_if(pid, lambda one: _names(proc.words_of(one), root))
+
+
+def _kill_if(pid: int, is_one: Callable[[int], bool]) -> None:
+    with contextlib.suppress(OSError):
+        pidfd = os.pidfd_open(pid)
         try:
             # The descriptor pins the process; only then is the question whose it is worth asking.
-            if _names(proc.words_of(pid), root):
-                with contextlib.suppress(OSError):
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            if is_one(pid):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         finally:
             os.close(pidfd)
 
@@ -153,8 +154,7 @@ def kill_cgroups(cgroups: Sequence[str]) -> None:
             with open(os.path.join(cgroup, "cgroup.kill"), "w", encoding="ascii") as switch:
                 switch.write("1")
         except OSError:
-            for pid in _members(cgroup):
-                _kill_member(pid, cgroup)
+            _kill_members(cgroup)
 
 
 def _members(cgroup: str) -> list[int]:
@@ -165,14 +165,9 @@ def _members(cgroup: str) -> list[int]:
         return []
 
 
-def _kill_member(pid: int, cgroup: str) -> None:
-    with contextlib.suppress(OSError):
-        pidfd = os.pidfd_open(pid)
-        try:
-            if pid in _members(cgroup):  # asked again now that the descriptor pins the process
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        finally:
-            os.close(pidfd)
+def _kill_members(cgroup: str) -> None:
+    for pid in _members(cgroup):
+        _kill_if(pid, lambda one: one in _members(cgroup))
 
 
 def clear(

@@ -14,7 +14,7 @@ import fcntl
 import os
 import signal
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 # include/uapi/linux/prctl.h
 PR_SET_PDEATHSIG = 1
@@ -31,7 +31,7 @@ _SECCOMP_MODE_FILTER = 2
 CAP_DAC_OVERRIDE = 1
 CAP_KILL = 5
 CAP_NET_ADMIN = 12
-_CAPABILITY_VERSION_3 = 0x20080522
+_CAPABILITY_HEADER = struct.pack("Ii", 0x20080522, 0)  # version 3, and this thread
 _CAPABILITY_BITS = 64
 
 # include/uapi/linux/sched.h
@@ -113,25 +113,26 @@ def set_capabilities(*kept: int) -> None:
     """Call ``capset``: these capabilities are effective and permitted, none is inheritable."""
     bits = sum(1 << number for number in kept)
     low, high = bits & 0xFFFFFFFF, bits >> 32
-    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
     # effective, permitted, inheritable: first the low words, then the high ones
-    data = struct.pack("6I", low, low, 0, high, high, 0)
-    _check(_libc.capset(ctypes.c_char_p(header), ctypes.c_char_p(data)), f"capset({bits:#x})")
+    _capset([low, low, 0, high, high, 0], f"capset({bits:#x})")
+
+
+def _capset(words: Sequence[int], call: str) -> None:
+    data = struct.pack("6I", *words)
+    result = _libc.capset(ctypes.c_char_p(_CAPABILITY_HEADER), ctypes.c_char_p(data))
+    _check(result, call)
 
 
 def drop_capability(number: int) -> None:
     """Give up one capability for this process and all that it starts (capabilities(7))."""
     prctl(PR_CAPBSET_DROP, number)
-    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
     sets = ctypes.create_string_buffer(24)
-    _check(_libc.capget(ctypes.c_char_p(header), sets), "capget()")
+    _check(_libc.capget(ctypes.c_char_p(_CAPABILITY_HEADER), sets), "capget()")
     words = list(struct.unpack("6I", sets.raw))
     first = number // 32 * 3
     for index in range(first, first + 3):
         words[index] &= ~(1 << number % 32)
-    data = struct.pack("6I", *words)
-    call = f"capset() without capability {number}"
-    _check(_libc.capset(ctypes.c_char_p(header), ctypes.c_char_p(data)), call)
+    _capset(words, f"capset() without capability {number}")
 
 
 def empty_bounding_set() -> None:
@@ -175,15 +176,7 @@ def set_child_subreaper() -> None:
 
 
 def unshare(flags: int) -> None:
-    """``unshare(flags)``; `os.unshare` exists from Python 3.12 on."""
-    if hasattr(os, "unshare"):
-        os.unshare(flags)
-    else:
-        unshare_by_libc(flags)
-
-
-def unshare_by_libc(flags: int) -> None:
-    """``unshare(flags)`` through the C library."""
+    """``unshare(flags)``; `os.unshare` exists from Python 3.12 on only."""
     _check(_libc.unshare(flags), f"unshare({flags:#x})")
 
 

@@ -171,9 +171,10 @@ class Run:
         try:
             wish = json.loads(message)
             argv = tuple(map(str, wish.get("argv", ())))
+            term = self.order.term
             acts: dict[str, Callable[[], None]] = {
-                "term": self.terminate,
-                "interrupt": self.interrupt,
+                "term": lambda: self.signal(term),
+                "interrupt": lambda: self.signal((*term[:-1], str(int(signal.SIGINT)))),
                 "kill": self.kill,
                 "release": self.release,
                 "save": lambda: self.save(argv),
@@ -197,18 +198,12 @@ class Run:
         self.keeper.unwatch(self.control.fileno())
         self.release()
 
-    def terminate(self) -> None:
-        """Have runsc send the workload SIGTERM, if it runs by now. Does not wait."""
+    def signal(self, command: tuple[str, ...]) -> None:
+        """Have runsc send the workload a signal, if it runs by now. Does not wait."""
         if self.state < State.ENDED and self.pid:
             with contextlib.suppress(OSError):
                 # A command, and no signal: `runsc run` passes one on for a terminal only.
-                self._spawn(self.order.term)
-
-    def interrupt(self) -> None:
-        """Have runsc send the workload SIGINT, in the same way."""
-        if self.state < State.ENDED and self.pid:
-            with contextlib.suppress(OSError):
-                self._spawn((*self.order.term[:-1], str(int(signal.SIGINT))))
+                self._spawn(command)
 
     def save(self, argv: tuple[str, ...]) -> None:
         """Have runsc save the sandbox, and report the wait status of that command."""

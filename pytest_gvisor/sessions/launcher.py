@@ -331,12 +331,9 @@ class Launcher:
         return path
 
     def _close_keeper(self) -> None:
-        if self._keeper is not None:
-            self._keeper.close()
-            self._keeper = None
-        if self._leaving is not None:
-            self._leaving.close()
-            self._leaving = None
+        for keeper in filter(None, (self._keeper, self._leaving)):
+            keeper.close()
+        self._keeper = self._leaving = None
 
     def leave(self) -> None:
         """Let the keeper begin its end while the caller does something else, if no run goes on.

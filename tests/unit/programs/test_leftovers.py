@@ -312,7 +312,7 @@ def test_a_cgroup_that_was_never_made_is_no_leak_on_a_read_only_file_system(
     assert (
         alone(
             """
-        linux.unshare_by_libc(linux.CLONE_NEWNS)
+        linux.unshare(linux.CLONE_NEWNS)
         linux.mount("none", "/", "none", linux.MS_REC | linux.MS_SLAVE)
         os.mkdir("cgroup")
         here = os.getcwd()
@@ -344,7 +344,7 @@ def test_mounts_are_undone_before_anything_is_removed(alone: Callable[..., Any],
     """A mount in the folder is undone with its content intact; another folder's mount stays."""
     assert alone(
         """
-        linux.unshare_by_libc(linux.CLONE_NEWNS)
+        linux.unshare(linux.CLONE_NEWNS)
         linux.mount("none", "/", "none", linux.MS_REC | linux.MS_SLAVE)
         for path in ("precious", name, name + "/null-netns", name + "2"):
             os.mkdir(path)
