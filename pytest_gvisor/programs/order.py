@@ -6,8 +6,7 @@ The run's descriptors come beside it. They are the executable, the three standar
 
 # No postponed annotations: `Order.from_json` reads each field by its type.
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_origin
 
 
 class Order(NamedTuple):
@@ -75,46 +74,18 @@ class Order(NamedTuple):
             raise ValueError("the order is nested too deep") from error
         if not isinstance(found, dict) or found.keys() != cls.__annotations__.keys():
             raise ValueError(f"not the fields of an order: {found!r}"[:200])
-        values: dict[str, Any] = {}
-        for name, kind in cls.__annotations__.items():
-            value = values[name] = _READERS[kind](found[name])
-            if value is None:
-                raise ValueError(f"{name} cannot be {found[name]!r}"[:200])
-        return cls(**values)
+        return cls(**{name: _read(name, found[name], cls.__annotations__[name]) for name in found})
 
 
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _flag(value: object) -> bool | None:
-    return value if isinstance(value, bool) else None
-
-
-def _texts(value: object) -> tuple[str, ...] | None:
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        return None
-    return tuple(value)
-
-
-def _pairs(value: object) -> tuple[tuple[str, ...], ...] | None:
-    if not isinstance(value, list):
-        return None
-    pairs = [pair for pair in map(_texts, value) if pair is not None and len(pair) == 2]
-    return tuple(pairs) if len(pairs) == len(value) else None
-
-
-def _variables(value: object) -> dict[str, str] | None:
-    if not isinstance(value, dict) or _texts([*value.values()]) is None:
-        return None
-    return value
-
-
-_READERS: Mapping[object, Callable[[object], object]] = {
-    str: _text,
-    bool: _flag,
-    tuple[str, ...]: _texts,
-    tuple[tuple[str, str], ...]: _pairs,
-    dict[str, str]: _variables,
-}
-"""For each type of a field, its value from JSON: None is a value of another type."""
+def _read(name: str, value: object, kind: Any) -> Any:
+    """Return a field's value from JSON. Raises ValueError for a value of another type."""
+    outer, inner = get_origin(kind), get_args(kind)
+    if outer is tuple and isinstance(value, list):
+        kinds = inner[:1] * len(value) if inner[-1] is ... else inner
+        if len(kinds) == len(value):
+            return tuple(_read(name, *each) for each in zip(value, kinds, strict=True))
+    elif outer is dict and isinstance(value, dict):
+        return {variable: _read(name, text, inner[1]) for variable, text in value.items()}
+    elif isinstance(value, outer or kind):
+        return value
+    raise ValueError(f"{name} cannot be {value!r}"[:200])

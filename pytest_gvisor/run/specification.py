@@ -163,12 +163,11 @@ def id_mappings(way: Way) -> tuple[Sequence[IdMapping], Sequence[IdMapping]] | N
     """Return the mappings of rootless OCI mode, for that way only."""
     if way is not Way.MAPPED:
         return None
-    uids, gids = rootless.mappings(Caller.read(os.geteuid()))
-    first, second = (
+    uids, gids = (
         [IdMapping(container_id=ids.inside, host_id=ids.outside, size=ids.size) for ids in ranges]
-        for ranges in (uids, gids)
+        for ranges in rootless.mappings(Caller.read(os.geteuid()))
     )
-    return first, second
+    return uids, gids
 
 
 def netns_of(spec: Spec, chosen: Settings) -> str | None:

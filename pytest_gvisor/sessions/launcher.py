@@ -256,64 +256,58 @@ class Launcher:
 
         The session's folder is removed where the keeper does not come up.
         """
-        self._check_owner()
-        with self._guard:
-            self._ensure(wait=False)
+        self._ensure(wait=False)
 
     def session(self) -> SessionDir:
         """Return the session folder. Raises `LaunchError` if it cannot be made."""
-        self._check_owner()
-        with self._guard:
-            return self._ensure()[1]
+        return self._ensure()[1]
 
     def keeper(self) -> Keeper:
         """Return the keeper; start a new one if it has died. Raises `LaunchError`."""
-        self._check_owner()
-        with self._guard:
-            return self._ensure()[0]
+        return self._ensure()[0]
 
-    def _check_owner(self) -> None:
+    def _ensure(self, *, wait: bool = True) -> tuple[Keeper, SessionDir]:
         # Before the lock: in a fork, the thread that holds it may not be there to let go.
         if self._owner != os.getpid():
             raise LaunchError(
                 "fork", "this process is a fork of the one that made the session",
                 next_step="Use gvisor in the process that pytest started, not in a fork of it.",
             )  # fmt: skip
-
-    def _ensure(self, *, wait: bool = True) -> tuple[Keeper, SessionDir]:
-        if self._leaving is not None:
+        with self._guard:
+            if self._leaving is not None:
+                self._close_keeper()
+            keeper, session = self._keeper, self._session
+            # A cleaner of temporary folders may have taken it: nothing can be made in it any more.
+            there = session is not None and _is_there(session.path)
+            if keeper is not None and session is not None and there and keeper.alive():
+                if wait:
+                    self._await_begun(keeper, session)
+                return keeper, session
             self._close_keeper()
-        keeper, session = self._keeper, self._session
-        # A cleaner of temporary folders may have taken it: nothing can be made in it any more.
-        there = session is not None and _is_there(session.path)
-        if keeper is not None and session is not None and there and keeper.alive():
-            if wait:
-                self._await_begun(keeper, session)
-            return keeper, session
-        self._close_keeper()
-        if session is not None and not there:
-            session.remove()
-            session = self._session = None
-        keeper = Keeper(self._choose() if session is None else session.path)
-        # The session's end may find no descriptor for an import, and the keeper comes up meanwhile.
-        from pytest_gvisor.programs import leftovers  # noqa: F401, PLC0415
-        from pytest_gvisor.sessions import saved_before  # noqa: PLC0415
-
-        try:
-            if session is None:
-                saved_before.remove()
-            if wait:
-                keeper.await_ready()
-            if session is None:
-                session = SessionDir.create(keeper.session)
-            keeper.hold(session.lock)
-        except BaseException:
-            keeper.close()
-            if session is not None and session is not self._session:
+            if session is not None and not there:
                 session.remove()
-            raise
-        self._keeper, self._session = keeper, session
-        return keeper, session
+                session = self._session = None
+            keeper = Keeper(self._choose() if session is None else session.path)
+            # The session's end may find no descriptor for an import, and the keeper comes up
+            # meanwhile.
+            from pytest_gvisor.programs import leftovers  # noqa: F401, PLC0415
+            from pytest_gvisor.sessions import saved_before  # noqa: PLC0415
+
+            try:
+                if session is None:
+                    saved_before.remove()
+                if wait:
+                    keeper.await_ready()
+                if session is None:
+                    session = SessionDir.create(keeper.session)
+                keeper.hold(session.lock)
+            except BaseException:
+                keeper.close()
+                if session is not None and session is not self._session:
+                    session.remove()
+                raise
+            self._keeper, self._session = keeper, session
+            return keeper, session
 
     def _await_begun(self, keeper: Keeper, session: SessionDir) -> None:
         """Wait for a keeper that `begin` has made: one that does not come up leaves nothing."""

@@ -112,19 +112,16 @@ def _locked(base: str, patience: float | None = None) -> Iterator[None]:
         os.close(base_fd)
     try:
         with stage("session_folder", f"cannot lock {base}"):
-            _await_lock(lock, base, LOCK_DEADLINE if patience is None else patience)
+            patience = LOCK_DEADLINE if patience is None else patience
+            if not private.take_lock_in(patience, lock):
+                raise LaunchError(
+                    "session_folder",
+                    f"another process has held {base}/.lock for {patience:g} s",
+                    next_step=f"Find it with: fuser -v {base}/.lock",
+                )
         yield
     finally:
         os.close(lock)
-
-
-def _await_lock(lock: int, base: str, patience: float) -> None:
-    if not private.take_lock_in(patience, lock):
-        raise LaunchError(
-            "session_folder",
-            f"another process has held {base}/.lock for {patience:g} s",
-            next_step=f"Find it with: fuser -v {base}/.lock",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

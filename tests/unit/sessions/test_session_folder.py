@@ -24,7 +24,7 @@ import pytest
 from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.programs import leftovers, proc
 from pytest_gvisor.programs.leftovers import clear_session, remove_session
-from pytest_gvisor.sessions import places, session_folder, stopped_keepers
+from pytest_gvisor.sessions import places, private, session_folder, stopped_keepers
 from pytest_gvisor.sessions.session_folder import SessionDir
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it has a folder in /run")
@@ -530,15 +530,15 @@ def test_who_has_waited_for_another_s_sweep_does_not_sweep_again(
 ) -> None:
     """A row of sessions that begin at once waits for one of them."""
     dead = dead_session(base)
-    real = session_folder._await_lock
+    real = private.take_lock_in
     with monkeypatch.context() as patch, open(f"{base}/.lock", "w") as lock:
 
-        def wait(*arguments: Any) -> None:
+        def wait(*arguments: Any) -> bool:
             # From when it is waited for.
             threading.Timer(0.2, fcntl.flock, [lock, fcntl.LOCK_UN]).start()
-            real(*arguments)
+            return real(*arguments)
 
-        patch.setattr(session_folder, "_await_lock", wait)
+        patch.setattr(private, "take_lock_in", wait)
         patch.setattr(session_folder, "SWEEP_BUDGET", 0.1)
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert session_folder.sweep(base) == []
