@@ -11,29 +11,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_gvisor.escape import Live
-from pytest_gvisor.inside import (
-    ahead,
-    early,
-    not_shown,
-    reports,
-    visible,
-)
-from pytest_gvisor.inside.configuration import named
+from pytest_gvisor.inside import ahead, early, reports
 from pytest_gvisor.inside.copies import Copies
-from pytest_gvisor.inside.coverage_data import InsideCoverage, target_of
 from pytest_gvisor.inside.groups import Group, planned, seat_key
 from pytest_gvisor.inside.landing import Store
 from pytest_gvisor.inside.plugins import allure, unbridged
 from pytest_gvisor.inside.plugins.bridges import Bridges
 from pytest_gvisor.inside.requirements import is_refused, require_platform
 from pytest_gvisor.inside.returned import Taker, agree, basetemp
-from pytest_gvisor.inside.session_bounds import SessionBounds, known
+from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.inside.start import Inside, collect, plan
 from pytest_gvisor.inside.worker import Worker
 from pytest_gvisor.plugin import cells
 from pytest_gvisor.plugin.placement import FIELDS, plan_key
 from pytest_gvisor.plugin.precedence import expected_failure
-from pytest_gvisor.sessions import places
 from pytest_gvisor.settings import Isolation, Platform, Settings
 
 if TYPE_CHECKING:
@@ -50,8 +41,8 @@ class InsideSession:
 
     def __init__(self, session: pytest.Session, isolation: Isolation, inside: Inside) -> None:
         self._config = session.config
-        fields = self._config.getini(FIELDS)
-        self._bounds = SessionBounds(self._config, fields, known(self._config))
+        self._bounds = SessionBounds(self._config, self._config.getini(FIELDS))
+        self._config.pluginmanager.register(self._bounds)
         self._bridges = Bridges(self._config, self._bounds)
         self._inside = inside
         self.returned = Store()
@@ -224,9 +215,8 @@ class InsideSession:
             Live(self._write_terminal).add,
             self._bounds,
             bridges=self._bridges,
-            measured=self._coverage_factory(group.items),
-            held_back=self._inside.held_back,
-            explain=self._explain_factory(group.items),
+            inside=self._inside,
+            items=group.items,
         )
 
     def _start(self, group: Group, platform: Platform) -> tuple[Link, Taker]:
@@ -240,17 +230,13 @@ class InsideSession:
             user=group.user,
             items=group.items,
         )
-
-        def go_on(link: Link) -> None:
-            link.show = self._show()
-            collect(
-                link,
-                items=group.items,
-                named=named(self._config, group.items),
-                bridges=self._bridges.names,
-                taker=taker,
-            )
-
+        go_on = functools.partial(
+            collect,
+            items=group.items,
+            bridges=self._bridges.names,
+            taker=taker,
+            show=self._show(),
+        )
         if self._has_copies(group):
             link = self.copies.begin(planned, go_on)
             # It loads the project meanwhile.
@@ -273,33 +259,11 @@ class InsideSession:
         if following is not None and not is_refused(following):
             self.copies.prepare()
 
-    def _explain_factory(self, items: Sequence[pytest.Item]) -> Callable[[Sequence[str]], str]:
-        """Return a function that tells of files that failures name and that are not shown."""
-        config, readable = self._config, self._inside.readable
-        shown = functools.cache(lambda: visible.shown(config, items, readable))
-        cwd = str(config.invocation_params.dir)
-        return lambda texts: not_shown.hint(texts, lambda path: shown().holds(path), cwd)
-
     def _taker(self, items: Sequence[pytest.Item]) -> Taker:
         self._started += 1
         place = basetemp(self._config, items, self._started)
         writable = self._inside.writable
         return Taker(self.returned, agree(self._config, items, writable=writable, basetemp=place))
-
-    def _coverage_factory(
-        self, items: Sequence[pytest.Item]
-    ) -> Callable[[], InsideCoverage] | None:
-        """Return a function that makes the coverage of a sandbox, if pytest-cov measures here."""
-        config, target = self._config, target_of(self._config)
-        if target is None:
-            return None
-        return lambda: InsideCoverage(
-            target,
-            shown=visible.measurable(config, items, self._inside.readable),
-            excluded=[*self._inside.writable, *places.session_bases()],
-            cwd=str(config.invocation_params.dir),
-            bounds=self._bounds,
-        )
 
     def _show(self) -> Callable[[bytes], None] | None:
         if self._config.getoption("capture", "fd") != "no":

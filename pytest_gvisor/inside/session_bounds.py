@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import collections
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,37 +23,12 @@ MOST_TEXT = 4 * 1024 * 1024
 """Bytes of the warnings' texts. pytest keeps some ten times as much for them."""
 
 _MOST_NAMES = 20
-_NAME = "gvisor-collection-warnings"
 
 COLLECTING = frozenset({"config", "collect"})
 """The moments of a warning, in pytest's words, that are those of the collection."""
 
 Place = tuple[str, str, str, int]
 """A warning's text, the name of its category, its file and line."""
-
-
-class CollectionWarnings:
-    """A plugin that keeps the places of warnings of the collection.
-
-    pytest calls ``pytest_warning_recorded`` of a new plugin for the warnings so far, too.
-    """
-
-    def __init__(self) -> None:
-        self.known: set[Place] = set()
-
-    def pytest_warning_recorded(self, warning_message: warnings.WarningMessage, when: str) -> None:
-        """Keep the place of a warning of the collection."""
-        if when in COLLECTING:
-            self.known.add(place(warning_message))
-
-
-def known(config: pytest.Config) -> set[Place]:
-    """Return the places of the warnings: of those so far, and later of those to come."""
-    found = config.pluginmanager.get_plugin(_NAME)
-    if not isinstance(found, CollectionWarnings):
-        found = CollectionWarnings()
-        config.pluginmanager.register(found, _NAME)
-    return found.known
 
 
 def place(warning: warnings.WarningMessage) -> Place:
@@ -63,24 +38,27 @@ def place(warning: warnings.WarningMessage) -> Place:
 
 
 class SessionBounds:
-    """The bounds of one session, and a summary of the texts that they left out."""
+    """The bounds of one session, and a summary of the texts that they left out.
 
-    def __init__(
-        self,
-        config: pytest.Config,
-        fields: Iterable[str] = (),
-        known: Collection[Place] = (),
-    ) -> None:
+    A plugin: pytest calls ``pytest_warning_recorded`` of a new one for the warnings so far, too.
+    """
+
+    def __init__(self, config: pytest.Config, fields: Iterable[str] = ()) -> None:
         self._config = config
         self.fields = frozenset(fields)
         """Fields of reports that the project names, for hooks of its own."""
 
-        self.known = known
+        self.known: set[Place] = set()
         """Warnings of the host's own collection."""
 
         self._left_out: dict[str, None] = {}
         self._dropped: collections.Counter[str] = collections.Counter()
         self._warnings = self._text = self._more = 0
+
+    def pytest_warning_recorded(self, warning_message: warnings.WarningMessage, when: str) -> None:
+        """Keep the place of a warning of the collection."""
+        if when in COLLECTING:
+            self.known.add(place(warning_message))
 
     def takes(self, texts: Iterable[str]) -> bool:
         """Whether the host keeps one more warning with these texts; if not, counts it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -175,24 +175,25 @@ def collect(
     link: Link,
     *,
     items: Sequence[pytest.Item],
-    named: Sequence[str],
     bridges: Sequence[str],
-    taker: Taker | None = None,
+    taker: Taker,
+    show: Callable[[bytes], None] | None,
 ) -> None:
     """Let the pytest of a sandbox configure itself, and collect ``items``.
 
-    ``named`` are the files and folders of its command line.
+    ``show`` gets its standard error as it comes.
     """
+    link.show = show
     _command(
         link,
         "collect",
         copy=link.copy,
-        named=named,
+        named=configuration.named(items[0].config, items),
         files=configuration.files(items),
         sys_path=configuration.search_path(),
         bridges=bridges,
-        returns=None if taker is None else taker.command(),
-        basetemp=None if taker is None else taker.agreed.basetemp,
+        returns=taker.command(),
+        basetemp=taker.agreed.basetemp,
     )
 
 

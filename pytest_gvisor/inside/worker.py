@@ -7,6 +7,7 @@ been made here. So what counts, prints or writes results needs to know nothing o
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,9 +16,9 @@ import pytest
 
 from pytest_gvisor.errors import GvisorError, ProtocolError
 from pytest_gvisor.escape import safe
-from pytest_gvisor.inside import environment, fields, reports, rules, users
+from pytest_gvisor.inside import environment, fields, not_shown, reports, rules, users, visible
 from pytest_gvisor.inside.ahead import Ahead, Ids, Progress
-from pytest_gvisor.inside.coverage_data import MOST_BYTES, InsideCoverage
+from pytest_gvisor.inside.coverage_data import MOST_BYTES, InsideCoverage, target_of
 from pytest_gvisor.inside.debugger import Debugger, stopped
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
 from pytest_gvisor.inside.passed import Reviver
@@ -25,6 +26,8 @@ from pytest_gvisor.inside.plugins import Sender
 from pytest_gvisor.inside.plugins.bridges import Bridges
 from pytest_gvisor.inside.returned import LAST_ACTS, Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
+from pytest_gvisor.inside.start import Inside
+from pytest_gvisor.sessions import places
 
 _OF_A_TEST = frozenset({"passed", "phase", "report", "done", "debugger", "stopped"})
 _TEXTS = rules.list_of(rules.exact_text)
@@ -54,26 +57,27 @@ class Worker:
     def __init__(
         self,
         config: pytest.Config,
-        start: Callable[[], tuple[Link, Taker | None]],
+        start: Callable[[], tuple[Link, Taker]],
         timeout: float,
         show: Callable[[str], None],
         bounds: SessionBounds,
         *,
         bridges: Bridges,
-        measured: Callable[[], InsideCoverage] | None = None,
-        held_back: Sequence[str] = (),
-        explain: Callable[[Sequence[str]], str] = lambda _texts: "",
+        inside: Inside,
+        items: Sequence[pytest.Item],
     ) -> None:
         self._config = config
-        self._explain = explain
-        self._held_back = held_back
+        self._inside = inside
+        self._items = items
+        self._shown = functools.cache(lambda: visible.shown(config, items, inside.readable))
         self._bounds = bounds
         self._bridges = bridges
         self._passed = Reviver(config)
         self._debugger = Debugger(config)
         self._stopped = False
-        self._measured = measured
-        self._taker: Taker | None = None
+        self._taker: Taker
+        """The receiver of the sandbox's files, which is there as long as `_link`."""
+
         self._start = start
         self._timeout = timeout
         self._show = show
@@ -115,8 +119,7 @@ class Worker:
         self.ran = self.ended = False
         began = time.monotonic()
         link = self._ready()
-        if self._taker is not None:
-            self._taker.name_sandbox(item.nodeid)
+        self._taker.name_sandbox(item.nodeid)
         link.begin()
         if ids.inner not in self.ids:
             text = self._not_found(ids.inner)
@@ -206,10 +209,15 @@ class Worker:
     def _full_report(self, message: dict[str, Any], item: pytest.Item) -> pytest.TestReport:
         report = reports.revive(self._config, message, item.nodeid, self._bounds)
         if report.failed:
-            if hint := environment.hint(message.get("missed"), self._held_back):
+            if hint := environment.hint(message.get("missed"), self._inside.held_back):
                 report.sections.append(("gvisor: environment", hint))
             self._explain_files(report)
         return report
+
+    def _explain(self, texts: Sequence[str]) -> str:
+        """Return what there is to say of files that failures name and that are not shown."""
+        cwd = str(self._config.invocation_params.dir)
+        return not_shown.hint(texts, lambda path: self._shown().holds(path), cwd)
 
     def _explain_files(self, report: pytest.TestReport) -> None:
         """Say of files that a failure names whether the host has them."""
@@ -290,8 +298,7 @@ class Worker:
 
     def _close(self, link: Link) -> None:
         """Remove a sandbox whose pytest is gone, when its files are here, or lost."""
-        taker, self._taker = self._taker, None
-        ends = True if taker is None else taker.receive(link, _LAST_WORDS)
+        ends = self._taker.receive(link, _LAST_WORDS)
         link.close(patience=_LAST_WORDS if ends else 0.0)
 
     def _not_found(self, inner: str) -> str:
@@ -328,13 +335,11 @@ class Worker:
         link, self._link = self._link, None
         if link is None:
             return None
-        taker, self._taker = self._taker, None
         if self._under_way:
             link.leave()
-            if taker is not None:
-                taker.lose("the session was stopped in the midst of a test")
+            self._taker.lose("the session was stopped in the midst of a test")
             return link
-        measured = None if self._measured is None else self._measured()
+        measured = self._coverage()
         complete = ends = False
         try:
             link.begin(MOST_BYTES)
@@ -349,13 +354,25 @@ class Worker:
             self._bounds.say(text)
         finally:
             self._debugger.end()
-            if taker is not None:
-                ends = taker.receive(link, LAST_ACTS if complete else _LAST_WORDS)
+            ends = self._taker.receive(link, LAST_ACTS if complete else _LAST_WORDS)
             # Its first process ends now, and has sent all that anybody waits for.
             link.leave(patience if complete and ends else 0.0)
             if measured is not None:
                 measured.close(complete=complete)
         return link
+
+    def _coverage(self) -> InsideCoverage | None:
+        """Return the receiver of the coverage of this sandbox, if pytest-cov measures here."""
+        target, inside = target_of(self._config), self._inside
+        if target is None:
+            return None
+        return InsideCoverage(
+            target,
+            shown=visible.measurable(self._config, self._items, inside.readable),
+            excluded=[*inside.writable, *places.session_bases()],
+            cwd=str(self._config.invocation_params.dir),
+            bounds=self._bounds,
+        )
 
     def _last_words(self, link: Link, measured: InsideCoverage | None) -> None:
         """Take the messages of a pytest inside about its whole session.

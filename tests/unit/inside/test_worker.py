@@ -14,6 +14,7 @@ from pytest_gvisor.inside.link import Died, Hangs, Link
 from pytest_gvisor.inside.plugins.bridges import Bridges
 from pytest_gvisor.inside.returned import Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
+from pytest_gvisor.inside.start import Inside
 from pytest_gvisor.inside.worker import Worker
 
 INNER = "test_it.py::test_it"
@@ -112,8 +113,11 @@ class Host:
         config = self.item.config
         bounds = SessionBounds(config)
         bridges = Bridges(config, bounds)
-        start = cast("Link", self.script), None
-        worker = Worker(config, lambda: start, 5.0, self.shown.append, bounds, bridges=bridges)
+        start = cast("Link", self.script), cast("Taker", Files(self.script))
+        worker = Worker(
+            config, lambda: start, 5.0, self.shown.append, bounds, bridges=bridges,
+            inside=Inside(), items=[self.item],
+        )  # fmt: skip
         worker.start()
         return worker
 
@@ -278,7 +282,10 @@ def with_files(host: Host, script: Script, files: Files) -> Worker:
     bounds = SessionBounds(config)
     start = cast("Link", script), cast("Taker", files)
     bridges = Bridges(config, bounds)
-    return Worker(config, lambda: start, 5.0, host.shown.append, bounds, bridges=bridges)
+    return Worker(
+        config, lambda: start, 5.0, host.shown.append, bounds, bridges=bridges,
+        inside=Inside(), items=[host.item],
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
