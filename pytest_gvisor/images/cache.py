@@ -262,11 +262,10 @@ class Cache:
                 self._folders.remove(folder)
                 continue
             trees = Trees(path)
-            if trees.remains() or _packed(path):
+            if trees.remains():
                 with self._folders.unused(folder) as is_unused:
                     if is_unused:
                         trees.sweep()
-                        _packed(path, remove=True)
 
     def _found(self, link: str, patience: float) -> Hold | None:
         """Hold the image that an id leads to by ``link``; None if it has to be unpacked."""
@@ -353,18 +352,6 @@ class Cache:
         with open(os.path.join(path, "image.json"), "x", encoding="utf-8") as file:
             json.dump(dataclasses.asdict(record), file)
         return record
-
-
-def _packed(folder: str, *, remove: bool = False) -> list[str]:
-    """Return the names of an image's EROFS files, which earlier versions made; may remove them."""
-    fd = os.open(folder, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        names = [name for name in os.listdir(fd) if name.startswith("packed-")]
-        for name in names if remove else ():
-            os.unlink(name, dir_fd=fd)
-        return names
-    finally:
-        os.close(fd)
 
 
 def _bytes_in(folder: str) -> int:

@@ -142,19 +142,14 @@ class Tree:
         return linux.openat2(self._root, path, os.O_DIRECTORY, _IN_ROOT)
 
     def _make_all(self, parts: Sequence[bytes]) -> int:
-        above = os.dup(self._root)
-        for count, name in enumerate(parts, 1):
+        for count, name in enumerate(parts):
             try:
-                try:
-                    fd = self._open(parts[:count])
-                except FileNotFoundError:
-                    self._budget.add_entry()
+                os.close(self._open(parts[: count + 1]))
+            except FileNotFoundError:
+                self._budget.add_entry()
+                with self._folder(parts[:count], make=False) as above:
                     self._mkdir(above, name)
-                    fd = self._open(parts[:count])
-            finally:
-                os.close(above)
-            above = fd
-        return above
+        return self._open(parts)
 
     def _mkdir(self, parent: int, name: bytes) -> None:
         # Links can make a folder deeper than its name says.

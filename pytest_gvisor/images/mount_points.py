@@ -20,6 +20,7 @@ files. Link counts and times of changes (ctime) are too: trees share files by ha
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -38,7 +39,7 @@ from pytest_gvisor.sessions.private import make_private
 MAX_KEPT: Final = 16
 """Trees of one image that stay where no sandbox and no bundle uses them."""
 _NAME: Final = "points-"
-_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PACKED: Final = "packed-"
 _FIELDS: Final = struct.Struct("<IIIQq")
 
 
@@ -66,24 +67,29 @@ class Trees:
             return f"{tree}/rootfs"
 
     def remains(self) -> list[str]:
-        """Return the trees that are not whole, or are being made. Raises `OSError`."""
-        parts = ("users", "seal")
-        return [
+        """Return the trees that are not whole, or are being made, and earlier versions' files.
+
+        Those were EROFS images of the tree. Raises `OSError`.
+        """
+        return self._all(_PACKED) + [
             tree
             for tree in self._all()
-            if not all(os.path.exists(f"{tree}/{part}") for part in parts)
+            if not all(os.path.exists(f"{tree}/{part}") for part in ("users", "seal"))
         ]
 
     def sweep(self) -> None:
         """Remove the remains of killed processes. The caller has the image's lock alone."""
-        for tree in self.remains():
-            shutil.rmtree(tree, ignore_errors=True)
+        for path in self.remains():
+            if os.path.basename(path).startswith(_PACKED):
+                os.unlink(path)
+            else:
+                shutil.rmtree(path, ignore_errors=True)
 
-    def _all(self) -> list[str]:
+    def _all(self, prefix: str = _NAME) -> list[str]:
         return [
             os.path.join(self._folder, name)
             for name in os.listdir(self._folder)
-            if name.startswith(_NAME)
+            if name.startswith(prefix)
         ]
 
     def _is_sealed(self, tree: str) -> bool:
@@ -186,31 +192,22 @@ def seal(root: str) -> str:
 
     Raises `OSError`, also where it is no folder. Takes about 7 µs an entry.
     """
-    found = hashlib.sha256()
-    fd = os.open(root, _FOLDER)
-    try:
-        _digest(found, b"", os.fstat(fd))
-    finally:
-        os.close(fd)
-    _walk(found, os.fsencode(root), b"")
+    found, status = hashlib.sha256(), os.lstat(root)
+    if not stat.S_ISDIR(status.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    _digest(found, os.fsencode(root), b"", status)
     return found.hexdigest()
 
 
-def _walk(found: hashlib._Hash, folder: bytes, inside: bytes) -> None:
-    with os.scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
-    for entry in ordered:
-        name = inside + b"/" + entry.name
-        status = entry.stat(follow_symlinks=False)
-        _digest(found, name, status)
-        if stat.S_ISDIR(status.st_mode):
-            _walk(found, entry.path, name)
-
-
-def _digest(found: hashlib._Hash, name: bytes, status: os.stat_result) -> None:
+def _digest(found: hashlib._Hash, path: bytes, name: bytes, status: os.stat_result) -> None:
+    is_folder = stat.S_ISDIR(status.st_mode)
     # The size of a folder is the file system's own affair.
-    size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
-    found.update(name + b"\0")
-    found.update(
-        _FIELDS.pack(status.st_mode, status.st_uid, status.st_gid, size, status.st_mtime_ns)
-    )
+    size = 0 if is_folder else status.st_size
+    facts = _FIELDS.pack(status.st_mode, status.st_uid, status.st_gid, size, status.st_mtime_ns)
+    found.update(name + b"\0" + facts)
+    if is_folder:
+        with os.scandir(path) as entries:
+            ordered = sorted(entries, key=lambda entry: entry.name)
+        for entry in ordered:
+            below = name + b"/" + entry.name
+            _digest(found, entry.path, below, entry.stat(follow_symlinks=False))
