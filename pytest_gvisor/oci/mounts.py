@@ -22,18 +22,10 @@ from pytest_gvisor.sessions import places
 
 _KERNEL: Final = ("/proc", "/sys", "/dev")
 _ENGINES: Final = (
-    "/run/docker.sock",
-    "/run/docker",
-    "/run/dockershim.sock",
-    "/run/containerd",
-    "/run/podman",
-    "/run/crio",
-    "/run/buildkit",
-    "/run/cri-dockerd.sock",
-    "/var/lib/docker",
-    "/var/lib/containerd",
-    "/var/lib/containers",
-)
+    "/run/docker.sock", "/run/docker", "/run/dockershim.sock", "/run/cri-dockerd.sock",
+    "/run/containerd", "/run/podman", "/run/crio", "/run/buildkit",
+    "/var/lib/docker", "/var/lib/containerd", "/var/lib/containers",
+)  # fmt: skip
 # Sockets of rootless engines, in any user's runtime folder.
 _USER_ENGINE: Final = re.compile(
     r"/run/user/\d+(/(docker(\.sock)?|podman|containerd[^/]*|buildkit[^/]*|crio)(/.*)?)?"

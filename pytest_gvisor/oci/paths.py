@@ -8,7 +8,6 @@ and tmpfs. So every bind mount's point is there before runsc is started, or the 
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -71,12 +70,11 @@ def resolve(root: str, path: str, binds: Mapping[str, str]) -> Place:
             del way[1:]
         rest += [part for part in reversed(target.split("/")) if part not in {"", "."}]
     inside, host, bound = way[-1]
-    kind = _kind(host or "/")
     return Place(
         inside=inside or "/",
         host=host or "/",
-        exists=kind is not None,
-        folder=kind is not None and stat.S_ISDIR(kind),
+        exists=os.path.lexists(host or "/"),
+        folder=os.path.isdir(host or "/"),
         bound=bound,
     )
 
@@ -84,13 +82,6 @@ def resolve(root: str, path: str, binds: Mapping[str, str]) -> Place:
 def _link(path: str) -> str | None:
     try:
         return os.readlink(path)
-    except OSError:
-        return None
-
-
-def _kind(path: str) -> int | None:
-    try:
-        return os.lstat(path).st_mode
     except OSError:
         return None
 

@@ -265,13 +265,8 @@ def _shared_skeleton(
         return plain
     if len(os.listdir(shared)) >= _MAX_SHARED:
         return ""
-    name = "-".join(
-        [
-            SHARED,
-            *([points_digest(mounts)] if missing else []),
-            *([account.digest] if account else []),
-        ]
-    )
+    parts = [SHARED, points_digest(mounts) if missing else "", account.digest if account else ""]
+    name = "-".join(filter(None, parts))
     root = _made_once(shared, name, system, mounts if missing else (), account)
     return "" if paths.missing(root, mounts) else root
 
@@ -291,19 +286,14 @@ def _made_once(
     try:
         skeleton.make(f"{temporary}/root", system, account)
         make_points(f"{temporary}/root", mounts)
-        _rename(f"{temporary}/root", root)
+        os.rename(f"{temporary}/root", root)
+    except OSError:
+        # Another process was faster: a folder that is not empty is not replaced.
+        if not os.path.isdir(root):
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return root
-
-
-def _rename(source: str, target: str) -> None:
-    try:
-        os.rename(source, target)
-    except OSError:
-        # Another process was faster: a folder that is not empty is not replaced.
-        if not os.path.isdir(target):
-            raise
 
 
 def points_digest(mounts: Sequence[Mount]) -> str:

@@ -161,9 +161,7 @@ def _store(prefix: str) -> str:
 
 def homes() -> list[str]:
     """Return home folders: the caller's, by both of its names, and root's."""
-    found = {"/root", "/home", os.path.realpath(os.environ.get("HOME", "/root"))}
-    with contextlib.suppress(KeyError):
-        found.add(os.path.realpath(pwd.getpwuid(os.geteuid()).pw_dir))
+    found = {"/root", "/home", os.path.realpath(os.environ.get("HOME", "/root")), home()}
     return sorted(found - {"/"})
 
 
@@ -178,7 +176,7 @@ def home() -> str:
     try:
         return os.path.realpath(pwd.getpwuid(os.geteuid()).pw_dir)
     except KeyError:
-        return os.path.realpath(os.path.expanduser("~"))
+        return os.path.realpath(os.environ.get("HOME", "/root"))
 
 
 def _too_wide(prefix: str) -> str:

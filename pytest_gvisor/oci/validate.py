@@ -39,10 +39,7 @@ def _own(spec: Spec) -> Found:
     sets = spec.process.capabilities or Capabilities()
     for index, capability in enumerate(sets.ambient):
         if capability not in sets.inheritable:
-            yield (
-                f"process.capabilities.ambient[{index}]",
-                f"{capability} is not in inheritable",
-            )
+            yield f"process.capabilities.ambient[{index}]", f"{capability} is not in inheritable"
     for index, mount in enumerate(spec.mounts):
         if mount.is_bind and mount.source and (wrong := absolute(mount.source)):
             yield f"mounts[{index}].source", wrong
