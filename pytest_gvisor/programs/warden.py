@@ -116,10 +116,7 @@ def _command_or(warden: int, pid: int) -> int:
     os.dup2(warden, 3)
     os.dup2(child, 4)
     linux.close_from(5)
-    with selectors.DefaultSelector() as selector:
-        selector.register(3, selectors.EVENT_READ)
-        selector.register(4, selectors.EVENT_READ)
-        ready = {key.fd for key, _events in selector.select()}
+    ready = select.select([3, 4], [], [])[0]
     return os.waitpid(pid, 0)[1] if 4 in ready else int(signal.SIGKILL)
 
 

@@ -191,13 +191,6 @@ class Listener:
             return False
         return True
 
-    def heard(self) -> None:
-        """Take a message of the workload's as proof that it has started.
-
-        A sandbox that goes on where it was saved starts no container: it sends no such event.
-        """
-        self.started = True
-
     def drain(self) -> None:
         """Read the rest of a peer that stops. Raises OSError like `on_readable`."""
         deadline = time.thread_time() + _DRAIN_SECONDS

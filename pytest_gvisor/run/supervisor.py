@@ -244,8 +244,11 @@ class Supervisor:
             self._watch_gofer()
 
     def heard(self) -> None:
-        """Note that the workload has sent a message: see `Listener.heard`."""
-        self.listener.heard()
+        """Take a message of the workload's as proof that it has started.
+
+        A sandbox that goes on where it was saved starts no container: it sends no such event.
+        """
+        self.listener.started = True
         if self.start is None:
             self.start = time.monotonic() - self.started_at
 

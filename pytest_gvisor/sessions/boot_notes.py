@@ -32,8 +32,6 @@ class Note:
     def read(self) -> str | None:
         """Return the text, or None. Raises `LaunchError` for a folder that others can change."""
         path = self._path()
-        if path is None:
-            return None
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:
@@ -47,7 +45,7 @@ class Note:
     def write(self, text: str) -> None:
         """Write the text; nothing is there after a failure. Raises `LaunchError`."""
         path = self._path()
-        if path is None:
+        if not path:
             return
         new = f"{path}.{secrets.token_hex(4)}"
         with contextlib.suppress(OSError):
@@ -63,14 +61,14 @@ class Note:
     def remove(self) -> None:
         """Remove the note. Raises `LaunchError`."""
         path = self._path()
-        if path is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+        with contextlib.suppress(OSError):
+            os.unlink(path)
 
-    def _path(self) -> str | None:
+    def _path(self) -> str:
+        """Return the path; ``""``, at which nothing can be, if no boot has a name."""
         boot = boot_id()
         if not boot:
-            return None
+            return ""
         os.close(private.open_private(self.folder))
         file = f"{self.kind}-{self.digest[:16]}-{boot[:13]}-{self.name}.json"
         return os.path.join(self.folder, file)

@@ -253,20 +253,13 @@ def sweep(base: str | None = None, *, although_waited: bool = False) -> list[str
 def _sweep(
     base: str, budget: _Budget, *, although_waited: bool, patience: float | None = None
 ) -> list[str]:
-    if not os.path.isdir(base):
-        return []
     began = time.monotonic()
-    with (
-        _locked(base, patience),
-        stage("session_folder", f"cannot read {base}"),
-        os.scandir(base) as entries,
-    ):
+    with _sessions(base, patience) as found:
         if not although_waited and time.monotonic() - began > SWEEP_BUDGET:
             return []
-        found = [entry for entry in entries if _is_session(entry)]
         # In any order, so that it is not always the same ones that are left to the next.
         secrets.SystemRandom().shuffle(found)
-        return _remove_dead(base, [entry.path for entry in found], budget)
+        return _remove_dead(base, found, budget)
 
 
 def dead(base: str) -> list[str]:
@@ -274,16 +267,21 @@ def dead(base: str) -> list[str]:
 
     The pytest of such a keeper is dead. Without ``base`` there are none.
     """
-    if not os.path.isdir(base):
-        return []
-    with _locked(base), stage("session_folder", f"cannot read {base}"), os.scandir(base) as entries:
-        paths = sorted(entry.path for entry in entries if _is_session(entry))
+    with _sessions(base) as paths:
         held = stopped_keepers.sessions(base) if paths else []
-        return [path for path in paths if path in held or _is_dead(path)]
+        return sorted(path for path in paths if path in held or _is_dead(path))
 
 
-def _is_session(entry: os.DirEntry[str]) -> bool:
-    return entry.name.startswith("s-") and entry.is_dir(follow_symlinks=False)
+@contextlib.contextmanager
+def _sessions(base: str, patience: float | None = None) -> Iterator[list[str]]:
+    """Hold the lock of a base folder that is there, and yield the session folders in it."""
+    if not os.path.isdir(base):
+        yield []
+        return
+    with _locked(base, patience), stage("session_folder", f"cannot read {base}"):
+        with os.scandir(base) as entries:
+            folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+        yield [folder.path for folder in folders if folder.name.startswith("s-")]
 
 
 def _remove_dead(base: str, paths: list[str], budget: _Budget) -> list[str]:
