@@ -18,16 +18,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from pytest_gvisor.completed import Completed
+from pytest_gvisor.completed import Completed, Outcome, SandboxCrashed
 from pytest_gvisor.errors import GvisorError, UsageError, stage
 from pytest_gvisor.escape import escape
-from pytest_gvisor.guest.frames import MAX_PAYLOAD, TAG_SIZE, Decoder, FrameError
+from pytest_gvisor.guest.frames import MAX_PAYLOAD, TAG_SIZE, Decoder, FrameError, Outbox
 from pytest_gvisor.run import threads
+from pytest_gvisor.run.capture import Capture, streams
 from pytest_gvisor.run.connected import Driven, DrivenSupervisor, Ended
 from pytest_gvisor.run.supervisor import NAP
 from pytest_gvisor.sandbox import messages
 from pytest_gvisor.sandbox.messages import Message, Outgoing
-from pytest_gvisor.sandbox.peers import Death, Peer, crash, why
+from pytest_gvisor.sandbox.peers import Death, Peer, why
 
 _CONGESTED = 2 * MAX_PAYLOAD
 _READS = 4
@@ -51,11 +52,7 @@ class Channel:
     """The connection to one guest. `start` it, and `close` it."""
 
     def __init__(
-        self,
-        driven: Driven,
-        *,
-        wake: Callable[[bytes], bytes] | None = None,
-        last_id: int = 0,
+        self, driven: Driven, wake: Callable[[bytes], bytes] | None = None, last_id: int = 0
     ) -> None:
         """Prepare it. The guest of a snapshot waits for the frame that ``wake`` makes of a tag.
 
@@ -98,7 +95,8 @@ class Channel:
             self._listen()
             with self.lock:
                 self._greet(self._decoder.tag)
-                self._wait_greeting(deadline)
+                left = max(0.0, deadline - time.monotonic())
+                self._changed.wait_for(lambda: self.python or self.gone, left)
         except BaseException:  # Ctrl-C, or the signal of pytest-timeout: nobody knows this sandbox
             self._give_up("its start was given up")
             raise
@@ -109,11 +107,10 @@ class Channel:
     def _greet(self, tag: bytes) -> None:
         if self._frame_that_wakes is None:
             self.send({"op": "hello", "id": 0, "tag": tag.hex()})
-            self._outgoing.tag(tag)
         else:
-            self._outgoing.tag(tag)
             self._outgoing.add(self._frame_that_wakes(tag))
             self._push()
+        self._outgoing.encoder.tag = tag
 
     def _listen(self) -> None:
         self._fd = self.supervisor.pipes.socket
@@ -134,11 +131,6 @@ class Channel:
             self._ended = self.driven.end()
             self._close_waker()
 
-    def _wait_greeting(self, deadline: float) -> None:
-        while not self.python and not self.gone:
-            if not self._changed.wait(max(0.0, deadline - time.monotonic())):
-                return
-
     # What other threads do.
 
     def add(self, peer: Peer, message: Mapping[str, object], payload: bytes = b"") -> int:
@@ -155,11 +147,20 @@ class Channel:
         if self.ending:
             raise self.crash()
 
-    def crash(self, completed: Completed | None = None) -> GvisorError:
+    def crash(self, completed: Completed | None = None) -> SandboxCrashed:
         """Return the error of a gone sandbox, with the output so far in ``completed``."""
         if completed is None and self._ended is not None:
             completed = self._ended.completed
-        return crash(self.death, self.driven, completed)
+        if completed is None:
+            completed = Completed(
+                args=(), returncode=-9, **streams(Capture(0), Capture(0)), duration=0.0,
+                platform=self.driven.request.platform, outcome=Outcome.SANDBOX_CRASHED,
+            )  # fmt: skip
+        return SandboxCrashed(
+            f"the sandbox is gone: {self.death.reason or 'it has ended'}",
+            completed=completed,
+            panic=self.driven.record.panic,
+        )
 
     def send(self, message: Mapping[str, object], payload: bytes | memoryview = b"") -> None:
         """Send a frame now, or when the guest takes it; for a dead sandbox, drop it."""
@@ -171,24 +172,24 @@ class Channel:
 
     def _push(self) -> None:
         self._flush()
-        if self._outgoing.waits:
-            self._want_write()
+        # Only the listening thread changes the selector: it may be in the midst of a turn.
+        if self._outgoing.size and threading.current_thread() is not self._thread:
+            self.chore(self._watch_socket)
 
     def hold(self, peer: Peer, message: Mapping[str, object]) -> int:
         """Do as `add`, and send nothing that comes after it until `release`."""
         with self.lock:
-            if self._outgoing.holds:
+            if self._outgoing.held is not None:
                 raise UsageError("this sandbox is being saved by another thread")
             number = self.add(peer, message)
-            self._outgoing.hold()
+            self._outgoing.held = Outbox()
             return number
 
     def release(self, frame: bytes) -> None:
         """Send a frame out of the row, and then what was held back."""
         with self.lock:
             if self._outgoing.release(None if self.ending else frame):
-                self._flush()
-                self._want_write()
+                self._push()
 
     def wait_for(self, look: Callable[[], bool], deadline: float, nap: float = NAP) -> bool:
         """Wait until ``look``, after a turn of the listening thread or a nap of so many seconds.
@@ -208,11 +209,8 @@ class Channel:
     def wait_room(self, deadline: float) -> bool:
         """Wait until little is waiting to be sent; False at the deadline."""
         with self.lock:
-            while self.congested and not self.gone:
-                left = deadline - time.monotonic()
-                if left <= 0 or not self._changed.wait(left):
-                    return False
-        return True
+            left = max(0.0, deadline - time.monotonic())
+            return self._changed.wait_for(lambda: not self.congested or self.gone, left)
 
     def chore(self, act: Callable[[], None]) -> None:
         """Have the listening thread call ``act``, with the lock held."""
@@ -260,14 +258,10 @@ class Channel:
 
     # What the listening thread does.
 
-    def oom_kills(self) -> int:
-        """The number of the sandbox's processes that the kernel has killed for memory."""
-        return self.driven.oom_kills()
-
     @property
     def congested(self) -> bool:
         """Whether much is waiting to be sent."""
-        return self._outgoing.size > _CONGESTED
+        return self._outgoing.total > _CONGESTED
 
     def when_relieved(self, act: Callable[[], None]) -> None:
         """Call ``act`` once when little is waiting any more."""
@@ -297,7 +291,7 @@ class Channel:
         with self.lock:
             while self._chores:
                 self._chores.popleft()()
-            if self._outgoing.holds:
+            if self._outgoing.held is not None:
                 self._changed.notify_all()
 
     def _on_wake(self) -> bool:
@@ -369,15 +363,8 @@ class Channel:
         if threading.current_thread() is self._thread:
             self._watch_socket()
 
-    def _want_write(self) -> None:
-        # Only the listening thread changes the selector: it may be in the midst of a turn.
-        if threading.current_thread() is self._thread:
-            self._watch_socket()
-        else:
-            self.chore(self._watch_socket)
-
     def _watch_socket(self) -> None:
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outgoing.waits else 0)
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outgoing.size else 0)
         self.supervisor.change(self._fd, events, self._on_socket)
 
     def _wind_up(self) -> None:

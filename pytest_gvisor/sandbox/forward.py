@@ -46,7 +46,7 @@ class Forward:
         """How many connections were reset at once: over `MOST`, or without a file descriptor."""
 
         self._channel = channel
-        self._links: set[_Link] = set()
+        self.links: set[_Link] = set()
         self._closed = False
         self._gone = threading.Condition(channel.lock)
         with channel.lock:
@@ -100,14 +100,10 @@ class Forward:
         self._listener.close()
         if self._spare is not None:
             self._spare.close()
-        for link in list(self._links):
-            link.abort()
+        for link in list(self.links):
+            link.leave(reset=True)
         self._channel.at_end.discard(self.drop)
         self._gone.notify_all()
-
-    def forget(self, link: _Link) -> None:
-        """Forget a connection that is over."""
-        self._links.discard(link)
 
     def _listen(self) -> None:
         if not self._closed:
@@ -125,8 +121,8 @@ class Forward:
                 if self._channel.ending:
                     client.close()
                     break
-                if len(self._links) < MOST:
-                    self._links.add(_Link(self, self._channel, client))
+                if len(self.links) < MOST:
+                    self.links.add(_Link(self, self._channel, client))
                 else:
                     self.refused += 1
                     _reset(client)
@@ -195,9 +191,10 @@ class _Link(Peer):
         numbers, payload = message.numbers, message.payload
         if message.op == "closed":
             self.over = True
-            self._guest_closed(numbers["errno"])
-            return
-        if message.op == "started" and not self._connected:
+            if numbers["errno"]:
+                self.leave(reset=True)
+            self._ended = True
+        elif message.op == "started" and not self._connected:
             self._connected = True
         elif not self._connected:
             raise FrameError(f"{message.op} before a connection")
@@ -218,25 +215,12 @@ class _Link(Peer):
         if not self._gone:
             self._write()
 
-    def _guest_closed(self, number: int) -> None:
-        if self._gone:
-            return
-        if number:
-            self._leave(reset=True)
-        else:
-            self._ended = True
-            self._write()
-
     def on_death(self) -> None:
         """See `Peer.on_death`."""
-        self._leave(reset=True)
+        self.leave(reset=True)
 
-    def abort(self) -> None:
+    def leave(self, *, reset: bool) -> None:
         """Drop the connection from this side."""
-        if not self._gone:
-            self._leave(reset=True)
-
-    def _leave(self, *, reset: bool) -> None:
         if self._gone:
             return
         self._gone = True
@@ -248,7 +232,7 @@ class _Link(Peer):
             self._client.close()
         if not self.over:
             self._channel.send({"op": "reset", "id": self._id})
-        self._forward.forget(self)
+        self._forward.links.discard(self)
 
     def _act(self) -> bool:
         with self._channel.lock:
@@ -267,7 +251,7 @@ class _Link(Peer):
         except BlockingIOError:
             return
         except OSError:
-            self._leave(reset=True)
+            self.leave(reset=True)
             return
         if data:
             self._credit -= len(data)
@@ -292,28 +276,25 @@ class _Link(Peer):
         except BlockingIOError:
             pass
         except OSError:
-            self._leave(reset=True)
+            self.leave(reset=True)
             return
         if self._owed >= _STEP and not self.over and not self._ended:
             self._channel.send({"op": "credit", "id": self._id, "s": 1, "n": self._owed})
             self._due += self._owed
             self._owed = 0
         if self.over and not self._unsent:
-            self._leave(reset=False)
+            self.leave(reset=False)
             return
         self.watch()
 
     def watch(self) -> None:
-        """Watch the sockets for possible reads and writes."""
+        """Watch the sockets for possible reads and writes, while the connection is there."""
+        if self._gone:
+            return
         reads = self._connected and not self._sent_all and self._credit and not self.over
         events = (READ if reads and not self._channel.congested else 0) | (
             WRITE if self._unsent else 0
         )
         self._channel.supervisor.change(self._fd, events, self._act)
         if reads and self._channel.congested:
-            self._channel.when_relieved(self.watch_if_here)
-
-    def watch_if_here(self) -> None:
-        """`watch` if the connection is still there, after a wait."""
-        if not self._gone:
-            self.watch()
+            self._channel.when_relieved(self.watch)

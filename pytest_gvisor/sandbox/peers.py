@@ -7,13 +7,12 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.completed import Completed, Outcome, SandboxCrashed
+from pytest_gvisor.completed import Outcome
 from pytest_gvisor.escape import escape
 from pytest_gvisor.guest.frames import FrameError
-from pytest_gvisor.run.capture import Capture, streams
 
 if TYPE_CHECKING:
-    from pytest_gvisor.run.connected import Driven, Ended
+    from pytest_gvisor.run.connected import Ended
     from pytest_gvisor.sandbox.messages import Message
 
 
@@ -63,20 +62,6 @@ class Death:
 
     replaceable: bool = False
     """Whether the next use may start another one in its place."""
-
-
-def crash(death: Death, driven: Driven, completed: Completed | None = None) -> SandboxCrashed:
-    """Return the error of a gone sandbox, with the output so far in ``completed``."""
-    if completed is None:
-        completed = Completed(
-            args=(), returncode=-9, **streams(Capture(0), Capture(0)), duration=0.0,
-            platform=driven.request.platform, outcome=Outcome.SANDBOX_CRASHED,
-        )  # fmt: skip
-    return SandboxCrashed(
-        f"the sandbox is gone: {death.reason or 'it has ended'}",
-        completed=completed,
-        panic=driven.record.panic,
-    )
 
 
 def why(ended: Ended) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import os
 import re
 import signal
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 KILL_CONFIRM = 2.0
 TERM_GRACE = 1.0
-_CHUNK = MAX_PAYLOAD
 
 
 class _State(enum.Enum):
@@ -56,13 +56,17 @@ class Process(Peer):
 
         self._state = _State.ASKED
         self._status: int | None = None
-        self._channel = channel
+        self.channel = channel
+        """The channel of its sandbox."""
+
         self._command = command
         self._begun_at = time.monotonic()
         self._duration: float | None = None
-        self._oom_kills = channel.oom_kills()
+        self._oom_kills = channel.driven.oom_kills()
         self._ran_out = False
-        self._streams = {s: Stream(command.max_output, self._giver(s)) for s in (1, 2)}
+        self._streams = {
+            s: Stream(command.max_output, functools.partial(self._give, s)) for s in (1, 2)
+        }
         self._input_credit = WINDOW
         self._input_closed = not command.reads
         self._id = 0
@@ -70,11 +74,8 @@ class Process(Peer):
         self.stdout = Reader(self, self._streams[1])
         self.stderr = Reader(self, self._streams[2])
 
-    def _giver(self, stream: int) -> Callable[[int], None]:
-        def give(count: int) -> None:
-            self._channel.send({"op": "credit", "id": self._id, "s": stream, "n": count})
-
-        return give
+    def _give(self, stream: int, count: int) -> None:
+        self.channel.send({"op": "credit", "id": self._id, "s": stream, "n": count})
 
     def start(self) -> None:
         """Send the program to the guest and wait for its start. Raises `InsideError`."""
@@ -86,17 +87,12 @@ class Process(Peer):
             "op": "exec", "args": count, "env": len(command.strings) - count, "cwd": command.cwd,
             "uid": uid, "gid": gid, "groups": list(groups), "reads": int(command.reads),
         }  # fmt: skip
-        with self._channel.lock:
-            self._channel.check()
-            while len(strings) > _CHUNK:
-                self._channel.send({"op": "more", "id": 0}, strings[:_CHUNK])
-                strings = strings[_CHUNK:]
-            self._id = self._channel.add(self, message, strings)
-
-    @property
-    def channel(self) -> Channel:
-        """The channel of its sandbox."""
-        return self._channel
+        with self.channel.lock:
+            self.channel.check()
+            while len(strings) > MAX_PAYLOAD:
+                self.channel.send({"op": "more", "id": 0}, strings[:MAX_PAYLOAD])
+                strings = strings[MAX_PAYLOAD:]
+            self._id = self.channel.add(self, message, strings)
 
     # What the guest says.
 
@@ -143,7 +139,7 @@ class Process(Peer):
         self._duration = time.monotonic() - self._begun_at
         if status:
             # On systrap, what was killed for memory ends with status 1 and without a word.
-            self._ran_out = self._channel.oom_kills() > self._oom_kills
+            self._ran_out = self.channel.driven.oom_kills() > self._oom_kills
         self._input_closed = True
 
     def on_death(self) -> None:
@@ -181,7 +177,7 @@ class Process(Peer):
         with self.changed:
             if self._status is None:
                 self.check_alive()
-                self._channel.send({"op": "signal", "id": self._id, "n": int(number)})
+                self.channel.send({"op": "signal", "id": self._id, "n": int(number)})
 
     def terminate(self) -> None:
         """Send the program SIGTERM."""
@@ -193,14 +189,14 @@ class Process(Peer):
         Where the guest cannot confirm that within 2 seconds, the sandbox is killed.
         """
         if not self.kill_tree():
-            self._channel.kill("a killed program lived on", replaceable=True)
+            self.channel.kill("a killed program lived on", replaceable=True)
 
     def kill_tree(self) -> bool:
         """Have the guest kill the tree; return whether it confirmed in time that nothing is
         left.
         """
         deadline = time.monotonic() + KILL_CONFIRM
-        channel = self._channel
+        channel = self.channel
         answer = Answer(channel.lock, "killed")
         with channel.lock:
             if channel.ending:
@@ -233,11 +229,10 @@ class Process(Peer):
         """
         deadline = time.monotonic() + self.patience(timeout)
         sought = re.compile(pattern)
-        watches = [Watch(stream, sought) for stream in self._streams.values()]
+        watches: list[Watch] = []
         try:
             with self.changed:
-                for watch in watches:
-                    watch.open()
+                watches.extend(Watch(stream, sought) for stream in self._streams.values())
             while True:
                 for watch in watches:
                     if (found := watch.look(self.changed)) is not None:
@@ -262,7 +257,7 @@ class Process(Peer):
 
     def __exit__(self, *_: object) -> None:
         """Kill the program and its descendants, unless it has ended."""
-        if not self._channel.gone:
+        if not self.channel.gone:
             self.kill()
 
     # For this package.
@@ -273,8 +268,8 @@ class Process(Peer):
 
     def check_alive(self) -> None:
         """Raise an error if the program cannot end any more; the lock is held."""
-        if self._channel.gone and not self.over:
-            raise self._channel.crash(self.completed(Outcome.SANDBOX_CRASHED))
+        if self.channel.gone and not self.over:
+            raise self.channel.crash(self.completed(Outcome.SANDBOX_CRASHED))
 
     def wait_change(self, deadline: float, what: str) -> None:
         """Wait for a message of the guest. Raises `NotReady`, or the sandbox's end."""
@@ -321,11 +316,11 @@ class Process(Peer):
                 self.check_alive()
                 if self._input_closed:
                     return False
-                count = min(len(data), self._input_credit, _CHUNK)
+                count = min(len(data), self._input_credit, MAX_PAYLOAD)
                 self._input_credit -= count
-                self._channel.send({"op": "data", "id": self._id}, bytes(data[:count]))
+                self.channel.send({"op": "data", "id": self._id}, bytes(data[:count]))
             data = data[count:]
-            if not self._channel.wait_room(deadline):
+            if not self.channel.wait_room(deadline):
                 raise self.not_ready("the sandbox takes no more input")
         return True
 
@@ -334,7 +329,7 @@ class Process(Peer):
         with self.changed:
             if not self._input_closed:
                 self._input_closed = True
-                self._channel.send({"op": "eof", "id": self._id})
+                self.channel.send({"op": "eof", "id": self._id})
 
     def wait_over(self, deadline: float) -> bool:
         """Wait until the program has ended and all output has arrived; False at the deadline."""

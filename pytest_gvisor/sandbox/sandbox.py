@@ -80,10 +80,8 @@ class Sandbox:
         record = Record()
         driven = self._plan.driven(record)
         snapshot = self._plan.snapshot
-        if snapshot is None:
-            channel = Channel(driven)
-        else:
-            channel = Channel(driven, wake=snapshot.wake, last_id=snapshot.last_id)
+        woken = () if snapshot is None else (snapshot.wake, snapshot.last_id)
+        channel = Channel(driven, *woken)
         self._record = record
         try:
             channel.start(self._plan.start_deadline)
@@ -93,7 +91,11 @@ class Sandbox:
             channel.join()
             self._plan.finished(record)
             if snapshot is not None and isinstance(error, RunscFailed | SandboxCrashed):
-                raise _not_restored(error, record) from error
+                raise SnapshotError(
+                    f"the snapshot cannot be restored: {error.message}",
+                    records=record.runsc_records,
+                    next_step=error.next_step,
+                ) from error
             raise
         return channel
 
@@ -289,14 +291,6 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         """Close the sandbox."""
         self.close()
-
-
-def _not_restored(error: GvisorError, record: Record) -> SnapshotError:
-    return SnapshotError(
-        f"the snapshot cannot be restored: {error.message}",
-        records=record.runsc_records,
-        next_step=error.next_step,
-    )
 
 
 def _chunks(given: object) -> Iterable[bytes] | None:

@@ -105,25 +105,19 @@ class Watch:
     """A search for a pattern in one stream, which keeps its place and an overlap."""
 
     def __init__(self, stream: Stream, pattern: Pattern) -> None:
+        """Begin the search; the lock is held."""
         self.stream = stream
         self._pattern = pattern
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
         self._text = ""
         self._bytes = b""
         self._cut = False
-        self._early = 0
-        self._opened = False
-
-    def open(self) -> None:
-        """Begin the search; the lock is held."""
-        self._tap = self.stream.tap()
+        self._tap = stream.tap()
         self._early = self._tap.size
-        self._opened = True
 
     def close(self) -> None:
         """End the search; the lock is held."""
-        if self._opened:
-            self.stream.close(self._tap)
+        self.stream.close(self._tap)
 
     @property
     def waits(self) -> bool:

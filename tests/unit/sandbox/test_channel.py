@@ -92,7 +92,7 @@ def test_an_interrupted_start_leaves_no_sandbox(
 ) -> None:
     """An interrupt during the wait for the guest's greeting leaves no sandbox."""
     channel, driven = unstarted
-    monkeypatch.setattr(channel, "_wait_greeting", interrupt)
+    monkeypatch.setattr(channel._changed, "wait_for", interrupt)
     with pytest.raises(KeyboardInterrupt):
         channel.start(PATIENCE)
     assert driven.ends == 1
