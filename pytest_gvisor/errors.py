@@ -42,6 +42,10 @@ from collections.abc import Iterator, Sequence
 from pytest_gvisor.escape import escape
 
 
+def _named(errno: int) -> str:
+    return f" [{errno_names.errorcode.get(errno, errno)}: {os.strerror(errno)}]"
+
+
 class GvisorError(Exception):
     """Base of every error that this package raises on purpose.
 
@@ -235,10 +239,7 @@ class LaunchError(GvisorError):
     def __init__(self, stage: str, detail: str, *, errno: int = 0, next_step: str = "") -> None:
         self.stage = stage
         self.errno = errno
-        code = (
-            f" [{errno_names.errorcode.get(errno, errno)}: {os.strerror(errno)}]" if errno else ""
-        )
-        self.detail = f"{detail}{code}"
+        self.detail = f"{detail}{_named(errno)}" if errno else detail
         super().__init__(f"the launch failed at {stage}: {self.detail}", next_step=next_step)
 
 
@@ -284,8 +285,7 @@ class InsideError(GvisorError):
 
     def __init__(self, message: str, *, errno: int, next_step: str = "") -> None:
         self.errno = errno
-        code = f"{errno_names.errorcode.get(errno, errno)}: {os.strerror(errno)}"
-        super().__init__(f"{message} [{code}]", next_step=next_step)
+        super().__init__(f"{message}{_named(errno)}", next_step=next_step)
 
 
 class NotReady(GvisorError, TimeoutError):

@@ -43,15 +43,14 @@ NATIVE = "native"
 """No platform of gVisor's: the host itself."""
 
 
-def platforms(value: object) -> tuple[Platform, ...]:
+def platforms(value: object, _name: str = "platform") -> tuple[Platform, ...]:
     """Read platforms from ``auto``, ``all``, a comma list, a `Platform`, or a list of these.
 
     ``auto`` is the empty tuple, and has no other platform beside it. The order is kept, a
     repetition is dropped. ``native`` is read by `native`, and is nothing by itself. Raises
     `UsageError`.
     """
-    parts = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
-    names = [name.strip() for part in parts for name in _text(part, "platform").split(",")]
+    names = _names(value)
     found: dict[Platform, None] = {}
     if set(filter(None, names)) == {NATIVE}:
         raise UsageError(
@@ -81,8 +80,12 @@ _Word = TypeVar("_Word", bound=enum.StrEnum)
 
 def native(value: object) -> bool:
     """Whether the value that `platforms` reads names ``native``."""
+    return NATIVE in _names(value)
+
+
+def _names(value: object) -> list[str]:
     parts = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
-    return NATIVE in {name.strip() for part in parts for name in str(part).split(",")}
+    return [name.strip() for part in parts for name in _text(part, "platform").split(",")]
 
 
 def expected_failures(value: object) -> dict[str, str]:
@@ -123,17 +126,13 @@ def word(words: type[_Word], value: object, name: str) -> _Word:
     try:
         return words(text)
     except ValueError:
-        raise UsageError(f"{name}={text!r} is not one of {_choices(words)}") from None
+        raise UsageError(f"{name}={text!r} is not one of {', '.join(words)}") from None
 
 
 def _text(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise UsageError(f"{name}={value!r} is not a word")
     return value
-
-
-def _choices(words: type[enum.StrEnum]) -> str:
-    return ", ".join(member.value for member in words)
 
 
 def seconds(value: object, name: str) -> float:
@@ -222,16 +221,12 @@ def path(value: object, name: str) -> str:
     return text
 
 
-def _platforms(value: object, _name: str) -> tuple[Platform, ...]:
-    return platforms(value)
-
-
 def _release(value: object, name: str) -> str:
     return str(ReleaseRange.parse(value, name)) if value != "" else ""
 
 
 READERS: Mapping[Kind, Callable[[object, str], object]] = {
-    "platforms": _platforms,
+    "platforms": platforms,
     "binary": path,
     "path": path,
     "release": _release,

@@ -19,14 +19,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
-from pytest_gvisor.guest import (
-    encoding,
-    failed,
-    first,
-    identity,
-    passed,
-    program,
-)
+from pytest_gvisor.guest import encoding, failed, first, identity, passed, program
 from pytest_gvisor.guest.channel import Channel
 from pytest_gvisor.guest.debugger import Debugger
 from pytest_gvisor.guest.gate import Gate

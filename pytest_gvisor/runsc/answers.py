@@ -8,7 +8,6 @@ clock tick of the kernel is up to 10 ms long.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import time
@@ -77,6 +76,6 @@ def folder() -> str:
 
 
 def _note(identity: Identity) -> Note:
-    text = repr((dataclasses.astuple(identity), QUESTIONS))
+    text = repr((tuple(identity), QUESTIONS))
     digest = hashlib.sha256(text.encode()).hexdigest()
     return Note(folder=folder(), kind="a", digest=digest, name="runsc")

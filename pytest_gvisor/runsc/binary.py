@@ -11,11 +11,10 @@ import dataclasses
 import functools
 import hashlib
 import os
-import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.errors import InsecureRunsc, LaunchError
+from pytest_gvisor.errors import InsecureRunsc, stage
 from pytest_gvisor.runsc import features, locate, sidecars
 from pytest_gvisor.runsc.answers import Answers, keep, recall
 from pytest_gvisor.sessions import places
@@ -175,19 +174,17 @@ class Runsc:
             self._seen[:] = [now]
 
     def _sidecars_now(self) -> Sidecars | None:
-        try:
-            return sidecars.again(self.fd, self._trust)
-        except InsecureRunsc as error:
-            raise InsecureRunsc(
-                error.path,
-                f"{_CHANGED}: {error.reason}",
-                mode=error.mode,
-                owner=error.owner,
-                next_step=error.next_step,
-            ) from None
-        except OSError as error:
-            why = f"what lies beside {self.path} cannot be looked at"
-            raise LaunchError("runsc", why, errno=error.errno or 0) from error
+        with stage("runsc", f"what lies beside {self.path} cannot be looked at"):
+            try:
+                return sidecars.again(self.fd, self._trust)
+            except InsecureRunsc as error:
+                raise InsecureRunsc(
+                    error.path,
+                    f"{_CHANGED}: {error.reason}",
+                    mode=error.mode,
+                    owner=error.owner,
+                    next_step=error.next_step,
+                ) from None
 
     def _check_file(self) -> None:
         try:
@@ -195,7 +192,7 @@ class Runsc:
         except OSError:
             raise InsecureRunsc(self.path, "its descriptor is closed") from None
         now = locate.Identity.of(info)
-        same = dataclasses.replace(now, ctime_ns=self.identity.ctime_ns) == self.identity
+        same = now._replace(ctime_ns=self.identity.ctime_ns) == self.identity
         if same and now.ctime_ns != self.identity.ctime_ns and now.ctime_ns not in self._same:
             # A new link or a removal is a new ctime (inode(7)), and changes nothing that runs. A
             # write whose mtime was put back is one too: the content tells which it was.
@@ -203,8 +200,7 @@ class Runsc:
             if same:
                 self._same.add(now.ctime_ns)
         if not same:
-            mode = stat.S_IMODE(info.st_mode)
-            raise InsecureRunsc(self.path, _CHANGED, mode=mode, owner=info.st_uid)
+            raise sidecars.refusal(self.path, _CHANGED, info)
 
     def close(self) -> None:
         """Close the descriptor. A second call does nothing."""
@@ -218,14 +214,9 @@ def _stat(path: str) -> os.stat_result | None:
 
 
 def _sha256(path: str, fd: int) -> str:
-    try:
-        return _digest(fd)
-    except OSError as error:
-        why = f"{path} cannot be read"
-        raise LaunchError("runsc", why, errno=error.errno or 0) from error
-
-
-def _digest(fd: int) -> str:
     # A description of its own: reading through ``fd`` would move the offset that others share.
-    with open(f"/proc/self/fd/{fd}", "rb", buffering=0) as file:
+    with (
+        stage("runsc", f"{path} cannot be read"),
+        open(f"/proc/self/fd/{fd}", "rb", buffering=0) as file,
+    ):
         return hashlib.file_digest(file, "sha256").hexdigest()

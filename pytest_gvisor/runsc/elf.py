@@ -17,14 +17,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.escape import escape
-from pytest_gvisor.trust import (
-    Trust,
-    add_problem,
-    file_problems,
-    folder_problem,
-    follow,
-    text_of,
-)
+from pytest_gvisor.trust import Trust, add_problem, file_problems, folder_problem, follow, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

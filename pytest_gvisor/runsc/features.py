@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.errors import LaunchError, RunscFailed, UnwantedRelease
+from pytest_gvisor.errors import LaunchError, RunscFailed, UnwantedRelease, stage
 from pytest_gvisor.escape import escape
 from pytest_gvisor.programs import ask_runsc
 from pytest_gvisor.programs.paths import ENVIRONMENT
@@ -169,25 +169,22 @@ def ask(judged: Judged, *, deadline: float = DEADLINE) -> tuple[str, ...]:
     """
     end = time.monotonic() + deadline
     asked: list[_Question] = []
-    with contextlib.ExitStack() as started:
+    why = f"{judged.path} cannot be asked for its features"
+    with contextlib.ExitStack() as started, stage("runsc", why):
+        reader, low = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        started.callback(os.close, reader)
+        # With a standard stream closed, its number would be overwritten in the child.
         try:
-            reader, low = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-            started.callback(os.close, reader)
-            # With a standard stream closed, its number would be overwritten in the child.
-            try:
-                writer = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3)
-            finally:
-                os.close(low)
-            started.callback(os.close, writer)
-            for words in QUESTIONS:
-                asked.append(_Question(judged, words, writer))
-                started.callback(asked[-1].end)
-            _drain(asked, end)
-            with contextlib.suppress(BlockingIOError):
-                raise _not_asked(judged, os.read(reader, 4096).decode())
-        except OSError as error:
-            why = f"{judged.path} cannot be asked for its features"
-            raise LaunchError("runsc", why, errno=error.errno or 0) from error
+            writer = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3)
+        finally:
+            os.close(low)
+        started.callback(os.close, writer)
+        for words in QUESTIONS:
+            asked.append(_Question(judged, words, writer))
+            started.callback(asked[-1].end)
+        _drain(asked, end)
+        with contextlib.suppress(BlockingIOError):
+            raise _not_asked(judged, os.read(reader, 4096).decode())
     return tuple(question.answer() for question in asked)
 
 

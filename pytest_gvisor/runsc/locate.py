@@ -17,9 +17,9 @@ import os
 import re
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscNotFound, UsageError
+from pytest_gvisor.errors import InsecureRunsc, RunscNotFound, UsageError, stage
 from pytest_gvisor.escape import escape
 from pytest_gvisor.hints import Hint, option
 from pytest_gvisor.programs.paths import below
@@ -65,8 +65,7 @@ _NEXT_STEP = Hint(
 _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Identity:
+class Identity(NamedTuple):
     """The state of one file, as ``fstat`` gives it, to tell it from every other."""
 
     dev: int
@@ -80,15 +79,7 @@ class Identity:
     @classmethod
     def of(cls, info: os.stat_result) -> Identity:
         """Return the identity in a stat result."""
-        return cls(
-            dev=info.st_dev,
-            ino=info.st_ino,
-            size=info.st_size,
-            mtime_ns=info.st_mtime_ns,
-            ctime_ns=info.st_ctime_ns,
-            mode=info.st_mode,
-            uid=info.st_uid,
-        )
+        return cls(*(getattr(info, f"st_{name}") for name in cls._fields))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,15 +122,13 @@ def find(
     ``explicit`` that is no path. Raises `LaunchError` where this process is short of what it takes
     to look.
     """
-    try:
+    with stage("runsc", "it cannot be looked for"):
         trust = Trust.here(os.geteuid() if euid is None else euid, nix_store)
         if explicit is not None:
             return _check_explicit(explicit, trust)
         if search_path is None:
             search_path = os.environ.get("PATH", "")
         return _search(trusted, search_path, trust)
-    except OSError as error:
-        raise LaunchError("runsc", "it cannot be looked for", errno=error.errno or 0) from error
 
 
 def _search(trusted: Sequence[str], search_path: str, trust: Trust) -> Judged:
@@ -217,9 +206,7 @@ class _Verdict:
 
     def refusal(self) -> InsecureRunsc:
         """The fault as an error."""
-        info = self.info
-        mode = stat.S_IMODE(info.st_mode) if info else None
-        return InsecureRunsc(self.path, self.reason, mode=mode, owner=info.st_uid if info else None)
+        return sidecars.refusal(self.path, self.reason, self.info)
 
 
 # --- the rules
@@ -304,7 +291,7 @@ def _judge_open(fd: int, way: Way, trust: Trust) -> _Verdict:
 
 
 def _insecure(path: str, info: os.stat_result | None, problems: Iterable[str | None]) -> _Verdict:
-    reason = "; ".join(dict.fromkeys(filter(None, problems)))
+    reason = sidecars.distinct(problems)
     return _Verdict(path=path, info=info, fault=_Fault.INSECURE, reason=reason)
 
 

@@ -162,7 +162,7 @@ def again(fd: int, trust: Trust) -> Sidecars | None:
             return None
         if not os.path.samestat(way.stack[-1].info, os.fstat(fd)):
             return None
-        if reasons := _distinct(folder_problem(lookup, trust) for lookup in way.lookups):
+        if reasons := distinct(folder_problem(lookup, trust) for lookup in way.lookups):
             raise refusal(path, reasons, way.stack[-1].info, path)
         return beside(way, trust)
 
@@ -191,7 +191,7 @@ class _Look:
                 *(folder_problem(lookup, self._trust) for lookup in way.lookups),
                 *noexec_problem(node.fd),
             ]
-            if reasons := _distinct(problems):
+            if reasons := distinct(problems):
                 raise self._refusal(node.path, reasons, node.info)
             self.states[known] = State.of(node.info)
             if is_folder:
@@ -248,16 +248,17 @@ class _Look:
         return refusal(path, reason, info, self._runsc)
 
 
-def refusal(path: str, reason: str, info: os.stat_result | None, runsc: str) -> InsecureRunsc:
-    """Return the refusal of an entry beside ``runsc``."""
+def refusal(path: str, reason: str, info: os.stat_result | None, runsc: str = "") -> InsecureRunsc:
+    """Return the refusal of a file, or of an entry beside ``runsc``."""
     return InsecureRunsc(
         path,
         reason,
         mode=stat.S_IMODE(info.st_mode) if info else None,
         owner=info.st_uid if info else None,
-        next_step=_NEXT_STEP.format(runsc=escape(runsc)),
+        next_step=_NEXT_STEP.format(runsc=escape(runsc)) if runsc else "",
     )
 
 
-def _distinct(problems: Iterable[str | None]) -> str:
+def distinct(problems: Iterable[str | None]) -> str:
+    """Join the problems, each once."""
     return "; ".join(dict.fromkeys(filter(None, problems)))

@@ -163,11 +163,11 @@ def test_what_happens_to_the_path_changes_nothing(
     else:
         shutil.copy("/bin/true", tmp_path / "other")
         (tmp_path / "other").rename(good)
-    digest = Mock(wraps=binary._digest)
-    monkeypatch.setattr(binary, "_digest", digest)
+    digest = Mock(wraps=binary._sha256)
+    monkeypatch.setattr(binary, "_sha256", digest)
     for _ in range(3):
         runsc.check_unchanged()
-    digest.assert_called_once_with(runsc.fd)
+    digest.assert_called_once_with(runsc.path, runsc.fd)
     assert (
         hashlib.sha256(Path(f"/proc/self/fd/{runsc.fd}").read_bytes()).hexdigest() == runsc.sha256
     )
