@@ -18,7 +18,7 @@ import pytest
 
 from pytest_gvisor.errors import GvisorError, SnapshotError
 from pytest_gvisor.inside import early, host_files
-from pytest_gvisor.inside.link import Died, Hangs, Link, gone
+from pytest_gvisor.inside.link import Died, Hangs, Link, closed_on_error, gone
 from pytest_gvisor.inside.start import Plan, Started, launch
 from pytest_gvisor.plugin.stash import engine_of
 from pytest_gvisor.run.saved import check
@@ -165,17 +165,14 @@ class Copies:
             self._drop(found)
             return None
         try:
-            go_on(link)
-            # A copy speaks before it loads any file of the project.
-            link.wait(time.monotonic() + _PATIENCE)
+            with closed_on_error(link):
+                go_on(link)
+                # A copy speaks before it loads any file of the project.
+                link.wait(time.monotonic() + _PATIENCE)
         except (GvisorError, Died, Hangs) as error:
-            link.close()
             self._fail(f"one did not go on: {gone(error)}\n{link.told()}")
             self._drop(found)
             return None
-        except BaseException:
-            link.close()
-            raise
         self.begun += 1
         self._latest = found
         return link
@@ -190,26 +187,21 @@ class Copies:
             return link
         self._saves += 1
         deadline = time.monotonic() + _PATIENCE
-        try:
-            held = link.rest(deadline)
-        except (GvisorError, Died, Hangs):
-            return link  # whoever takes it comes upon it again
-        except BaseException:
-            link.close()
-            raise
+        with closed_on_error(link):
+            try:
+                held = link.rest(deadline)
+            except (GvisorError, Died, Hangs):
+                return link  # whoever takes it comes upon it again
         names = host_files.names(held or (), plan.shown.paths)
         if held is None or host_files.now(self._config, started.state) != started.state:
             return link
         try:
-            image, folder = link.save(deadline), self._folder()
-            os.rename(image, folder)
+            with closed_on_error(link):
+                image, folder = link.save(deadline), self._folder()
+                os.rename(image, folder)
         except (GvisorError, OSError) as error:
-            link.close()
             self._fail(str(error))
             return early.begun(self._config, plan).link
-        except BaseException:
-            link.close()
-            raise
         self._latest = _Saved(
             folder=folder,
             plan=plan,

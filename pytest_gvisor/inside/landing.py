@@ -250,10 +250,6 @@ def _files(count: int, word: str = "file") -> str:
     return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
-class Refused(OSError):
-    """Raised where a folder, a link or a device of the host has the name of a file."""
-
-
 def land(folder: str, path: str, source: int, offset: int, size: int) -> bool:
     """Write ``size`` bytes of the file ``source`` to a path below a folder; return whether it was
     another file before.
@@ -282,7 +278,7 @@ def append(folder: str, name: str, source: int, offset: int, size: int) -> None:
             return
         with _opened(fd):
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise Refused(errno.EEXIST, _NO_FILE)
+                raise FileExistsError(errno.EEXIST, _NO_FILE)
             _copy(fd, source, offset, size)
 
 
@@ -310,13 +306,13 @@ def _make_folders(base: int, path: str) -> int:
 
 
 def _is_same(here: int, name: str, source: int, offset: int, size: int) -> bool:
-    """Whether the file is there with these bytes. Raises `Refused` for what is no regular file."""
+    """Whether the file is there with these bytes. Raises `OSError` for what is no regular file."""
     try:
         info = os.stat(name, dir_fd=here, follow_symlinks=False)
     except FileNotFoundError:
         return False
     if not stat.S_ISREG(info.st_mode):
-        raise Refused(errno.EEXIST, _NO_FILE)
+        raise FileExistsError(errno.EEXIST, _NO_FILE)
     if info.st_size != size:
         return False
     try:

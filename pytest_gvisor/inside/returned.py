@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
@@ -23,7 +23,7 @@ from pytest_gvisor.escape import escape
 from pytest_gvisor.guest.returns import MOST_NAMES, REASONS, Place, refusal
 from pytest_gvisor.inside import configuration, rules
 from pytest_gvisor.inside.landing import Arriving, Store
-from pytest_gvisor.inside.link import Died, Hangs, gone
+from pytest_gvisor.inside.link import Died, Hangs, Link, gone
 from pytest_gvisor.plugin.placement import BASETEMP_GIVEN, RETURNS
 from pytest_gvisor.programs.paths import within
 
@@ -213,15 +213,6 @@ def _is_basetemp_given(config: pytest.Config) -> bool:
     return bool(given.get(BASETEMP_GIVEN, config.getoption("basetemp")))
 
 
-class Source(Protocol):
-    """The connection to a sandbox."""
-
-    attended: bool
-
-    def receive_of_first(self, deadline: float) -> dict[str, Any]:
-        """Return the next message of the first process."""
-
-
 class Taker:
     """The receiver of one sandbox's files."""
 
@@ -240,7 +231,7 @@ class Taker:
         """Return what the first process is to send."""
         return self.agreed.command(self._store.files_left, self._store.bytes_left)
 
-    def receive(self, link: Source, start: float) -> bool:
+    def receive(self, link: Link, start: float) -> bool:
         """Take all that the first process sends; return whether its pytest has ended.
 
         That has to be within ``start`` seconds. Bytes extend the deadline.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from pytest_gvisor.inside import (
     users,
     visible,
 )
-from pytest_gvisor.inside.link import Died, Link
+from pytest_gvisor.inside.link import Died, Link, closed_on_error
 from pytest_gvisor.oci.defaults import CAPABILITIES, default_spec
 from pytest_gvisor.oci.mounts import bind, covers
 from pytest_gvisor.oci.rootfs import host
@@ -167,7 +168,8 @@ def launch(config: pytest.Config, plan: Plan, saved: str = "") -> Link:
     link = Link(Driven(request, engine_of(config).launcher, Record()), copy=bool(saved))
     if not saved:
         _command(link, "start", **plan.command, sys_path=configuration.search_path())
-        _supply(link, plan)
+        with closed_on_error(link):
+            link.supply(plan.shown.holds)
     return link
 
 
@@ -197,22 +199,10 @@ def collect(
     )
 
 
-def _supply(link: Link, plan: Plan) -> None:
-    try:
-        link.supply(plan.shown.holds)
-    except BaseException:  # Ctrl-C
-        link.close()
-        raise
-
-
 def _command(link: Link, op: str, **fields: Any) -> None:
-    try:
+    # Whoever receives hears of a pytest that died too, and what the link then tells says why.
+    with closed_on_error(link), contextlib.suppress(Died):
         link.send(op, **fields)
-    except Died:
-        pass  # whoever receives hears of it too, and what the link then tells says why
-    except BaseException:
-        link.close()
-        raise
 
 
 def _worker(config: pytest.Config) -> dict[str, str] | None:

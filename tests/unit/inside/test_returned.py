@@ -18,7 +18,7 @@ from pytest_gvisor.errors import ProtocolError, UsageError
 from pytest_gvisor.guest.returns import MOST_NAMES, Place
 from pytest_gvisor.inside import landing
 from pytest_gvisor.inside.landing import Store
-from pytest_gvisor.inside.link import Died, Hangs
+from pytest_gvisor.inside.link import Died, Hangs, Link
 from pytest_gvisor.inside.returned import (
     DATA_FOLDERS,
     OUTPUT_FILES,
@@ -73,7 +73,7 @@ class Host:
         """Take what a sandbox sends."""
         taker = Taker(self.store, self.agreed)
         taker.name_sandbox(sandbox)
-        return taker.receive(Sandbox(messages), 0.0)
+        return taker.receive(cast("Link", Sandbox(messages)), 0.0)
 
     def files(self) -> dict[str, bytes]:
         """All files that are there."""
@@ -252,8 +252,8 @@ def test_a_sandbox_without_places_loses_nothing(host: Host) -> None:
     """Nobody asked for its files. Neither does one in which no test has begun."""
     taker = Taker(host.store, Agreed(project=str(host.base)))
     taker.name_sandbox("test_it")
-    taker.receive(Sandbox([]), 0.0)
-    Taker(host.store, host.agreed).receive(Sandbox([]), 0.0)
+    taker.receive(cast("Link", Sandbox([])), 0.0)
+    Taker(host.store, host.agreed).receive(cast("Link", Sandbox([])), 0.0)
     assert host.store.write().notes == []
 
 
