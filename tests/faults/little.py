@@ -36,11 +36,11 @@ PATIENCE = 60.0
 CONFTEST = """\
 import os
 
-from pytest_gvisor.inside import writable
+from pytest_gvisor.inside import visible
 from pytest_gvisor.run import cgroup
 from pytest_gvisor.sessions import session_folder
 
-writable.harmful = lambda folder: ""
+visible.harmful = lambda folder: ""
 if "LITTLE_BASE" in os.environ:  # and not inside
     session_folder.base_folder = lambda: os.environ["LITTLE_BASE"]
     session_folder.session_bases = lambda: iter(())
