@@ -46,7 +46,18 @@ def error_of(
                 next_step=Hint("Repeat it with ", option("debug"), " to see the sentry's own log."),
             )
         case Outcome.RUNSC_FAILED:
-            return _runsc_failed(verdict, request, record, completed)
+            records, command = record.runsc_records, record.command
+            if error := not_started.error_of(records, record.spec, command, request.project):
+                return error
+            mixed = verdict.reason == logs.other_release(record.panic)
+            debugged = Hint("Repeat it with ", option("debug"), " to see runsc's own log.")
+            return (MixedReleases if mixed else RunscFailed)(
+                f"runsc failed: {verdict.reason}",
+                records=records,
+                command=command,
+                stderr=completed.stderr[-4000:],
+                next_step=_ONE_RELEASE if mixed else debugged,
+            )
         case _:
             return None
 
@@ -54,22 +65,3 @@ def error_of(
 def most_tasks(record: Record) -> int | None:
     """Return the limit on a run's tasks; None is none."""
     return None if record.spec is None else limits_of(record.spec).pids
-
-
-def _runsc_failed(
-    verdict: Verdict, request: Request, record: Record, completed: Completed
-) -> GvisorError:
-    if error := not_started.error_of(
-        record.runsc_records, record.spec, record.command, request.project
-    ):
-        return error
-    mixed = verdict.reason == logs.other_release(record.panic)
-    return (MixedReleases if mixed else RunscFailed)(
-        f"runsc failed: {verdict.reason}",
-        records=record.runsc_records,
-        command=record.command,
-        stderr=completed.stderr[-4000:],
-        next_step=_ONE_RELEASE
-        if mixed
-        else Hint("Repeat it with ", option("debug"), " to see runsc's own log."),
-    )

@@ -229,10 +229,8 @@ class Runner:
         return tuple(sorted(readonly)), tuple(sorted(below))
 
     def _listen(self, workspace: Workspace) -> sentry.Listener:
-        """Return a listener for the sentry's events, and write the file that names it."""
+        """Return a listener for the sentry's events."""
         try:
-            with open(workspace.path(sentry.EVENTS), "w", encoding="utf-8") as file:
-                file.write(sentry.pod_init_config(sentry.endpoint(workspace.folder)))
             return sentry.Listener(workspace.folder)
         except OSError as error:
             raise LaunchError("events", str(error), errno=error.errno or 0) from error

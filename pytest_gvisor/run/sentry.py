@@ -32,11 +32,6 @@ _MAX_TASK_EXIT = 4096  # the fields that are asked for take some 40 bytes
 _DRAIN_SECONDS = 1.0  # of the processor's time: what a socket's buffer holds takes milliseconds
 
 
-def endpoint(folder: str) -> str:
-    """Return the address at which the listener of a run's ``folder`` listens."""
-    return os.path.join(folder, "events")
-
-
 def pod_init_config(address: str) -> str:
     """Return the text of the ``--pod-init-config`` file for a listener at ``address``."""
     points = [
@@ -110,7 +105,10 @@ def time_of_start(payload: bytes) -> int | None:
 
 
 class Listener:
-    """A listener for one sentry that keeps its reports."""
+    """A listener for one sentry that keeps its reports, and writes the file that names it.
+
+    Both are in the ``folder`` of a run.
+    """
 
     def __init__(self, folder: str) -> None:
         self.started = False
@@ -127,7 +125,9 @@ class Listener:
         self._taken = 0
         self._statuses: dict[int, None] = {}
         self._peer: socket.socket | None = None
-        self.endpoint = endpoint(folder)
+        self.endpoint = os.path.join(folder, "events")
+        with open(os.path.join(folder, EVENTS), "w", encoding="utf-8") as file:
+            file.write(pod_init_config(self.endpoint))
         kind = socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         self._socket = socket.socket(socket.AF_UNIX, kind)
         try:
