@@ -67,7 +67,6 @@ class Gvisor:
         self._hooks = hooks or Hooks()
         self._images = images
         self._project = project or Project(root=_here())
-        self._own_images: Images | None = None
 
     @property
     def python(self) -> str:
@@ -279,14 +278,8 @@ class Gvisor:
         return started
 
     def close(self) -> None:
-        """Close the warm sandboxes that are still open, and release images.
-
-        All of that is done before an error of a hook's is raised.
-        """
+        """Close the warm sandboxes that are still open, all before a hook's error is raised."""
         with contextlib.ExitStack() as undo:
-            if self._own_images is not None:
-                undo.callback(self._own_images.close)
-                self._own_images = None
             for sandbox in self.sandboxes:
                 undo.callback(sandbox.close)
             self.sandboxes.clear()
@@ -295,13 +288,8 @@ class Gvisor:
         """Return the root file system that the settings name."""
         if chosen.image is None:
             return host()
-        if self._images is not None:
-            return self._images().rootfs(chosen.image)
-        if self._own_images is None:
-            from pytest_gvisor.images.store import Images  # noqa: PLC0415 -- only for who has one
-
-            self._own_images = Images()
-        return self._own_images.rootfs(chosen.image)
+        assert self._images is not None
+        return self._images().rootfs(chosen.image)
 
     def _chosen(self, timeout: float | None, settings: Mapping[str, object]) -> Settings:
         changes = dict(settings) if timeout is None else {**settings, "timeout": timeout}

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import os
-from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import LaunchError
@@ -55,48 +55,32 @@ class PlatformProbe:
         deadline = platforms.deadline_for(settings.timeout)
         found = self._verdicts.get(key)
         if found is None or not found.holds(deadline):
-            name = f"gvisor-{runsc.fingerprint[:16]}-{platform}.json"
-            with self._stored(name, deadline) as stored:
-                found = stored.verdict
+            with contextlib.ExitStack() as held:
+                name = f"gvisor-{runsc.fingerprint[:16]}-{platform}.json"
+                file = self._locked(name, deadline, held)
+                found = None if file is None else _read(file)
                 if found is None or not found.holds(deadline):
                     found = self._find_out(platform, runsc, deadline)
-                self._verdicts[key] = stored.verdict = found
+                    if file is not None:
+                        _write(file, found)
+            self._verdicts[key] = found
         return found
 
-    @contextlib.contextmanager
-    def _stored(self, name: str, deadline: float) -> Iterator[_Stored]:
-        """Yield the verdict of another worker of this run, under a lock.
+    def _locked(self, name: str, deadline: float, held: contextlib.ExitStack) -> io.FileIO | None:
+        """Open and lock a file of the workers' folder, for the verdict that one of them finds out.
 
         A worker that cannot share, for whatever reason, finds its verdict out by itself.
         """
-        stored, text = _Stored(), b""
-        with contextlib.ExitStack() as held:
-            file = None
-            with contextlib.suppress(LaunchError, OSError):
-                file = self._locked(name, deadline, held)
-                text = file.read() or b"" if file else b""
-            stored.verdict = verdicts.decode(text.decode("utf-8", "replace")) if text else None
-            yield stored
-            if file is not None and stored.verdict is not None:
-                new = verdicts.encode(stored.verdict).encode()
-                if new != text:
-                    # A file that is cut short, on a full disk, holds no verdict.
-                    with contextlib.suppress(OSError):
-                        file.seek(0)
-                        file.truncate()
-                        file.write(new)
-
-    def _locked(self, name: str, deadline: float, held: contextlib.ExitStack) -> io.FileIO | None:
-        """Open and lock a file of the workers' folder; None where there is no sharing."""
-        if self._shared is None:
-            return None
-        folder = private.open_private(self._shared)
-        held.callback(os.close, folder)
-        # Without a buffer: what a full disk has refused is not written again by its close.
-        file = held.enter_context(io.FileIO(private.open_lock(name, folder), "r+"))
-        # A probe may run two programs, and a second platform.
-        patience = 4 * deadline + _LOCK_PATIENCE
-        return file if private.take_lock_in(patience, file.fileno()) else None
+        with contextlib.suppress(LaunchError, OSError):
+            if self._shared is not None:
+                folder = private.open_private(self._shared)
+                held.callback(os.close, folder)
+                # Without a buffer: what a full disk has refused is not written again by its close.
+                file = held.enter_context(io.FileIO(private.open_lock(name, folder), "r+"))
+                # A probe may run two programs, and a second platform.
+                patience = 4 * deadline + _LOCK_PATIENCE
+                return file if private.take_lock_in(patience, file.fileno()) else None
+        return None
 
     def _find_out(self, platform: Platform, runsc: Runsc, deadline: float) -> Availability:
         known = verdicts.recall(runsc.fingerprint, platform, deadline)
@@ -109,18 +93,16 @@ class PlatformProbe:
         self, platform: Platform, runsc: Runsc, known: Availability | None, deadline: float
     ) -> Availability:
         gvisor = Gvisor(runsc=runsc, platform=platform, launcher=self._launcher)
-
         record = Record()
+        programs = [platforms.PYTHON] if rootfs.has_python() else []
 
         def run(deadline: float) -> tuple[Completed, str]:
-            def attempt(args: Sequence[str]) -> Completed:
+            for args in (*programs, platforms.WITHOUT):
                 request = dataclasses.replace(gvisor.request(args, timeout=deadline), logs=True)
-                return Runner(request, self._launcher, record).run()
-
-            completed = attempt(platforms.PYTHON) if rootfs.has_python() else None
-            # The loader's status for a library that is found by an environment variable alone.
-            if completed is None or completed.returncode == platforms.NOT_STARTED:
-                completed = attempt(platforms.WITHOUT)
+                completed = Runner(request, self._launcher, record).run()
+                # The loader's status for a library that is found by an environment variable alone.
+                if completed.returncode != platforms.NOT_STARTED:
+                    break
             return completed, "\n".join(relevant(record.debug_logs.get("boot", "")))
 
         def said() -> str:
@@ -128,9 +110,7 @@ class PlatformProbe:
             # The gofer first: what a boot says of a gofer that died is only that.
             return cause(kept.get("gofer", ""), kept.get("boot", ""), record.panic)
 
-        def go() -> str:
-            return elf.go_version(runsc.fd)
-
+        go = functools.partial(elf.go_version, runsc.fd)
         found = platforms.probe(
             platform, runsc.platforms, run, deadline=deadline, known=known, said=said, go=go
         )
@@ -144,8 +124,16 @@ class PlatformProbe:
         return found
 
 
-@dataclasses.dataclass
-class _Stored:
-    """The verdict on a platform, when there is one."""
+def _read(file: io.FileIO) -> Availability | None:
+    text = b""
+    with contextlib.suppress(OSError):
+        text = file.read() or b""
+    return verdicts.decode(text.decode("utf-8", "replace"))
 
-    verdict: Availability | None = None
+
+def _write(file: io.FileIO, verdict: Availability) -> None:
+    # A file that is cut short, on a full disk, holds no verdict.
+    with contextlib.suppress(OSError):
+        file.seek(0)
+        file.truncate()
+        file.write(verdicts.encode(verdict).encode())

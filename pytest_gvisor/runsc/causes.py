@@ -59,38 +59,26 @@ _NESTED = (
     "A virtual machine needs nested virtualisation from its provider, and not every kind of it "
     "is enough for gVisor. `pytest-gvisor vm` has a KVM that works on any x86-64 machine."
 )
-_DEVICE = (
-    "Load kvm_intel or kvm_amd (`modprobe kvm_intel`). In a container, pass the device on "
-    "(`--device /dev/kvm`). " + _NESTED
-)
-_PERMISSION = (
-    "Add this user to the device's group (`usermod -aG kvm USER`, and log in again), or in CI "
-    "write /etc/udev/rules.d/99-kvm.rules with "
-    '`KERNEL=="kvm", GROUP="kvm", MODE="0666", OPTIONS+="static_node=kvm"`, then '
-    "`udevadm control --reload-rules && udevadm trigger --name-match=kvm`."
-)
 _KVM = {
-    Cause.NO_DEVICE: _DEVICE,
+    Cause.NO_DEVICE: "Load kvm_intel or kvm_amd (`modprobe kvm_intel`). In a container, pass the "
+    "device on (`--device /dev/kvm`). " + _NESTED,
     Cause.NOT_GIVEN: "Start the container with `--device /dev/kvm` (docker, podman); a systemd "
     "unit needs `DeviceAllow=/dev/kvm rw`.",
-    Cause.NO_PERMISSION: _PERMISSION,
+    Cause.NO_PERMISSION: "Add this user to the device's group (`usermod -aG kvm USER`, and log in "
+    "again), or in CI write /etc/udev/rules.d/99-kvm.rules with "
+    '`KERNEL=="kvm", GROUP="kvm", MODE="0666", OPTIONS+="static_node=kvm"`, then '
+    "`udevadm control --reload-rules && udevadm trigger --name-match=kvm`.",
     Cause.NOT_KVM: "Name the real device, or load kvm_intel or kvm_amd, which make it.",
     Cause.REFUSED: "Another hypervisor may hold the processor, virtualisation may be off in the "
     "firmware, or a container's profile may forbid it. Load kvm_intel or kvm_amd. " + _NESTED,
     Cause.PROBE_FAILED: _NESTED,
     Cause.PROBE_HUNG: _NESTED,
 }
-_TRACES = (
-    "kernel.yama.ptrace_scope must be below 3, and a container around it needs a profile that "
-    f"allows ptrace, namespaces and mounts: {CONTAINER}."
-)
 
 # assertTaskGoroutine and the ptrace platform's tracer of 20240729, when Go lays out its goroutines
 # in another way than that release knows: the ids of both are misread.
 BROKEN = re.compile(r"running on goroutine|ptrace set (fp)?regs( \(.*\))? failed: no such process")
 """Last words of a sentry whose build, and not whose host, is at fault."""
-
-_BROKEN_BUILD = "Another build works: `pytest-gvisor install` installs gVisor's own release."
 
 
 def remedy(platform: Platform, cause: Cause, message: str = "") -> str:
@@ -98,7 +86,7 @@ def remedy(platform: Platform, cause: Cause, message: str = "") -> str:
     if cause is Cause.NOT_COMPILED_IN:
         return "Use another release of runsc, or another platform."
     if cause is Cause.BROKEN_BUILD:
-        return _BROKEN_BUILD
+        return "Another build works: `pytest-gvisor install` installs gVisor's own release."
     if platform is Platform.KVM:
         return _KVM[cause]
     if not platform.is_known:
@@ -106,7 +94,11 @@ def remedy(platform: Platform, cause: Cause, message: str = "") -> str:
     found = of_message(message)
     if found:
         return " ".join(fix for _fact, fix in found)
-    return f"{platform} traces its own children: {_TRACES}"
+    return (
+        f"{platform} traces its own children: kernel.yama.ptrace_scope must be below 3, and a "
+        "container around it needs a profile that allows ptrace, namespaces and mounts: "
+        f"{CONTAINER}."
+    )
 
 
 def facts(platform: Platform, message: str = "") -> str:

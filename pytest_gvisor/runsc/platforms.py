@@ -200,19 +200,11 @@ def _broken(platform: Platform, last: str, go: str) -> Availability:
 
 def broken(found: Availability, platform: Platform) -> Availability:
     """Return the verdict on a broken build, found on one platform, for another platform."""
-    cause = Cause.BROKEN_BUILD
-    return dataclasses.replace(
-        found, platform=platform, cause=cause, next_step=remedy(platform, cause)
-    )
+    return _unavailable(platform, Cause.BROKEN_BUILD, found.detail)
 
 
 def _failed(platform: Platform, detail: str, cause: Cause = Cause.PROBE_FAILED) -> Availability:
-    return Availability(
-        platform=platform,
-        cause=cause,
-        detail=detail + facts(platform, detail),
-        next_step=remedy(platform, cause, detail),
-    )
+    return _unavailable(platform, cause, detail + facts(platform, detail), detail)
 
 
 def _trial_problem(completed: Completed) -> str:
@@ -243,10 +235,9 @@ def _without_run(
     return None if refusal is None else _unavailable(platform, refusal.cause, refusal.detail)
 
 
-def _unavailable(platform: Platform, cause: Cause, detail: str) -> Availability:
-    return Availability(
-        platform=platform, cause=cause, detail=detail, next_step=remedy(platform, cause)
-    )
+def _unavailable(platform: Platform, cause: Cause, detail: str, message: str = "") -> Availability:
+    step = remedy(platform, cause, message)
+    return Availability(platform=platform, cause=cause, detail=detail, next_step=step)
 
 
 def _first_lines(error: GvisorError, count: int) -> str:

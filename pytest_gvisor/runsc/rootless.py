@@ -48,26 +48,15 @@ class Caller:
     @classmethod
     def read(cls, euid: int) -> Caller:
         """Read them from /proc/self (user_namespaces(7)). Raises `LaunchError`."""
-        return cls(
-            euid=euid,
-            uids=_ids("uid"),
-            gids=_ids("gid"),
-            sys_admin=bool(_capabilities() & _CAP_SYS_ADMIN),
-        )
+        uids, gids = _ids("uid"), _ids("gid")
+        with stage("capabilities", "cannot read /proc/self/status"):
+            effective = int(status_of()["CapEff"], 16)  # as bits (proc_pid_status(5))
+        return cls(euid=euid, uids=uids, gids=gids, sys_admin=bool(effective & _CAP_SYS_ADMIN))
 
 
 def _ids(kind: str) -> tuple[IdRange, ...]:
     with stage("user_namespace", f"cannot read /proc/self/{kind}_map"):
         return id_map(kind)
-
-
-_CAP = "`--cap-add SYS_ADMIN`"
-
-
-def _capabilities() -> int:
-    """Return the effective capabilities as bits (proc_pid_status(5))."""
-    with stage("capabilities", "cannot read /proc/self/status"):
-        return int(status_of()["CapEff"], 16)
 
 
 def decide(wish: Rootless, caller: Caller, network: Network) -> Way:
@@ -92,7 +81,9 @@ def decide(wish: Rootless, caller: Caller, network: Network) -> Way:
             raise UsageError(
                 "rootless=off needs CAP_SYS_ADMIN, which this process has not, though it is root",
                 next_step=Hint(
-                    "Use ", option("rootless", "auto"), f", or give a container {_CAP}."
+                    "Use ",
+                    option("rootless", "auto"),
+                    ", or give a container `--cap-add SYS_ADMIN`.",
                 ),
             )
         return Way.OWN
