@@ -24,10 +24,6 @@ PLACES = {
 }
 """The place of each file, where its service or tool looks; ``-`` is standard output."""
 
-_FILES = {
-    "github": "github.yml", "gitlab": "gitlab.yml", "tox": "tox.ini", "nox": "nox.txt",
-    "docker": "docker.txt", "devcontainer": "devcontainer.json",
-}  # fmt: skip
 _PLATFORMS = ("systrap", "ptrace")
 """The platforms that work wherever sandboxes do. Whether kvm does depends on the machine."""
 
@@ -115,7 +111,7 @@ def guess(folder: str) -> str:
 
 def render(chosen: str, folder: str, *, kvm: bool = False) -> str:
     """Render the file for the project in a folder. Raises `UsageError`."""
-    with open(os.path.join(_TEMPLATES, _FILES[chosen]), encoding="utf-8") as file:
+    with open(os.path.join(_TEMPLATES, f"{chosen}.txt"), encoding="utf-8") as file:
         lines = file.read().splitlines(keepends=True)
     unwanted, wanted = ("@NO-KVM@", "@KVM@") if kvm else ("@KVM@", "@NO-KVM@")
     text = "".join(line.removeprefix(wanted) for line in lines if not line.startswith(unwanted))

@@ -66,40 +66,33 @@ def parser() -> parse.Parser:
     groups = {title: made.add_argument_group(title) for title in _GROUPS}
     of_setting = {name: groups[title] for title, names in _GROUPS.items() for name in names}
     parse.add_settings(made, "run", of_setting)
-    _add_workload(groups["workload"])
-    _add_root(groups["root and files"])
+    workload, root = groups["workload"], groups["root and files"]
+    workload.add_argument(
+        "--tty", action="store_true",
+        help="a terminal for COMMAND, connected with this one; the deadline is then a day",
+    )  # fmt: skip
+    workload.add_argument(
+        "--env", action="append", default=[], metavar="NAME=VALUE", help="may be repeated"
+    )
+    workload.add_argument("--cwd", metavar="DIR", help="folder inside (default: /, or the image's)")
+    workload.add_argument(
+        "--user", metavar="UID[:GID]",
+        help="user inside (default: 0, or the image's); with --image also by name",
+    )  # fmt: skip
+    workload.add_argument("--hostname", default=HOSTNAME, help=f"default: {HOSTNAME}")
+    root.add_argument("--entrypoint", metavar="PROGRAM", help="replace the image's entrypoint")
+    root.add_argument("--rootfs", metavar="DIR", help="a folder as root instead of the host's")
+    root.add_argument("--readonly", action="store_true", help="forbid writing to the root")
+    root.add_argument(
+        "--mount", action="append", default=[], metavar="SOURCE:TARGET[:ro|:rw]",
+        help="a folder of the host's, read-only unless :rw; may be repeated",
+    )  # fmt: skip
     groups["looking into it"].add_argument(
         "--keep", metavar="DIR",
         help="leave bundle, logs and a replay.sh in DIR, which must not exist",
     )  # fmt: skip
     made.add_argument("command", nargs=argparse.REMAINDER, metavar="[--] COMMAND…")
     return made
-
-
-def _add_workload(made: argparse._ArgumentGroup) -> None:
-    made.add_argument(
-        "--tty", action="store_true",
-        help="a terminal for COMMAND, connected with this one; the deadline is then a day",
-    )  # fmt: skip
-    made.add_argument(
-        "--env", action="append", default=[], metavar="NAME=VALUE", help="may be repeated"
-    )
-    made.add_argument("--cwd", metavar="DIR", help="folder inside (default: /, or the image's)")
-    made.add_argument(
-        "--user", metavar="UID[:GID]",
-        help="user inside (default: 0, or the image's); with --image also by name",
-    )  # fmt: skip
-    made.add_argument("--hostname", default=HOSTNAME, help=f"default: {HOSTNAME}")
-
-
-def _add_root(made: argparse._ArgumentGroup) -> None:
-    made.add_argument("--entrypoint", metavar="PROGRAM", help="replace the image's entrypoint")
-    made.add_argument("--rootfs", metavar="DIR", help="a folder as root instead of the host's")
-    made.add_argument("--readonly", action="store_true", help="forbid writing to the root")
-    made.add_argument(
-        "--mount", action="append", default=[], metavar="SOURCE:TARGET[:ro|:rw]",
-        help="a folder of the host's, read-only unless :rw; may be repeated",
-    )  # fmt: skip
 
 
 def main(arguments: Sequence[str]) -> int:
