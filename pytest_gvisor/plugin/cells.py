@@ -24,8 +24,7 @@ from pytest_gvisor.plugin.stash import (
     harnesses,
     has_failed,
     platform_key,
-    take_starts,
-    take_usages,
+    take_runs,
 )
 from pytest_gvisor.report.run_texts import run_of
 from pytest_gvisor.setting_values import NATIVE
@@ -58,8 +57,9 @@ def attach_cell(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.Te
             lacking = column(missing.platform, data["release"])
             data["cause"], data["lacking"] = escape(missing.cause), lacking
     if report.when == "teardown":
-        data["starts_ms"] = _milliseconds(take_starts(item))
-        data["used"] = _used(take_usages(item))
+        runs = take_runs(item)
+        data["starts_ms"] = _milliseconds([start for start, _ in runs if start is not None])
+        data["used"] = _used([usage for _, usage in runs if usage is not None])
         if wants_details(item.config):
             records = [record for harness in harnesses(item) for record in harness.records]
             many = _MANY_RUNS if has_failed(item) or report.failed else _FEW_RUNS

@@ -41,12 +41,6 @@ class CellInMaking:
     void: bool = False
     """Whether the try that is under way does not count, and another one will follow."""
 
-    def restart(self) -> None:
-        """Forget an earlier try of the test."""
-        self.void = self.dropped = False
-        self.state, self.duration, self.message, self.captured = State.NOT_RUN, 0.0, "", ""
-        self.tracebacks, self.runs, self.starts_ms, self.used = [], [], [], {}
-
     def take(self, report: pytest.TestReport) -> None:
         """Take the report of one phase."""
         self.duration += report.duration

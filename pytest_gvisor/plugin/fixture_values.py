@@ -26,8 +26,7 @@ from pytest_gvisor.plugin.stash import (
     engine_of,
     has_failed,
     record_harness,
-    record_start,
-    record_usage,
+    record_run,
 )
 from pytest_gvisor.settings import Keep, Platform, Settings
 
@@ -47,16 +46,6 @@ class BundleFactory(Protocol):
 
     def __call__(self, args: list[str], **options: Any) -> Bundle:
         """Write a bundle for ``args``."""
-
-
-class ImageFactory(Protocol):
-    """The type of ``gvisor_image``; ``limits`` are `Limits` of an unpacked image."""
-
-    def __call__(self, image: str | os.PathLike[str], **options: Any) -> Rootfs:
-        """Return the root file system of an image; ``pull`` and ``remote`` are for a daemon's."""
-
-    def build(self, path: str | os.PathLike[str], **options: Any) -> Rootfs:
-        """Have a daemon build a folder, and return the image's root file system."""
 
 
 def runsc(request: pytest.FixtureRequest) -> Runsc:
@@ -118,24 +107,18 @@ def gvisor(request: pytest.FixtureRequest, gvisor_platform: Platform) -> Iterato
             warnings.warn(PytestGvisorWarning(f"not removed: {leak}"), stacklevel=1)
 
 
-@contextlib.contextmanager
-def gvisor_sandboxes(request: pytest.FixtureRequest) -> Iterator[Shared]:
+def gvisor_sandboxes(request: pytest.FixtureRequest) -> Shared:
     """See the fixture."""
     from pytest_gvisor.plugin.shared_sandboxes import Shared  # noqa: PLC0415 -- heavy, see above
 
-    shared = Shared(*_of_session(request))
-    yield shared
-    shared.close()
+    return Shared(*_of_session(request))
 
 
-@contextlib.contextmanager
-def gvisor_snapshot(request: pytest.FixtureRequest) -> Iterator[SharedSnapshots]:
+def gvisor_snapshot(request: pytest.FixtureRequest) -> SharedSnapshots:
     """See the fixture."""
     from pytest_gvisor.plugin.shared_sandboxes import SharedSnapshots  # noqa: PLC0415 -- heavy
 
-    shared = SharedSnapshots(*_of_session(request))
-    yield shared
-    shared.close()
+    return SharedSnapshots(*_of_session(request))
 
 
 def _of_session(request: pytest.FixtureRequest) -> tuple[Engine, Settings, Project]:
@@ -165,25 +148,30 @@ def oci_bundle(
     return make
 
 
-class _ImageFactory:
-    """See `ImageFactory`. No daemon skips the test, or fails it when strict."""
+class ImageFactory:
+    """The type of ``gvisor_image``; ``limits`` are `Limits` of an unpacked image.
+
+    No daemon skips the test, or fails it when strict.
+    """
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self._engine = engine
         self._settings = settings
 
     def __call__(self, image: str | os.PathLike[str], **options: Any) -> Rootfs:
+        """Return the root file system of an image; ``pull`` and ``remote`` are for a daemon's."""
         with skip_missing(self._settings):
             return self._engine.images().rootfs(image, **options)
 
     def build(self, path: str | os.PathLike[str], **options: Any) -> Rootfs:
+        """Have a daemon build a folder, and return the image's root file system."""
         with skip_missing(self._settings):
             return self._engine.images().build(path, **options)
 
 
 def gvisor_image(request: pytest.FixtureRequest) -> ImageFactory:
     """See the fixture."""
-    return _ImageFactory(engine_of(request.config), run_settings(request.config))
+    return ImageFactory(engine_of(request.config), run_settings(request.config))
 
 
 def _settings(request: pytest.FixtureRequest) -> Settings:
@@ -248,9 +236,7 @@ def _hooks(item: pytest.Item, kept: _Kept) -> Hooks:
         return [flag for answer in answers for flag in answer]
 
     def finished(record: Record) -> None:
-        record_start(item, record.start)
-        if record.completed is not None:
-            record_usage(item, record.completed.usage)
+        record_run(item, record)
         hook.pytest_gvisor_run_finished(item=item, completed=record.completed, error=record.error)
 
     return Hooks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -86,7 +87,7 @@ def gvisor_sandboxes(request: pytest.FixtureRequest) -> Iterator[Shared]:
     _check_outside(request)
     from pytest_gvisor.plugin import fixture_values
 
-    with fixture_values.gvisor_sandboxes(request) as shared:
+    with contextlib.closing(fixture_values.gvisor_sandboxes(request)) as shared:
         yield shared
 
 
@@ -96,7 +97,7 @@ def gvisor_snapshot(request: pytest.FixtureRequest) -> Iterator[SharedSnapshots]
     _check_outside(request)
     from pytest_gvisor.plugin import fixture_values
 
-    with fixture_values.gvisor_snapshot(request) as shared:
+    with contextlib.closing(fixture_values.gvisor_snapshot(request)) as shared:
         yield shared
 
 

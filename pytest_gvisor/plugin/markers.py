@@ -85,8 +85,10 @@ def check_requirements(item: pytest.Item) -> None:
     engine = engine_of(item.config)
     with fail_misuse(), skip_missing(settings), prefix_location(item):
         runsc = engine.binary(settings)
-        for releases in _releases(item):
-            releases.check(runsc.version, runsc.path, "this test")
+        for mark in item.iter_markers("requires_runsc"):
+            if mark.args:
+                allowed = ReleaseRange.parse(mark.args[0], "requires_runsc")
+                allowed.check(runsc.version, runsc.path, "this test")
         for platform in needed:
             engine.availability(platform, settings).check()
 
@@ -189,12 +191,6 @@ def _needed_platforms(item: pytest.Item) -> list[Platform]:
             with prefix_location(item):
                 needed.append(setting_values.platform(mark.args[0], "requires_platform"))
     return needed
-
-
-def _releases(item: pytest.Item) -> list[ReleaseRange]:
-    """Return the releases that the test's markers allow."""
-    marks = [mark for mark in item.iter_markers("requires_runsc") if mark.args]
-    return [ReleaseRange.parse(mark.args[0], "requires_runsc") for mark in marks]
 
 
 def _check_arguments(item: pytest.Item, mark: pytest.Mark, example: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 
 import pytest
@@ -85,7 +85,8 @@ class Collector:
         entry = self._entry(report)
         if report.when == "setup" and entry.void:
             self._size -= entry.size
-            entry.restart()
+            entry = CellInMaking(row=data["row"], platform=data["platform"])
+            self._tests[report.nodeid][worker_of(report)] = entry
         runs, starts = data.pop("runs", None), data.pop("starts_ms", ())
         entry.row, entry.platform = data["row"], data["platform"]
         entry.data = data
@@ -209,35 +210,28 @@ class Collector:
             terminal.show(terminalreporter, self.report, self.written, self.problems)
 
     def _build_report(self, session: pytest.Session) -> Report:
-        for nodeid, row, name in cells.roster(session) if self._runs_tests(session) else ():
-            self._expect(nodeid, row, name)
+        if getattr(session, "items", ()):  # else workers run the tests
+            for nodeid, row, name in cells.roster(session):
+                self._expect(nodeid, row, name)
         self._take_lost()
+        entries = [(nodeid, one) for nodeid, tries in self._tests.items() for one in tries.values()]
         rows: dict[str, dict[str, Cell]] = {}
-        for nodeid, tries in self._tests.items():
-            for entry in tries.values():
-                columns, cell = rows.setdefault(escape(entry.row), {}), entry.cell(nodeid)
-                known = columns.get(entry.platform)
-                columns[entry.platform] = cell if known is None else worse(known, cell)
+        for nodeid, entry in entries:
+            columns, cell = rows.setdefault(escape(entry.row), {}), entry.cell(nodeid)
+            known = columns.get(entry.platform)
+            columns[entry.platform] = cell if known is None else worse(known, cell)
         notes = []
-        if dropped := sum(
-            entry.dropped for tries in self._tests.values() for entry in tries.values()
-        ):
+        if dropped := sum(entry.dropped for _nodeid, entry in entries):
             notes.append(f"details of {dropped} cells were left out, for the report's size")
         return Report(
-            legs=(self._leg(),),
+            legs=(self._leg([entry for _nodeid, entry in entries]),),
             rows=tuple(
                 Row(test=test, cells=tuple(columns.values())) for test, columns in rows.items()
             ),
             notes=tuple(notes),
         )
 
-    @staticmethod
-    def _runs_tests(session: pytest.Session) -> bool:
-        """Whether this process runs tests itself, without workers."""
-        return bool(getattr(session, "items", ()))
-
-    def _leg(self) -> Leg:
-        entries = [entry for tries in self._tests.values() for entry in tries.values()]
+    def _leg(self, entries: Sequence[CellInMaking]) -> Leg:
         binaries = {tuple(e.data["runsc"]) for e in entries if e.data.get("runsc", [""])[0]}
         chosen = run_settings(self._config)
         native = [NATIVE] if any(entry.platform == NATIVE for entry in entries) else []

@@ -139,29 +139,20 @@ def _refuse(spelling: str, name: str) -> NoReturn:
     raise pytest.UsageError(f"pytest-gvisor: {spelling} is removed. {removed.SETTINGS[name]}")
 
 
-class Written:
-    """A setting that a user has written, with its source."""
+def written(config: pytest.Config) -> dict[str, tuple[Any, str]]:
+    """Return the written settings by field: the value, and the source.
 
-    __slots__ = ("source", "value")
-
-    def __init__(self, value: Any, source: str) -> None:
-        self.value = value
-        self.source = source
-
-
-def written(config: pytest.Config) -> dict[str, Written]:
-    """Return the written settings by field, each from the source with the highest precedence.
-
+    Of several sources it is the one with the highest precedence.
     An environment variable or ini key that is empty says nothing. Raises `pytest.UsageError` for
     an ini key of a wrong type.
     """
-    found: dict[str, Written] = {}
+    found: dict[str, tuple[Any, str]] = {}
     # To look up a name that is not there takes longer than to list them all.
     variables = frozenset(os.environ)
     for setting in SETTINGS:
         value, source = _written(config, setting, variables)
         if source:
-            found[setting.name] = Written(value=value, source=source)
+            found[setting.name] = value, source
     return found
 
 

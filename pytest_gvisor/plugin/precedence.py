@@ -31,14 +31,14 @@ def run_settings(config: pytest.Config) -> Settings:
     """Return the run's settings, read once. Raises `pytest.UsageError` for an invalid one."""
     if _key not in config.stash:
         settings = Settings()
-        for field, entry in written(config).items():
+        for field, (value, source) in written(config).items():
             try:
-                if field == "runsc" and isinstance(entry.value, list):
-                    settings = words.with_binaries(settings, entry.value, field)
+                if field == "runsc" and isinstance(value, list):
+                    settings = words.with_binaries(settings, value, field)
                 else:
-                    settings = words.replaced(settings, {field: entry.value})
+                    settings = words.replaced(settings, {field: value})
             except UsageError as error:
-                text = f"pytest-gvisor: {entry.source}: {error.message}"
+                text = f"pytest-gvisor: {source}: {error.message}"
                 raise pytest.UsageError(text) from error
         config.stash[_key] = settings
     return config.stash[_key]
@@ -58,26 +58,25 @@ def check_platforms(config: pytest.Config) -> None:
             with contextlib.suppress(RunscError, LaunchError):
                 engine_of(config).check_listed(platform, settings)
         except UsageError as error:
-            source = written(config)["platforms"].source
+            _value, source = written(config)["platforms"]
             raise pytest.UsageError(f"pytest-gvisor: {source}: {error}") from error
 
 
 def expected_failure(item: pytest.Item, platform: str) -> str | None:
     """Return why a test should fail on a platform (or ``native``), by its closest such marker."""
-    for mark in item.iter_markers("gvisor"):
-        reasons = mark.kwargs.get("xfail")
-        if reasons and platform in reasons:
-            return str(reasons[platform])
-    return None
+    return expected_failures(item).get(platform)
 
 
-def expected_failures(item: pytest.Item) -> set[str]:
-    """Return the platforms, and ``native``, on which a test's markers expect it to fail."""
-    found: set[str] = set()
+def expected_failures(item: pytest.Item) -> dict[str, str]:
+    """Return the platforms, and ``native``, on which a test's markers expect it to fail, and why.
+
+    The closest marker wins.
+    """
+    found: dict[str, str] = {}
     for mark in item.iter_markers("gvisor"):
         reasons = mark.kwargs.get("xfail")
         if isinstance(reasons, Mapping):
-            found.update(reasons)
+            found = {**reasons, **found}
     return found
 
 

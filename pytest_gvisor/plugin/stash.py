@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_gvisor.harness.engine import Engine
     from pytest_gvisor.harness.gvisor import Gvisor
     from pytest_gvisor.images.progress import Tell
+    from pytest_gvisor.run.request import Record
     from pytest_gvisor.sessions.launcher import Launcher
     from pytest_gvisor.settings import Platform
 
@@ -24,8 +25,7 @@ _launcher_key: pytest.StashKey[Launcher] = pytest.StashKey()
 _engine_key: pytest.StashKey[Engine] = pytest.StashKey()
 _harnesses_key: pytest.StashKey[list[Gvisor]] = pytest.StashKey()
 _failed_key: pytest.StashKey[bool] = pytest.StashKey()
-_starts_key: pytest.StashKey[list[float]] = pytest.StashKey()
-_usages_key: pytest.StashKey[list[Usage]] = pytest.StashKey()
+_runs_key: pytest.StashKey[list[tuple[float | None, Usage | None]]] = pytest.StashKey()
 platform_key: pytest.StashKey[Platform] = pytest.StashKey()
 """The platform of a test, from when it is decided."""
 
@@ -101,28 +101,16 @@ def is_untrusted(item: pytest.Item) -> bool:
     return not FIXTURES.isdisjoint(getattr(request, "fixturenames", ()))
 
 
-def record_start(item: pytest.Item, seconds: float | None) -> None:
-    """Record the start of a test's sandbox, if it was measured."""
-    if seconds is not None:
-        item.stash.setdefault(_starts_key, []).append(seconds)
+def record_run(item: pytest.Item, record: Record) -> None:
+    """Record the start of a test's sandbox, and the resources that it has used, where known."""
+    usage = None if record.completed is None else record.completed.usage
+    item.stash.setdefault(_runs_key, []).append((record.start, usage))
 
 
-def take_starts(item: pytest.Item) -> list[float]:
-    """Return the seconds of each start of a test's sandboxes since the last call."""
-    found = item.stash.get(_starts_key, [])
-    item.stash[_starts_key] = []
-    return found
-
-
-def record_usage(item: pytest.Item, usage: Usage) -> None:
-    """Record the resources that a sandbox of a test has used."""
-    item.stash.setdefault(_usages_key, []).append(usage)
-
-
-def take_usages(item: pytest.Item) -> list[Usage]:
-    """Return the resources of each of a test's sandboxes since the last call."""
-    found = item.stash.get(_usages_key, [])
-    item.stash[_usages_key] = []
+def take_runs(item: pytest.Item) -> list[tuple[float | None, Usage | None]]:
+    """Return the start in seconds, and the resources, of each run since the last call."""
+    found = item.stash.get(_runs_key, [])
+    item.stash[_runs_key] = []
     return found
 
 
