@@ -153,11 +153,12 @@ def install_arguments(folder: str) -> tuple[list[str], str]:
     path = os.path.join(folder, "pyproject.toml")
     if os.path.exists(path):
         project = _read(path)
-        if "project" in project or "build-system" in project or _has_setup(folder):
-            return _of_project(project), "pyproject.toml"
         groups = [name for name in _SETS if name in project.get("dependency-groups", {})]
-        if groups:
-            return ["--group", groups[0]], "pyproject.toml"
+        group = ["--group", groups[0]] if groups else []
+        if "project" in project or "build-system" in project or _has_setup(folder):
+            return [*group, "."] if group else [_with_extra(project)], "pyproject.toml"
+        if group:
+            return group, "pyproject.toml"
     if _has_setup(folder):
         return ["."], "setup.*"
     for name in _REQUIREMENTS:
@@ -170,16 +171,11 @@ def _has_setup(folder: str) -> bool:
     return any(os.path.exists(os.path.join(folder, f"setup.{end}")) for end in ("py", "cfg"))
 
 
-def _of_project(project: dict[str, Any]) -> list[str]:
-    for name in _SETS:
-        if name in project.get("dependency-groups", {}):
-            return ["--group", name, "."]
+def _with_extra(project: dict[str, Any]) -> str:
+    """Return pip's argument for the project, and for the extra of its tests if it has one."""
     metadata = project.get("project", {})
     extras = metadata.get("optional-dependencies", {}) if isinstance(metadata, dict) else {}
-    for name in _SETS:
-        if name in extras:
-            return [f".[{name}]"]
-    return ["."]
+    return next((f".[{name}]" for name in _SETS if name in extras), ".")
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -231,13 +231,10 @@ def _add_properties(report: pytest.TestReport, data: dict[str, Any]) -> None:
 
 def _used(usages: Sequence[Usage]) -> dict[str, float | int]:
     """Return the figures of a test's sandboxes by the names of `Cell`: nothing of what none has."""
-    times = [usage.cpu_time for usage in usages if usage.cpu_time is not None]
-    memory = [usage.peak_memory or 0 for usage in usages]
-    tasks = [usage.peak_tasks or 0 for usage in usages]
     found = {
-        "cpu_time": round(sum(times), 3),
-        "peak_memory": max(memory, default=0),
-        "peak_tasks": max(tasks, default=0),
+        "cpu_time": round(sum(usage.cpu_time or 0 for usage in usages), 3),
+        "peak_memory": max((usage.peak_memory or 0 for usage in usages), default=0),
+        "peak_tasks": max((usage.peak_tasks or 0 for usage in usages), default=0),
     }
     return {name: figure for name, figure in found.items() if figure}
 

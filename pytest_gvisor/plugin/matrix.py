@@ -20,7 +20,7 @@ from pytest_gvisor.plugin import cells
 from pytest_gvisor.plugin.entries import MAX_OUTPUT, CellInMaking
 from pytest_gvisor.plugin.placement import here_is_inside
 from pytest_gvisor.plugin.precedence import run_settings
-from pytest_gvisor.plugin.stash import collected_ids, engine_if_any, worker_of
+from pytest_gvisor.plugin.stash import engine_if_any, ids_key, worker_of
 from pytest_gvisor.report.files import check
 from pytest_gvisor.report.model import (
     Binary,
@@ -143,7 +143,7 @@ class Collector:
         Where none has lived to send a report, nothing is known but the ids, and they decide.
         """
         if any(report.nodeid not in self._tests for report in self._lost):
-            for nodeid in collected_ids(self._config):
+            for nodeid in self._config.stash.get(ids_key, []):
                 self._take_id(nodeid)
         for report in self._lost:
             if report.nodeid in self._tests:

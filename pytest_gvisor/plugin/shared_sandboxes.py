@@ -6,7 +6,7 @@ import contextlib
 import threading
 import warnings
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pytest_gvisor import setting_values
 from pytest_gvisor import settings as words
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 Prepare = Callable[["Sandbox"], object]
 """A function that fills a sandbox before it is saved."""
 
-_Key = tuple[Platform, str, dict[str, object]]
+_Made = TypeVar("_Made")
 
 
-class _Harnesses:
-    """The harnesses of the session, one for each platform and release."""
+class _Harnesses(Generic[_Made]):
+    """The harnesses of the session, one for each platform and release, and what they have made."""
 
     def __init__(self, engine: Engine, settings: Settings, project: Project) -> None:
         self._engine = engine
@@ -38,6 +38,7 @@ class _Harnesses:
         self._project = project
         self._guard = threading.Lock()
         self._harnesses: dict[tuple[Platform, str], Gvisor] = {}
+        self._made: list[tuple[object, _Made]] = []
 
     def _harness(self, asked: Platform | str | None, release: str | None) -> Gvisor:
         settings = self._settings
@@ -63,14 +64,10 @@ class _Harnesses:
                     warnings.warn(PytestGvisorWarning(f"not removed: {leak}"), stacklevel=1)
 
 
-class Shared(_Harnesses):
+class Shared(_Harnesses["Sandbox"]):
     """The type of ``gvisor_sandboxes``: the same arguments give the same sandbox, while it
     lives.
     """
-
-    def __init__(self, engine: Engine, settings: Settings, project: Project) -> None:
-        super().__init__(engine, settings, project)
-        self._made: list[tuple[_Key, Sandbox]] = []
 
     def __call__(
         self,
@@ -106,12 +103,8 @@ class Shared(_Harnesses):
         self._warn_of_leaks()
 
 
-class SharedSnapshots(_Harnesses):
+class SharedSnapshots(_Harnesses["Snapshot"]):
     """The type of ``gvisor_snapshot``: the same arguments give the same snapshot."""
-
-    def __init__(self, engine: Engine, settings: Settings, project: Project) -> None:
-        super().__init__(engine, settings, project)
-        self._made: list[tuple[Prepare, _Key, Snapshot]] = []
 
     def __call__(
         self,
@@ -128,20 +121,20 @@ class SharedSnapshots(_Harnesses):
         """
         with self._guard:
             harness = self._harness(platform, release)
-            key = (harness.platform, harness.settings.label, _frozen(options))
-            for made in self._made:
-                if made[:2] == (prepare, key):
-                    return made[2]
+            key = (prepare, harness.platform, harness.settings.label, _frozen(options))
+            for known, snapshot in self._made:
+                if known == key:
+                    return snapshot
             with harness.sandbox(**options) as sandbox:  # type: ignore[arg-type]
                 prepare(sandbox)
                 snapshot = sandbox.snapshot()
-            self._made.append((prepare, key, snapshot))
+            self._made.append((key, snapshot))
             return snapshot
 
     def close(self) -> None:
         """Remove all snapshots."""
         with self._guard:
-            for _prepare, _key, snapshot in self._made:
+            for _key, snapshot in self._made:
                 snapshot.close()
             self._made.clear()
         self._warn_of_leaks()

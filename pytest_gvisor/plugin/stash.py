@@ -130,6 +130,7 @@ def has_failed(item: pytest.Item) -> bool:
 
 
 ids_key: pytest.StashKey[list[str]] = pytest.StashKey()
+"""The node ids that xdist's workers have collected."""
 
 
 def shared_folder(config: pytest.Config) -> str | None:
@@ -141,11 +142,6 @@ def shared_folder(config: pytest.Config) -> str | None:
     own = str(config.getoption("basetemp") or "")
     shares = hasattr(config, "workerinput") and os.path.basename(own).startswith("popen-")
     return os.path.dirname(own) if shares else None
-
-
-def collected_ids(config: pytest.Config) -> list[str]:
-    """Return the node ids that the workers have collected; none in a run without workers."""
-    return config.stash.get(ids_key, [])
 
 
 def worker_of(report: pytest.TestReport) -> str:
