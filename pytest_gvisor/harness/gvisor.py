@@ -299,11 +299,10 @@ class Gvisor:
         return check_extra(self._hooks.runsc_args(), self.runsc.flags)
 
     def _spec(self, workspace: Workspace, asked: Workload, chosen: Settings, way: Way) -> Spec:
-        if not self._hooks.may_modify:
-            return make_spec(workspace, asked, chosen, way)
-        # A hook may write to the root's folder: no other run uses that.
-        alone = dataclasses.replace(workspace, shared="")
-        return self._modified(make_spec(alone, asked, chosen, way))
+        if self._hooks.may_modify:
+            # A hook may write to the root's folder: no other run uses that.
+            workspace = dataclasses.replace(workspace, shared="")
+        return self._modified(make_spec(workspace, asked, chosen, way))
 
     def _modified(self, spec: Spec) -> Spec:
         if not self._hooks.may_modify:

@@ -20,7 +20,6 @@ _PYTEST = ("python", "-m", "pytest")
 # which a marker may decide too, and more of tests inside.
 _REPEATED = [one for one in SETTINGS if {"marker", "command line"} <= {*one.sources}]
 _REPEATED_INSIDE = ("isolation", "env", "user", "writable")
-_words_key = pytest.StashKey["dict[tuple[Settings, str, bool], str]"]()
 
 
 def command(item: pytest.Item, settings: Settings, platform: str, *more: str) -> str:
@@ -34,15 +33,8 @@ def command(item: pytest.Item, settings: Settings, platform: str, *more: str) ->
         return shlex.join([*_PYTEST, *words, *more])
     own = _from_here(config, item.nodeid if plan is None else plan.inner)
     marked = item.get_closest_marker("in_gvisor") is not None
-    if plan is None:
-        return shlex.join([*_PYTEST, own, *_words(config, settings, platform), *more])
-    # All tests of most sessions share what follows the id.
-    shared, key = config.stash.setdefault(_words_key, {}), (settings, platform, marked)
-    if key not in shared:
-        words = _words(config, settings, platform, inside=True, marked=marked)
-        shared[key] = shlex.join(words)
-    parts = shlex.join([*_PYTEST, own]), shared[key], shlex.join(more)
-    return " ".join(filter(None, parts))
+    words = _words(config, settings, platform, inside=plan is not None, marked=marked)
+    return shlex.join([*_PYTEST, own, *words, *more])
 
 
 def _words(
@@ -50,8 +42,8 @@ def _words(
     settings: Settings,
     platform: str,
     *,
-    inside: bool = False,
-    marked: bool = False,
+    inside: bool,
+    marked: bool,
 ) -> list[str]:
     """Return the arguments after the test's id."""
     # All platforms of a test on the host: its id names one only where there are several. A test

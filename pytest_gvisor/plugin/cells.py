@@ -41,7 +41,6 @@ _FEW_RUNS = 1
 _MANY_RUNS = 5
 _cell_key = pytest.StashKey[dict[str, Any] | None]()
 _roster_key = pytest.StashKey[bool]()
-_binaries_key = pytest.StashKey[dict[tuple[object, ...], tuple[str, str, str]]]()
 
 
 def attach_cell(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
@@ -118,14 +117,7 @@ def _make_cell(item: pytest.Item) -> dict[str, Any] | None:
     settings = settings_of(item)
     params = params_of(item)
     asked = params.get("gvisor_platform") if plan is None else plan.platform
-    if plan is None:
-        platform, version, path = _binary(item, settings, asked)
-    else:  # all tests inside of most sessions share them
-        known = item.config.stash.setdefault(_binaries_key, {})
-        key = settings, plan.platform, item.stash.get(platform_key, None)
-        if key not in known:
-            known[key] = _binary(item, settings, asked)
-        platform, version, path = known[key]
+    platform, version, path = _binary(item, settings, asked)
     # A project's own fixture of this name may have parameters that are no platforms.
     chosen = (("gvisor_platform", platform), (RELEASE_FIXTURE, settings.label))
     names = [word for name, word in chosen if word and params.get(name) == word]

@@ -147,27 +147,21 @@ def written(config: pytest.Config) -> dict[str, tuple[Any, str]]:
     an ini key of a wrong type.
     """
     found: dict[str, tuple[Any, str]] = {}
-    # To look up a name that is not there takes longer than to list them all.
-    variables = frozenset(os.environ)
     for setting in SETTINGS:
-        value, source = _written(config, setting, variables)
+        value, source = _written(config, setting)
         if source:
             found[setting.name] = value, source
     return found
 
 
-def _written(config: pytest.Config, setting: Setting, variables: frozenset[str]) -> tuple[Any, str]:
+def _written(config: pytest.Config, setting: Setting) -> tuple[Any, str]:
     """Return the value with the highest precedence, and its source; ``""`` if there is none."""
     sources, key = setting.sources, setting.key
     if "command line" in sources:
         value = config.getoption(key, None)
         if value is not None:
             return value, setting.option
-    if (
-        setting.variable in variables
-        and "environment" in sources
-        and (value := os.environ.get(setting.variable))
-    ):
+    if "environment" in sources and (value := os.environ.get(setting.variable)):
         return value, setting.variable
     if "ini" in sources and (value := _ini(config, key)) not in (None, "", []):
         return value, f"{key} in {config.inipath}"

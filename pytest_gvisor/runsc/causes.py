@@ -120,8 +120,10 @@ _NAMESPACES = re.compile(
 
 def of_message(message: str, proc: str = "/proc") -> list[Obstacle]:
     """Return facts that may explain a sandbox's failure with this message."""
-    found = namespaces(proc) if _NAMESPACES.search(message) else []
-    return found or tracing(proc)
+    # The obstacles to unshare(2) and clone(2) with CLONE_NEWUSER.
+    if _NAMESPACES.search(message) and (found := chroot(proc) or _limits(proc) or seccomp(proc)):
+        return found
+    return tracing(proc)
 
 
 def of_errno(number: int, proc: str = "/proc") -> list[Obstacle]:
@@ -130,11 +132,6 @@ def of_errno(number: int, proc: str = "/proc") -> list[Obstacle]:
     if number in (errno.EPERM, errno.EINVAL) and (found := chroot(proc)):
         return found
     return _limits(proc) if number in (errno.EPERM, errno.ENOSPC, errno.EUSERS) else []
-
-
-def namespaces(proc: str = "/proc") -> list[Obstacle]:
-    """Return the obstacles to unshare(2) and clone(2) with CLONE_NEWUSER."""
-    return chroot(proc) or _limits(proc) or seccomp(proc)
 
 
 def _limits(proc: str) -> list[Obstacle]:
