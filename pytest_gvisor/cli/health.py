@@ -175,10 +175,9 @@ def _try_user_namespace() -> str:
 
 
 def _newuidmap() -> Finding:
-    path = shutil.which("newuidmap")
-    if path is None:
-        return note("newuidmap", "not installed; not needed here")
-    return good("newuidmap", path)
+    if path := shutil.which("newuidmap"):
+        return good("newuidmap", path)
+    return note("newuidmap", "not installed; not needed here")
 
 
 def _cgroups(proc: str) -> Finding:

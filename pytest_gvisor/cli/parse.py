@@ -78,7 +78,7 @@ class _Removed(argparse.Action):
 
 def _epilog(statuses: Mapping[str, str], examples: Sequence[str]) -> list[str]:
     lines = ["exit status:"]
-    for status in sorted(statuses, key=_order):
+    for status in sorted(statuses, key=lambda one: (not one.isdecimal(), len(one), one)):
         lines += textwrap.wrap(
             statuses[status], width() - 2,
             initial_indent=f"  {status:9} ", subsequent_indent=" " * 12,
@@ -87,10 +87,6 @@ def _epilog(statuses: Mapping[str, str], examples: Sequence[str]) -> list[str]:
         # An example is for pasting: it is not wrapped.
         lines += ["", "examples:", *(f"  {example}" for example in examples)]
     return lines
-
-
-def _order(status: str) -> tuple[bool, int]:
-    return not status.isdecimal(), int(status) if status.isdecimal() else 0
 
 
 def seconds(text: str) -> float:

@@ -28,7 +28,9 @@ def add_sections(report: pytest.TestReport, item: pytest.Item, harnesses: Sequen
                 again[f"again: {words}"] = None
         if again:
             report.sections.append(("gvisor: to repeat this test", "\n".join(again)))
-    colour = _in_colour(item.config)
+    # Whether pytest itself puts colours into reports, for instance into diffs of assertions.
+    terminal = item.config.pluginmanager.has_plugin("terminalreporter")
+    colour = terminal and bool(item.config.get_terminal_writer().hasmarkup)
     escape_report(report, painted=_choose_escape(colour))
     vars(report)[UNTRUSTED] = colour
 
@@ -44,13 +46,6 @@ def escape_again(report: pytest.TestReport) -> None:
 
 def _choose_escape(colour: bool) -> Callable[[str], str]:
     return safe_but_colour if colour else safe
-
-
-def _in_colour(config: pytest.Config) -> bool:
-    """Whether pytest itself puts colours into reports, for instance into diffs of assertions."""
-    if not config.pluginmanager.has_plugin("terminalreporter"):
-        return False
-    return bool(config.get_terminal_writer().hasmarkup)
 
 
 def escape_report(
