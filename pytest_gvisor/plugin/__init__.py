@@ -20,12 +20,7 @@ from pytest_gvisor.plugin.fixtures import (
     oci_bundle,
     runsc,
 )
-from pytest_gvisor.plugin.placement import (
-    UNTRUSTED,
-    here_is_inside,
-    in_matrix,
-    uses_gvisor,
-)
+from pytest_gvisor.plugin.placement import UNTRUSTED, here_is_inside, in_matrix, uses_gvisor
 from pytest_gvisor.setting_table import names_from
 
 # ruff: noqa: PLC0415 -- a session without gVisor imports nothing of what is imported in functions

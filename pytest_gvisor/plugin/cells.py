@@ -19,13 +19,7 @@ from pytest_gvisor.plugin.again import command
 from pytest_gvisor.plugin.placement import in_matrix, native_key, params_of, plan_of
 from pytest_gvisor.plugin.precedence import RELEASE_FIXTURE, run_settings, settings_of
 from pytest_gvisor.plugin.skips import missing_requirement
-from pytest_gvisor.plugin.stash import (
-    engine_of,
-    harnesses,
-    has_failed,
-    platform_key,
-    take_runs,
-)
+from pytest_gvisor.plugin.stash import engine_of, harnesses, has_failed, platform_key, take_runs
 from pytest_gvisor.report.run_texts import run_of
 from pytest_gvisor.setting_values import NATIVE
 from pytest_gvisor.settings import Platform, Settings

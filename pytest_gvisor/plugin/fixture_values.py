@@ -22,12 +22,7 @@ from pytest_gvisor.plugin.precedence import (
     settings_of,
 )
 from pytest_gvisor.plugin.skips import fail_misuse, skip_missing
-from pytest_gvisor.plugin.stash import (
-    engine_of,
-    has_failed,
-    record_harness,
-    record_run,
-)
+from pytest_gvisor.plugin.stash import engine_of, has_failed, record_harness, record_run
 from pytest_gvisor.settings import Keep, Platform, Settings
 
 if TYPE_CHECKING:

@@ -22,16 +22,7 @@ from pytest_gvisor.plugin.placement import here_is_inside
 from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.plugin.stash import engine_if_any, ids_key, worker_of
 from pytest_gvisor.report.files import check
-from pytest_gvisor.report.model import (
-    Binary,
-    Cell,
-    Column,
-    Leg,
-    Report,
-    Row,
-    State,
-    worse,
-)
+from pytest_gvisor.report.model import Binary, Cell, Column, Leg, Report, Row, State, worse
 from pytest_gvisor.report.run_texts import tail
 from pytest_gvisor.setting_values import NATIVE
 from pytest_gvisor.settings import Platform, Settings
