@@ -30,10 +30,7 @@ def parser() -> parse.Parser:
         "doctor",
         description="Checks whether this machine can run tests under gVisor.",
         statuses={"0": "tests can run with the default platform", "1": "tests cannot run here"},
-        examples=(
-            "pytest-gvisor doctor",
-            "pytest-gvisor doctor --json --runsc /opt/gvisor/runsc",
-        ),
+        examples=("pytest-gvisor doctor", "pytest-gvisor doctor --json --runsc /opt/gvisor/runsc"),
     )
     made.add_argument("--json", action="store_true", help="one JSON object, for programs")
     parse.add_settings(made, "doctor")

@@ -38,12 +38,7 @@ def command(item: pytest.Item, settings: Settings, platform: str, *more: str) ->
 
 
 def _words(
-    config: pytest.Config,
-    settings: Settings,
-    platform: str,
-    *,
-    inside: bool,
-    marked: bool,
+    config: pytest.Config, settings: Settings, platform: str, *, inside: bool, marked: bool
 ) -> list[str]:
     """Return the arguments after the test's id."""
     # All platforms of a test on the host: its id names one only where there are several. A test
