@@ -13,7 +13,6 @@ import functools
 import os
 import resource
 import signal
-import stat
 import struct
 import termios
 
@@ -301,8 +300,3 @@ def _waiting(fd: int) -> int:
     """Return the number of bytes to read."""
     count: int = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4))[0]
     return count
-
-
-def is_regular(fd: int) -> bool:
-    """Whether a descriptor is of a regular file."""
-    return stat.S_ISREG(os.fstat(fd).st_mode)

@@ -9,10 +9,10 @@ import contextlib
 import errno
 import os
 import socket
+import stat
 import struct
 import time
 
-from pytest_gvisor.guest.children import is_regular
 from pytest_gvisor.guest.loop import WRITE, Sink, Source
 
 TYPE_CHECKING = False
@@ -217,19 +217,24 @@ class Probe:
         Dial(self._loop, self._port, self._dialled)
 
     def _dialled(self, made: socket.socket | None, _number: int) -> None:
-        if made is None:
-            self._again()
-        else:
+        if made is not None:
             made.close()
-            self._loop.send({"op": "answer", "id": self._number, "n": 1})
-
-    def _again(self) -> None:
-        if time.monotonic() > self._deadline:
-            self._loop.send({"op": "answer", "id": self._number, "n": 0})
+        if made is not None or time.monotonic() > self._deadline:
+            self._loop.send({"op": "answer", "id": self._number, "n": int(made is not None)})
             return
         pause = _PROBE_PAUSES[min(self._tries, len(_PROBE_PAUSES) - 1)]
         self._tries += 1
         self._loop.later(pause, self._try)
+
+
+def _regular(path: bytes, flags: int, mode: int = 0) -> int:
+    """Open a regular file. Raises OSError."""
+    # O_NONBLOCK: the open of a FIFO that nobody reads or writes would wait for ever.
+    fd = os.open(path, flags | os.O_NONBLOCK, mode)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return fd
 
 
 class _File:
@@ -270,12 +275,7 @@ class Put(_File):
         self._size = 0
         path = message["path"].encode("utf-8", "surrogateescape")
         os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-        # O_NONBLOCK: the open of a FIFO that nobody reads would wait for ever.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK
-        self._fd = os.open(path, flags, self._mode & 0o777)
-        if not is_regular(self._fd):
-            os.close(self._fd)
-            raise OSError(errno.EINVAL, "not a regular file")
+        self._fd = _regular(path, os.O_WRONLY | os.O_CREAT, self._mode & 0o777)
         os.ftruncate(self._fd, 0)
 
     def on_data(self, payload: bytes) -> None:
@@ -313,11 +313,9 @@ class Get(_File):
     def __init__(self, loop: Loop, number: int, message: dict[str, Any]) -> None:
         super().__init__(loop, number)
         path = message["path"].encode("utf-8", "surrogateescape")
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        if not is_regular(fd):
-            os.close(fd)
-            raise OSError(errno.EINVAL, "not a regular file")
-        self._source = Source(loop, fd, (number, 1), self._read_all, waits=False)
+        self._source = Source(
+            loop, _regular(path, os.O_RDONLY), (number, 1), self._read_all, waits=False
+        )
 
     def _read_all(self, number: int) -> None:
         if number:

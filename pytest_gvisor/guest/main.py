@@ -14,6 +14,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import errno
+import functools
 import os
 import signal
 import socket
@@ -62,8 +63,8 @@ class Guest:
             "exec": self._exec,
             "kill": self._kill,
             "ping": self._ping,
-            "put": self._put,
-            "get": self._get,
+            "put": functools.partial(self._open, Put),
+            "get": functools.partial(self._open, Get),
             "connect": self._connect,
             "probe": self._probe,
             "rest": self._rest,
@@ -106,14 +107,11 @@ class Guest:
         ended = self.running.pop(pid, None)
         if ended is not None:
             ended.on_exit(status)
-            self._remember(ended)
+            # A part of its tree may still run, and has its mark.
+            self.past[ended.number] = (ended.pid, ended.mark)
+            if len(self.past) > _REMEMBERED:
+                self.past.popitem(last=False)
             self._forget(ended)
-
-    def _remember(self, ended: Exec) -> None:
-        """Remember the marks of a program's tree, of which a part may still run."""
-        self.past[ended.number] = (ended.pid, ended.mark)
-        if len(self.past) > _REMEMBERED:
-            self.past.popitem(last=False)
 
     def _read(self) -> None:
         try:
@@ -203,15 +201,11 @@ class Guest:
     def _ping(self, number: int, _message: dict[str, Any], _payload: bytes) -> None:
         self.loop.send({"op": "answer", "id": number, "n": 1})
 
-    def _put(self, number: int, message: dict[str, Any], _payload: bytes) -> None:
-        self._begin(number, lambda: Put(self.loop, number, message))
-
-    def _get(self, number: int, message: dict[str, Any], _payload: bytes) -> None:
-        self._begin(number, lambda: Get(self.loop, number, message))
-
-    def _begin(self, number: int, make: Callable[[], Peer]) -> None:
+    def _open(
+        self, make: Callable[..., Peer], number: int, message: dict[str, Any], _payload: bytes
+    ) -> None:
         try:
-            self.peers[number] = make()
+            self.peers[number] = make(self.loop, number, message)
         except _REFUSED as error:
             self._refuse(number, error)
 

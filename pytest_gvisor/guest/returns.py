@@ -284,14 +284,13 @@ class _Sender:
 
     def _send_content(self, file: Any, number: int, relative: str) -> None:
         data = file.read(min(PIECE, self._bytes))
-        while True:
+        more = True
+        while more:
             self._bytes -= len(data)
             following = file.read(min(PIECE, self._bytes)) if len(data) == PIECE else b""
             text = base64.b64encode(data).decode()
             more = bool(following)
             self._send("file", place=number, path=relative, data=text, more=more)
-            if not more:
-                return
             data = following
 
     def _send(self, kind: str, **fields: Any) -> None:

@@ -185,22 +185,20 @@ class Plugin:
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Note that the test's own code runs from here on, like in the other phases."""
-        self._terminal.in_test = True
         self._switch(item, "setup")
 
     def pytest_runtest_call(self, item: pytest.Item) -> None:
         """Report that the test itself begins."""
-        self._terminal.in_test = True
         self._switch(item, "run")
         self._channel.send("phase", id=self._running, when="call")
 
     def pytest_runtest_teardown(self, item: pytest.Item) -> None:
         """Report that the teardown begins."""
-        self._terminal.in_test = True
         self._switch(item, "teardown")
         self._channel.send("phase", id=self._running, when="teardown")
 
     def _switch(self, item: pytest.Item, phase: str) -> None:
+        self._terminal.in_test = True
         self._variables.pause(over=True)
         if self._coverage is not None:
             self._coverage.switch(item.nodeid, phase)
@@ -320,7 +318,7 @@ def main(supply: Supply | None) -> None:
             supply.end()
         if change is not None:
             change.serve(pid)
-        first.attend(pid, first.returning(channel, notes, gate))
+        first.attend(pid, channel, notes, gate)
     channel.own()
     # A descriptor of its own: while a test runs, pytest has 2 on a file that dies with the sandbox.
     words = os.fdopen(os.dup(2), "w")
