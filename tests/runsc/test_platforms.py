@@ -64,7 +64,8 @@ def test_the_verdict_on_kvm_comes_in_time(engine: Engine, request: pytest.Fixtur
     settings = run_settings(request.config)
     verdicts.forget(engine.runsc(None).fingerprint, Platform.KVM)
     found = engine.availability(Platform.KVM, settings)
-    assert time.monotonic() - started < 10 + deadline_for(settings.timeout)
+    # On an emulated processor, the end of a try that hangs and the digest of runsc take their time.
+    assert time.monotonic() - started < 40 + deadline_for(settings.timeout)
     session = engine.launcher.session().path
     keeper = engine.launcher.keeper().pid
     left = [pid for pid in leftovers.processes(session, everywhere=True) if pid != keeper]
