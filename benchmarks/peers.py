@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 
 from benchmarks.results import Unavailable
+from pytest_gvisor.programs import linux
 
 PACKAGE = "gvisor==2026.10.22.0"
 _INSTALL_DEADLINE = 120.0
@@ -60,6 +61,8 @@ class OfficialPackage:
         with contextlib.ExitStack() as stack:
             # Not in our session folder: with what the package adds, no socket's path would fit.
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="b-"))
+            # runsc leaves mounts of network namespaces in its state folder, which nothing removes.
+            stack.callback(_unmount_below, folder)
             log = stack.enter_context(open(os.path.join(folder, "log"), "wb"))
             # Not standard input: the package hands that to its sandboxes.
             theirs, ours = os.pipe()
@@ -82,6 +85,14 @@ class OfficialPackage:
             except RuntimeError as error:
                 raise Unavailable(str(error)) from error
             yield package
+
+
+def _unmount_below(folder: str) -> None:
+    with open("/proc/self/mounts", encoding="utf-8") as mounts:
+        points = [line.split()[1] for line in mounts]
+    for point in points:
+        if point.startswith(f"{folder}/"):
+            linux.umount_lazily(point)
 
 
 def install_package(folder: str) -> str:

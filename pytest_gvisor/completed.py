@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import hashlib
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -132,12 +133,6 @@ class Completed:
     stderr_total: int
     """The same of standard error."""
 
-    stdout_sha256: str
-    """The SHA-256 of all standard output, in hexadecimal: also of bytes that were left out."""
-
-    stderr_sha256: str
-    """The same of standard error."""
-
     duration: float
     """Seconds from the request to the sandbox's end."""
 
@@ -183,6 +178,16 @@ class Completed:
         return text_view(self.stderr_bytes, self.stderr_total)
 
     @property
+    def stdout_sha256(self) -> str:
+        """The SHA-256 of `stdout_bytes` in hexadecimal; ``""`` if bytes were left out."""
+        return _digest(self.stdout_bytes, self.stdout_total)
+
+    @property
+    def stderr_sha256(self) -> str:
+        """The same of `stderr_bytes`."""
+        return _digest(self.stderr_bytes, self.stderr_total)
+
+    @property
     def truncated(self) -> bool:
         """Whether bytes of either stream were left out."""
         return self.stdout_total > len(self.stdout_bytes) or self.stderr_total > len(
@@ -217,6 +222,10 @@ class Completed:
         facts |= {"args": list(self.args), **self.settings}
         words = (f"{name}={_cut(repr(value))}" for name, value in facts.items())
         return f"<Completed {' '.join(words)}>"
+
+
+def _digest(kept: bytes, total: int) -> str:
+    return hashlib.sha256(kept).hexdigest() if total == len(kept) else ""
 
 
 def _last(stream: bytes) -> str:

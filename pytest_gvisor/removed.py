@@ -7,7 +7,8 @@ SETTINGS = {
     "runsc or the only platform is missing.",
     "reprobe": "Run `pytest-gvisor doctor`, which tries each platform again. A session tries again "
     "an hour later, and after a change of the binary, of the device or of the boot.",
-    "sha256": "Leave it out: the digests are always those of the whole stream.",
+    "sha256": "Leave it out, and pipe the workload's output through sha256sum inside where it is "
+    "more than max_output keeps.",
     "shell": "Write --gvisor-keep=failed, and run the replay.sh of the failed run. For a shell in "
     "a fresh sandbox, run `pytest-gvisor run --tty -- sh`.",
 }

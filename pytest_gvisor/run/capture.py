@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import mmap
 import os
 from typing import TypedDict
@@ -31,9 +30,6 @@ class Capture:
         self._tail_room = limit // 2
         self._ring = max(self._tail_room, CHUNK)
         self._memory: memoryview | None = None
-        self._hash = hashlib.sha256()
-        self._hashed = 0
-        """Up to where in the memory the stream is in the hash, in this lap of the ring."""
 
     def room(self) -> memoryview:
         """Return the place for the stream's next bytes; report their number with `took`.
@@ -50,12 +46,6 @@ class Capture:
     def took(self, count: int) -> None:
         """Count bytes that were put into `room`."""
         self.total += count
-        if not count or self.total <= self._head_room:
-            return
-        # `room` ends with the ring: what is in it is hashed before the first byte is overwritten.
-        if self._position() == self._head_room:
-            self._add_to(self._hash, self._head_room + self._ring)
-            self._hashed = self._head_room
 
     def feed(self, data: memoryview) -> None:
         """Take the next bytes of the stream."""
@@ -74,16 +64,6 @@ class Capture:
     def truncated(self) -> bool:
         """Whether bytes from the middle were left out."""
         return self.total > self.limit
-
-    def sha256(self) -> str:
-        """The SHA-256 of the whole stream, in hexadecimal."""
-        found = self._hash.copy()
-        self._add_to(found, self._position())
-        return found.hexdigest()
-
-    def _add_to(self, digest: hashlib._Hash, end: int) -> None:
-        if self._memory is not None:
-            digest.update(self._memory[self._hashed : end])
 
     def data(self) -> bytes:
         """Return all of the stream, or its head followed by its tail."""
@@ -145,8 +125,6 @@ class Streams(TypedDict):
     stderr_bytes: bytes
     stdout_total: int
     stderr_total: int
-    stdout_sha256: str
-    stderr_sha256: str
 
 
 def streams(stdout: Capture, stderr: Capture) -> Streams:
@@ -156,6 +134,4 @@ def streams(stdout: Capture, stderr: Capture) -> Streams:
         "stderr_bytes": stderr.data(),
         "stdout_total": stdout.total,
         "stderr_total": stderr.total,
-        "stdout_sha256": stdout.sha256(),
-        "stderr_sha256": stderr.sha256(),
     }

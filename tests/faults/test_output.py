@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import os
 import re
 from pathlib import Path
@@ -59,23 +58,14 @@ def test_a_workload_s_flood_is_counted_and_not_held(gvisor: Gvisor, streams: lis
     done = gvisor.run(argv, timeout=300, max_output=KEPT)
     assert peak() - before <= 16 * MIB
     assert (done.returncode, done.truncated) == (0, True)
-    shas, totals = (done.stdout_sha256, done.stderr_sha256), (done.stdout_total, done.stderr_total)
+    totals = (done.stdout_total, done.stderr_total)
     kept = (done.stdout_bytes, done.stderr_bytes)
     for fd, first in ((1, b"a"), (2, b"b")):
         if fd in streams:
             assert totals[fd - 1] == FLOOD * MIB + 1
-            assert shas[fd - 1] == flooded(first)
             assert kept[fd - 1] == first + b"." * (KEPT - 1)
         else:
             assert (totals[fd - 1], kept[fd - 1]) == (0, b"")
-
-
-def flooded(first: bytes) -> str:
-    """The SHA-256 of a stream that has the whole flood after its first byte."""
-    found = hashlib.sha256(first)
-    for _ in range(FLOOD):
-        found.update(b"." * MIB)
-    return found.hexdigest()
 
 
 @pytest.mark.fault("E5")

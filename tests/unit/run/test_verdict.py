@@ -292,8 +292,6 @@ def completed(**changes: object) -> Completed:
         "stderr_bytes": b"err",
         "stdout_total": 3,
         "stderr_total": 3,
-        "stdout_sha256": hashlib.sha256(b"out").hexdigest(),
-        "stderr_sha256": hashlib.sha256(b"err").hexdigest(),
         "duration": 0.5,
         "platform": Platform.SYSTRAP,
         "outcome": Outcome.EXITED,
@@ -304,6 +302,12 @@ def completed(**changes: object) -> Completed:
 def test_status_0_passes_the_check() -> None:
     """A status of 0 raises nothing."""
     completed().check_returncode()
+
+
+def test_a_digest_is_of_a_stream_that_was_kept_whole() -> None:
+    """A truncated stream has none."""
+    done = completed(stderr_total=4)
+    assert (done.stdout_sha256, done.stderr_sha256) == (hashlib.sha256(b"out").hexdigest(), "")
 
 
 def test_the_output_is_text_and_decoded_once() -> None:
