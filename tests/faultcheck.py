@@ -248,10 +248,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "fault(case, ...): the cases of tests/faults/cases.toml that the test injects"
     )
-    text: str = config.getoption("--faults-repeat")
-    numbers = text.split(",")
-    if len(numbers) != 2 or not all(number.isdecimal() and int(number) for number in numbers):
-        raise pytest.UsageError(f"--faults-repeat is two numbers from 1 on, not {text!r}")
+    scripted, real = map(int, config.getoption("--faults-repeat").split(","))
     watch = None
     if config.getoption("--faults-watch"):
         from tests.faults.watch import Watch
@@ -260,7 +257,7 @@ def pytest_configure(config: pytest.Config) -> None:
     check = FaultCheck(
         shown=config.getoption("--faults"),
         watch=watch,
-        scripted=int(numbers[0]),
-        real=int(numbers[1]),
+        scripted=scripted,
+        real=real,
     )
     config.pluginmanager.register(check, "faultcheck-active")

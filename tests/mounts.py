@@ -1,4 +1,4 @@
-"""Mounts of this process's namespace, and a state folder for a runsc that a test starts itself."""
+"""Mounts of this process's namespace, its umask, and a state folder for a runsc of a test's own."""
 
 from __future__ import annotations
 
@@ -18,6 +18,16 @@ def points(below: str | Path) -> list[str]:
     """The mount points at or below a folder."""
     folder = os.path.realpath(below)
     return [mount.point for mount in proc.mounts() if within(mount.point, folder)]
+
+
+@contextlib.contextmanager
+def masked(umask: int) -> Iterator[None]:
+    """Have this umask for a while."""
+    before = os.umask(umask)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 @contextlib.contextmanager

@@ -10,10 +10,12 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -25,10 +27,6 @@ from pytest_gvisor.runsc import locate
 from pytest_gvisor.runsc.binary import Runsc
 from tests.bucket import PLACE, Answer, Bucket, a_real_runsc, archive, send, served
 from tests.runsc.conftest import wait_for
-
-if TYPE_CHECKING:
-    import threading
-    from http.server import BaseHTTPRequestHandler
 
 
 @pytest.fixture

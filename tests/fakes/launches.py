@@ -17,6 +17,7 @@ import pytest
 
 from pytest_gvisor.programs import linux
 from pytest_gvisor.sessions.launcher import Launcher
+from tests.mounts import masked
 
 
 @pytest.fixture
@@ -30,9 +31,8 @@ def base() -> Iterator[str]:
 @pytest.fixture
 def umask(base: str) -> Iterator[None]:
     """A test that has taken every permission away, when the base folder was there."""
-    before = os.umask(0o777)
-    yield
-    os.umask(before)
+    with masked(0o777):
+        yield
 
 
 @pytest.fixture

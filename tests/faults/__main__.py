@@ -42,13 +42,11 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="make faults ARGS=…", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--scripted", type=positive, default=20, metavar="N", help="times (20)")
-    parser.add_argument("--real", type=positive, default=3, metavar="N", help="times (3)")
+    parser.add_argument("--scripted", type=int, default=20, metavar="N", help="times (20)")
+    parser.add_argument("--real", type=int, default=3, metavar="N", help="times (3)")
     parser.add_argument("--kills", type=int, default=1000, metavar="N", help="SIGKILLs (1000)")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32), metavar="N")
-    parser.add_argument(
-        "--flood", type=int, default=FLOOD_MIB, metavar="MIB", help="0: none (4096)"
-    )
+    parser.add_argument("--flood", type=int, default=FLOOD_MIB, metavar="MIB", help="(4096)")
     parser.add_argument(
         "--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="parts to run (all)"
     )
@@ -57,14 +55,6 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("paths", nargs="*", default=["tests"], help="files or folders of tests")
     return parser.parse_args(words)
-
-
-def positive(text: str) -> int:
-    """A number from 1 on."""
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
 
 
 def say(text: str) -> None:
@@ -100,8 +90,6 @@ def inject(asked: argparse.Namespace) -> bool:
 
 def flood(asked: argparse.Namespace) -> bool:
     """Floods and crowds of the size that the cases name, which is too much for the suite."""
-    if asked.flood < 1:
-        return True
     say(f"floods of {asked.flood} MiB, {NEIGHBOURS} runs beside eight busy processes")
     return run_pytest(
         "-rP", "-k", "flood or neighbour",
@@ -112,8 +100,6 @@ def flood(asked: argparse.Namespace) -> bool:
 
 def kill(asked: argparse.Namespace) -> bool:
     """One SIGKILL after the other on each platform, each looked at; the bad ones are shown."""
-    if asked.kills < 1:
-        return True
     say(f"{asked.kills} SIGKILLs of pytest, seed {asked.seed}")
     bad: list[Round] = []
     rounds: list[Round] = []

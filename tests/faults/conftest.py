@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -118,16 +119,36 @@ def apart(runsc: Runsc, short_folder: str) -> Iterator[Callable[[], Gvisor]]:
     assert os.listdir(short_folder) == [".lock"]
 
 
-def on_disk(folder: str, runsc: Runsc) -> tuple[Launcher, Gvisor]:
-    """A launcher whose sessions are in the folder; none of this depends on the platform."""
+@contextlib.contextmanager
+def on_disk(folder: str, runsc: Runsc) -> Iterator[tuple[Launcher, Gvisor]]:
+    """A launcher whose sessions are in the folder; no run and no session leaves anything there."""
     launcher, platform = Launcher(folder), Platform.SYSTRAP
-    return launcher, Gvisor(runsc=runsc, platform=platform, launcher=launcher)
+    with contextlib.closing(launcher):
+        yield launcher, Gvisor(runsc=runsc, platform=platform, launcher=launcher)
+        assert own_files(launcher) == []
+    assert os.listdir(folder) == [".lock"]
+
+
+def until_well(attempt: Callable[[int], str], counts: Iterable[int], well: str) -> list[str]:
+    """The errors of attempts, each with more than the one before, until one is well."""
+    errors: list[str] = []
+    for count in counts:
+        if (seen := attempt(count)) == well:
+            return errors
+        errors.append(seen)
+    pytest.fail(f"never well: {errors}")
 
 
 def entries(folder: str) -> int:
     """How many inodes of the disk are in use, the root of the disk included."""
     state = os.statvfs(folder)
     return state.f_files - state.f_ffree
+
+
+def used_bytes(folder: str) -> int:
+    """How many bytes of the disk are in use."""
+    state = os.statvfs(folder)
+    return (state.f_blocks - state.f_bfree) * state.f_frsize
 
 
 def own_files(launcher: Launcher) -> list[str]:

@@ -104,14 +104,10 @@ def prepare(little: Little) -> None:
 
 
 def planned(count: int, seed: int) -> list[tuple[float, str]]:
-    """The moments of the kills, each with the next way to run pytest."""
-    return list(zip(moments(count, seed), itertools.cycle(WAYS), strict=False))
-
-
-def moments(count: int, seed: int) -> list[float]:
-    """Random moments for kills; the same seed gives the same moments."""
+    """Random moments for kills, the same for a seed, each with the next way to run pytest."""
     chance = random.Random(seed)
-    return [chance.uniform(EARLIEST, LATEST) for _ in range(count)]
+    moments = (chance.uniform(EARLIEST, LATEST) for _ in range(count))
+    return list(zip(moments, itertools.cycle(WAYS), strict=False))
 
 
 def kill_once(little: Little, plan: tuple[float, str]) -> Round:

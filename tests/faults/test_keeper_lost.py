@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -118,22 +119,16 @@ def test_a_killed_keeper_is_told_to_a_warm_sandbox_s_users(gvisor: Gvisor) -> No
 @pytest.mark.fault("F5")
 def test_other_threads_runs_end_with_the_keeper_too(gvisor: Gvisor) -> None:
     """Each thread's run raises an error, and none hangs."""
-    told: list[Exception] = []
 
-    def run() -> None:
-        try:
+    def run(_number: int) -> None:
+        with pytest.raises(ProtocolError):
             gvisor.run(["sleep", "100"])
-        except ProtocolError as error:
-            told.append(error)
 
-    threads = [threading.Thread(target=run) for _ in range(3)]
-    # A run that begins later has a new keeper.
-    with sent_to_the_keeper(gvisor, signal.SIGKILL, len(threads)):
-        for thread in threads:
-            thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(told) == 3
+    with ThreadPoolExecutor(3) as pool:
+        # A run that begins later has a new keeper.
+        with sent_to_the_keeper(gvisor, signal.SIGKILL, 3):
+            ended = pool.map(run, range(3))
+        assert len(list(ended)) == 3
     assert processes_left(gvisor) == []
 
 

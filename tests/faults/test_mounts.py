@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from typing import TYPE_CHECKING
+import subprocess
 
 import pytest
 
@@ -18,9 +18,6 @@ from pytest_gvisor import Runsc
 from pytest_gvisor.programs.proc import words_of
 from tests.faults.little import PATIENCE, Little, eventually
 from tests.mounts import points
-
-if TYPE_CHECKING:
-    import subprocess
 
 TEST = """
     from pathlib import Path

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -13,16 +11,9 @@ from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.runsc.platforms import WHAT, Availability
 from tests.fakes.fake import FINE, FakeRunsc, Step
-from tests.fakes.notes import keep_verdicts_in
+from tests.fakes.notes import engine
 
-
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Engine]:
-    """An engine that has found out nothing yet, nor any other before it."""
-    keep_verdicts_in(tmp_path, monkeypatch)
-    made = Engine()
-    yield made
-    made.close()
+__all__ = ["engine"]
 
 
 def verdict(engine: Engine, fake: FakeRunsc, *steps: Step) -> Availability:

@@ -15,7 +15,7 @@ import pytest
 from pytest_gvisor import Gvisor, GvisorError, LaunchError, Runsc
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.sessions import session_folder
-from tests.faults.conftest import entries, on_disk, own_files
+from tests.faults.conftest import entries, on_disk, own_files, until_well, used_bytes
 from tests.faults.little import Little
 from tests.faults.shortages import spare_descriptors
 
@@ -41,22 +41,21 @@ def test_at_any_shortage_of_descriptors_the_error_is_typed(
     """Each number of spare descriptors gives a typed error or a success; the next run succeeds."""
     gvisor = apart()
     assert outcome(gvisor) == "well"
-    seen: list[str] = []
-    for number in range(1, 60):
-        if keeper == "new":
-            gvisor = apart()
+
+    def attempt(number: int) -> str:
+        used = apart() if keeper == "new" else gvisor
         before = set(os.listdir("/proc/self/fd"))
         with spare_descriptors(number):
-            seen.append(outcome(gvisor))
+            seen = outcome(used)
         # A new keeper may have come up, and have its socket and its session's lock here.
         assert len(set(os.listdir("/proc/self/fd")) - before) <= (2 if keeper == "new" else 0)
-        if seen[-1] == "well":
-            break
         if number % 4 == 0:
-            assert outcome(gvisor) == "well"
-    assert seen[-1] == "well", seen
-    assert len(seen) > 3
-    assert set(seen[:-1]) <= {"LaunchError", "ProtocolError", "RunscFailed"}, seen
+            assert outcome(used) == "well"
+        return seen
+
+    errors = until_well(attempt, range(1, 60), "well")
+    assert len(errors) > 2
+    assert set(errors) <= {"LaunchError", "ProtocolError", "RunscFailed"}, errors
 
 
 @pytest.mark.fault("G6")
@@ -119,33 +118,29 @@ def test_a_disk_that_is_full_at_any_file_is_a_typed_error(
 ) -> None:
     """Each number of spare files gives a typed error or a success, and no file stays."""
     small_disk("nr_inodes=100000")
-    launcher, run = on_disk(short_folder, runsc)
-    with contextlib.closing(launcher):
+    with on_disk(short_folder, runsc) as (launcher, run):
         assert outcome(run) == "well"
         needed = entries(short_folder)
-        seen: list[str] = []
+
         # A session that is there, with the skeleton that its runs share: each run's own files.
-        for more in range(40):
+        def attempt(more: int) -> str:
             small_disk(f"nr_inodes={needed + more}")
-            seen.append(outcome(run))
+            seen = outcome(run)
             small_disk("nr_inodes=100000")
             assert own_files(launcher) == []
-            if seen[-1] == "well":
-                break
-        assert seen[-1] == "well", seen
-        assert len(seen) > 5
-        assert "LaunchError" in seen
-        assert set(seen[:-1]) <= {"LaunchError", "RunscFailed", "SandboxCrashed"}, seen
-    assert os.listdir(short_folder) == [".lock"]
+            return seen
+
+        errors = until_well(attempt, range(40), "well")
+        assert len(errors) > 4
+        assert "LaunchError" in errors
+        assert set(errors) <= {"LaunchError", "RunscFailed", "SandboxCrashed"}, errors
     # From nothing: the session itself, and the skeleton.
     for number in range(2, needed, 40):
         small_disk(f"nr_inodes={number}")
-        launcher, run = on_disk(short_folder, runsc)
-        with contextlib.closing(launcher):
+        with on_disk(short_folder, runsc) as (launcher, run):
             assert outcome(run) == "LaunchError"
             small_disk("nr_inodes=100000")
             assert outcome(run) == "well"
-        assert os.listdir(short_folder) == [".lock"]
 
 
 @pytest.mark.fault("G5")
@@ -155,23 +150,19 @@ def test_a_disk_that_is_full_at_any_byte_is_a_typed_error(
 ) -> None:
     """Each number of spare pages gives a typed error or a success: no half-written file is used."""
     small_disk("size=50m")
-    launcher, run = on_disk(short_folder, runsc)
-    with contextlib.closing(launcher):
+    with on_disk(short_folder, runsc) as (launcher, run):
         assert outcome(run) == "well"
-        seen: list[str] = []
-        for pages in range(30):
-            state = os.statvfs(short_folder)
-            used = (state.f_blocks - state.f_bfree) * state.f_frsize
-            small_disk(f"size={used + pages * 4096}")
-            seen.append(outcome(run))
+
+        def attempt(pages: int) -> str:
+            small_disk(f"size={used_bytes(short_folder) + pages * 4096}")
+            seen = outcome(run)
             small_disk("size=50m")
             assert own_files(launcher) == []
-            if seen[-1] == "well":
-                break
-        assert seen[-1] == "well", seen
-        assert len(seen) > 2
-        assert set(seen[:-1]) <= {"LaunchError", "RunscFailed", "SandboxCrashed"}, seen
-    assert os.listdir(short_folder) == [".lock"]
+            return seen
+
+        errors = until_well(attempt, range(30), "well")
+        assert len(errors) > 1
+        assert set(errors) <= {"LaunchError", "RunscFailed", "SandboxCrashed"}, errors
 
 
 @pytest.mark.fault("G5")
@@ -186,8 +177,7 @@ def test_a_journal_on_a_disk_that_is_full_is_a_typed_error(
         cgroup = "/sys/fs/cgroup/pytest-gvisor-it"
         journal = Path(session.path, leftovers.JOURNAL)
         journal.write_bytes(b"\n" * (4096 - 20))
-        state = os.statvfs(short_folder)
-        small_disk(f"size={(state.f_blocks - state.f_bfree) * state.f_frsize}")
+        small_disk(f"size={used_bytes(short_folder)}")
         with pytest.raises(LaunchError) as caught:
             session.journal(id="g1", cgroups=[f"{cgroup}-1"])
         assert (caught.value.stage, caught.value.errno) == ("session_folder", errno.ENOSPC)
@@ -205,22 +195,18 @@ def test_a_disk_that_is_read_only_from_the_beginning_is_a_typed_error(
     runsc: Runsc, short_folder: str, small_disk: Callable[[str], None]
 ) -> None:
     """The same launcher works once the disk is writable."""
-    launcher, run = on_disk(short_folder, runsc)
-    with contextlib.closing(launcher):
+    with on_disk(short_folder, runsc) as (_launcher, run):
         small_disk("ro")
         assert outcome(run) == "LaunchError"
         small_disk("rw")
         assert outcome(run) == "well"
-        assert own_files(launcher) == []
-    assert os.listdir(short_folder) == [".lock"]
 
 
 @pytest.mark.fault("G5")
 @needs_root
 def test_a_session_that_becomes_read_only_is_a_typed_error(runsc: Runsc, short_folder: str) -> None:
     """A read-only mount over the session is a typed error; a run works after the unmount."""
-    launcher, run = on_disk(short_folder, runsc)
-    with contextlib.closing(launcher):
+    with on_disk(short_folder, runsc) as (launcher, run):
         assert outcome(run) == "well"
         session = launcher.session().path
         subprocess.run(["mount", "--bind", session, session], check=True)
@@ -228,45 +214,25 @@ def test_a_session_that_becomes_read_only_is_a_typed_error(runsc: Runsc, short_f
         assert outcome(run) == "LaunchError"
         subprocess.run(["umount", session], check=True)
         assert outcome(run) == "well"
-        assert own_files(launcher) == []
-    assert os.listdir(short_folder) == [".lock"]
 
 
 @pytest.mark.fault("G8")
 @pytest.mark.parametrize(
-    "name", ["a b", "é ü", "tab\there", "quote'\"$(x)", "-rf", "x" * 20, "back\\slash", "co:lo,n"]
-)
-def test_sessions_in_a_folder_with_an_odd_name_work(
-    runsc: Runsc, short_folder: str, name: str
-) -> None:
-    """Blanks, quotes, dashes and letters beyond ASCII are part of a name."""
-    base = f"{short_folder}/{name}"
-    launcher, run = on_disk(base, runsc)
-    with contextlib.closing(launcher):
-        assert outcome(run) == "well"
-        assert own_files(launcher) == []
-    assert os.listdir(base) == [".lock"]
-
-
-@pytest.mark.fault("G8")
-@pytest.mark.parametrize(
-    ("name", "error"),
+    ("name", "expected"),
     [
+        *((name, "well") for name in ("a b", "é ü", "tab\there", "quote'\"$(x)", "-rf", "x" * 20,
+                                      "back\\slash", "co:lo,n")),
         pytest.param("\udcff", "InvalidBundle", id="no-text"),
         pytest.param("x" * 120, "LaunchError", id="120-bytes"),
         pytest.param("x" * 250, "LaunchError", id="250-bytes"),
     ],
-)
-def test_sessions_in_a_folder_that_runsc_cannot_use_are_a_typed_error(
-    runsc: Runsc, short_folder: str, name: str, error: str
+)  # fmt: skip
+def test_sessions_in_a_folder_with_an_odd_name_work_or_are_a_typed_error(
+    runsc: Runsc, short_folder: str, name: str, expected: str
 ) -> None:
-    """A path that is not text, or too long for a socket; nothing is left in it."""
-    base = f"{short_folder}/{name}"
-    launcher, run = on_disk(base, runsc)
-    with contextlib.closing(launcher):
-        assert outcome(run) == error
-        assert own_files(launcher) == []
-    assert os.listdir(base) == [".lock"]
+    """Blanks, quotes and dashes are part of a name; too many bytes, or no text, are an error."""
+    with on_disk(f"{short_folder}/{name}", runsc) as (_launcher, run):
+        assert outcome(run) == expected
 
 
 @pytest.mark.fault("A11")
@@ -282,7 +248,9 @@ def test_a_binary_on_a_disk_without_execution_is_a_typed_error(
     os.chmod(copy, 0o755)
     with contextlib.closing(Runsc.at(copy)) as judged:
         small_disk("noexec")
-        launcher, run = on_disk(f"{short_folder}/base", judged)
-        with contextlib.closing(launcher), pytest.raises(LaunchError) as caught:
+        with (
+            on_disk(f"{short_folder}/base", judged) as (_launcher, run),
+            pytest.raises(LaunchError) as caught,
+        ):
             run.run(["true"])
     assert (caught.value.stage, caught.value.errno) == ("execve", errno.EACCES)

@@ -16,7 +16,7 @@ import pytest
 from pytest_gvisor import Gvisor, GvisorError, ImageError, Runsc
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.store import Images
-from tests.faults.conftest import entries, on_disk, own_files
+from tests.faults.conftest import entries, on_disk, own_files, until_well, used_bytes
 from tests.faults.little import Little
 from tests.faults.shortages import spare_descriptors
 from tests.unit.images.conftest import folder, item, link, saved, tar
@@ -61,16 +61,16 @@ def test_a_disk_that_is_full_while_an_image_is_unpacked_is_a_typed_error(
     """Each number of spare pages or files gives a typed error, until there are enough."""
     cache = f"{short_folder}/cache"
     for option, sizes in (("size", range(4096, 10**6, 5 * 4096)), ("nr_inodes", range(2, 40))):
-        seen: list[str] = []
-        for size in sizes:
+
+        def attempt(size: int, option: str = option) -> str:
             small_disk(f"{option}={size}")
-            seen.append(unpacked(cache, image))
-            if seen[-1] == "well":
-                break
-            assert visible(cache) == []
-        assert seen[-1] == "well"
-        assert len(seen) > 8
-        assert all("No space left on device" in said for said in seen[:-1]), seen
+            said = unpacked(cache, image)
+            assert said == "well" or visible(cache) == []
+            return said
+
+        errors = until_well(attempt, sizes, "well")
+        assert len(errors) > 7
+        assert all("No space left on device" in said for said in errors), errors
         small_disk("size=1m,nr_inodes=1000")
         Cache(cache).prune(0)
         subprocess.run(["rm", "-r", cache], check=True)
@@ -100,19 +100,33 @@ def test_at_any_shortage_of_descriptors_an_image_is_a_typed_error(
     What there was no descriptor to remove with is removed by the next use.
     """
     cache = str(tmp_path / "cache")
-    seen: list[str] = []
     before = set(os.listdir("/proc/self/fd"))
-    for number in range(40):
+
+    def attempt(number: int) -> str:
         with spare_descriptors(number):
-            seen.append(unpacked(cache, image))
-        if seen[-1] == "well":
-            break
-        assert Cache(cache).images() == []
+            said = unpacked(cache, image)
+        assert said == "well" or Cache(cache).images() == []
+        return said
+
+    errors = until_well(attempt, range(40), "well")
     assert len(visible(cache)) == 2  # the image, and the link to it
     assert set(os.listdir("/proc/self/fd")) == before
-    assert seen[-1] == "well"
-    assert len(seen) > 3
-    assert all(os.strerror(errno.EMFILE) in said for said in seen[:-1]), seen
+    assert len(errors) > 2
+    assert all(os.strerror(errno.EMFILE) in said for said in errors), errors
+
+
+def started(gvisor: Gvisor) -> str:
+    """The output of a command in a new sandbox."""
+    with gvisor.sandbox() as another:
+        return another.exec(["echo", "x"]).stdout
+
+
+def typed(work: Callable[[], str]) -> str:
+    """The result, or the name of the error; anything that is not of our tree is raised."""
+    try:
+        return work()
+    except GvisorError as error:
+        return type(error).__name__
 
 
 @pytest.mark.fault("G6")
@@ -124,24 +138,20 @@ def test_at_any_shortage_of_descriptors_a_warm_sandbox_is_a_typed_error(
     with gvisor.sandbox() as warm:
         assert warm.exec(["true"]).returncode == 0
 
-        def started() -> str:
-            with gvisor.sandbox() as another:
-                return another.exec(["echo", "x"]).stdout
-
-        works: list[Callable[[], str]] = [lambda: warm.exec(["echo", "x"]).stdout, started]
+        works: list[Callable[[], str]] = [
+            lambda: warm.exec(["echo", "x"]).stdout,
+            lambda: started(gvisor),
+        ]
         for work in works:
-            seen: list[str] = []
-            for number in range(60):
+
+            def attempt(number: int, work: Callable[[], str] = work) -> str:
                 before = set(os.listdir("/proc/self/fd"))
                 with spare_descriptors(number):
-                    try:
-                        seen.append(work())
-                    except GvisorError as error:
-                        seen.append(type(error).__name__)
+                    seen = typed(work)
                 assert set(os.listdir("/proc/self/fd")) <= before
-                if seen[-1] == "x\n":
-                    break
-            assert seen[-1] == "x\n", seen
+                return seen
+
+            until_well(attempt, range(60), "x\n")
             assert warm.exec(["echo", "again"]).stdout == "again\n"
 
 
@@ -192,36 +202,22 @@ def test_a_disk_that_is_full_while_a_warm_sandbox_starts_is_a_typed_error(
     """Each number of spare files or pages gives a typed error; a running sandbox needs no room."""
     roomy = "size=50m,nr_inodes=100000"
     small_disk(roomy)
-    launcher, gvisor = on_disk(short_folder, runsc)
-    with contextlib.closing(launcher), gvisor.sandbox() as warm:
+    with on_disk(short_folder, runsc) as (launcher, gvisor), gvisor.sandbox() as warm:
         there = own_files(launcher)
+        assert started(gvisor) == "x\n"
 
-        def started() -> str:
-            with gvisor.sandbox() as another:
-                return another.exec(["echo", "x"]).stdout
-
-        assert started() == "x\n"
-        seen: list[str] = []
-        for more in range(0, 40 * step, step):
-            state = os.statvfs(short_folder)
-            used = {
-                "nr_inodes": entries(short_folder),
-                "size": (state.f_blocks - state.f_bfree) * state.f_frsize,
-            }
-            small_disk(f"{option}={used[option] + more}")
+        def attempt(more: int) -> str:
+            used = {"nr_inodes": entries, "size": used_bytes}[option](short_folder)
+            small_disk(f"{option}={used + more}")
             assert warm.exec(["echo", "y"]).stdout == "y\n"
-            try:
-                seen.append(started())
-            except GvisorError as error:
-                seen.append(type(error).__name__)
+            seen = typed(lambda: started(gvisor))
             small_disk(roomy)
             assert own_files(launcher) == there
-            if seen[-1] == "x\n":
-                break
-        assert seen[-1] == "x\n", seen
-        assert len(seen) > 2
-        assert set(seen[:-1]) <= {"LaunchError", "RunscFailed", "SandboxCrashed"}, seen
-    assert os.listdir(short_folder) == [".lock"]
+            return seen
+
+        errors = until_well(attempt, range(0, 40 * step, step), "x\n")
+        assert len(errors) > 1
+        assert set(errors) <= {"LaunchError", "RunscFailed", "SandboxCrashed"}, errors
 
 
 WARM = """

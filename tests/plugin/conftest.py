@@ -28,7 +28,7 @@ from typing import Self
 import pytest
 
 from tests.bundlecheck import ENVIRONMENT
-from tests.fakes.fake import FakeRunsc
+from tests.fakes.fixtures import fake  # noqa: F401 -- a fixture
 
 CHECKOUT = Path(__file__).parents[2]
 DEADLINE = 180.0
@@ -206,12 +206,6 @@ def insecure(tmp_path: Path) -> Path:
     shutil.copyfile("/bin/true", path)
     path.chmod(0o777)
     return path
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> FakeRunsc:
-    """A runsc that follows a script."""
-    return FakeRunsc.make(tmp_path / "fake")
 
 
 @pytest.fixture

@@ -10,14 +10,10 @@ import shutil
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pytest_gvisor import is_gvisor_kernel
-from tests.plugin.conftest import CHECKOUT
+from tests.plugin.conftest import CHECKOUT, Project
 from tests.unit.images.conftest import configuration, item, saved, tar
-
-if TYPE_CHECKING:
-    from tests.plugin.conftest import Project
 
 RUNNER = '''
 """A code runner: the kind of project that the plugin is for."""

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    import xml.etree.ElementTree as ET
-
-    from tests.plugin.conftest import Project
+from tests.plugin.conftest import Project
 
 # What the workload writes, line by line.
 HOSTILE = (

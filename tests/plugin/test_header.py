@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from pytest_gvisor import Runsc
-    from tests.plugin.conftest import Project
+from pytest_gvisor import Runsc
+from tests.plugin.conftest import Project
 
 # A conftest.py's text: writes down what of the heavy modules each process of the run has imported.
 IMPORTS = """

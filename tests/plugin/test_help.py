@@ -6,18 +6,14 @@ import argparse
 import importlib
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_gvisor import removed
 from pytest_gvisor.cli.main import COMMANDS
 from pytest_gvisor.plugin import placement
-from pytest_gvisor.setting_table import SETTINGS, names_from
-from tests.plugin.conftest import CHECKOUT
-
-if TYPE_CHECKING:
-    from tests.plugin.conftest import Project
+from pytest_gvisor.setting_table import BY_NAME, SETTINGS, names_from
+from tests.plugin.conftest import CHECKOUT, Project
 
 PAGES = (CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md")))
 DOCS = [path.read_text() for path in PAGES]
@@ -140,3 +136,30 @@ def test_plans_of_a_session_can_be_shown(alone: Project, option: str) -> None:
     alone.test("def test_it(gvisor): pass")
     ran = alone.run(option, "--gvisor-platform=systrap,ptrace").exits(0)
     ran.shows("gvisor_platform").hides("INTERNALERROR")
+
+
+EACH = pytest.mark.parametrize("name", removed.SETTINGS)
+
+
+@EACH
+def test_an_option_a_variable_and_an_ini_key_are_usage_errors(alone: Project, name: str) -> None:
+    """Also with --strict-config, where pytest refuses unknown keys itself."""
+    assert name not in BY_NAME
+    alone.test("def test_it(): pass")
+    instead = removed.SETTINGS[name]
+    variable, key = f"PYTEST_GVISOR_{name.upper()}", f"gvisor_{name}"
+    alone.run(f"--gvisor-{name}").exits(4).shows(f"--gvisor-{name} is removed. {instead}")
+    alone.run(**{variable: "1"}).exits(4).shows(f"{variable} is removed. {instead}")
+    alone.write({"pytest.ini": f"[pytest]\n{key} = 1\n"})
+    for more in ([], ["--strict-config"]):
+        alone.run(*more).exits(4).shows(f"{key} in ", f"is removed. {instead}")
+
+
+@EACH
+def test_a_marker_and_an_argument_are_errors(alone: Project, name: str) -> None:
+    """A marker fails the collection of its module, and an argument fails the test."""
+    call = f"def test_called(gvisor): gvisor.run(['true'], {name}=True)"
+    instead = f"{name} is removed. {removed.SETTINGS[name]}"
+    alone.test(call).run().ends(failed=1).shows(instead)
+    marked = f"import pytest\n@pytest.mark.gvisor({name}=True)\ndef test_marked(gvisor): pass"
+    alone.test(marked).run().exits(2).shows(instead)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.plugin.conftest import Project
 from tests.unit.images.conftest import configuration, item, saved, tar
-
-if TYPE_CHECKING:
-    from tests.plugin.conftest import Project
 
 TESTS = """
     import pytest

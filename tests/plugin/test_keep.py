@@ -6,15 +6,12 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_gvisor.sessions import session_folder
+from tests.plugin.conftest import Project
 from tests.schema import problems_of_file
-
-if TYPE_CHECKING:
-    from tests.plugin.conftest import Project
 
 TEST = """
     import pytest

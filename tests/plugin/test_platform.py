@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_gvisor import Runsc
 from pytest_gvisor.report.model import State
 from pytest_gvisor.report.parse import parse
 from tests.fakes.fake import FINE, FakeRunsc, Step
-from tests.plugin.conftest import NO_KVM
-
-if TYPE_CHECKING:
-    from pytest_gvisor import Runsc
-    from tests.plugin.conftest import Project, Ran
+from tests.plugin.conftest import NO_KVM, Project, Ran
 
 ONE = """
     from pytest_gvisor import is_gvisor_kernel

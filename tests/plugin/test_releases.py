@@ -5,17 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_gvisor import Runsc
 from pytest_gvisor.report.model import State
 from pytest_gvisor.report.parse import parse
 from tests.fakes.fake import FINE, FakeRunsc
-
-if TYPE_CHECKING:
-    from pytest_gvisor import Runsc
-    from tests.plugin.conftest import Project, Ran
+from tests.plugin.conftest import Project, Ran
 
 TESTS = """
     import pytest

@@ -8,16 +8,13 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_gvisor.programs import proc
 from tests.faults.little import eventually
 from tests.mounts import points
-
-if TYPE_CHECKING:
-    from tests.plugin.conftest import Project
+from tests.plugin.conftest import Project
 
 TEST = """
     def test_hangs(gvisor):

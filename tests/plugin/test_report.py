@@ -6,17 +6,14 @@ import os
 import re
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_gvisor import Runsc
 from pytest_gvisor.report.model import Cell, Report, State
 from pytest_gvisor.report.parse import parse
 from tests.mounts import harmless
 from tests.plugin.conftest import Project
-
-if TYPE_CHECKING:
-    from pytest_gvisor import Runsc
 
 PLUGINS = Path(__file__).parents[2] / ".build/plugins"
 

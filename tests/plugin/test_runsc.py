@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from pytest_gvisor import Runsc
-    from tests.plugin.conftest import Project
+from pytest_gvisor import Runsc
+from tests.plugin.conftest import Project
 
 EVERY_WAY = """
     import pytest

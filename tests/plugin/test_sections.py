@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from pytest_gvisor import Runsc
-    from tests.plugin.conftest import Project
+from pytest_gvisor import Runsc
+from tests.plugin.conftest import Project
 
 
 def test_a_failed_test_shows_how_each_run_ended(project: Project) -> None:
@@ -75,24 +73,6 @@ def test_a_file_of_the_host_alone_is_named(alone: Project) -> None:
         "@pytest.mark.gvisor(project=True) (ini: gvisor_project).",
         'tool.py" exists here but not in the sandbox',
     )
-
-
-def test_the_command_to_run_a_test_again_runs_that_test(project: Project) -> None:
-    """The command in the report runs the one test on its platform again."""
-    project.test("""
-        import pytest
-
-        @pytest.mark.parametrize("word", ["it's", "a b"])
-        def test_it(gvisor, word):
-            assert gvisor.run(["echo", word]).stdout == ""
-    """)
-    ran = project.run("--gvisor-platform", "systrap,ptrace").ends(failed=4)
-    offered = [line for line in ran.output.splitlines() if line.startswith("again: ")]
-    (again,) = (line for line in offered if "[ptrace-it's]" in shlex.split(line)[4])
-    words = shlex.split(again.removeprefix("again: "))
-    assert words[:3] == ["python", "-m", "pytest"]
-    repeated = project.run(*words[3:]).ends(failed=1)
-    repeated.shows("test_it[ptrace-it's]", "exit status 0 after ", "kept in ")
 
 
 @pytest.mark.fault("B11", "B15")
@@ -292,3 +272,43 @@ def test_a_command_line_of_megabytes_is_cut(alone: Project) -> None:
     ran = alone.run().ends(failed=1)
     ran.shows(" gvisor: sh -c 'echo $#' sh xxxx", "xx… -", "assert '10000\\n' == '9\\n'")
     assert len(ran.output) < 10_000
+
+
+TEST = """
+    def test_it(gvisor):
+        done = gvisor.run(["cat", "/etc/hostname", "/no/such/file"])
+        print("COMMAND", done.command)
+        assert done.stdout == "gvisor\\n"
+        assert done.stderr == "cat: /no/such/file: No such file or directory\\n"
+        assert done.returncode == 0
+"""
+
+
+def test_a_failed_test_shows_boot_log_and_strace(project: Project) -> None:
+    """The strace has the system calls of the workload, with their arguments and results."""
+    ran = project.test(TEST).run("--gvisor-debug").ends(failed=1)
+    ran.shows(": boot log -", ": strace -")
+    _, _, strace = ran.output.partition(": strace -")
+    lines = [line for line in strace.splitlines() if line.startswith("| ")]
+    assert any("cat X openat(" in line and "/no/such/file" in line for line in lines)
+    assert any("errno=2 (no such file or directory)" in line for line in lines)
+    assert any("cat E exit_group(0x1)" in line for line in lines)
+
+
+def test_without_it_there_are_neither(alone: Project) -> None:
+    """A failure without the option shows no logs, and runsc starts without them."""
+    ran = alone.test(TEST).run().ends(failed=1).hides(": boot log", ": strace", "ran: ")
+    command = ran.line("COMMAND ")
+    assert "--root" in command
+    assert not {"--debug-log", "--strace"} & set(shlex.split(command))
+
+
+def test_it_does_not_mix_logs_into_the_output(alone: Project) -> None:
+    """The workload's streams stay its own with the option."""
+    alone.test(TEST.replace("== 0", "== 1")).run("--gvisor-debug").ends(passed=1)
+
+
+def test_a_workload_that_cannot_start_shows_its_boot_log(alone: Project) -> None:
+    """A failed launch shows the boot log; it has no strace."""
+    alone.test("def test_it(gvisor): gvisor.run(['no-such-program'])")
+    alone.run("--gvisor-debug").ends(failed=1).shows(": boot log -", "no-such-program")

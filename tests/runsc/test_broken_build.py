@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,9 @@ from pytest_gvisor import Platform, Settings
 from pytest_gvisor.harness import verdicts
 from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.runsc.causes import Cause
-from tests.fakes.notes import keep_verdicts_in
+from tests.fakes.notes import engine
+
+__all__ = ["engine"]
 
 BUILT = Path(__file__).parents[2] / ".build/runsc-forky/usr/bin/runsc"
 TRIES = 3
@@ -29,15 +30,6 @@ def path(tmp_path: Path) -> str:
     shutil.copyfile(BUILT, copy)
     copy.chmod(0o755)
     return str(copy)
-
-
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Engine]:
-    """An engine that has found out nothing yet, nor any other before it."""
-    keep_verdicts_in(tmp_path, monkeypatch)
-    made = Engine()
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize("platform", [Platform.SYSTRAP, Platform.PTRACE])

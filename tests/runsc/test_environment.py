@@ -20,6 +20,7 @@ from pytest_gvisor import Gvisor, Platform, Runsc, directory, is_gvisor_kernel
 from pytest_gvisor.programs.child import HIGH_FD
 from pytest_gvisor.programs.proc import children_of, words_of
 from pytest_gvisor.sessions.launcher import Launcher
+from tests.mounts import masked
 from tests.runsc.conftest import Running, Start, status_of
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -133,14 +134,8 @@ def test_working_folder_umask_and_session_are_fixed(
     newly: Callable[[], Start], tmp_path: Path
 ) -> None:
     """runsc runs in /, with umask 022, in a session of its own, wherever pytest was started."""
-    before = os.getcwd()
-    old = os.umask(0o077)
-    os.chdir(tmp_path)
-    try:
+    with contextlib.chdir(tmp_path), masked(0o077):
         run = newly()()
-    finally:
-        os.chdir(before)
-        os.umask(old)
     assert os.readlink(f"/proc/{run.runsc}/cwd") == "/"
     assert status_of(run.runsc)["Umask"] == "0022"
     assert os.getsid(run.runsc) == run.runsc

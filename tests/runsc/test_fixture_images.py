@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import urllib.request
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -86,16 +86,12 @@ def test_runs_at_once_share_an_image_and_see_nothing_of_each_other(
         busybox sleep 0.5
         busybox cat /shared /work; busybox ls -d /mine-*
     """
-    said: dict[int, str] = {}
 
-    def work(number: int) -> None:
+    def work(number: int) -> str:
         argv = ["/bin/sh", "-c", script, str(number)]
-        said[number] = gvisor.run(argv, rootfs=rootfs, entrypoint="", user="root").stdout
+        return gvisor.run(argv, rootfs=rootfs, entrypoint="", user="root").stdout
 
-    threads = [threading.Thread(target=work, args=[number]) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert said == {number: f"{number}\n{number}\n/mine-{number}\n" for number in range(8)}
+    with ThreadPoolExecutor(8) as pool:
+        said = list(pool.map(work, range(8)))
+    assert said == [f"{number}\n{number}\n/mine-{number}\n" for number in range(8)]
     assert tree(cache) == before

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pytest_gvisor import Forward, Gvisor, Sandbox
 from pytest_gvisor.programs import leftovers, proc
 from pytest_gvisor.sandbox import process
+from tests.runsc.conftest import PATIENCE
 
 BUSYBOX = Path("/bin/busybox")
-PATIENCE = 60.0
 
 SERVER = """
 import socketserver, sys
@@ -41,16 +39,6 @@ with Server(("127.0.0.1", 8080), Echo) as server:
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A guest that has no turn for two seconds, while other tests run, is not given up."""
     monkeypatch.setattr(process, "KILL_CONFIRM", PATIENCE)
-
-
-def wait_for(look: Callable[[], Any], what: str) -> Any:
-    """The first true value of ``look``; fails the test if it takes too long."""
-    deadline = time.monotonic() + PATIENCE
-    while not (found := look()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {PATIENCE:g} s for {what}")
-        time.sleep(0.01)
-    return found
 
 
 def alive(sandbox: Sandbox, word: str) -> list[str]:

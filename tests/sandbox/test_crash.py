@@ -12,7 +12,8 @@ import pytest
 
 from pytest_gvisor import Completed, Gvisor, GvisorError, Outcome, Sandbox, SandboxCrashed
 from pytest_gvisor.sandbox import channel
-from tests.sandbox.conftest import PATIENCE, sentry, wait_for
+from tests.runsc.conftest import PATIENCE, wait_for
+from tests.sandbox.conftest import sentry
 
 
 @pytest.mark.fault("E4")

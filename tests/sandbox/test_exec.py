@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from pytest_gvisor import (
     is_gvisor_kernel,
 )
 from pytest_gvisor.sandbox import process, sandbox
-from tests.sandbox.conftest import PATIENCE, alive
+from tests.runsc.conftest import PATIENCE
+from tests.sandbox.conftest import alive
 
 
 def test_many_programs_run_in_one_sandbox(gvisor_sandbox: Sandbox) -> None:
@@ -199,36 +200,25 @@ def test_check_raises_for_another_status_than_0(gvisor_sandbox: Sandbox) -> None
 
 def test_programs_run_at_the_same_time(gvisor_sandbox: Sandbox) -> None:
     """Eight threads share one sandbox, and each gets its own output."""
-    wrong: list[object] = []
 
     def work(name: int) -> None:
         for turn in range(6):
             done = gvisor_sandbox.exec(["sh", "-c", f"cat; exit {turn}"], input=f"{name}-{turn}")
-            if (done.stdout, done.returncode) != (f"{name}-{turn}", turn):
-                wrong.append(done)
+            assert (done.stdout, done.returncode) == (f"{name}-{turn}", turn)
 
-    threads = [threading.Thread(target=work, args=(name,)) for name in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
 
 
 def test_programs_that_wait_for_each_other_are_served(gvisor_sandbox: Sandbox) -> None:
     """Programs run side by side: each waits for a file of the other."""
-    done: list[Completed] = []
 
-    def work(mine: str, other: str) -> None:
+    def work(mine: str, other: str) -> str:
         script = f"touch /tmp/{mine}; until [ -e /tmp/{other} ]; do sleep 0.01; done; echo {mine}"
-        done.append(gvisor_sandbox.exec(["sh", "-c", script], timeout=20))
+        return gvisor_sandbox.exec(["sh", "-c", script], timeout=20).stdout
 
-    threads = [threading.Thread(target=work, args=pair) for pair in (("a", "b"), ("b", "a"))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(one.stdout for one in done) == ["a\n", "b\n"]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(work, "ab", "ba")) == ["a\n", "b\n"]
 
 
 TREE = """

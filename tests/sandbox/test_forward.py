@@ -10,11 +10,13 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from pytest_gvisor import Forward, NotReady, Sandbox, SandboxCrashed, UsageError
-from tests.sandbox.conftest import PATIENCE, serving
+from tests.runsc.conftest import PATIENCE
+from tests.sandbox.conftest import serving
 
 
 def exchange(forward: Forward, data: bytes) -> bytes:
@@ -79,21 +81,15 @@ def test_a_server_may_end_its_half_first(gvisor_sandbox: Sandbox) -> None:
 
 def test_many_connections_at_once(echo: Forward) -> None:
     """Twenty clients at the same time, each with data of its own, and each gets that back."""
-    wrong: list[int] = []
     together = threading.Barrier(20)
 
     def talk(number: int) -> None:
         data = os.urandom(50_000 + number)
         together.wait(30)
-        if exchange(echo, data) != data + b"that was all":
-            wrong.append(number)
+        assert exchange(echo, data) == data + b"that was all"
 
-    threads = [threading.Thread(target=talk, args=(number,)) for number in range(20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(talk, range(20)))
 
 
 def test_hundreds_of_connections_stay_open(
@@ -163,12 +159,19 @@ def test_a_refused_connection_is_reset(gvisor_sandbox: Sandbox) -> None:
     assert gvisor_sandbox.exec(["true"]).returncode == 0
 
 
-def test_the_end_of_a_server_is_the_end_of_its_connections(gvisor_sandbox: Sandbox) -> None:
-    """A client sees that the server is gone, by an end or a reset."""
-    with serving(gvisor_sandbox) as forward:
+@contextlib.contextmanager
+def connected(sandbox: Sandbox) -> Iterator[tuple[Forward, socket.socket]]:
+    """The way to a server, and a client that it has answered."""
+    with serving(sandbox) as forward:
         client = socket.create_connection(forward.address, timeout=20)
         client.sendall(b"x")
         assert client.recv(1) == b"x"
+        yield forward, client
+
+
+def test_the_end_of_a_server_is_the_end_of_its_connections(gvisor_sandbox: Sandbox) -> None:
+    """A client sees that the server is gone, by an end or a reset."""
+    with connected(gvisor_sandbox) as (_forward, client):
         gvisor_sandbox.exec(["sh", "-c", "kill -9 $(pgrep -f '[s]ocketserver')"], check=True)
         with client, contextlib.suppress(ConnectionResetError):
             assert client.recv(1) == b""
@@ -176,10 +179,7 @@ def test_the_end_of_a_server_is_the_end_of_its_connections(gvisor_sandbox: Sandb
 
 def test_a_closed_forward_is_closed(gvisor_sandbox: Sandbox) -> None:
     """A close frees the port and drops the connections; a second close does nothing."""
-    with serving(gvisor_sandbox) as forward:
-        client = socket.create_connection(forward.address, timeout=20)
-        client.sendall(b"x")
-        assert client.recv(1) == b"x"
+    with connected(gvisor_sandbox) as (forward, client):
         forward.close()
         with client, pytest.raises(ConnectionResetError):
             client.recv(1)
@@ -190,10 +190,7 @@ def test_a_closed_forward_is_closed(gvisor_sandbox: Sandbox) -> None:
 
 def test_a_forward_ends_with_its_sandbox(gvisor_sandbox: Sandbox) -> None:
     """A connected client sees a reset as soon as the sandbox dies; later ones are refused."""
-    with serving(gvisor_sandbox) as forward:
-        client = socket.create_connection(forward.address, timeout=20)
-        client.sendall(b"x")
-        assert client.recv(1) == b"x"
+    with connected(gvisor_sandbox) as (forward, client):
         with pytest.raises(SandboxCrashed):
             gvisor_sandbox.exec(["sh", "-c", "kill -9 1; sleep 60"])
         with client, pytest.raises(ConnectionResetError):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import signal
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -194,12 +194,8 @@ def test_programs_that_cannot_start_are_refused(gvisor_sandbox: Sandbox) -> None
 def test_several_threads_wait_for_one_program(gvisor_sandbox: Sandbox) -> None:
     """Each waiting thread gets the program's status."""
     process = gvisor_sandbox.popen(["sh", "-c", "read x; exit 4"])
-    codes: list[int] = []
-    threads = [threading.Thread(target=lambda: codes.append(process.wait())) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    process.stdin.write("\n")
-    for thread in threads:
-        thread.join()
-    assert codes == [4] * 4
+    with ThreadPoolExecutor(4) as pool:
+        codes = [pool.submit(process.wait) for _ in range(4)]
+        process.stdin.write("\n")
+    assert [code.result() for code in codes] == [4] * 4
     assert repr(process) == "<Process ['sh', '-c', 'read x; exit 4']: exit status 4>"

@@ -23,7 +23,8 @@ from pytest_gvisor import (
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.proc import words_of
 from pytest_gvisor.run import saved
-from tests.sandbox.conftest import BUSYBOX, alive, wait_for
+from tests.runsc.conftest import wait_for
+from tests.sandbox.conftest import BUSYBOX, alive
 
 COUNTER = """
 import socket

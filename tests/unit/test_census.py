@@ -21,7 +21,7 @@ from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.proc import words_of
 from tests.faults import __main__ as runner
 from tests.faults.census import census, facts
-from tests.faults.kills import EARLIEST, LATEST, SLACK, WAYS, Round, last_seen, moments, planned
+from tests.faults.kills import SLACK, Round, last_seen
 from tests.faults.little import FILES_AFTER, Little, eventually
 from tests.leakcheck import Holdings
 
@@ -193,15 +193,6 @@ def test_what_shows_itself_after_the_kill_is_waited_for() -> None:
     assert files == 0
     endless = Staged(0.0, 1000)
     assert last_seen(endless, endless.began - FILES_AFTER * SLACK + 0.2) == (None, 0)
-
-
-def test_a_seed_repeats_the_moments() -> None:
-    """A kill that found something can be repeated."""
-    assert moments(50, 7) == moments(50, 7) != moments(50, 8)
-    assert moments(90, 7)[:50] == moments(50, 7)
-    assert all(EARLIEST <= moment <= LATEST for moment in moments(50, 7))
-    assert [moment for moment, _way in planned(50, 7)] == moments(50, 7)
-    assert {way for _moment, way in planned(3, 7)} == set(WAYS)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import pytest
 from tests.faultcheck import is_real, read_cases
 
 TESTS = Path(__file__).parents[1]
-KINDS = {"A": 14, "B": 15, "C": 13, "D": 8, "E": 11, "F": 13, "G": 8, "H": 6}
 
 
 def marked(path: Path) -> Iterator[tuple[str, str]]:
@@ -23,14 +22,6 @@ def marked(path: Path) -> Iterator[tuple[str, str]]:
             for call in node.decorator_list:
                 if isinstance(call, ast.Call) and ast.unparse(call.func) == "pytest.mark.fault":
                     yield from ((str(ast.literal_eval(case)), node.name) for case in call.args)
-
-
-def test_the_list_is_whole() -> None:
-    """88 kinds of faults, numbered without a gap."""
-    expected = [f"{letter}{n + 1}" for letter, count in KINDS.items() for n in range(count)]
-    assert list(read_cases()) == expected
-    assert len(expected) == 88
-    assert all(read_cases().values())
 
 
 def test_each_case_has_a_test_and_each_mark_is_a_case() -> None:
@@ -159,28 +150,12 @@ def test_the_table_counts_each_test_once_and_each_injection(
     assert total.split()[1:7] == ["9", "4", "3", "2", "18", "2"]
 
 
-def test_without_the_option_there_is_no_table(inner: pytest.Pytester) -> None:
-    """An ordinary run of the suite shows nothing of it, and runs each test once."""
-    result = inner.runpytest_subprocess(*OPTIONS)
-    assert not [line for line in result.outlines if line.startswith("case")]
-    result.assert_outcomes(passed=7, skipped=2, xfailed=1, errors=1)
-
-
 def test_a_case_that_is_not_listed_is_a_usage_error(inner: pytest.Pytester) -> None:
     """A misspelt mark would leave a fault without a test."""
     inner.makepyfile(test_more='import pytest\n\n@pytest.mark.fault("A99")\ndef test_x(): pass\n')
     result = inner.runpytest_subprocess(*OPTIONS)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*test_more.py::test_x: 'A99'*"])
-
-
-@pytest.mark.parametrize("text", ["", "3", "0,1", "1,x", "1,2,3"])
-def test_repetitions_that_cannot_be_meant_are_a_usage_error(
-    inner: pytest.Pytester, text: str
-) -> None:
-    """Two numbers from 1 on."""
-    result = inner.runpytest_subprocess(*OPTIONS, f"--faults-repeat={text}")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
 
 
 LEAVING = """

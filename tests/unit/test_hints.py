@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import errno
 import pickle
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import pytest_gvisor
 from pytest_gvisor import hints
 from pytest_gvisor.cli import doctor, run
-from pytest_gvisor.errors import RunscNotFound, UsageError
+from pytest_gvisor.errors import LaunchError, RunscNotFound, UsageError, stage
 from pytest_gvisor.hints import Hint, Phrase, option, worded
 from pytest_gvisor.run import not_started
 from pytest_gvisor.runsc import locate
@@ -120,3 +121,35 @@ def test_a_finding_has_the_words_of_the_doctor() -> None:
     (runsc,) = [one for one in found if one.name == "runsc"]
     assert type(runsc.next_step) is str
     assert runsc.next_step.endswith("or name it with --runsc PATH.")
+
+
+def test_an_oserror_becomes_a_launch_error_with_stage_and_errno() -> None:
+    """The kernel's own error is its cause."""
+    refused = OSError(errno.ENOSPC, "full")
+    with (
+        pytest.raises(LaunchError, match="cannot do it") as caught,
+        stage("somewhere", "cannot do it"),
+    ):
+        raise refused
+    assert (caught.value.stage, caught.value.errno) == ("somewhere", errno.ENOSPC)
+    assert caught.value.__cause__ is refused
+
+
+def test_any_other_error_passes() -> None:
+    """Another exception is raised unchanged."""
+    with pytest.raises(KeyError), stage("somewhere", "cannot do it"):
+        raise KeyError("x")
+
+
+def test_an_oserror_without_a_number_is_typed_too() -> None:
+    """Python raises some, as for a time-out of its own."""
+    with pytest.raises(LaunchError) as caught, stage("somewhere", "cannot do it"):
+        raise TimeoutError("timed out")
+    assert caught.value.errno == 0
+
+
+def test_a_shortage_of_memory_is_a_launch_error_with_its_errno() -> None:
+    """Python's MemoryError has no number; the kernel's is ENOMEM."""
+    with pytest.raises(LaunchError) as caught, stage("somewhere", "no memory for it"):
+        raise MemoryError
+    assert (caught.value.stage, caught.value.errno) == ("somewhere", errno.ENOMEM)

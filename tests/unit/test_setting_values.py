@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import enum
 import math
 import os
 import selectors
-from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_gvisor import setting_values, settings
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.settings import Keep, Network, Platform, Rootless, Settings
-
-if TYPE_CHECKING:
-    import enum
 
 
 @pytest.mark.parametrize(

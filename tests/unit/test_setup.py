@@ -174,15 +174,6 @@ def test_on_each_debian_the_package_is_debian_13_s(
     assert done.returncode == (not archive)
 
 
-def test_what_is_not_there_is_told_too(tmp_path: Path) -> None:
-    """Each missing candidate is listed with the message of the attempt."""
-    machine = Machine(tmp_path, go=ALL)
-    lines = machine.run().stdout.splitlines()
-    assert "  not the machine's own: no search" in lines
-    assert "  not the package: no package" in lines
-    assert "  not gVisor's release: no release" in lines
-
-
 def test_the_second_time_nothing_is_fetched_and_nothing_said(tmp_path: Path) -> None:
     """A built runsc is kept by version, and is taken as long as it works."""
     machine = Machine(tmp_path, search="ptrace", go=ALL)
@@ -229,6 +220,7 @@ def test_where_none_works_each_is_named(tmp_path: Path) -> None:
     assert "setup: no runsc works here" in done.stderr
     assert "not the machine's own: systrap does not work: not compiled in" in done.stderr
     assert "not gVisor's release: no release" in done.stderr
+    assert "not a build of gVisor's Go module: no go" in done.stderr
     assert "doctor" in done.stderr
 
 

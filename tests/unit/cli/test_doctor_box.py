@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
@@ -10,21 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.cli import doctor, install
+from pytest_gvisor.cli import doctor
 from pytest_gvisor.cli import main as cli
 from pytest_gvisor.cli.health import Finding, State
 from pytest_gvisor.hints import Command
 
 HOSTILE = "[bold red]x[/] :smile: \x1b]0;x\x1b[31m ::error::"
-
-
-class Terminal(io.StringIO):
-    """A stream that is a terminal."""
-
-    encoding = "utf-8"
-
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.fixture
@@ -81,12 +71,3 @@ def test_control_characters_of_findings_are_escaped() -> None:
     shown = "\n".join(doctor.lines(found, 200))
     assert shown.count("\\x1b]0;x\\x1b[31m ::error::") == 2
     assert "\x1b" not in shown
-
-
-def test_progress_is_shown_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line that is written over, with bytes and per cent."""
-    stream = Terminal()
-    monkeypatch.delenv("CI", raising=False)
-    with install.progress_on(stream) as show:
-        show(1024 * 1024, 1024 * 1024)
-    assert "\r\x1b[K1.0 of 1.0 MiB, 100 %" in stream.getvalue()

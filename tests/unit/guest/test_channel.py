@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pytest
@@ -48,15 +48,13 @@ def test_threads_send_whole_frames_in_order(ends: Ends) -> None:
         for number in range(200):
             channel.send("log", name=name, number=number)
 
-    threads = [threading.Thread(target=talk, args=(name,)) for name in "abcd"]
     decoder, got = link.decoder(), list[tuple[str, int]]()
-    for thread in threads:
-        thread.start()
-    while len(got) < 800:
-        assert decoder.read(host.fileno())
-        got += [(message["name"], message["number"]) for message, _ in decoder.frames()]
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        talks = pool.map(talk, "abcd")
+        while len(got) < 800:
+            assert decoder.read(host.fileno())
+            got += [(message["name"], message["number"]) for message, _ in decoder.frames()]
+    assert len(list(talks)) == 4
     for name in "abcd":
         assert [number for one, number in got if one == name] == [*range(200)]
 

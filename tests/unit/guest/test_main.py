@@ -64,23 +64,6 @@ def test_it_says_which_python_it_is(guest: Guest) -> None:
     assert guest.python.startswith("3.")
 
 
-@pytest.mark.parametrize(
-    ("script", "status"),
-    [("exit 0", 0), ("exit 137", 137 << 8), ("kill -9 $$", 9), ("kill -TERM $$", 15)],
-)
-def test_the_wait_status_is_raw(guest: Guest, script: str, status: int) -> None:
-    """The guest reports the raw wait status, so an exit status of 137 is no SIGKILL."""
-    guest.run(1, "sh", "-c", script)
-    assert of(guest.until("exit", "eof", "eof"), "exit")["status"] == status
-
-
-def test_both_streams_come_apart(guest: Guest) -> None:
-    """Standard output and error are two streams, and everything written is there at the end."""
-    guest.run(1, "sh", "-c", "echo out; echo err >&2; printf 'no newline'")
-    seen = guest.until("exit", "eof", "eof")
-    assert (text_of(seen, 1), text_of(seen, 2)) == (b"out\nno newline", b"err\n")
-
-
 @pytest.mark.parametrize("user", sorted({os.getuid(), 65534 if os.getuid() == 0 else os.getuid()}))
 def test_a_program_has_the_default_action_of_each_signal(user: int) -> None:
     """Signals that whoever started the guest ignores are not ignored by its programs."""
@@ -101,32 +84,6 @@ def test_a_program_without_input_reads_an_empty_one_and_cannot_write_to_it(guest
     """Its standard input is /dev/null, open for reading alone."""
     guest.run(1, "sh", "-c", "cat; echo x 2>/dev/null >&0 || readlink /proc/self/fd/0")
     assert text_of(guest.until("exit", "eof", "eof"), 1) == b"/dev/null\n"
-
-
-@pytest.mark.parametrize(
-    ("name", "number"), [("/no/such", 2), ("no-such-program", 2), ("/etc/passwd", 13), ("/", 13)]
-)
-def test_what_cannot_be_started_has_an_error_number(guest: Guest, name: str, number: int) -> None:
-    """The kernel's own refusal comes back."""
-    guest.run(1, name)
-    assert of(guest.until("failed"), "failed")["errno"] == number
-
-
-def test_a_folder_that_is_not_there_is_no_working_folder(guest: Guest) -> None:
-    """A missing folder is an error of the program's start, and the guest goes on."""
-    guest.run(1, "true", cwd="/no/such/folder")
-    assert of(guest.until("failed"), "failed")["errno"] == 2
-    guest.run(2, "pwd", cwd="/usr")
-    assert text_of(guest.until("exit", "eof", "eof"), 1) == b"/usr\n"
-
-
-def test_input_goes_in_and_its_end_too(guest: Guest) -> None:
-    """The program reads the input and sees its end."""
-    guest.run(1, "cat", reads=True)
-    guest.send({"op": "data", "id": 1}, b"a" * 1000)
-    guest.send({"op": "data", "id": 1}, b"b" * 1000)
-    guest.send({"op": "eof", "id": 1})
-    assert text_of(guest.until("exit", "eof", "eof"), 1) == b"a" * 1000 + b"b" * 1000
 
 
 def test_input_that_nobody_reads_any_more_is_told(guest: Guest) -> None:
@@ -153,36 +110,6 @@ def test_a_stream_that_gets_no_credit_holds_nobody_up(guest: Guest) -> None:
         guest.send({"op": "credit", "id": 1, "s": 1, "n": WINDOW})
     seen = guest.until("exit", "eof", "eof", number=1)
     assert got + len(text_of(seen, 1)) == 3 * WINDOW
-
-
-def test_what_runs_on_gets_no_sigpipe_and_is_not_heard(guest: Guest) -> None:
-    """Output ends with the started program; other holders of the pipe may still write."""
-    guest.run(1, "sh", "-c", "(sleep 0.2; echo late; echo $? >&7) 7>/dev/null & echo early")
-    assert text_of(guest.until("exit", "eof", "eof"), 1) == b"early\n"
-    time.sleep(0.4)
-    guest.run(2, "true")
-    assert not [m for m, _p in guest.until("exit", "eof", "eof") if m["id"] == 1]
-
-
-@pytest.mark.parametrize(
-    "script",
-    [
-        "sleep 1234.5 & wait",
-        "sleep 1234.5 & setsid sleep 1234.5 & wait",
-        "setsid sh -c 'setsid sleep 1234.5 & sleep 1234.5' & exit 0",
-        "trap '' TERM HUP INT; (trap '' TERM; env -i setsid sleep 1234.5) & sleep 1234.5",
-    ],
-    ids=["one", "setsid", "orphaned", "no-mark"],
-)
-def test_a_kill_gets_the_whole_tree(guest: Guest, script: str) -> None:
-    """Sessions of their own, orphans and a cleared environment do not escape the kill."""
-    mine = str(1000 + secrets.randbelow(10**9) / 10**6)
-    guest.run(1, "sh", "-c", script.replace("1234.5", mine))
-    guest.until("started")
-    wait_for(lambda: len(sleeping(mine)) == script.count("1234.5"))
-    guest.send({"op": "kill", "id": 2, "of": 1})
-    assert of(guest.until("killed"), "killed")["left"] == 0
-    assert not sleeping(mine)
 
 
 def sleeping(seconds: str) -> list[Path]:
@@ -213,17 +140,6 @@ def test_a_kill_of_nothing_kills_nothing(guest: Guest) -> None:
     assert of(guest.until("killed"), "killed")["left"] == 0
 
 
-def test_a_signal_reaches_the_program(guest: Guest) -> None:
-    """A program can catch the signal."""
-    guest.run(
-        1, "sh", "-c", "trap 'echo caught; exit 3' USR1; echo ready; while :; do sleep 0.01; done"
-    )
-    guest.until("data")
-    guest.send({"op": "signal", "id": 1, "n": int(signal.SIGUSR1)})
-    seen = guest.until("exit", "eof", "eof")
-    assert (of(seen, "exit")["status"], text_of(seen, 1)) == (3 << 8, b"caught\n")
-
-
 def test_a_file_goes_in_and_comes_out(guest: Guest, tmp_path: Path) -> None:
     """Bytes, mode, and the folders above are made."""
     path, data = str(tmp_path / "a/b/file"), os.urandom(300_000)
@@ -235,24 +151,6 @@ def test_a_file_goes_in_and_comes_out(guest: Guest, tmp_path: Path) -> None:
     assert (Path(path).read_bytes(), Path(path).stat().st_mode & 0o777) == (data, 0o640)
     guest.send({"op": "get", "id": 2, "path": path})
     assert text_of(guest.until("eof"), 1) == data
-
-
-@pytest.mark.parametrize("op", ["put", "get"])
-@pytest.mark.parametrize("kind", ["fifo", "folder", "below-a-file"])
-def test_what_is_no_regular_file_is_refused(
-    guest: Guest, tmp_path: Path, op: str, kind: str
-) -> None:
-    """A FIFO, which would block for ever, and a folder are refused."""
-    path = tmp_path / "it"
-    if kind == "fifo":
-        os.mkfifo(path)
-    elif kind == "folder":
-        path.mkdir()
-    else:
-        path.touch()
-        path /= "file"
-    guest.send({"op": op, "id": 1, "path": str(path), "mode": 0o600})
-    assert of(guest.until("failed"), "failed")["errno"] > 0
 
 
 def test_a_connection_is_carried_both_ways(guest: Guest) -> None:
@@ -284,16 +182,6 @@ def test_a_refused_connection_is_told(guest: Guest) -> None:
         assert of(guest.until("answer"), "answer")["n"] == 0
 
 
-def test_a_probe_waits_until_somebody_listens(guest: Guest) -> None:
-    """The probe answers when the port is open."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        guest.send({"op": "probe", "id": 1, "port": server.getsockname()[1], "ms": 10_000})
-        time.sleep(0.1)
-        server.listen()
-        assert of(guest.until("answer"), "answer")["n"] == 1
-
-
 def test_the_end_of_the_host_is_the_end_of_the_programs(guest: Guest) -> None:
     """The guest kills the running programs when the host hangs up."""
     mine = str(1000 + secrets.randbelow(10**9) / 10**6)
@@ -301,19 +189,6 @@ def test_the_end_of_the_host_is_the_end_of_the_programs(guest: Guest) -> None:
     guest.until("data")
     guest.close()
     assert not sleeping(mine)
-
-
-def test_arguments_are_bytes(guest: Guest) -> None:
-    """Any byte but NUL survives, and so do arguments larger than one frame."""
-    odd = b"\xff\n\x1b" + "é".encode()
-    guest.send({"op": "more", "id": 0}, b"printf\0%s%s\0" + odd + b"\0")
-    message = {"op": "exec", "id": 1, "args": 4, "env": 1, "cwd": "/", "uid": os.getuid()}
-    long = b"y" * 100_000
-    guest.send(
-        {**message, "gid": os.getgid(), "groups": os.getgroups(), "reads": 0},
-        long + b"\0PATH=/usr/bin:/bin",
-    )
-    assert text_of(guest.until("exit", "eof", "eof"), 1) == odd + long
 
 
 @pytest.mark.parametrize("bad", ["/a\0b", "/\ud800"], ids=["nul", "surrogate"])

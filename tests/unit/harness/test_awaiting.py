@@ -6,12 +6,15 @@ import asyncio
 import inspect
 import os
 import select
+import sys
 import threading
+from typing import Any
 
 import pytest
 
-from pytest_gvisor import Completed, Gvisor
+from pytest_gvisor import Completed, Gvisor, Platform, UsageError
 from pytest_gvisor.harness import awaiting
+from pytest_gvisor.settings import Settings
 
 
 def test_a_run_that_is_awaited_takes_what_run_takes() -> None:
@@ -44,3 +47,21 @@ def test_a_cancellation_waits_for_the_thread_however_often_it_comes() -> None:
 
     asyncio.run(cancelled())
     assert seen == [True]
+
+
+def gvisor(**settings: Any) -> Gvisor:
+    """A harness that starts nothing."""
+    nothing: Any = None
+    chosen = Settings(**settings)
+    return Gvisor(runsc=nothing, launcher=nothing, platform=Platform.SYSTRAP, settings=chosen)
+
+
+def test_its_python_is_the_running_one() -> None:
+    """The running Python is at its own path in `host()`."""
+    assert gvisor().python == os.path.normpath(sys.executable)
+
+
+def test_an_image_has_a_python_of_its_own() -> None:
+    """The running one is not in it, so its path would be wrong."""
+    with pytest.raises(UsageError, match=r"image='app\.tar'"):
+        gvisor(image="app.tar").python  # noqa: B018 -- a property

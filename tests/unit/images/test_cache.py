@@ -11,6 +11,7 @@ import shutil
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -45,12 +46,8 @@ def hold(cache: Cache, path: Path) -> Hold:
 
 def find(cache: Cache, identity: str) -> Hold | None:
     """The image with this id, if it is in the cache and need not be opened."""
-
-    def opened() -> contextlib.AbstractContextManager[archive.Content]:
-        raise LookupError
-
     try:
-        return cache.obtain(identity, opened)
+        return cache.obtain(identity, Mock(side_effect=LookupError))
     except LookupError:
         return None
 
@@ -395,11 +392,8 @@ def test_what_the_kernel_refuses_is_an_error_of_ours(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """A file system without locks, for instance."""
-
-    def refused(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
     path = write(tmp_path / "i")
+    refused = Mock(side_effect=OSError(errno.ENOLCK, "No locks available"))
     monkeypatch.setattr(fcntl if name == "flock" else os, name, refused)
     with pytest.raises(ImageError, match=r"cannot (keep it in|unpack) .*: No locks available"):
         hold(cache, path)
@@ -467,10 +461,7 @@ def test_an_image_is_there_whatever_is_wrong_with_others(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new image can be used although the prune after it fails."""
-
-    def fails(*_: object) -> None:
-        raise ImageError("another image cannot be looked at")
-
+    fails = Mock(side_effect=ImageError("another image cannot be looked at"))
     monkeypatch.setattr(cache, "prune", fails)
     with contextlib.closing(hold(cache, write(tmp_path / "i"))) as held:
         assert Path(held.path).is_dir()
@@ -480,17 +471,11 @@ def test_an_error_of_the_export_is_passed_on_unchanged(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error of the cache's own becomes an `ImageError`; both leave nothing of the image."""
-
-    def opened() -> contextlib.AbstractContextManager[archive.Content]:
-        raise FileNotFoundError
-
+    opened = Mock(side_effect=FileNotFoundError)
     with pytest.raises(FileNotFoundError):
         cache.obtain("0" * 64, opened)
     assert entries(cache) == set()
-
-    def refused(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
+    refused = Mock(side_effect=OSError(errno.ENOLCK, "No locks available"))
     monkeypatch.setattr(fcntl, "flock", refused)
     with pytest.raises(ImageError, match="No locks available"):
         cache.obtain("0" * 64, opened)

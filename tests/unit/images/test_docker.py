@@ -195,21 +195,14 @@ def test_a_daemon_that_sends_a_byte_at_a_time_is_an_error_in_time(
 
 
 @pytest.mark.fault("H1", "H4")
-@pytest.mark.parametrize("way", ["dies", "ends", "hangs"])
 def test_an_export_that_stops_in_the_middle_leaves_nothing(
-    images: Images,
-    serve: Callable[[Answer], None],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    way: str,
+    images: Images, serve: Callable[[Answer], None], tmp_path: Path
 ) -> None:
-    """An export that ends early, breaks off or hangs leaves nothing in the cache."""
-    monkeypatch.setattr(docker, "_SILENCE", 1.5)
+    """An export of fewer bytes than were announced leaves nothing in the cache."""
     half = saved([tar([item("f", bytes(100_000))])])[:50_000]
-    sent = answer(half) if way == "ends" else answer(half, len(half) * 2)
-    script = Scripted(20, get=[sent, b""] if way == "hangs" else [sent])
+    script = Scripted(get=[answer(half, len(half) * 2)])
     serve(script)
-    quickly(images, ImageError, "truncated" if way == "ends" else "cannot be exported")
+    quickly(images, ImageError, "cannot be exported")
     assert script.asked[-1] == f"/v1.41/images/sha256:{IDENTITY}/get"
     assert [p for p in (tmp_path / "cache").iterdir() if p.name != "lock"] == []
 
@@ -239,14 +232,11 @@ def test_a_pull_may_take_longer_than_a_look_up(
 def test_a_daemon_that_answers_with_something_else_is_an_error(
     images: Images, serve: Callable[[Answer], None]
 ) -> None:
-    """Invalid JSON, another type of JSON and a server's error are errors."""
+    """Other bytes than HTTP, a cut answer and a server's error are errors."""
     broken = b"HTTP/1.1 500 Internal Server Error\r\n\r\n"
     script = Scripted(json=[])
     serve(script)
     for sent, says in (
-        (answer(b"{"), "cannot be looked up: Expecting"),
-        (answer(b"[]"), "not an object"),
-        (answer(b"{}"), "cannot be looked up"),
         (answer(b"{}", 20), "cannot be looked up: .*IncompleteRead"),
         (b"\0" * 100, "cannot be looked up: .*BadStatusLine"),
         (broken + b'{"message": "out of order"}', "cannot be looked up: out of order"),

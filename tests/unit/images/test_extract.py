@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import ImageError
+from tests.mounts import masked
 from tests.unit.images.conftest import Item, Unpack, folder, hard, item, link, tar
 
 # Shapes that would lead out: each is refused, or done inside of the folder.
@@ -209,15 +210,12 @@ def test_folders_that_no_entry_describes_are_as_an_honest_image_has_them(
     unpack: Unpack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The umask does not matter, and no other user can ever write to such a folder or the root."""
-    before = os.umask(0o077)
-    try:
+    with masked(0o077):
         root = unpack([item("a/x")])
         assert [stat.S_IMODE(path.stat().st_mode) for path in (root, root / "a")] == [0o755] * 2
         os.umask(0)
         monkeypatch.setattr(os, "chmod", lambda *_, **__: None)
         assert stat.S_IMODE((unpack([item("b/x")]) / "b").stat().st_mode) == 0o755
-    finally:
-        os.umask(before)
 
 
 def test_the_root_s_entry_is_its_permissions(unpack: Unpack) -> None:
@@ -246,12 +244,9 @@ def test_a_file_is_private_until_it_is_whole(
         seen.append(stat.S_IMODE(os.fstat(fd).st_mode))
         real(fd, mode)
 
-    before = os.umask(0)
-    try:
+    with masked(0):
         monkeypatch.setattr(os, "fchmod", fchmod)
         root = unpack([item("f", b"x", mode=0o4777)])
-    finally:
-        os.umask(before)
     assert seen[-1] == 0o600
     assert stat.S_IMODE((root / "f").stat().st_mode) == 0o4777
 
@@ -259,14 +254,11 @@ def test_a_file_is_private_until_it_is_whole(
 @pytest.mark.fault("C9")
 def test_permissions_set_uid_and_times_are_kept(unpack: Unpack) -> None:
     """The umask does not matter, nor do files that are added to a folder later."""
-    before = os.umask(0o077)
-    try:
+    with masked(0o077):
         root = unpack(
             [folder("d", 0o1777, mtime=1000), item("d/s", mode=0o6755, mtime=2000),
              folder("locked", 0o500), item("locked/x")]
         )  # fmt: skip
-    finally:
-        os.umask(before)
     assert stat.S_IMODE((root / "d").stat().st_mode) == 0o1777
     assert stat.S_IMODE((root / "d/s").stat().st_mode) == 0o6755
     assert ((root / "d").stat().st_mtime, (root / "d/s").stat().st_mtime) == (1000, 2000)

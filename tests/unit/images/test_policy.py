@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -168,12 +169,8 @@ def test_an_owner_that_a_namespace_does_not_have_is_named(
     unpack: Unpack, monkeypatch: pytest.MonkeyPatch, number: int, text: str
 ) -> None:
     """The error names the owner that a namespace with some ids lacks, unlike the kernel's."""
-
-    def chown(*_: object, **__: object) -> None:
-        raise OSError(number, os.strerror(number))
-
     monkeypatch.setattr(extract, "keeps_owners", lambda: True)
-    monkeypatch.setattr(os, "chown", chown)
+    monkeypatch.setattr(os, "chown", Mock(side_effect=OSError(number, os.strerror(number))))
     for entry in (item("f"), folder("d"), link("l", "f")):
         entry[0].gid = 424242
         with pytest.raises(ImageError, match=text):
@@ -182,11 +179,8 @@ def test_an_owner_that_a_namespace_does_not_have_is_named(
 
 def test_a_kernel_without_openat2_is_named(unpack: Unpack, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the kernel that is needed; ENOSYS alone would not help."""
-
-    def openat2(*_: object) -> int:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-
-    monkeypatch.setattr(linux, "openat2", openat2)
+    missing = OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    monkeypatch.setattr(linux, "openat2", Mock(side_effect=missing))
     with pytest.raises(ImageError, match=r"Unpacking needs openat2, .* 5\.6"):
         unpack([item("a/f")])
 

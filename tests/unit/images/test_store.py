@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +113,8 @@ def test_many_sessions_export_an_image_once(export: Export, tmp_path: Path) -> N
     daemon = export(saved([*LAYERS, tar([item("z", bytes(3_000_000))])]), "")
     daemon.identity = digest(configuration([*LAYERS, tar([item("z", bytes(3_000_000))])]))
     made = [Images(Cache(str(tmp_path / "c"), patience=20)) for _ in range(6)]
-    threads = [threading.Thread(target=images.rootfs, args=["some:1"]) for images in made]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda images: images.rootfs("some:1"), made))
     assert [len(images.locks) for images in made] == [1] * 6
     assert daemon.exports == 1
     for images in made:

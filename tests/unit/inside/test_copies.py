@@ -15,9 +15,8 @@ from pytest_gvisor.errors import LaunchError, SnapshotError
 from pytest_gvisor.inside import copies, start
 from pytest_gvisor.inside.copies import Copies
 from pytest_gvisor.inside.link import Died
-from pytest_gvisor.inside.visible import Shown
-from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.settings import Network, Platform, Settings
+from tests.unit.inside.test_early import OTHERS, plan_of
 
 
 class Sandbox:
@@ -126,12 +125,7 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, project: Path) -> Made
     )  # fmt: skip
     session = SimpleNamespace(path=str(tmp_path))
     engine = SimpleNamespace(launcher=SimpleNamespace(session=lambda: session))
-    plan = start.Plan(
-        runsc=cast("Any", None), platform=Platform.SYSTRAP, settings=Settings(), way=Way.PRIVILEGED,
-        shown=Shown(paths=(str(project),), start=str(project)), inside=start.Inside(),
-        inhabitant=None, command={"args": ["a"], "options": {}},
-    )  # fmt: skip
-    found = Made(copies=Copies(config), plan=plan, folder=tmp_path)
+    found = Made(copies=Copies(config), plan=plan_of(project), folder=tmp_path)
     monkeypatch.setattr(copies, "engine_of", lambda _: engine)
     monkeypatch.setattr(copies, "launch", lambda _config, _plan, saved: found.start(saved))
     monkeypatch.setattr(start, "launch", lambda *_, **_also: found.start("cold"))
@@ -143,22 +137,13 @@ def test_the_first_sandbox_is_saved_and_those_like_it_are_copies(made: Made) -> 
     assert made.begin() == "cold"
     (image,) = made.images()
     for args in (["a"], ["b"]):
-        assert made.begin(command={"args": args, "options": {}}).endswith(image)
+        command = {**made.plan.command, "args": args}
+        assert made.begin(command=command).endswith(image)
     assert [sandbox.did for _how, sandbox in made.started] == [
         ["rest", "save", "went on"], ["went on", "wait"], ["went on", "wait"],
     ]  # fmt: skip
     assert made.said() == "gvisor: 2 sandboxes of tests inside began as copies of a saved one"
     assert not made.said(verbosity=0)
-
-
-OTHERS = {
-    "platform": Platform.PTRACE,
-    "settings": Settings(timeout=3),
-    "way": Way.OWN,
-    "shown": Shown(paths=("/elsewhere",), start="/elsewhere"),
-    "inside": start.Inside(env={"A": "2"}),
-    "command": {"args": ["a"], "options": {"verbose": 1}},
-}
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -247,13 +232,6 @@ def test_where_none_can_be_saved_nothing_is_tried(obstacle: str, made: Made) -> 
     assert made.begin(**OBSTACLES[obstacle]) == "cold"
     assert [sandbox.did for _how, sandbox in made.started] == [["went on"]]
     assert obstacle in made.said()
-
-
-@pytest.mark.parametrize("way", Way)
-def test_a_sandbox_is_saved_for_each_user(way: Way, made: Made) -> None:
-    """Tests inside never start with `--rootless`: the child makes the user namespace."""
-    assert made.begin(way=way) == "cold"
-    assert len(made.images()) == 1
 
 
 def test_the_oldest_images_are_removed(made: Made) -> None:

@@ -45,6 +45,11 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def plan(folder: Path) -> start.Plan:
     """The plan of a sandbox for the project."""
+    return plan_of(folder)
+
+
+def plan_of(folder: Path) -> start.Plan:
+    """The plan of a sandbox for a project in this folder."""
     return start.Plan(
         runsc=cast("Any", None), platform=Platform.SYSTRAP, settings=Settings(),
         way=Way.PRIVILEGED, shown=Shown(paths=(str(folder),), start=str(folder)),
@@ -101,13 +106,6 @@ def test_a_sandbox_of_the_same_plan_is_taken_once(
     assert begun.take(plan) is None
     begun.discard()
     assert sandbox.did == ["greeted"]
-
-
-def test_files_of_the_command_line_may_be_others(make: Make, plan: start.Plan) -> None:
-    """The second command names those that the first tests need."""
-    begun = make()
-    assert begun.take(dataclasses.replace(plan, command={**plan.command, "args": ["a.py"]}))
-    assert not begun._refused
 
 
 OTHERS = {

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+import socket
 
 import pytest
 
 from pytest_gvisor.errors import UsageError
+from pytest_gvisor.inside.configuration import families
 from pytest_gvisor.inside.environment import ALLOWED, environment, held_back, hint, matches
+from pytest_gvisor.settings import Network, Settings
 
 HOST = {
     "LANG": "C.UTF-8", "LC_TIME": "C", "CI": "true", "DJANGO_SETTINGS_MODULE": "app.settings",
@@ -109,3 +112,37 @@ def test_the_usual_globs_need_no_regular_expression(monkeypatch: pytest.MonkeyPa
     """A session looks at some sixty of them before it starts its first sandbox."""
     monkeypatch.delattr("pytest_gvisor.inside.environment.fnmatchcase")
     held_back(environment([], HOST), HOST)
+
+
+@pytest.fixture(params=[set(), {"AF_INET"}, {"AF_INET", "AF_INET6"}], ids=len)
+def counting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The families that the host's C library finds addresses of."""
+
+    def find(_host: None, _port: int, family: socket.AddressFamily, *rest: int) -> list[object]:
+        assert rest[-1] == socket.AI_ADDRCONFIG
+        if family.name not in request.param:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", find)
+    found: set[str] = request.param
+    return found
+
+
+def test_those_of_the_host_are_missing_where_there_is_loopback_alone(counting: set[str]) -> None:
+    """Without a network, and in a network namespace that the sandbox has for itself."""
+    for network in (Network.NONE, Network.SANDBOX):
+        assert set(families(Settings(network=network))) == counting
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [Settings(network=Network.HOST), Settings(network=Network.SANDBOX, netns="/run/netns/x")],
+    ids=["host", "netns"],
+)
+def test_none_is_missing_where_there_are_real_addresses(
+    counting: set[str], settings: Settings
+) -> None:
+    """The addresses of the host, or of the namespace that was named, decide by themselves."""
+    assert len(counting) < 3
+    assert families(settings) == []

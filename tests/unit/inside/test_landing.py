@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
 from pytest_gvisor.inside import landing
 from pytest_gvisor.inside.landing import Store, Tally, finish, show, take_worker
 from pytest_gvisor.programs import linux
+from tests.mounts import masked
 
 Land = Callable[..., bool]
 
@@ -43,15 +45,12 @@ def land(folder: Path, tmp_path: Path) -> Iterator[Land]:
 
 def test_a_file_is_new_whole_and_not_executable(land: Land, folder: Path) -> None:
     """Missing folders are made; the mode is 0666 less the umask, whatever was there."""
-    before = os.umask(0o027)
-    try:
+    with masked(0o027):
         assert land("a/b/c.txt")
         (folder / "run").write_text("old")
         (folder / "run").chmod(0o755)
         os.link(folder / "run", folder / "other")
         assert land("run")
-    finally:
-        os.umask(before)
     assert (folder / "a/b/c.txt").read_text() == (folder / "run").read_text() == "new text"
     assert (folder / "a/b/c.txt").stat().st_mode & 0o7777 == 0o640
     assert (folder / "run").stat().st_mode & 0o7777 == 0o640
@@ -117,11 +116,7 @@ def test_an_error_leaves_the_old_file_and_no_other(
 ) -> None:
     """A full disk, or a mount point at the file's place, costs the new content alone."""
     (folder / "x.txt").write_text("old")
-
-    def fail(*_arguments: object, **_more: object) -> int:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, call, fail)
+    monkeypatch.setattr(os, call, Mock(side_effect=OSError(number, os.strerror(number))))
     with pytest.raises(OSError, match=re.escape(os.strerror(number))):
         land("x.txt")
     assert os.listdir(folder) == ["x.txt"]
@@ -149,11 +144,8 @@ def test_a_kernel_without_openat2_is_an_error(
     land: Land, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No file is written in a less careful way."""
-
-    def missing(*_arguments: object) -> int:
-        raise OSError(errno.ENOSYS, "Function not implemented in openat2")
-
-    monkeypatch.setattr(linux, "openat2", missing)
+    missing = OSError(errno.ENOSYS, "Function not implemented in openat2")
+    monkeypatch.setattr(linux, "openat2", Mock(side_effect=missing))
     with pytest.raises(OSError, match="openat2"):
         land("x.txt")
     assert os.listdir(folder) == []

@@ -55,6 +55,7 @@ TRACEBACK: dict[str, Any] = {
     "reprcrash": None, "sections": [], "chain": None,
     "reprtraceback": {"reprentries": [], "extraline": None, "style": "long"},
 }  # fmt: skip
+NOTHING = {**TRACEBACK["reprtraceback"], "reprentries": [{"type": "Nothing", "data": {}}]}
 
 
 @pytest.mark.parametrize("longrepr", ["boom", None, TRACEBACK])
@@ -112,9 +113,9 @@ def test_a_skip_keeps_its_place(pytestconfig: pytest.Config) -> None:
         {"longrepr": {"reprcrash": {"path": 1, "lineno": [], "message": {}}, "sections": [],
                       "reprtraceback": {"reprentries": [{"type": "ReprEntry", "data": {}}],
                                         "extraline": 1, "style": 2}, "chain": None}},
-        {"longrepr": {"reprcrash": None, "sections": [], "chain": [],
-                      "reprtraceback": {"reprentries": [{"type": "Nothing", "data": {}}],
-                                        "extraline": None, "style": "long"}}},
+        {"longrepr": {**TRACEBACK, "reprtraceback": NOTHING}},
+        {"longrepr": {**TRACEBACK, "reprtraceback": NOTHING, "chain": []}},
+        {"longrepr": ["a", float("inf"), "b"]},
         {"$report_type": "CollectReport"}, {"$report_type": "Nothing"}, {"$report_type": 1},
     ],
 )  # fmt: skip
@@ -171,6 +172,18 @@ def test_any_field_may_be_anything(pytestconfig: pytest.Config, field: str, valu
     assert report.outcome in {"passed", "failed", "skipped", "rerun"}
 
 
+def recorded(config: pytest.Config) -> list[tuple[Any, Any]]:
+    """The warnings that a configuration records from here on, each with its location."""
+    seen: list[tuple[Any, Any]] = []
+
+    class Listener:
+        def pytest_warning_recorded(self, warning_message: Any, location: Any) -> None:
+            seen.append((warning_message, location))
+
+    config.pluginmanager.register(Listener())
+    return seen
+
+
 def test_a_warning_s_category_is_looked_up_and_never_made(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,14 +196,7 @@ def test_a_warning_s_category_is_looked_up_and_never_made(
 
     lazy.__getattr__ = imports  # type: ignore[method-assign]
     monkeypatch.setitem(sys.modules, "lazy", lazy)
-    seen: list[type[Warning]] = []
-
-    class Listener:
-        def pytest_warning_recorded(self, warning_message: Any, location: Any) -> None:
-            assert (warning_message.lineno, location) == (0, None)
-            seen.append(warning_message.category)
-
-    config.pluginmanager.register(Listener())
+    seen = recorded(config)
     for module, name in (
         ("builtins", "DeprecationWarning"), ("builtins", "eval"), ("os", "system"),
         ("no.such.module", "X"), ("builtins", "Exception"), ("", ""),
@@ -198,23 +204,8 @@ def test_a_warning_s_category_is_looked_up_and_never_made(
     ):  # fmt: skip
         message = {"module": module, "name": name, "text": "t", "lineno": "x", "location": [1]}
         reports.warn(config, message, "x", SessionBounds(config))
-    assert seen == [DeprecationWarning, *[UserWarning] * 6]
-
-
-@pytest.mark.parametrize(
-    "longrepr",
-    [
-        ["a", float("inf"), "b"],
-        {"reprcrash": None, "sections": [], "chain": None, "reprtraceback": {
-            "reprentries": [{"type": "New", "data": {}}], "extraline": None, "style": "long"}},
-    ],
-)  # fmt: skip
-def test_neither_is_what_pytest_or_python_cannot_make(
-    pytestconfig: pytest.Config, longrepr: object
-) -> None:
-    """A kind of traceback that there is not, a number without an end."""
-    with pytest.raises(ProtocolError):
-        revived(pytestconfig, longrepr=longrepr)
+    assert [said.category for said, _ in seen] == [DeprecationWarning, *[UserWarning] * 6]
+    assert {(said.lineno, location) for said, location in seen} == {(0, None)}
 
 
 BAD = "\x1b]52;c;eA==\x07\u202e\n::error::x"
@@ -281,13 +272,7 @@ def test_no_code_of_a_module_runs_for_a_warning(
 def test_a_warning_shows_no_line_of_the_host_s(pytester: pytest.Pytester) -> None:
     """The line of a warning comes from inside, and its text is escaped."""
     config = pytester.parseconfig()
-    seen: list[Any] = []
-
-    class Listener:
-        def pytest_warning_recorded(self, warning_message: Any, location: Any) -> None:
-            seen.append((warning_message, location))
-
-    config.pluginmanager.register(Listener())
+    seen = recorded(config)
     secret = pytester.path / "secret"
     secret.write_text("of the host's\n")
     usual = {"module": "builtins", "name": "UserWarning", "when": "runtest", "lineno": 1,
@@ -304,16 +289,11 @@ def test_a_warning_shows_no_line_of_the_host_s(pytester: pytest.Pytester) -> Non
 def test_a_warning_keeps_its_place(pytester: pytest.Pytester) -> None:
     """A warning has file, line and function, as in pytest."""
     config = pytester.parseconfig()
-    seen: list[Any] = []
-
-    class Listener:
-        def pytest_warning_recorded(self, warning_message: Any, location: Any) -> None:
-            seen.append((warning_message.lineno, location))
-
-    config.pluginmanager.register(Listener())
+    seen = recorded(config)
     message = {"text": "t", "lineno": 7, "location": ["test_it.py", 3, "test_it"]}
     reports.warn(config, message, "x", SessionBounds(config))
-    assert seen == [(7, ("test_it.py", 3, "test_it"))]
+    ((said, location),) = seen
+    assert (said.lineno, location) == (7, ("test_it.py", 3, "test_it"))
 
 
 def _said(recorded: warnings.WarningMessage) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pytest_gvisor.inside.returned import Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.inside.start import Inside
 from pytest_gvisor.inside.worker import Worker
+from tests.unit.inside.test_reports import data_of
 
 INNER = "test_it.py::test_it"
 COLLECTED = {"type": "collected", "ids": [INNER, "test_it.py::test_next"], "errors": []}
@@ -68,20 +69,8 @@ class Script:
 
 def report(when: str, **changes: Any) -> Message:
     """The message with a passed phase's report."""
-    data: Message = {
-        "$report_type": "TestReport",
-        "nodeid": INNER,
-        "location": ["test_it.py", 0, "test_it"],
-        "keywords": {},
-        "outcome": "passed",
-        "longrepr": None,
-        "when": when,
-        "sections": [],
-        "duration": 0.1,
-        "start": 1.0,
-        "stop": 1.1,
-    }
-    return {"type": "report", "id": INNER, "data": {**data, **changes}, "plain": True}
+    data = data_of(nodeid=INNER, when=when, **changes)
+    return {"type": "report", "id": INNER, "data": data, "plain": True}
 
 
 def short(kind: str, when: str, passed: str) -> Message:
@@ -109,11 +98,11 @@ class Host:
     def worker(self, *messages: Message | BaseException, collected: Message = COLLECTED) -> Worker:
         """A worker whose pytest says this."""
         self.script = Script([collected, *messages])
-
+        self.files = Files(self.script)
         config = self.item.config
         bounds = SessionBounds(config)
         bridges = Bridges(config, bounds)
-        start = cast("Link", self.script), cast("Taker", Files(self.script))
+        start = cast("Link", self.script), cast("Taker", self.files)
         worker = Worker(
             config, lambda: start, 5.0, self.shown.append, bounds, bridges=bridges,
             inside=Inside(), items=[self.item],
@@ -276,18 +265,6 @@ class Files:
         self.said.append(why)
 
 
-def with_files(host: Host, script: Script, files: Files) -> Worker:
-    """A worker whose sandbox sends files."""
-    config = host.item.config
-    bounds = SessionBounds(config)
-    start = cast("Link", script), cast("Taker", files)
-    bridges = Bridges(config, bounds)
-    return Worker(
-        config, lambda: start, 5.0, host.shown.append, bounds, bridges=bridges,
-        inside=Inside(), items=[host.item],
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize(
     "messages",
     [
@@ -302,29 +279,23 @@ def test_files_are_taken_before_a_sandbox_is_removed(
     messages: list[Message | BaseException], host: Host
 ) -> None:
     """Each sandbox's files are taken once, however its pytest has ended."""
-    script = Script([COLLECTED, *messages])
-    files = Files(script)
-    worker = with_files(host, script, files)
-    assert not worker.start()
+    worker = host.worker(*messages)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a pytest that did not come to its end
         list(worker.run(host.item, Ids(inner=INNER)))
         worker.finish()
     name = "test_files_are_taken_before_a_sandbox_is_removed"
-    assert [line.partition("[")[0] for line in files.said] == [name, "received, closed 0"]
-    assert script.closed == 1
+    assert [line.partition("[")[0] for line in host.files.said] == [name, "received, closed 0"]
+    assert host.script.closed == 1
 
 
 def test_a_session_that_is_stopped_in_a_test_says_that_files_are_lost(host: Host) -> None:
     """The sandbox is removed at once then."""
-    script = Script([COLLECTED, *PASSED[:2]])
-    files = Files(script)
-    worker = with_files(host, script, files)
-    assert not worker.start()
+    worker = host.worker(*PASSED[:2])
     next(worker.run(host.item, Ids(inner=INNER)))
     worker.finish()
-    assert files.said[1:] == ["the session was stopped in the midst of a test"]
-    assert script.closed == 1
+    assert host.files.said[1:] == ["the session was stopped in the midst of a test"]
+    assert host.script.closed == 1
 
 
 def of(inner: str) -> list[Message]:

@@ -14,6 +14,7 @@ from pytest_gvisor.oci import rootfs, skeleton
 from pytest_gvisor.oci.accounts import account_of
 from pytest_gvisor.oci.mounts import bind
 from pytest_gvisor.programs.paths import within
+from tests.mounts import masked
 
 
 @pytest.fixture
@@ -113,11 +114,8 @@ def test_keys_and_shadow_files_are_left_out_whoever_may_read_them(tmp_path: Path
 
 def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
     """Folders can be entered after a test with an odd umask."""
-    old = os.umask(0o777)
-    try:
+    with masked(0o777):
         root = Path(rootfs.host().prepare(str(tmp_path / "r")).root_path)
-    finally:
-        os.umask(old)
     assert stat.S_IMODE((root / "etc").stat().st_mode) == 0o755
     assert stat.S_IMODE((root / "tmp").stat().st_mode) == 0o1777
     assert stat.S_IMODE((root / "etc/passwd").stat().st_mode) == 0o644

@@ -8,6 +8,7 @@ import pytest
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.plugin import precedence
+from pytest_gvisor.plugin.cells import strip_platform
 from pytest_gvisor.settings import Settings
 
 Reads = list[pytest.Item]
@@ -72,3 +73,22 @@ def test_a_marker_that_cannot_be_meant_is_an_error_each_time(pytester: pytest.Py
     for _ in range(2):
         with pytest.raises(UsageError, match=r"test_func .*: @pytest.mark.gvisor: timeout=0 is"):
             precedence.settings_of(item)
+
+
+@pytest.mark.parametrize(
+    ("nodeid", "row"),
+    [
+        ("t.py::test_x[kvm]", "t.py::test_x"),
+        ("t.py::test_x[kvm-1]", "t.py::test_x[1]"),
+        ("t.py::T::test_x[1-kvm]", "t.py::T::test_x[1]"),
+        ("t.py::test_x[1-kvm-2]", "t.py::test_x[1-2]"),
+        ("t.py::test_x[kvm-a[0]::b]", "t.py::test_x[a[0]::b]"),
+        ("a[1]/t[kvm].py::test_x[kvm]", "a[1]/t[kvm].py::test_x"),
+        ("a[1]/t.py::T::test_x[kvm-1]", "a[1]/t.py::T::test_x[1]"),
+        ("a[kvm]/t.py::test_x", "a[kvm]/t.py::test_x"),
+        ("t.py::test_x[akvm]", "t.py::test_x[akvm]"),
+    ],
+)
+def test_a_row_is_named_without_the_platform(nodeid: str, row: str) -> None:
+    """The row's name keeps all other brackets of the folder, the file and the parameters."""
+    assert strip_platform(nodeid, "kvm") == row

@@ -53,8 +53,20 @@ def show(browser: Browser, tmp_path: Path) -> Iterator[Show]:
         return browser
 
     yield opened
+    browser.call("Emulation.clearDeviceMetricsOverride")
+    browser.call("Emulation.setEmulatedMedia", features=[])
     assert {address.partition("#")[0] for address in browser.requests()} == {path.as_uri()}
     assert browser.complaints() == []
+
+
+def emulate(browser: Browser, *, width: int = 0, scheme: str = "") -> None:
+    """Make the window so many pixels wide, with a colour scheme, until the end of the test."""
+    if width:
+        browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800,
+                     deviceScaleFactor=1, mobile=False)  # fmt: skip
+    if scheme:
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        browser.call("Emulation.setEmulatedMedia", features=[feature])
 
 
 def every_state() -> Report:
@@ -156,10 +168,7 @@ def test_a_test_that_differs_opens_platform_against_platform(
     bad = cell("ptrace", State.FAILED, output="E   assert",
                runs=(Run(args="x", stdout="one\n2\nthree\nfour", stderr="warning"),))  # fmt: skip
     browser = show(report(Row(test="t.py::test_differs", cells=(good, bad))))
-    feature = {"name": "prefers-color-scheme", "value": scheme}
-    browser.call("Emulation.setEmulatedMedia", features=[feature])
-    browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800,
-                 deviceScaleFactor=1, mobile=False)  # fmt: skip
+    emulate(browser, width=width, scheme=scheme)
     browser.run("document.querySelector('td.s-failed button').click()")
     diff = browser.run("document.querySelector('.diff').textContent")
     assert diff == "  one\n- two\n+ 2\n  three\n+ four\n"
@@ -175,9 +184,6 @@ def test_a_test_that_differs_opens_platform_against_platform(
         assert contrast(front, back) >= 4.5, word
     browser.press("Tab", "Tab", "ArrowUp")  # past "Close", to what it is compared with
     assert browser.run("document.querySelector('.sides')") is None
-    browser.press("Escape")
-    browser.call("Emulation.clearDeviceMetricsOverride")
-    browser.call("Emulation.setEmulatedMedia", features=[])
 
 
 @pytest.mark.parametrize("width", [1280, 400])
@@ -185,18 +191,13 @@ def test_a_test_that_differs_opens_platform_against_platform(
 def test_axe_finds_nothing_to_complain_about(show: Show, width: int, scheme: str) -> None:
     """The page and an open comparison pass all rules of axe-core."""
     browser = show(every_state())
-    feature = {"name": "prefers-color-scheme", "value": scheme}
-    browser.call("Emulation.setEmulatedMedia", features=[feature])
-    browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800,
-                 deviceScaleFactor=1, mobile=False)  # fmt: skip
+    emulate(browser, width=width, scheme=scheme)
     axe = importlib.resources.files("axe_core_python").joinpath("axe.min.js")
     browser.run(axe.read_text(encoding="utf-8") + ";0")
     found = "axe.run().then(all => all.violations.map(one => [one.id, one.nodes.map(n => n.html)]))"
     assert browser.run(found) == []
     browser.run("document.querySelector('[data-differs] td.s-failed button').click()")
     assert browser.run(found) == []
-    browser.call("Emulation.clearDeviceMetricsOverride")
-    browser.call("Emulation.setEmulatedMedia", features=[])
 
 
 def test_hostile_text_stays_text(show: Show) -> None:
@@ -230,8 +231,7 @@ def test_a_script_that_was_smuggled_in_would_not_run(browser: Browser, tmp_path:
 def test_words_can_be_read_on_their_colours(show: Show, scheme: str) -> None:
     """Each state has its name, with a contrast of at least 4.5 (WCAG AA)."""
     browser = show(every_state())
-    feature = {"name": "prefers-color-scheme", "value": scheme}
-    browser.call("Emulation.setEmulatedMedia", features=[feature])
+    emulate(browser, scheme=scheme)
     found = browser.run(COLOUR)
     assert len({back for _front, back, _word in found}) >= len(State)
     words = {word for *_colours, word in found}
@@ -240,7 +240,6 @@ def test_words_can_be_read_on_their_colours(show: Show, scheme: str) -> None:
         assert contrast(front, back) >= 4.5, (front, back, word)
     dark = luminance(browser.run("getComputedStyle(document.body).backgroundColor")) < 0.2
     assert dark is (scheme == "dark")
-    browser.call("Emulation.setEmulatedMedia", features=[])
 
 
 def luminance(colour: str) -> float:
@@ -262,7 +261,5 @@ def test_the_chart_has_a_dot_a_start_and_stays_in_its_frame(show: Show) -> None:
     browser = show(report(row("a", systrap=State.PASSED), row("b", kvm=State.PASSED), slow))
     assert browser.run("document.querySelectorAll('svg.chart .dot').length") == 5
     assert browser.run("document.querySelectorAll('svg.chart .lane').length") == 3
-    browser.call("Emulation.setDeviceMetricsOverride", width=360, height=800,
-                 deviceScaleFactor=1, mobile=False)  # fmt: skip
+    emulate(browser, width=360)
     assert browser.run("document.documentElement.scrollWidth") <= 360
-    browser.call("Emulation.clearDeviceMetricsOverride")

@@ -16,6 +16,7 @@ from pytest_gvisor.errors import ReportError
 from pytest_gvisor.report import files, html, markdown, terminal
 from pytest_gvisor.report.details import counterpart, details, parts
 from pytest_gvisor.report.model import Report, Row, State
+from tests.mounts import masked
 from tests.unit.report.reports import cell, hostile, report, row
 
 WIDE = report(*(row(f"t.py::test_{n}", systrap=State.PASSED, kvm=State.PASSED) for n in range(500)),
@@ -296,11 +297,8 @@ def test_a_file_is_written_whole_and_as_the_umask_says(tmp_path: Path, suffix: s
     """Over an older one, and without a trace of the way there."""
     path = tmp_path / f"r.{suffix}"
     path.write_text("old")
-    before = os.umask(0o027)
-    try:
+    with masked(0o027):
         assert files.write(hostile(), str(path)) == ""
-    finally:
-        os.umask(before)
     assert "hacked" in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert os.listdir(tmp_path) == [path.name]

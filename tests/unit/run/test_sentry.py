@@ -17,18 +17,10 @@ from hypothesis import strategies as st
 
 from pytest_gvisor.run import sentry as sentry_module
 from pytest_gvisor.run.sentry import Listener
+from tests.fakes.fake_runsc import varint
 
 HANDSHAKE = b"\x08\x01"
 START, TASK_EXIT = 1, 5
-
-
-def varint(number: int) -> bytes:
-    """A number as protobuf writes it."""
-    found = bytearray()
-    while number > 0x7F:
-        found.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*found, number])
 
 
 def field(number: int, value: int | bytes) -> bytes:

@@ -77,11 +77,16 @@ def test_a_passed_deadline_is_a_time_out_whatever_else(evidence: Evidence) -> No
 
 @given(evidence=evidences)
 def test_an_exact_end_of_the_workload_was_reported_and_confirmed(evidence: Evidence) -> None:
-    """The exact end needs the sentry's report, the same exit code of runsc, and no error of it."""
+    """The exact end needs the sentry's report, the same exit code of runsc, and no error of it.
+
+    A killed runsc is never the workload's end, and neither is one that complains with status 128.
+    After the gofer's end the sentry kills the workload.
+    """
     verdict = judge(evidence)
     if verdict.outcome not in WORKLOADS:
         return
     assert not evidence.records
+    assert not evidence.gofer_died
     assert not os.WIFSIGNALED(evidence.runsc_status)
     if verdict.exact:
         assert os.WEXITSTATUS(evidence.runsc_status) in map(says, evidence.workload_statuses)
@@ -89,27 +94,6 @@ def test_an_exact_end_of_the_workload_was_reported_and_confirmed(evidence: Evide
         assert not evidence.sentry_reports
         assert not evidence.panic
         assert not evidence.oom_kills
-
-
-@given(evidence=evidences)
-def test_a_killed_runsc_is_never_the_workload_s_end(evidence: Evidence) -> None:
-    """A killed runsc is never the workload's end, whatever the sentry reported before."""
-    if os.WIFSIGNALED(evidence.runsc_status):
-        assert judge(evidence).outcome not in WORKLOADS
-
-
-@given(evidence=evidences)
-def test_an_end_after_the_gofer_s_is_never_the_workload_s_end(evidence: Evidence) -> None:
-    """The sentry kills it then."""
-    if evidence.gofer_died:
-        assert judge(evidence).outcome not in WORKLOADS
-
-
-@given(evidence=evidences)
-def test_a_complaint_of_runsc_is_never_the_workload_s_end(evidence: Evidence) -> None:
-    """Runsc's exit code after an error is 128, which a workload can have too."""
-    if evidence.records:
-        assert judge(evidence).outcome not in WORKLOADS
 
 
 @given(evidence=evidences)

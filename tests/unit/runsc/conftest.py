@@ -8,15 +8,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import pytest
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from pytest_gvisor.runsc.locate import Judged
+from pytest_gvisor.runsc.locate import Judged
 
 REPOSITORY = Path(__file__).parents[3]
 STRANGER = 12345
@@ -53,6 +51,21 @@ ANSWERS = {
 }
 
 
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="needs root: files of another owner, or a mount"
+)
+
+
+def loosen(path: Path) -> None:
+    """Let everybody write to it."""
+    path.chmod(0o777)
+
+
+def give_away(path: Path) -> None:
+    """Make it a third user's."""
+    os.chown(path, STRANGER, STRANGER)
+
+
 class FakeRunsc(Protocol):
     """Compiles a fake runsc; each argument is the C that answers one question."""
 
@@ -69,6 +82,13 @@ class ByDescriptor(Protocol):
     """The output of the checked file, executed by its descriptor."""
 
     def __call__(self, judged: Judged, *words: str) -> str: ...
+
+
+@pytest.fixture(autouse=True)
+def _no_descriptor_left() -> Iterator[None]:
+    before = set(os.listdir("/proc/self/fd"))
+    yield
+    assert set(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.fixture(scope="session")
@@ -121,6 +141,29 @@ def by_descriptor() -> ByDescriptor:
         return done.stdout
 
     return run
+
+
+NOEXEC = """
+import sys; sys.path.insert(0, {repository!r})
+from pytest_gvisor.errors import InsecureRunsc
+from pytest_gvisor.runsc import locate
+try:
+    locate.find({binary!r})
+except InsecureRunsc as error:
+    print(error.path, error.reason)
+"""
+
+
+def refusal_on_noexec(point: Path, binary: Path, original: Path) -> str:
+    """The path and the reason of a refusal where a noexec mount is, with a copy of the original."""
+    code = NOEXEC.format(repository=str(REPOSITORY), binary=str(binary))
+    script = 'mount -t tmpfs -o noexec,mode=755 none "$1" && cp "$2" "$1" && exec "$3" -c "$4"'
+    return subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", point, original, sys.executable, code],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
 
 
 PROLOGUE = """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 from unittest.mock import Mock
 
 import pytest
@@ -13,9 +12,7 @@ import pytest
 from pytest_gvisor.runsc import answers, features
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.sessions import boot_notes
-
-if TYPE_CHECKING:
-    from tests.unit.runsc.conftest import FakeRunsc
+from tests.unit.runsc.conftest import FakeRunsc
 
 
 @pytest.fixture(autouse=True)

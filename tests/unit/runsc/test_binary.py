@@ -7,7 +7,6 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 from unittest.mock import Mock
 
 import pytest
@@ -17,18 +16,7 @@ from pytest_gvisor.runsc import answers, binary, locate
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.sessions import boot_notes
 from tests.faults.shortages import spare_descriptors
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.unit.runsc.conftest import AsUser, FakeRunsc
-
-
-@pytest.fixture(autouse=True)
-def _no_descriptor_left() -> Iterator[None]:
-    before = set(os.listdir("/proc/self/fd"))
-    yield
-    assert set(os.listdir("/proc/self/fd")) == before
+from tests.unit.runsc.conftest import AsUser, FakeRunsc
 
 
 def test_the_real_runsc_is_found_with_all_about_it() -> None:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,9 +18,7 @@ from pytest_gvisor.programs.proc import children_of_self
 from pytest_gvisor.runsc import features, locate
 from pytest_gvisor.settings import Platform
 from tests import releases
-
-if TYPE_CHECKING:
-    from tests.unit.runsc.conftest import FakeRunsc
+from tests.unit.runsc.conftest import FakeRunsc
 
 
 def read(path: Path | str, *, deadline: float = features.DEADLINE) -> features.Features:
@@ -340,15 +337,6 @@ def test_a_refused_call_on_the_way_to_a_question_is_named(
         read(path)
     assert (caught.value.stage, caught.value.errno) == (stage, 1)
     assert not marker.exists()
-
-
-def test_no_descriptor_is_left(fake_runsc: FakeRunsc) -> None:
-    """Neither success nor failure leaves a descriptor open."""
-    before = set(os.listdir("/proc/self/fd"))
-    read(fake_runsc())
-    failure(fake_runsc(version="abort()"))
-    failure(fake_runsc(version="pause()"), deadline=0.2)
-    assert set(os.listdir("/proc/self/fd")) == before
 
 
 def test_the_pasteable_command_is_the_one_that_was_run(fake_runsc: FakeRunsc) -> None:

@@ -27,6 +27,13 @@ def saying(text: str) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", f"print({text!r})"]
 
 
+def refusal(device: str = "/dev/kvm", **options: Any) -> kvm.Refusal:
+    """The refusal of a device, in twenty seconds unless there is another deadline."""
+    found = kvm.look(device, **{"deadline": 20.0, **options})
+    assert found is not None
+    return found
+
+
 def test_a_device_that_does_all_is_of_use() -> None:
     """The version, a VM and a processor: the three steps, and each descriptor is closed."""
     made: list[int] = []
@@ -63,8 +70,7 @@ def test_a_refused_ioctl_is_named_with_its_error(step: str, number: int) -> None
 
     assert ask_kvm.ask("/dev/null", ioctl) == {"step": step, "errno": number}
     answer = f'{{"step": "{step}", "errno": {number}}}'
-    found = kvm.look("/dev/kvm", command=saying(answer), deadline=20.0)
-    assert found is not None
+    found = refusal(command=saying(answer))
     assert found.cause is Cause.REFUSED
     assert found.detail.startswith(f"/dev/kvm refuses {step} ({errno.errorcode[number]}: ")
     assert "firmware" in causes.remedy(Platform.KVM, found.cause)
@@ -80,11 +86,9 @@ def test_what_a_container_s_profile_forbids_is_a_refusal() -> None:
         "print(kvm.look('/dev/null', deadline=20.0))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    refusal = kvm.Refusal(
-        cause=Cause.REFUSED,
-        detail="/dev/null refuses KVM_GET_API_VERSION (EPERM: Operation not permitted)",
-    )
-    assert done.stdout.strip() == repr(refusal), done.stderr
+    detail = "/dev/null refuses KVM_GET_API_VERSION (EPERM: Operation not permitted)"
+    expected = kvm.Refusal(cause=Cause.REFUSED, detail=detail)
+    assert done.stdout.strip() == repr(expected), done.stderr
 
 
 def test_another_version_of_the_interface_is_not_kvm() -> None:
@@ -93,25 +97,21 @@ def test_another_version_of_the_interface_is_not_kvm() -> None:
         "step": "KVM_GET_API_VERSION", "value": 11,
     }  # fmt: skip
     answer = '{"step": "KVM_GET_API_VERSION", "value": 11}'
-    found = kvm.look("/dev/kvm", command=saying(answer), deadline=20.0)
+    found = refusal(command=saying(answer))
     assert found == kvm.Refusal(cause=Cause.NOT_KVM, detail="/dev/kvm has KVM API 11 and not 12")
 
 
 @pytest.mark.parametrize("device", ["/dev/null", "/dev/zero"])
 def test_another_device_is_not_kvm(device: str) -> None:
     """Another device opens, and does not know the question."""
-    found = kvm.look(device, deadline=20.0)
-    assert found is not None
+    found = refusal(device)
     assert found.cause is Cause.NOT_KVM
     assert found.detail.startswith(f"{device} is not KVM's device (ENOTTY: ")
 
 
 def test_no_device_and_no_file(tmp_path: Path) -> None:
     """The messages for a missing device and for a folder differ."""
-    missing = kvm.look(str(tmp_path / "kvm"), deadline=20.0)
-    folder = kvm.look(str(tmp_path), deadline=20.0)
-    assert missing is not None
-    assert folder is not None
+    missing, folder = refusal(str(tmp_path / "kvm")), refusal(str(tmp_path))
     assert (missing.cause, folder.cause) == (Cause.NO_DEVICE, Cause.NO_DEVICE)
     assert missing.detail == f"there is no {tmp_path}/kvm"
     assert "EISDIR" in folder.detail
@@ -124,10 +124,7 @@ def test_no_permission_names_mode_group_and_who(
     device = tmp_path / "kvm"
     device.touch(0o640)
     monkeypatch.setattr(os, "access", lambda *_args, **_options: False)
-    found = kvm.look(
-        str(device), command=saying(f'{{"step": "open", "errno": {errno.EACCES}}}'), deadline=20.0
-    )
-    assert found is not None
+    found = refusal(str(device), command=saying(f'{{"step": "open", "errno": {errno.EACCES}}}'))
     assert found.cause is Cause.NO_PERMISSION
     assert f"may not be opened by uid {os.geteuid()} (mode 0640, group " in found.detail
     assert "udevadm" in causes.remedy(Platform.KVM, found.cause)
@@ -135,10 +132,7 @@ def test_no_permission_names_mode_group_and_who(
 
 def test_what_a_container_was_not_given_is_not_a_matter_of_permissions() -> None:
     """A device cgroup says EPERM to root too, where a file's mode says EACCES."""
-    found = kvm.look(
-        "/dev/null", command=saying(f'{{"step": "open", "errno": {errno.EPERM}}}'), deadline=20.0
-    )
-    assert found is not None
+    found = refusal("/dev/null", command=saying(f'{{"step": "open", "errno": {errno.EPERM}}}'))
     assert found.cause is Cause.NOT_GIVEN
     assert f"forbids uid {os.geteuid()} to open it (EPERM: " in found.detail
     remedy = causes.remedy(Platform.KVM, found.cause)
@@ -152,10 +146,7 @@ def test_a_device_whose_mode_is_not_in_the_way_names_what_is(
 ) -> None:
     """EACCES in spite of the mode: nodev, or a security module."""
     monkeypatch.setattr(os, "access", lambda *_args, **_options: True)
-    found = kvm.look(
-        "/dev/null", command=saying(f'{{"step": "open", "errno": {errno.EACCES}}}'), deadline=20.0
-    )
-    assert found is not None
+    found = refusal("/dev/null", command=saying(f'{{"step": "open", "errno": {errno.EACCES}}}'))
     assert found.cause is Cause.NO_PERMISSION
     assert "its mode lets it: nodev, or a security module (AppArmor, SELinux)" in found.detail
 
@@ -170,9 +161,8 @@ def test_a_device_that_does_not_answer_is_left_at_the_deadline(tmp_path: Path) -
     command = [sys.executable, "-I", "-S", "-c", stuck]
     for deadline in (3, 30):  # a busy machine may take longer to start it
         started = time.monotonic()
-        found = kvm.look("/dev/kvm", command=command, deadline=float(deadline))
+        found = refusal(command=command, deadline=float(deadline))
         assert time.monotonic() - started < deadline + 30
-        assert found is not None
         assert found.cause is Cause.PROBE_HUNG
         assert f"within {deadline} s" in found.detail
         if pid.exists() and pid.read_text():
@@ -231,9 +221,8 @@ def test_a_child_that_cannot_be_killed_does_not_hold_the_look_up(
     stuck = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(20)"]
     started = time.monotonic()
     try:
-        found = kvm.look("/dev/kvm", command=stuck, deadline=0.1)
+        found = refusal(command=stuck, deadline=0.1)
         assert time.monotonic() - started < 10
-        assert found is not None
         assert found.cause is Cause.PROBE_HUNG
         assert "cannot be killed" in found.detail
         assert made[0].stdout is not None

@@ -10,8 +10,9 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -19,25 +20,18 @@ from pytest_gvisor import trust
 from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscNotFound, UsageError
 from pytest_gvisor.runsc import locate
 from tests import releases
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from tests.unit.runsc.conftest import AsUser, ByDescriptor, FakeRunsc
-
-STRANGER = 12345
-USER = os.geteuid() or STRANGER
-
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="needs root: files of another owner, or a mount"
+from tests.unit.runsc.conftest import (
+    STRANGER,
+    AsUser,
+    ByDescriptor,
+    FakeRunsc,
+    give_away,
+    loosen,
+    needs_root,
+    refusal_on_noexec,
 )
 
-
-@pytest.fixture(autouse=True)
-def _no_descriptor_left() -> Iterator[None]:
-    before = set(os.listdir("/proc/self/fd"))
-    yield
-    assert set(os.listdir("/proc/self/fd")) == before
+USER = os.geteuid() or STRANGER
 
 
 def found(path: Path | str | None = None, **search: object) -> str:
@@ -470,26 +464,8 @@ def test_a_file_on_a_noexec_mount_is_refused(good: Path, tmp_path: Path) -> None
     """A file that the kernel would not execute is refused with the reason, before a try."""
     mount = tmp_path / "mount"
     mount.mkdir()
-    program = f"""
-import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r})
-from pytest_gvisor.errors import InsecureRunsc
-from pytest_gvisor.runsc import locate
-from tests import releases
-try:
-    locate.find({str(mount / "runsc")!r})
-except InsecureRunsc as error:
-    print(error.reason)
-"""
-    script = (
-        'mount -t tmpfs -o noexec,mode=755 none "$1" && cp "$2" "$1/runsc" && exec "$3" -c "$4"'
-    )
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script, "sh", mount, good, sys.executable, program],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "its file system is mounted noexec\n"
+    told = refusal_on_noexec(mount, mount / "runsc", good)
+    assert told == f"{mount}/runsc its file system is mounted noexec\n"
 
 
 def patch(path: Path, at: int, value: bytes) -> None:
@@ -675,17 +651,9 @@ while True:
     return subprocess.Popen([sys.executable, "-I", "-S", "-c", program, good, evil, place])
 
 
-def spoil_mode(path: Path) -> None:
-    path.chmod(0o777)
-
-
-def spoil_owner(path: Path) -> None:
-    os.chown(path, STRANGER, STRANGER)
-
-
 @pytest.mark.fault("A6")
 @pytest.mark.parametrize(
-    "spoil", [spoil_mode, pytest.param(spoil_owner, marks=needs_root)], ids=["mode", "owner"]
+    "spoil", [loosen, pytest.param(give_away, marks=needs_root)], ids=["mode", "owner"]
 )
 def test_a_rename_between_judging_and_starting_changes_nothing(
     spoil: Callable[[Path], None],

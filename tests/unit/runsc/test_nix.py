@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_gvisor.errors import InsecureRunsc
 from pytest_gvisor.runsc import locate
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-STRANGER = 12345
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: files of another owner")
-
+from tests.unit.runsc.conftest import STRANGER, needs_root
 
 # --- what a wrapper names
 
@@ -214,24 +207,15 @@ def test_a_shell_of_the_same_store_is_refused(store: Path, good: Path) -> None:
         found(wrapper / "runsc", store)
 
 
-def test_the_wrapper_itself_is_judged(store: Path, good: Path) -> None:
-    """A wrapper that others may write is refused, however good the binary is."""
+def test_a_wrapper_and_what_it_names_are_judged(store: Path, good: Path) -> None:
+    """A wrapper is refused that others may write, and one whose binary breaks a rule."""
     binary = package(store, "a", runsc=good) / "runsc"
     wrapper = package(store, "b", runsc=wrapper_of(binary)) / "runsc"
-    wrapper.chmod(0o757)
-    with pytest.raises(InsecureRunsc, match="may write it") as caught:
-        found(wrapper, store)
-    assert caught.value.path == str(wrapper)
-
-
-def test_what_the_wrapper_names_is_judged(store: Path, good: Path) -> None:
-    """A wrapper's binary that breaks a rule is refused too."""
-    binary = package(store, "a", runsc=good) / "runsc"
-    wrapper = package(store, "b", runsc=wrapper_of(binary)) / "runsc"
-    binary.chmod(0o4555)
-    with pytest.raises(InsecureRunsc, match="set-uid") as caught:
-        found(wrapper, store)
-    assert caught.value.path == str(binary)
+    for culprit, mode, told in ((binary, 0o4555, "set-uid"), (wrapper, 0o757, "may write it")):
+        culprit.chmod(mode)
+        with pytest.raises(InsecureRunsc, match=told) as caught:
+            found(wrapper, store)
+        assert caught.value.path == str(culprit)
 
 
 def test_a_wrapper_of_nothing_is_refused(store: Path) -> None:

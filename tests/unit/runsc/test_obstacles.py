@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import errno
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.runsc import causes
+from pytest_gvisor.runsc import causes, platforms
 
 ROOT = "22 1 0:21 / / rw - ext4 /dev/root rw\n"
 PROC = "30 22 0:26 / /proc rw - proc proc rw\n"
@@ -118,3 +120,31 @@ def test_this_process_is_in_no_chroot() -> None:
     """The machine that runs the tests, in a container or not."""
     assert os.path.exists("/proc/self/mountinfo")
     assert causes.chroot() == []
+
+
+JULY = dt.date(2024, 7, 29)
+
+
+@pytest.mark.parametrize(
+    ("go", "doubtful"),
+    [("1.24.4", False), ("1.19.8", False), ("1.25", True), ("1.26.2", True), ("", False)],
+)
+def test_an_old_release_of_a_young_go_is_doubtful(go: str, doubtful: bool) -> None:
+    """Go 1.24 is the last that it was made for; a version that is not known says nothing."""
+    assert platforms.is_doubtful(JULY, lambda: go) is doubtful
+
+
+@pytest.mark.parametrize("date", [None, dt.date(2026, 9, 5)])
+def test_a_young_release_is_not_looked_into(date: dt.date | None) -> None:
+    """A release without a date is not read either."""
+
+    def go() -> str:
+        pytest.fail("the binary was read")
+
+    assert not platforms.is_doubtful(date, go)
+
+
+def test_the_program_prints_the_kernels_release() -> None:
+    """On the host the release is the host's, with nothing on standard error."""
+    done = subprocess.run(platforms.PYTHON, capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == (f"{os.uname().release}\n", "")

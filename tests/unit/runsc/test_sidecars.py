@@ -11,11 +11,9 @@ import shutil
 import socket
 import stat
 import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -27,28 +25,23 @@ from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.command import check_extra, run_argv
 from pytest_gvisor.settings import Platform
 from tests.faults.shortages import spare_descriptors
+from tests.mounts import masked
+from tests.unit.runsc.conftest import (
+    STRANGER,
+    AsUser,
+    FakeRunsc,
+    give_away,
+    loosen,
+    needs_root,
+    refusal_on_noexec,
+)
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.unit.runsc.conftest import AsUser, FakeRunsc
-
-STRANGER = 12345
 NEW = {
     "version": r'puts("runsc version release-20260905.0\nspec: 1.2.1")',
     "flags": r'fputs("  -net-disconnect-ok\n    \td.\n  -root string\n    \td.\n'
     r'  -sidecar-release-enforcement-policy value\n", '
     "stderr)",
 }
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: files of another owner")
-
-
-@pytest.fixture(autouse=True)
-def _no_descriptor_left() -> Iterator[None]:
-    before = set(os.listdir("/proc/self/fd"))
-    yield
-    assert set(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.fixture
@@ -149,14 +142,6 @@ def test_what_belongs_to_a_third_user_is_refused(name: str, binary: Path, folder
     os.chown(folder / name, STRANGER, -1)
     error = refused(binary, rf"owned by uid {STRANGER} \(allowed: root\)")
     assert (error.path, error.owner) == (str(folder / name), STRANGER)
-
-
-def loosen(path: Path) -> None:
-    path.chmod(0o777)
-
-
-def give_away(path: Path) -> None:
-    os.chown(path, STRANGER, STRANGER)
 
 
 @pytest.mark.fault("A2")
@@ -285,23 +270,8 @@ def test_a_folder_that_cannot_be_read_cannot_be_judged(as_user: AsUser, open_tmp
 @needs_root
 def test_a_folder_on_a_noexec_mount_is_refused(binary: Path, folder: Path) -> None:
     """Runsc could not start a file there, and its own error would not name the mount."""
-    code = f"""
-import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r})
-from pytest_gvisor.errors import InsecureRunsc
-from pytest_gvisor.runsc import locate
-try:
-    locate.find({str(binary)!r})
-except InsecureRunsc as error:
-    print(error.path, error.reason)
-"""
-    script = 'mount -t tmpfs -o noexec,mode=755 none "$1" && exec "$2" -c "$3"'
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script, "sh", folder, sys.executable, code],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == f"{folder} its file system is mounted noexec\n"
+    told = refusal_on_noexec(folder, binary, binary)
+    assert told == f"{folder} its file system is mounted noexec\n"
 
 
 @pytest.mark.fault("A2")
@@ -623,11 +593,8 @@ def test_what_is_installed_passes(umask: int, good: Path, tmp_path: Path) -> Non
             member.mode = 0o6777
             with good.open("rb") as file:
                 tar.addfile(member, file)
-    before = os.umask(umask)
-    try:
+    with masked(umask):
         archive.unpack(str(tmp_path / "made.tar.bz2"), str(tmp_path / "home"))
-    finally:
-        os.umask(before)
     found = judged(tmp_path / "home" / "runsc")
     assert found.programs == ("gvisor-sentry-prewarmer", "gvisor_sentry")
     assert {stat.S_IMODE(state.mode) for state in found.states.values()} == {0o755}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
+import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,10 +15,6 @@ from pytest_gvisor import NotReady
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.streams import Tap, Watch
 from tests.unit.sandbox.conftest import Peer, started
-
-if TYPE_CHECKING:
-    import re
-    import threading
 
 Connect = Callable[..., tuple[Channel, Peer]]
 

@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -162,18 +163,12 @@ def test_a_fork_of_this_process_lets_no_keeper_go(launcher: Launcher) -> None:
 
 def test_all_threads_get_the_same_keeper(launcher: Launcher) -> None:
     """Threads that ask at once get one keeper."""
-    found: list[tuple[int, str]] = []
 
-    def ask() -> None:
-        found.append((launcher.keeper().pid, launcher.session().path))
+    def ask(_number: int) -> tuple[int, str]:
+        return launcher.keeper().pid, launcher.session().path
 
-    threads = [threading.Thread(target=ask) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 16
-    assert len(set(found)) == 1
+    with ThreadPoolExecutor(16) as pool:
+        assert len(set(pool.map(ask, range(16)))) == 1
 
 
 def test_a_dead_keeper_is_replaced_in_the_same_session(launcher: Launcher) -> None:

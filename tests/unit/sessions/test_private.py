@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import fcntl
 import os
 import stat
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_gvisor.errors import LaunchError
-from pytest_gvisor.sessions import private
+from pytest_gvisor.sessions import places, private
 from pytest_gvisor.trust import Trust
+from tests.mounts import masked
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: folders of another owner")
 
@@ -34,11 +38,8 @@ def test_a_private_folder_lets_nobody_in_for_any_moment(
 ) -> None:
     """The mode is right from the beginning, not only after the chmod."""
     monkeypatch.setattr(os, "chmod", lambda *_, **__: None)
-    before = os.umask(0)
-    try:
+    with masked(0):
         private.make_private(f"{base}/x")
-    finally:
-        os.umask(before)
     assert stat.S_IMODE(os.lstat(f"{base}/x").st_mode) == 0o700
 
 
@@ -181,13 +182,80 @@ def test_a_folder_on_the_way_of_a_third_user_is_refused(base: str, mode: int) ->
 
 def test_what_is_made_above_is_private_too(base: str) -> None:
     """A umask that lets the group write would spoil the way otherwise."""
-    before = os.umask(0o002)
-    try:
+    with masked(0o002):
         private.make_above(f"{base}/one/two/x")
-    finally:
-        os.umask(before)
     assert [stat.S_IMODE(os.lstat(f"{base}/{path}").st_mode) for path in ("one", "one/two")] == [
         0o700,
         0o700,
     ]
     os.close(private.open_private(f"{base}/one/two/x"))
+
+
+@pytest.mark.parametrize(
+    ("variable", "above"),
+    [
+        ("/where/caches/are", "/where/caches/are"),
+        ("here", "/home/a/.cache"),
+        ("", "/home/a/.cache"),
+    ],
+)
+def test_the_cache_folder_is_the_one_of_the_xdg_specification(
+    monkeypatch: pytest.MonkeyPatch, variable: str, above: str
+) -> None:
+    """A relative path is ignored, as if there were none."""
+    monkeypatch.setenv("XDG_CACHE_HOME", variable)
+    monkeypatch.setenv("HOME", "/home/a")
+    assert places.caches("answers") == f"{above}/pytest-gvisor/answers"
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[tuple[int, int]]:
+    """Two open files of one path: each holds a lock of its own."""
+    fds = [os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT) for _ in range(2)]
+    yield fds[0], fds[1]
+    for fd in fds:
+        os.close(fd)
+
+
+def test_a_lock_is_taken_where_it_is_free(two: tuple[int, int]) -> None:
+    """A lock that another file has is not taken; several may share it."""
+    assert private.take_lock(two[0], fcntl.LOCK_SH)
+    assert private.take_lock(two[1], fcntl.LOCK_SH)
+    assert not private.take_lock(two[0])
+    fcntl.flock(two[1], fcntl.LOCK_UN)
+    assert private.take_lock(two[0])
+    assert not private.take_lock(two[1], fcntl.LOCK_SH)
+
+
+def test_a_lock_that_becomes_free_is_taken(two: tuple[int, int]) -> None:
+    """The lock is taken as soon as its holder releases it."""
+    fcntl.flock(two[0], fcntl.LOCK_EX)
+    threading.Timer(0.05, fcntl.flock, [two[0], fcntl.LOCK_UN]).start()
+    assert private.take_lock_in(60, two[1])
+
+
+def test_a_lock_that_stays_taken_is_given_up(two: tuple[int, int]) -> None:
+    """The wait is as long as the time given, and not shorter."""
+    fcntl.flock(two[0], fcntl.LOCK_EX)
+    began = time.monotonic()
+    assert not private.take_lock_in(0.1, two[1])
+    assert time.monotonic() - began >= 0.1
+
+
+def test_what_is_no_lock_is_an_error() -> None:
+    """An errno of flock(2) is raised, apart from that of a lock that is taken."""
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        private.take_lock_in(1, 2**20)
+
+
+def test_the_file_of_a_lock_is_its_owners_and_no_link(tmp_path: Path) -> None:
+    """A file that any umask has made can be opened again, and an execve closes it."""
+    with masked(0o777):
+        fds = [private.open_lock(str(tmp_path / "lock")) for _ in range(2)]
+    assert (tmp_path / "lock").stat().st_mode & 0o7777 == 0o600
+    assert not any(map(os.get_inheritable, fds))
+    (tmp_path / "link").symlink_to("lock")
+    with pytest.raises(OSError, match="symbolic links"):
+        private.open_lock(str(tmp_path / "link"))
+    for fd in fds:
+        os.close(fd)

@@ -16,8 +16,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -26,6 +28,7 @@ from pytest_gvisor.programs import leftovers, proc
 from pytest_gvisor.programs.leftovers import clear_session, remove_session
 from pytest_gvisor.sessions import places, private, session_folder, stopped_keepers
 from pytest_gvisor.sessions.session_folder import SessionDir
+from tests.mounts import masked
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it has a folder in /run")
 
@@ -203,12 +206,8 @@ def test_a_shortage_passes_no_candidate_over(
 ) -> None:
     """A shortage says nothing about a folder, so it is an error and sessions stay in one place."""
     candidates("first", "second")
-
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(number, os.strerror(number))
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "mkdir", refuse)
+        patch.setattr(os, "mkdir", Mock(side_effect=OSError(number, os.strerror(number))))
         with pytest.raises(LaunchError) as caught:
             session_folder.base_folder()
     assert caught.value.errno == number
@@ -289,12 +288,9 @@ def test_locks_and_journals_are_private_from_the_beginning(
 ) -> None:
     """The mode is right from the beginning for any umask, not only after the chmod."""
     monkeypatch.setattr(os, "fchmod", lambda *_: None)
-    before = os.umask(0)
-    try:
+    with masked(0):
         session = SessionDir.create(SessionDir.choose(base)[0])
         session.journal(id="g1")
-    finally:
-        os.umask(before)
     paths = f"{base}/.lock", f"{session.path}/lock", f"{session.path}/journal"
     assert [mode_of(path) for path in paths] == [0o600] * 3
     session.remove()
@@ -305,11 +301,8 @@ def test_a_lock_of_the_wrong_mode_is_not_left_open(
 ) -> None:
     """A process with an accidental lock would block all sessions."""
     before = os.listdir("/proc/self/fd")
-
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(os, "fchmod", refuse)
+    refused = Mock(side_effect=OSError(errno.EPERM, "Operation not permitted"))
+    monkeypatch.setattr(os, "fchmod", refused)
     with pytest.raises(LaunchError):
         session_folder.sweep(base)
     assert os.listdir("/proc/self/fd") == before
@@ -338,11 +331,8 @@ def test_a_session_that_cannot_be_locked_is_not_left(
 ) -> None:
     """The folder goes again."""
     path = SessionDir.choose(base)[0]
-
-    def refuse(_path: str) -> int:
-        raise OSError(errno.ENOLCK, "no locks")
-
-    monkeypatch.setattr(session_folder, "_take_lock", refuse)
+    refused = Mock(side_effect=OSError(errno.ENOLCK, "no locks"))
+    monkeypatch.setattr(session_folder, "_take_lock", refused)
     with pytest.raises(LaunchError) as caught:
         SessionDir.create(path)
     assert caught.value.errno == errno.ENOLCK
@@ -650,16 +640,8 @@ def test_a_killed_process_s_session_is_swept_and_another_s_lives(base: str) -> N
 
 def test_many_sessions_begin_at_once(base: str) -> None:
     """No session sweeps another that is being made."""
-    made: list[SessionDir] = []
-
-    def begin() -> None:
-        made.append(SessionDir.create(SessionDir.choose(base)[0]))
-
-    threads = [threading.Thread(target=begin) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(16) as pool:
+        made = list(pool.map(lambda _: SessionDir.create(SessionDir.choose(base)[0]), range(16)))
     assert len({session.path for session in made}) == 16
     assert all(os.path.exists(f"{session.path}/lock") for session in made)
     for session in made:
