@@ -211,17 +211,13 @@ class InvalidBundle(GvisorError):
 class ImageError(GvisorError):
     """An image cannot be found, read, trusted or unpacked; no part of it is left.
 
-    ``image`` is what was asked for, ``problems`` every one that was found where there are several.
+    ``image`` is what was asked for.
     """
 
-    def __init__(
-        self, message: str, *, image: str = "", problems: Sequence[str] = (), next_step: str = ""
-    ) -> None:
+    def __init__(self, message: str, *, image: str = "", next_step: str = "") -> None:
         self.image = image
-        self.problems = tuple(problems)
-        about = f"image {escape(image)}: " if image else ""
-        lines = [f"{about}{message}", *(f"  - {problem}" for problem in self.problems)]
-        super().__init__("\n".join(map(escape, lines)), next_step=next_step)
+        about = f"image {image}: " if image else ""
+        super().__init__(escape(f"{about}{message}"), next_step=next_step)
 
 
 class DaemonUnavailable(ImageError):

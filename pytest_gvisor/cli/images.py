@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-import sys
 from collections.abc import Sequence
 
 from pytest_gvisor.cli import parse
-from pytest_gvisor.errors import DaemonUnavailable, ImageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.images.cache import Cache, CachedImage
-from pytest_gvisor.images.docker import Daemon
 
 
 def parser() -> parse.Parser:
@@ -32,8 +29,7 @@ def parser() -> parse.Parser:
     prune = commands.add_parser(
         "prune",
         help="remove images that no session uses",
-        description="Removes unpacked images that no session uses. Removes from this machine's "
-        "docker daemon the unnamed images that gvisor_image.build made.",
+        description="Removes unpacked images that no session uses.",
         statuses=done,
         examples=("pytest-gvisor images prune --keep 2G",),
     )
@@ -41,7 +37,6 @@ def parser() -> parse.Parser:
         "--keep", type=parse.size, default=0, metavar="SIZE",
         help="keep this much of the images used last, for instance 2G (default: 0)",
     )  # fmt: skip
-    prune.add_argument("--no-docker", action="store_true", help="leave the docker daemon alone")
     return made
 
 
@@ -55,8 +50,6 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     for image in cache.prune(given.keep):
         print(f"removed {image.id[:12]}  {_megabytes(image.size)}  {escape(image.name)}".rstrip())
-    if not given.no_docker:
-        _prune_docker()
     return 0
 
 
@@ -66,8 +59,7 @@ def listed(images: Sequence[CachedImage]) -> list[str]:
     for image in images:
         used = dt.datetime.fromtimestamp(image.used).astimezone()
         when = used.isoformat(sep=" ", timespec="minutes")
-        name = "(broken)" if image.is_broken else escape(image.name)
-        rows.append((image.id[:12], _megabytes(image.size), when, name))
+        rows.append((image.id[:12], _megabytes(image.size), when, escape(image.name)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     return [line.replace("\n", "\\n") for line in lines]
@@ -75,14 +67,3 @@ def listed(images: Sequence[CachedImage]) -> list[str]:
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
-
-
-def _prune_docker() -> None:
-    try:
-        with Daemon() as daemon:
-            for identity in daemon.prune():
-                print(f"removed {escape(identity)} from the docker daemon")
-    except DaemonUnavailable:
-        pass
-    except ImageError as error:
-        print(f"pytest-gvisor images: left alone: {error}", file=sys.stderr)

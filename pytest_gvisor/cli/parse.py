@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             **more,
         )
-        for option, instead in removed.OPTIONS.get(command, {}).items():
+        for option, instead in removed.OPTIONS.get(self.prog.partition(" ")[2], {}).items():
             self.add_argument(
                 option, action=_Removed, nargs="?", const=instead, help=argparse.SUPPRESS,
                 default=argparse.SUPPRESS,

@@ -16,7 +16,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from pytest_gvisor.errors import ImageError
 from pytest_gvisor.escape import shown
@@ -24,6 +24,7 @@ from pytest_gvisor.images import choose
 from pytest_gvisor.images.config import ImageConfig, lists, load_json, objects
 from pytest_gvisor.images.streams import (
     CHUNK,
+    DEFAULT_LIMITS,
     Budget,
     Hashing,
     Inflated,
@@ -61,8 +62,8 @@ class Layer:
     @contextlib.contextmanager
     def open(self, budget: Budget) -> Iterator[Reader]:
         """Open the uncompressed layer. Raises `ImageError` at the end for a wrong digest."""
-        stored = Hashing(self.source(), self.digest.partition(":")[0] or "sha256")
-        plain = Hashing(Inflated(stored, budget), self.diff_id.partition(":")[0] or "sha256")
+        stored = Hashing(self.source())
+        plain = Hashing(Inflated(stored, budget))
         yield plain
         drain(plain)
         drain(stored)
@@ -77,20 +78,17 @@ class Content:
 
     id: str
     """Hexadecimal SHA-256 of its configuration; of a plain tarball, of that."""
-    config: ImageConfig
-    config_bytes: bytes
+    config: bytes
+    """Its JSON text; empty for a plain tarball."""
     layers: tuple[Layer, ...]
-
-
-class Blobs(Protocol):
-    """Named parts of an archive or layout."""
-
-    def find(self, name: str) -> Section | None:
-        """Find a part by name; None if there is none. Read it before asking for another."""
+    limits: Limits = DEFAULT_LIMITS
 
 
 class _Folder:
-    """The files of a layout. Links are followed: a digest checks the content."""
+    """The files of a layout. Links are followed: a digest checks the content.
+
+    Read a part before asking for another.
+    """
 
     def __init__(self, path: str, undo: contextlib.ExitStack) -> None:
         self._path = path
@@ -136,7 +134,7 @@ class _Members:
                 base = os.path.dirname(name) if entry.kind is Kind.SYMLINK else ""
                 target = os.path.join(base, entry.link.decode("utf-8", "surrogateescape"))
                 self._links[name] = os.path.normpath(target)
-            stream.skip(tar.pass_by())
+            stream.at += tar.pass_by()
 
     def find(self, name: str) -> Section | None:
         name = os.path.normpath(name)
@@ -144,9 +142,12 @@ class _Members:
         return None if place is None else Section(self._fd, *place)
 
 
+_Blobs = _Folder | _Members
+
+
 @contextlib.contextmanager
 def opened(
-    path: str, *, reference: str = "", digest: str = "", limits: Limits | None = None
+    path: str, *, reference: str = "", digest: str = "", limits: Limits = DEFAULT_LIMITS
 ) -> Iterator[Content]:
     """Open the image in the file or folder ``path``; ``reference`` picks one of several by name.
 
@@ -154,20 +155,25 @@ def opened(
     image with none such is an error. Raises `ImageError`, also from within, for what is damaged or
     is not an image.
     """
-    budget = Budget(limits=limits or Limits())
     with contextlib.ExitStack() as undo:
         if os.path.isdir(path):
-            yield _layout(_Folder(path, undo), reference)
-            return
-        fd, status = open_file(path)
-        undo.callback(os.close, fd)
-        content = None
-        if _may_hold_images(Inflated(Section(fd, 0, status.st_size), budget)):
-            inflated = Inflated(Section(fd, 0, status.st_size), budget)
-            compressed = inflated.is_compressed
-            plain = _decompress(inflated, undo) if compressed else (fd, status.st_size)
-            content = _archive(_Members(*plain, budget), reference, digest)
-        yield content or _tarball(fd, status.st_size, budget)
+            content = _layout(_Folder(path, undo), reference)
+        else:
+            content = _in_file(path, reference, digest, Budget(limits=limits), undo)
+        yield dataclasses.replace(content, limits=limits)
+
+
+def _in_file(
+    path: str, reference: str, digest: str, budget: Budget, undo: contextlib.ExitStack
+) -> Content:
+    fd, status = open_file(path)
+    undo.callback(os.close, fd)
+    content = None
+    if _may_hold_images(Inflated(Section(fd, 0, status.st_size), budget)):
+        inflated = Inflated(Section(fd, 0, status.st_size), budget)
+        plain = _decompress(inflated, undo) if inflated.is_compressed else (fd, status.st_size)
+        content = _archive(_Members(*plain, budget), reference, digest)
+    return content or _tarball(fd, status.st_size, budget)
 
 
 def _decompress(inflated: Reader, undo: contextlib.ExitStack) -> tuple[int, int]:
@@ -217,44 +223,43 @@ def _tarball(fd: int, size: int, budget: Budget) -> Content:
         budget.check_time()
     layer = Layer(source=lambda: Section(fd, 0, size), digest=stored.digest)
     identity = stored.digest.partition(":")[2]
-    return Content(id=identity, config=ImageConfig(), config_bytes=b"", layers=(layer,))
+    return Content(id=identity, config=b"", layers=(layer,))
 
 
-def _part(blobs: Blobs, name: str) -> Section:
+def _part(blobs: _Blobs, name: str) -> Section:
     section = blobs.find(name)
     if section is None:
         raise ImageError(f"it has no {shown(name)}")
     return section
 
 
-def _document(blobs: Blobs, name: str) -> bytes:
+def _document(blobs: _Blobs, name: str) -> bytes:
     section = _part(blobs, name)
     if section.size > MAX_BYTES:
         raise ImageError(f"{shown(name)} is larger than {MAX_BYTES} bytes")
     return read_all(section)
 
 
-def _object(blobs: Blobs, name: str) -> Mapping[str, Any]:
+def _object(blobs: _Blobs, name: str) -> Mapping[str, Any]:
     return objects(load_json(_document(blobs, name), name), name)
 
 
-def _digest_of(data: bytes, algorithm: str = "sha256") -> str:
-    return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
+def _digest_of(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def _content(data: bytes, layers: list[Layer]) -> Content:
+def _content(data: bytes, named: object, layer: Callable[[object], Layer]) -> Content:
+    """Make the content of a configuration, and of the ``layer`` of each one that is ``named``."""
     config = ImageConfig.parse(data)
     config.check_runs_here()
-    if len(layers) != len(config.diff_ids):
-        raise ImageError(
-            f"it has {len(layers)} layers, and its configuration names {len(config.diff_ids)}"
-        )
-    named = tuple(
-        dataclasses.replace(layer, diff_id=diff_id)
-        for layer, diff_id in zip(layers, config.diff_ids, strict=True)
-    )
-    identity = _digest_of(data).partition(":")[2]
-    return Content(id=identity, config=config, config_bytes=data, layers=named)
+    names, ids = lists(named, "its list of layers"), config.diff_ids
+    if len(names) > _MAX_LAYERS:
+        raise ImageError(f"it has more than {_MAX_LAYERS} layers")
+    if len(names) != len(ids):
+        raise ImageError(f"it has {len(names)} layers, and its configuration names {len(ids)}")
+    pairs = zip(names, ids, strict=True)
+    layers = tuple(dataclasses.replace(layer(name), diff_id=diff_id) for name, diff_id in pairs)
+    return Content(id=_digest_of(data).partition(":")[2], config=data, layers=layers)
 
 
 # docker save
@@ -274,27 +279,20 @@ def _saved(members: _Members, reference: str) -> Content:
     hexadecimal = os.path.basename(name).removesuffix(".json").removeprefix("sha256:")
     if len(hexadecimal) == 64 and hexadecimal != _digest_of(data).partition(":")[2]:
         raise ImageError(f"its configuration does not have the digest that {shown(name)} says")
-    names = lists(chosen.get("Layers"), f"Layers of {what}")
-    if len(names) > _MAX_LAYERS:
-        raise ImageError(f"it has more than {_MAX_LAYERS} layers")
-    return _content(data, [_blob_layer(members, str(layer)) for layer in names])
+    return _content(data, chosen.get("Layers"), lambda name: _blob_layer(members, str(name)))
 
 
 def _tagged(images: list[Mapping[str, Any]], reference: str) -> Mapping[str, Any]:
-    tags = [[str(t) for t in lists(image.get("RepoTags"), "RepoTags")] for image in images]
+    tags = [list(map(str, lists(image.get("RepoTags"), "RepoTags"))) for image in images]
     wanted = {reference, choose.with_tag(reference)}
-    found = [
-        image
-        for image, names in zip(images, tags, strict=True)
-        if not reference or wanted & set(names)
-    ]
+    pairs = zip(images, tags, strict=True)
+    found = [image for image, names in pairs if not reference or wanted & set(names)]
     if len(found) != 1:
-        names = [name for group in tags for name in group]
-        raise choose.ambiguous(reference, len(found), names)
+        raise choose.ambiguous(reference, len(found), [tag for names in tags for tag in names])
     return found[0]
 
 
-def _blob_layer(blobs: Blobs, name: str, digest: str = "") -> Layer:
+def _blob_layer(blobs: _Blobs, name: str, digest: str = "") -> Layer:
     if blobs.find(name) is None:
         raise ImageError(f"the layer {shown(name)} is missing")
     return Layer(source=functools.partial(_part, blobs, name), digest=digest)
@@ -303,7 +301,7 @@ def _blob_layer(blobs: Blobs, name: str, digest: str = "") -> Layer:
 # OCI layout
 
 
-def _layout(blobs: Blobs, reference: str, digest: str = "") -> Content:
+def _layout(blobs: _Blobs, reference: str, digest: str = "") -> Content:
     layout = _object(blobs, "oci-layout")
     if layout.get("imageLayoutVersion") != "1.0.0":
         raise ImageError(f"its layout has the version {shown(layout.get('imageLayoutVersion'))}")
@@ -312,13 +310,7 @@ def _layout(blobs: Blobs, reference: str, digest: str = "") -> Content:
         top = {"manifests": choose.only(top, digest)}
     manifest = choose.choose(top, reference, lambda descriptor: _described(blobs, descriptor))
     data = _read_checked(blobs, objects(manifest.get("config"), "config of a manifest"))
-    layers = []
-    for entry in lists(manifest.get("layers"), "layers of a manifest"):
-        descriptor = objects(entry, "a layer's descriptor")
-        layers.append(_described_layer(blobs, descriptor))
-    if len(layers) > _MAX_LAYERS:
-        raise ImageError(f"it has more than {_MAX_LAYERS} layers")
-    return _content(data, layers)
+    return _content(data, manifest.get("layers"), lambda value: _described_layer(blobs, value))
 
 
 def _blob_name(descriptor: Mapping[str, Any]) -> tuple[str, str]:
@@ -326,12 +318,11 @@ def _blob_name(descriptor: Mapping[str, Any]) -> tuple[str, str]:
     return "blobs/" + digest.replace(":", "/"), digest
 
 
-def _read_checked(blobs: Blobs, descriptor: Mapping[str, Any]) -> bytes:
+def _read_checked(blobs: _Blobs, descriptor: Mapping[str, Any]) -> bytes:
     """Return a document, checked against the digest and size of its descriptor."""
     name, digest = _blob_name(descriptor)
     data = _document(blobs, name)
-    found = _digest_of(data, digest.partition(":")[0])
-    if found != digest:
+    if (found := _digest_of(data)) != digest:
         raise ImageError(f"a document has the digest {found}, and should have {digest}")
     _check_size(descriptor, len(data))
     return data
@@ -343,19 +334,19 @@ def _check_size(descriptor: Mapping[str, Any], size: int) -> None:
         raise ImageError(f"{descriptor['digest']} has {size} bytes, and should have {shown(said)}")
 
 
-def _described(blobs: Blobs, descriptor: Mapping[str, Any]) -> Mapping[str, Any]:
+def _described(blobs: _Blobs, descriptor: Mapping[str, Any]) -> Mapping[str, Any]:
     return objects(load_json(_read_checked(blobs, descriptor), "a manifest"), "a manifest")
 
 
-def _described_layer(blobs: Blobs, descriptor: Mapping[str, Any]) -> Layer:
+def _described_layer(blobs: _Blobs, value: object) -> Layer:
+    descriptor = objects(value, "a layer's descriptor")
     name, digest = _blob_name(descriptor)
     section = blobs.find(name)
-    if section is None and descriptor.get("urls"):
+    if section:
+        _check_size(descriptor, section.size)
+    elif descriptor.get("urls"):
         raise ImageError(
             f"the layer {digest} is foreign: it is only at a URL, and nothing is fetched",
             next_step="Pull the image with docker, and save it with docker save.",
         )
-    layer = _blob_layer(blobs, name, digest)
-    assert section is not None
-    _check_size(descriptor, section.size)
-    return layer
+    return _blob_layer(blobs, name, digest)

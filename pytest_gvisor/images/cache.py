@@ -21,12 +21,11 @@ from typing import Final, Self
 from pytest_gvisor.errors import ImageError, LaunchError
 from pytest_gvisor.escape import shown
 from pytest_gvisor.guest.checked_json import loads
-from pytest_gvisor.images import extract, users
+from pytest_gvisor.images import extract, mount_points, users
 from pytest_gvisor.images.archive import Content
 from pytest_gvisor.images.config import ImageConfig
 from pytest_gvisor.images.folders import Folders, failing, id_of, is_id
-from pytest_gvisor.images.mount_points import Trees, seal
-from pytest_gvisor.images.streams import Limits
+from pytest_gvisor.images.mount_points import seal
 from pytest_gvisor.oci import paths
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.sessions import places
@@ -59,11 +58,9 @@ class CachedImage:
     name: str
     """As it was asked for when it was unpacked; empty where that is not known."""
     size: int
-    """Bytes of its layers; of a broken one, of its files."""
+    """Bytes of its layers."""
     used: float
     """When, in seconds since 1970."""
-    is_broken: bool = False
-    """Whether what is written about it cannot be read: it is unpacked anew when it is needed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +97,6 @@ class Hold:
         self.lock = lock
         self.notes = record.notes
         self._config = record.config
-        self._trees = Trees(folder)
 
     @property
     def id(self) -> str:
@@ -126,7 +122,8 @@ class Hold:
         is there, the one of the sandbox or bundle. Raises `ImageError`.
         """
         root = self.path
-        return self._trees.use(root, mounts, user) if paths.missing(root, mounts) else root
+        missing = paths.missing(root, mounts)
+        return mount_points.use(self._folder, root, mounts, user) if missing else root
 
     def close(self) -> None:
         """Release the image. A second call does nothing."""
@@ -138,15 +135,8 @@ class Hold:
 class Cache:
     """The cache in a folder. Methods raise `ImageError`, also for an unsafe folder."""
 
-    def __init__(
-        self,
-        folder: str | None = None,
-        *,
-        max_bytes: int = DEFAULT_MAX_BYTES,
-        patience: float = _PATIENCE,
-    ) -> None:
+    def __init__(self, folder: str | None = None, *, patience: float = _PATIENCE) -> None:
         self._whole = os.path.abspath(folder or default_folder())
-        self.max_bytes = max_bytes
         self._patience = patience
         self._is_swept = False
 
@@ -159,14 +149,13 @@ class Cache:
     def _folders(self) -> Folders:
         return Folders(self.folder, self._patience)
 
-    def hold(self, content: Content, *, name: str = "", limits: Limits | None = None) -> Hold:
+    def hold(self, content: Content, *, name: str = "") -> Hold:
         """Hold the image. The first process that needs it unpacks it; others wait."""
         return self.obtain(
             content.id,
             lambda: contextlib.nullcontext(content),
             name=name,
-            limits=limits,
-            patience=(limits or Limits()).max_seconds + self._patience,
+            patience=content.limits.max_seconds + self._patience,
         )
 
     def obtain(
@@ -175,7 +164,6 @@ class Cache:
         opened: Opened,
         *,
         name: str = "",
-        limits: Limits | None = None,
         patience: float = _EXPORT_PATIENCE,
     ) -> Hold:
         """Hold the image with this id. The first process that needs it opens and unpacks it.
@@ -192,7 +180,7 @@ class Cache:
                 if hold := self._found(link, patience):
                     return hold
                 begun = self._folders.begin(identity, instead=link)
-            if begun and (hold := self._made(*begun, opened, name, limits)):
+            if begun and (hold := self._made(*begun, opened, name)):
                 return hold
         raise ImageError("it is removed or changed as fast as it is unpacked")
 
@@ -204,26 +192,28 @@ class Cache:
         self._check_folder()
         with failing(self.folder):
             for name in os.listdir(self.folder):
-                if (folder := self._folders.link(name)).startswith(f"{name}-"):
-                    # One may go while it is looked at.
-                    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                        found.append(self._image_in(folder))
+                folder = self._folders.link(name)
+                path = self._folders.path(folder)
+                record = _Record.read(f"{path}/image.json")
+                if record is None or not folder.startswith(f"{name}-"):
+                    continue
+                with contextlib.suppress(FileNotFoundError):  # it may go while it is looked at
+                    used = os.stat(f"{path}/lock").st_mtime
+                    image = CachedImage(id=name, name=record.name, size=record.size, used=used)
+                    found.append(image)
         return sorted(found, key=lambda image: -image.used)
 
-    def prune(self, max_bytes: int | None = None) -> list[CachedImage]:
+    def prune(self, max_bytes: int = DEFAULT_MAX_BYTES) -> list[CachedImage]:
         """Remove the least recently used images until the rest is at most ``max_bytes``.
 
-        Broken ones are removed in any case. One that is in use stays. The answer is what was
-        removed.
+        One that is in use stays. The answer is what was removed.
         """
-        bound = self.max_bytes if max_bytes is None else max_bytes
         found = self.images()
         total = sum(image.size for image in found)
         removed = []
         with failing(self.folder):
-            for image in sorted(found, key=lambda image: (not image.is_broken, image.used)):
-                is_too_much = total > bound or image.is_broken
-                if is_too_much and self._folders.remove(self._folders.link(image.id)):
+            for image in reversed(found):
+                if total > max_bytes and self._folders.remove(self._folders.link(image.id)):
                     total -= image.size
                     removed.append(image)
             if os.path.isdir(self.folder):
@@ -255,27 +245,29 @@ class Cache:
             ) from error
 
     def _sweep(self) -> None:
-        """Remove the remains of killed processes, and images that were changed."""
+        """Remove the remains of killed processes, and images whose record cannot be read."""
         for folder in self._folders.sweep():
             path = self._folders.path(folder)
-            if not os.path.exists(f"{path}/image.json"):
+            if not _Record.read(f"{path}/image.json"):
                 self._folders.remove(folder)
-                continue
-            trees = Trees(path)
-            if trees.remains():
+            elif mount_points.remains(path):
                 with self._folders.unused(folder) as is_unused:
                     if is_unused:
-                        trees.sweep()
+                        mount_points.sweep(path)
 
     def _found(self, link: str, patience: float) -> Hold | None:
         """Hold the image that an id leads to by ``link``; None if it has to be unpacked."""
         folder = link if not is_id(link) else self._folders.link(link)
         hold = self._held(folder, patience) if folder else None
-        if hold and not hold.config.runs_here():
-            # A home folder may be shared, and an index has one id for the images of all machines.
+        if hold is None:
+            return None
+        try:
+            hold.config.check_runs_here()
+        except ImageError:
             hold.close()
             if folder == link:
-                hold.config.check_runs_here()
+                raise
+            # A home folder may be shared, and an index has one id for the images of all machines.
             return None
         return hold
 
@@ -301,32 +293,19 @@ class Cache:
             return record if record and record.seal == seal(f"{path}/rootfs") else None
         return None
 
-    def _image_in(self, folder: str) -> CachedImage:
-        path, identity = self._folders.path(folder), id_of(folder)
-        os.stat(f"{path}/image.json")  # it is not there before the image is whole
-        used = os.stat(f"{path}/lock").st_mtime
-        record = _Record.read(f"{path}/image.json")
-        if record is None:
-            return CachedImage(
-                id=identity, name="", size=_bytes_in(path), used=used, is_broken=True
-            )
-        return CachedImage(id=identity, name=record.name, size=record.size, used=used)
-
-    def _made(
-        self, folder: str, lock: int, opened: Opened, name: str, limits: Limits | None
-    ) -> Hold | None:
+    def _made(self, folder: str, lock: int, opened: Opened, name: str) -> Hold | None:
         """Unpack an image into a folder that was begun, and hold it; None if it is gone at once."""
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, lock)
             undo.callback(self._folders.abandon, folder)
             with opened() as content:
                 if content.id != id_of(folder):
-                    hold = self.hold(content, name=name, limits=limits)
+                    hold = self.hold(content, name=name)
                     with contextlib.suppress(OSError):  # otherwise it is exported again
                         self._folders.set_link(id_of(folder), content.id, folder)
                     return hold
                 with failing(self.folder):
-                    record = self._unpacked(content, self._folders.path(folder), name, limits)
+                    record = self._unpacked(content, self._folders.path(folder), name)
             with failing(self.folder):
                 # The lock is free for a moment, and a prune may take it.
                 if not self._folders.share(lock, self._patience):
@@ -337,28 +316,18 @@ class Cache:
             self.prune()
         return Hold(self._folders.path(folder), lock, record)
 
-    def _unpacked(self, content: Content, path: str, name: str, limits: Limits | None) -> _Record:
+    def _unpacked(self, content: Content, path: str, name: str) -> _Record:
         root = os.path.join(path, "rootfs")
         make_private(root)
-        facts = extract.unpack(content, root, limits=limits, points=POINTS)
+        facts = extract.unpack(content, root, points=POINTS)
         record = _Record(
             id=content.id,
             name=name,
             size=facts.size,
             notes=facts.notes,
-            config=content.config_bytes.decode(),
+            config=content.config.decode(),
             seal=seal(root),
         )
         with open(os.path.join(path, "image.json"), "x", encoding="utf-8") as file:
             json.dump(dataclasses.asdict(record), file)
         return record
-
-
-def _bytes_in(folder: str) -> int:
-    """Return the size of all files below, as far as they are readable."""
-    size = 0
-    for path, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                size += os.lstat(os.path.join(path, name)).st_size
-    return size

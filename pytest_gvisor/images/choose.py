@@ -91,8 +91,6 @@ def choose(top: Document, reference: str, read: Callable[[Document], Document]) 
         descriptor = _one(top, reference)
         document = read(descriptor)
         kind = descriptor.get("mediaType") or document.get("mediaType")
-        if not isinstance(kind, str | None):
-            raise ImageError(f"{shown(kind)} is not the type of an image")
         if kind in _MANIFESTS or (kind is None and "layers" in document):
             return document
         if kind not in _INDEXES:
@@ -109,15 +107,14 @@ def only(top: Document, digest: str) -> list[Document]:
 
 def _one(top: Document, reference: str) -> Document:
     entries = [objects(entry, "a descriptor") for entry in lists(top.get("manifests"), "manifests")]
-    names = {id(entry): _names(entry) for entry in entries}
-    every = [name for found in names.values() for name in found]
+    names = [name for entry in entries for name in _names(entry)]
     if reference:
         wanted = (reference, with_tag(reference))
-        entries = [entry for entry in entries if _means(names[id(entry)], wanted)]
+        entries = [entry for entry in entries if _means(_names(entry), wanted)]
     if len(entries) > 1:
         entries = _for_this_machine(entries)
     if len({check_digest(entry.get("digest")) for entry in entries}) != 1:
-        raise ambiguous(reference, len(entries), every)
+        raise ambiguous(reference, len(entries), names)
     return entries[0]
 
 

@@ -21,7 +21,7 @@ _MAX_BYTES: Final = 16 * 1024 * 1024
 class Adapter(unixconn.UnixHTTPAdapter):  # type: ignore[misc]
     """The SDK's adapter for a socket. Outside of `deadline` it is as the SDK's own."""
 
-    _until = _room = math.inf
+    until = room = math.inf
 
     @contextlib.contextmanager
     def deadline(self, seconds: float) -> Iterator[None]:
@@ -29,30 +29,17 @@ class Adapter(unixconn.UnixHTTPAdapter):  # type: ignore[misc]
 
         Beyond these, reads raise `TimeoutError` and another `OSError`.
         """
-        self._until, self._room = time.monotonic() + seconds, _MAX_BYTES
+        self.until, self.room = time.monotonic() + seconds, _MAX_BYTES
         try:
             yield
         finally:
-            self._until = self._room = math.inf
+            self.until = self.room = math.inf
 
     def get_connection(self, url: str, proxies: Any = None) -> Any:
         """Return the SDK's pool for an address, with connections that keep the deadline."""
         pool = super().get_connection(url, proxies)
         pool._new_conn = lambda: _Connection(self, url)
         return pool
-
-    def read_into(self, sock: socket.socket, *arguments: Any) -> int:
-        """Read from a socket, within the bounds."""
-        left = self._until - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("timed out")
-        if left < math.inf:
-            sock.settimeout(min(left, sock.gettimeout() or left))
-        count = socket.socket.recv_into(sock, *arguments)
-        self._room -= count
-        if self._room < 0:
-            raise OSError(f"an answer of more than {_MAX_BYTES} bytes")
-        return count
 
 
 class _Connection(unixconn.UnixHTTPConnection):  # type: ignore[misc]
@@ -72,4 +59,13 @@ class _Socket(socket.socket):
     adapter: Adapter
 
     def recv_into(self, *arguments: Any) -> int:
-        return self.adapter.read_into(self, *arguments)
+        left = self.adapter.until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        if left < math.inf:
+            self.settimeout(min(left, self.gettimeout() or left))
+        count = super().recv_into(*arguments)
+        self.adapter.room -= count
+        if self.adapter.room < 0:
+            raise OSError(f"an answer of more than {_MAX_BYTES} bytes")
+        return count

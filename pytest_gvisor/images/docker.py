@@ -20,8 +20,8 @@ from typing import IO, Any, Final, Self
 from pytest_gvisor.errors import DaemonUnavailable, ImageError, causes_of
 from pytest_gvisor.escape import shown
 from pytest_gvisor.guest.checked_json import loads
-from pytest_gvisor.images.config import lists, objects
-from pytest_gvisor.images.progress import Meter, Tell
+from pytest_gvisor.images.config import objects
+from pytest_gvisor.images.progress import Tell, announced
 from pytest_gvisor.images.streams import Limits
 
 DEADLINE: Final = 4.0
@@ -30,10 +30,6 @@ _SILENCE: Final = 120.0
 """Seconds without a word from it while it pulls, builds or exports."""
 _CHUNK: Final = 1024 * 1024
 _MAX_MESSAGE: Final = 64 * 1024
-_LABEL: Final = "dev.pytest-gvisor"
-_LABELLED: Final = re.compile(rf'LABEL "?{re.escape(_LABEL)}"?=')
-"""The step that adds it, as docker writes it, and podman."""
-_VERSION: Final = re.compile(r"[0-9]{1,3}\.[0-9]{1,3}")
 
 
 class Pull(enum.StrEnum):
@@ -83,8 +79,8 @@ class Daemon:
             raise ImageError("the daemon does not have it, and it is not to be pulled")
         with self._explained("cannot be pulled"):
             answers = self._client.api.pull(reference, stream=True, decode=True)
-            with Meter(self._tell, f"pulling {reference}") as meter:
-                _follow(answers, meter.pulled)
+            with announced(self._tell, f"pulling {reference}"):
+                _follow(answers)
         if not (found := self._id(reference)):
             raise ImageError("the daemon does not have it, though it has been pulled")
         return found
@@ -97,59 +93,26 @@ class Daemon:
                 custom_context=True,
                 dockerfile=_add_context(path, dockerfile, context),
                 buildargs=dict(args),
-                labels={_LABEL: "1"},
+                labels={"dev.pytest-gvisor": "1"},
                 rm=True,
                 forcerm=True,
                 decode=True,
             )
-            with Meter(self._tell, f"building {path}") as meter:
-                built = [answer["aux"]["ID"] for answer in _follow(answers, meter.built)]
+            with announced(self._tell, f"building {path}"):
+                built = [answer["aux"]["ID"] for answer in _follow(answers)]
         if not built:
             raise ImageError("the daemon has built nothing")
         return str(built[-1])
-
-    def prune(self) -> list[str]:
-        """Remove images of ours that have no name and no container; return the removed ids.
-
-        Nothing without our label is touched. An image built on top of one of ours has the label
-        too, and is not touched either. Nor is one that somebody has given a name.
-        """
-        filters = {"dangling": True, "label": _LABEL}
-        with self._explained("cannot be removed"):
-            found = _entries(self._client.api.images(filters=filters))
-            ours = filter(self._is_built_here, [_text(entry, "Id") for entry in found])
-            return [gone for identity in ours for gone in self._removed(identity)]
-
-    def _is_built_here(self, identity: str) -> bool:
-        """Whether the last step is our label: a step of others would come after it."""
-        try:
-            steps = _entries(self._client.api.history(identity))
-        except self._errors.NotFound:  # somebody else has removed it meanwhile
-            return False
-        return bool(steps) and bool(_LABELLED.search(str(steps[0].get("CreatedBy"))))
-
-    def _removed(self, identity: str) -> list[str]:
-        """Remove an image; return the ids that went with it, none if something needs it."""
-        try:
-            answer = self._client.api.remove_image(identity)
-        except self._errors.APIError as error:
-            if error.status_code in (404, 409):
-                return []
-            raise
-        return [_text(entry, "Deleted") for entry in _entries(answer) if "Deleted" in entry]
 
     @contextlib.contextmanager
     def export(self, identity: str, limits: Limits) -> Iterator[str]:
         """Export the image to an unnamed file, gone with this process; yield its path."""
         with contextlib.ExitStack() as undo:
-            with (
-                self._explained("cannot be exported"),
-                Meter(self._tell, f"exporting {identity}") as meter,
-            ):
+            exporting = announced(self._tell, f"exporting {identity}")
+            with self._explained("cannot be exported"), exporting:
                 file, size = undo.enter_context(tempfile.TemporaryFile()), 0
                 for data in self._archive(identity):
                     size += len(data)
-                    meter.moved(len(data))
                     if size > limits.max_bytes:
                         raise ImageError(f"it holds more than {limits.max_bytes} bytes")
                     file.write(data)
@@ -202,7 +165,7 @@ class Daemon:
             with self._asking() as api:
                 facts = objects(api.version(api_version=False), "its answer")
             version = str(facts.get("ApiVersion"))
-            if not _VERSION.fullmatch(version):
+            if not re.fullmatch(r"[0-9]{1,3}\.[0-9]{1,3}", version):
                 raise OSError("it does not say which version its API has")
         except Exception as error:
             raise _unavailable(self._address, error) from error
@@ -238,21 +201,20 @@ class Daemon:
     def _explained(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (ImageError, KeyboardInterrupt):
+        except ImageError:
             raise
         except Exception as error:
             text = getattr(error, "explanation", None) or str(error)
             raise ImageError(f"it {what}: {text}") from error
 
 
-def _follow(answers: Any, seen: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+def _follow(answers: Any) -> list[dict[str, Any]]:
     """Follow a daemon's events to their end; return those of made objects. Raises their errors."""
     made = []
     with contextlib.closing(answers):
         for answer in answers:
             if "error" in answer:
                 raise ImageError(f"the daemon says: {answer['error']}")
-            seen(answer)
             if "aux" in answer:
                 made.append(answer)
     return made
@@ -277,18 +239,6 @@ def _add_context(path: str, dockerfile: str, file: IO[bytes]) -> str:
     name, text = process_dockerfile(dockerfile, path)
     tar(path, exclude=ignored, dockerfile=(name, text), fileobj=file)
     return str(name)
-
-
-def _entries(value: object) -> list[Mapping[str, Any]]:
-    what = "the daemon's answer"
-    return [objects(entry, f"an entry of {what}") for entry in lists(value, what)]
-
-
-def _text(entry: Mapping[str, Any], key: str) -> str:
-    value = entry.get(key)
-    if not isinstance(value, str):
-        raise ImageError(f"the daemon's answer has no {key}")
-    return value
 
 
 def _message(body: bytes) -> str:

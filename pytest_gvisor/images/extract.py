@@ -9,6 +9,7 @@ links to them. What `Tree` cannot do as it is asked is an `ImageError`.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import os
@@ -19,10 +20,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pytest_gvisor.errors import ImageError
-from pytest_gvisor.escape import shown
 from pytest_gvisor.images.archive import Content
-from pytest_gvisor.images.streams import CHUNK, Budget, Limits, Reader
-from pytest_gvisor.images.tar import Entry, Kind, Tar
+from pytest_gvisor.images.streams import CHUNK, Budget, Reader
+from pytest_gvisor.images.tar import Entry, Kind, Tar, shown_bytes
 from pytest_gvisor.images.users import keeps_owners
 from pytest_gvisor.programs import linux
 
@@ -42,14 +42,12 @@ class Facts:
     """What was left out."""
 
 
-def unpack(
-    content: Content, root: str, *, limits: Limits | None = None, points: Sequence[str] = ()
-) -> Facts:
+def unpack(content: Content, root: str, *, points: Sequence[str] = ()) -> Facts:
     """Unpack an image's layers into the empty folder ``root``, and make folders ``points`` in it.
 
     Raises `ImageError`; what has been made by then is there.
     """
-    budget = Budget(limits=limits or Limits())
+    budget = Budget(limits=content.limits)
     with contextlib.closing(Tree(root, budget, owners=keeps_owners())) as tree:
         for layer in content.layers:
             tree.begin_layer()
@@ -74,7 +72,7 @@ class Tree:
         self._cleared: set[int] = set()
         self._not_there: dict[tuple[int, bytes], str] = {}
         self._times: dict[tuple[int, int], int] = {}
-        self._left_out: dict[str, int] = {}
+        self._left_out: collections.Counter[str] = collections.Counter()
         os.fchmod(self._root, 0o755)
 
     def close(self) -> None:
@@ -95,7 +93,9 @@ class Tree:
         with _explained(entry.name):
             parts = self._parts(entry.name)
             if not parts:
-                self._add_root(entry)
+                if entry.kind is not Kind.FOLDER:
+                    raise ImageError(f"the root is a {entry.kind.value}")
+                self._dress_folder(self._root, entry)
                 return
             name = parts[-1]
             if name.startswith(_WHITEOUT):
@@ -118,7 +118,7 @@ class Tree:
     def _parts(self, name: bytes) -> list[bytes]:
         parts = [part for part in name.split(b"/") if part not in (b"", b".")]
         if b".." in parts:
-            raise ImageError(f"{_shown(name)} has a '..' in it")
+            raise ImageError(f"{shown_bytes(name)} has a '..' in it")
         return parts
 
     # Folders
@@ -164,18 +164,13 @@ class Tree:
         self._made.add(place)
         self._not_there.pop(place, None)
 
-    def _add_root(self, entry: Entry) -> None:
-        if entry.kind is not Kind.FOLDER:
-            raise ImageError(f"the root is a {entry.kind.value}")
-        self._dress_folder(self._root, entry)
-
     # Whiteouts
 
     def _whiteout(self, parts: Sequence[bytes]) -> None:
         name = parts[-1]
         hidden = name[len(_WHITEOUT) :]
         if hidden in (b"", b".", b".."):
-            raise ImageError(f"{_shown(name)} hides nothing that can be named")
+            raise ImageError(f"{shown_bytes(name)} hides nothing that can be named")
         if hidden.startswith(_WHITEOUT) and name != _OPAQUE:
             return  # aufs's own files, which mean nothing here
         with (
@@ -229,7 +224,7 @@ class Tree:
             self._add_file(parent, name, entry, content)
         elif entry.kind is Kind.SYMLINK:
             if not entry.link:
-                raise ImageError(f"{_shown(entry.name)} is a link without a target")
+                raise ImageError(f"{shown_bytes(entry.name)} is a link without a target")
             os.symlink(entry.link, name, dir_fd=parent)
             self._give(name, entry, dir_fd=parent, follow_symlinks=False)
             when = (entry.mtime_ns, entry.mtime_ns)
@@ -248,10 +243,7 @@ class Tree:
         """Leave a place empty: remove a lower layer's entry there too."""
         self._make_way(parent, name, keep_folder=False)
         self._not_there[(os.fstat(parent).st_ino, name)] = what
-        self._count(what)
-
-    def _count(self, what: str) -> None:
-        self._left_out[what] = self._left_out.get(what, 0) + 1
+        self._left_out[what] += 1
 
     def _make_way(self, parent: int, name: bytes, *, keep_folder: bool) -> bool:
         """Remove the entry that is in the way; return whether a folder is left."""
@@ -270,7 +262,7 @@ class Tree:
     def _add_hard_link(self, parent: int, name: bytes, entry: Entry) -> None:
         parts = self._parts(entry.link)
         if not parts:
-            raise ImageError(f"{_shown(entry.name)} is a hard link to the root")
+            raise ImageError(f"{shown_bytes(entry.name)} is a hard link to the root")
         with self._folder(parts[:-1]) as above:
             here, there = os.fstat(parent), os.fstat(above)
             if (here.st_ino, name) == (there.st_ino, parts[-1]):
@@ -280,7 +272,7 @@ class Tree:
                 return
             found = os.stat(parts[-1], dir_fd=above, follow_symlinks=False)
             if stat.S_ISDIR(found.st_mode):
-                raise ImageError(f"{_shown(entry.name)} is a hard link to a folder")
+                raise ImageError(f"{shown_bytes(entry.name)} is a hard link to a folder")
             self._make_way(parent, name, keep_folder=False)
             os.link(parts[-1], name, src_dir_fd=above, dst_dir_fd=parent, follow_symlinks=False)
             self._note(parent, name)
@@ -305,7 +297,7 @@ class Tree:
         # Before the mode: whoever is not root sets attributes of what they may write to.
         for name, value in entry.xattrs.items():
             if not _is_set(fd, name, value):
-                self._count("extended attributes")
+                self._left_out["extended attributes"] += 1
         # After the owner: changing that takes set-uid bits away.
         os.fchmod(fd, entry.mode if self._owners else entry.mode | least)
 
@@ -318,7 +310,7 @@ class Tree:
             if error.errno != errno.EINVAL:
                 raise
             raise ImageError(
-                f"{_shown(entry.name)} belongs to {entry.uid}:{entry.gid}, which this user "
+                f"{shown_bytes(entry.name)} belongs to {entry.uid}:{entry.gid}, which this user "
                 "namespace does not have"
             ) from error
 
@@ -337,19 +329,13 @@ def _path_of(fd: int) -> bytes:
     return os.readlink(f"/proc/self/fd/{fd}".encode())
 
 
-def _shown(name: bytes) -> str:
-    return shown(name.decode("utf-8", "backslashreplace"))
-
-
 @contextlib.contextmanager
 def _explained(name: bytes) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        text = f"cannot unpack {_shown(name)}: {error.strerror}"
+        text = f"cannot unpack {shown_bytes(name)}: {error.strerror}"
         next_step = ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             next_step = "Free space, or set XDG_CACHE_HOME to a folder that has more."
-        elif error.errno == errno.ENOSYS:
-            next_step = "Unpacking needs openat2, which Linux has from 5.6 on."
         raise ImageError(text, next_step=next_step) from error

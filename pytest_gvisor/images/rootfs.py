@@ -12,7 +12,6 @@ from pytest_gvisor.errors import ImageError, InvalidBundle
 from pytest_gvisor.escape import shown
 from pytest_gvisor.images import users
 from pytest_gvisor.images.cache import Hold
-from pytest_gvisor.images.config import ImageConfig
 from pytest_gvisor.oci import paths
 from pytest_gvisor.oci.rootfs import Prepared, Rootfs, Says
 from pytest_gvisor.oci.spec import Mount, User
@@ -27,7 +26,6 @@ class ImageRootfs(Rootfs):
     """As it was asked for."""
     id: str
     """Hexadecimal SHA-256 of its configuration; of a plain tarball, of that."""
-    config: ImageConfig = field(hash=False, repr=False)
     hold: Hold = field(compare=False, repr=False)
 
     @property
@@ -38,14 +36,15 @@ class ImageRootfs(Rootfs):
     @functools.cached_property
     def says(self) -> Says:
         """The image's configuration as defaults for programs."""
+        config = self.hold.config
         return Says(
-            entrypoint=self.config.entrypoint,
-            cmd=self.config.cmd,
-            env=self.config.env,
-            cwd=self.config.working_dir,
-            user=self.config.user,
+            entrypoint=config.entrypoint,
+            cmd=config.cmd,
+            env=config.env,
+            cwd=config.working_dir,
+            user=config.user,
             find_user=self.find_user,
-            stop_signal=self.config.stop_signal,
+            stop_signal=config.stop_signal,
         )
 
     def find_user(self, name: str) -> tuple[User, str]:
@@ -61,13 +60,9 @@ class ImageRootfs(Rootfs):
         if found := paths.missing(root, mounts):
             raise InvalidBundle(found, where=f"root file system of image {shown(self.name)}")
         taken = {normal(mount.destination) for mount in mounts}
-        volumes = [self._volume(path) for path in self.config.volumes if path not in taken]
-        return Prepared(root_path=root, mounts=(*volumes, *mounts), notes=self.notes)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """The parts of the image that are left out."""
-        return tuple(f"image {shown(self.name)}: {note}" for note in self.hold.notes)
+        volumes = [self._volume(path) for path in self.hold.config.volumes if path not in taken]
+        notes = tuple(f"image {shown(self.name)}: {note}" for note in self.hold.notes)
+        return Prepared(root_path=root, mounts=(*volumes, *mounts), notes=notes)
 
     def _volume(self, path: str) -> Mount:
         """Return a tmpfs for a volume, with the owner and mode of the folder there."""
@@ -82,7 +77,7 @@ class ImageRootfs(Rootfs):
                 # where the image has no such user and the run another one.
                 uid = gid = 0
                 with contextlib.suppress(ImageError):
-                    user, _ = self.find_user(self.config.user)
+                    user, _ = self.find_user(self.hold.config.user)
                     uid, gid = user.uid, user.gid
             options += [f"uid={uid}", f"gid={gid}"]
         else:

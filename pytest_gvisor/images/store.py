@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.docker import Daemon, Pull
 from pytest_gvisor.images.progress import Tell
 from pytest_gvisor.images.rootfs import ImageRootfs
-from pytest_gvisor.images.streams import Limits
+from pytest_gvisor.images.streams import DEFAULT_LIMITS, Limits
 from pytest_gvisor.setting_values import word
 
 _DAEMON: Final = "docker:"
@@ -29,7 +28,7 @@ class Images:
     """
 
     def __init__(self, cache: Cache | None = None, *, tell: Tell | None = None) -> None:
-        self._given = cache
+        self._cache = cache or Cache()
         self._tell = tell
         self._guard = threading.Lock()
         self._found: dict[tuple[object, ...], ImageRootfs] = {}
@@ -43,7 +42,7 @@ class Images:
         self,
         image: str | os.PathLike[str],
         *,
-        limits: Limits | None = None,
+        limits: Limits = DEFAULT_LIMITS,
         pull: str = "missing",
         remote: bool = False,
     ) -> ImageRootfs:
@@ -75,7 +74,7 @@ class Images:
         *,
         dockerfile: str = "Dockerfile",
         args: Mapping[str, str] | None = None,
-        limits: Limits | None = None,
+        limits: Limits = DEFAULT_LIMITS,
         remote: bool = False,
     ) -> ImageRootfs:
         """Build a folder with a docker daemon; return the image's root file system.
@@ -83,11 +82,7 @@ class Images:
         Raises `ImageError` or `UsageError`.
         """
         name = _text(path, "no path of a folder")
-        with (
-            _about(name),
-            self._guard,
-            Daemon(remote=remote, tell=self._tell) as daemon,
-        ):
+        with _about(name), self._guard, Daemon(remote=remote, tell=self._tell) as daemon:
             identity = daemon.build(name, dockerfile=dockerfile, args=args or {})
             key = (_DAEMON, identity, os.environ.get("DOCKER_HOST"), limits)
             if key not in self._found:
@@ -103,19 +98,17 @@ class Images:
                 rootfs.hold.close()
             self._found.clear()
 
-    def _file(self, name: str, path: str, reference: str, limits: Limits | None) -> ImageRootfs:
+    def _file(self, name: str, path: str, reference: str, limits: Limits) -> ImageRootfs:
         if not os.path.exists(path):
             raise ImageError(f"there is no file or folder {path}")
         key = (*_state(path), reference, limits)
         if key not in self._found:
             with archive.opened(path, reference=reference, limits=limits) as content:
-                hold = self._cache.hold(content, name=name, limits=limits)
-            self._found[key] = ImageRootfs(name=name, id=hold.id, config=content.config, hold=hold)
+                hold = self._cache.hold(content, name=name)
+            self._found[key] = ImageRootfs(name=name, id=hold.id, hold=hold)
         return self._found[key]
 
-    def _from_daemon(
-        self, name: str, daemon: Daemon, identity: str, limits: Limits | None
-    ) -> ImageRootfs:
+    def _from_daemon(self, name: str, daemon: Daemon, identity: str, limits: Limits) -> ImageRootfs:
         """Return a daemon's image. Export it only if the cache lacks it.
 
         Whoever needs it first exports it, and others wait for that.
@@ -125,17 +118,13 @@ class Images:
         @contextlib.contextmanager
         def exported() -> Iterator[Content]:
             with (
-                daemon.export(f"sha256:{digest}", limits or Limits()) as path,
+                daemon.export(f"sha256:{digest}", limits) as path,
                 archive.opened(path, digest=digest, limits=limits) as content,
             ):
                 yield content
 
-        hold = self._cache.obtain(digest, exported, name=name, limits=limits)
-        return ImageRootfs(name=name, id=hold.id, config=hold.config, hold=hold)
-
-    @functools.cached_property
-    def _cache(self) -> Cache:
-        return self._given or Cache()
+        hold = self._cache.obtain(digest, exported, name=name)
+        return ImageRootfs(name=name, id=hold.id, hold=hold)
 
 
 @contextlib.contextmanager
@@ -148,9 +137,7 @@ def _about(name: str) -> Iterator[None]:
     except ImageError as error:
         if error.image:
             raise
-        raise type(error)(
-            error.message, image=name, problems=error.problems, next_step=error.next_step
-        ) from error
+        raise type(error)(error.message, image=name, next_step=error.next_step) from error
 
 
 def _text(given: object, otherwise: str) -> str:

@@ -24,7 +24,6 @@ from pytest_gvisor.escape import shown
 CHUNK: Final = 256 * 1024
 _MAX_DICTIONARY: Final = 1 << 28
 """Bytes that xz and zstd may remember of what they have decompressed."""
-_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +43,7 @@ class Limits:
     minute longer."""
 
 
+DEFAULT_LIMITS: Final = Limits()
 FREE_BYTES: Final = 256 * 1024 * 1024
 
 
@@ -108,9 +108,8 @@ def open_file(path: str) -> tuple[int, os.stat_result]:
     try:
         # O_NONBLOCK: the open of a FIFO would wait for a writer.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise ImageError(f"cannot read {shown(path)}: {why}") from error
+    except OSError as error:
+        raise ImageError(f"cannot read {shown(path)}: {error.strerror}") from error
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         os.close(fd)
@@ -124,7 +123,7 @@ class Section:
     def __init__(self, fd: int, offset: int, size: int) -> None:
         self.size = size
         self.at = offset
-        """Where it is in the file."""
+        """Where it is in the file; the caller may move it on."""
         self._fd = fd
         self._end = offset + size
 
@@ -139,31 +138,24 @@ class Section:
         self.at += len(data)
         return data
 
-    def skip(self, count: int) -> None:
-        """Skip bytes."""
-        self.at += count
-
 
 class Hashing:
-    """A reader that digests and counts the bytes that pass."""
+    """A reader that digests the bytes that pass."""
 
-    def __init__(self, source: Reader, algorithm: str = "sha256") -> None:
+    def __init__(self, source: Reader) -> None:
         self._source = source
-        self._hash = hashlib.new(algorithm)
-        self._algorithm = algorithm
-        self.size = 0
+        self._hash = hashlib.sha256()
 
     def read(self, count: int) -> bytes:
         """See `Reader`."""
         data = self._source.read(count)
         self._hash.update(data)
-        self.size += len(data)
         return data
 
     @property
     def digest(self) -> str:
         """The digest of all bytes so far, in the form ``sha256:…``."""
-        return f"{self._algorithm}:{self._hash.hexdigest()}"
+        return f"sha256:{self._hash.hexdigest()}"
 
 
 def read_all(reader: Reader) -> bytes:
@@ -178,32 +170,10 @@ def drain(reader: Reader) -> None:
 
 
 def check_digest(value: object) -> str:
-    """Return a digest of a supported kind. Raises `ImageError`."""
-    if not isinstance(value, str) or not _DIGEST.fullmatch(value):
-        raise ImageError(f"{shown(value)} is not a sha256 or sha512 digest")
+    """Return a digest in the form ``sha256:…``. Raises `ImageError` for anything else."""
+    if not isinstance(value, str) or not re.fullmatch("sha256:[0-9a-f]{64}", value):
+        raise ImageError(f"{shown(value)} is not a sha256 digest")
     return value
-
-
-class _Gzip:
-    """`zlib` with the interface of `bz2` and `lzma`."""
-
-    def __init__(self) -> None:
-        self._inner = zlib.decompressobj(wbits=31)
-
-    @property
-    def eof(self) -> bool:
-        return self._inner.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._inner.unused_data
-
-    @property
-    def needs_input(self) -> bool:
-        return not self._inner.unconsumed_tail
-
-    def decompress(self, data: bytes, max_length: int) -> bytes:
-        return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
 
 
 def _zstd() -> Any:
@@ -222,7 +192,7 @@ def _zstd() -> Any:
 
 
 _KINDS: Final = (
-    (rb"\x1f\x8b", _Gzip),
+    (rb"\x1f\x8b", lambda: zlib.decompressobj(wbits=31)),
     # A frame, or a skippable one: some programs begin with that.
     (rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", _zstd),
     (rb"\xfd7zXZ\0", lambda: lzma.LZMADecompressor(memlimit=_MAX_DICTIONARY)),
@@ -271,8 +241,8 @@ class Inflated:
         while True:
             if self._inner.eof and not self._another():
                 return b""
-            data = b""
-            if self._inner.needs_input:
+            data = getattr(self._inner, "unconsumed_tail", b"")  # the others keep it themselves
+            if not data and getattr(self._inner, "needs_input", True):
                 data = self._next(CHUNK)
                 if not data:
                     raise ImageError("compressed data ends in the middle: it is truncated")
@@ -292,7 +262,7 @@ class Inflated:
             rest = self._compressed(CHUNK)
             if not rest:
                 return False
-        self._head = rest.lstrip(b"\0") if rest[:1] == b"\0" else rest
+        self._head = rest.lstrip(b"\0")
         assert self._make is not None
         self._inner = self._make()
         return True

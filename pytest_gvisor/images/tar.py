@@ -16,7 +16,6 @@ import dataclasses
 import decimal
 import enum
 import re
-import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -32,9 +31,8 @@ _MAX_NAME: Final = 4096
 """PATH_MAX, of names and of targets."""
 _MAX_ID: Final = 2**32 - 2
 _XATTR: Final = b"SCHILY.xattr."
-_LIBARCHIVE: Final = b"LIBARCHIVE.xattr."
 _STRUCTURE: Final = {b"path", b"linkpath", b"size"}
-_OTHER: Final = (_LIBARCHIVE, b"SCHILY.acl.", b"RHT.security.")
+_OTHER: Final = (b"SCHILY.acl.", b"RHT.security.")
 _NUMBER: Final = re.compile(rb"-?[0-9]{1,19}")
 _TIME: Final = re.compile(rb"-?[0-9]{1,12}(\.[0-9]{0,30})?")
 
@@ -158,7 +156,7 @@ class Tar:
 
     def _for_all(self, records: dict[bytes, bytes]) -> None:
         if said := _STRUCTURE & records.keys():
-            what = ", ".join(sorted(map(_text, said)))
+            what = ", ".join(sorted(map(shown_bytes, said)))
             raise ImageError(f"a header for all entries has their {what}")
         self._global |= records
         if sum(len(key) + len(value) for key, value in self._global.items()) > _MAX_GLOBAL:
@@ -173,26 +171,27 @@ class Tar:
 
     def _entry(self, block: bytes, pax: dict[bytes, bytes], name: bytes, link: bytes) -> Entry:
         if (name and b"path" in pax) or (link and b"linkpath" in pax):
-            raise ImageError(f"{shown(_text(name or link))}: a name is said twice, in two ways")
+            raise ImageError(f"{shown_bytes(name or link)}: a name is said twice, in two ways")
         name = pax.get(b"path") or name or _name(block)
         link = pax.get(b"linkpath") or link or block[157:257].split(b"\0")[0]
         for text in (name, link):
             if len(text) > _MAX_NAME:
-                raise ImageError(f"{shown(_text(text))} is longer than {_MAX_NAME} bytes")
+                raise ImageError(f"{shown_bytes(text)} is longer than {_MAX_NAME} bytes")
             if b"\0" in text:
-                raise ImageError(f"{shown(_text(text))} has a NUL byte")
+                raise ImageError(f"{shown_bytes(text)} has a NUL byte")
         if not name:
             raise ImageError("an entry has no name")
-        label = _text(name)
+        label = shown_bytes(name)
         kind = _kind(block, pax, label)
         size = _pax_number(pax, b"size", block[124:136])
-        signs = name.endswith(b"/"), _is_old_folder(block)
+        # The second: a folder in the format that had no type for folders.
+        signs = name.endswith(b"/"), block[156:157] == b"\0" and _name(block).endswith(b"/")
         if kind is Kind.FILE and any(signs):
             if size or not all(signs):
-                raise ImageError(f"{shown(label)} is a file by its type, with a folder's name")
+                raise ImageError(f"{label} is a file by its type, with a folder's name")
             kind = Kind.FOLDER
         if not 0 <= size < 2**62:
-            raise ImageError(f"{shown(label)} has the size {size}")
+            raise ImageError(f"{label} has the size {size}")
         if kind is not Kind.FILE:
             size = 0
         owners = [
@@ -200,7 +199,7 @@ class Tar:
             for key, field in ((b"uid", block[108:116]), (b"gid", block[116:124]))
         ]
         if not all(0 <= owner <= _MAX_ID for owner in owners):
-            raise ImageError(f"{shown(label)} belongs to {owners}, which are no ids")
+            raise ImageError(f"{label} belongs to {owners}, which are no ids")
         self._begin(size)
         return Entry(
             name=name,
@@ -215,35 +214,25 @@ class Tar:
         )
 
 
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "backslashreplace")
+def shown_bytes(name: bytes) -> str:
+    """Format a name of an archive for a message."""
+    return shown(name.decode("utf-8", "backslashreplace"))
 
 
 def _attributes(pax: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-    found = {key[len(_XATTR) :]: value for key, value in pax.items() if key.startswith(_XATTR)}
-    for key, value in pax.items():
-        # libarchive writes each attribute twice, once in its own way.
-        twin = urllib.parse.unquote_to_bytes(key.removeprefix(_LIBARCHIVE))
-        if key.startswith(_OTHER) and twin not in found:
-            found[key] = value
-    return found
+    return {key.removeprefix(_XATTR): pax[key] for key in pax if key.startswith((_XATTR, *_OTHER))}
 
 
 def _kind(block: bytes, pax: Mapping[bytes, bytes], label: str) -> Kind:
     written = block[156:157]
     if written == b"S" or any(key.startswith(b"GNU.sparse.") for key in pax):
         raise ImageError(
-            f"{shown(label)} is a sparse entry, which is not read",
+            f"{label} is a sparse entry, which is not read",
             next_step="Make the archive without --sparse.",
         )
     if written not in _KINDS:
-        raise ImageError(f"{shown(label)} is of the unknown type {written!r}")
+        raise ImageError(f"{label} is of the unknown type {written!r}")
     return _KINDS[written]
-
-
-def _is_old_folder(block: bytes) -> bool:
-    """Whether the entry is a folder in the format that had no type for folders."""
-    return block[156:157] == b"\0" and _name(block).endswith(b"/")
 
 
 def _check_sum(block: bytes) -> None:
@@ -268,7 +257,7 @@ def _number(field: bytes, what: str) -> int:
         return value - (1 << (8 * len(field) - 1)) if field[0] & 0x40 else value
     text = field.split(b"\0")[0].strip()
     if not re.fullmatch(rb"[0-7]*", text):
-        raise ImageError(f"the {what} {shown(_text(text))} in a header is not a number")
+        raise ImageError(f"the {what} {shown_bytes(text)} in a header is not a number")
     return int(text or b"0", 8)
 
 
@@ -276,7 +265,7 @@ def _pax_number(pax: Mapping[bytes, bytes], key: bytes, field: bytes) -> int:
     if key not in pax:
         return _number(field, key.decode())
     if not _NUMBER.fullmatch(pax[key]):
-        raise ImageError(f"the {key.decode()} {shown(_text(pax[key]))} is not a number")
+        raise ImageError(f"the {key.decode()} {shown_bytes(pax[key])} is not a number")
     return int(pax[key])
 
 
@@ -286,7 +275,7 @@ def _time(pax: Mapping[bytes, bytes], field: bytes) -> int:
     elif _TIME.fullmatch(pax[b"mtime"]):
         seconds = decimal.Decimal(pax[b"mtime"].decode())
     else:
-        raise ImageError(f"the time {shown(_text(pax[b'mtime']))} is not a number")
+        raise ImageError(f"the time {shown_bytes(pax[b'mtime'])} is not a number")
     # What the kernel takes, and then what file systems keep.
     return max(-(2**31) * 10**9, min(int(seconds * 10**9), 2**33 * 10**9))
 

@@ -99,33 +99,27 @@ def _read(root: str, path: str) -> bytes:
     """
     try:
         folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    try:
-        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
-        fd = linux.openat2(folder, path.encode(), flags, linux.RESOLVE_IN_ROOT)
-    except OSError as error:
-        if error.errno in _ABSENT:
-            return b""
-        raise _unreadable(path, error) from error
-    finally:
-        os.close(folder)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        return b""
-    with open(fd, "rb") as file:
         try:
-            data = file.read(_MAX_FILE + 1)
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+            fd = linux.openat2(folder, path.encode(), flags, linux.RESOLVE_IN_ROOT)
         except OSError as error:
-            raise _unreadable(path, error) from error
+            if error.errno in _ABSENT:
+                return b""
+            raise
+        finally:
+            os.close(folder)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            return b""
+        with open(fd, "rb") as file:
+            data = file.read(_MAX_FILE + 1)
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise ImageError(f"cannot read its /{path}: {why}") from error
     if len(data) > _MAX_FILE:
         # A line that is cut is another one: of a uid 1000 it may say 100.
         raise ImageError(f"its /{path} is larger than {_MAX_FILE} bytes")
     return data
-
-
-def _unreadable(path: str, error: OSError) -> ImageError:
-    return ImageError(f"cannot read its /{path}: {os.strerror(error.errno or 0)}")
 
 
 def keeps_owners() -> bool:

@@ -14,9 +14,8 @@ from tests.unit.images.conftest import item, saved, tar
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
-    """An empty one, which is the user's; and no docker daemon."""
+    """An empty one, which is the user's."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
     return Cache()
 
 
@@ -65,20 +64,6 @@ def test_what_no_session_uses_is_removed(
     assert "some/used" not in out
     assert Path(used.path, "f").read_text() == "used"
     used.close()
-
-
-def test_a_broken_image_is_listed_as_such_and_removed(
-    cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """An image with a broken record is listed as broken, and a prune removes it."""
-    hold = held(cache, tmp_path / "a", 1_000_000)
-    hold.close()
-    Path(cache.folder, cache.images()[0].id, "image.json").write_text("[]")
-    assert cli.main(["images", "list"]) == 0
-    assert capsys.readouterr().out.endswith("  (broken)\n")
-    assert cli.main(["images", "prune", "--keep", "1G"]) == 0
-    assert "  1.0 MB" in capsys.readouterr().out
-    assert cache.images() == []
 
 
 @pytest.mark.parametrize("words", [[], ["all"], ["prune", "--keep", "much"]])

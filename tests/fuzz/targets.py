@@ -32,7 +32,6 @@ from pytest_gvisor.escape import escape, safe, uncoloured
 from pytest_gvisor.guest import frames as guest_frames
 from pytest_gvisor.guest.returns import Place
 from pytest_gvisor.images import choose, config, daemon_socket, docker, tar, users
-from pytest_gvisor.images.progress import Meter
 from pytest_gvisor.images.streams import Budget, Inflated, Limits, check_digest, drain
 from pytest_gvisor.inside import link as inside_link
 from pytest_gvisor.inside import reports
@@ -259,18 +258,12 @@ def daemon_answer(data: bytes) -> None:
 
 
 def docker_answer(data: bytes) -> None:
-    """JSON of a daemon: its progress, its objects, its errors."""
+    """JSON of a daemon: its errors, and the events of its work."""
     assert isinstance(docker._message(data), str)
-    told: list[str] = []
     value = config.load_json(data, "x")
-    for entry in docker._entries(value if isinstance(value, list) else [value]):
-        with Meter(told.append, "x") as meter:
-            meter.pulled(entry)
-            meter.built(entry)
-        for key in ("Id", "Deleted"):
-            with contextlib.suppress(ImageError):
-                docker._text(entry, key)
-    assert not any(moves(character) or character == "\n" for line in told for character in line)
+    events = value if isinstance(value, list) else [value]
+    with contextlib.suppress(ImageError):
+        docker._follow(config.objects(event, "x") for event in events)
 
 
 _CONFIG: Final = get_config([])

@@ -1,4 +1,4 @@
-"""The objects in a docker daemon: their progress, their labels and their removal."""
+"""The objects in a docker daemon: the line on their work, and what a SIGKILL leaves of them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.make import context
-from pytest_gvisor.cli import main as cli
 from pytest_gvisor.images.cache import Cache
-from pytest_gvisor.images.store import Images
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: dockerd")
 
@@ -74,42 +72,6 @@ def at_a_terminal(folder: Path, **environ: str) -> str:
     return shown.decode()
 
 
-@pytest.mark.fault("H5")
-def test_prune_removes_what_is_ours_and_has_no_name(
-    dockerd: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Named images, others' images and images that others built on this package's stay."""
-    monkeypatch.setenv("DOCKER_HOST", dockerd)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    images = Images()
-    ours = images.build(folder(tmp_path, "LABEL which=ours")).id
-    named = images.build(folder(tmp_path, "LABEL which=named")).id
-    images.close()
-    docker(dockerd, "tag", f"sha256:{named}", "mine:1")
-    theirs = folder(tmp_path, "LABEL which=theirs")
-    other = docker(dockerd, "build", "--quiet", str(theirs)).strip().removeprefix("sha256:")
-    (theirs / "Dockerfile").write_text("FROM mine:1\nLABEL which=child\n")
-    child = docker(dockerd, "build", "--quiet", str(theirs)).strip().removeprefix("sha256:")
-
-    def there() -> list[bool]:
-        listed = docker(dockerd, "images", "--all", "--quiet", "--no-trunc")
-        return [f"sha256:{identity}" in listed for identity in (ours, named, other, child)]
-
-    assert there() == [True, True, True, True]
-    assert cli.main(["images", "prune", "--no-docker"]) == 0
-    assert there() == [True, True, True, True]
-    assert cli.main(["images", "prune"]) == 0
-    assert there() == [False, True, True, True]
-    out = capsys.readouterr().out
-    assert f"removed {ours[:12]} " in out
-    assert f"removed sha256:{ours} from the docker daemon" in out
-    assert Cache().images() == []
-    docker(dockerd, "image", "rm", "--force", child, "mine:1", other)
-
-
 IMAGES = ("images", "--all", "--no-trunc", "--quiet")
 
 
@@ -130,8 +92,7 @@ def test_sigkill_in_the_middle_of_a_build_leaves_no_container(
 ) -> None:
     """The daemon sees the connection close, and removes the build's container.
 
-    What it keeps of the steps before has no label yet, like those of any build. Others' images,
-    networks and volumes stay, after `images prune` too.
+    What it keeps of the steps before has no label yet, like those of any build.
     """
     monkeypatch.setenv("DOCKER_HOST", dockerd)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -152,7 +113,6 @@ def test_sigkill_in_the_middle_of_a_build_leaves_no_container(
             finally:
                 process.kill()
         wait(lambda: objects(dockerd)["containers"] == before["containers"])
-        assert cli.main(["images", "prune"]) == 0
         after = objects(dockerd)
         steps = after.pop("images") - before["images"]
         assert before.pop("images") <= set(docker(dockerd, *IMAGES).split())
@@ -170,10 +130,15 @@ def test_sigkill_in_the_middle_of_a_build_leaves_no_container(
 def test_sigkill_in_the_middle_of_an_export_leaves_nothing(dockerd: str, tmp_path: Path) -> None:
     """The archive has no name; the folder that was to have the image goes with the next session."""
     code = (
-        "import os, signal, sys, pytest_gvisor.images.progress as progress\n"
+        "import os, signal, sys\n"
         "from pytest_gvisor.images.cache import Cache\n"
+        "from pytest_gvisor.images.docker import Daemon\n"
         "from pytest_gvisor.images.store import Images\n"
-        "progress.Meter.moved = lambda self, count: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "real = Daemon._archive\n"
+        "def killed(self, identity):\n"
+        "    yield next(real(self, identity))\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Daemon._archive = killed\n"
         f"Images(Cache({str(tmp_path / 'cache')!r})).build(sys.argv[1])\n"
     )
     temporary = tmp_path / "tmp"

@@ -143,10 +143,10 @@ def test_runs_share_an_image_and_none_changes_it(
     mounts = [bind(tmp_path / "s", "/not/there/yet")]
     done = gvisor.run(["cat", "/not/there/yet/f"], image=image, mounts=mounts)
     assert done.stdout == "bound"
-    (user,) = (tmp_path / "images").rglob("points-*/users/*")
+    (user,) = (tmp_path / "images").rglob("tree-*/users/*")
     assert user.readlink().parent.name.startswith("s-")  # the sandbox's folder, which is gone
     assert not user.exists()
-    kept = [entry for entry in trees(tmp_path / "images") if "/points-" not in entry[0]]
+    kept = [entry for entry in trees(tmp_path / "images") if "/tree-" not in entry[0]]
     assert [path for path, _ in kept] == [path for path, _ in before]
 
 

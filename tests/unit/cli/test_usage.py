@@ -152,7 +152,8 @@ def test_a_removed_option_says_what_to_write_now(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The help has it no more; with a value or without one it is an invalid command line."""
-    (parser, *_) = parsers(command)
+    found = parsers(command.partition(" ")[0])
+    (parser,) = (one for one in found if one.prog == f"pytest-gvisor {command}")
     for option, instead in removed.OPTIONS[command].items():
         assert option not in parser.format_help()
         for words in ([option], [option, "value"], [f"{option}=value"]):

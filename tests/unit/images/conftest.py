@@ -19,7 +19,7 @@ import pytest
 
 from pytest_gvisor.images import archive, extract
 from pytest_gvisor.images.config import machine
-from pytest_gvisor.images.streams import Limits
+from pytest_gvisor.images.streams import DEFAULT_LIMITS, Limits
 from tests.faults.census import canary_tree, facts
 
 Item = tuple[tarfile.TarInfo, bytes]
@@ -170,13 +170,13 @@ def unpack(tmp_path: Path) -> Iterator[Unpack]:
     before = facts(outside, without=root)
 
     def work(
-        *layers: Sequence[Item] | bytes, limits: Limits | None = None, points: Sequence[str] = ()
+        *layers: Sequence[Item] | bytes, limits: Limits = DEFAULT_LIMITS, points: Sequence[str] = ()
     ) -> Path:
         packed = [layer if isinstance(layer, bytes) else tar(layer) for layer in layers]
         path = tmp_path / "image.tar"
         path.write_bytes(saved(packed))
         with archive.opened(str(path), limits=limits) as content:
-            made = extract.unpack(content, str(root), limits=limits, points=points)
+            made = extract.unpack(content, str(root), points=points)
         work.facts = made  # type: ignore[attr-defined]
         return root
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import socket
 import tarfile
@@ -16,7 +17,6 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import DaemonUnavailable, ImageError
-from pytest_gvisor.cli import main as cli
 from pytest_gvisor.images import daemon_socket, docker
 from pytest_gvisor.images.daemon_socket import Adapter, _Socket
 from pytest_gvisor.images.docker import Daemon, Pull
@@ -181,6 +181,8 @@ def test_a_build_s_context_is_a_file_without_a_name(
             with pytest.raises(ImageError, match=r"cannot be built: .* is not a folder"):
                 opened.build(str(wrong), dockerfile="Dockerfile", args={})
     sent = [body for line, body in daemon.asked if line.endswith("/build")]
+    labels = [json.loads(query["labels"]) for query in daemon.queries if "labels" in query]
+    assert labels == [{"dev.pytest-gvisor": "1"}] * 2
     with tarfile.open(fileobj=io.BytesIO(sent[0])) as first:
         assert sorted(first.getnames()) == [".dockerignore", "Dockerfile", "d", "d/kept", "kept"]
     with tarfile.open(fileobj=io.BytesIO(sent[1])) as second:
@@ -229,49 +231,6 @@ def test_an_answer_of_more_bytes_than_any_is_an_error(
         daemon.answers["/json"] = 200, b'{"Id": ' + b" " * 3000
         with pytest.raises(ImageError, match="an answer of more than 2000 bytes"):
             opened.find("a", Pull.MISSING)
-
-
-def step(words: str) -> dict[str, Any]:
-    """An entry of an image's history."""
-    return {"Id": "<missing>", "CreatedBy": f"/bin/sh -c #(nop)  {words}"}
-
-
-@pytest.mark.fault("H5")
-def test_only_images_whose_last_step_is_our_label_are_pruned(
-    serve: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    """An image that others built on a labelled one is kept, as is one in use."""
-    daemon = serve()
-    ours, theirs, used = (f"sha256:{digit * 64}" for digit in "123")
-    label, podman = step("LABEL dev.pytest-gvisor=1"), step('LABEL "dev.pytest-gvisor"="1"')
-    daemon.answers |= {
-        "GET /v1.41/images/json": (200, [{"Id": ours}, {"Id": theirs}, {"Id": used}]),
-        f"GET /v1.41/images/{ours}/history": (200, [label, step("COPY")]),
-        f"GET /v1.41/images/{theirs}/history": (200, [step("LABEL a=b"), label, step("COPY")]),
-        f"GET /v1.41/images/{used}/history": (200, [podman]),
-        f"DELETE /v1.41/images/{ours}": (200, [{"Deleted": ours}, {"Deleted": "sha256:\x1b[2J"}]),
-        f"DELETE /v1.41/images/{used}": (409, {"message": "a container uses it"}),
-    }
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cli.main(["images", "prune"]) == 0
-    out = capsys.readouterr().out
-    assert f"removed {ours} from the docker daemon" in out
-    assert r"removed sha256:\x1b[2J from" in out
-    deleted = [line for line in daemon.requests if line.startswith("DELETE")]
-    assert deleted == [f"DELETE /images/{ours}", f"DELETE /images/{used}"]
-
-
-@pytest.mark.parametrize("wrong", [b"{", None, {}, 7, [7], [{}], [{"Id": 7}], "x"])
-def test_a_list_of_images_of_another_shape_is_an_error(serve: Any, wrong: Any) -> None:
-    """A list of another shape is an image error; null is an empty list."""
-    daemon = serve()
-    daemon.answers["GET /v1.41/images/json"] = 200, wrong
-    with Daemon() as opened:
-        if wrong is None:
-            assert opened.prune() == []
-        else:
-            with pytest.raises(ImageError):
-                opened.prune()
 
 
 @pytest.fixture

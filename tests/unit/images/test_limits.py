@@ -18,7 +18,7 @@ import pytest
 from pytest_gvisor import ImageError
 from pytest_gvisor.images import archive, extract, streams
 from pytest_gvisor.images.archive import Layer
-from pytest_gvisor.images.streams import Limits, Reader
+from pytest_gvisor.images.streams import DEFAULT_LIMITS, Limits, Reader
 from tests.unit.images.conftest import Unpack, folder, header, item, link, tar
 
 MIB = 1024 * 1024
@@ -29,11 +29,13 @@ def on_disk(root: Path) -> int:
     return sum(path.lstat().st_blocks * 512 for path in root.rglob("*"))
 
 
-def unpack_stored(source: Callable[[], Reader], root: Path, limits: Limits | None = None) -> None:
+def unpack_stored(
+    source: Callable[[], Reader], root: Path, limits: Limits = DEFAULT_LIMITS
+) -> None:
     """Unpack one layer that is never in memory as a whole."""
     root.mkdir()
-    content: Any = SimpleNamespace(layers=[Layer(source=source)])
-    extract.unpack(content, str(root), limits=limits)
+    content: Any = SimpleNamespace(layers=[Layer(source=source)], limits=limits)
+    extract.unpack(content, str(root))
 
 
 class Repeated:

@@ -120,7 +120,7 @@ def test_fixture_images_come_out_as_umoci_unpacks_them(tmp_path: Path) -> None:
                     parts.append(data)
                 layers.append(b"".join(parts))
         (tmp_path / name).mkdir()
-        both = Both(tmp_path / name, layers, content.config_bytes)
+        both = Both(tmp_path / name, layers, content.config)
         paths = {path for layer in layers for path in named(layer, tmp_path)}
         ours, theirs = both.without_times(paths)
         assert ours == theirs
