@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 import os
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from typing import TextIO
+from collections.abc import Sequence
 
 from pytest_gvisor.cli import parse
 from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.images import progress
 from pytest_gvisor.install import place, release
-from pytest_gvisor.install.fetch import SILENCE, Client, Progress
+from pytest_gvisor.install.fetch import SILENCE, Client
 from pytest_gvisor.install.place import Installed
 from pytest_gvisor.runsc import locate
-
-_MIB = 1024 * 1024
-_EVERY = 0.2
 
 
 def parser() -> parse.Parser:
@@ -64,8 +57,10 @@ def main(arguments: Sequence[str]) -> int:
     client = Client(given.base_url or release.BASE_URL, timeout=given.timeout)
     folder = given.to or place.folder_for(os.geteuid(), os.path.expanduser("~"))
     parse.exit_on_signals()  # else what is half there would stay
-    with progress_on(sys.stderr) as show:
-        done = release.install(client, name, folder, show)
+    is_watched = progress.is_wanted(terminal=sys.stderr.isatty())
+    tell = progress.on(sys.stderr) if is_watched else None
+    with progress.announced(tell, f"fetching runsc {name}"):
+        done = release.install(client, name, folder)
     for line in describe(done):
         print(line)
     return 0
@@ -89,25 +84,3 @@ def describe(done: Installed) -> list[str]:
     where = os.path.dirname(done.path)
     lines.append(f"Name it with pytest's --gvisor-runsc={done.path}, or put {where} first in PATH.")
     return lines
-
-
-@contextlib.contextmanager
-def progress_on(stream: TextIO) -> Iterator[Progress]:
-    """Yield the display of a download's bytes, for a terminal that somebody watches."""
-    if not progress.is_wanted(terminal=stream.isatty()):
-        yield lambda *_: None
-        return
-    tell, last = progress.on(stream), -math.inf
-
-    def show(come: int, whole: int | None) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if come == whole or now - last >= _EVERY:
-            last = now
-            of = f" of {whole / _MIB:.1f} MiB, {100 * come // whole} %" if whole else " MiB"
-            tell(f"{come / _MIB:.1f}{of}")
-
-    try:
-        yield show
-    finally:
-        tell("")

@@ -11,8 +11,8 @@ import itertools
 import signal
 import ssl
 import urllib.parse
-from collections.abc import Callable, Iterator
-from typing import IO, NoReturn
+from collections.abc import Iterator
+from typing import NoReturn
 
 import requests
 
@@ -25,9 +25,6 @@ SILENCE = 20.0
 _NEXT = "Try again later, or give another --base-url."
 _PIECE = 64 * 1024
 _MAX_REDIRECTS = 10
-
-Progress = Callable[[int, int | None], None]
-"""Is told how many bytes have come, and of how many where that is known."""
 
 
 class NotThere(InstallFailed):
@@ -73,19 +70,11 @@ class Client:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
 
-    def text(self, path: str, limit: int) -> str:
-        """Fetch a small file. Raises the errors of `save`."""
-        return b"".join(self._pieces(path, limit, lambda *_: None)).decode("utf-8", "replace")
-
-    def save(self, path: str, file: IO[bytes], limit: int, progress: Progress) -> None:
-        """Write a file of at most ``limit`` bytes to ``file``.
+    def pieces(self, path: str, limit: int) -> Iterator[bytes]:
+        """Yield a file of at most ``limit`` bytes.
 
         Raises `NotThere`, and `InstallFailed` for all else that can go wrong.
         """
-        for piece in self._pieces(path, limit, progress):
-            file.write(piece)
-
-    def _pieces(self, path: str, limit: int, progress: Progress) -> Iterator[bytes]:
         url = f"{self.base_url}/{path}"
         with self._telling(url), self._session() as session, self._open(session, url) as response:
             if response.status_code != 200:
@@ -102,7 +91,6 @@ class Client:
                 if max(come, whole or 0) > limit:
                     raise InstallFailed(f"{url} is larger than {limit} bytes", next_step=_NEXT)
                 yield piece
-                progress(come, whole)
 
     @contextlib.contextmanager
     def _telling(self, url: str) -> Iterator[None]:

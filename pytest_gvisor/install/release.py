@@ -15,7 +15,7 @@ import re
 from pytest_gvisor.errors import InstallFailed, UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.install import archive, place
-from pytest_gvisor.install.fetch import Client, NotThere, Progress
+from pytest_gvisor.install.fetch import Client, NotThere
 from pytest_gvisor.install.place import BINARY, Installed
 
 BASE_URL = "https://storage.googleapis.com/gvisor/releases/release"
@@ -33,7 +33,7 @@ def release_name(text: str) -> str:
     return name
 
 
-def install(client: Client, release: str, folder: str, progress: Progress) -> Installed:
+def install(client: Client, release: str, folder: str) -> Installed:
     """Fetch a release and install it in ``folder``, in the manner of `place.put`.
 
     Raises `InstallFailed` too where a server has another release under the name of this one. For
@@ -44,21 +44,22 @@ def install(client: Client, release: str, folder: str, progress: Progress) -> In
 
     def make(staging: str) -> str:
         with client.deadline():
-            return _fetch(client, where, staging, progress)
+            return _fetch(client, where, staging)
 
     return place.put(folder, make, named)
 
 
-def _fetch(client: Client, where: str, staging: str, progress: Progress) -> str:
+def _fetch(client: Client, where: str, staging: str) -> str:
     """Fetch the release's runsc into ``staging``, check its digest, and return its path."""
     for name in (ARCHIVE, BINARY):
         try:
-            text = client.text(f"{where}/{name}.sha512", _MAX_DIGEST)
+            data = b"".join(client.pieces(f"{where}/{name}.sha512", _MAX_DIGEST))
         except NotThere:
             continue
+        text = data.decode("utf-8", "replace")
         wanted = _digest_in(text, name, f"{client.base_url}/{where}/{name}.sha512")
         path = os.path.join(staging, f"{name}.part")
-        _download(client, f"{where}/{name}", path, wanted, progress)
+        _download(client, f"{where}/{name}", path, wanted)
         if name == BINARY:
             os.chmod(path, 0o755)
             return path
@@ -84,9 +85,9 @@ def _digest_in(text: str, name: str, url: str) -> str:
     raise InstallFailed(f"{url} holds no SHA-512 of {name}: {escape(text[:200])}")
 
 
-def _download(client: Client, where: str, path: str, wanted: str, progress: Progress) -> None:
+def _download(client: Client, where: str, path: str, wanted: str) -> None:
     with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w+b") as to:
-        client.save(where, to, MAX_DOWNLOAD, progress)
+        to.writelines(client.pieces(where, MAX_DOWNLOAD))
         to.flush()
         to.seek(0)
         found = hashlib.file_digest(to, "sha512").hexdigest()

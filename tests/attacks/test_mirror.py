@@ -32,7 +32,7 @@ def mirror() -> Iterator[Bucket]:
 def get(mirror: Bucket, name: str, folder: Path) -> str:
     """The version that is installed when this release is asked for."""
     client = Client(mirror.url, timeout=60.0)
-    return release.install(client, name, str(folder), lambda *_: None).version
+    return release.install(client, name, str(folder)).version
 
 
 @pytest.mark.parametrize("kind", ["file", "archive"])
@@ -101,5 +101,5 @@ def test_the_deadline_is_of_unpacking_too(
     mirror.put("gvisor.tar.bz2", archive(runsc=b"x"))
     client = Client(mirror.url, timeout=1.0)
     with pytest.raises(InstallTimeout, match="--timeout"):
-        release.install(client, "latest", str(tmp_path / "to"), lambda *_: None)
+        release.install(client, "latest", str(tmp_path / "to"))
     assert os.listdir(tmp_path / "to") == []

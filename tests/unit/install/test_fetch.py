@@ -58,7 +58,7 @@ def got(url: str, *, limit: int = 1000, timeout: float = 20.0, silence: float = 
     """The bytes of a file."""
     client, file = Client(url, timeout=timeout, silence=silence), io.BytesIO()
     with client.deadline():
-        client.save("file", file, limit, lambda *_: None)
+        file.writelines(client.pieces("file", limit))
     return file.getvalue()
 
 
