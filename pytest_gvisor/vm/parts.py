@@ -6,6 +6,7 @@ virtme-ng, and the tree of a named kernel.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -25,13 +26,8 @@ OLDEST_QEMU = (8, 0)
 TESTED_QEMU = "10"
 PACKAGES = ("virtme-ng", "qemu-system-x86", "linux-image-amd64", "virtiofsd", "kmod",
             "busybox-static", "file")  # fmt: skip
-INSTALL = f"As root: apt-get update && apt-get install --no-install-recommends {' '.join(PACKAGES)}"
 _FROM_BACKPORTS = ("qemu-system-x86", "linux-image-amd64", "kmod", "busybox-static", "file")
-_BACKPORTS = (
-    "On Debian 12, with bookworm-backports in apt's sources, as root: apt-get install "
-    f"--no-install-recommends -t bookworm-backports {' '.join(_FROM_BACKPORTS)}; then, in the "
-    "environment of pytest-gvisor: pip install virtme-ng"
-)
+_UBUNTU_PACKAGES = ("virtme-ng", "qemu-system-x86", "linux-image-generic", *PACKAGES[4:])
 
 _QEMU = "qemu-system-x86_64"
 _BOOT = "/boot"
@@ -96,35 +92,42 @@ def missing(*, qemu: str = "", kernel: str = "") -> list[str]:
 
 
 def remedy() -> str:
-    """Return the command that installs the parts, by this machine's distribution."""
+    """Return the commands that install the parts, by this machine's distribution."""
     if platform.machine() != "x86_64":
         return "Run it on an x86_64 machine: no package brings the VM to another processor."
-    try:
-        with open(_OS_RELEASE, encoding="utf-8", errors="replace") as file:
-            words = dict(line.rstrip().partition("=")[::2] for line in file)
-    except OSError:
-        return INSTALL
-    name, version = (words.get(key, "").strip('"') for key in ("ID", "VERSION_ID"))
-    if name == "ubuntu":
-        return INSTALL.replace("amd64 virtiofsd", "generic")
-    return _BACKPORTS if (name, version) == ("debian", "12") else INSTALL
+    words, is_old = _packages()
+    install = f"apt-get install --no-install-recommends {' '.join(words)}"
+    if not is_old:
+        return f"As root: apt-get update && {install}"
+    return (
+        f"On Debian 12, with bookworm-backports in apt's sources, as root: {install}; then, in the "
+        "environment of pytest-gvisor: pip install virtme-ng"
+    )
 
 
 def commands() -> tuple[Command, ...]:
     """Return the commands of `remedy`, where apt is."""
     if platform.machine() != "x86_64" or not shutil.which("apt-get", path=SYSTEM_PATH):
         return ()
-    install = ("apt-get", "install", "--yes", "--no-install-recommends")
-    found = [Command(("apt-get", "update"), as_root=True)]
-    named = remedy()
-    if named == _BACKPORTS:
-        needed = ("-t", "bookworm-backports", *_FROM_BACKPORTS)
-        found.append(Command((*install, *needed), as_root=True))
-        found.append(Command((sys.executable, "-m", "pip", "install", "virtme-ng")))
-    else:
-        packages = named.rpartition("--no-install-recommends ")[2].split()
-        found.append(Command((*install, *packages), as_root=True))
-    return tuple(found)
+    words, is_old = _packages()
+    install = ("apt-get", "install", "--yes", "--no-install-recommends", *words)
+    found = Command(("apt-get", "update"), as_root=True), Command(install, as_root=True)
+    pip = Command((sys.executable, "-m", "pip", "install", "virtme-ng"))
+    return (*found, pip) if is_old else found
+
+
+def _packages() -> tuple[tuple[str, ...], bool]:
+    """Return apt-get's arguments for the parts, and whether pip has to bring virtme-ng."""
+    words: dict[str, str] = {}
+    with (
+        contextlib.suppress(OSError),
+        open(_OS_RELEASE, encoding="utf-8", errors="replace") as file,
+    ):
+        words = dict(line.rstrip().partition("=")[::2] for line in file)
+    name, version = (words.get(key, "").strip('"') for key in ("ID", "VERSION_ID"))
+    if (name, version) == ("debian", "12"):
+        return ("-t", "bookworm-backports", *_FROM_BACKPORTS), True
+    return _UBUNTU_PACKAGES if name == "ubuntu" else PACKAGES, False
 
 
 def _vng() -> str | None:
