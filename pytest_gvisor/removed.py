@@ -5,8 +5,7 @@ from __future__ import annotations
 SETTINGS = {
     "lenient": "Write `-o in_gvisor=true` in place of --in-gvisor: tests are skipped then where "
     "runsc or the only platform is missing.",
-    "reprobe": "Run `pytest-gvisor doctor`, which tries each platform again. A session tries again "
-    "an hour later, and after a change of the binary, of the device or of the boot.",
+    "reprobe": "Leave it out: each session tries each platform that it needs.",
     "sha256": "Leave it out, and pipe the workload's output through sha256sum inside where it is "
     "more than max_output keeps.",
     "shell": "Write --gvisor-keep=failed, and run the replay.sh of the failed run. For a shell in "

@@ -11,7 +11,6 @@ from pytest_gvisor.cli import health, parse
 from pytest_gvisor.cli.health import Finding, State
 from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.escape import escape
-from pytest_gvisor.harness import verdicts
 from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.hints import Command, worded
 from pytest_gvisor.runsc import sidecars
@@ -111,7 +110,6 @@ def _platform(
 ) -> tuple[Finding, bool]:
     name = f"{_PLATFORM}{platform}"
     try:
-        verdicts.forget(engine.runsc(settings.runsc).fingerprint, platform)
         verdict = engine.availability(platform, settings)
     except GvisorError as error:
         return health.bad(name, error), False

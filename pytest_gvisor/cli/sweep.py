@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pytest_gvisor.cli import parse
 from pytest_gvisor.errors import ImageError
 from pytest_gvisor.images.cache import Cache
-from pytest_gvisor.sessions import boot_notes, saved_before, session_folder
+from pytest_gvisor.runsc import answers
+from pytest_gvisor.sessions import saved_before, session_folder
 
 
 def parser() -> parse.Parser:
@@ -31,7 +32,8 @@ def main(arguments: Sequence[str]) -> int:
     for path in session_folder.sweep(although_waited=True):
         print(f"removed {path}")
     bases = session_folder.base_folders()
-    boot_notes.sweep(bases)
+    for base in bases:
+        answers.sweep(base)  # verdicts on platforms, of earlier versions
     for path in saved_before.remove():
         print(f"removed {path}")
     with contextlib.suppress(ImageError):  # whoever uses the images comes upon it again

@@ -13,12 +13,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import GvisorError, LaunchError, PytestGvisorWarning, RunscError
-from pytest_gvisor.harness import verdicts
 from pytest_gvisor.release_range import ReleaseRange
 from pytest_gvisor.run.request import Hooks
 from pytest_gvisor.runsc import platforms
 from pytest_gvisor.runsc.binary import Runsc
-from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.runsc.platforms import Availability
 from pytest_gvisor.sessions.launcher import Launcher
 from pytest_gvisor.settings import Platform, Settings
@@ -104,19 +102,14 @@ class Engine:
         platforms.check_listed(platform, lists)
 
     def availability(self, platform: Platform, settings: Settings) -> Availability:
-        """Return the verdict on a platform, found once per run and platform, or by an earlier run.
+        """Return the verdict on a platform, found once per run and platform.
 
-        One that hung is tried again where these settings give it longer. Raises as `runsc` and
-        `check_listed`, `LaunchError` where nothing can be started at all, and `MixedReleases`.
+        Raises as `runsc` and `check_listed`, `LaunchError` where nothing can be started at all, and
+        `MixedReleases`.
         """
         runsc = self.binary(settings)
         self.check_listed(platform, settings)
         return self._probe.availability(platform, runsc, settings)
-
-    def known_broken(self, runsc: Runsc, platform: Platform) -> bool:
-        """Whether an earlier session has found this build broken. Tries nothing."""
-        found = verdicts.recall(runsc.fingerprint, platform, 0.0)
-        return found is not None and found.cause is Cause.BROKEN_BUILD
 
     def gvisor(
         self, platform: Platform, settings: Settings, hooks: Hooks, project: Project | None = None

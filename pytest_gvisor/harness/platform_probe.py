@@ -1,8 +1,4 @@
-"""The trial of a platform on this machine: one verdict, which all workers of a run share.
-
-A bounded run finds the verdict out. A bad one that a run has cost is kept for later sessions by
-`verdicts`.
-"""
+"""The trial of a platform on this machine: a bounded run, whose verdict all workers share."""
 
 from __future__ import annotations
 
@@ -10,11 +6,12 @@ import contextlib
 import dataclasses
 import functools
 import io
+import json
 import os
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import LaunchError
-from pytest_gvisor.harness import verdicts
+from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.harness.gvisor import Gvisor
 from pytest_gvisor.oci import rootfs
 from pytest_gvisor.run.logs import cause, relevant
@@ -22,13 +19,13 @@ from pytest_gvisor.run.request import Record
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.runsc import elf, platforms
 from pytest_gvisor.runsc.causes import Cause
+from pytest_gvisor.runsc.platforms import Availability
 from pytest_gvisor.sessions import private
 from pytest_gvisor.settings import Platform
 
 if TYPE_CHECKING:
     from pytest_gvisor.completed import Completed
     from pytest_gvisor.runsc.binary import Runsc
-    from pytest_gvisor.runsc.platforms import Availability
     from pytest_gvisor.sessions.launcher import Launcher
     from pytest_gvisor.settings import Settings
 
@@ -48,23 +45,21 @@ class PlatformProbe:
     def availability(self, platform: Platform, runsc: Runsc, settings: Settings) -> Availability:
         """Return the verdict on a platform that ``runsc`` lists, found once per run.
 
-        A verdict of a run that hung is found out again for settings with a longer deadline. Raises
-        `LaunchError` where nothing can be started at all, and `MixedReleases`.
+        Raises `LaunchError` where nothing can be started at all, and `MixedReleases`.
         """
         key = (runsc.fingerprint, platform)
-        deadline = platforms.deadline_for(settings.timeout)
-        found = self._verdicts.get(key)
-        if found is None or not found.holds(deadline):
+        if key not in self._verdicts:
+            deadline = platforms.deadline_for(settings.timeout)
             with contextlib.ExitStack() as held:
                 name = f"gvisor-{runsc.fingerprint[:16]}-{platform}.json"
                 file = self._locked(name, deadline, held)
                 found = None if file is None else _read(file)
-                if found is None or not found.holds(deadline):
-                    found = self._find_out(platform, runsc, deadline)
+                if found is None:
+                    found = self._probe(platform, runsc, deadline)
                     if file is not None:
                         _write(file, found)
             self._verdicts[key] = found
-        return found
+        return self._verdicts[key]
 
     def _locked(self, name: str, deadline: float, held: contextlib.ExitStack) -> io.FileIO | None:
         """Open and lock a file of the workers' folder, for the verdict that one of them finds out.
@@ -82,16 +77,7 @@ class PlatformProbe:
                 return file if private.take_lock_in(patience, file.fileno()) else None
         return None
 
-    def _find_out(self, platform: Platform, runsc: Runsc, deadline: float) -> Availability:
-        known = verdicts.recall(runsc.fingerprint, platform, deadline)
-        found = self._probe(platform, runsc, known, deadline)
-        if found is not known:
-            verdicts.keep(runsc.fingerprint, found)
-        return found
-
-    def _probe(
-        self, platform: Platform, runsc: Runsc, known: Availability | None, deadline: float
-    ) -> Availability:
+    def _probe(self, platform: Platform, runsc: Runsc, deadline: float) -> Availability:
         gvisor = Gvisor(runsc=runsc, platform=platform, launcher=self._launcher)
         record = Record()
         programs = [platforms.PYTHON] if rootfs.has_python() else []
@@ -112,10 +98,10 @@ class PlatformProbe:
 
         go = functools.partial(elf.go_version, runsc.fd)
         found = platforms.probe(
-            platform, runsc.platforms, run, deadline=deadline, known=known, said=said, go=go
+            platform, runsc.platforms, run, deadline=deadline, said=said, go=go
         )
         if platform is Platform.SYSTRAP and found.tried and platforms.is_doubtful(runsc.date, go):
-            other = self._probe(Platform.PTRACE, runsc, None, deadline)
+            other = self._probe(Platform.PTRACE, runsc, deadline)
             # Where systrap traces its processes, the host lets ptrace do so too.
             if other.cause is Cause.BROKEN_BUILD or (
                 found.available and other.cause is Cause.PROBE_FAILED
@@ -125,10 +111,15 @@ class PlatformProbe:
 
 
 def _read(file: io.FileIO) -> Availability | None:
-    text = b""
-    with contextlib.suppress(OSError):
-        text = file.read() or b""
-    return verdicts.decode(text.decode("utf-8", "replace"))
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        fields = loads(file.read() or b"")
+        return Availability(
+            platform=Platform(fields["platform"]),
+            cause=Cause(fields["cause"]),
+            detail=str(fields["detail"]),
+            next_step=str(fields["next_step"]),
+        )
+    return None
 
 
 def _write(file: io.FileIO, verdict: Availability) -> None:
@@ -136,4 +127,4 @@ def _write(file: io.FileIO, verdict: Availability) -> None:
     with contextlib.suppress(OSError):
         file.seek(0)
         file.truncate()
-        file.write(verdicts.encode(verdict).encode())
+        file.write(json.dumps(dataclasses.asdict(verdict)).encode())

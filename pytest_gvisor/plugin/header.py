@@ -32,11 +32,6 @@ def line(config: pytest.Config) -> str:
     try:
         binaries = [engine.runsc(one.runsc) for one in each]
         platforms = [engine.platforms_of(one) for one in each]
-        broken = "".join(
-            f"; {_build(one.label)} is broken, see pytest-gvisor doctor"
-            for runsc, names_of, one in zip(binaries, platforms, each, strict=True)
-            if any(engine.known_broken(runsc, name) for name in names_of)
-        )
         passed = _passed_over()
     except GvisorError as error:
         return f"gvisor: {escape(error.message.splitlines()[0])}"
@@ -44,7 +39,7 @@ def line(config: pytest.Config) -> str:
     native = [NATIVE] if settings.native else []
     names = ", ".join(dict.fromkeys([*native, *itertools.chain(*platforms)]))
     strict = ", strict" if settings.strict else ""
-    return f"gvisor: {found}, {names}, network {settings.network}{strict}{broken}{passed}"
+    return f"gvisor: {found}, {names}, network {settings.network}{strict}{passed}"
 
 
 def _passed_over() -> str:
@@ -53,10 +48,6 @@ def _passed_over() -> str:
     if not chosen.passed:
         return ""
     return escape(f"; sessions are in {chosen.path}, because of {'; '.join(chosen.passed)}")
-
-
-def _build(label: str) -> str:
-    return f"the build of {label}" if label else "this build of runsc"
 
 
 def _binary(runsc: Runsc, label: str) -> str:

@@ -2,7 +2,8 @@
 
 The key is the whole state of the file, its ctime included, which no user can set. A file that has
 changed within the last seconds is asked each time. Its next change could have the same ctime: a
-clock tick of the kernel is up to 10 ms long.
+clock tick of the kernel is up to 10 ms long. What another user owns is not read, and what cannot be
+written is found out again by the next session.
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
+import re
+import secrets
+import stat
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,14 +22,17 @@ from typing import TYPE_CHECKING
 from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.runsc.features import QUESTIONS
-from pytest_gvisor.sessions import boot_notes, places, private
-from pytest_gvisor.sessions.boot_notes import Note
+from pytest_gvisor.sessions import places, private
 
 if TYPE_CHECKING:
     from pytest_gvisor.runsc.locate import Identity
 
 _SETTLED = 2_000_000_000
 """Nanoseconds since the last change of a file."""
+
+_MAX = 1024 * 1024
+_NAME = re.compile(r"[av]-[0-9a-f]{16}-([0-9a-f-]{13})-\w+\.json(\.[0-9a-f]{8})?", re.ASCII)
+"""The name of a file with answers. With ``v``, earlier versions kept verdicts on platforms."""
 
 _known: dict[Identity, Answers] = {}
 
@@ -40,10 +48,9 @@ class Answers:
 def recall(identity: Identity) -> Answers | None:
     """Return the answers that this process or an earlier one got, or None."""
     if identity not in _known:
-        text = None
-        with contextlib.suppress(LaunchError):
-            text = _note(identity).read()
-        found = None if text is None else _decode(text)
+        found = None
+        with contextlib.suppress(LaunchError, OSError):
+            found = _decode(_read(_path(identity)))
         if found is None:
             return None
         _known[identity] = found
@@ -54,11 +61,20 @@ def keep(identity: Identity, answers: Answers) -> None:
     """Keep the answers of a binary that was unchanged after them."""
     _known[identity] = answers
     if time.time_ns() - identity.ctime_ns > _SETTLED:
-        note = _note(identity)
         with contextlib.suppress(LaunchError, OSError):
-            private.make_above(note.folder)
-            note.write(json.dumps([answers.sha256, *answers.texts]))
-            boot_notes.sweep([note.folder])
+            private.make_above(folder())
+            _write(_path(identity), json.dumps([answers.sha256, *answers.texts]))
+            sweep(folder())
+
+
+def sweep(private_folder: str) -> None:
+    """Remove from a private folder what was kept before this boot."""
+    with contextlib.suppress(OSError):
+        boot = boot_id()
+        for name in os.listdir(private_folder):
+            match = _NAME.fullmatch(name)
+            if match and match[1] != boot[:13]:
+                os.unlink(os.path.join(private_folder, name))
 
 
 def _decode(text: str) -> Answers | None:
@@ -75,7 +91,39 @@ def folder() -> str:
     return places.caches("answers")
 
 
-def _note(identity: Identity) -> Note:
-    text = repr((tuple(identity), QUESTIONS))
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return Note(folder=folder(), kind="a", digest=digest, name="runsc")
+def boot_id() -> str:
+    """Return the kernel's name for this boot. Raises `OSError` if it has none."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read(100).strip()
+
+
+def _path(identity: Identity) -> str:
+    """Return the path of a binary's answers. Raises `OSError`, and `LaunchError` for a folder that
+    others can change.
+    """
+    boot = boot_id()
+    os.close(private.open_private(folder()))
+    digest = hashlib.sha256(repr((tuple(identity), QUESTIONS)).encode()).hexdigest()
+    return os.path.join(folder(), f"a-{digest[:16]}-{boot[:13]}-runsc.json")
+
+
+def _read(path: str) -> str:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(fd, "rb") as file:
+        found = os.fstat(fd)
+        if found.st_uid != os.geteuid() or not stat.S_ISREG(found.st_mode):
+            return ""
+        return file.read(_MAX).decode("utf-8", "replace")
+
+
+def _write(path: str, text: str) -> None:
+    """Write the text; nothing is there after a failure. Raises `OSError`."""
+    new = f"{path}.{secrets.token_hex(4)}"
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(new, path)
+    except BaseException:
+        os.unlink(new)
+        raise

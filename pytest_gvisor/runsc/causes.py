@@ -41,38 +41,25 @@ class Cause(enum.StrEnum):
     NO_DEVICE = "no device"
     NOT_GIVEN = "not given to this container"
     NO_PERMISSION = "no permission"
-    NOT_KVM = "the device is not KVM"
-    REFUSED = "KVM refuses"
     BROKEN_BUILD = "this build of runsc is broken"
     PROBE_FAILED = "the probe failed"
     PROBE_HUNG = "the probe hung"
 
 
-LASTING = frozenset({Cause.PROBE_HUNG, Cause.BROKEN_BUILD})
-"""Kept until the next boot are verdicts that cost a deadline to find out. So are those that are the
-binary's own fault. A session's header can name the latter from then on. The others are cheap to
-look at again, a run that fails included. If they were kept, one bad moment would cost all sessions
-the platform.
-"""
-
-_NESTED = (
-    "A virtual machine needs nested virtualisation from its provider, and not every kind of it "
-    "is enough for gVisor. `pytest-gvisor vm` has a KVM that works on any x86-64 machine."
+_NO_KVM = (
+    "Load kvm_intel or kvm_amd (`modprobe kvm_intel`). Another hypervisor may hold the processor, "
+    "virtualisation may be off in the firmware, or a container's profile may forbid it. A virtual "
+    "machine needs nested virtualisation from its provider, and not every kind of it is enough for "
+    "gVisor. `pytest-gvisor vm` has a KVM that works on any x86-64 machine."
 )
 _KVM = {
-    Cause.NO_DEVICE: "Load kvm_intel or kvm_amd (`modprobe kvm_intel`). In a container, pass the "
-    "device on (`--device /dev/kvm`). " + _NESTED,
+    Cause.NO_DEVICE: f"In a container, pass the device on (`--device /dev/kvm`). {_NO_KVM}",
     Cause.NOT_GIVEN: "Start the container with `--device /dev/kvm` (docker, podman); a systemd "
     "unit needs `DeviceAllow=/dev/kvm rw`.",
     Cause.NO_PERMISSION: "Add this user to the device's group (`usermod -aG kvm USER`, and log in "
     "again), or in CI write /etc/udev/rules.d/99-kvm.rules with "
     '`KERNEL=="kvm", GROUP="kvm", MODE="0666", OPTIONS+="static_node=kvm"`, then '
     "`udevadm control --reload-rules && udevadm trigger --name-match=kvm`.",
-    Cause.NOT_KVM: "Name the real device, or load kvm_intel or kvm_amd, which make it.",
-    Cause.REFUSED: "Another hypervisor may hold the processor, virtualisation may be off in the "
-    "firmware, or a container's profile may forbid it. Load kvm_intel or kvm_amd. " + _NESTED,
-    Cause.PROBE_FAILED: _NESTED,
-    Cause.PROBE_HUNG: _NESTED,
 }
 
 # assertTaskGoroutine and the ptrace platform's tracer of 20240729, when Go lays out its goroutines
@@ -88,7 +75,7 @@ def remedy(platform: Platform, cause: Cause, message: str = "") -> str:
     if cause is Cause.BROKEN_BUILD:
         return "Another build works: `pytest-gvisor install` installs gVisor's own release."
     if platform is Platform.KVM:
-        return _KVM[cause]
+        return _KVM.get(cause, _NO_KVM)
     if not platform.is_known:
         return f"{platform} needs things of its own, which runsc names; or use another platform."
     found = of_message(message)

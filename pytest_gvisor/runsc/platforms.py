@@ -7,11 +7,13 @@ yama scope and on the seccomp profile of the container around them.
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import datetime as dt
-import math
+import errno
+import grp
 import os
 import re
+import stat
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING
 from pytest_gvisor.completed import SandboxCrashed, WorkloadFailed, WorkloadTimeout
 from pytest_gvisor.errors import (
     GvisorError,
+    LaunchError,
     MixedReleases,
     PlatformUnavailable,
     RunscFailed,
@@ -27,9 +30,9 @@ from pytest_gvisor.errors import (
 )
 from pytest_gvisor.escape import escape
 from pytest_gvisor.kernel import is_gvisor_kernel
-from pytest_gvisor.runsc import kvm
 from pytest_gvisor.runsc.causes import BROKEN, Cause, facts, remedy
 from pytest_gvisor.settings import Platform
+from pytest_gvisor.trust import SHORTAGES
 
 if TYPE_CHECKING:
     from pytest_gvisor.completed import Completed
@@ -90,8 +93,6 @@ class Availability:
     cause: Cause
     detail: str = ""
     next_step: str = ""
-    deadline: float = math.inf
-    """Of a run that hung: how many seconds it had. Of all else it does not depend on one."""
 
     @property
     def available(self) -> bool:
@@ -102,10 +103,6 @@ class Availability:
     def tried(self) -> bool:
         """Whether the verdict comes from a run and says nothing against the build itself."""
         return self.cause in {Cause.NONE, Cause.PROBE_FAILED, Cause.PROBE_HUNG}
-
-    def holds(self, deadline: float) -> bool:
-        """Whether the verdict is valid for a probe with a deadline of ``deadline`` seconds."""
-        return deadline <= self.deadline
 
     def check(self) -> None:
         """Raise `PlatformUnavailable` unless the platform is available."""
@@ -141,7 +138,6 @@ def probe(
     *,
     kvm_device: str = KVM_DEVICE,
     deadline: float = PROBE_DEADLINE,
-    known: Availability | None = None,
     said: Callable[[], str] = str,
     go: Callable[[], str] = str,
 ) -> Availability:
@@ -151,23 +147,19 @@ def probe(
     came of it, and the boot log. Everything that it started is dead when it returns or raises.
     ``said`` gives the line of runsc's own logs that says why the last run failed, or ``""``. If a
     platform fails, runsc's message is not more than that the sandbox is gone. ``go`` gives the
-    version of Go that the binary was built with, or ``""``. ``known`` is what an earlier run has
-    come to; it stands in for a run, and not for a look. Takes at most ``deadline``, half as long
-    again for a look at KVM, and the time to kill. Raises `LaunchError` where nothing can be
-    started, and `MixedReleases` where no sandbox boots: neither says anything about the platform.
+    version of Go that the binary was built with, or ``""``. Raises `LaunchError` where nothing can
+    be started, and `MixedReleases` where no sandbox boots: neither says anything about the platform.
     """
-    seen = _without_run(platform, compiled_in, kvm_device, deadline)
-    if seen is not None:
-        return seen
-    if known is not None:
-        return known
+    if platform not in compiled_in:
+        names = ", ".join(sorted(compiled_in)) or "none"
+        return _unavailable(platform, Cause.NOT_COMPILED_IN, f"this runsc has {names}")
+    if platform is Platform.KVM and (unopened := _unopened(kvm_device)):
+        return unopened
     try:
         completed, boot_log = run(deadline)
     except WorkloadTimeout:
-        detail = _with_log(
-            f"a sandbox that only runs {WHAT} did not end within {deadline:g} s", said()
-        )
-        return dataclasses.replace(_failed(platform, detail, Cause.PROBE_HUNG), deadline=deadline)
+        detail = f"a sandbox that only runs {WHAT} did not end within {deadline:g} s"
+        return _failed(platform, _with_log(detail, said()), Cause.PROBE_HUNG)
     except MixedReleases:
         raise
     except (RunscFailed, SandboxCrashed) as error:
@@ -222,17 +214,42 @@ def _trial_problem(completed: Completed) -> str:
     return ""
 
 
-def _without_run(
-    platform: Platform, compiled_in: Collection[Platform], kvm_device: str, deadline: float
-) -> Availability | None:
-    """Return the verdict that needs no run, or None."""
-    if platform not in compiled_in:
-        names = ", ".join(sorted(compiled_in)) or "none"
-        return _unavailable(platform, Cause.NOT_COMPILED_IN, f"this runsc has {names}")
-    if platform is not Platform.KVM:
+def _unopened(device: str) -> Availability | None:
+    """Return the verdict on a device of KVM that cannot be opened, or None."""
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
+    except OSError as error:
+        number, uid = error.errno or 0, os.geteuid()
+        if number in SHORTAGES:
+            raise LaunchError("kvm", f"cannot open {device}", errno=number) from error
+    else:
         return None
-    refusal = kvm.look(kvm_device, deadline=deadline / 2)
-    return None if refusal is None else _unavailable(platform, refusal.cause, refusal.detail)
+    said = f"{errno.errorcode.get(number, number)}: {os.strerror(number)}"
+    cause, detail = Cause.NO_DEVICE, f"{device} cannot be opened ({said})"
+    if number == errno.ENOENT:
+        detail = f"there is no {device}"
+    elif number == errno.EPERM:
+        # A file's mode and a security module say EACCES; EPERM is the device controller's word
+        # (admin-guide/cgroup-v1/devices), to root too.
+        cause = Cause.NOT_GIVEN
+        detail = f"{device} is there, and the device cgroup forbids uid {uid} to open it ({said})"
+    elif number == errno.EACCES:
+        cause = Cause.NO_PERMISSION
+        detail = f"{device} may not be opened by uid {uid}{_owner(device)}"
+        if os.access(device, os.R_OK | os.W_OK, effective_ids=True):
+            detail += ", though its mode lets it: nodev, or a security module (AppArmor, SELinux)"
+    return _unavailable(Platform.KVM, cause, detail)
+
+
+def _owner(device: str) -> str:
+    try:
+        info = os.stat(device)
+    except OSError:
+        return ""
+    group = str(info.st_gid)
+    with contextlib.suppress(KeyError):
+        group = grp.getgrgid(info.st_gid).gr_name
+    return f" (mode {stat.S_IMODE(info.st_mode):04o}, group {group})"
 
 
 def _unavailable(platform: Platform, cause: Cause, detail: str, message: str = "") -> Availability:

@@ -27,7 +27,6 @@ CHECKOUT = Path(__file__).parents[2]
 PROLOGUE = """
 import ctypes, json, os, sys
 sys.path.insert(0, {checkout!r})
-from pytest_gvisor.harness import verdicts
 from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.sessions import private, session_folder, stopped_keepers

@@ -11,7 +11,7 @@ from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.runsc.platforms import WHAT, Availability
 from tests.fakes.fake import FINE, FakeRunsc, Step
-from tests.fakes.notes import engine
+from tests.fakes.engines import engine
 
 __all__ = ["engine"]
 

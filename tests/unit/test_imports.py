@@ -43,7 +43,6 @@ PYTEST_INSIDE = {
 """The modules of the pytest in the sandbox."""
 
 PROGRAMS = {
-    "programs/ask_kvm.py": set[str](),
     "programs/ask_runsc.py": {"linux", "paths"},
     "programs/keeper.py": {"linux", "leftovers", "one_run", "order", "own_copy", "spare"},
     "programs/own_copy.py": {"child", "linux", "order", "paths"},
@@ -197,7 +196,6 @@ def test_programs_import_the_standard_library_and_their_siblings() -> None:
 @pytest.mark.parametrize(
     ("program", "needs"),
     [
-        ("programs/ask_kvm.py", set[str]()),
         ("programs/ask_runsc.py", {"programs.linux", "programs.paths"}),
         ("programs/keeper.py", {"programs.order", "programs.proc"}),
         ("programs/warden.py", {"programs.leftovers"}),

@@ -14,13 +14,11 @@ import pytest
 from pytest_gvisor.cli import doctor, health
 from pytest_gvisor.cli.health import Finding, State
 from pytest_gvisor.errors import LaunchError
-from pytest_gvisor.harness import verdicts
-from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.run import cgroup
 from pytest_gvisor.run.cgroup import Cgroups
 from pytest_gvisor.sessions import session_folder
 from pytest_gvisor.sessions.session_folder import SessionDir
-from pytest_gvisor.settings import Platform, Settings
+from pytest_gvisor.settings import Settings
 from tests.docker_daemon import VERSION, Serving, serve
 
 __all__ = ["serve"]
@@ -250,16 +248,3 @@ def test_dead_sessions_are_counted_before_doctor_has_one(
     monkeypatch.setattr(doctor, "_of_runsc", of_runsc)
     doctor.examine(Settings())
     assert order == ["sessions", "runsc"]
-
-
-def test_the_doctor_forgets_verdicts_of_earlier_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The doctor examines the machine as it is now."""
-    forgotten: list[Platform] = []
-    monkeypatch.setattr(verdicts, "forget", lambda _print, platform: forgotten.append(platform))
-    engine = Engine()
-    try:
-        found, _able = doctor._of_runsc(engine, Settings())
-    finally:
-        engine.close()
-    assert found[0].state is State.GOOD
-    assert {*Platform} <= {*forgotten}

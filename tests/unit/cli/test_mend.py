@@ -79,7 +79,7 @@ def test_the_module_of_kvm_is_the_processors(tmp_path: Path) -> None:
         assert health._module(str(tmp_path), str(tmp_path)) == ()
     (tmp_path / "cpuinfo").write_text("processor: 0\nflags\t\t: fpu\n")
     assert health._module(str(tmp_path), str(modules)) == ()
-    assert health.of_kvm(Cause.REFUSED) == ()
+    assert health.of_kvm(Cause.PROBE_FAILED) == ()
 
 
 def test_a_user_joins_the_group_of_the_device_if_it_is_kvms(

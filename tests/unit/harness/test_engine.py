@@ -14,12 +14,11 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.errors import LaunchError, PytestGvisorWarning, RunscNotFound
-from pytest_gvisor.harness import platform_probe, verdicts
+from pytest_gvisor.harness import platform_probe
 from pytest_gvisor.harness.engine import Engine
-from pytest_gvisor.runsc import kvm, locate, platforms
+from pytest_gvisor.runsc import locate, platforms
 from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.runsc.platforms import Availability
-from pytest_gvisor.sessions import session_folder
 from pytest_gvisor.settings import Platform, Settings
 
 
@@ -48,17 +47,16 @@ def test_a_shortage_is_not_remembered_as_the_platform_s(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """No process of the run remembers it, and the next question probes again."""
-    monkeypatch.setattr(session_folder, "base_folder", lambda: str(tmp_path / "base"))
     engine, other = Engine(str(tmp_path)), Engine(str(tmp_path))
     seen = [LaunchError("kvm", "none", errno=errno.EAGAIN), None]
+    known = Availability(platform=Platform.KVM, cause=Cause.PROBE_HUNG)
 
-    def look(_device: str, **_: object) -> None:
+    def probe(*_args: object, **_options: object) -> Availability:
         if error := seen.pop(0):
             raise error
+        return known
 
-    monkeypatch.setattr(kvm, "look", look)
-    known = Availability(platform=Platform.KVM, cause=Cause.PROBE_HUNG)
-    monkeypatch.setattr(verdicts, "recall", lambda *_: known)
+    monkeypatch.setattr(platforms, "probe", probe)
     with pytest.raises(LaunchError):
         engine.availability(Platform.KVM, Settings())
     assert other.availability(Platform.KVM, Settings()) == known
@@ -70,10 +68,8 @@ def test_a_shortage_is_not_remembered_as_the_platform_s(
 @pytest.fixture
 def hung(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[Engine, Availability]]:
     """An engine with shared verdicts, and its verdict on kvm, made without a run."""
-    monkeypatch.setattr(session_folder, "base_folder", lambda: str(tmp_path / "base"))
-    monkeypatch.setattr(kvm, "look", lambda _device, **_: None)
     verdict = Availability(platform=Platform.KVM, cause=Cause.PROBE_HUNG)
-    monkeypatch.setattr(verdicts, "recall", lambda *_: verdict)
+    monkeypatch.setattr(platforms, "probe", lambda *_args, **_options: verdict)
     engine = Engine(str(tmp_path))
     yield engine, verdict
     engine.close()
@@ -125,6 +121,24 @@ def test_a_worker_waits_for_another_worker_s_verdict_and_not_for_ever(
         kept.write_text("")
         assert other.availability(Platform.KVM, Settings()) == verdict
     assert kept.read_text() == ""
+    other.close()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "7", '{"platform": "kvm", "cause": "a whim", "detail": ""}']
+)
+def test_a_file_that_holds_no_verdict_is_written_anew(
+    hung: tuple[Engine, Availability], tmp_path: Path, text: str
+) -> None:
+    """A worker that was killed in the midst of its write leaves half a verdict."""
+    engine, verdict = hung
+    other = Engine(str(tmp_path))
+    assert engine.availability(Platform.KVM, Settings()) == verdict
+    (kept,) = tmp_path.glob("gvisor-*")
+    whole = kept.read_text()
+    kept.write_text(text)
+    assert other.availability(Platform.KVM, Settings()) == verdict
+    assert kept.read_text() == whole
     other.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -9,9 +10,10 @@ from unittest.mock import Mock
 
 import pytest
 
+from pytest_gvisor.cli import sweep
 from pytest_gvisor.runsc import answers, features
 from pytest_gvisor.runsc.binary import Runsc
-from pytest_gvisor.sessions import boot_notes
+from pytest_gvisor.sessions import session_folder
 from tests.unit.runsc.conftest import FakeRunsc
 
 
@@ -143,7 +145,73 @@ def test_answers_of_an_earlier_boot_are_removed(
     settle(monkeypatch)
     find(fake_runsc())
     (old,) = os.listdir(base)
-    monkeypatch.setattr(boot_notes, "boot_id", lambda: "0" * 36)
+    monkeypatch.setattr(answers, "boot_id", lambda: "0" * 36)
     find(fake_runsc())
     (new,) = os.listdir(base)
     assert new != old
+
+
+@pytest.mark.parametrize("kind", ["owner", "link", "fifo"])
+def test_what_is_no_file_of_this_user_is_not_read(
+    good: Path, asked: Mock, base: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A symlink is not followed, a FIFO does not block, and another user decides nothing."""
+    settle(monkeypatch)
+    find(good)
+    (kept,) = base.iterdir()
+    if kind == "owner":
+        if os.geteuid() != 0:
+            pytest.skip("needs root: a file of another owner")
+        os.chown(kept, 12345, 12345)
+    else:
+        kept.rename(base.parent / "kept")
+        os.mkfifo(kept) if kind == "fifo" else kept.symlink_to(base.parent / "kept")
+    find(good)
+    assert asked.call_count == 2
+
+
+def test_what_cannot_be_written_leaves_nothing(
+    good: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk leaves no file."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    settle(monkeypatch)
+    monkeypatch.setattr(os, "replace", refuse)
+    find(good)
+    assert os.listdir(base) == []
+
+
+def test_nothing_is_kept_where_the_boot_has_no_name(
+    good: Path, asked: Mock, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the name of the boot, answers would be valid for ever."""
+
+    def refuse() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    settle(monkeypatch)
+    monkeypatch.setattr(answers, "boot_id", refuse)
+    for _ in range(2):
+        find(good)
+    assert asked.call_count == 2
+    assert not base.exists() or os.listdir(base) == []
+
+
+def test_the_sweep_at_a_shell_removes_what_earlier_versions_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verdicts on platforms of earlier boots go; those of this boot go after the next one."""
+    # Elsewhere are sessions of other tests that run.
+    folder = tmp_path / "base"
+    folder.mkdir(0o700)
+    monkeypatch.setattr(session_folder, "base_folder", lambda: str(folder))
+    monkeypatch.setattr(session_folder, "session_bases", lambda: iter(()))
+    boot = answers.boot_id()
+    kept = {f"v-{'a' * 16}-{boot[:13]}-kvm.json", "v-mine", "s-0123456789ab.json"}
+    for name in (*kept, f"v-{'a' * 16}-11111111-2222-kvm.json.0123abcd"):
+        (folder / name).touch()
+    assert sweep.main([]) == 0
+    assert {path.name for path in folder.iterdir()} == kept | {".lock"}
