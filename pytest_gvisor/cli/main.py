@@ -17,15 +17,12 @@ COMMANDS = {
     "doctor": "check whether this machine can run tests",
     "images": "list the unpacked images, or remove those that no session uses",
     "init": "write a CI matrix, or a file for tox, nox or docker, for the project in this folder",
-    "install": "fetch runsc from gVisor's release bucket, or build it with Go",
+    "install": "fetch runsc from gVisor's release bucket",
     "run": "run a command in a fresh sandbox",
     "report": "join the reports of several runs (merge), or print one (show)",
     "sweep": "remove the remains of dead sessions",
     "vm": "run a command in a throw-away VM in which gVisor's kvm platform works",
 }
-
-SHELLS = ("bash", "zsh", "tcsh")
-_CLI = "pytest_gvisor.cli"
 
 USAGE = 2
 FAILED = 125
@@ -38,11 +35,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     options = parser()
     chosen = options.parse_args(words or ["--help"])
-    if not (chosen.command or chosen.version or chosen.print_completion):
+    if not (chosen.command or chosen.version):
         options.error("a COMMAND is missing")
     name: str = chosen.command or ""
     try:
-        status = _run(chosen)
+        status = 0
+        if chosen.version:
+            print(f"pytest-gvisor {metadata.version('pytest-gvisor')}")
+        else:
+            status = importlib.import_module(f"pytest_gvisor.cli.{name}").main(chosen.rest)
         sys.stdout.flush()
         return status
     except UsageError as error:
@@ -69,25 +70,9 @@ def parser() -> argparse.ArgumentParser:
         "commands:", *lines, "", "COMMAND --help describes its options and exit statuses.",
     ])  # fmt: skip
     made.add_argument("--version", action="store_true", help="show the version")
-    made.add_argument(
-        "--print-completion", choices=SHELLS, metavar="SHELL",
-        help=f"print a script that completes commands and options: {', '.join(SHELLS)}",
-    )  # fmt: skip
     made.add_argument("command", choices=COMMANDS, metavar="COMMAND", nargs="?")
     made.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return made
-
-
-def _run(chosen: argparse.Namespace) -> int:
-    """Do what the options say, or run the subcommand."""
-    if chosen.version:
-        print(f"pytest-gvisor {metadata.version('pytest-gvisor')}")
-    elif chosen.print_completion:
-        completion = importlib.import_module(f"{_CLI}.completion")
-        print(completion.script(chosen.print_completion, SHELLS, COMMANDS))
-    else:
-        return int(importlib.import_module(f"{_CLI}.{chosen.command}").main(chosen.rest))
-    return 0
 
 
 def _open_standard_streams() -> None:

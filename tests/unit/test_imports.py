@@ -404,20 +404,6 @@ def test_docker_is_imported_in_one_place_at_most() -> None:
                 assert name_of(path) in allowed
 
 
-def test_completion_alone_imports_shtab() -> None:
-    """A function imports it, and other output of the command line does not."""
-    homes = [
-        name_of(path) for path in MODULES if "shtab" in set(map(top_of, imported(parsed(path))))
-    ]
-    assert homes == ["cli.completion"]
-    code = (
-        "import sys; from pytest_gvisor.cli.main import main; "
-        "main(['doctor', '--runsc', '/nonexistent']); main(['--version']); "
-        "print('shtab' in sys.modules)"
-    )
-    assert run("-c", code).splitlines()[-1] == "False"
-
-
 def test_each_public_name_is_there() -> None:
     """A public name is imported from its module at its first use."""
     assert [name for name in pytest_gvisor.__all__ if not hasattr(pytest_gvisor, name)] == []

@@ -23,7 +23,6 @@ FILES = {"_netrc"}
 """Texts that only look like such a name."""
 
 PRIVATES = {
-    "cli/completion": {"argparse._SubParsersAction": "the one class of actions with subcommands"},
     "cli/main": {"setattr sys": "a standard stream that was closed at the start is /dev/null"},
     "guest/bridges": {
         "_pytest.junitxml._check_record_param_type": "the warning of record_property's relatives",

@@ -1,14 +1,12 @@
-"""Help texts of the commands, and completion."""
+"""Help texts of the commands."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import re
-import subprocess
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 
 import pytest
 
@@ -93,58 +91,6 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     """One line, for programs too."""
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"pytest-gvisor {metadata.version('pytest-gvisor')}\n"
-
-
-COMPLETE = r"""
-source "$1"; shift
-COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
-made=$(complete -p pytest-gvisor | sed 's/.*-F \([^ ]*\).*/\1/')
-"$made" pytest-gvisor "${@: -1}" "${@: -2:1}"
-echo "${COMPREPLY[@]}"
-"""
-
-
-@pytest.mark.parametrize(
-    ("words", "offered"),
-    [
-        ([""], " ".join(cli.COMMANDS)),
-        (["d"], "doctor"),
-        (["--p"], "--print-completion"),
-        (["run", "--ne"], "--network --netns"),
-        (["run", "--network", ""], "none sandbox host"),
-        (["run", "--rootfs", "fold"], "folder"),
-        (["run", "--keep", "f"], "folder"),
-        (["run", "--image", "f"], "file folder"),
-        (["report", ""], "merge show"),
-        (["images", "prune", "--k"], "--keep"),
-    ],
-)
-def test_bash_completes(
-    words: list[str], offered: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """bash offers commands, options, values and paths from the printed script."""
-    assert cli.main(["--print-completion", "bash"]) == 0
-    (tmp_path / "script").write_text(capsys.readouterr().out)
-    (tmp_path / "here/folder").mkdir(parents=True)
-    (tmp_path / "here/file").touch()
-    done = subprocess.run(
-        ["bash", "-c", COMPLETE, "bash", "../script", "pytest-gvisor", *words],
-        capture_output=True, text=True, timeout=60, cwd=tmp_path / "here",
-    )  # fmt: skip
-    assert (sorted(done.stdout.split()), done.stderr) == (sorted(offered.split()), "")
-
-
-@pytest.mark.parametrize(
-    ("shell", "line"), [("zsh", "#compdef pytest-gvisor\n"), ("tcsh", "complete pytest-gvisor ")]
-)
-def test_other_shells_have_a_script_too(
-    shell: str, line: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The script names each command, and an option of one."""
-    assert cli.main(["--print-completion", shell]) == 0
-    text = capsys.readouterr().out
-    assert line in text
-    assert [name for name in (*cli.COMMANDS, "max-output") if name not in text] == []
 
 
 @pytest.mark.parametrize("command", removed.OPTIONS)
