@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import tempfile
 from collections.abc import Mapping
 
@@ -30,9 +32,8 @@ def check(path: str) -> None:
         if os.path.isdir(path):
             raise ReportError(f"{escape(path)} is a folder")
         os.makedirs(folder, exist_ok=True)
-        fd, probe = tempfile.mkstemp(prefix=".gvisor-report-", dir=folder)
-        os.close(fd)
-        os.unlink(probe)
+        with tempfile.NamedTemporaryFile(prefix=".gvisor-report-", dir=folder):
+            pass
     except OSError as error:
         raise ReportError(
             f"{escape(path)} cannot be written: {error.strerror}",
@@ -56,27 +57,17 @@ def rendered(report: Report, path: str) -> str:
 
 def write(report: Report, path: str) -> str:
     """Write the whole file or nothing; return the problem, or nothing."""
-    new = ""
+    text = rendered(report, path)
+    new = os.path.join(os.path.dirname(path), f".gvisor-report-{secrets.token_hex(8)}")
     try:
-        text = rendered(report, path).encode("utf-8", "backslashreplace")
-        fd, new = tempfile.mkstemp(
-            prefix=".gvisor-report-", dir=os.path.dirname(os.path.abspath(path))
-        )
-        with os.fdopen(fd, "wb") as file:
+        with open(new, "x", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
         os.replace(new, path)
     except OSError as error:
-        if new and os.path.lexists(new):
+        with contextlib.suppress(OSError):
             os.unlink(new)
         return f"{error.strerror}"
     return ""
-
-
-def _umask() -> int:
-    current = os.umask(0o077)
-    os.umask(current)
-    return current
 
 
 def append_summary(report: Report, environ: Mapping[str, str]) -> str:

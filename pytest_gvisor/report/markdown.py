@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from pytest_gvisor.escape import escape
-from pytest_gvisor.report.model import Cell, Leg, Report, Row, State, in_order, joined
+from pytest_gvisor.report.model import Cell, Leg, Report, Row, State, failures_first, joined
 
 _MARKS = {
     State.PASSED: "✅", State.FAILED: "❌", State.ERROR: "💥", State.SKIPPED: "⏭️",
@@ -18,10 +18,10 @@ _MAX_WORDS = 300
 def render(report: Report, budget: int | None = None) -> str:
     """Render the report; with a budget in bytes of UTF-8, only the rows that fit, and their number.
 
-    With a budget the rows that differ, and the bad ones, come first.
+    With a budget the failures come first, then the rows that differ.
     """
     top = "\n".join(_top(report)) + "\n"
-    rows = list(report.rows) if budget is None else in_order(report.rows)
+    rows = list(report.rows) if budget is None else failures_first(report.rows)
     if not rows:
         return top
     names = report.platforms
@@ -49,8 +49,8 @@ def _top(report: Report) -> Iterator[str]:
     if not report.rows:
         yield "No test belongs to a platform."
     for name in report.platforms:
-        facts = f"{_starts(report, name)}{_used(report, name)}"
-        yield f"- **{name}**: {joined(report.counts(name))}{facts}"
+        facts = [joined(report.counts(name)), report.starts(name), report.used(name)]
+        yield f"- **{name}**: {'; '.join(map(str, filter(None, facts)))}"
         if cause := report.cause(name):
             yield f"  - cannot be used: {code(cause)}"
     if len(report.platforms) > 1:
@@ -64,26 +64,6 @@ def _top(report: Report) -> Iterator[str]:
         for cell in row.cells:
             if cell.state in {State.FAILED, State.ERROR} and cell.command:
                 yield f"- again: {code(cell.command)}"
-
-
-def _starts(report: Report, name: str) -> str:
-    starts = report.starts(name)
-    if starts is None:
-        return ""
-    return (
-        f"; {starts.count} sandboxes, start {starts.median:.0f} ms median, "
-        f"{starts.slowest:.0f} ms slowest"
-    )
-
-
-def _used(report: Report, name: str) -> str:
-    used = report.used(name)
-    if used is None:
-        return ""
-    return (
-        f"; processor time {used.cpu_time}, peak memory {used.peak_memory}, "
-        f"peak of tasks {used.peak_tasks}"
-    )
 
 
 def _leg(leg: Leg) -> str:

@@ -219,6 +219,13 @@ class Starts:
     median: float
     slowest: float
 
+    def __str__(self) -> str:
+        """Return them as part of a sentence."""
+        if self.count == 1:
+            return f"its sandbox started in {self.median:.0f} ms"
+        median = f"{self.median:.0f} ms (median of {self.count})"
+        return f"sandboxes start in {median}, slowest {self.slowest:.0f} ms"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Used:
@@ -227,6 +234,11 @@ class Used:
     cpu_time: str
     peak_memory: str
     peak_tasks: str
+
+    def __str__(self) -> str:
+        """Return them as part of a sentence."""
+        peaks = f"peak memory {self.peak_memory}, peak of tasks {self.peak_tasks}"
+        return f"processor time {self.cpu_time}, {peaks}"
 
     @classmethod
     def by(cls, cells: Iterable[Cell]) -> Used | None:
@@ -342,20 +354,16 @@ def joined(counts: Mapping[State, int]) -> str:
     return ", ".join(f"{counts[state]} {state.word}" for state in order) or "nothing"
 
 
-def in_order(rows: Sequence[Row]) -> list[Row]:
-    """Sort rows for reading: those that differ, then by the worst cell; else in the same order."""
-    return sorted(rows, key=lambda row: (not row.differs, _urgency(row)))
-
-
 def failures_first(rows: Sequence[Row]) -> list[Row]:
     """Sort rows by the worst cell, then those that differ; else in the same order."""
-    return sorted(rows, key=lambda row: (_urgency(row), not row.differs))
-
-
-def _urgency(row: Row) -> int:
-    states = {cell.state for cell in row.cells}
     order = (State.ERROR, State.FAILED, State.NOT_RUN, State.XPASSED, State.UNAVAILABLE)
-    return next((place for place, state in enumerate(order) if state in states), len(order))
+
+    def urgency(row: Row) -> tuple[int, bool]:
+        states = {cell.state for cell in row.cells}
+        place = next((at for at, state in enumerate(order) if state in states), len(order))
+        return place, not row.differs
+
+    return sorted(rows, key=urgency)
 
 
 def merge(reports: Sequence[Report]) -> Report:

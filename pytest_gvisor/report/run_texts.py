@@ -63,7 +63,8 @@ def _told(record: Record, *, debug: bool) -> str:
     if record.kept:
         lines.append(escape(f"kept in {record.kept}; repeat it with {record.kept}/replay.sh"))
     if debug:
-        lines.append(escape(f"ran: {_bounded(record.command) or '(runsc was not reached)'}"))
+        command = head(record.command, _LONGEST_COMMAND)
+        lines.append(escape(f"ran: {command or '(runsc was not reached)'}"))
     return "\n".join(lines)
 
 
@@ -72,20 +73,14 @@ def _ended(record: Record) -> str:
     if done is None:
         return str(error)
     words = "".join(f", {key}={value!r}" for key, value in done.settings.items())
-    facts = _bounded(f"{done.end} after {done.duration:.2f} s on {done.platform}{words}")
+    facts = head(
+        f"{done.end} after {done.duration:.2f} s on {done.platform}{words}", _LONGEST_COMMAND
+    )
     if error is None or isinstance(error, WorkloadTimeout):
         return facts
     # The panic log has a part of its own.
     text = error.message.partition("\n")[0] if record.panic else error.message
     return f"{facts}\n{text}"
-
-
-def _bounded(text: str) -> str:
-    """Return a command for pasting, shortened if it is extremely long."""
-    cut = len(text) - _LONGEST_COMMAND
-    if cut <= 0:
-        return text
-    return f"{text[:_LONGEST_COMMAND]}… ({cut} more characters; --gvisor-keep has a replay.sh)"
 
 
 def _debug(title: str, record: Record) -> Iterator[tuple[str, str]]:
@@ -111,8 +106,8 @@ def run_of(record: Record) -> dict[str, str]:
         "args": head(shlex.join(record.args), _LONGEST),
         "command": head(record.command, _LONGEST),
         "ended": head(_ended(record), _LONGEST),
-        "stdout": "" if done is None else _bytes(done.stdout_bytes),
-        "stderr": "" if done is None else _bytes(done.stderr_bytes),
+        "stdout": "" if done is None else tail(done.stdout, _LONGEST),
+        "stderr": "" if done is None else tail(done.stderr, _LONGEST),
         "config": _config(record),
         "log": _log(record),
     }
@@ -127,12 +122,6 @@ def head(text: str, limit: int) -> str:
 def tail(text: str, limit: int) -> str:
     """Return the last ``limit`` characters, and the number of those before."""
     return text if len(text) <= limit else f"[… {len(text) - limit} before …]\n{text[-limit:]}"
-
-
-def _bytes(data: bytes) -> str:
-    cut = len(data) - _LONGEST
-    text = data[-_LONGEST:].decode("utf-8", "backslashreplace")
-    return text if cut <= 0 else f"[… {cut} bytes before …]\n{text}"
 
 
 def _config(record: Record) -> str:

@@ -84,14 +84,7 @@ def figures(report: Report) -> Iterator[str]:
     """Yield counts and start times, one line a platform, and one line for leaks."""
     for name in report.platforms:
         starts = report.starts(name)
-        times = ""
-        if starts and starts.count == 1:
-            times = f", its sandbox started in {starts.median:.0f} ms"
-        elif starts:
-            times = (
-                f", sandboxes start in {starts.median:.0f} ms (median of {starts.count}), "
-                f"slowest {starts.slowest:.0f} ms"
-            )
+        times = f", {starts}" if starts else ""
         yield f"{name}: {joined(report.counts(name))}{times}"
         cause = report.cause(name)
         if cause:

@@ -234,7 +234,7 @@ def listed(name: str) -> dict[str, int]:
 LIMITS = streams.Limits()
 DEFAULTS = settings.Settings()
 NUMBERS = [
-    ("report.md", f"{run_texts._LONGEST:,} bytes of each stream"),
+    ("report.md", f"{run_texts._LONGEST:,} characters of each stream"),
     ("report.md", f"{entries.MAX_OUTPUT:,} characters of pytest's output"),
     ("report.md", f"at most {matrix.MAX_DETAILS // MIB} Mi characters of such details"),
     ("report.md", f"failures up to {2 * matrix.MAX_DETAILS // MIB} Mi"),

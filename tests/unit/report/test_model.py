@@ -20,7 +20,7 @@ from pytest_gvisor.report.model import (
     Starts,
     State,
     Used,
-    in_order,
+    failures_first,
     joined,
     merge,
 )
@@ -91,7 +91,7 @@ def test_start_times_are_those_of_one_platform() -> None:
 
 
 def test_counts_read_well_and_rows_that_need_a_look_come_first() -> None:
-    """Passed is first among the counts; rows that differ or failed come first."""
+    """Passed is first among the counts; rows that failed or differ come first."""
     counts = report(row("a", kvm=State.ERROR), row("b", kvm=State.NOT_RUN),
                     row("c", kvm=State.PASSED)).counts("kvm")  # fmt: skip
     assert joined(counts) == "1 passed, 1 error, 1 not run"
@@ -99,7 +99,7 @@ def test_counts_read_well_and_rows_that_need_a_look_come_first() -> None:
         row("good", kvm=State.PASSED), row("bad", kvm=State.FAILED),
         row("differs", kvm=State.PASSED, ptrace=State.SKIPPED),
     ]  # fmt: skip
-    assert [one.test for one in in_order(rows)] == ["differs", "bad", "good"]
+    assert [one.test for one in failures_first(rows)] == ["bad", "differs", "good"]
 
 
 def test_merging_joins_columns_and_keeps_legs() -> None:
@@ -180,20 +180,20 @@ CELL = ("tests", 0, "cells", 0)
         (_set("a b", *CELL, "platform"), "platform is not the name"),
         (_set("<b>", *CELL, "platform"), "platform is not the name"),
         (_set("ptrace", *CELL, "platform"), "has a platform twice"),
-        (_set(7, *CELL, "leg"), "leg is not a whole number"),
+        (_set(7, *CELL, "leg"), "tests[0]: a leg is not below 1"),
         (_set(-1, *CELL, "leg"), "leg is not a whole number"),
         (_set(-1.0, *CELL, "duration"), "duration is not a number"),
         (_set(1e300, *CELL, "duration"), "duration is not a number"),
         (_set(10**400, *CELL, "duration"), "duration is not a number"),
-        (_set(["x"], *CELL, "starts_ms"), "starts_ms is not a number"),
+        (_set(["x"], *CELL, "starts_ms"), "starts_ms[0] is not a number"),
         (_set("x" * (parsing.MAX_TEXT + 1), *CELL, "output"), "output is not a text"),
         (_set([[]], *CELL, "runs"), "runs[0]: not an object"),
         (_set([{"leg": 0, "state": "?"}], *CELL, "others"), "others[0]: state"),
         (_set([{"leg": 0, "state": "passed", "starts_ms": [-1]}], *CELL, "others"), "starts_ms"),
         (_set([{"name": "", "cause": ""}], "legs", 0, "platforms"), "platforms[0]: name"),
-        (_set([1], "notes"), "notes is not a list of texts"),
+        (_set([1], "notes"), "notes[0] is not a text"),
         (lambda content: content["tests"].append(content["tests"][0]), "has a test twice"),
-        (lambda content: _without(content, *CELL, "state"), "state is not a text"),
+        (lambda content: _without(content, *CELL, "state"), "state is none of"),
     ],
 )  # fmt: skip
 def test_a_file_that_breaks_a_rule_is_refused_with_the_place(
