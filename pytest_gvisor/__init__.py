@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         UsageError as UsageError,
     )
     from pytest_gvisor.harness.gvisor import Gvisor as Gvisor
-    from pytest_gvisor.harness.session import session as session
+    from pytest_gvisor.harness.engine import session as session
     from pytest_gvisor.kernel import is_gvisor_kernel as is_gvisor_kernel
     from pytest_gvisor.oci.bundle import Bundle as Bundle
     from pytest_gvisor.oci.mounts import bind as bind, tmpfs as tmpfs
@@ -71,7 +71,7 @@ _MODULES = {
         "RunscNotFound", "SnapshotError", "UnwantedRelease", "UsageError",
     ],
     "harness.gvisor": ["Gvisor"],
-    "harness.session": ["session"],
+    "harness.engine": ["session"],
     "kernel": ["is_gvisor_kernel"],
     "oci.bundle": ["Bundle"],
     "oci.mounts": ["bind", "tmpfs"],

@@ -1,6 +1,6 @@
 """Checks of ``doctor`` besides runsc: the machine, and remains of earlier sessions.
 
-What can be tried is tried: a user namespace, a cgroup with each limit, a ping of docker's daemon.
+What can be tried is tried: a cgroup with each limit, a ping of docker's daemon.
 A finding has the commands that mend it. A runsc that was refused is installed anew. Its mode and
 its owner are never changed: others may have replaced the file already.
 """
@@ -15,9 +15,7 @@ import platform
 import pwd
 import shlex
 import shutil
-import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pytest_gvisor.errors import (
@@ -31,9 +29,7 @@ from pytest_gvisor.errors import (
 from pytest_gvisor.escape import escape
 from pytest_gvisor.hints import Command
 from pytest_gvisor.images.docker import Daemon
-from pytest_gvisor.programs import linux
 from pytest_gvisor.programs.paths import SYSTEM_PATH, within
-from pytest_gvisor.programs.proc import mounts
 from pytest_gvisor.run import cgroup
 from pytest_gvisor.run.cgroup import Limits
 from pytest_gvisor.runsc import causes
@@ -43,7 +39,6 @@ from pytest_gvisor.sessions.places import RUNSC_PATHS
 from pytest_gvisor.sessions.session_folder import SessionDir
 from pytest_gvisor.vm import parts
 
-_DEADLINE = 10.0
 _DEVICE = "/dev/kvm"
 _OF_DEBIAN = "/usr/bin/runsc"
 
@@ -57,11 +52,7 @@ _SWITCHES = {
 }  # fmt: skip
 """The kernel's switches for user namespaces: what forbids them, what allows them, and to whom."""
 
-_LIMITS = {
-    "memory": Limits(memory=1 << 30),
-    "processes": Limits(pids=1000),
-    "processors": Limits(cpus=1.0),
-}
+_LIMITS = (Limits(memory=1 << 30), Limits(pids=1000), Limits(cpus=1.0))
 
 
 class State(enum.StrEnum):
@@ -116,8 +107,7 @@ def findings(proc: str = "/proc", *, works: bool = False) -> list[Finding]:
     """Return all findings but `sessions`. ``works``: a sandbox of this user's has just run."""
     return [
         _user_namespaces(proc, works=works),
-        _newuidmap(),
-        _cgroups(proc),
+        _cgroups(),
         _docker(),
         _vm(),
         good("Python", f"{platform.python_version()}, as uid {os.geteuid()}"),
@@ -127,102 +117,54 @@ def findings(proc: str = "/proc", *, works: bool = False) -> list[Finding]:
 def _user_namespaces(proc: str, *, works: bool) -> Finding:
     """Report the kernel's switches that `runsc --rootless` needs for other users than root."""
     name, root = "user namespaces", os.geteuid() == 0
-    fix: tuple[Command, ...] = ()
-    if found := causes.chroot(proc):
-        detail, step = found[0]
-    elif switch := next(_switches(proc), None):
-        detail, command = switch
-        if works and not root:
-            detail += "; this user's sandboxes run all the same"
-        step, fix = f"As root: {' '.join(command.argv)}", (command,)
-    elif refusal := _try_user_namespace():
-        detail = f"uid {os.geteuid()} may not make one: {refusal}"
-        step = f"A container's profile may forbid it: {causes.CONTAINER}."
-    else:
-        return good(name, "unprivileged users may make them")
     state = State.NOTE if root or works else State.BAD
-    return Finding(name=name, state=state, detail=detail, next_step=step, fix=fix)
+    if found := causes.chroot(proc):
+        return Finding(name=name, state=state, detail=found[0][0], next_step=found[0][1])
+    for switch, (off, on, told) in _SWITCHES.items():
+        if causes.text_of(f"{proc}/sys/{switch.replace('.', '/')}").strip() == off:
+            detail = f"{switch} is {off}: {told}"
+            if works and not root:
+                detail += "; this user's sandboxes run all the same"
+            fix = Command(("sysctl", f"{switch}={on}"), as_root=True)
+            step = f"As root: {' '.join(fix.argv)}"
+            return Finding(name=name, state=state, detail=detail, next_step=step, fix=(fix,))
+    return good(name, "no switch of this kernel forbids them")
 
 
-def _switches(proc: str) -> Iterator[tuple[str, Command]]:
-    """Yield what each switch forbids, and the command that turns it."""
-    for name, (off, on, told) in _SWITCHES.items():
-        if causes.text_of(f"{proc}/sys/{name.replace('.', '/')}").strip() == off:
-            yield f"{name} is {off}: {told}", Command(("sysctl", f"{name}={on}"), as_root=True)
-
-
-def _try_user_namespace() -> str:
-    """Try to make a user namespace; return the error, ``""`` on success."""
-    program = (
-        "import os, sys; sys.path.insert(0, sys.argv[1]); import linux\n"
-        "try: linux.unshare(linux.CLONE_NEWUSER)\n"
-        "except OSError as error: print(os.strerror(error.errno))"
-    )
-    folder = os.path.dirname(os.path.abspath(linux.__file__))
-    # A child: this process may have threads, and must stay in the namespace that it is in.
-    try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", program, folder],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_DEADLINE,
-            check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return f"the try did not end within {_DEADLINE:g} s"
-    except OSError as error:
-        return f"the try cannot be started: {error.strerror or error}"
-    said = escape(done.stdout.strip() or done.stderr.strip()[-200:])
-    return said or (f"the try ended with status {done.returncode}" if done.returncode else "")
-
-
-def _newuidmap() -> Finding:
-    if path := shutil.which("newuidmap"):
-        return good("newuidmap", path)
-    return note("newuidmap", "not installed; not needed here")
-
-
-def _cgroups(proc: str) -> Finding:
+def _cgroups() -> Finding:
     name = "cgroups"
-    kinds: set[str] = set()
-    with contextlib.suppress(OSError):
-        kinds = {mount.kind for mount in mounts(f"{proc}/self/mountinfo")}
-    if "cgroup2" in kinds:
-        detail = "version 2" + (", and version 1 beside it" if "cgroup" in kinds else "")
-    elif "cgroup" in kinds:
-        detail = "version 1"
-    else:
-        return note(name, "not mounted: no limits on memory or processes")
     try:
         refusals = _try_limits()
     except GvisorError as error:
-        refusals = {"": brief(error)}
+        refusals = [brief(error)]
     if not refusals:
-        return good(name, f"{detail}; memory, processes and processors can be limited")
+        return good(name, "memory, processes and processors can be limited")
     return note(
         name,
-        "; ".join([detail, *dict.fromkeys(refusals.values())]),
+        "; ".join(dict.fromkeys(refusals)),
         "Only tests with such limits need it: run them as root, or in a cgroup of this "
         "user's. In a container, /sys/fs/cgroup must be writable (docker: `--privileged`).",
     )
 
 
-def _try_limits() -> dict[str, str]:
-    """Try to set each limit; return errors by its name, and leaks of the trials.
+def _try_limits() -> list[str]:
+    """Try to set each limit; return the errors, and the leaks of the trials.
 
     Raises `LaunchError` where none can be tried.
     """
     session = SessionDir.create(SessionDir.new_path(session_folder.base_folder()))
-    found = {}
+    found = []
     try:
-        for name, limits in _LIMITS.items():
+        for limits in _LIMITS:
             try:
                 cgroup.create(
                     limits, lambda path: session.journal(id="doctor", cgroups=[path])
                 ).remove()
             except GvisorError as error:
-                found[name] = brief(error)
+                found.append(brief(error))
     finally:
         leaks = session.remove()
-    return found | {leak: escape(f"not removed: {leak}") for leak in leaks}
+    return found + [escape(f"not removed: {leak}") for leak in leaks]
 
 
 def _docker() -> Finding:
@@ -234,9 +176,7 @@ def _docker() -> Finding:
         detail = brief(error)
         if isinstance(error, DaemonUnavailable):
             detail += "; only images from one need it"
-        pip = Command((sys.executable, "-m", "pip", "install", "--force-reinstall", "docker"))
-        fix = (pip,) if isinstance(error.__cause__, ImportError) else ()
-        return note("docker", detail, error.next_step, fix)
+        return note("docker", detail, error.next_step)
 
 
 def _vm() -> Finding:
@@ -283,7 +223,10 @@ def of_error(error: GvisorError) -> tuple[Command, ...]:
 
 
 def _reinstalled(refused: str) -> tuple[Command, ...]:
-    for place in _places():
+    folders = os.environ.get("PATH", "").split(":") if os.geteuid() else []
+    mine = [os.path.join(folder, "runsc") for folder in folders if os.path.isabs(folder)]
+    # The places of the search where something is.
+    for place in filter(os.path.lexists, [*RUNSC_PATHS, *mine]):
         folder, whole = os.path.dirname(place), os.path.realpath(place)
         if refused not in {place, whole} and not within(refused, os.path.dirname(whole)):
             continue
@@ -291,13 +234,6 @@ def _reinstalled(refused: str) -> tuple[Command, ...]:
             return (Command(("apt-get", "install", "--reinstall", "--yes", "runsc"), as_root=True),)
         return tool("install", "--to", folder, as_root=not os.access(folder, os.W_OK))
     return ()
-
-
-def _places() -> Iterator[str]:
-    """Yield the places of the search where something is."""
-    folders = os.environ.get("PATH", "").split(":") if os.geteuid() else []
-    mine = [os.path.join(folder, "runsc") for folder in folders if os.path.isabs(folder)]
-    yield from filter(os.path.lexists, [*RUNSC_PATHS, *mine])
 
 
 def of_kvm(cause: Cause) -> tuple[Command, ...]:

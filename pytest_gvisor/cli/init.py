@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pytest_gvisor.cli import parse
-from pytest_gvisor.errors import GvisorError, UsageError
+from pytest_gvisor.errors import UsageError
 from pytest_gvisor.escape import escape
 
 PLACES = {
@@ -67,7 +67,7 @@ def parser() -> parse.Parser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the file. Raises `UsageError` for an existing file, `GvisorError` on failure."""
+    """Write the file. Raises `UsageError` for an existing file, `OSError` on failure."""
     given = parser().parse_args(arguments)
     chosen = given.file or guess(".")
     text = render(chosen, ".", kvm=given.kvm)
@@ -84,12 +84,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _write(path: str, text: str, service: str, *, force: bool) -> None:
-    folder = os.path.dirname(os.path.abspath(path))
-    try:
-        if not os.path.isdir(folder):
-            os.makedirs(folder)
-    except OSError as error:
-        raise GvisorError(f"{folder} cannot be made: {error.strerror or error}") from error
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     try:
         with open(path, "w" if force else "x", encoding="utf-8") as file:
             file.write(text)
@@ -98,8 +93,6 @@ def _write(path: str, text: str, service: str, *, force: bool) -> None:
         if service == "gitlab":
             step += " GitLab reads a second file with `include: - local: FILE`."
         raise UsageError(f"{path} is there already", next_step=step) from None
-    except OSError as error:
-        raise GvisorError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def guess(folder: str) -> str:

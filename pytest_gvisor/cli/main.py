@@ -33,17 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the subcommand that the arguments name; return the exit status."""
     _open_standard_streams()
     words = sys.argv[1:] if arguments is None else arguments
-    options = parser()
-    chosen = options.parse_args(words or ["--help"])
-    if not (chosen.command or chosen.version):
-        options.error("a COMMAND is missing")
-    name: str = chosen.command or ""
+    chosen = parser().parse_args(words or ["--help"])
+    name: str = chosen.command
     try:
-        status = 0
-        if chosen.version:
-            print(f"pytest-gvisor {metadata.version('pytest-gvisor')}")
-        else:
-            status = importlib.import_module(f"pytest_gvisor.cli.{name}").main(chosen.rest)
+        status: int = importlib.import_module(f"pytest_gvisor.cli.{name}").main(chosen.rest)
         sys.stdout.flush()
         return status
     except UsageError as error:
@@ -69,8 +62,9 @@ def parser() -> argparse.ArgumentParser:
     made.epilog = "\n".join([
         "commands:", *lines, "", "COMMAND --help describes its options and exit statuses.",
     ])  # fmt: skip
-    made.add_argument("--version", action="store_true", help="show the version")
-    made.add_argument("command", choices=COMMANDS, metavar="COMMAND", nargs="?")
+    version = f"pytest-gvisor {metadata.version('pytest-gvisor')}"
+    made.add_argument("--version", action="version", version=version, help="show the version")
+    made.add_argument("command", choices=COMMANDS, metavar="COMMAND")
     made.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return made
 
@@ -89,7 +83,7 @@ def _open_standard_streams() -> None:
 
 def _tell(command: str, error: object, status: int) -> int:
     try:
-        print(f"{' '.join(filter(None, ('pytest-gvisor', command)))}: {error}", file=sys.stderr)
+        print(f"pytest-gvisor {command}: {error}", file=sys.stderr)
     except OSError:
         _drop(2)
     return status

@@ -54,7 +54,7 @@ def parser() -> parse.Parser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Merge or show reports. Raises `ReportError` for a file that cannot be read or written."""
+    """Merge or show reports. Raises `ReportError`, and `OSError` for a file that cannot be read."""
     given = parser().parse_args(arguments)
     if given.action == "show":
         sys.stdout.write("\n".join(text(read(given.reports[0]))) + "\n")
@@ -69,13 +69,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def read(path: str) -> Report:
-    """Read the report in a file. Raises `ReportError`."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ReportError(f"{escape(path)} cannot be read: {error.strerror}") from error
-    return parse_report(data, where=escape(path))
+    """Read the report in a file. Raises `ReportError` and `OSError`."""
+    with open(path, "rb") as file:
+        return parse_report(file.read(MAX_BYTES + 1), where=escape(path))
 
 
 def text(report: Report) -> list[str]:

@@ -22,8 +22,6 @@ from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.run import terminal
 from pytest_gvisor.run.kept import keep
 from pytest_gvisor.run.request import Hooks, Record, Workspace
-from pytest_gvisor.run.workload import Who
-from pytest_gvisor.setting_values import NATIVE
 from pytest_gvisor.settings import Settings
 
 _PIECE = 64 * 1024
@@ -140,9 +138,8 @@ def main(arguments: Sequence[str]) -> int:
 def _settings(given: argparse.Namespace) -> Settings:
     if given.tty and given.timeout is None:
         given.timeout = _AT_A_TERMINAL
-    named = (given.platform or "").split(",")
-    settings = None if NATIVE in map(str.strip, named) else parse.settings_of(given, "run")
-    if settings is None or len(settings.platforms) > 1:
+    settings = parse.settings_of(given, "run")
+    if settings.native or len(settings.platforms) > 1:
         raise UsageError(
             f"--platform {given.platform}: a command runs on one platform",
             next_step="Name one of gVisor's, or call the tool once for each.",
@@ -155,7 +152,7 @@ def _options(given: argparse.Namespace) -> dict[str, Any]:
     return {
         "env": dict(map(pair_of, given.env)),
         "cwd": given.cwd,
-        "user": _user(given.user, named=given.image is not None),
+        "user": given.user,
         "rootfs": None if given.rootfs is None else directory(given.rootfs),
         "entrypoint": given.entrypoint,
         "mounts": [mount_of(text) for text in given.mount],
@@ -211,14 +208,6 @@ def _at_terminal(
     parse.exit_on_signals()  # else the terminal would stay as it is then
     with terminal.raw(0, 1) as user:
         return terminal.run(request, engine.launcher, record, user)
-
-
-def _user(text: str | None, *, named: bool) -> Who | None:
-    if text is None or ":" in text or (named and text):
-        return text
-    if not (text.isascii() and text.isdigit() and len(text) <= 10):
-        raise UsageError(f"--user {text!r} is not a uid, nor UID:GID")
-    return int(text)
 
 
 def pair_of(text: str) -> tuple[str, str]:

@@ -9,17 +9,22 @@ import contextlib
 import functools
 import sys
 import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Unpack
 
-from pytest_gvisor.errors import GvisorError, LaunchError, PytestGvisorWarning, RunscError
+from pytest_gvisor.errors import (
+    GvisorError,
+    LaunchError,
+    PytestGvisorWarning,
+    RunscError,
+    UsageError,
+)
 from pytest_gvisor.release_range import ReleaseRange
 from pytest_gvisor.run.request import Hooks
-from pytest_gvisor.runsc import platforms
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.platforms import Availability
 from pytest_gvisor.sessions.launcher import Launcher
-from pytest_gvisor.settings import Platform, Settings
+from pytest_gvisor.settings import Platform, SessionSettings, Settings, replaced
 
 if TYPE_CHECKING:
     from pytest_gvisor.harness.gvisor import Gvisor
@@ -99,7 +104,14 @@ class Engine:
         for release in settings.releases:
             with contextlib.suppress(RunscError):
                 lists.append(self.runsc(release.path).platforms)
-        platforms.check_listed(platform, lists)
+        if any(platform in names for names in lists):
+            return
+        theirs = ", ".join(sorted({name for names in lists for name in names})) or "none"
+        raise UsageError(
+            f"platform={platform.value!r} is not one of {', '.join(Platform)}, and no runsc of "
+            f"this run lists it: there are {theirs}",
+            next_step="`runsc help platforms` lists the platforms of a binary.",
+        )
 
     def availability(self, platform: Platform, settings: Settings) -> Availability:
         """Return the verdict on a platform, found once per run and platform.
@@ -159,3 +171,26 @@ class Engine:
                 found.close()
         self._found.clear()
         return leaks
+
+
+@contextlib.contextmanager
+def session(**settings: Unpack[SessionSettings]) -> Iterator[Gvisor]:
+    """Yield a `Gvisor` on one platform, without pytest: for scripts, notebooks, other test runners.
+
+    At the end, nothing that it has started is left.
+
+    ``settings`` are those of the ``gvisor`` marker. Raises `UsageError`, `RunscNotFound`,
+    `InsecureRunsc`, `RunscFailed`, `LaunchError`, or `PlatformUnavailable` where the platform does
+    not work here.
+    """
+    chosen = replaced(Settings(), settings)
+    if len(chosen.platforms) > 1 or chosen.native:
+        raise UsageError("a session runs on one platform", next_step="Make one for each.")
+    engine = Engine()
+    with contextlib.ExitStack() as undo:
+        undo.callback(engine.close)
+        platform = engine.platforms_of(chosen)[0]
+        engine.availability(platform, chosen).check()
+        gvisor = engine.gvisor(platform, chosen, Hooks())
+        undo.callback(gvisor.close)
+        yield gvisor

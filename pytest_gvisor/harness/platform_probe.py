@@ -14,7 +14,7 @@ from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.harness.gvisor import Gvisor
 from pytest_gvisor.oci import rootfs
-from pytest_gvisor.run.logs import cause, relevant
+from pytest_gvisor.run.logs import cause
 from pytest_gvisor.run.request import Record
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.runsc import elf, platforms
@@ -82,14 +82,14 @@ class PlatformProbe:
         record = Record()
         programs = [platforms.PYTHON] if rootfs.has_python() else []
 
-        def run(deadline: float) -> tuple[Completed, str]:
+        def run(deadline: float) -> Completed:
             for args in (*programs, platforms.WITHOUT):
                 request = dataclasses.replace(gvisor.request(args, timeout=deadline), logs=True)
                 completed = Runner(request, self._launcher, record).run()
                 # The loader's status for a library that is found by an environment variable alone.
                 if completed.returncode != platforms.NOT_STARTED:
                     break
-            return completed, "\n".join(relevant(record.debug_logs.get("boot", "")))
+            return completed
 
         def said() -> str:
             kept = record.debug_logs
@@ -97,9 +97,7 @@ class PlatformProbe:
             return cause(kept.get("gofer", ""), kept.get("boot", ""), record.panic)
 
         go = functools.partial(elf.go_version, runsc.fd)
-        found = platforms.probe(
-            platform, runsc.platforms, run, deadline=deadline, said=said, go=go
-        )
+        found = platforms.probe(platform, runsc.platforms, run, deadline=deadline, said=said, go=go)
         if platform is Platform.SYSTRAP and found.tried and platforms.is_doubtful(runsc.date, go):
             other = self._probe(Platform.PTRACE, runsc, deadline)
             # Where systrap traces its processes, the host lets ptrace do so too.

@@ -52,7 +52,10 @@ _NO_KVM = (
     "machine needs nested virtualisation from its provider, and not every kind of it is enough for "
     "gVisor. `pytest-gvisor vm` has a KVM that works on any x86-64 machine."
 )
-_KVM = {
+_REMEDIES = {
+    Cause.NOT_COMPILED_IN: "Use another release of runsc, or another platform.",
+    Cause.BROKEN_BUILD: "Another build works: `pytest-gvisor install` installs gVisor's own "
+    "release.",
     Cause.NO_DEVICE: f"In a container, pass the device on (`--device /dev/kvm`). {_NO_KVM}",
     Cause.NOT_GIVEN: "Start the container with `--device /dev/kvm` (docker, podman); a systemd "
     "unit needs `DeviceAllow=/dev/kvm rw`.",
@@ -68,33 +71,23 @@ BROKEN = re.compile(r"running on goroutine|ptrace set (fp)?regs( \(.*\))? failed
 """Last words of a sentry whose build, and not whose host, is at fault."""
 
 
-def remedy(platform: Platform, cause: Cause, message: str = "") -> str:
-    """Return one line with the remedy. ``message`` is the error of a failed run."""
-    if cause is Cause.NOT_COMPILED_IN:
-        return "Use another release of runsc, or another platform."
-    if cause is Cause.BROKEN_BUILD:
-        return "Another build works: `pytest-gvisor install` installs gVisor's own release."
+def explain(platform: Platform, cause: Cause, message: str) -> tuple[str, str]:
+    """Return facts of this machine to follow the message of a failure, and one line of remedy."""
+    if cause in _REMEDIES:
+        return "", _REMEDIES[cause]
     if platform is Platform.KVM:
-        return _KVM.get(cause, _NO_KVM)
+        is_virtual = "hypervisor" in processor_flags()
+        return " | this is a virtual machine" if is_virtual else "", _NO_KVM
     if not platform.is_known:
-        return f"{platform} needs things of its own, which runsc names; or use another platform."
-    found = of_message(message)
-    if found:
-        return " ".join(fix for _fact, fix in found)
-    return (
+        return "", f"{platform} needs what runsc names, or use another platform."
+    if found := of_message(message):
+        facts, fixes = zip(*found, strict=True)
+        return "".join(f" | {fact}" for fact in facts), " ".join(fixes)
+    return "", (
         f"{platform} traces its own children: kernel.yama.ptrace_scope must be below 3, and a "
         "container around it needs a profile that allows ptrace, namespaces and mounts: "
         f"{CONTAINER}."
     )
-
-
-def facts(platform: Platform, message: str = "") -> str:
-    """Return facts of this machine that may explain a failed run, to follow its message."""
-    if platform is Platform.KVM:
-        return " | this is a virtual machine" if "hypervisor" in processor_flags() else ""
-    if not platform.is_known:
-        return ""
-    return "".join(f" | {fact}" for fact, _fix in of_message(message))
 
 
 # fork(2) and unshare(2) say EPERM where namespaces are forbidden, and ENOSPC where one more is too

@@ -26,11 +26,10 @@ from pytest_gvisor.errors import (
     MixedReleases,
     PlatformUnavailable,
     RunscFailed,
-    UsageError,
 )
 from pytest_gvisor.escape import escape
 from pytest_gvisor.kernel import is_gvisor_kernel
-from pytest_gvisor.runsc.causes import BROKEN, Cause, facts, remedy
+from pytest_gvisor.runsc.causes import BROKEN, Cause, explain
 from pytest_gvisor.settings import Platform
 from pytest_gvisor.trust import SHORTAGES
 
@@ -111,18 +110,6 @@ class Availability:
             raise PlatformUnavailable(self.platform.value, cause, next_step=self.next_step)
 
 
-def check_listed(platform: Platform, lists: Collection[Collection[Platform]]) -> None:
-    """Raise `UsageError` for a platform that is unknown and in none of these lists."""
-    if platform.is_known or any(platform in names for names in lists):
-        return
-    theirs = ", ".join(sorted({name for names in lists for name in names})) or "none"
-    raise UsageError(
-        f"platform={platform.value!r} is not one of {', '.join(Platform)}, and no runsc of this "
-        f"run lists it: there are {theirs}",
-        next_step="`runsc help platforms` lists the platforms of a binary.",
-    )
-
-
 def deadline_for(timeout: float) -> float:
     """Return the deadline of a probe, given the ``timeout`` of a workload in seconds.
 
@@ -134,7 +121,7 @@ def deadline_for(timeout: float) -> float:
 def probe(
     platform: Platform,
     compiled_in: Collection[Platform],
-    run: Callable[[float], tuple[Completed, str]],
+    run: Callable[[float], Completed],
     *,
     kvm_device: str = KVM_DEVICE,
     deadline: float = PROBE_DEADLINE,
@@ -143,37 +130,40 @@ def probe(
 ) -> Availability:
     """Find out whether ``platform`` works.
 
-    ``run`` runs `PYTHON` or `WITHOUT` on the platform under a deadline in seconds. It returns what
-    came of it, and the boot log. Everything that it started is dead when it returns or raises.
+    ``run`` runs `PYTHON` or `WITHOUT` on the platform under a deadline in seconds, and returns what
+    came of it. Everything that it started is dead when it returns or raises.
     ``said`` gives the line of runsc's own logs that says why the last run failed, or ``""``. If a
     platform fails, runsc's message is not more than that the sandbox is gone. ``go`` gives the
     version of Go that the binary was built with, or ``""``. Raises `LaunchError` where nothing can
-    be started, and `MixedReleases` where no sandbox boots: neither says anything about the platform.
+    be started, and `MixedReleases` where no sandbox boots: neither says anything of the platform.
     """
     if platform not in compiled_in:
         names = ", ".join(sorted(compiled_in)) or "none"
         return _unavailable(platform, Cause.NOT_COMPILED_IN, f"this runsc has {names}")
     if platform is Platform.KVM and (unopened := _unopened(kvm_device)):
         return unopened
+    cause = Cause.PROBE_FAILED
     try:
-        completed, boot_log = run(deadline)
+        completed = run(deadline)
     except WorkloadTimeout:
+        cause = Cause.PROBE_HUNG
         detail = f"a sandbox that only runs {WHAT} did not end within {deadline:g} s"
-        return _failed(platform, _with_log(detail, said()), Cause.PROBE_HUNG)
     except MixedReleases:
         raise
     except (RunscFailed, SandboxCrashed) as error:
         last = _last_words(error, said())
         if BROKEN.search(last):
             return _broken(platform, last, go())
-        return _failed(platform, _with_log(_first_lines(error, 1 if said() else 4), said()))
-    wrong = _trial_problem(completed)
-    if not wrong:
-        return Availability(platform=platform, cause=Cause.NONE)
-    for name, text in (("stderr", completed.stderr.strip()), ("runsc's log", boot_log)):
-        shown = " | ".join(escape(text[-_SHOWN:]).splitlines())
-        wrong += f" | {name}: {shown}" if text else ""
-    return _failed(platform, wrong)
+        detail = _first_lines(error, 1 if said() else 4)
+    else:
+        detail = _trial_problem(completed)
+        if not detail:
+            return Availability(platform=platform, cause=Cause.NONE)
+        if text := completed.stderr.strip():
+            detail += f" | stderr: {' | '.join(escape(text[-_SHOWN:]).splitlines())}"
+    if log := said():
+        detail += f" | runsc's log: {log}"
+    return _unavailable(platform, cause, detail)
 
 
 def _last_words(error: GvisorError, said: str) -> str:
@@ -193,10 +183,6 @@ def _broken(platform: Platform, last: str, go: str) -> Availability:
 def broken(found: Availability, platform: Platform) -> Availability:
     """Return the verdict on a broken build, found on one platform, for another platform."""
     return _unavailable(platform, Cause.BROKEN_BUILD, found.detail)
-
-
-def _failed(platform: Platform, detail: str, cause: Cause = Cause.PROBE_FAILED) -> Availability:
-    return _unavailable(platform, cause, detail + facts(platform, detail), detail)
 
 
 def _trial_problem(completed: Completed) -> str:
@@ -252,9 +238,9 @@ def _owner(device: str) -> str:
     return f" (mode {stat.S_IMODE(info.st_mode):04o}, group {group})"
 
 
-def _unavailable(platform: Platform, cause: Cause, detail: str, message: str = "") -> Availability:
-    step = remedy(platform, cause, message)
-    return Availability(platform=platform, cause=cause, detail=detail, next_step=step)
+def _unavailable(platform: Platform, cause: Cause, detail: str) -> Availability:
+    facts, step = explain(platform, cause, detail)
+    return Availability(platform=platform, cause=cause, detail=detail + facts, next_step=step)
 
 
 def _first_lines(error: GvisorError, count: int) -> str:
@@ -268,10 +254,6 @@ def _first_lines(error: GvisorError, count: int) -> str:
         if not again and not line.startswith("command: "):
             told.append(line)
     return " | ".join(told[:count])
-
-
-def _with_log(detail: str, said: str) -> str:
-    return f"{detail} | runsc's log: {said}" if said else detail
 
 
 def is_doubtful(date: dt.date | None, go: Callable[[], str]) -> bool:

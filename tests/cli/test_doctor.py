@@ -111,12 +111,10 @@ def test_without_user_namespaces_the_switch_is_named(release: list[str]) -> None
 
 
 def test_without_namespaces_their_want_is_said() -> None:
-    """The failed launch and the line about user namespaces both name the missing namespaces."""
+    """The failed launch names the missing namespaces."""
     done = doctor_without("unshare")
     told = words(done.stdout)
     assert done.stderr == ""
-    assert "uid" in told.partition(" user namespaces ")[2]
-    assert "may not make one: Operation not permitted" in told
     if os.geteuid() == 0:  # another user's runsc makes its own by clone(2)
         assert done.returncode == 1
         assert "NO platform systrap the launch failed at mount_namespace: " in told
@@ -162,7 +160,6 @@ def test_in_a_container_it_says_the_truth_and_the_remedy_works(
     told = words(done.stdout)
     assert done.returncode == 1, done.stderr
     assert "NO platform systrap the launch failed at mount_namespace: " in told
-    assert "user namespaces uid 0 may not make one: Operation not permitted" in told
     assert "platform kvm no device: there is no /dev/kvm" in told
     if os.path.exists("/dev/kvm"):
         told = words(doctor("--volume=/dev/kvm:/dev/kvm").stdout)

@@ -62,10 +62,10 @@ def test_a_report_is_printed(legs: Path) -> None:
     ("arguments", "status", "told"),
     [
         (["merge", "one.json", "bad.json", "-o", "m.html"], 125, "bad.json: schema 99"),
-        (["merge", "one.json", "nowhere.json", "-o", "m.html"], 125, "nowhere.json cannot be read"),
+        (["merge", "one.json", "nowhere.json", "-o", "m.html"], 125, "directory: 'nowhere.json'"),
         (["merge", "one.json", "-o", "m.txt"], 125, "ends with none of"),
         (["merge", "one.json", "-o", "one.json/m.html"], 125, "cannot be written"),
-        (["show", "."], 125, "cannot be read"),
+        (["show", "."], 125, "Is a directory: '.'"),
         (["merge", "one.json"], 2, "required: -o"),
         ([], 2, "required: ACTION"),
     ],

@@ -10,8 +10,8 @@ from pytest_gvisor import Platform, Settings
 from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.runsc.platforms import WHAT, Availability
-from tests.fakes.fake import FINE, FakeRunsc, Step
 from tests.fakes.engines import engine
+from tests.fakes.fake import FINE, FakeRunsc, Step
 
 __all__ = ["engine"]
 

@@ -75,7 +75,7 @@ def test_the_verdict_on_kvm_comes_in_time(engine: Engine, request: pytest.Fixtur
     assert "nested virtualisation" in told or "usermod" in told
 
 
-def _never(_deadline: float) -> tuple[Completed, str]:
+def _never(_deadline: float) -> Completed:
     pytest.fail("the probe went on to a run")
 
 
@@ -119,8 +119,8 @@ def test_a_run_that_fails_says_what_runsc_said(runsc: Runsc) -> None:
     hooks = Hooks(runsc_args=lambda: ["--platform_device_path=/dev/null"])
     gvisor = Gvisor(runsc=runsc, platform=Platform.KVM, launcher=launcher, hooks=hooks)
 
-    def run(deadline: float) -> tuple[Completed, str]:
-        return gvisor.run(["uname", "-r"], timeout=deadline), ""
+    def run(deadline: float) -> Completed:
+        return gvisor.run(["uname", "-r"], timeout=deadline)
 
     try:
         found = probe(Platform.KVM, runsc.platforms, run, kvm_device="/dev/null")
@@ -137,8 +137,8 @@ def test_a_run_that_hangs_is_dead_at_the_deadline(gvisor: Gvisor) -> None:
     session = gvisor._launcher.session().path
     keeper = gvisor._launcher.keeper().pid
 
-    def run(deadline: float) -> tuple[Completed, str]:
-        return gvisor.run(["sleep", "1000"], timeout=deadline), ""
+    def run(deadline: float) -> Completed:
+        return gvisor.run(["sleep", "1000"], timeout=deadline)
 
     started = time.monotonic()
     found = probe(gvisor.platform, {gvisor.platform}, run, deadline=2.0, kvm_device="/dev/kvm")

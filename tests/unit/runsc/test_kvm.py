@@ -1,4 +1,4 @@
-"""The device of KVM: what is said of one that cannot be opened, before anything runs."""
+"""The message on a device of KVM that cannot be opened, before anything runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytest_gvisor.runsc.platforms import Availability, probe
 from pytest_gvisor.settings import Platform
 
 
-def never(_deadline: float) -> tuple[Completed, str]:
+def never(_deadline: float) -> Completed:
     """Fail where a sandbox would start."""
     pytest.fail("the probe went on to a run")
 
