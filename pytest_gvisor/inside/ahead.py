@@ -36,11 +36,10 @@ class Ids:
     """Node ids inside: a test's, and those of the following tests in the same sandbox."""
 
     inner: str
-    following: str | None = None
-    sure: tuple[str, ...] = ()
-    """Those that come next, without another in between: only the sandbox's end keeps them back."""
-
-    after_those: str | None = None
+    upcoming: tuple[str, ...] = ()
+    sure: int = 0
+    """The number of the next ones that come without another in between: only the sandbox's end
+    keeps them back."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -105,15 +104,15 @@ class Ahead:
     def send(self, link: Link, ids: Ids, collected: Collection[str]) -> None:
         """Name the tests that follow for sure, and that are not named yet."""
         count = len(self._ids)
-        if ids.sure[:count] != tuple(self._ids):
+        sure = ids.upcoming[: ids.sure]
+        if sure[:count] != tuple(self._ids):
             return
-        order = ids.sure[count:]
-        fresh = [*itertools.takewhile(lambda inner: inner in collected, order)]
+        fresh = [*itertools.takewhile(lambda inner: inner in collected, sure[count:])]
         if sum(map(len, fresh)) > _LONGEST:
             fresh = fresh[:1]
         if not fresh:
             return
-        following = (*order, ids.after_those)[len(fresh)]
+        following = (*ids.upcoming, None)[count + len(fresh)]
         # A pytest that is gone by now is judged by what it has sent, which is read first.
         with contextlib.suppress(Died):
             link.send("run", ids=fresh, next=following, maxfail=0)

@@ -6,8 +6,8 @@ import contextlib
 import functools
 import importlib.util
 import marshal
-import mmap
 import os
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from importlib.machinery import SourceFileLoader
@@ -21,15 +21,6 @@ if TYPE_CHECKING:
 
 _HEADER = 16
 """Bytes of a file of byte code before the code: magic number, flags, time and size (PEP 552)."""
-
-_GUESTS = (
-    "byte_code", "channel", "checked_json", "debugger", "encoding", "failed", "first", "frames",
-    "gate", "identity", "passed", "program", "returns", "terminal", "unsent", "worker",
-)  # fmt: skip
-"""The modules that guest/worker.py is and imports.
-
-The first of them finds the others, and is imported from its own file.
-"""
 
 _PACKAGE, _GUEST = "pytest_gvisor.", "pytest_gvisor.guest."
 _OURS = ("pytest_gvisor.plugin.", "pytest_gvisor.setting_table", "pytest_gvisor.inside.hooks")
@@ -75,19 +66,12 @@ def store(memory: int, holds: Callable[[str], bool]) -> None:
             os.pwrite(memory, head, byte_code.PLACE)
 
 
-def drop(memory: int) -> None:
-    """Give the memory back, when the pytest has read all that it needs."""
-    with (
-        contextlib.suppress(OSError, ValueError),
-        mmap.mmap(memory, byte_code.MOST, offset=byte_code.PLACE) as pages,
-    ):
-        pages.madvise(mmap.MADV_REMOVE)
-
-
 def _guests() -> Iterator[Module]:
+    """Yield the modules of the guest, which this process has not all loaded."""
     folder = os.path.abspath(guest.__path__[0])
-    for name in _GUESTS:
-        yield f"{_GUEST}{name}", os.path.join(folder, f"{name}.py"), False
+    for file in sorted(os.listdir(folder)):
+        if file.endswith(".py") and not file.startswith("_"):
+            yield f"{_GUEST}{file[:-3]}", os.path.join(folder, file), False
 
 
 def _loaded() -> Iterator[Module]:
@@ -137,8 +121,4 @@ def _compile(path: str) -> tuple[bytes, int, int] | None:
 
 def _header(mtime: int, size: int) -> bytes:
     """Return what is before the code in a file of byte code, for a source of this time and size."""
-    return b"".join((importlib.util.MAGIC_NUMBER, bytes(4), _number(mtime), _number(size)))
-
-
-def _number(value: int) -> bytes:
-    return (value & 0xFFFFFFFF).to_bytes(4, "little")
+    return importlib.util.MAGIC_NUMBER + struct.pack("<III", 0, mtime & 0xFFFFFFFF, size)

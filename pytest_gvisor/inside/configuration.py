@@ -88,29 +88,25 @@ def travelling(config: pytest.Config) -> dict[str, Any]:
             carried[name] = _SWITCHED_OFF[name]
         elif name.startswith("cov_") or name in ("no_cov", "file_or_dir"):
             continue  # see coverage() and arguments()
-        elif _is_plain(value):
-            carried[name] = _plain(value)
+        else:
+            with contextlib.suppress(TypeError):  # an object of a plugin's own
+                carried[name] = _plain(value)
     carried["rootdir"] = str(config.rootpath)
-    carried["inifilename"] = str(config.inipath) if config.inipath else None
-    if config.inipath is None:
-        carried["inifilename"] = os.devnull
+    carried["inifilename"] = str(config.inipath or os.devnull)
     return carried
 
 
-def _is_plain(value: object) -> bool:
-    if isinstance(value, list | tuple | set):
-        return all(map(_is_plain, value))
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(part) for key, part in value.items())
-    return value is None or isinstance(value, bool | int | float | str | os.PathLike)
-
-
 def _plain(value: Any) -> Any:
+    """Return JSON data. Raises `TypeError` for what has no such form."""
     if isinstance(value, list | tuple | set):
         return [_plain(part) for part in value]
-    if isinstance(value, dict):
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {key: _plain(part) for key, part in value.items()}
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{type(value).__name__} in the place of plain data")
 
 
 def arguments(config: pytest.Config, items: Iterable[pytest.Item] | None) -> list[str]:
@@ -148,32 +144,32 @@ def files(items: Iterable[pytest.Item]) -> list[str]:
     return [str(path) for path in dict.fromkeys(found)]
 
 
+def measuring(config: pytest.Config) -> Any:
+    """Return the `Coverage` of pytest-cov in this session; None if it does not measure."""
+    controller = getattr(config.pluginmanager.get_plugin("_cov"), "cov_controller", None)
+    return None if controller is None else controller.cov
+
+
 def coverage(config: pytest.Config) -> dict[str, Any] | None:
     """Return the settings of coverage if pytest-cov measures on the host, else None.
 
     They are the ones in effect: an option, a variable and each of coverage's files can set one. The
     file goes too. Plugins of coverage, and processes that tests start, read it themselves.
     """
-    plugin = config.pluginmanager.get_plugin("_cov")
-    controller = getattr(plugin, "cov_controller", None)
-    if controller is None:
+    cov = measuring(config)
+    if cov is None:
         return None
-    cov = controller.cov
+    from coverage import CoverageException  # noqa: PLC0415 -- there where pytest-cov is
+
     settings = {}
     for name in _MEASURING:
-        with contextlib.suppress(_coverage_error()):  # a release that does not have it
+        with contextlib.suppress(CoverageException):  # a release that does not have it
             settings[name] = _plain(cov.get_option(f"run:{name}"))
     return {
         "settings": settings,
         "contexts": getattr(config.option, "cov_context", None) == "test",
         "config": dict(cov.sys_info())["config_file"],
     }
-
-
-def _coverage_error() -> type[Exception]:
-    from coverage import CoverageException  # noqa: PLC0415 -- there where pytest-cov is
-
-    return CoverageException
 
 
 def search_path() -> list[str]:

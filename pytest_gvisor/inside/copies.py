@@ -33,9 +33,6 @@ _MOST_FAILURES = 2
 _MOST_UNUSED = 3
 """Copies that were started ahead in vain."""
 
-_GREETING = 0.5
-"""Seconds for runsc to come as far as to need the host, which takes it some 30 ms."""
-
 _PATIENCE = 30.0
 """Seconds to get to the gate, to be saved there, or to go on from there."""
 
@@ -121,7 +118,7 @@ class Copies:
             return
         self._next = _Next(link=link, saved=saved, files=files)
         with contextlib.suppress(GvisorError):
-            link.greet(_GREETING)
+            link.greet()
 
     def _take(self, saved: _Saved) -> Link | None:
         """Return the copy that was started ahead if it is one of ``saved``, as one of now.
@@ -149,7 +146,7 @@ class Copies:
             ahead.link.close()
 
     def _copy(self, plan: Plan, go_on: Callable[[Link], None]) -> Link | None:
-        found = next((saved for saved in self._saved if saved.plan.starts_like(plan)), None)
+        found = next((saved for saved in self._saved if not saved.plan.changed(plan)), None)
         if found is None:
             return None
         current = host_files.now(self._config, found.state)

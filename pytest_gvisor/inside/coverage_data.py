@@ -9,18 +9,18 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import functools
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_gvisor.errors import ProtocolError, UsageError
 from pytest_gvisor.escape import escape
-from pytest_gvisor.inside import rules
+from pytest_gvisor.inside import configuration, rules
 from pytest_gvisor.programs.paths import within
 
 if TYPE_CHECKING:
@@ -42,33 +42,9 @@ _Part = tuple[str, list[Any]]
 _PARTS = rules.list_of(rules.tuple_of(rules.exact_text, lambda entries: entries))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """The settings of pytest-cov on the host."""
-
-    base: str
-    """Path of the data file. pytest-cov combines every file beside it whose name starts like it."""
-
-    branch: bool
-    tracers: Callable[[], frozenset[str]]
-    """The names of coverage's plugins here that trace files, such as templates."""
-
-
-def target_of(config: pytest.Config) -> Target | None:
-    """Return the settings of pytest-cov in this session; None if it does not measure."""
-    controller = getattr(config.pluginmanager.get_plugin("_cov"), "cov_controller", None)
-    if controller is None:
-        return None
-    cov = controller.cov
-
-    def tracers() -> frozenset[str]:
-        return frozenset(dict(cov.sys_info())["plugins.file_tracers"])
-
-    return Target(
-        base=os.path.abspath(cov.get_option("run:data_file") or ".coverage"),
-        branch=bool(cov.get_option("run:branch")),
-        tracers=tracers,
-    )
+def _data_file(cov: Any) -> str:
+    """Return the path of the data file. pytest-cov combines all beside it that begin like it."""
+    return os.path.abspath(cov.get_option("run:data_file") or ".coverage")
 
 
 def check_writable(config: pytest.Config, folders: Iterable[str]) -> None:
@@ -76,22 +52,23 @@ def check_writable(config: pytest.Config, folders: Iterable[str]) -> None:
 
     It opens each of them as an SQLite database, and tests inside could put one there.
     """
-    target = target_of(config)
-    if target is None:
+    cov = configuration.measuring(config)
+    if cov is None:
         return
-    place = os.path.realpath(os.path.dirname(target.base))
+    base = _data_file(cov)
+    place = os.path.realpath(os.path.dirname(base))
     for folder in folders:
         if within(place, os.path.realpath(folder)):
             raise UsageError(
                 f"tests inside could write to {place}, where pytest-cov reads every file whose "
-                f"name begins with {os.path.basename(target.base)}",
+                f"name begins with {os.path.basename(base)}",
                 next_step="Set COVERAGE_FILE, or data_file in coverage's settings, to a file "
                 f"outside of {folder}, or give --gvisor-writable a smaller folder.",
             )
 
 
 class InsideCoverage:
-    """The coverage of one sandbox, written to a data file as it comes.
+    """The coverage of one sandbox, written to a data file as it comes, for the host's ``cov``.
 
     It has files below ``shown``, apart from those below ``excluded``. Excluded are folders that
     tests inside can write to, and folders of sessions, which they see empty.
@@ -99,21 +76,22 @@ class InsideCoverage:
 
     def __init__(
         self,
-        target: Target,
+        cov: Any,
         *,
         shown: Sequence[str],
         excluded: Sequence[str],
         cwd: str,
         bounds: SessionBounds,
     ) -> None:
-        self._target = target
+        self._cov = cov
+        self._branch = bool(cov.get_option("run:branch"))
         self._shown = [os.path.realpath(path) for path in shown]
         self._excluded = [os.path.realpath(path) for path in excluded]
         self._cwd = cwd
         self._bounds = bounds
         self._data: CoverageData | None = None
         self._file: CoverageData | None = None
-        self._names: dict[str, str | None] = {}
+        self._name = functools.cache(self._find_name)
         self._entries = self._held = 0
         self._lost: dict[str, None] = {}
 
@@ -124,7 +102,7 @@ class InsideCoverage:
         name = self._name(path)
         if name is None or not self._is_traced(name, tracer):
             return
-        kind, other = ("arcs", "lines") if self._target.branch else ("lines", "arcs")
+        kind, other = ("arcs", "lines") if self._branch else ("lines", "arcs")
         if other in message:
             raise ProtocolError(f"coverage from inside has {other}, and pytest-cov wants {kind}")
         with _convert_errors():
@@ -132,7 +110,7 @@ class InsideCoverage:
             data.touch_file(name, tracer)
             for context, entries in self._parts(message.get(kind, []), kind):
                 data.set_context(context)
-                if self._target.branch:
+                if self._branch:
                     data.add_arcs({name: entries})
                 else:
                     data.add_lines({name: entries})
@@ -143,7 +121,7 @@ class InsideCoverage:
         """Return the data in memory: a data file would be opened for each context."""
         if self._data is None:
             self._data = _new_data(no_disk=True)
-            if self._target.branch:
+            if self._branch:
                 self._data.add_arcs({})
             else:
                 self._data.add_lines({})
@@ -154,21 +132,17 @@ class InsideCoverage:
         if self._data is None:
             return
         if self._file is None:
-            self._file = _new_data(basename=f"{self._target.base}.gvisor.{secrets.token_hex(6)}")
+            end = f".gvisor.{secrets.token_hex(6)}"
+            self._file = _new_data(basename=_data_file(self._cov) + end)
         self._file.update(self._data)
         self._data.close(force=True)
         self._data, self._held = None, 0
 
-    def _name(self, path: str) -> str | None:
+    def _find_name(self, path: str) -> str | None:
         """Return the name of a file in the data: its real path, relative if the given one is.
 
         None for what is no regular file below a folder that is shown.
         """
-        if path not in self._names:
-            self._names[path] = self._find_name(path)
-        return self._names[path]
-
-    def _find_name(self, path: str) -> str | None:
         try:
             os.fsencode(path).decode()  # coverage stores UTF-8
             real = os.path.realpath(os.path.join(self._cwd, path))
@@ -188,7 +162,7 @@ class InsideCoverage:
         return real
 
     def _is_traced(self, name: str, tracer: str) -> bool:
-        if not tracer or tracer in self._target.tracers():
+        if not tracer or tracer in dict(self._cov.sys_info())["plugins.file_tracers"]:
             return True
         self._record_lost(f"{name} (traced by {tracer})")
         return False

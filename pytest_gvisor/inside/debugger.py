@@ -105,7 +105,8 @@ class Debugger:
 
     def _open(self, link: Link, name: str) -> None:
         link.catch_up()
-        self._suspend()
+        if (capture := self._capture()) is not None:
+            capture.suspend_global_capture(in_=True)
         self._is_open, self._line, self._show = True, "", link.show
         if self._show is None:
             link.show_from_here(Live(self._write).add_bytes)
@@ -128,24 +129,18 @@ class Debugger:
         self._halted += max(0.0, time.monotonic() - self._since)
         self._since = math.inf
         self._config.hook.pytest_leave_pdb(config=self._config, pdb=self._stand_in())
-        self._resume()
+        if (capture := self._capture()) is not None:
+            # The input again. Output is captured only while a test runs on the host.
+            capture.resume_global_capture()
+            capture.suspend_global_capture(in_=False)
 
     @staticmethod
     def _stand_in() -> pdb.Pdb:
         """Return a debugger for hooks of the host; the one inside stays there."""
         return pdb.Pdb(nosigint=True, readrc=False)
 
-    def _suspend(self) -> None:
-        capture = self._config.pluginmanager.getplugin("capturemanager")
-        if capture is not None:
-            capture.suspend_global_capture(in_=True)
-
-    def _resume(self) -> None:
-        """Take the input again; output is captured only while a test runs on the host."""
-        capture = self._config.pluginmanager.getplugin("capturemanager")
-        if capture is not None:
-            capture.resume_global_capture()
-            capture.suspend_global_capture(in_=False)
+    def _capture(self) -> Any:
+        return self._config.pluginmanager.getplugin("capturemanager")
 
     def _announce(self, text: str) -> None:
         reporter = self._config.pluginmanager.getplugin("terminalreporter")

@@ -20,9 +20,6 @@ from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.plugin.stash import engine_of
 from pytest_gvisor.settings import Platform
 
-_GREETING = 0.5
-"""Seconds for runsc to come as far as to need the host, which takes it some 30 ms."""
-
 
 class Early:
     """The plugin that starts it. ``inside`` returns the run's own settings of a pytest inside."""
@@ -69,7 +66,7 @@ class Early:
     def greet(self) -> None:
         """Answer runsc, which waits for that before it boots the sandbox."""
         if self._started is not None:
-            self._started.link.greet(_GREETING)
+            self._started.link.greet()
 
     def _plan(self) -> start.Plan | None:
         settings = run_settings(self._config)

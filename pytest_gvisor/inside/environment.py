@@ -71,11 +71,11 @@ def environment(entries: Iterable[str], environ: Mapping[str, str]) -> dict[str,
         if equals:
             found[pattern] = value
         elif entry.startswith("!"):
-            found = {name: v for name, v in found.items() if not matches(name, pattern)}
+            found = {name: v for name, v in found.items() if not fnmatchcase(name, pattern)}
         elif _GLOB.isdisjoint(pattern):
             found |= {pattern: environ[pattern]} if pattern in environ else {}
         else:
-            found |= {n: v for n, v in environ.items() if matches(n, pattern) and _passes(n, v)}
+            found |= {n: v for n, v in environ.items() if fnmatchcase(n, pattern) and _passes(n, v)}
     if found.get(_PLUGINS) == environ.get(_PLUGINS, ""):
         found[_PLUGINS] = ",".join(without_editors(found[_PLUGINS].split(",")))
     return found
@@ -90,32 +90,14 @@ def without_editors(plugins: Iterable[str]) -> list[str]:
     return [name for name in plugins if name not in _EDITORS]
 
 
-def matches(name: str, pattern: str) -> bool:
-    """Whether a name matches a glob, as `fnmatchcase` says.
-
-    That compiles a regular expression for each glob, which one of a single ``*`` does not need.
-    """
-    head, star, tail = pattern.partition("*")
-    if not _GLOB.isdisjoint(head + tail):
-        return fnmatchcase(name, pattern)
-    if not star:
-        return name == pattern
-    long_enough = len(name) >= len(head) + len(tail)
-    return long_enough and name.startswith(head) and name.endswith(tail)
-
-
 def _passes(name: str, value: str) -> bool:
-    """Whether a glob passes a variable."""
-    return not (_is_of_the_host(name) or is_secret(name, value))
-
-
-def is_secret(name: str, value: str) -> bool:
-    """Whether a name is one of secrets, or a value has a password in a URL."""
-    return bool(_SECRET.search(name) or _CREDENTIALS.search(value))
+    """Whether a glob passes a variable. A secret has its name, or a password in a URL."""
+    secret = _SECRET.search(name) or _CREDENTIALS.search(value)
+    return not (secret or _is_of_the_host(name))
 
 
 def _is_of_the_host(name: str) -> bool:
-    return any(matches(name, pattern) for pattern in _OF_THE_HOST)
+    return any(fnmatchcase(name, pattern) for pattern in _OF_THE_HOST)
 
 
 def held_back(found: Mapping[str, str], environ: Mapping[str, str]) -> list[str]:

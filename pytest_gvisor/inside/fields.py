@@ -7,7 +7,6 @@ out. Does no input or output.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from typing import Any
 
@@ -18,13 +17,13 @@ from pytest_gvisor.inside import rules
 from pytest_gvisor.inside.rules import Rule
 
 _PHASES = ("setup", "call", "teardown")
-_OUTCOME = re.compile(r"[A-Za-z][A-Za-z0-9_ -]{0,39}")
+_OUTCOME = r"[A-Za-z][A-Za-z0-9_ -]{0,39}"
+"""One of pytest's, or the name that a plugin gives one."""
+
 _MOST_EXTRAS = 1000
 _LONGEST_CAUSE = 100
-_MEDIA = frozenset({"image", "video"})
-_TEXTS = frozenset({"html", "text", "url"})
-_EXTENSION = re.compile(r"[A-Za-z0-9]{1,10}")
-_MIME_TYPE = re.compile(r"[A-Za-z0-9.+-]{1,60}/[A-Za-z0-9.+-]{1,60}")
+_MEDIA = ("image", "video")
+_TEXTS = ("html", "text", "url")
 
 # What the host knows itself: a test's id, what xdist's controller adds, and attributes of this
 # plugin. pytest-html 4 reads no `extra`: the one inside has put it into `extras`.
@@ -32,13 +31,6 @@ _UNREAD = frozenset({
     "_id", "extra", "item_index", "node", "nodeid", "result", "testrun_uid", "worker_id",
 })  # fmt: skip
 _OURS = "gvisor_"
-
-
-def _outcome(value: Any) -> str:
-    """Check an outcome: one of pytest's, or the name that a plugin gives one."""
-    if not _OUTCOME.fullmatch(rules.text(value)):
-        raise ValueError(f"{value!r:.50} is no outcome")
-    return str(value)
 
 
 _PLACE = rules.object_of(path=rules.text, lineno=rules.number, message=rules.text)
@@ -103,19 +95,21 @@ def _json_report(value: Any) -> dict[str, Any]:
     return checked
 
 
+_EXTRA = rules.object_of(
+    name=rules.or_none(rules.shown),
+    format_type=rules.one_of(*_MEDIA, *_TEXTS, "json"),
+    mime_type=rules.or_none(rules.matching(r"[A-Za-z0-9.+-]{1,60}/[A-Za-z0-9.+-]{1,60}")),
+    extension=rules.or_none(rules.matching(r"[A-Za-z0-9]{1,10}")),
+)
+
+
 def _extra(value: Any) -> dict[str, Any]:
     """Check one of pytest-html's extras: a file with ``extension``, a link, or HTML.
 
     HTML may hold what it may hold on the host. All else of its texts is shown, or put into a name.
     """
-    kind, extension, mime = value["format_type"], value["extension"], value["mime_type"]
-    if kind not in {*_MEDIA, *_TEXTS, "json"}:
-        raise ValueError(f"format_type {kind!r:.50}")
-    if extension is not None and not _EXTENSION.fullmatch(extension):
-        raise ValueError(f"extension {extension!r:.50}")
-    if mime is not None and not _MIME_TYPE.fullmatch(mime):
-        raise ValueError(f"mime_type {mime!r:.50}")
-    content = value["content"]
+    extra: dict[str, Any] = _EXTRA(value)
+    kind, content = extra["format_type"], value["content"]
     if kind == "json":
         content = rules.plain(content, rules.utf8)
     else:
@@ -123,20 +117,14 @@ def _extra(value: Any) -> dict[str, Any]:
         if kind in _MEDIA:
             # pytest-html warns of a link, in a self-contained report; base64 stays as it is.
             content = safe(content)
-    return {
-        "name": rules.or_none(rules.shown)(value["name"]),
-        "format_type": kind,
-        "content": content,
-        "mime_type": mime,
-        "extension": extension,
-    }
+    return {**extra, "content": content}
 
 
 phase = rules.one_of(*_PHASES)
 location = rules.tuple_of(rules.shown, rules.or_none(rules.number), rules.shown)
 
 _REQUIRED: dict[str, Rule] = {
-    "outcome": _outcome,
+    "outcome": rules.matching(_OUTCOME),
     "when": phase,
     "duration": lambda value: max(0.0, rules.seconds(value)),  # clocks are turned back
     "start": rules.seconds,

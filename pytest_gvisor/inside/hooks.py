@@ -39,7 +39,6 @@ _RUN_NO_TEST = ("cacheshow", "collectonly", "setupplan", "show_fixtures_per_test
 """Options with which pytest begins a session all the same."""
 
 _session_key: pytest.StashKey[InsideSession] = pytest.StashKey()
-_workers_key: pytest.StashKey[bool] = pytest.StashKey()
 
 
 def __dir__() -> list[str]:
@@ -56,25 +55,26 @@ def pytest_configure(config: pytest.Config) -> None:
         _isolation(config)
     if names := config.getini(FIELDS):
         _check_fields(names)
-    if not here_is_inside() and not config.getoption("no_gvisor"):
-        if paths := config.getoption("gvisor_writable"):
-            from pytest_gvisor.inside import visible  # noqa: PLC0415 -- idle costs nothing
+    if here_is_inside() or config.getoption("no_gvisor"):
+        return
+    if paths := config.getoption("gvisor_writable"):
+        from pytest_gvisor.inside import visible  # noqa: PLC0415 -- idle costs nothing
 
-            with misuse_ends_session():
-                visible.check_writable(paths)
-        _readable(config)
-        if _entries(config):
-            _environment(config)
-        if config.getoption("gvisor_user") is not None or config.getini("gvisor_user"):
-            from pytest_gvisor.inside import users  # noqa: PLC0415 -- idle costs nothing
+        with misuse_ends_session():
+            visible.check_writable(paths)
+    _readable(config)
+    if _entries(config):
+        _environment(config)
+    if config.getoption("gvisor_user") is not None or config.getini("gvisor_user"):
+        from pytest_gvisor.inside import users  # noqa: PLC0415 -- idle costs nothing
 
-            with misuse_ends_session():
-                users.of_run(config)
-        if config.getini(RETURNS):
-            from pytest_gvisor.inside import returned  # noqa: PLC0415 -- idle costs nothing
+        with misuse_ends_session():
+            users.of_run(config)
+    if config.getini(RETURNS):
+        from pytest_gvisor.inside import returned  # noqa: PLC0415 -- idle costs nothing
 
-            with misuse_ends_session():
-                returned.check(config)
+        with misuse_ends_session():
+            returned.check(config)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -273,38 +273,6 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
             inside.close()
 
 
-@pytest.hookimpl(wrapper=True, trylast=True)
-def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
-    """Write the files that came back, when the plugins of the host have written theirs."""
-    yield
-    inside = session.config.stash.get(_session_key, None)
-    if inside is not None or _has_returned(session.config):
-        from pytest_gvisor.inside import landing  # noqa: PLC0415 -- idle costs nothing
-
-        landing.finish(session, None if inside is None else inside.returned)
-    if inside is not None:
-        from pytest_gvisor.plugin.stash import launcher_of  # noqa: PLC0415 -- as above
-
-        # All is torn down. The keeper ends beside pytest's summary, and is waited for after it.
-        launcher_of(session.config).leave()
-
-
-@pytest.hookimpl
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    """Report which files came back, and which did not."""
-    if _session_key in config.stash or _has_returned(config):
-        from pytest_gvisor.inside import landing  # noqa: PLC0415 -- idle costs nothing
-
-        landing.show(terminalreporter, config)
-
-
-def _has_returned(config: pytest.Config) -> bool:
-    """Whether workers of xdist have sent what came of their files."""
-    return config.stash.get(_workers_key, False)
-
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell a worker of xdist what the user has given: xdist gives each of them a folder."""
@@ -318,7 +286,6 @@ def pytest_testnodedown(node: Any) -> None:
     if "gvisor_returned" in output:
         from pytest_gvisor.inside import landing  # noqa: PLC0415 -- idle costs nothing
 
-        node.config.stash[_workers_key] = True
         landing.take_worker(node.config, node.gateway.id, output)
 
 

@@ -27,12 +27,18 @@ Names = dict[str, frozenset[str] | None]
 
 def of_start(config: pytest.Config, shown: Shown) -> State:
     """Return the state for a start that shows these files."""
-    return _state(_folders(config, shown), _temporary(config))
+    return now(config, _folders(config, shown))
 
 
-def now(config: pytest.Config, before: State) -> State:
-    """Return the present state of the same folders."""
-    return _state(before, _temporary(config))
+def now(config: pytest.Config, folders: Iterable[str]) -> State:
+    """Return the names in folders, and the state of files that a start may read.
+
+    A sandbox may keep what it has read of them. Byte code does not count. Nor does a base of
+    temporary folders, which pytest makes in the meantime.
+    """
+    given = config.getoption("basetemp")
+    temporary = os.path.join(config.invocation_params.dir, given) if given else ""
+    return {folder: frozenset(_entries(folder, temporary)) for folder in folders}
 
 
 def read(state: State) -> State:
@@ -71,12 +77,6 @@ def _names(folder: str) -> frozenset[str] | None:
         return None
 
 
-def _temporary(config: pytest.Config) -> str:
-    """Return the base of temporary folders that was given: pytest makes it in the meantime."""
-    given = config.getoption("basetemp")
-    return os.path.join(config.invocation_params.dir, given) if given else ""
-
-
 def _folders(config: pytest.Config, shown: Shown) -> Iterator[str]:
     """Yield the project's folders that a Python inside may have read before its gate.
 
@@ -90,15 +90,6 @@ def _folders(config: pytest.Config, shown: Shown) -> Iterator[str]:
     for path in dict.fromkeys(wanted):
         if any(within(path, top) for top in shown.paths):
             yield path
-
-
-def _state(folders: Iterable[str], temporary: str) -> State:
-    """Return the names in folders, and the state of files that a start may read.
-
-    A sandbox may keep what it has read of them. Byte code and the base of temporary folders do not
-    count.
-    """
-    return {folder: frozenset(_entries(folder, temporary)) for folder in folders}
 
 
 def _entries(folder: str, temporary: str, *, every: bool = False) -> Iterator[tuple[Any, ...]]:

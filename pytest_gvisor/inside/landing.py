@@ -24,6 +24,7 @@ import pytest
 
 from pytest_gvisor.errors import ProtocolError
 from pytest_gvisor.escape import escape
+from pytest_gvisor.plugin.stash import launcher_of
 from pytest_gvisor.programs import linux
 
 MOST_FILES = 100_000
@@ -143,10 +144,6 @@ class Store:
         """Keep a file that is whole."""
         self._files.setdefault(os.path.join(file.folder, file.path), []).append(file)
 
-    def paths(self) -> list[str]:
-        """Return the paths of all files that are kept."""
-        return list(self._files)
-
     def write(self) -> Tally:
         """Write all files to the host; return what came of it. Later calls write what is new."""
         for path, files in self._files.items():
@@ -193,6 +190,28 @@ def line(text: str) -> str:
     return escape(text).replace("\n", "\\n").replace("\t", "\\t")[:1000]
 
 
+class Landing:
+    """The plugin of a process that has files of sandboxes or workers. A controller has no store."""
+
+    def __init__(self, store: Store | None = None) -> None:
+        self._store = store
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
+        """Write the files that came back, when the plugins of the host have written theirs."""
+        yield
+        finish(session, self._store)
+        if self._store is not None:
+            # All is torn down. The keeper ends beside pytest's summary, and is waited for after it.
+            launcher_of(session.config).leave()
+
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter, config: pytest.Config
+    ) -> None:
+        """Report which files came back, and which did not."""
+        show(terminalreporter, config)
+
+
 def finish(session: pytest.Session, store: Store | None) -> None:
     """Write the files of this process, and fail a session of which one could not be written.
 
@@ -210,8 +229,9 @@ def finish(session: pytest.Session, store: Store | None) -> None:
 
 def take_worker(config: pytest.Config, worker: str, output: dict[str, Any]) -> None:
     """Add what a worker of xdist has sent."""
-    if _KEY in output:
-        config.stash.setdefault(_tally_key, Tally()).add(Tally(**output[_KEY]), f"{worker}: ")
+    if _tally_key not in config.stash:
+        config.pluginmanager.register(Landing())
+    config.stash.setdefault(_tally_key, Tally()).add(Tally(**output[_KEY]), f"{worker}: ")
 
 
 def show(reporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -329,15 +349,16 @@ def _is_same(here: int, name: str, source: int, offset: int, size: int) -> bool:
 
 def _write(here: int, name: str, source: int, offset: int, size: int) -> None:
     other = f".pytest-gvisor-{secrets.token_hex(8)}"
-    with contextlib.ExitStack() as undo:
-        fd = _new_file(here, other)
-        undo.callback(_unlink, here, other)
-        with _opened(fd):
+    try:
+        with _opened(_new_file(here, other)) as fd:
             _copy(fd, source, offset, size)
             with contextlib.suppress(FileExistsError):
                 # Under no name so far, so that nothing is left if this process is killed.
                 os.link(f"/proc/self/fd/{fd}", other, dst_dir_fd=here, follow_symlinks=True)
         os.rename(other, name, src_dir_fd=here, dst_dir_fd=here)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(other, dir_fd=here)
 
 
 def _new_file(here: int, name: str) -> int:
@@ -349,11 +370,6 @@ def _new_file(here: int, name: str) -> int:
         if error.errno not in _UNNAMED_REFUSED:
             raise
     return os.open(name, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _MODE, dir_fd=here)
-
-
-def _unlink(here: int, name: str) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(name, dir_fd=here)
 
 
 def _copy(fd: int, source: int, offset: int, size: int) -> None:

@@ -24,7 +24,6 @@ from pytest_gvisor.guest.returns import MARK
 from pytest_gvisor.inside import byte_code
 from pytest_gvisor.run.connected import Driven, Ended
 from pytest_gvisor.run.logs import debugged
-from pytest_gvisor.run.request import Record
 
 MAX_MESSAGE = 64 * 1024 * 1024
 MAX_VALUES = 1_000_000
@@ -36,6 +35,9 @@ _MOST = 256 * 1024 * 1024
 _SEND_DEADLINE = 10.0
 _TAIL = 8000
 _STACKS_TIME = 1.0
+_GREETING = 0.5
+"""Seconds for runsc to come as far as to need the host, which takes it some 30 ms."""
+
 _LOOK = 0.02
 """Seconds between looks at what a pytest holds back: while it runs tests it sends more often."""
 
@@ -54,6 +56,7 @@ class Link:
     def __init__(self, driven: Driven, *, copy: bool = False) -> None:
         """Start the pytest; a copy goes on at its gate."""
         self._driven = driven
+        self.record = driven.record
         self.copy = copy
         """Whether it is a copy of a sandbox that was saved at its gate."""
 
@@ -90,12 +93,12 @@ class Link:
         self._socket = self._supervisor.pipes.socket
         self._supervisor.change(self._socket, selectors.EVENT_READ, self._read)
 
-    def greet(self, patience: float) -> None:
-        """Take part in the start, as far as it needs the host; for ``patience`` seconds at most.
+    def greet(self) -> None:
+        """Take part in the start, as far as it needs the host; for a moment at most.
 
         runsc waits for an answer before it boots the sandbox (`sentry.Listener`).
         """
-        until, listener = time.monotonic() + patience, self._supervisor.listener
+        until, listener = time.monotonic() + _GREETING, self._supervisor.listener
         while not listener.greeted and not self._supervisor.over:
             if (left := until - time.monotonic()) <= 0:
                 return
@@ -108,11 +111,6 @@ class Link:
         """
         if (memory := self._supervisor.pipes.memory) >= 0:
             byte_code.store(memory, shows)
-
-    def drop_supply(self) -> None:
-        """Give the memory of `supply` back: the pytest has passed its gate."""
-        if (memory := self._supervisor.pipes.memory) >= 0:
-            byte_code.drop(memory)
 
     def send(self, op: str, **fields: object) -> None:
         """Send a command. Raises `Died` if the pytest is gone or does not read."""
@@ -201,16 +199,16 @@ class Link:
 
     def _turn(self, timeout: float) -> None:
         self._supervisor.turn(timeout)
-        if self.show is not None:
-            self._relay(self.show)
+        self._relay()
 
-    def _relay(self, show: Callable[[bytes], None]) -> None:
+    def _relay(self) -> None:
         """Pass on the new output on standard error, as far as it is still held."""
+        if self.show is None:
+            return
         stderr = self._supervisor.pipes.stderr
-        fresh = stderr.total - self._shown
-        if fresh:
+        if fresh := stderr.total - self._shown:
             self._shown = stderr.total
-            show(stderr.last(fresh))
+            self.show(stderr.last(fresh))
 
     def catch_up(self) -> None:
         """Take the output that is on standard error by now."""
@@ -305,11 +303,10 @@ class Link:
         self._given_up = True
         self._supervisor.terminate()
         until = time.monotonic() + _STACKS_TIME
-        while not self._is_at_end() and (left := until - time.monotonic()) > 0:
+        while not (self._supervisor.over or self.attended):
+            if (left := until - time.monotonic()) <= 0:
+                return
             self._turn(left)
-
-    def _is_at_end(self) -> bool:
-        return self._supervisor.over or self.attended
 
     def leave(self, patience: float = 0.0) -> Ended:
         """Wait ``patience`` seconds for the end, and kill the rest; return the end.
@@ -319,8 +316,7 @@ class Link:
         if self._ended is None:
             self._stop_reading(Died("it is gone"))
             self._ended = self._driven.leave(patience)
-            if self.show is not None:
-                self._relay(self.show)
+            self._relay()
         return self._ended
 
     def close(self, patience: float = 0.0) -> Ended:
@@ -334,18 +330,13 @@ class Link:
         self._supervisor.count_from_here()
 
     @property
-    def record(self) -> Record:
-        """Return the record of the run."""
-        return self._driven.record
-
-    @property
     def start(self) -> float | None:
         """Return the seconds of the sandbox's start, if they were measured."""
         return self._supervisor.start
 
     def told(self) -> str:
         """Describe a sandbox that has ended: status, logs, standard error."""
-        record = self._driven.record
+        record = self.record
         lines = []
         if record.completed is not None:
             code = record.completed.returncode

@@ -11,7 +11,6 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 from pytest_gvisor.escape import escape
 from pytest_gvisor.inside.visible import KEY, OPTION
@@ -32,17 +31,6 @@ _MOST_LINKS = 40
 _REMOTE = frozenset({"9p", "afs", "ceph", "cifs", "nfs", "nfs4", "smb3"})
 # Tests inside have such folders of their own. The host may have files of the same names there.
 _OWN = "/tmp/pytest-of-"
-
-
-class _Found(NamedTuple):
-    real: str
-    """The path on the host, links resolved."""
-
-    seen: bool
-    """Whether tests inside see each link on the way."""
-
-    link: str = ""
-    """The last link that they see."""
 
 
 def hint(texts: Iterable[str], holds: Callable[[str], bool], cwd: str) -> str:
@@ -85,20 +73,24 @@ class _Lookup:
 
     def hidden(self, path: str) -> tuple[str, str] | None:
         """Return the path to show and a sentence on it, for a file that is hidden from tests."""
-        found = self._resolve(path)
-        if found is None or danger(found.real) or (self._holds(found.real) and found.seen):
+        real, seen, link = self._resolve(path) or ("", True, "")
+        shown = self._holds(real)
+        if not real or danger(real) or (shown and seen):
             return None
-        path = escape(path)
-        if self._holds(found.real) or not found.link:
-            return _whole(path), f"{path} is on the host, and is not shown to tests inside."
-        real = escape(found.real)
-        return _whole(found.real), (
-            f"{escape(found.link)} is a link on the way to {real}, which is not shown to tests "
-            "inside."
-        )
+        text = f"{path} is on the host, and is not shown to tests inside."
+        if link and not shown:
+            text = f"{link} is a link on the way to {real}, which is not shown to tests inside."
+            path = real
+        # Of a file in git's folder that folder: git needs all of it.
+        above, git, _below = path.partition("/.git/")
+        return f"{above}/.git" if git else path, escape(text)
 
-    def _resolve(self, path: str) -> _Found | None:
-        """Resolve a path; None where it does not exist or is not to be looked up."""
+    def _resolve(self, path: str) -> tuple[str, bool, str] | None:
+        """Resolve a path; None where it does not exist or is not to be looked up.
+
+        Return the real path, whether tests inside see each link on the way, and the last link that
+        they see.
+        """
         rest = [part for part in reversed(path.split("/")) if part]
         way, links, seen, last = "", 0, True, ""
         while rest:
@@ -123,7 +115,7 @@ class _Lookup:
                 rest += [part for part in reversed(target.split("/")) if part not in {"", "."}]
             else:
                 way = here
-        return _Found(way or "/", seen, last)
+        return way or "/", seen, last
 
     def _is_known(self, path: str) -> bool:
         """Whether a path is a folder by the table of mounts alone."""
@@ -137,9 +129,3 @@ class _Lookup:
             return True
         # A project that lies on such a file system needs it anyway.
         return (kind in _REMOTE or kind.startswith("fuse")) and not self._holds(path)
-
-
-def _whole(path: str) -> str:
-    """Return the path to show: of a file in git's folder that folder, of which git needs all."""
-    above, git, _below = path.partition("/.git/")
-    return f"{above}/.git" if git else path

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.guest.passed import is_usual
 from pytest_gvisor.inside import rules
 from pytest_gvisor.inside.fields import location, phase
 
@@ -23,11 +22,7 @@ class Reviver:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._hook = config.hook.pytest_report_from_serializable
-        self._usual = is_usual(self._hook)
         self._nodeid = ""
-        self._id: Any = ""
-        """The same, or what pytest 9.2 has parsed from it for the test's first report."""
-
         self._location: tuple[str, int | None, str] | None = None
         self._keywords: dict[str, Any] = {}
 
@@ -37,35 +32,28 @@ class Reviver:
         Raises `ProtocolError` for data of another shape.
         """
         with rules.reading("a passed phase from inside that cannot be one"):
-            return self._revive(short, nodeid)
-
-    def _revive(self, short: Any, nodeid: str) -> pytest.TestReport:
-        if "location" in short:
-            self._location = location(short["location"])
-            self._keywords = dict.fromkeys(_KEYWORDS(short["keywords"]), 1)
-            self._nodeid = self._id = nodeid
-        if self._location is None or self._nodeid != nodeid:
-            raise ValueError("a test without a location")
-        duration, start, stop = _TIMES(short["times"])
-        fields: dict[str, Any] = {
-            "nodeid": nodeid,
-            "location": self._location,
-            "keywords": {**self._keywords},
-            "outcome": "passed",
-            "longrepr": None,
-            "when": phase(short["when"]),
-            "sections": [],
-            "duration": max(0.0, duration),
-            "start": start,
-            "stop": stop,
-            "user_properties": [],
-            "$report_type": "TestReport",
-        }
-        if self._usual:
-            report = pytest.TestReport(**{**fields, "nodeid": self._id})
-            self._id = getattr(report, "id", nodeid)
+            if "location" in short:
+                self._location = location(short["location"])
+                self._keywords = dict.fromkeys(_KEYWORDS(short["keywords"]), 1)
+                self._nodeid = nodeid
+            if self._location is None or self._nodeid != nodeid:
+                raise ValueError("a test without a location")
+            duration, start, stop = _TIMES(short["times"])
+            fields: dict[str, Any] = {
+                "nodeid": nodeid,
+                "location": self._location,
+                "keywords": {**self._keywords},
+                "outcome": "passed",
+                "longrepr": None,
+                "when": phase(short["when"]),
+                "sections": [],
+                "duration": max(0.0, duration),
+                "start": start,
+                "stop": stop,
+                "user_properties": [],
+                "$report_type": "TestReport",
+            }
+            report = self._hook(config=self._config, data=fields)
+            if not isinstance(report, pytest.TestReport):
+                raise TypeError(f"a plugin here makes {type(report)} of a report")
             return report
-        report = self._hook(config=self._config, data=fields)
-        if not isinstance(report, pytest.TestReport):
-            raise TypeError(f"a plugin here makes {type(report)} of a report")
-        return report

@@ -6,15 +6,12 @@ import pytest
 
 from pytest_gvisor.errors import GvisorError, UsageError
 from pytest_gvisor.plugin import markers
-from pytest_gvisor.plugin.placement import MARKERS, plan_key
+from pytest_gvisor.plugin.placement import plan_key
 from pytest_gvisor.plugin.precedence import location, settings_of
 from pytest_gvisor.plugin.skips import fail_misuse
-from pytest_gvisor.plugin.stash import platform_key
 from pytest_gvisor.settings import Platform, Settings
 
 _refused_key = pytest.StashKey[bool]()
-_chosen_key = pytest.StashKey[tuple[list[pytest.Mark], Platform]]()
-_alike_key = pytest.StashKey[dict[tuple[Platform | None, str | None], Platform]]()
 
 
 def is_refused(item: pytest.Item) -> bool:
@@ -29,33 +26,14 @@ def is_refused(item: pytest.Item) -> bool:
 
 
 def require_platform(item: pytest.Item, *, examine: bool = False) -> Platform:
-    """Return the platform of a test. Skips or fails the test if a requirement is missing.
-
-    Most tests are asked for twice: before the one ahead of them, and in their turn.
-    """
-    marks = list(item.iter_markers())
-    known, chosen = item.stash.get(_chosen_key, ([], Platform.KVM))
-    if chosen is not Platform.KVM and not examine and list(map(id, known)) == list(map(id, marks)):
-        return chosen
-    plan = item.stash[plan_key]
-    # Without a marker of ours, the plan alone decides: for most tests the same.
-    alike = item.config.stash.setdefault(_alike_key, {})
-    kind = plan.platform, plan.release
-    plain = MARKERS.isdisjoint(mark.name for mark in marks)
-    if plain and not examine and kind in alike:
-        platform = item.stash[platform_key] = alike[kind]
-        item.stash[_chosen_key] = marks, platform
-        return platform
+    """Return the platform of a test. Skips or fails the test if a requirement is missing."""
     with fail_misuse():
         settings = settings_of(item)
         _check_no_image(item, settings)
     markers.check_requirements(item)
-    platform = markers.choose_platform(item, settings, plan.platform)
+    platform = markers.choose_platform(item, settings, item.stash[plan_key].platform)
     if examine or platform is Platform.KVM:
         markers.check_platform(item, settings, platform)
-    elif plain:
-        alike[kind] = platform
-    item.stash[_chosen_key] = marks, platform
     return platform
 
 

@@ -70,20 +70,6 @@ class Agreed:
     writable: tuple[str, ...] = ()
     basetemp: str | None = None
 
-    def command(self, files: int, size: int) -> dict[str, Any]:
-        """Return all this for the first process, with the number and size of files to send."""
-        wanted = [place.folder for place in self.places if os.path.isdir(place.folder)]
-        if self.basetemp is not None:
-            wanted.append(os.path.dirname(self.basetemp))
-        return {
-            "places": [place._asdict() for place in self.places],
-            "project": self.project,
-            "writable": self.writable,
-            "folders": list(dict.fromkeys(wanted)),
-            "files": files,
-            "bytes": size,
-        }
-
 
 def agree(
     config: pytest.Config,
@@ -146,7 +132,9 @@ def _outputs(config: pytest.Config) -> Iterator[Place]:
     """Yield the places that output options name."""
     here = str(config.invocation_params.dir)
     for dest in (*OUTPUT_FILES, *OUTPUT_FOLDERS):
-        value = getattr(config.option, dest, None) or _ini(config, dest)
+        value = getattr(config.option, dest, None)
+        if dest == "log_file":
+            value = value or config.getini(dest)
         if not isinstance(value, str | os.PathLike) or not os.fspath(value):
             continue
         path = os.path.normpath(os.path.join(here, os.fspath(value)))
@@ -155,10 +143,6 @@ def _outputs(config: pytest.Config) -> Iterator[Place]:
             yield _place(config, folder, name=name, merged=dest in MERGED)
         else:
             yield _place(config, path)
-
-
-def _ini(config: pytest.Config, dest: str) -> object:
-    return config.getini(dest) if dest == "log_file" else None
 
 
 def _snapshots(config: pytest.Config, items: Sequence[pytest.Item]) -> Iterator[Place]:
@@ -228,8 +212,19 @@ class Taker:
         self._sandbox = self._sandbox or nodeid
 
     def command(self) -> dict[str, Any]:
-        """Return what the first process is to send."""
-        return self.agreed.command(self._store.files_left, self._store.bytes_left)
+        """Return for the first process what it is to send, with the number and size of files."""
+        agreed = self.agreed
+        wanted = [place.folder for place in agreed.places if os.path.isdir(place.folder)]
+        if agreed.basetemp is not None:
+            wanted.append(os.path.dirname(agreed.basetemp))
+        return {
+            "places": [place._asdict() for place in agreed.places],
+            "project": agreed.project,
+            "writable": agreed.writable,
+            "folders": list(dict.fromkeys(wanted)),
+            "files": self._store.files_left,
+            "bytes": self._store.bytes_left,
+        }
 
     def receive(self, link: Link, start: float) -> bool:
         """Take all that the first process sends; return whether its pytest has ended.

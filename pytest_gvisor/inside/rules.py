@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -99,6 +100,18 @@ def seconds(value: Any) -> float:
     if not isinstance(value, int | float) or not abs(value) < LONGEST_TIME:
         raise TypeError(f"{value!r:.50} in the place of seconds")
     return float(value)
+
+
+def matching(pattern: str) -> Rule:
+    """Return a rule for a text that is as a whole of this pattern."""
+    whole = re.compile(pattern)
+
+    def rule(value: Any) -> str:
+        if not whole.fullmatch(exact_text(value)):
+            raise ValueError(f"{value!r:.50} in the place of {pattern}")
+        return str(value)
+
+    return rule
 
 
 def one_of(*words: str) -> Rule:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,7 @@ from pytest_gvisor.escape import Live
 from pytest_gvisor.inside import ahead, early, reports
 from pytest_gvisor.inside.copies import Copies
 from pytest_gvisor.inside.groups import Group, planned, seat_key
-from pytest_gvisor.inside.landing import Store
+from pytest_gvisor.inside.landing import Landing, Store
 from pytest_gvisor.inside.plugins import allure, unbridged
 from pytest_gvisor.inside.plugins.bridges import Bridges
 from pytest_gvisor.inside.requirements import is_refused, require_platform
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 
 _MAX_FALSE_STARTS = 3
+_STOPS = (KeyboardInterrupt, pytest.exit.Exception)
+"""The exceptions that end the session, and are no outcome of a test."""
+
 _LAST_END = 10.0
 """Seconds for runsc to end when the pytest inside has: it takes some 15 ms."""
 
@@ -45,8 +49,8 @@ class InsideSession:
         self._config.pluginmanager.register(self._bounds)
         self._bridges = Bridges(self._config, self._bounds)
         self._inside = inside
-        self.returned = Store()
-        """The files that have come back."""
+        self._returned = Store()
+        self._config.pluginmanager.register(Landing(self._returned))
 
         self._started = 0
         self.copies = Copies(self._config)
@@ -69,7 +73,7 @@ class InsideSession:
         if platform is not None:
             ids = self._ids(item, nextitem)
             ended, lost = self._run_in_group(item, group, platform, ids)
-            if ids.following is None and group.lifetime is not Isolation.SESSION:
+            if not ids.upcoming and group.lifetime is not Isolation.SESSION:
                 self._finish_group(group)
         self._tear_down_here(item, nextitem)
         allure.settle(item, ended=ended, lost=lost)
@@ -81,11 +85,11 @@ class InsideSession:
         state = item.session._setupstate
         if not state.stack:
             return
-        call = pytest.CallInfo.from_call(lambda: state.teardown_exact(nextitem), when="teardown")
+        call = pytest.CallInfo.from_call(
+            lambda: state.teardown_exact(nextitem), when="teardown", reraise=_STOPS
+        )
         if call.excinfo is not None:
             _log_phase(item, call)
-            if call.excinfo.errisinstance((KeyboardInterrupt, pytest.exit.Exception)):
-                raise call.excinfo.value
 
     def _run_in_group(
         self, item: pytest.Item, group: Group, platform: Platform, ids: ahead.Ids
@@ -136,14 +140,11 @@ class InsideSession:
         Only where ``examine`` says so, and for kvm, whose devices may hang a sandbox for ever, is
         it tried first.
         """
-        found: list[Platform] = []
         call = pytest.CallInfo.from_call(
-            lambda: found.append(require_platform(item, examine=examine)), when="setup"
+            lambda: require_platform(item, examine=examine), when="setup", reraise=_STOPS
         )
         if call.excinfo is None:
-            return found[0]
-        if call.excinfo.errisinstance((KeyboardInterrupt, pytest.exit.Exception)):
-            raise call.excinfo.value
+            return call.result
         teardown = pytest.CallInfo.from_call(lambda: None, when="teardown")
         for phase in (call, teardown):
             _log_phase(item, phase)
@@ -153,19 +154,18 @@ class InsideSession:
         """Return the node ids inside of a test and of those after it: their fixtures stay set
         up.
         """
-        following = next(self._upcoming(item, nextitem), None)
-        sure: list[pytest.Item] = []
-        after: pytest.Item | None = None
+        room = self._room(item)
+        upcoming = [*itertools.islice(self._upcoming(item, nextitem), room + 1)]
+        sure = 0
         # A worker of xdist does not know the test after the next one.
-        is_worker = hasattr(self._config, "workerinput")
-        if following is not None and following is nextitem and not is_worker:
-            sure = self._sure(item, following, self._room(item))
-            after = next(self._upcoming(sure[-1], following), None) if sure else None
+        if upcoming[:1] == [nextitem] and not hasattr(self._config, "workerinput"):
+            after = item.stash[seat_key].position + 1
+            pairs = zip(upcoming, item.session.items[after : after + room], strict=False)
+            sure = len([*itertools.takewhile(lambda pair: pair[0] is pair[1], pairs)])
         return ahead.Ids(
             inner=item.stash[plan_key].inner,
-            following=_inner(following),
-            sure=tuple(other.stash[plan_key].inner for other in sure),
-            after_those=_inner(after),
+            upcoming=tuple(other.stash[plan_key].inner for other in upcoming),
+            sure=sure,
         )
 
     def _room(self, item: pytest.Item) -> int:
@@ -175,37 +175,20 @@ class InsideSession:
         most = ahead.most(self._config, group.settings, writable=writable, live=live)
         return min(most, 1 if group.worker is None else group.worker.ahead.room)
 
-    @staticmethod
-    def _sure(item: pytest.Item, following: pytest.Item, room: int) -> list[pytest.Item]:
-        """Return the tests that come right after this one in its sandbox, whatever its outcome."""
-        group, _number, position = item.stash[seat_key]
-        if not room:
-            return []
-        found, items = [following], item.session.items
-        if items[position + 1 : position + 2] != found:
-            return found
-        for other in items[position + 2 : position + 1 + room]:
-            seat = other.stash.get(seat_key, None)
-            if seat is None or seat.group is not group or is_refused(other):
-                break
-            found.append(other)
-        return found
-
     def _upcoming(self, item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[pytest.Item]:
         """Yield the tests after this one in its sandbox that the host will not skip or fail.
 
         Under xdist nobody knows what comes after the next test.
         """
         group, number, _position = item.stash[seat_key]
-        others: Iterable[pytest.Item] = ()
         if nextitem is None:
-            pass
-        elif hasattr(self._config, "workerinput"):
+            return
+        others: Iterable[pytest.Item]
+        others = (group.items[i] for i in range(number + 1, len(group.items)))
+        if hasattr(self._config, "workerinput"):
             seat = nextitem.stash.get(seat_key, None)
             others = [nextitem] if seat is not None and seat.group is group else []
-        else:
-            others = (group.items[i] for i in range(number + 1, len(group.items)))
-        return (other for other in others if not is_refused(other))
+        yield from (other for other in others if not is_refused(other))
 
     def _worker(self, group: Group, platform: Platform) -> Worker:
         return Worker(
@@ -221,7 +204,14 @@ class InsideSession:
 
     def _start(self, group: Group, platform: Platform) -> tuple[Link, Taker]:
         """Start a sandbox for a group, and let its pytest collect. Raises `GvisorError`."""
-        taker = self._taker(group.items)
+        self._started += 1
+        agreed = agree(
+            self._config,
+            group.items,
+            writable=self._inside.writable,
+            basetemp=basetemp(self._config, group.items, self._started),
+        )
+        taker = Taker(self._returned, agreed)
         planned = plan(
             self._config,
             platform=platform,
@@ -237,7 +227,8 @@ class InsideSession:
             taker=taker,
             show=self._show(),
         )
-        if self._has_copies(group):
+        # Several sandboxes are started in the same way, for a test or a module each.
+        if any(other.starts_like(group) for other in self._groups):
             link = self.copies.begin(planned, go_on)
             # It loads the project meanwhile.
             self._prepare_next(group)
@@ -245,10 +236,6 @@ class InsideSession:
             link = early.begun(self._config, planned).link
             go_on(link)
         return link, taker
-
-    def _has_copies(self, group: Group) -> bool:
-        """Whether several sandboxes are started in the same way, for a test or a module each."""
-        return any(other.starts_like(group) for other in self._groups)
 
     def _prepare_next(self, group: Group) -> None:
         """Start the next test's sandbox, if it has one of its own that is a copy like this one."""
@@ -258,12 +245,6 @@ class InsideSession:
             return
         if following is not None and not is_refused(following):
             self.copies.prepare()
-
-    def _taker(self, items: Sequence[pytest.Item]) -> Taker:
-        self._started += 1
-        place = basetemp(self._config, items, self._started)
-        writable = self._inside.writable
-        return Taker(self.returned, agree(self._config, items, writable=writable, basetemp=place))
 
     def _show(self) -> Callable[[bytes], None] | None:
         if self._config.getoption("capture", "fd") != "no":
@@ -315,10 +296,6 @@ class InsideSession:
         if worker == "gw0" and (text := unbridged.find(self._config, items)):
             self._bounds.say(text)
         unbridged.keep_snapshots(self._config, items)
-
-
-def _inner(item: pytest.Item | None) -> str | None:
-    return None if item is None else item.stash[plan_key].inner
 
 
 def _log_phase(item: pytest.Item, call: pytest.CallInfo[Any]) -> None:

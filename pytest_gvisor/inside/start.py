@@ -87,10 +87,6 @@ class Plan:
         names = (field.name for field in dataclasses.fields(self))
         return [name for name in names if getattr(ours, name) != getattr(theirs, name)]
 
-    def starts_like(self, other: Plan) -> bool:
-        """Whether both start equal sandboxes up to the gate."""
-        return not self.changed(other)
-
 
 def plan(
     config: pytest.Config,

@@ -91,9 +91,6 @@ class Inhabitant:
     """The group that files of groups but the user's are shown with. It is root's, or one that the
     user needs to reach what is shown."""
 
-    shown: tuple[str, ...] = ()
-    """Folders of the host that tests see."""
-
     def argument(self, prepared: Prepared) -> str:
         """Return the argument for guest/worker.py."""
         roots = _of_root(prepared, self.account.home) if self.nested else ()
@@ -122,7 +119,7 @@ def inhabitant(user: str, way: Way, shown: Sequence[str]) -> Inhabitant | None:
         return _caller(nested=nested, shown=shown)
     uid, gid = map(int, user.split(":"))
     account = Account(uid=uid, gid=gid, home=f"/home/{NAME}", groups=((gid, NAME),))
-    return Inhabitant(account=account, groups=(gid,), nested=nested, shown=tuple(shown))
+    return Inhabitant(account=account, groups=(gid,), nested=nested)
 
 
 def _caller(*, nested: bool, shown: Sequence[str]) -> Inhabitant:
@@ -139,7 +136,6 @@ def _caller(*, nested: bool, shown: Sequence[str]) -> Inhabitant:
         groups=tuple(groups),
         nested=nested,
         others=_group_of(shown, uid, {*groups} - {gid}),
-        shown=tuple(shown),
     )
 
 

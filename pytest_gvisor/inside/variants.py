@@ -12,11 +12,10 @@ import pytest
 from pytest_gvisor.inside import users
 from pytest_gvisor.plugin.placement import misuse_ends_session, native_key, plan_key
 from pytest_gvisor.plugin.plan import Plan
-from pytest_gvisor.plugin.precedence import location, run_settings, settings_of
+from pytest_gvisor.plugin.precedence import location, settings_of
 from pytest_gvisor.setting_values import NATIVE
 from pytest_gvisor.settings import Platform, Settings
 
-_MARKERS = frozenset({"gvisor", "in_gvisor"})
 _nodeid_key = pytest.StashKey[str]()
 
 
@@ -27,52 +26,20 @@ def expand(items: list[pytest.Item], inside: Iterable[pytest.Item]) -> None:
     """
     expanded: list[pytest.Item] = []
     chosen = set(map(id, inside))
-    usual = _usual(items[0].config) if items else None
-    known: dict[int, bool] = {}
     for item in items:
         if id(item) not in chosen:
-            expanded.append(item)
-            continue
-        if usual is not None and not _is_marked(item, known):
-            item.stash[plan_key] = usual._replace(inner=item.nodeid)
             expanded.append(item)
             continue
         with misuse_ends_session():
             settings = settings_of(item)
         variants = _variants(settings)
-        if settings.native:
-            twins = [_twin(item, *variant) for variant in variants]
-            expanded += [_native(item), *twins]
-        elif len(variants) > 1:
-            expanded += [_twin(item, *variant) for variant in variants]
-        else:
+        if len(variants) == 1 and not settings.native:
             item.stash[plan_key] = _plan(item, variants[0][1], None)
             expanded.append(item)
+            continue
+        twins = [_twin(item, *variant) for variant in variants]
+        expanded += [_native(item), *twins] if settings.native else twins
     items[:] = expanded
-
-
-def _usual(config: pytest.Config) -> Plan | None:
-    """Return the plan of a test without markers of ours; None if it may have several variants."""
-    settings = run_settings(config)
-    variants = _variants(settings)
-    if len(variants) > 1 or settings.native or settings.releases:
-        return None
-    return Plan(inner="", platform=variants[0][1], fresh=False, user=users.of_run(config))
-
-
-def _is_marked(node: pytest.Item | pytest.Collector, known: dict[int, bool]) -> bool:
-    """Whether a node or one above it has a marker of ours; ``known`` are answers of collectors.
-
-    A function may have thousands of tests by its parameters, of which most are deselected later.
-    """
-    if any(mark.name in _MARKERS for mark in node.own_markers):
-        return True
-    above = node.parent
-    if not isinstance(above, pytest.Collector):
-        return False
-    if id(above) not in known:
-        known[id(above)] = _is_marked(above, known)
-    return known[id(above)]
 
 
 def _variants(settings: Settings) -> list[tuple[str, Platform | None, str | None]]:
@@ -94,9 +61,10 @@ def _variants(settings: Settings) -> list[tuple[str, Platform | None, str | None
 
 def _plan(item: pytest.Item, platform: Platform | None, release: str | None) -> Plan:
     user = users.of_run(item.config)
-    marks = list(item.iter_markers("in_gvisor"))
-    for mark in reversed(marks):
-        if mark.args or not mark.kwargs.keys() <= {"fresh", "user"} or not _is_bool(mark, "fresh"):
+    fresh: Any = False
+    for mark in reversed([*item.iter_markers("in_gvisor")]):
+        fresh = mark.kwargs.get("fresh", False)
+        if mark.args or not mark.kwargs.keys() <= {"fresh", "user"} or type(fresh) is not bool:
             raise pytest.UsageError(
                 f"pytest-gvisor: {location(item)}: write @pytest.mark.in_gvisor(fresh=True), "
                 "in_gvisor(user='root') or @pytest.mark.in_gvisor, not with "
@@ -105,12 +73,7 @@ def _plan(item: pytest.Item, platform: Platform | None, release: str | None) -> 
         if "user" in mark.kwargs:
             with misuse_ends_session(f"{location(item)}: "):
                 user = users.read(mark.kwargs["user"], "user")
-    fresh = bool(marks) and marks[0].kwargs.get("fresh", False)
     return Plan(inner=item.nodeid, platform=platform, fresh=fresh, release=release, user=user)
-
-
-def _is_bool(mark: pytest.Mark, name: str) -> bool:
-    return isinstance(mark.kwargs.get(name, False), bool)
 
 
 def _native(item: pytest.Item) -> pytest.Item:

@@ -57,7 +57,12 @@ class Shown:
 
     def holds(self, path: str) -> bool:
         """Whether a path lies in what tests inside see, links not resolved."""
-        return any(within(path, other) for other in (*self.paths, *_SYSTEM, *_prefixes()))
+        return _is_held(path, self.paths)
+
+    @property
+    def folders(self) -> list[str]:
+        """Return all folders with code that a test may import."""
+        return [*self.paths, *_SYSTEM, *_prefixes()]
 
     @property
     def adds(self) -> bool:
@@ -147,13 +152,6 @@ def _is_held(path: str, found: Sequence[str]) -> bool:
 def _prefixes() -> list[str]:
     """Return the folders of Python that the host's root file system already has."""
     return [os.path.realpath(path) for path in {sys.prefix, sys.base_prefix}]
-
-
-def measurable(
-    config: pytest.Config, items: Sequence[pytest.Item], asked: Sequence[str] = ()
-) -> list[str]:
-    """Return all folders with code that a test may import. Raises `UsageError` like `shown`."""
-    return [*shown(config, items, asked).paths, *_SYSTEM, *_prefixes()]
 
 
 def named_packages(config: pytest.Config) -> list[str]:

@@ -18,7 +18,8 @@ from pytest_gvisor.errors import GvisorError, ProtocolError
 from pytest_gvisor.escape import safe
 from pytest_gvisor.inside import environment, fields, not_shown, reports, rules, users, visible
 from pytest_gvisor.inside.ahead import Ahead, Ids, Progress
-from pytest_gvisor.inside.coverage_data import MOST_BYTES, InsideCoverage, target_of
+from pytest_gvisor.inside.configuration import measuring
+from pytest_gvisor.inside.coverage_data import MOST_BYTES, InsideCoverage
 from pytest_gvisor.inside.debugger import Debugger, stopped
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
 from pytest_gvisor.inside.passed import Reviver
@@ -68,7 +69,6 @@ class Worker:
     ) -> None:
         self._config = config
         self._inside = inside
-        self._items = items
         self._shown = functools.cache(lambda: visible.shown(config, items, inside.readable))
         self._bounds = bounds
         self._bridges = bridges
@@ -155,7 +155,8 @@ class Worker:
             _belongs(message, first)
             self.ahead.pop()
         if first is None:
-            link.send("run", ids=[ids.inner], next=ids.following, maxfail=_failures_left(item))
+            following = ids.upcoming[0] if ids.upcoming else None
+            link.send("run", ids=[ids.inner], next=following, maxfail=_failures_left(item))
         else:
             self.ahead.pop()
         self.ahead.send(link, ids, self.ids)
@@ -211,19 +212,16 @@ class Worker:
         if report.failed:
             if hint := environment.hint(message.get("missed"), self._inside.held_back):
                 report.sections.append(("gvisor: environment", hint))
-            self._explain_files(report)
+            # Of the files that a failure names, the host may have some.
+            texts = [report.longreprtext, *(text for _title, text in report.sections)]
+            if told := self._explain(texts):
+                report.sections.append(("gvisor: files", told))
         return report
 
     def _explain(self, texts: Sequence[str]) -> str:
         """Return what there is to say of files that failures name and that are not shown."""
         cwd = str(self._config.invocation_params.dir)
         return not_shown.hint(texts, lambda path: self._shown().holds(path), cwd)
-
-    def _explain_files(self, report: pytest.TestReport) -> None:
-        """Say of files that a failure names whether the host has them."""
-        texts = [report.longreprtext, *(text for _title, text in report.sections)]
-        if told := self._explain(texts):
-            report.sections.append(("gvisor: files", told))
 
     def _explained(self, text: str) -> str:
         """Add to a failure's text what there is to say of the files that it names."""
@@ -282,7 +280,6 @@ class Worker:
                     self._common(message, "")
         finally:
             self._debugger.end()
-        link.drop_supply()
         with rules.reading("a collection from inside that cannot be one"):
             self.ids = frozenset(_TEXTS(message["ids"]))
             self._errors = _TEXTS(message["errors"])
@@ -363,13 +360,13 @@ class Worker:
 
     def _coverage(self) -> InsideCoverage | None:
         """Return the receiver of the coverage of this sandbox, if pytest-cov measures here."""
-        target, inside = target_of(self._config), self._inside
-        if target is None:
+        cov = measuring(self._config)
+        if cov is None:
             return None
         return InsideCoverage(
-            target,
-            shown=visible.measurable(self._config, self._items, inside.readable),
-            excluded=[*inside.writable, *places.session_bases()],
+            cov,
+            shown=self._shown().folders,
+            excluded=[*self._inside.writable, *places.session_bases()],
             cwd=str(self._config.invocation_params.dir),
             bounds=self._bounds,
         )

@@ -304,7 +304,7 @@ def inside_file(data: bytes) -> None:
     with contextlib.suppress(guest_frames.FrameError, ProtocolError), contextlib.closing(store):
         for line in data.split(b"\n"):
             taker.take(inside_link._decode(line))
-    for path in store.paths():
+    for path in store._files:
         assert path.isprintable()
         assert os.path.normpath(path) == path
         assert path.startswith(("/free/", "/guarded/"))

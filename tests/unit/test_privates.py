@@ -61,7 +61,6 @@ PRIVATES = {
         "_cov": "the name of pytest-cov's plugin",
         "subprocess._args_from_interpreter_flags": "the flags of this Python, for that inside",
     },
-    "inside/coverage_data": {"_cov": "the name of pytest-cov's plugin"},
     "inside/debugger": {"_pdbshown": "set: pytest's summary leaves out what it has shown"},
     "inside/fields": {
         "_id": "an attribute of reports",

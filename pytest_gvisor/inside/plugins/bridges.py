@@ -35,11 +35,8 @@ class Bridges:
     def __init__(self, config: pytest.Config, bounds: SessionBounds) -> None:
         made = {name: make(config, bounds) for name, make in _TABLE.items()}
         self._ends = {name: end for name, end in made.items() if end is not None}
-
-    @property
-    def names(self) -> list[str]:
-        """Return the names of the bridges, for the pytest inside."""
-        return list(self._ends)
+        self.names = list(self._ends)
+        """The names of the bridges, for the pytest inside."""
 
     def take(self, message: dict[str, Any], sender: Sender | None) -> None:
         """Hand on the data in a message. Raises `ProtocolError` if they are malformed."""

@@ -85,17 +85,13 @@ def find(config: pytest.Config, items: Sequence[pytest.Item]) -> str:
             loses = name in _DATABASES or (package in suspect and name not in complete)
         if loses and not any(_is_given(config, kept) for kept in _KEPT_BY.get(name, ())):
             named.append(shown)
-    return _warning(sorted(named))
-
-
-def _warning(names: Sequence[str]) -> str:
-    if not names:
+    if not named:
         return ""
-    more = ", …" if len(names) > _MOST else ""
+    more = ", …" if len(named) > _MOST else ""
     return (
         "plugins that sum up on the host, and have no bridge for what they gather in tests inside: "
-        f"{escape(', '.join(names[:_MOST]))}{more}. Their summaries and files may lack these "
-        'tests: see "Plugins" in docs/inside.md.'
+        f"{escape(', '.join(sorted(named)[:_MOST]))}{more}. Their summaries and files may lack "
+        'these tests: see "Plugins" in docs/inside.md.'
     )
 
 

@@ -32,8 +32,8 @@ class Commands:
 
 def send(named: Ahead, commands: Commands, number: int, count: int) -> None:
     """Let a test be followed by so many for sure."""
-    sure = NAMES[number + 1 : number + 1 + count]
-    ids = Ids(inner=NAMES[number], sure=sure, after_those=NAMES[number + 1 + count])
+    upcoming = NAMES[number + 1 : number + 2 + count]
+    ids = Ids(inner=NAMES[number], upcoming=upcoming, sure=count)
     named.send(cast("Link", commands), ids, NAMES)
 
 
@@ -63,7 +63,7 @@ def test_another_order_than_the_one_named_sends_nothing() -> None:
 def test_a_test_that_was_not_collected_inside_ends_the_order() -> None:
     """The host fails it in its turn."""
     named, commands = Ahead(), Commands()
-    ids = Ids(inner=NAMES[0], sure=NAMES[1:5], after_those=None)
+    ids = Ids(inner=NAMES[0], upcoming=NAMES[1:5], sure=4)
     named.send(cast("Link", commands), ids, {NAMES[1], NAMES[2], NAMES[4]})
     assert [inner for inner, _next in commands.sent] == [*NAMES[1:3]]
 
@@ -72,7 +72,7 @@ def test_long_ids_fill_no_socket() -> None:
     """Nobody reads commands while a test runs, so one test with a long id goes ahead alone."""
     named, commands = Ahead(), Commands()
     long = tuple(name + "x" * 5000 for name in NAMES)
-    named.send(cast("Link", commands), Ids(inner=NAMES[0], sure=long[:8]), long)
+    named.send(cast("Link", commands), Ids(inner=NAMES[0], upcoming=long[:8], sure=8), long)
     assert commands.sent == [(long[0], long[1])]
 
 

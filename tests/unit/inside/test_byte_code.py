@@ -145,14 +145,3 @@ def test_no_room_for_the_names_stores_nothing(memory: int, monkeypatch: pytest.M
     monkeypatch.setattr(layout, "MOST", 100)
     byte_code.store(memory, lambda path: True)
     assert not stored(memory)
-
-
-def test_the_memory_is_free_again_when_all_is_imported(memory: int) -> None:
-    """The messages of tests stay."""
-    os.pwrite(memory, b"a message", 0)
-    byte_code.store(memory, lambda path: True)
-    before = os.fstat(memory).st_blocks
-    byte_code.drop(memory)
-    assert os.fstat(memory).st_blocks <= before - 1000
-    assert not stored(memory)
-    assert os.pread(memory, 9, 0) == b"a message"

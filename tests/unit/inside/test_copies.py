@@ -49,7 +49,7 @@ class Sandbox:
         """Note that somebody waits."""
         self._do("wait")
 
-    def greet(self, _patience: float) -> None:
+    def greet(self) -> None:
         """Note the greeting."""
         self._do("greet")
 

@@ -14,7 +14,7 @@ from coverage.numbits import nums_to_numbits
 
 from pytest_gvisor.errors import ProtocolError, UsageError
 from pytest_gvisor.inside import coverage_data
-from pytest_gvisor.inside.coverage_data import InsideCoverage, Target, check_writable
+from pytest_gvisor.inside.coverage_data import InsideCoverage, check_writable
 from pytest_gvisor.inside.session_bounds import SessionBounds
 
 
@@ -31,17 +31,21 @@ class Sandbox:
         self.source = self.project / "mine.py"
         self.source.write_text("a = 1\n" * 20)
 
+    def cov(self, *tracers: str, branch: bool = False) -> SimpleNamespace:
+        """The measuring on the host."""
+        names = ["plugin.Templates", *tracers]
+        options = {"run:data_file": str(self.data / ".coverage"), "run:branch": branch}
+        return SimpleNamespace(
+            get_option=options.get, sys_info=lambda: [("plugins.file_tracers", names)]
+        )
+
     def measured(self, *, branch: bool = False) -> InsideCoverage:
         """The receiver of the sandbox's messages."""
         config = SimpleNamespace(
             issue_config_time_warning=lambda warning, **_: self.said.append(str(warning))
         )
         return InsideCoverage(
-            Target(
-                base=str(self.data / ".coverage"),
-                branch=branch,
-                tracers=lambda: frozenset({"plugin.Templates"}),
-            ),
+            self.cov(branch=branch),
             shown=[str(self.project)],
             excluded=[str(self.writable)],
             cwd=str(self.project),
@@ -225,9 +229,7 @@ def test_what_is_no_coverage_is_a_protocol_error(
 def test_a_file_has_one_tracer(sandbox: Sandbox) -> None:
     """A conflict that coverage itself refuses is a protocol error as well."""
     taker = sandbox.measured()
-    taker._target = Target(
-        base=taker._target.base, branch=False, tracers=lambda: frozenset({"a", "b"})
-    )
+    taker._cov = sandbox.cov("a", "b")
     taker.take(message("mine.py", "a"))
     with pytest.raises(ProtocolError, match="tracer"):
         taker.take(message("mine.py", "b"))

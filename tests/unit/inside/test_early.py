@@ -25,7 +25,7 @@ class Sandbox:
     def __init__(self) -> None:
         self.did: list[str] = []
 
-    def greet(self, _patience: float) -> None:
+    def greet(self) -> None:
         """Note the greeting."""
         self.did.append("greeted")
 

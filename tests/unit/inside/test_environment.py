@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 import socket
 
 import pytest
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.inside.configuration import families
-from pytest_gvisor.inside.environment import ALLOWED, environment, held_back, hint, matches
+from pytest_gvisor.inside.environment import environment, held_back, hint
 from pytest_gvisor.settings import Network, Settings
 
 HOST = {
@@ -92,26 +91,6 @@ def test_a_hint_says_how_to_pass_a_variable_on() -> None:
     text = hint(["APP_URL", "APP_DB", "APP_URL"], ["APP_DB", "APP_URL"])
     assert "looked for APP_URL, APP_DB:" in text
     assert "--gvisor-env APP_URL --gvisor-env APP_DB" in text
-
-
-NAMES = ["", "A", "AB", "ABA", "A.B", "A\nB", "A*B", "LC_TIME", "SSH_AUTH_SOCK", "PYTHONPATH"]
-PATTERNS = [
-    "", "*", "**", "A", "A*", "*A", "A*A", "AB*BA", "A*B", "A?B", "A[*]B", "A.B", "[A]B", "*_*_*",
-    *ALLOWED,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", [*NAMES, *HOST])
-def test_a_name_matches_a_glob_as_fnmatch_says(name: str) -> None:
-    """Also where no regular expression is made for it."""
-    found = [pattern for pattern in PATTERNS if matches(name, pattern)]
-    assert found == [pattern for pattern in PATTERNS if fnmatch.fnmatchcase(name, pattern)]
-
-
-def test_the_usual_globs_need_no_regular_expression(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A session looks at some sixty of them before it starts its first sandbox."""
-    monkeypatch.delattr("pytest_gvisor.inside.environment.fnmatchcase")
-    held_back(environment([], HOST), HOST)
 
 
 @pytest.fixture(params=[set(), {"AF_INET"}, {"AF_INET", "AF_INET6"}], ids=len)

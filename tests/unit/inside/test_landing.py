@@ -234,11 +234,16 @@ def test_names_are_for_those_who_ask() -> None:
 
 def test_workers_that_wrote_different_files_are_an_error() -> None:
     """The session fails, and the error names both."""
-    config = cast("Any", SimpleNamespace(stash=pytest.Stash(), get_verbosity=lambda: 0))
+    plugins: list[landing.Landing] = []
+    manager = SimpleNamespace(register=plugins.append)
+    config = cast(
+        "Any",
+        SimpleNamespace(stash=pytest.Stash(), get_verbosity=lambda: 0, pluginmanager=manager),
+    )
     for worker, digest in {"gw0": "1", "gw1": "1", "gw2": "2"}.items():
         tally = Tally(digests={"/a": [digest, "test_it"]}, count=1, notes=["n"])
         take_worker(config, worker, {"gvisor_returned": dataclasses.asdict(tally)})
-    take_worker(config, "gw3", {})
+    assert len(plugins) == 1
     reporter = Reporter()
     show(cast("Any", reporter), config)
     assert reporter.lines[0] == "gvisor: 3 files came back from inside"

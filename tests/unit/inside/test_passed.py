@@ -51,15 +51,6 @@ def test_what_one_test_said_counts_for_no_other(pytestconfig: pytest.Config) -> 
         reviver.revive(following, "test_it.py::test_other")
 
 
-def test_the_id_of_a_test_is_parsed_once(pytestconfig: pytest.Config) -> None:
-    """pytest 9.2 parses the node id of each report that is given one as text."""
-    reviver = Reviver(pytestconfig)
-    first = reviver.revive(FORM, NODEID)
-    second = reviver.revive({key: FORM[key] for key in ("when", "times")}, NODEID)
-    assert (first.nodeid, second.nodeid) == (NODEID, NODEID)
-    assert getattr(first, "id", None) is getattr(second, "id", None)
-
-
 def test_reports_share_nothing_that_a_plugin_may_change(pytestconfig: pytest.Config) -> None:
     """Reports of pytest's own share nothing either."""
     reviver = Reviver(pytestconfig)

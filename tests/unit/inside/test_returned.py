@@ -423,9 +423,9 @@ def test_all_below_it_comes_back_if_the_user_has_given_it(options: Any, failed_o
 def test_the_sandbox_gets_folders_that_the_host_has(tmp_path: Path) -> None:
     """The parent of the base is one of them, and no other folder that is missing."""
     found = agree(config(f"{tmp_path}/x", "/nowhere/y"), [], writable=[], basetemp="/tmp/a/base")
-    command = found.command(7, 8)
+    command = Taker(Store(files=7, size=8), found).command()
     assert command["folders"] == [str(tmp_path), "/tmp/a"]
     assert (command["files"], command["bytes"]) == (7, 8)
     assert len(command["places"]) == 5
     assert os.path.isdir(tmp_path)
-    assert Agreed(project="/p").command(1, 2)["places"] == []
+    assert Taker(Store(), Agreed(project="/p")).command()["places"] == []

@@ -45,9 +45,6 @@ class Script:
             raise message
         return message
 
-    def drop_supply(self) -> None:
-        """Take note of nothing: there is no memory."""
-
     def begin(self, _most: int = 0) -> None:
         """Count nothing."""
 
@@ -311,7 +308,7 @@ def test_tests_ahead_that_nobody_wants_are_read_and_dropped(host: Host) -> None:
     first = [*PASSED, DONE]
     unwanted = [bridge, *of(others[0]), *of(others[1])]
     worker = host.worker(*first, *unwanted, *of(others[2]), collected=collected)
-    sure = Ids(inner=INNER, following=others[0], sure=(others[0], others[1]))
+    sure = Ids(inner=INNER, upcoming=(*others,), sure=2)
     list(worker.run(host.item, sure))
     ran = list(worker.run(host.item, Ids(inner=others[2])))
     assert [report.when for report in ran] == ["setup", "call", "teardown"]
@@ -327,7 +324,7 @@ def test_a_session_that_stops_waits_for_the_tests_ahead(host: Host) -> None:
     unwanted = [*of(others[0]), *of(others[1])]
     finished: Message = {"type": "finished"}
     worker = host.worker(*PASSED, DONE, *unwanted, finished, collected=collected)
-    list(worker.run(host.item, Ids(inner=INNER, following=others[0], sure=(*others,))))
+    list(worker.run(host.item, Ids(inner=INNER, upcoming=(*others,), sure=2)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         worker.finish()
@@ -342,7 +339,7 @@ def test_a_death_in_a_test_ahead_is_that_test_s(host: Host) -> None:
     order = [INNER, *others]
     found = []
     for number, inner in enumerate(order[:3]):
-        ids = Ids(inner=inner, sure=tuple(order[number + 1 :]))
+        ids = Ids(inner=inner, upcoming=tuple(order[number + 1 :]), sure=len(order) - number - 1)
         found.append([(one.when, one.outcome) for one in worker.run(host.item, ids)])
     passed = [("setup", "passed"), ("call", "passed"), ("teardown", "passed")]
     assert found == [passed, passed, [("setup", "passed"), ("call", "failed")]]
