@@ -25,6 +25,7 @@ OPTIONS = {
         "go install gvisor.dev/gvisor/runsc@v0.0.0-20260905035102-160fafc42237`, and name it with "
         "--gvisor-runsc.",
     },
+    "vm": {"--boot-timeout": "Write `--timeout`, which is the deadline of the boot too."},
     "images prune": {"--no-docker": "Leave it out: `images prune` leaves docker's images alone."},
     "init": {"--ci": "Write `pytest-gvisor init github` or `pytest-gvisor init gitlab`."},
 }

@@ -59,10 +59,6 @@ def parser() -> parse.Parser:
         "--qemu", default="", metavar="FILE",
         help="the qemu-system-x86_64 to run (default: the one in /usr/local/bin, /usr/bin…)",
     )  # fmt: skip
-    made.add_argument(
-        "--boot-timeout", type=parse.seconds, default=drive.BOOT_TIMEOUT, metavar="SECONDS",
-        help=f"deadline of the boot (default: {drive.BOOT_TIMEOUT:g})",
-    )  # fmt: skip
     made.add_argument("command", nargs=argparse.REMAINDER, metavar="[--] COMMAND…")
     return made
 
@@ -84,10 +80,7 @@ def main(arguments: Sequence[str]) -> int:
         qemu=given.qemu and os.path.abspath(given.qemu),
         kernel=given.kernel and os.path.abspath(given.kernel),
     )
-    return drive.run(
-        chosen, given.timeout, _to(sys.stdout.fileno()), _to(sys.stderr.fileno()),
-        boot_timeout=given.boot_timeout,
-    )  # fmt: skip
+    return drive.run(chosen, given.timeout, _to(sys.stdout.fileno()), _to(sys.stderr.fileno()))
 
 
 def _here() -> str:

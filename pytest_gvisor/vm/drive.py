@@ -13,7 +13,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 
 from pytest_gvisor.errors import MachineFailed, MachineTimeout, stage
@@ -41,34 +40,21 @@ _EXPECTED = "TCG doesn't support requested feature"
 Sink = Callable[[bytes], object]
 
 
-BOOT_TIMEOUT = 300.0
-"""Seconds for the boot, which takes some 20 on a quiet machine."""
-
-
-def run(
-    machine: Machine,
-    timeout: float,
-    stdout: Sink,
-    stderr: Sink,
-    *,
-    boot_timeout: float = BOOT_TIMEOUT,
-) -> int:
+def run(machine: Machine, timeout: float, stdout: Sink, stderr: Sink) -> int:
     """Run the command in a VM, pass its output on as it comes, and return its exit status.
 
     Raises `MachineFailed` where there is no VM, or it ended before the command. Raises
-    `MachineTimeout` where it had not booted after ``boot_timeout`` seconds. The same is raised
-    where the command had not ended after ``timeout``, boot included. The VM is dead then.
+    `MachineTimeout` where the command had not ended after ``timeout``, boot included. The VM is
+    dead then.
     """
     parts = found_parts.find(qemu=machine.qemu, kernel=machine.kernel)
     session = SessionDir.create(SessionDir.choose()[0])
     try:
         with _warden(machine, parts, timeout, session) as process:
             console = _Console(process)
-            boot = _Boot(session.path, boot_timeout, console)
             tails = [_Tail(session.path, "stdout", stdout), _Tail(session.path, "stderr", stderr)]
             while process.poll() is None and not _ended(process):
                 console.read()
-                boot.check()
                 for tail in tails:
                     tail.pass_on()
             for tail in tails:
@@ -176,29 +162,6 @@ class _Console:
         return "".join(f"\n  {escape(line)}" for line in kept[-8:])
 
 
-class _Boot:
-    """The deadline of the boot, which is over when the VM's script begins."""
-
-    def __init__(self, folder: str, timeout: float, console: _Console) -> None:
-        self._mark = os.path.join(folder, machines.BOOTED)
-        self._timeout = timeout
-        self._end: float | None = time.monotonic() + timeout
-        self._console = console
-
-    def check(self) -> None:
-        """Raise `MachineTimeout` if the VM has not booted in time."""
-        if self._end is None:
-            return
-        if os.path.exists(self._mark):
-            self._end = None
-        elif time.monotonic() > self._end:
-            raise MachineTimeout(
-                f"the VM did not boot within {self._timeout:g} s; it is dead{self._console.end()}",
-                next_step="The lines above are the end of its console. Give it longer with "
-                "--boot-timeout, or another kernel with --kernel.",
-            )
-
-
 class _Tail:
     """A reader that passes on the bytes that a file gains."""
 
@@ -246,7 +209,7 @@ def _status(folder: str, told: str, timeout: float, console: _Console) -> int:
         raise MachineTimeout(
             f"the command in the VM did not end within {timeout:g} s; the VM is dead{log}",
             next_step="Give it longer with --timeout; the emulated processor is about 40 times "
-            "slower than a real one.",
+            "slower than a real one. If it did not boot, use another kernel: --kernel.",
         )
     raise MachineFailed(
         f"the VM ended before its command did (vng: {told or 'its warden was killed'}){log}",

@@ -24,9 +24,6 @@ _QEMU = "-cpu EPYC -accel tcg,thread=multi,tb-size=1024"
 GUEST_FOLDER = "/var/pytest-gvisor-vm"
 """Where the VM has the folder of this run: not below the base of its own sessions."""
 
-BOOTED = "booted"
-"""The file that the VM makes in that folder when its command is about to begin."""
-
 # virtme-ng's init mounts a tmpfs on each; a shared folder comes on top of the first ones, and below
 # the last one.
 _OWN = ("/run", "/var/cache", "/var/log", "/var/tmp")
@@ -116,7 +113,7 @@ def vng(machine: Machine, parts: Parts, folder: str) -> list[str]:
 def guest(machine: Machine) -> bytes:
     """Return the script that runs in the VM as root; arguments may be any bytes.
 
-    It leaves ``booted``, ``stdout``, ``stderr`` and, last of all, ``status`` in the run's folder.
+    It leaves ``stdout``, ``stderr`` and, last of all, ``status`` in the run's folder.
     """
     folder = GUEST_FOLDER
     kept = {**machine.env, "PYTHONDONTWRITEBYTECODE": "1"}
@@ -127,7 +124,6 @@ def guest(machine: Machine) -> bytes:
     words = [f"{name}={value}" for name, value in kept.items() if name not in _NOT_PASSED_ON]
     command = shlex.join(["env", "-i", *words, *machine.command])
     script = f"""\
->{folder}/{BOOTED}
 exec </dev/null >{folder}/stdout 2>{folder}/stderr
 ip link set lo up 2>/dev/null
 modprobe kvm_amd && [ -c /dev/kvm ] || {{ echo no-kvm >{folder}/status; exit 1; }}

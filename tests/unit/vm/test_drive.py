@@ -1,17 +1,14 @@
-"""The output of a VM's console, and the deadline of its boot."""
+"""The output of a VM's console."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.errors import MachineTimeout
-from pytest_gvisor.vm import machine
-from pytest_gvisor.vm.drive import _Boot, _Console
+from pytest_gvisor.vm.drive import _Console
 
 
 @pytest.fixture
@@ -52,20 +49,3 @@ def test_a_console_does_not_stop_the_vm_and_does_not_grow(
     console.read()
     assert console.end().endswith("\n  x\n  x")
     assert len(console._last) <= 64 * 1024
-
-
-@pytest.mark.parametrize("writer", [("[    0.3] hangs", 1)], indirect=True)
-def test_the_boot_ends_where_the_script_begins(
-    writer: subprocess.Popen[bytes], tmp_path: Path
-) -> None:
-    """The script's mark ends the boot, even if seen late; the error has the console's end."""
-    writer.wait(20)
-    console = _Console(writer)
-    console.read()
-    boot = _Boot(str(tmp_path), 0, console)
-    with pytest.raises(MachineTimeout, match=r"did not boot within 0 s; it is dead\n.*hangs"):
-        boot.check()
-    (tmp_path / machine.BOOTED).touch()
-    boot.check()
-    (tmp_path / machine.BOOTED).unlink()
-    boot.check()
