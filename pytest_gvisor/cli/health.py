@@ -189,15 +189,15 @@ def sessions() -> Finding:
     """Report the remains of dead sessions. Check them first: a new session sweeps."""
     name = "sessions"
     try:
-        chosen = session_folder.choose_base()
-        dead = {base: session_folder.dead(base) for base in session_folder.base_folders()}
+        base, passed = session_folder.choose_base()
+        dead = {path: session_folder.dead(path) for path in session_folder.base_folders()}
     except GvisorError as error:
         return bad(name, error)
-    told = [f"{len(paths)} dead in {base}" for base, paths in dead.items() if paths]
+    told = [f"{len(paths)} dead in {folder}" for folder, paths in dead.items() if paths]
     steps = ["pytest-gvisor sweep removes them; so does each new session."] if told else []
-    told = told or [f"none left in {chosen.path}"]
-    told += [f"passed over: {reason}" for reason in chosen.passed]
-    if chosen.passed:
+    told = told or [f"none left in {base}"]
+    told += [f"passed over: {reason}" for reason in passed]
+    if passed:
         steps.append("Set XDG_RUNTIME_DIR or TMPDIR to a folder that no other user can write to.")
     detail = escape("; ".join(told))
     if not steps:

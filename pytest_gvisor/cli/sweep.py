@@ -29,7 +29,7 @@ def parser() -> parse.Parser:
 def main(arguments: Sequence[str]) -> int:
     """Sweep; return 0 if nothing of a dead session is left, else 1."""
     parser().parse_args(arguments)
-    for path in session_folder.sweep(although_waited=True):
+    for path in session_folder.sweep(waits=True):
         print(f"removed {path}")
     bases = session_folder.base_folders()
     for base in bases:

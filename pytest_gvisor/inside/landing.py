@@ -24,7 +24,6 @@ import pytest
 
 from pytest_gvisor.errors import ProtocolError
 from pytest_gvisor.escape import escape
-from pytest_gvisor.plugin.stash import launcher_of
 from pytest_gvisor.programs import linux
 
 MOST_FILES = 100_000
@@ -201,9 +200,6 @@ class Landing:
         """Write the files that came back, when the plugins of the host have written theirs."""
         yield
         finish(session, self._store)
-        if self._store is not None:
-            # All is torn down. The keeper ends beside pytest's summary, and is waited for after it.
-            launcher_of(session.config).leave()
 
     def pytest_terminal_summary(
         self, terminalreporter: pytest.TerminalReporter, config: pytest.Config

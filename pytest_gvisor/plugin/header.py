@@ -44,10 +44,8 @@ def line(config: pytest.Config) -> str:
 
 def _passed_over() -> str:
     """Return the place of the sessions and the reason, unless it is the usual place."""
-    chosen = session_folder.choose_base()
-    if not chosen.passed:
-        return ""
-    return escape(f"; sessions are in {chosen.path}, because of {'; '.join(chosen.passed)}")
+    path, passed = session_folder.choose_base()
+    return escape(f"; sessions are in {path}, because of {'; '.join(passed)}") if passed else ""
 
 
 def _binary(runsc: Runsc, label: str) -> str:

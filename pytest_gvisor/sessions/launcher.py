@@ -6,14 +6,12 @@ import contextlib
 import json
 import os
 import re
-import select
 import selectors
 import socket
 import subprocess
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +19,7 @@ from pytest_gvisor import programs
 from pytest_gvisor.errors import LaunchError, ProtocolError, stage
 from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.programs.paths import ENVIRONMENT, KEEPER
+from pytest_gvisor.sessions import saved_before
 from pytest_gvisor.sessions.session_folder import SessionDir
 
 if TYPE_CHECKING:
@@ -37,12 +36,6 @@ class Control:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        self._released = False
-
-    @property
-    def over(self) -> bool:
-        """Whether its owner has released the run, or closed this."""
-        return self._released or self._socket.fileno() < 0
 
     def fileno(self) -> int:
         """The descriptor to wait on."""
@@ -53,7 +46,6 @@ class Control:
 
         ``save`` is for another command of the same runsc, whose end the keeper reports.
         """
-        self._released |= wish == "release"
         with contextlib.suppress(OSError):
             self._socket.send(json.dumps({"op": wish, "argv": argv}).encode())
 
@@ -90,8 +82,7 @@ class Control:
 class Keeper:
     """One keeper process, made at the first run and shared by this process's threads.
 
-    It is told the path of the session folder, which need not be there yet. What it is asked for
-    waits until it has come up.
+    It is told the path of the session folder, which need not be there yet.
     """
 
     def __init__(self, session: str) -> None:
@@ -113,8 +104,6 @@ class Keeper:
             on_failure.pop_all()
         self._socket = ours
         self._ready = False
-        self._guard = threading.Lock()
-        self._controls: weakref.WeakSet[Control] = weakref.WeakSet()
 
     @staticmethod
     def _spawn(main: int, pidfd: int, session: str) -> subprocess.Popen[bytes]:
@@ -169,59 +158,29 @@ class Keeper:
 
         Raises `LaunchError` where the keeper cannot be reached.
         """
-        self.await_ready()
         with stage("keeper", "the request cannot be sent"), contextlib.ExitStack() as on_failure:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             on_failure.callback(ours.close)
             with theirs:
                 socket.send_fds(self._socket, [order.to_json()], [theirs.fileno(), *fds])
             on_failure.pop_all()
-        control = Control(ours)
-        with self._guard:
-            self._controls.add(control)
-        return control
+        return Control(ours)
 
     def hold(self, fd: int) -> None:
         """Have the keeper hold a descriptor open for as long as it lives."""
         with stage("keeper", "a descriptor cannot be sent"):
             socket.send_fds(self._socket, [b"hold"], [fd])
 
-    def leave(self) -> bool:
-        """Let the keeper begin its end, unless a run goes on; return whether it does."""
-        with self._guard:
-            if not all(control.over for control in self._controls):
-                return False
-        self._shut_down()
-        return True
-
-    def _shut_down(self) -> None:
+    def close(self) -> None:
+        """End the keeper, which kills and removes everything that it still owns; bounded."""
         # A fork of this process has the socket too, so that closing it alone would not be seen.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """End the keeper, which kills and removes everything that it still owns; bounded."""
-        self._shut_down()
         self._socket.close()
         try:
-            self._process.wait(self._time_left_at_end())
+            self._process.wait(_STOP_DEADLINE)
         except subprocess.TimeoutExpired:
             self.kill()
-
-    def _time_left_at_end(self) -> float:
-        """Wait for the keeper's end; return the seconds left of `_STOP_DEADLINE`.
-
-        Popen.wait looks every 50 ms only.
-        """
-        began = time.monotonic()
-        with (
-            contextlib.suppress(OSError),
-            open(os.pidfd_open(self.pid), "rb", buffering=0) as end,
-        ):
-            ended = select.poll()
-            ended.register(end, select.POLLIN)
-            ended.poll(_STOP_DEADLINE * 1000)
-        return max(0.0, began + _STOP_DEADLINE - time.monotonic())
 
     def kill(self) -> None:
         """SIGKILL a keeper that does not answer; the kernel kills each runsc of its with it."""
@@ -241,9 +200,6 @@ class Launcher:
         self._guard = threading.Lock()
         self._session: SessionDir | None = None
         self._keeper: Keeper | None = None
-        self._leaving: Keeper | None = None
-        """The keeper that has begun its end, with this session's folder."""
-
         self._owner = os.getpid()
         self.swept = 0
         """How many dead sessions' leavings were removed when the session was made."""
@@ -252,11 +208,8 @@ class Launcher:
         """How many things of runs could not be removed; `close` tells those of the session."""
 
     def begin(self) -> None:
-        """Let the keeper come up while the caller does something else. Raises `LaunchError`.
-
-        The session's folder is removed where the keeper does not come up.
-        """
-        self._ensure(wait=False)
+        """Let the keeper come up while the caller does something else. Raises `LaunchError`."""
+        self._ensure()
 
     def session(self) -> SessionDir:
         """Return the session folder. Raises `LaunchError` if it cannot be made."""
@@ -264,9 +217,12 @@ class Launcher:
 
     def keeper(self) -> Keeper:
         """Return the keeper; start a new one if it has died. Raises `LaunchError`."""
-        return self._ensure()[0]
+        keeper = self._ensure()[0]
+        with self._guard:
+            keeper.await_ready()
+        return keeper
 
-    def _ensure(self, *, wait: bool = True) -> tuple[Keeper, SessionDir]:
+    def _ensure(self) -> tuple[Keeper, SessionDir]:
         # Before the lock: in a fork, the thread that holds it may not be there to let go.
         if self._owner != os.getpid():
             raise LaunchError(
@@ -274,30 +230,18 @@ class Launcher:
                 next_step="Use gvisor in the process that pytest started, not in a fork of it.",
             )  # fmt: skip
         with self._guard:
-            if self._leaving is not None:
-                self._close_keeper()
             keeper, session = self._keeper, self._session
-            # A cleaner of temporary folders may have taken it: nothing can be made in it any more.
-            there = session is not None and _is_there(session.path)
-            if keeper is not None and session is not None and there and keeper.alive():
-                if wait:
-                    self._await_begun(keeper, session)
+            if keeper is not None and session is not None and keeper.alive():
                 return keeper, session
             self._close_keeper()
-            if session is not None and not there:
-                session.remove()
-                session = self._session = None
-            keeper = Keeper(self._choose() if session is None else session.path)
-            # The session's end may find no descriptor for an import, and the keeper comes up
-            # meanwhile.
-            from pytest_gvisor.programs import leftovers  # noqa: F401, PLC0415
-            from pytest_gvisor.sessions import saved_before  # noqa: PLC0415
-
+            if session is None:
+                saved_before.remove()
+                path, swept = SessionDir.choose(self._base)
+                self.swept += len(swept)
+            else:
+                path = session.path
+            keeper = Keeper(path)
             try:
-                if session is None:
-                    saved_before.remove()
-                if wait:
-                    keeper.await_ready()
                 if session is None:
                     session = SessionDir.create(keeper.session)
                 keeper.hold(session.lock)
@@ -309,36 +253,10 @@ class Launcher:
             self._keeper, self._session = keeper, session
             return keeper, session
 
-    def _await_begun(self, keeper: Keeper, session: SessionDir) -> None:
-        """Wait for a keeper that `begin` has made: one that does not come up leaves nothing."""
-        try:
-            keeper.await_ready()
-        except BaseException:
-            self._close_keeper()
-            session.remove()
-            self._session = None
-            raise
-
-    def _choose(self) -> str:
-        path, swept = SessionDir.choose(self._base)
-        self.swept += len(swept)
-        return path
-
     def _close_keeper(self) -> None:
-        for keeper in filter(None, (self._keeper, self._leaving)):
-            keeper.close()
-        self._keeper = self._leaving = None
-
-    def leave(self) -> None:
-        """Let the keeper begin its end while the caller does something else, if no run goes on.
-
-        `close` waits for that. A run that comes before gets a new keeper.
-        """
-        if self._owner != os.getpid():
-            return
-        with self._guard:
-            if self._keeper is not None and self._keeper.leave():
-                self._keeper, self._leaving = None, self._keeper
+        if self._keeper is not None:
+            self._keeper.close()
+        self._keeper = None
 
     def close(self) -> list[str]:
         """End the keeper and remove the session folder. A second call does nothing.
@@ -352,17 +270,3 @@ class Launcher:
             leaks = [] if self._session is None else self._session.remove()
             self._session = None
             return leaks
-
-
-def _is_there(path: str) -> bool:
-    """Whether something is at ``path``; True if that is invisible.
-
-    A test may be another user for the moment, and to close the keeper would kill all other runs.
-    """
-    try:
-        os.stat(path)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return True

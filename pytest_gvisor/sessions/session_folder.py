@@ -8,14 +8,11 @@ Layout::
             lock                   held (flock) by pytest and its keeper: free means both are dead
             journal                a JSON line for each sandbox, before it is made
             SANDBOX-ID/            bundle/ root/ runtime/ log …
-
-The keeper comes up before what removes remains is imported: most sessions find none.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import json
 import os
@@ -25,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pytest_gvisor.errors import LaunchError, stage
+from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.paths import LOCK
 from pytest_gvisor.sessions import private, stopped_keepers
 from pytest_gvisor.sessions.places import session_bases
@@ -37,19 +35,11 @@ SWEEP_BUDGET = 3.0
 _LEAST_PATIENCE = 0.05
 
 
-@dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """The folder for this user's new sessions, and the reasons against better ones."""
+def choose_base() -> tuple[str, list[str]]:
+    """Return the folder for this user's new sessions, and the reasons against better ones.
 
-    path: str
-    passed: tuple[str, ...]
-
-
-def choose_base() -> Chosen:
-    """Choose the first usable candidate, and make it if it is missing.
-
-    Raises `LaunchError` where there is none, or where this process is short of what it takes to
-    look.
+    It is the first usable candidate, and is made if it is missing. Raises `LaunchError` where there
+    is none, or where this process is short of what it takes to look.
     """
     passed = []
     for candidate in dict.fromkeys(session_bases()):
@@ -62,7 +52,7 @@ def choose_base() -> Chosen:
                 raise
             passed.append(error.detail)
         else:
-            return Chosen(path=found.path, passed=tuple(passed))
+            return found.path, passed
     raise LaunchError(
         "session_folder",
         "\n  ".join(["no folder can hold sessions:", *passed]),
@@ -73,7 +63,7 @@ def choose_base() -> Chosen:
 
 def base_folder() -> str:
     """Return the path of `choose_base`; raises its errors."""
-    return choose_base().path
+    return choose_base()[0]
 
 
 def _check_length(path: str) -> None:
@@ -169,8 +159,6 @@ class SessionDir:
 
     def journal(self, **entry: object) -> None:
         """Append one line to the journal; it is complete on return, or `LaunchError` is raised."""
-        from pytest_gvisor.programs import leftovers  # noqa: PLC0415 -- see above
-
         # The line feed comes first, so that a line that a full disk cut short spoils no other.
         line = b"\n" + json.dumps(entry).encode()
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
@@ -189,8 +177,6 @@ class SessionDir:
         Returns what could not be removed, in words; it is left to the next sweep. A second call
         tries that once more.
         """
-        from pytest_gvisor.programs import leftovers  # noqa: PLC0415 -- see above
-
         leaks = leftovers.clear_session(self.path) if os.path.isdir(self.path) else []
         # Out of the list first: after a Ctrl-C in between, the number may be another's.
         with contextlib.suppress(IndexError, OSError):  # a test may have closed it
@@ -223,43 +209,34 @@ def _is_dead(session: str) -> bool:
         os.close(lock)
 
 
-@dataclasses.dataclass
-class _Budget:
-    """The seconds that stubborn remains may still cost the processes waiting for a lock."""
-
-    left: float
-
-
-def sweep(base: str | None = None, *, although_waited: bool = False) -> list[str]:
+def sweep(base: str | None = None, *, waits: bool = False) -> list[str]:
     """Remove the remains of dead sessions under ``base``, or in each folder of this user's.
 
     Returns the session folders that went. A keeper that is stopped and whose pytest is dead goes on
     first, and does that itself. A remnant that cannot be removed holds up this process, and all
     that wait for the lock. That lasts `SWEEP_BUDGET` seconds at most, in which successful removals
-    do not count. The rest is left to the next sweep. A process that has waited as long as that for
-    the lock, for another's sweep most likely, does not sweep. With ``although_waited`` it does. Nor
-    does it wait for another folder than the one for new sessions.
+    do not count. The rest is left to the next sweep. Whoever holds the lock of a folder is sweeping
+    it, most likely. Without ``waits``, nobody else does.
     """
-    budget = _Budget(SWEEP_BUDGET)
-    first, *others = base_folders() if base is None else [base]
-    gone = _sweep(first, budget, although_waited=although_waited)
-    for other in others:
-        with contextlib.suppress(*() if although_waited else [LaunchError]):
-            patience = None if although_waited else 0.0
-            gone += _sweep(other, budget, although_waited=although_waited, patience=patience)
+    left = SWEEP_BUDGET
+    gone: list[str] = []
+    for folder in base_folders() if base is None else [base]:
+        refused = () if waits else (LaunchError,)
+        with contextlib.suppress(*refused), _sessions(folder, None if waits else 0.0) as found:
+            # In any order, so that it is not always the same ones that are left to the next.
+            secrets.SystemRandom().shuffle(found)
+            left -= _wake(folder) if found else 0
+            for path in filter(_is_dead, found):
+                # Half of what there is for each: one that is stuck does not use up all of it.
+                patience = min(leftovers.PATIENCE, left / 2)
+                if patience < _LEAST_PATIENCE:
+                    break
+                began = time.monotonic()
+                if leftovers.clear_session(path, patience=patience):
+                    left -= time.monotonic() - began
+                else:
+                    gone.append(path)
     return gone
-
-
-def _sweep(
-    base: str, budget: _Budget, *, although_waited: bool, patience: float | None = None
-) -> list[str]:
-    began = time.monotonic()
-    with _sessions(base, patience) as found:
-        if not although_waited and time.monotonic() - began > SWEEP_BUDGET:
-            return []
-        # In any order, so that it is not always the same ones that are left to the next.
-        secrets.SystemRandom().shuffle(found)
-        return _remove_dead(base, found, budget)
 
 
 def dead(base: str) -> list[str]:
@@ -284,34 +261,11 @@ def _sessions(base: str, patience: float | None = None) -> Iterator[list[str]]:
         yield [folder.path for folder in folders if folder.name.startswith("s-")]
 
 
-def _remove_dead(base: str, paths: list[str], budget: _Budget) -> list[str]:
-    """Remove the dead ones of these sessions' folders; return those that are gone."""
-    gone: list[str] = []
-    if not paths:
-        return gone
-    from pytest_gvisor.programs import leftovers  # noqa: PLC0415 -- see above
-
-    budget.left -= _wake(base)
-    for path in filter(_is_dead, paths):
-        # Half of what there is for each: one that is stuck does not use up all of it.
-        patience = min(leftovers.PATIENCE, budget.left / 2)
-        if patience < _LEAST_PATIENCE:
-            return gone
-        began = time.monotonic()
-        if leftovers.clear_session(path, patience=patience):
-            budget.left -= time.monotonic() - began
-        else:
-            gone.append(path)
-    return gone
-
-
 def _wake(base: str) -> float:
     """Wake stopped keepers of dead pytests, and wait until their sessions are dead too.
 
     The seconds that were waited for nothing.
     """
-    from pytest_gvisor.programs import leftovers  # noqa: PLC0415 -- see above
-
     began = time.monotonic()
     deadline = began + min(leftovers.PATIENCE, SWEEP_BUDGET / 2)
     woken = stopped_keepers.wake(base)

@@ -60,18 +60,11 @@ def _keeps(pid: int, base: str) -> tuple[str, str] | None:
             os.path.basename(program) == KEEPER
             and pidfd.isdecimal()
             and os.path.dirname(session) == base
-            and _uids(pid) == {os.geteuid()}
+            # All four ids: the effective one alone, a set-uid program gives to anybody.
+            and {*proc.status_of(pid)["Uid"].split()} == {str(os.geteuid())}
         ):
             return session, pidfd
     return None
-
-
-def _uids(pid: int) -> set[int]:
-    """Return the real, effective, saved and file system uid of a process.
-
-    The owner of its folder in /proc is the effective one, which a set-uid program gives to anybody.
-    """
-    return set(map(int, proc.status_of(pid)["Uid"].split()))
 
 
 def _is_gone(keeper: int, pidfd: str) -> bool:

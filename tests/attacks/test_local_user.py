@@ -38,11 +38,11 @@ ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
 os.chdir("/")
 """
 SESSION = """
-chosen = session_folder.choose_base()
+chosen, passed = session_folder.choose_base()
 path, swept = SessionDir.choose()
 session = SessionDir.create(path)
 there = os.listdir(path)
-result = [chosen.path, chosen.passed, swept, there, session.remove()]
+result = [chosen, passed, swept, there, session.remove()]
 """
 
 

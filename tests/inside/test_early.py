@@ -208,47 +208,6 @@ def test_it():
     result.stdout.fnmatch_lines([STARTED_ONE])
 
 
-AT_THE_END = """
-import os, time
-import pytest
-from pytest_gvisor import is_gvisor_kernel
-from pytest_gvisor.plugin import stash
-
-def ends(path):
-    until = time.monotonic() + 60
-    while os.path.exists(path) and time.monotonic() < until:
-        time.sleep(0.01)
-    return not os.path.exists(path)
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_unconfigure(config):
-    if is_gvisor_kernel(os.uname().release):
-        return
-    launcher = stash.launcher_of(config)
-    assert launcher._keeper is None
-    assert ends(launcher._session.path)
-    if MORE:
-        print("A NEW KEEPER:", launcher.keeper().alive(), launcher.session().path)
-"""
-
-
-@pytest.mark.parametrize("more", [False, True], ids=["nothing more", "a run in pytest_unconfigure"])
-def test_sandbox_and_keeper_end_while_the_host_s_session_ends(
-    more: bool, project: pytest.Pytester, run_inside: RunInside
-) -> None:
-    """The session's folder goes before anybody waits for it. A later run has a new one."""
-    project.makepyfile(
-        conftest=f"MORE = {more}\n{AT_THE_END}", test_it=INSIDE + "def test_it(): assert inside"
-    )
-    result = run_inside("-v")
-    assert result.ret == 0
-    assert result.parseoutcomes() == {"passed": 1}
-    told = [line for line in result.outlines if line.startswith("A NEW KEEPER: True")]
-    assert len(told) == more
-    assert not any(os.path.exists(line.split()[-1]) for line in told)
-    assert "not removed" not in result.stdout.str() + result.stderr.str()
-
-
 ENDS = {
     "no test": ({}, ("-k", "nothing"), "*1 deselected*"),
     "an error": ({"test_it": "raise OSError('mine')"}, (), "*OSError: mine*"),

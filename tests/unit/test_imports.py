@@ -333,13 +333,6 @@ def modules_with(name: str) -> set[str]:
     return set(run("-c", f"{code}; print(*(set(sys.modules) - before))").split())
 
 
-def test_a_keeper_is_started_before_what_removes_its_remains_is_imported() -> None:
-    """A keeper comes up beside the imports, and takes longer than the rest of a start does."""
-    loaded = modules_with("sessions.launcher")
-    assert f"{PREFIX}sessions.session_folder" in loaded
-    assert loaded.isdisjoint({"ctypes", f"{PREFIX}programs.keeper", f"{PREFIX}programs.leftovers"})
-
-
 @pytest.mark.parametrize("name", ["plugin.matrix", "report.files", "report.terminal"])
 def test_a_session_that_writes_no_report_imports_no_statistics_and_no_writer(name: str) -> None:
     """Each session with gVisor collects the matrix, and few write it to a file."""

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,13 +14,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from pytest_gvisor.errors import LaunchError, ProtocolError
-from pytest_gvisor.programs import keeper as program
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.sessions import launcher as launcher_module
@@ -101,66 +98,6 @@ def test_closing_leaves_nothing_and_can_be_done_twice(base: str) -> None:
         assert os.listdir(base) == [".lock"]
 
 
-def is_removed(path: str) -> bool:
-    """Whether a folder is removed soon."""
-    deadline = time.monotonic() + 60
-    while os.path.exists(path) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return not os.path.exists(path)
-
-
-def test_a_keeper_that_is_let_go_ends_before_anybody_waits_for_it(base: str) -> None:
-    """The keeper removes its session, and a close after that has nothing left to tell."""
-    launcher = Launcher(base)
-    keeper, path = launcher.keeper(), launcher.session().path
-    launcher.leave()
-    assert is_removed(path)
-    assert launcher.close() == []
-    assert gone(keeper.pid)
-    assert os.listdir(base) == [".lock"]
-
-
-def test_a_run_after_that_gets_a_new_keeper_and_a_new_session(base: str) -> None:
-    """The session of the first keeper is gone, and the second one ends like any other."""
-    launcher = Launcher(base)
-    first, path = launcher.keeper(), launcher.session().path
-    launcher.leave()
-    assert launcher.keeper().pid != first.pid
-    assert launcher.session().path != path
-    assert launcher.keeper().alive()
-    assert gone(first.pid)
-    assert launcher.close() == []
-    assert os.listdir(base) == [".lock"]
-
-
-@pytest.mark.parametrize("end", ["release", "close"])
-def test_a_keeper_is_not_let_go_while_a_run_goes_on(launcher: Launcher, end: str) -> None:
-    """The owner of a run releases it, or closes its socket; then the keeper may end."""
-    keeper, path = launcher.keeper(), launcher.session().path
-    run = keeper.launch(cast("Order", SimpleNamespace(to_json=lambda: b"no order")), [])
-    launcher.leave()
-    assert launcher.keeper() is keeper
-    if end == "release":
-        run.ask("release")
-    else:
-        run.close()
-    launcher.leave()
-    assert is_removed(path)
-    assert launcher.keeper() is not keeper
-    run.close()
-
-
-def test_a_fork_of_this_process_lets_no_keeper_go(launcher: Launcher) -> None:
-    """The keeper is the parent's."""
-    keeper = launcher.keeper()
-    if (pid := os.fork()) == 0:
-        launcher.leave()
-        os._exit(0)
-    assert os.waitpid(pid, 0)[1] == 0
-    assert launcher.keeper() is keeper
-    assert keeper.alive()
-
-
 def test_all_threads_get_the_same_keeper(launcher: Launcher) -> None:
     """Threads that ask at once get one keeper."""
 
@@ -185,23 +122,6 @@ def test_a_dead_keeper_is_replaced_in_the_same_session(launcher: Launcher) -> No
 def gone_or_zombie(pid: int) -> bool:
     """Whether a child has ended."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT) is not None
-
-
-@pytest.mark.parametrize("killed", [True, False], ids=["keeper-killed", "keeper-alive"])
-def test_a_session_folder_that_vanished_is_replaced_with_its_keeper(
-    launcher: Launcher, base: str, killed: bool
-) -> None:
-    """A cleaner of temporary folders may remove the folder, with the keeper or without."""
-    session, keeper = launcher.session(), launcher.keeper()
-    if killed:
-        os.kill(keeper.pid, signal.SIGKILL)
-        assert gone_or_zombie(keeper.pid)
-    shutil.rmtree(session.path)
-    assert launcher.keeper().alive()
-    assert launcher.session().path != session.path
-    assert os.path.isdir(launcher.session().path)
-    assert gone(keeper.pid)
-    assert len(os.listdir(base)) == 2
 
 
 def test_a_fork_of_this_process_gets_a_typed_error(launcher: Launcher) -> None:
@@ -311,48 +231,25 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
-def test_a_keeper_that_does_not_come_up_is_a_typed_error(  # noqa: PLR0917
+def test_a_keeper_that_does_not_come_up_is_a_typed_error(
     launcher: Launcher,
     base: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     program: str,
-    begun: bool,
 ) -> None:
     """The keeper is dead afterwards, nothing is left, and the next one can start."""
     (tmp_path / "keeper.py").write_text(program)
     with monkeypatch.context() as patch:
         patch.setattr(launcher_module, "_PROGRAM", str(tmp_path / "keeper.py"))
         patch.setattr(launcher_module, "_START_DEADLINE", 0.5 if "sleep" in program else 10.0)
-        if begun:
-            with contextlib.suppress(LaunchError):  # it may be dead before it gets the lock
-                launcher.begin()
         with pytest.raises(LaunchError, match="did not come up") as caught:
             launcher.keeper()
     assert caught.value.stage == "keeper"
-    assert os.listdir(base) == [".lock"] or os.listdir(base) == []
     assert launcher.keeper().alive()
-
-
-def test_a_keeper_comes_up_while_its_caller_does_something_else(
-    launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The keeper has the lock of the session folder from then on; a later call waits for it."""
-    slow, go = tmp_path / "keeper.py", tmp_path / "go"
-    start = f"import os, runpy, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\n"
-    slow.write_text(f"{start}runpy.run_path({program.__file__!r}, run_name='__main__')")
-    monkeypatch.setattr(launcher_module, "_PROGRAM", str(slow))
-    monkeypatch.setattr(launcher_module, "_START_DEADLINE", 60.0)
-    launcher.begin()
-    threading.Timer(0.5, go.touch).start()
-    keeper = launcher.keeper()
-    assert go.exists()
-    assert runs_nothing_but_lives(keeper)
-    launcher.begin()
-    assert launcher.keeper() is keeper
-    assert launcher.close() == []
+    launcher.close()
+    assert os.listdir(base) == [".lock"]
 
 
 def test_a_request_that_cannot_be_sent_is_a_typed_error(launcher: Launcher) -> None:
@@ -401,25 +298,8 @@ def test_ctrl_c_while_the_keeper_comes_up_leaves_nothing(
         with pytest.raises(KeyboardInterrupt):
             launcher.keeper()
     assert gone(started[0])
-    assert set(os.listdir(base)) <= {".lock"}
-
-
-@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOMEM])
-def test_a_session_s_folder_that_cannot_be_looked_at_is_there(
-    launcher: Launcher, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    """A test that is another user for the moment: the keeper and its runs go on."""
-    keeper, path, real = launcher.keeper(), launcher.session().path, os.stat
-
-    def stat(where: Any, *args: Any, **options: Any) -> os.stat_result:
-        if where == path:
-            raise OSError(number, os.strerror(number))
-        return real(where, *args, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "stat", stat)
-        assert launcher.keeper() is keeper
-    assert keeper.alive()
+    launcher.close()
+    assert os.listdir(base) == [".lock"]
 
 
 def test_what_the_sweep_has_removed_is_counted(base: str, launcher: Launcher) -> None:

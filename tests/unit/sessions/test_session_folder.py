@@ -26,7 +26,7 @@ import pytest
 from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.programs import leftovers, proc
 from pytest_gvisor.programs.leftovers import clear_session, remove_session
-from pytest_gvisor.sessions import places, private, session_folder, stopped_keepers
+from pytest_gvisor.sessions import places, session_folder, stopped_keepers
 from pytest_gvisor.sessions.session_folder import SessionDir
 from tests.mounts import masked
 
@@ -82,9 +82,9 @@ def test_a_runtime_folder_of_ours_is_used(base: str, monkeypatch: pytest.MonkeyP
     os.mkdir(f"{base}/real", 0o700)
     os.symlink("real", f"{base}/link")
     monkeypatch.setenv("XDG_RUNTIME_DIR", f"{base}/link")
-    chosen = session_folder.choose_base()
-    assert (chosen.path, chosen.passed) == (f"{base}/real/pytest-gvisor", ())
-    assert mode_of(chosen.path) == 0o700
+    chosen, passed = session_folder.choose_base()
+    assert (chosen, passed) == (f"{base}/real/pytest-gvisor", [])
+    assert mode_of(chosen) == 0o700
 
 
 @pytest.mark.parametrize("runtime", ["", "relative", "/nowhere/at/all", "foreign", "/" + "x" * 60])
@@ -111,9 +111,8 @@ def test_a_temporary_directory_that_runsc_cannot_use_is_passed_over(
     path = f"{temporary}/{name}"
     os.mkdir(path, 0o700)
     monkeypatch.setattr(tempfile, "gettempdir", lambda: path)
-    chosen = session_folder.choose_base()
-    assert chosen.path == in_tmp
-    (reason,) = chosen.passed
+    chosen, (reason,) = session_folder.choose_base()
+    assert chosen == in_tmp
     assert "more than 48 bytes, or is not UTF-8" in reason
     assert os.listdir(path) == []
 
@@ -191,9 +190,8 @@ def test_a_candidate_that_is_no_private_folder_is_passed_over(
         "open": lambda: os.rename(f"{base}/open", first),
     }
     made[kind]()
-    chosen = session_folder.choose_base()
-    assert chosen.path == second
-    (reason,) = chosen.passed
+    chosen, (reason,) = session_folder.choose_base()
+    assert chosen == second
     assert reason.startswith(f"{first}: {'mode 0755 lets' if kind == 'open' else 'is a symlink,'}")
     assert SessionDir.choose()[1] == []
     assert os.path.isdir(f"{base}/real/s-thesis")
@@ -245,7 +243,7 @@ def test_another_candidate_s_lock_holds_up_no_session(candidates: Candidates) ->
         assert sum(naps) < 0.1
         patch.setattr(session_folder, "LOCK_DEADLINE", 0.1)
         with pytest.raises(LaunchError, match=r"has held .* for 0\.1 s"):
-            session_folder.sweep(although_waited=True)
+            session_folder.sweep(waits=True)
     assert session_folder.sweep() == [dead]
 
 
@@ -304,7 +302,7 @@ def test_a_lock_of_the_wrong_mode_is_not_left_open(
     refused = Mock(side_effect=OSError(errno.EPERM, "Operation not permitted"))
     monkeypatch.setattr(os, "fchmod", refused)
     with pytest.raises(LaunchError):
-        session_folder.sweep(base)
+        session_folder.sweep(base, waits=True)
     assert os.listdir("/proc/self/fd") == before
 
 
@@ -312,7 +310,7 @@ def test_a_link_in_the_place_of_the_base_s_lock_is_not_followed(base: str) -> No
     """The lock would be made at the link's target."""
     os.symlink("elsewhere", f"{base}/.lock")
     with pytest.raises(LaunchError) as caught:
-        session_folder.sweep(base)
+        session_folder.sweep(base, waits=True)
     assert caught.value.errno == errno.ELOOP
     assert os.listdir(base) == [".lock"]
 
@@ -515,36 +513,22 @@ def test_a_keeper_that_was_woken_is_waited_for(
     assert session_folder._wake(base) == pytest.approx(waited, abs=0.02)
 
 
-def test_who_has_waited_for_another_s_sweep_does_not_sweep_again(
-    base: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A row of sessions that begin at once waits for one of them."""
+def test_nobody_waits_for_another_s_sweep(base: str) -> None:
+    """If several sessions begin at once, one of them sweeps."""
     dead = dead_session(base)
-    real = private.take_lock_in
-    with monkeypatch.context() as patch, open(f"{base}/.lock", "w") as lock:
-
-        def wait(*arguments: Any) -> bool:
-            # From when it is waited for.
-            threading.Timer(0.2, fcntl.flock, [lock, fcntl.LOCK_UN]).start()
-            return real(*arguments)
-
-        patch.setattr(private, "take_lock_in", wait)
-        patch.setattr(session_folder, "SWEEP_BUDGET", 0.1)
+    with open(f"{base}/.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert session_folder.sweep(base) == []
     assert session_folder.sweep(base) == [dead]
 
 
-def test_who_sweeps_by_hand_sweeps_although_it_has_waited(
-    base: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_sweeps_by_hand_waits_for_the_lock(base: str) -> None:
     """A session that is reported as left was tried."""
     dead = dead_session(base)
     with open(f"{base}/.lock", "w") as lock:
-        monkeypatch.setattr(session_folder, "SWEEP_BUDGET", 0.1)
         fcntl.flock(lock, fcntl.LOCK_EX)
         threading.Timer(0.2, fcntl.flock, [lock, fcntl.LOCK_UN]).start()
-        assert session_folder.sweep(base, although_waited=True) == [dead]
+        assert session_folder.sweep(base, waits=True) == [dead]
 
 
 def test_what_goes_costs_nothing_of_the_budget(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -611,7 +595,7 @@ def test_a_lock_that_somebody_keeps_is_waited_for_and_then_an_error(
     with open(f"{base}/.lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(LaunchError, match="has held"):
-            session_folder.sweep(base)
+            session_folder.sweep(base, waits=True)
 
 
 SESSION = """
