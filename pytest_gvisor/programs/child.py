@@ -8,10 +8,12 @@ in the error pipe.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import struct
 import sys
+import termios
 from collections.abc import Sequence
 
 from pytest_gvisor.programs import linux, proc
@@ -223,8 +225,8 @@ def become(
         error_pipe = _ERROR_PIPE
         if order.terminal:
             stage = "terminal"
-            # Only a session leader without a terminal may take one (tty_ioctl(4)): see setsid.
-            linux.take_terminal(0)
+            # Only a session leader without a terminal may take one (ioctl_tty(2)): see setsid.
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         stage = "cgroup"
         for descriptor in range(_ERROR_PIPE + 1, len(fds) + 1):
             os.write(descriptor, b"0")  # "0" names the writer itself (cgroups(7))

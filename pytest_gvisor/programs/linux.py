@@ -7,14 +7,13 @@ than one call at a time: policy lives with the callers.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import fcntl
 import os
 import signal
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 # include/uapi/linux/prctl.h
 PR_SET_PDEATHSIG = 1
@@ -37,16 +36,12 @@ _CAPABILITY_BITS = 64
 # include/uapi/linux/sched.h
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
-CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
 # include/uapi/linux/sockios.h and if.h
 SIOCGIFFLAGS = 0x8913
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 1
-
-# include/uapi/asm-generic/ioctls.h
-_TIOCSCTTY = 0x540E
 
 # include/uapi/linux/mount.h
 MS_RDONLY = 1
@@ -58,9 +53,8 @@ MS_REC = 16384
 MS_SLAVE = 1 << 19
 MNT_DETACH = 2
 
-# include/uapi/linux/memfd.h and include/uapi/asm-generic/mman-common.h
-_MFD_CLOEXEC, _MFD_ALLOW_SEALING, _MFD_EXEC = 1, 2, 16
-MADV_COLLAPSE = 25
+# include/uapi/asm-generic/mman-common.h
+_MADV_COLLAPSE = 25
 _PROT_NONE, _PROT_READ, _PROT_WRITE = 0, 1, 2
 _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS = 1, 2, 16, 32
 
@@ -77,11 +71,6 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
-
-# include/uapi/asm-generic/unistd.h, and arch/x86/entry/syscalls/syscall_64.tbl
-_SYS_RT_SIGACTION = {"x86_64": 13, "aarch64": 134}
-LIBC_SIGNALS = (32, 33)
-"""The signals that the C library keeps for its threads (nptl(7))."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 # prctl is variadic and reads five unsigned longs: with fewer, PR_SET_NO_NEW_PRIVS sees rubbish in
@@ -244,17 +233,6 @@ def loopback_up() -> None:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", flags))
 
 
-def memfd_create_executable(name: str) -> int:
-    """``memfd_create`` for a file that may be executed and sealed."""
-    flags = _MFD_CLOEXEC | _MFD_ALLOW_SEALING
-    try:
-        return os.memfd_create(name, flags | _MFD_EXEC)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        return os.memfd_create(name, flags)  # before Linux 6.3, each may be executed
-
-
 def _mmap(address: int, length: int, protection: int, flags: int, fd: int) -> int:
     made = _libc.mmap(address, length, protection, flags, fd, 0)
     failed = made == ctypes.c_void_p(-1).value
@@ -262,57 +240,29 @@ def _mmap(address: int, length: int, protection: int, flags: int, fd: int) -> in
     return int(made)
 
 
-@contextlib.contextmanager
-def mapped(fd: int, length: int, *, alignment: int) -> Iterator[tuple[int, memoryview]]:
-    """Map a file for reading and writing; yield the address, which is aligned, and the memory."""
+def collapse(fd: int, length: int, alignment: int) -> None:
+    """Have a file in memory put on huge pages: ``madvise(MADV_COLLAPSE)`` of an aligned mapping."""
     whole = length + alignment
     # A place with room for an aligned mapping, which then takes a part of it.
     place = _mmap(0, whole, _PROT_NONE, _MAP_PRIVATE | _MAP_ANONYMOUS, -1)
     try:
         start = -(-place // alignment) * alignment
         _mmap(start, length, _PROT_READ | _PROT_WRITE, _MAP_SHARED | _MAP_FIXED, fd)
-        yield start, memoryview((ctypes.c_char * length).from_address(start)).cast("B")
+        result = _libc.madvise(start, length, _MADV_COLLAPSE)
+        _check(result, f"madvise({start:#x}, {length}, MADV_COLLAPSE)")
     finally:
         _check(_libc.munmap(place, whole), f"munmap({place:#x}, {whole})")
 
 
-def madvise(address: int, length: int, advice: int) -> None:
-    """``madvise(address, length, advice)``."""
-    _check(_libc.madvise(address, length, advice), f"madvise({address:#x}, {length}, {advice})")
-
-
-def take_terminal(fd: int) -> None:
-    """Make a terminal the controlling one of this session, which has none (ioctl_tty(2))."""
-    fcntl.ioctl(fd, _TIOCSCTTY, 0)
-
-
 def reset_signals() -> None:
-    """Give every signal its default action and an empty mask: execve keeps both otherwise."""
+    """Give every signal its default action and an empty mask: execve keeps both otherwise.
+
+    But for the two that the C library keeps for its threads (nptl(7)).
+    """
     for number in signal.valid_signals():
         if number not in (signal.SIGKILL, signal.SIGSTOP):
             signal.signal(number, signal.SIG_DFL)
-    for kept in LIBC_SIGNALS:
-        set_default_action(kept)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def set_default_action(number: int) -> None:
-    """Call ``rt_sigaction(number, {SIG_DFL}, NULL, 8)``; do nothing on an unknown processor.
-
-    The C library refuses `LIBC_SIGNALS` in its own sigaction(3), and some shells ignore them.
-    """
-    call = _SYS_RT_SIGACTION.get(os.uname().machine)
-    if call is None:
-        return
-    action = struct.pack("QQQQ", 0, 0, 0, 0)  # handler, flags, restorer, mask
-    result = _libc.syscall(
-        ctypes.c_long(call),
-        ctypes.c_int(number),
-        ctypes.c_char_p(action),
-        ctypes.c_void_p(None),
-        ctypes.c_size_t(8),
-    )
-    _check(result, f"rt_sigaction({number}, SIG_DFL)")
 
 
 def close_from(lowest: int) -> None:

@@ -44,7 +44,6 @@ _LIMITS = (
 _HUGE = 2 * 1024 * 1024
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _SOURCE, _TARGET, _NULL = 3, 4, 5
-_PIECE = 1024 * 1024
 _TRIAL = ("runsc", "--version")
 
 
@@ -82,7 +81,7 @@ class Copy:
         size = self._of[2]
         if not 0 < size <= min(MAX_SIZE, available() * SHARE_OF_MEMORY):
             raise OSError(0, "a file of another size")
-        self.fd = linux.memfd_create_executable("runsc")
+        self.fd = os.memfd_create("runsc", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         word = SIDECARS_VARIABLE.encode() if self._is_told else b""
         trial = order.command(_TRIAL)
         try:
@@ -138,17 +137,15 @@ def _fill(source: int, target: int, size: int, word: bytes = b"") -> None:
     """
     whole = -(-size // _HUGE) * _HUGE
     os.ftruncate(target, whole)
-    with linux.mapped(target, whole, alignment=_HUGE) as (address, memory):
-        done = 0
-        while done < size:
-            count = os.preadv(source, [memory[done:size]], done)
-            if not count:
-                raise OSError(0, "the file became shorter")
-            done += count
-        memory.release()
-        with mmap.mmap(target, size, prot=mmap.PROT_READ) as content:
-            if content.find(word) < 0:
-                raise OSError(0, "a release that cannot be told where its sidecars are")
-        linux.madvise(address, whole, linux.MADV_COLLAPSE)
+    done = 0
+    while done < size:
+        count = os.sendfile(target, source, done, size - done)
+        if not count:
+            raise OSError(0, "the file became shorter")
+        done += count
+    with mmap.mmap(target, size, prot=mmap.PROT_READ) as content:
+        if content.find(word) < 0:
+            raise OSError(0, "a release that cannot be told where its sidecars are")
+    linux.collapse(target, whole, _HUGE)
     os.ftruncate(target, size)
     fcntl.fcntl(target, fcntl.F_ADD_SEALS, _SEALS)

@@ -17,9 +17,6 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 class Stat(NamedTuple):
     """The first fields of /proc/PID/stat."""
 
-    command: str
-    """The name of the program, at most 15 bytes."""
-
     state: str
     """One letter: ``T`` is stopped, ``Z`` a zombie."""
 
@@ -74,12 +71,12 @@ def stat_of(pid: int) -> Stat | None:
     """The state of a process and its parent; None where there is no such process."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            before, _, after = os.fsdecode(file.read()).rpartition(")")
+            after = os.fsdecode(file.read()).rpartition(")")[2]
     except OSError:
         return None
-    # The name may hold spaces and brackets: it ends at the last bracket, and starts at the first.
+    # The name of the program may hold spaces and brackets: it ends at the last bracket.
     state, parent = after.split(None, 2)[:2]
-    return Stat(command=before.partition("(")[2], state=state, parent=int(parent))
+    return Stat(state=state, parent=int(parent))
 
 
 def status_of(pid: int | str = "self", where: str = "/proc") -> dict[str, str]:

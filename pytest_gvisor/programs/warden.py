@@ -5,9 +5,8 @@ descendants when the command ends, and at its deadline. It does so, too, when th
 for it is gone, and when standard input closes. It then says what came of it on standard output. It
 waits until nobody needs the folder any more, and removes it.
 
-If this program is killed, all of the command is killed too. As root the command has a PID namespace
-of its own, which the kernel ends with this program. Where none can be made there is a guard between
-the two. It sees this program's end, and this program sees the guard's.
+If this program is killed, all of the command is killed too. A guard between the two sees this
+program's end, and this program sees the guard's.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import selectors
 import shutil
 import signal
 import sys
@@ -43,8 +41,7 @@ def become(argv: list[str], *above: int) -> NoReturn:
     """
     try:
         linux.set_parent_death_signal(signal.SIGKILL)
-        # A parent that ended before the prctl sends nothing. Its number tells nothing either: seen
-        # from a PID namespace of its own, it is 0 whether it lives or not.
+        # A parent that ended before the prctl sends nothing.
         if select.select(above, [], [], 0)[0]:
             os._exit(127)
         linux.reset_signals()
@@ -58,19 +55,6 @@ def become(argv: list[str], *above: int) -> NoReturn:
     except BaseException as error:  # noqa: BLE001 -- nothing of the parent may run on here
         os.write(2, f"{argv[0]}: {error}\n".encode())
     os._exit(127)
-
-
-def start(argv: list[str]) -> int:
-    """Fork the command into a new PID namespace if possible, or else a guard of it.
-
-    Returns the child's pid.
-    """
-    entry: Callable[..., NoReturn] = become
-    try:
-        linux.unshare(linux.CLONE_NEWPID)
-    except OSError:
-        entry = guard
-    return _fork(entry, argv)
 
 
 def _fork(entry: Callable[..., NoReturn], argv: list[str], *above: int) -> int:
@@ -124,13 +108,9 @@ def wait(pid: int, parent: int, deadline: float) -> int | None:
     """Return the command's raw status; None if the deadline or the caller's end comes first."""
     child = os.pidfd_open(pid)
     try:
-        with selectors.DefaultSelector() as selector:
-            for fd in (0, parent, child):
-                selector.register(fd, selectors.EVENT_READ)
-            ready = selector.select(max(0.0, deadline - time.monotonic()))
-            if child not in {key.fd for key, _events in ready}:
-                return None
-        return os.waitpid(pid, 0)[1]
+        left = max(0.0, deadline - time.monotonic())
+        ready = select.select([0, parent, child], [], [], left)[0]
+        return os.waitpid(pid, 0)[1] if child in ready else None
     finally:
         os.close(child)
 
@@ -143,16 +123,13 @@ def main(arguments: list[str]) -> None:
     parent, seconds, folder, command = int(arguments[0]), arguments[1], arguments[2], arguments[3:]
     deadline = time.monotonic() + float(seconds)
     try:
-        status = wait(start(command), parent, deadline)
+        status = wait(_fork(guard, command), parent, deadline)
         leftovers.kill_children()
         told = "late" if status is None else str(os.waitstatus_to_exitcode(status))
         with contextlib.suppress(OSError):  # nobody is there to be told
             os.write(1, told.encode())
             os.close(1)
-        with selectors.DefaultSelector() as selector:
-            selector.register(0, selectors.EVENT_READ)
-            selector.register(parent, selectors.EVENT_READ)
-            selector.select()
+        select.select([0, parent], [], [])
     finally:
         leftovers.kill_children()
         shutil.rmtree(folder, ignore_errors=True)

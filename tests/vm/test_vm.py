@@ -124,7 +124,7 @@ def test_any_signal_ends_it(vm_options: list[str], share: Path, number: signal.S
 
 
 def test_a_killed_warden_takes_the_vm_with_it(vm_options: list[str], share: Path) -> None:
-    """The VM's command dies with the warden's PID namespace; the folder goes with the tool."""
+    """The warden's guard kills the VM's command; the folder goes with the tool."""
     with start(vm_options, share) as process:
         wardens = subprocess.run(
             ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True

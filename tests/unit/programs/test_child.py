@@ -104,11 +104,6 @@ def test_the_child_is_clean_whatever_its_parent_is_like(alone: Alone, refused: i
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGCHLD])
             for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1):
                 signal.signal(number, signal.SIG_IGN)
-            # As Debian 12's bash leaves them to a job's children: ignored.
-            ignore = linux.struct.pack("QQQQ", 1, 0, 0, 0)
-            for number in linux.LIBC_SIGNALS:
-                call = linux._SYS_RT_SIGACTION[os.uname().machine]
-                assert linux._libc.syscall(call, number, ignore, None, 8) == 0
 
         result = become(*python(look), before=hostile)
         """,

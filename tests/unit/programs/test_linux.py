@@ -126,21 +126,6 @@ def test_a_new_network_namespace_has_its_loopback_brought_up(alone: Alone) -> No
     """) == [False, True]
 
 
-def test_a_terminal_becomes_the_controlling_one(alone: Alone) -> None:
-    """A session without a terminal gets it as /dev/tty; a pipe cannot be one."""
-    assert alone("""
-        os.setsid()
-        ours, theirs = os.openpty()
-        linux.take_terminal(theirs)
-        own = os.open("/dev/tty", os.O_RDWR)
-        result = [os.ttyname(theirs) != "", os.tcgetpgrp(own) == os.getpid()]
-        try:
-            linux.take_terminal(os.pipe()[0])
-        except OSError as error:
-            result.append(os.strerror(error.errno) in str(error))
-    """) == [True, True, True]
-
-
 @needs_root
 def test_one_capability_is_given_up_and_no_other(alone: Alone) -> None:
     """The bounding set loses the capability too, so no execve brings it back."""

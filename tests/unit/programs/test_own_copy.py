@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import mmap
 import os
 import shutil
 from pathlib import Path
@@ -34,13 +33,11 @@ LEAST = Order(id="", argv=(), term=(), env={}, folder="", root="")
 
 def is_possible() -> bool:
     """Whether this kernel makes huge pages of a file in memory."""
-    fd = linux.memfd_create_executable("x")
+    fd = os.memfd_create("x", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, HUGE)
     try:
-        with linux.mapped(fd, HUGE, alignment=HUGE) as (address, memory):
-            memory[0] = 1
-            memory.release()
-            linux.madvise(address, HUGE, linux.MADV_COLLAPSE)
+        os.pwrite(fd, b"x", 0)
+        linux.collapse(fd, HUGE, HUGE)
     except OSError:
         return False
     finally:
@@ -174,14 +171,3 @@ def test_an_executable_with_sidecars_is_copied_if_it_can_be_told_their_folder(
 def test_a_copy_without_sidecars_is_not_for_a_run_with_sidecars(copied: Runs) -> None:
     """Nobody has searched the file for the name of the variable."""
     assert copied.run(env=TOLD) == copied.executable
-
-
-def test_a_mapping_is_aligned_and_is_of_the_file() -> None:
-    """Bytes that are written to the memory are in the file."""
-    fd = linux.memfd_create_executable("x")
-    os.ftruncate(fd, mmap.PAGESIZE)
-    with linux.mapped(fd, mmap.PAGESIZE, alignment=HUGE) as (address, memory):
-        memory[:2] = b"ab"
-        memory.release()
-    assert (address % HUGE, os.pread(fd, 2, 0)) == (0, b"ab")
-    os.close(fd)

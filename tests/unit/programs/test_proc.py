@@ -104,14 +104,14 @@ def test_a_process_that_has_ended_has_neither_words_nor_state(zombie: int) -> No
     process.wait()
     assert (proc.words_of(process.pid), proc.stat_of(process.pid)) == ([], None)
     assert proc.words_of(zombie) == []
-    assert proc.stat_of(zombie) == Stat("true", "Z", os.getpid())
+    assert proc.stat_of(zombie) == Stat("Z", os.getpid())
 
 
 def test_a_name_may_look_like_the_fields_after_it(odd_child: int) -> None:
     """The name ends at the last bracket of the line."""
     stat = proc.stat_of(odd_child)
     assert stat is not None
-    assert (stat.command, stat.parent) == ("a) S 1 (b", os.getpid())
+    assert stat.parent == os.getpid()
 
 
 def test_all_processes_are_listed(zombie: int) -> None:
