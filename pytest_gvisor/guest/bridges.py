@@ -96,7 +96,6 @@ class LiveLog:
     """Takes the place of the handler that shows log records as they come (``log_cli``)."""
 
     def __init__(self, config: pytest.Config, send: Send) -> None:
-        self._plugin: Any = None
         self._config = config
         self._send = send
 

@@ -22,10 +22,6 @@ def _refuse(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
 
 
-_PLAIN = json.JSONDecoder(parse_constant=_refuse)
-"""Made once: `json.loads` would make one for each text."""
-
-
 def loads(text: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """The value of a JSON text; ``pairs`` makes the objects of it, from their keys and values.
 
@@ -34,8 +30,6 @@ def loads(text: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any] | 
     goes, or has more digits than `int` takes.
     """
     try:
-        if pairs is None and type(text) is str:
-            return _PLAIN.decode(text)
         return _loads(text, cls=_Decoder, object_pairs_hook=pairs, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         detail = str(error).encode("ascii", "backslashreplace").decode()

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
     from pytest_gvisor.guest.loop import Loop
 
-_RESERVE = 256
+_MOST_FILES = 65536
 _DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
 _GOES_ON = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
 _SIGNALS = signal.valid_signals()
 
 
 class Limits:
-    """The limits on open files: one for programs, and a higher one for the guest if it needs that.
+    """The limits on open files: one for programs, and a higher one for the guest.
 
     And what is the same for all programs: who the guest is, and an input that is at its end.
     """
@@ -41,38 +41,29 @@ class Limits:
     def __init__(self, nothing: int) -> None:
         self.me = (os.getuid(), os.getgid(), os.getgroups())
         self.nothing = nothing
-        self.theirs = resource.getrlimit(resource.RLIMIT_NOFILE)
-        most = self.theirs[1]
-        if most == resource.RLIM_INFINITY or most > 65536:
-            most = 65536
-        self.ours = (max(most, self.theirs[0]), self.theirs[1])
-        self._low = [os.dup(self.nothing) for _ in range(3)]
-        self._raised = False
+        self._theirs = soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = min(hard, _MOST_FILES) if hard != resource.RLIM_INFINITY else _MOST_FILES
+        self._ours = (max(soft, most), hard)
+        self._low = [os.dup(nothing) for _ in range(3)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, self._ours)
 
-    def see(self, fd: int) -> None:
-        """Raise the guest's limit if this new descriptor comes close to it."""
-        if not self._raised and fd > self.theirs[0] - _RESERVE:
-            self._raised = True
-            self.ours_again()
-
-    def ours_again(self) -> None:
-        """Set the guest's own limit."""
-        if self._raised:
-            resource.setrlimit(resource.RLIMIT_NOFILE, self.ours)
-            for low in self._low:
-                os.dup2(self.nothing, low, inheritable=False)
-
-    def for_a_program(self, streams: list[int]) -> list[int]:
-        """Set the limit for a program about to start; return its streams, perhaps renumbered.
+    @contextlib.contextmanager
+    def of_a_program(self, streams: list[int]) -> Iterator[list[int]]:
+        """Set the limit of programs while one starts; yield its streams, perhaps renumbered.
 
         posix_spawn refuses streams whose numbers are above the limit.
         """
-        if not self._raised:
-            return streams
-        for index, low in enumerate(self._low):
-            os.dup2(streams[index], low, inheritable=False)
-        resource.setrlimit(resource.RLIMIT_NOFILE, self.theirs)
-        return self._low
+        far = max(streams) >= self._theirs[0]
+        moved = list(zip(streams, self._low)) if far else []  # noqa: B905 -- Python 3.8
+        try:
+            for stream, low in moved:
+                os.dup2(stream, low, inheritable=False)
+            resource.setrlimit(resource.RLIMIT_NOFILE, self._theirs)
+            yield self._low if far else streams
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, self._ours)
+            for _stream, low in moved:
+                os.dup2(self.nothing, low, inheritable=False)
 
 
 class Program:
@@ -93,16 +84,13 @@ class Program:
         me = limits.me
         other = (self.user[0], self.user[1], sorted(self.user[2])) != (*me[:2], sorted(me[2]))
         try:
-            streams = limits.for_a_program(streams)
-            if other:
-                return self._fork(streams)
-            if self.cwd != b"/":
+            with limits.of_a_program(streams) as low:
+                if other:
+                    return self._fork(low)
                 os.chdir(self.cwd)
-            return self._search(functools.partial(self._spawn, streams))
+                return self._search(functools.partial(self._spawn, low))
         finally:
-            if self.cwd != b"/":
-                os.chdir("/")
-            limits.ours_again()
+            os.chdir("/")
 
     def _spawn(self, streams: list[int], path: bytes) -> int:
         """Start it by posix_spawn: a fork copies page tables, which costs much more in gVisor.
@@ -213,7 +201,6 @@ class Exec:
                 pair = os.pipe()
                 theirs.append(pair[1 if stream else 0])
                 self._take(stream, pair[0 if stream else 1])
-                limits.see(max(pair))
             self.pid = program.start(limits, theirs if reads else [limits.nothing, *theirs])
         except BaseException:
             for end in (self._stdin, *self._sources.values()):
@@ -224,21 +211,19 @@ class Exec:
             for fd in theirs:
                 os.close(fd)
         self.mark = MARK.encode() + b"=" + program.mark
-        # Who writes nothing waits for the end, and not for this.
-        self.loop.send({"op": "started", "id": self.number}, waits=not reads)
+        self.loop.send({"op": "started", "id": self.number})
 
     def _take(self, stream: int, fd: int) -> None:
         """Take the guest's end of a stream."""
         os.set_blocking(fd, False)
         if stream:
             done = functools.partial(self._at_end, stream)
-            self._sources[stream] = Source(self.loop, fd, (self.number, stream), done, alone=True)
+            self._sources[stream] = Source(self.loop, fd, (self.number, stream), done)
         else:
             self._stdin = Sink(self.loop, fd, self.number, self._stdin_broke)
 
     def _at_end(self, stream: int, _error: int) -> None:
-        # Most often it is the end of the program as well, which will have been reaped in a moment.
-        self.loop.send({"op": "eof", "id": self.number, "s": stream}, waits=not self.exited)
+        self.loop.send({"op": "eof", "id": self.number, "s": stream})
 
     def _stdin_broke(self, _number: int) -> None:
         """Report that nobody reads standard input any more."""
@@ -251,28 +236,28 @@ class Exec:
         """Whether everything has been reported to the host."""
         return self.exited and all(source.ended for source in self._sources.values())
 
-    def on_data(self, payload: bytes) -> None:
+    def on_data(self, _message: dict[str, Any], payload: bytes) -> None:
         """Take bytes for its standard input."""
         if self._stdin is not None:
             self._stdin.feed(payload)
 
-    def on_eof(self) -> None:
+    def on_eof(self, *_: object) -> None:
         """Take the end of its standard input."""
         if self._stdin is not None:
             self._stdin.finish(self._stdin.close)
 
-    def on_credit(self, stream: int, count: int) -> None:
+    def on_credit(self, message: dict[str, Any], _payload: bytes) -> None:
         """Take credit: the host can receive more of a stream."""
-        if stream in self._sources:
-            self._sources[stream].add_credit(count)
+        if message["s"] in self._sources:
+            self._sources[message["s"]].add_credit(message["n"])
 
-    def on_signal(self, number: int) -> None:
+    def on_signal(self, message: dict[str, Any], _payload: bytes) -> None:
         """Send the program a signal, unless it has ended."""
         if not self.exited:
             with contextlib.suppress(OSError):
-                os.kill(self.pid, number)
+                os.kill(self.pid, message["n"])
 
-    def on_exit(self, status: int) -> None:
+    def end(self, status: int) -> None:
         """Take the wait status of the program, which has ended.
 
         What it wrote is in the pipes by now. Others may have them open still, and write on. That is
@@ -291,9 +276,6 @@ class Exec:
             self._stdin.abandon()
         for source in self._sources.values():
             source.abandon()
-
-    def on_reset(self) -> None:
-        """Ignore a reset, which programs do not have."""
 
 
 def _waiting(fd: int) -> int:

@@ -11,7 +11,6 @@ import os
 import socket
 import stat
 import struct
-import time
 
 from pytest_gvisor.guest.loop import WRITE, Sink, Source
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from pytest_gvisor.guest.loop import Loop
 
 _LOOPBACKS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
-_PROBE_PAUSES = (0.005, 0.01, 0.02, 0.05)
 
 
 def _dial(family: int, host: str, port: int) -> socket.socket:
@@ -53,10 +51,6 @@ class Dial:
         self._error = 0  # the first address's
         self._socket: socket.socket | None = None
         self._next()
-
-    def fileno(self) -> int:
-        """The descriptor of the attempt, or -1."""
-        return -1 if self._socket is None else self._socket.fileno()
 
     def _next(self) -> None:
         while self._left:
@@ -94,24 +88,19 @@ class Dial:
 
 
 class Connection:
-    """One TCP connection to a server in the sandbox.
-
-    ``see`` is called with each new descriptor.
-    """
+    """One TCP connection to a server in the sandbox."""
 
     over = False
 
-    def __init__(self, loop: Loop, number: int, port: int, see: Callable[[int], None]) -> None:
+    def __init__(self, loop: Loop, number: int, message: dict[str, Any]) -> None:
         self.loop = loop
         self.number = number
-        self._see = see
         self._error = 0
         self._source: Source | None = None
         self._sink: Sink | None = None
         self._write_side_closed = False
         self._socket: socket.socket | None = None
-        self._dial = Dial(loop, port, self._connected)
-        see(self._dial.fileno())
+        self._dial = Dial(loop, message["port"], self._connected)
 
     def _connected(self, made: socket.socket | None, number: int) -> None:
         if self.over:
@@ -124,18 +113,13 @@ class Connection:
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # A descriptor for each direction: each is closed when its direction is over.
         try:
-            self._sink = Sink(self.loop, self._another(made), self.number, self._broke)
-            fd = self._another(made)
+            self._sink = Sink(self.loop, os.dup(made.fileno()), self.number, self._broke)
+            fd = os.dup(made.fileno())
         except OSError as error:
             self._close(error.errno or errno.EMFILE)
             return
         self.loop.send({"op": "started", "id": self.number})
         self._source = Source(self.loop, fd, (self.number, 1), self._read_all)
-
-    def _another(self, made: socket.socket) -> int:
-        fd = os.dup(made.fileno())
-        self._see(fd)
-        return fd
 
     def _read_all(self, number: int) -> None:
         if number:
@@ -179,52 +163,24 @@ class Connection:
                 part.close()
         self.loop.send({"op": "closed", "id": self.number, "errno": number})
 
-    def on_data(self, payload: bytes) -> None:
+    def on_data(self, _message: dict[str, Any], payload: bytes) -> None:
         """Take bytes for the server."""
         if self._sink is not None:
             self._sink.feed(payload)
 
-    def on_eof(self) -> None:
+    def on_eof(self, *_: object) -> None:
         """Take the end of the client's bytes."""
         if self._sink is not None and not self._sink.ended:
             self._sink.finish(self._written_all)
 
-    def on_credit(self, _stream: int, count: int) -> None:
+    def on_credit(self, message: dict[str, Any], _payload: bytes) -> None:
         """Take credit: the client can receive more."""
         if self._source is not None:
-            self._source.add_credit(count)
+            self._source.add_credit(message["n"])
 
-    def on_signal(self, _number: int) -> None:
-        """Ignore a signal, which connections do not have."""
-
-    def on_reset(self) -> None:
+    def on_reset(self, *_: object) -> None:
         """Close the connection, since the client is gone."""
         self._close(0, abort=True)
-
-
-class Probe:
-    """An attempt to connect to a port, repeated until it works or the time is up."""
-
-    def __init__(self, loop: Loop, number: int, message: dict[str, Any]) -> None:
-        self._loop = loop
-        self._number = number
-        self._port = message["port"]
-        self._deadline = time.monotonic() + message["ms"] / 1000
-        self._tries = 0
-        self._try()
-
-    def _try(self) -> None:
-        Dial(self._loop, self._port, self._dialled)
-
-    def _dialled(self, made: socket.socket | None, _number: int) -> None:
-        if made is not None:
-            made.close()
-        if made is not None or time.monotonic() > self._deadline:
-            self._loop.send({"op": "answer", "id": self._number, "n": int(made is not None)})
-            return
-        pause = _PROBE_PAUSES[min(self._tries, len(_PROBE_PAUSES) - 1)]
-        self._tries += 1
-        self._loop.later(pause, self._try)
 
 
 def _regular(path: bytes, flags: int, mode: int = 0) -> int:
@@ -238,7 +194,7 @@ def _regular(path: bytes, flags: int, mode: int = 0) -> int:
 
 
 class _File:
-    """A transfer of a file; ignores messages that its direction does not have."""
+    """A transfer of a file."""
 
     over = False
 
@@ -249,21 +205,6 @@ class _File:
     def _fail(self, error: OSError) -> None:
         self.over = True
         self.loop.send({"op": "failed", "id": self.number, "errno": error.errno or 0})
-
-    def on_data(self, _payload: bytes) -> None:
-        """Take bytes from the host."""
-
-    def on_eof(self) -> None:
-        """Take the end of the host's bytes."""
-
-    def on_credit(self, _stream: int, _count: int) -> None:
-        """Take credit: the host can receive more."""
-
-    def on_signal(self, _number: int) -> None:
-        """Ignore a signal, which files do not have."""
-
-    def on_reset(self) -> None:
-        """Stop: the host no longer wants the file."""
 
 
 class Put(_File):
@@ -278,7 +219,7 @@ class Put(_File):
         self._fd = _regular(path, os.O_WRONLY | os.O_CREAT, self._mode & 0o777)
         os.ftruncate(self._fd, 0)
 
-    def on_data(self, payload: bytes) -> None:
+    def on_data(self, _message: dict[str, Any], payload: bytes) -> None:
         """Write bytes to the file."""
         self._try(lambda: self._write(payload))
 
@@ -289,7 +230,7 @@ class Put(_File):
             self._size += count
             rest = rest[count:]
 
-    def on_eof(self) -> None:
+    def on_eof(self, *_: object) -> None:
         """Finish the file, which is complete."""
         self._try(lambda: os.fchmod(self._fd, self._mode))
         if not self.over:
@@ -324,11 +265,11 @@ class Get(_File):
         self.over = True
         self.loop.send({"op": "eof", "id": self.number, "s": 1})
 
-    def on_credit(self, _stream: int, count: int) -> None:
+    def on_credit(self, message: dict[str, Any], _payload: bytes) -> None:
         """Take credit: the host can receive more."""
-        self._source.add_credit(count)
+        self._source.add_credit(message["n"])
 
-    def on_reset(self) -> None:
+    def on_reset(self, *_: object) -> None:
         """Stop: the host no longer wants the file."""
         if not self.over:
             self._source.close()

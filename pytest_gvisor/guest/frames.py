@@ -118,13 +118,10 @@ def _ended() -> bytes:
 class Encoder:
     """An encoder that numbers and tags the frames of one direction."""
 
-    def __init__(self, tag: bytes = NO_TAG, *, max_json: int = MAX_JSON) -> None:
+    def __init__(self, tag: bytes = NO_TAG, *, max_json: int = MAX_JSON, number: int = 0) -> None:
+        """``number`` is that of the first frame: the other end has had those before it."""
         self.tag = tag
         self._max_json = max_json
-        self._number = 0
-
-    def go_on(self, number: int) -> None:
-        """Number the next frame so: the other end has had those before it."""
         self._number = number
 
     def head(self, message: dict[str, Any], payload: int = 0) -> bytes:
@@ -144,6 +141,7 @@ class Decoder:
     """A decoder of frames from bytes as they come, in a buffer that grows for a long frame.
 
     ``read`` makes the message of a frame's JSON; its errors reach the caller of `frames`.
+    ``number`` is that of the first frame: those before it have been taken elsewhere.
     """
 
     def __init__(
@@ -153,6 +151,7 @@ class Decoder:
         max_json: int = MAX_JSON,
         max_payload: int = MAX_PAYLOAD,
         read: Callable[[bytes], dict[str, Any]] = parse,
+        number: int = 0,
     ) -> None:
         self.tag = tag
         self.size = 0
@@ -161,16 +160,12 @@ class Decoder:
         self._max_json = max_json
         self._max_payload = max_payload
         self._read = read
-        self._number = 0
+        self._number = number
         self._known = 0
         self._buffer = bytearray(_BUFFER)
         self._view = memoryview(self._buffer)
         self._start = 0
         self._end = 0
-
-    def go_on(self, number: int) -> None:
-        """Expect this number of the next frame: those before it have been taken elsewhere."""
-        self._number = number
 
     def room(self) -> memoryview:
         """Return the place for the next bytes. Earlier frames are no longer valid.

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from pytest_gvisor.guest import checked_json, program
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import ModuleType
 
 _OTHERS = 65534
@@ -91,7 +90,7 @@ class Refused(OSError):
 
 
 class Change:
-    """The change of user, in two processes: `serve` in the first one, the rest in its child."""
+    """The change of user, in two processes: `serve` in the first one, `become` in its child."""
 
     def __init__(self, who: Identity) -> None:
         self._who = who
@@ -104,23 +103,19 @@ class Change:
         os.close(self._ask)
         os.close(self._answers)
         if os.read(self._asked, 1):
-            for step in (self._map, self._settle):
-                try:
-                    step(pid)
-                except OSError as error:
-                    line = f"{error.errno or 0} {error}\n"
-                    self._say(line.encode("utf-8", "backslashreplace"))
-                    break
-                self._say(b"\n")
+            answer = "0"
+            try:
+                self._map(pid)
+                self._settle()
+            except OSError as error:
+                answer = f"{error.errno or 0} {error}"
+            # The child is gone if a step of its own was refused: the host knows why.
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._answer, answer.encode("utf-8", "backslashreplace"))
         os.close(self._asked)
         os.close(self._answer)
         if self._who.nested:
             self._keep_root_apart()
-
-    def _say(self, line: bytes) -> None:
-        """Answer the child, which is gone if a step of its own was refused: the host knows why."""
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self._answer, line)
 
     def _map(self, pid: int) -> None:
         if self._who.nested:
@@ -128,7 +123,7 @@ class Change:
                 with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
                     file.write(text)
 
-    def _settle(self, _pid: int) -> None:
+    def _settle(self) -> None:
         who = self._who
         # One that is there is the user's already, or the host's: what it holds is theirs to see.
         with contextlib.suppress(FileExistsError):
@@ -151,23 +146,31 @@ class Change:
 
     def become(self) -> None:
         """Become the user. Raises `Refused`, for the first process's steps too."""
+        try:
+            self._become()
+        except OSError as error:
+            raise Refused(error.errno or 0, error.strerror or str(error)) from error
+
+    def _become(self) -> None:
         os.close(self._asked)
         os.close(self._answer)
         who, linux = self._who, self._linux
-        with _refusals():
-            if who.nested:
-                os.setgroups(outer_groups(who))
-                linux.unshare(linux.CLONE_NEWUSER)
-            os.write(self._ask, b"x")
-            os.close(self._ask)
-            self._hear("the maps of ids")
-            linux.empty_bounding_set()
-            if not who.nested:
-                os.setgroups(who.groups)
-                os.setresgid(who.gid, who.gid, who.gid)
-                os.setresuid(who.uid, who.uid, who.uid)
-            linux.set_capabilities()
-            self._verify()
+        if who.nested:
+            os.setgroups(outer_groups(who))
+            linux.unshare(linux.CLONE_NEWUSER)
+        os.write(self._ask, b"x")
+        os.close(self._ask)
+        with open(self._answers, encoding="utf-8") as answers:
+            number, _, text = answers.read().partition(" ")
+        if number != "0" or text:
+            raise OSError(int(number or 0), f"the ids, the home folder or root's files: {text}")
+        linux.empty_bounding_set()
+        if not who.nested:
+            os.setgroups(who.groups)
+            os.setresgid(who.gid, who.gid, who.gid)
+            os.setresuid(who.uid, who.uid, who.uid)
+        linux.set_capabilities()
+        self._verify()
 
     def _verify(self) -> None:
         who = self._who
@@ -178,32 +181,6 @@ class Change:
             held = [line.split() for line in file if line.startswith(("CapEff", "CapPrm"))]
         if any(int(bits, 16) for _, bits in held):
             raise OSError(0, f"capabilities are left: {held}")
-
-    def settled(self) -> None:
-        """Wait until the home folder is there, and root's files are root's. Raises `Refused`."""
-        with _refusals():
-            self._hear("the home folder and root's files")
-        os.close(self._answers)
-
-    def _hear(self, about: str) -> None:
-        """Wait for one line of the first process: empty if all is well."""
-        line = b""
-        while not line.endswith(b"\n"):
-            part = os.read(self._answers, 1)
-            if not part:
-                raise OSError(0, f"no answer about {about}")
-            line += part
-        if line != b"\n":
-            number, _, text = line.decode().strip().partition(" ")
-            raise OSError(int(number), f"{about}: {text}")
-
-
-@contextlib.contextmanager
-def _refusals() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise Refused(error.errno or 0, error.strerror or str(error)) from error
 
 
 def _closed(path: str, flags: int) -> int:

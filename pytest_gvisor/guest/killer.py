@@ -20,7 +20,6 @@ MARK = "PYTEST_GVISOR_EXEC"
 
 _PATIENCE = 1.5
 _FREEZES = 20
-_BLOCK = 64 * 1024
 
 
 class Process:
@@ -33,16 +32,8 @@ class Process:
 
 
 def _read(path: str) -> bytes:
-    """Read a file of /proc with as few system calls as possible."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        parts = []
-        while True:
-            parts.append(os.read(fd, _BLOCK))
-            if len(parts[-1]) < _BLOCK:
-                return b"".join(parts)
-    finally:
-        os.close(fd)
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def table() -> dict[int, Process]:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import fcntl
-import functools
 import heapq
 import os
 import select
@@ -28,9 +26,6 @@ WRITE = select.EPOLLOUT
 
 _CONGESTED = 1024 * 1024
 _RELIEVED = 256 * 1024
-_MOMENT = 0.02
-_PIPE = 64 * 1024
-_F_SETPIPE_SZ = 1031
 _CREDIT_STEP = frames.WINDOW // 8
 
 
@@ -44,17 +39,13 @@ class Loop:
         self.decoder = frames.Decoder()
         self.sources: set[Source] = set()
         self.congested = False
-        self.at_end: Callable[[], None] | None = None  # called in each turn, before all is sent
         self.oldest = 0  # nothing is sent about earlier ids, which this host does not know
         self._out = frames.Outbox()
-        self._hurry = False  # whether what is to be sent is to be sent now
-        self._blocked = False  # whether the host has taken no more at the last try
         self._epoll = select.epoll()
         self._acts: dict[int, dict[int, Callable[[], None]]] = {}
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_count = 0
         self._soon: collections.deque[Callable[[], None]] = collections.deque()
-        self._afterwards: collections.deque[Callable[[], None]] = collections.deque()
 
     def want(self, fd: int, event: int, act: Callable[[], None] | None) -> None:
         """Call ``act`` whenever ``fd`` is ready in this way; None stops it."""
@@ -80,15 +71,6 @@ class Loop:
             self.want(fd, event, None)
         os.close(fd)
 
-    def close_afterwards(self, fd: int) -> None:
-        """Close the only descriptor of a pipe's end, which the kernel then waits for no more."""
-        self._acts[fd] = {}
-        self.afterwards(functools.partial(self._close_last, fd))
-
-    def _close_last(self, fd: int) -> None:
-        del self._acts[fd]
-        os.close(fd)
-
     def later(self, seconds: float, act: Callable[[], None]) -> None:
         """Call ``act`` once, after ``seconds``."""
         self._timer_count += 1
@@ -98,30 +80,20 @@ class Loop:
         """Call ``act`` once, in the next turn."""
         self._soon.append(act)
 
-    def afterwards(self, act: Callable[[], None]) -> None:
-        """Call ``act`` once, when all that this turn has to say has been sent."""
-        self._afterwards.append(act)
-
-    def send(self, message: dict[str, Any], payload: bytes = b"", *, waits: bool = False) -> None:
-        """Send a frame to the host, at the end of this turn or when the host can take it.
-
-        One that ``waits`` is not worth a system call of its own. It goes with the next one, which
-        is likely to come at once, or after a moment.
-        """
+    def send(self, message: dict[str, Any], payload: bytes = b"") -> None:
+        """Send a frame to the host, at the end of this turn or when the host can take it."""
         if 0 < message["id"] < self.oldest:
             return
-        self._hurry = self._hurry or not waits
         self._out.add(self.encoder.head(message, len(payload)), payload)
         if self._out.size > _CONGESTED and not self.congested:
             self.flush()
 
     def flush(self) -> None:
         """Send as much as possible. If the host is gone, end everything."""
-        self._hurry = self._blocked = False
         try:
             self._out.write(self.host)
         except BlockingIOError:
-            self._blocked = True
+            pass
         except OSError:
             raise SystemExit(0) from None
         self.want(self.host, WRITE, self.flush if self._out.size else None)
@@ -157,11 +129,7 @@ class Loop:
         timeout = None
         if self._timers:
             timeout = max(0.0, self._timers[0][0] - time.monotonic())
-        waiting = bool(self._out.size) and not self._blocked
-        if waiting:
-            timeout = _MOMENT if timeout is None else min(timeout, _MOMENT)
-        ready = self._epoll.poll(0 if self._soon else timeout)
-        for fd, mask in ready:
+        for fd, mask in self._epoll.poll(0 if self._soon else timeout):
             for event, other in ((READ, WRITE), (WRITE, READ)):
                 # An error or a hang-up is for whoever waits, in either direction.
                 act = self._acts.get(fd, {}).get(event) if mask & ~other else None
@@ -171,14 +139,8 @@ class Loop:
             self._soon.popleft()()
         while self._timers and self._timers[0][0] <= time.monotonic():
             heapq.heappop(self._timers)[2]()
-        if self.at_end is not None:
-            self.at_end()
-        if self._hurry or (waiting and not ready):
+        if self._out.size:
             self.flush()
-        while self._afterwards:
-            self._afterwards.popleft()()
-            if self._hurry:
-                self.flush()
 
 
 class Source:
@@ -192,19 +154,16 @@ class Source:
         done: Callable[[int], None],
         *,
         waits: bool = True,
-        alone: bool = False,
     ) -> None:
         self.fd = fd
         self.ended = False
         self._loop = loop
         self._id, self._stream = name
         self._done = done
-        self._alone = alone  # whether this is the only descriptor of a pipe's end
         self._waits = waits  # False for a regular file, which is always ready
         self._credit = frames.WINDOW
         self._rest: int | None = None
         self._scheduled = False
-        self._widened = False
         loop.sources.add(self)
         self.update()
 
@@ -252,11 +211,6 @@ class Source:
             self._end(error.errno or 0)
             self.close()
             return
-        if len(data) == _PIPE and not self._widened:
-            # Much comes: fewer turns for it, where the kernel allows that (pipe(7)).
-            self._widened = True
-            with contextlib.suppress(OSError):
-                fcntl.fcntl(self.fd, _F_SETPIPE_SZ, frames.WINDOW)
         if data and not self.ended:
             self._credit -= len(data)
             self._loop.send({"op": "data", "id": self._id, "s": self._stream}, data)
@@ -281,7 +235,7 @@ class Source:
         self.ended = True
         self._loop.sources.discard(self)
         if self.fd >= 0:
-            (self._loop.close_afterwards if self._alone else self._loop.close)(self.fd)
+            self._loop.close(self.fd)
             self.fd = -1
 
 

@@ -29,7 +29,7 @@ if not __package__:
 
 from pytest_gvisor.guest import frames, killer
 from pytest_gvisor.guest.children import Exec, Limits, Program
-from pytest_gvisor.guest.flows import Connection, Get, Probe, Put
+from pytest_gvisor.guest.flows import Connection, Dial, Get, Put
 from pytest_gvisor.guest.loop import READ, Loop
 
 TYPE_CHECKING = False
@@ -57,7 +57,6 @@ class Guest:
         self.past: collections.OrderedDict[int, tuple[int, bytes]] = collections.OrderedDict()
         self._strings = b""
         self._ready = False
-        self._unreaped = False
         self._acts: dict[str, Callable[[int, dict[str, Any], bytes], None]] = {
             "more": self._more,
             "exec": self._exec,
@@ -65,7 +64,7 @@ class Guest:
             "ping": self._ping,
             "put": functools.partial(self._open, Put),
             "get": functools.partial(self._open, Get),
-            "connect": self._connect,
+            "connect": functools.partial(self._open, Connection),
             "probe": self._probe,
             "rest": self._rest,
         }
@@ -77,41 +76,28 @@ class Guest:
         os.set_blocking(reader, False)
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, self._child_ended)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
         self._wake = reader
-        self.loop.want(reader, READ, self._drain)
-        self.loop.at_end = self._reap_all
-
-    def _child_ended(self, *_: object) -> None:
-        self._unreaped = True
-
-    def _drain(self) -> None:
-        """Empty the socket that ends a wait at a signal."""
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._wake, 4096)
-
-    def _reap_all(self) -> None:
-        """Reap what has ended: one now, the others when the host knows of that one."""
-        if self._unreaped:
-            self._unreaped = False  # a signal from here on is for a child that may be missed here
-            self._reap()
+        self.loop.want(reader, READ, self._reap)
 
     def _reap(self) -> None:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if not pid:
-            return
-        self.loop.afterwards(self._reap)
-        ended = self.running.pop(pid, None)
-        if ended is not None:
-            ended.on_exit(status)
-            # A part of its tree may still run, and has its mark.
-            self.past[ended.number] = (ended.pid, ended.mark)
-            if len(self.past) > _REMEMBERED:
-                self.past.popitem(last=False)
-            self._forget(ended)
+        """Reap all that has ended, one or more for each signal."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake, 4096)
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    return
+                if pid in self.running:
+                    self._ended(self.running.pop(pid), status)
+
+    def _ended(self, program: Exec, status: int) -> None:
+        program.end(status)
+        # A part of its tree may still run, and has its mark.
+        self.past[program.number] = (program.pid, program.mark)
+        if len(self.past) > _REMEMBERED:
+            self.past.popitem(last=False)
 
     def _read(self) -> None:
         try:
@@ -131,22 +117,10 @@ class Guest:
         elif op in self._acts:
             self._acts[op](number, message, payload)
         elif number in self.peers:
-            peer = self.peers[number]
-            if op == "data":
-                peer.on_data(payload)
-            elif op == "eof":
-                peer.on_eof()
-            elif op == "credit":
-                peer.on_credit(message["s"], message["n"])
-            elif op == "signal":
-                peer.on_signal(message["n"])
-            elif op == "reset":
-                peer.on_reset()
-            self._forget(peer)
-
-    def _forget(self, peer: Peer) -> None:
-        if peer.over:
-            self.peers.pop(peer.number, None)
+            # A peer has a method for each message that means something to it.
+            act = getattr(self.peers[number], f"on_{op}", None)
+            if act is not None:
+                act(message, payload)
 
     def _hello(self, message: dict[str, Any]) -> None:
         tag = bytes.fromhex(message["tag"])
@@ -209,11 +183,15 @@ class Guest:
         except _REFUSED as error:
             self._refuse(number, error)
 
-    def _connect(self, number: int, message: dict[str, Any], _payload: bytes) -> None:
-        self.peers[number] = Connection(self.loop, number, message["port"], self.limits.see)
-
     def _probe(self, number: int, message: dict[str, Any], _payload: bytes) -> None:
-        Probe(self.loop, number, message)
+        """Answer whether something listens on a port."""
+
+        def dialled(made: socket.socket | None, _errno: int) -> None:
+            if made is not None:
+                made.close()
+            self.loop.send({"op": "answer", "id": number, "n": int(made is not None)})
+
+        Dial(self.loop, message["port"], dialled)
 
     def _rest(self, number: int, message: dict[str, Any], _payload: bytes) -> None:
         """Be at rest while the sandbox is saved. A restored copy of this process wakes up here."""
@@ -222,7 +200,10 @@ class Guest:
         if woken["restored"]:
             self.loop.begin_anew(woken["oldest"])
             for peer in self.peers.values():
-                peer.abandon() if isinstance(peer, Exec) else peer.on_reset()
+                if isinstance(peer, Exec):
+                    peer.abandon()
+                elif not isinstance(peer, Put):
+                    peer.on_reset()
             self.peers.clear()
             self._hello(woken)
 

@@ -30,8 +30,7 @@ def assume(
     It has no file where the sandbox has none of that name.
     """
     sys.argv[:] = argv
-    if hasattr(sys, "orig_argv"):  # since Python 3.10
-        sys.orig_argv[:] = orig_argv
+    sys.orig_argv[:] = orig_argv
     main = ModuleType("__main__")
     main.__dict__["__builtins__"] = builtins
     if file is not None and os.path.exists(file):

@@ -251,7 +251,6 @@ def run(
     channel: Channel,
     start: dict[str, Any],
     words: TextIO,
-    change: identity.Change | None,
     notes: failed.Notes,
     *,
     gate: Gate,
@@ -273,9 +272,6 @@ def run(
     gate.supply_modules()
     from _pytest.config import get_config  # noqa: PLC0415 -- sys.path is the host's only now
 
-    # The first process has worked meanwhile.
-    if change is not None:
-        change.settled()
     terminal = Terminal(channel, words)
     watch = program.Watch(start["held_back"])
     # As Config.fromdictargs, with a plugin that is there before the others.
@@ -332,7 +328,7 @@ def main(supply: Supply | None) -> None:
     try:
         if change is not None:
             change.become()
-        status = run(channel, start, words, change, notes, gate=gate, debugger=debugger)
+        status = run(channel, start, words, notes, gate=gate, debugger=debugger)
     except identity.Refused as error:
         channel.send("no user", errno=error.errno, text=error.strerror)
         raise

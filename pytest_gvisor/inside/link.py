@@ -64,9 +64,10 @@ class Link:
         """Gets the standard error of the pytest as it comes."""
 
         self._shown = 0
-        self._encoder = Encoder(max_json=UNBOUNDED)
+        # A copy's end of the protocol goes on after "start" and "save", and what answered that.
+        self._encoder = Encoder(max_json=UNBOUNDED, number=2 if copy else 0)
         with stage("output", "no memory for messages from inside"):
-            self._decoder = decoder()
+            self._decoder = decoder(number=1 if copy else 0)
         self._messages: deque[tuple[int, dict[str, Any]]] = deque()
         self._of_first: deque[dict[str, Any]] = deque()
         self.attended = False
@@ -85,10 +86,6 @@ class Link:
 
         self._ended: Ended | None = None
         self._heard = not copy
-        if copy:
-            # Its end of the protocol goes on after "start" and "save", and what answered that.
-            self._encoder.go_on(2)
-            self._decoder.go_on(1)
         self._supervisor = driven.start()
         self._socket = self._supervisor.pipes.socket
         self._supervisor.change(self._socket, selectors.EVENT_READ, self._read)
@@ -373,9 +370,9 @@ def gone(error: BaseException) -> str:
     return str(error) or "it did not answer"
 
 
-def decoder(limit: int = MAX_MESSAGE) -> Decoder:
+def decoder(limit: int = MAX_MESSAGE, *, number: int = 0) -> Decoder:
     """Return a decoder of messages, which are frames of `guest.frames` without a payload."""
-    return Decoder(max_json=limit, max_payload=0, read=_decode)
+    return Decoder(max_json=limit, max_payload=0, read=_decode, number=number)
 
 
 def _decode(text: bytes) -> dict[str, Any]:

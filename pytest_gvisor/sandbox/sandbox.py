@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pytest_gvisor.sandbox.plan import Plan
 
 _MARGIN = 2.0
+_PAUSE = 0.02
 _MAX_PATH = 4096
 _REPLACED = "a sandbox was killed, and another one takes its place: what was in it is gone"
 
@@ -231,7 +232,7 @@ class Sandbox:
         """Ask whether the sandbox answers; return the seconds. Raises `NotReady`."""
         begun = time.monotonic()
         wait = patience_of(timeout, self._plan.settings.timeout)
-        self._ask({"op": "ping"}, begun + wait, "the sandbox does not answer")
+        self._ask(self._live(), {"op": "ping"}, begun + wait, "the sandbox does not answer")
         return time.monotonic() - begun
 
     def snapshot(self, *, timeout: float | None = None) -> Snapshot:
@@ -256,14 +257,19 @@ class Sandbox:
     def wait_for_port(self, port: int, timeout: float | None = None) -> None:
         """Wait until something in the sandbox listens on 127.0.0.1 or ::1. Raises `NotReady`."""
         wait = patience_of(timeout, self._plan.settings.timeout)
-        deadline = time.monotonic() + wait + _MARGIN
+        deadline = time.monotonic() + wait
         text = f"nothing listens on port {port} in the sandbox after {wait:g} s"
-        question = {"op": "probe", "port": _port(port), "ms": int(wait * 1000)}
-        if not self._ask(question, deadline, text):
-            raise NotReady(text)
-
-    def _ask(self, question: Mapping[str, object], deadline: float, otherwise: str) -> int:
+        question = {"op": "probe", "port": _port(port)}
         channel = self._live()
+        while not self._ask(channel, question, deadline + _MARGIN, text):
+            if time.monotonic() > deadline:
+                raise NotReady(text)
+            time.sleep(_PAUSE)
+
+    @staticmethod
+    def _ask(
+        channel: Channel, question: Mapping[str, object], deadline: float, otherwise: str
+    ) -> int:
         answer = Answer(channel.lock, "answer")
         with answer.changed:
             channel.add(answer, question)
