@@ -33,7 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the subcommand that the arguments name; return the exit status."""
     _open_standard_streams()
     words = sys.argv[1:] if arguments is None else arguments
-    chosen = parser().parse_args(words or ["--help"])
+    options = parser()
+    chosen = options.parse_args(words or ["--help"])
+    if chosen.version:
+        print(f"pytest-gvisor {metadata.version('pytest-gvisor')}")
+        return 0
+    if chosen.command is None:
+        options.error("a COMMAND is missing")
     name: str = chosen.command
     try:
         status: int = importlib.import_module(f"pytest_gvisor.cli.{name}").main(chosen.rest)
@@ -62,9 +68,8 @@ def parser() -> argparse.ArgumentParser:
     made.epilog = "\n".join([
         "commands:", *lines, "", "COMMAND --help describes its options and exit statuses.",
     ])  # fmt: skip
-    version = f"pytest-gvisor {metadata.version('pytest-gvisor')}"
-    made.add_argument("--version", action="version", version=version, help="show the version")
-    made.add_argument("command", choices=COMMANDS, metavar="COMMAND")
+    made.add_argument("--version", action="store_true", help="show the version")
+    made.add_argument("command", choices=COMMANDS, metavar="COMMAND", nargs="?")
     made.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return made
 
