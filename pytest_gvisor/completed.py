@@ -87,22 +87,13 @@ class Usage:
     """
 
     cpu_time: float | None = None
-    """Seconds of processor time, user and system; None if no file has it."""
-
-    cpu_time_source: str = ""
-    """The file of the cgroup that `cpu_time` is from: ``cpu.stat`` or ``cpuacct.usage``."""
+    """Seconds of processor time, user and system; None if unknown."""
 
     peak_memory: int | None = None
     """The most bytes of memory at once, with the page cache and the kernel's; None if unknown."""
 
-    peak_memory_source: str = ""
-    """The file of `peak_memory`: ``memory.peak`` or ``memory.max_usage_in_bytes``."""
-
     peak_tasks: int | None = None
     """The most processes and threads on the host, as ``pids`` counts them; None if unknown."""
-
-    peak_tasks_source: str = ""
-    """The file of `peak_tasks`: ``pids.peak``."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,6 +46,11 @@ def _named(errno: int) -> str:
     return f" [{errno_names.errorcode.get(errno, errno)}: {os.strerror(errno)}]"
 
 
+def _with_records(message: str, records: Sequence[str]) -> str:
+    more = (f"  runsc: {record}" for record in records if record not in message)
+    return "\n".join([message, *more])
+
+
 class GvisorError(Exception):
     """Base of every error that this package raises on purpose.
 
@@ -113,12 +118,9 @@ class InsecureRunsc(RunscError):
         self.reason = reason
         self.mode = mode
         self.owner = owner
-        facts = []
-        if mode is not None:
-            facts.append(f"mode {mode:04o}")
-        if owner is not None:
-            facts.append(f"owner uid {owner}")
-        known = f" ({', '.join(facts)})" if facts else ""
+        facts = ["" if mode is None else f"mode {mode:04o}"]
+        facts += ["" if owner is None else f"owner uid {owner}"]
+        known = f" ({', '.join(filter(None, facts))})" if any(facts) else ""
         super().__init__(f"refusing to run {escape(path)}{known}: {reason}", next_step=next_step)
 
 
@@ -153,8 +155,7 @@ class RunscFailed(RunscError):
         self.records = tuple(records)
         self.command = command
         self.stderr = stderr
-        more = (f"  runsc: {record}" for record in records if record not in message)
-        super().__init__("\n".join([message, *more]), next_step=next_step)
+        super().__init__(_with_records(message, records), next_step=next_step)
 
 
 class MixedReleases(RunscFailed):
@@ -272,8 +273,7 @@ class SnapshotError(GvisorError):
 
     def __init__(self, message: str, *, records: Sequence[str] = (), next_step: str = "") -> None:
         self.records = tuple(records)
-        more = (f"  runsc: {record}" for record in records if record not in message)
-        super().__init__("\n".join([message, *more]), next_step=next_step)
+        super().__init__(_with_records(message, records), next_step=next_step)
 
 
 class InsideError(GvisorError):

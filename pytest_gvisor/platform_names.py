@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Iterator
 from typing import ClassVar, Self
 
 _FORM = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
@@ -15,23 +14,10 @@ _interned: dict[str, Platform] = {}
 
 
 class _Known(type):
-    """A metaclass that makes `Platform` iterable, and indexed by name, like an enum."""
+    """A metaclass that makes `Platform` iterable, like an enum."""
 
     def __iter__(cls) -> Iterator[Platform]:
         return iter((Platform.SYSTRAP, Platform.KVM, Platform.PTRACE))
-
-    def __len__(cls) -> int:
-        return sum(1 for _ in cls)  # list() would ask for the length first
-
-    def __contains__(cls, value: object) -> bool:
-        return any(value == known for known in cls)
-
-    def __getitem__(cls, name: str) -> Platform:
-        return cls.__members__[name]
-
-    @property
-    def __members__(cls) -> Mapping[str, Platform]:
-        return MappingProxyType({platform.name: platform for platform in cls})
 
 
 class Platform(str, metaclass=_Known):
@@ -75,14 +61,6 @@ class Platform(str, metaclass=_Known):
     def is_known(self) -> bool:
         """Whether this version knows the platform: no binary has to list it then."""
         return self in Platform
-
-    def __repr__(self) -> str:
-        """Return ``<Platform.KVM: 'kvm'>``."""
-        return f"<{type(self).__name__}.{self.name}: {self.value!r}>"
-
-    def __reduce__(self) -> tuple[type[Platform], tuple[str]]:
-        """Make every protocol of pickle, and copy, return the same object."""
-        return Platform, (self.value,)
 
 
 Platform.SYSTRAP = Platform("systrap")

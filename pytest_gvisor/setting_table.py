@@ -1,14 +1,11 @@
-"""The table of settings: the name, kind, default, sources and help of each. Light: always imported.
+"""The table of settings: the name, kind, sources and help of each. Light: always imported.
 
 `pytest_gvisor.settings` holds the type of each setting for type checkers, and reads values by kind.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 Kind = Literal[
     "platforms", "network", "rootless", "keep", "binary", "path", "release", "flag", "seconds",
@@ -16,71 +13,53 @@ Kind = Literal[
 ]  # fmt: skip
 """The kind of a setting's values: `pytest_gvisor.settings` has one reader for each."""
 
-Source = Literal["call", "marker", "command line", "environment", "ini"]
-"""A place where a setting can be written: ``call`` is an argument of `Gvisor.run` and its like."""
+Source = Literal["call", "marker", "command line", "environment", "ini", "run", "doctor"]
+"""A place where a setting can be written.
 
-_NONE: Mapping[str, Argument] = {}
+``call`` is an argument of `Gvisor.run` and its like. ``run`` and ``doctor`` are the commands.
+"""
+
 DEFAULT_TIMEOUT = 60.0
 DEFAULT_MAX_OUTPUT = 16 * 1024 * 1024
 
 
-class Argument:
-    """An option of a ``pytest-gvisor`` command, in the form of its help."""
+class Setting(NamedTuple):
+    """One setting."""
 
-    __slots__ = ("help", "metavar")
+    name: str
+    """Its field of `Settings`."""
 
-    def __init__(self, help: str, metavar: str | None = None) -> None:  # noqa: A002 -- of argparse
-        self.help = help
-        self.metavar = metavar
+    kind: Kind
+    sources: tuple[Source, ...]
+    help: str
+    """The help of its option and its ini key."""
 
+    metavar: str | None = None
+    command_help: str = ""
+    """Its help for the commands of ``pytest-gvisor``, if that is another."""
 
-class Setting:
-    """One setting. ``help`` and ``metavar`` are of its option and ini key for pytest.
+    command_metavar: str | None = None
+    alias: str = ""
 
-    A plain class: every session makes it, and dataclasses and tuples with names compile theirs.
-    """
-
-    __slots__ = (
-        "commands", "default", "help", "key", "kind", "metavar", "name", "option",
-        "sources", "variable", "written",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        *,
-        name: str,
-        kind: Kind,
-        default: object,
-        sources: tuple[Source, ...],
-        help: str = "",  # noqa: A002 -- as argparse names it
-        metavar: str | None = None,
-        commands: Mapping[str, Argument] = _NONE,
-        alias: str = "",
-    ) -> None:
-        self.name = name
-        """Its field of `Settings`."""
-
-        self.kind = kind
-        self.default = default
-        """Its value if no source has it. If that is None, users can write None too."""
-
-        self.sources = sources
-        self.help = help
-        self.metavar = metavar
-        self.commands = commands
-        """The commands of ``pytest-gvisor`` that have it as an option."""
-
-        self.written = alias or name
+    @property
+    def written(self) -> str:
         """The name that users write."""
+        return self.alias or self.name
 
-        self.option = f"--gvisor-{self.written}"
+    @property
+    def option(self) -> str:
         """Its option for pytest: ``--gvisor-timeout``."""
+        return f"--gvisor-{self.written}"
 
-        self.key = f"gvisor_{self.written}"
+    @property
+    def key(self) -> str:
         """Its ini key, and where argparse puts the option: ``gvisor_timeout``."""
+        return f"gvisor_{self.written}"
 
-        self.variable = f"PYTEST_{self.key.upper()}"
+    @property
+    def variable(self) -> str:
         """Its environment variable: ``PYTEST_GVISOR_TIMEOUT``."""
+        return f"PYTEST_{self.key.upper()}"
 
     @property
     def command_option(self) -> str:
@@ -89,61 +68,51 @@ class Setting:
 
 
 _SESSION: tuple[Source, ...] = ("command line", "environment", "ini")
-_ALL: tuple[Source, ...] = ("call", "marker", *_SESSION)
-_TEST: tuple[Source, ...] = ("call", "marker")
+_TEST: tuple[Source, ...] = ("call", "marker", "run")
+_ALL: tuple[Source, ...] = (*_TEST, *_SESSION)
 
 SETTINGS = (
     Setting(
         name="platforms",
         alias="platform",
         kind="platforms",
-        default=(),
-        sources=("marker", *_SESSION),
-        metavar="NAMES",
+        sources=("marker", "run", *_SESSION),
         help="auto (default), all, or a comma list; may be repeated. auto is systrap. A list may "
         "name systrap, kvm, ptrace and others that the binary lists. With two or more, every test "
         "that uses a sandbox runs once per platform. With native among them, tests inside also "
         "run on the host.",
-        commands={
-            "run": Argument(
-                "systrap, kvm, ptrace or another that the binary lists (default: auto)", "NAME"
-            )
-        },
+        metavar="NAMES",
+        command_help="systrap, kvm, ptrace or another that the binary lists (default: auto)",
+        command_metavar="NAME",
     ),
     Setting(
         name="network",
         kind="network",
-        default="none",
         sources=_ALL,
-        metavar="MODE",
         help="none (default: loopback only), sandbox (gVisor's own stack), or host.",
-        commands={"run": Argument("none, sandbox or host (default: none)", "MODE")},
+        metavar="MODE",
     ),
     Setting(
         name="netns",
         kind="path",
-        default=None,
         sources=_TEST,
-        commands={"run": Argument("a network namespace to join, for sandbox", "PATH")},
+        help="a network namespace to join, for network=sandbox.",
+        metavar="PATH",
     ),
     Setting(
         name="runsc",
         kind="binary",
-        default=None,
-        sources=("marker", *_SESSION),
-        metavar="[LABEL=]PATH",
+        sources=("marker", "run", "doctor", *_SESSION),
         help="use this binary, validated but without a search; the last one counts. With "
         "LABEL=PATH twice or more on the command line, every test that uses a sandbox runs once "
         "per release.",
-        commands={
-            "run": Argument("use this binary, without a search", "PATH"),
-            "doctor": Argument("check this binary, without a search", "PATH"),
-        },
+        metavar="[LABEL=]PATH",
+        command_help="use this binary, without a search",
+        command_metavar="PATH",
     ),
     Setting(
         name="release",
         kind="release",
-        default="",
         sources=("ini",),
         help="the allowed releases of runsc: comparisons such as >=20240729, with commas "
         "between them. If another is found, each test with a sandbox is an error.",
@@ -151,45 +120,35 @@ SETTINGS = (
     Setting(
         name="strict",
         kind="flag",
-        default=False,
         sources=_SESSION,
         help="fail tests that would be skipped because runsc, a platform or docker is missing.",
     ),
     Setting(
         name="timeout",
         kind="seconds",
-        default=DEFAULT_TIMEOUT,
         sources=_ALL,
-        metavar="SECONDS",
         help=f"deadline of one workload (default: {DEFAULT_TIMEOUT:g}).",
-        commands={"run": Argument(f"deadline (default: {DEFAULT_TIMEOUT:g})", "SECONDS")},
+        metavar="SECONDS",
     ),
     Setting(
         name="rootless",
         kind="rootless",
-        default="auto",
         sources=_ALL,
-        metavar="WHEN",
         help="auto (default: on where CAP_SYS_ADMIN is missing), on, or off.",
-        commands={"run": Argument("auto, on or off (default: auto)", "WHEN")},
+        metavar="WHEN",
     ),
     Setting(
         name="image",
         kind="path",
-        default=None,
         sources=_ALL,
-        metavar="IMAGE",
         help="the root file system of workloads, instead of the host's system folders. IMAGE is "
         "a docker save archive, an OCI archive or layout, a rootfs tarball, or a docker daemon's "
         "image.",
-        commands={
-            "run": Argument("an image as root: an archive, or a docker daemon's", "REF"),
-        },
+        metavar="IMAGE",
     ),
     Setting(
         name="project",
         kind="flag",
-        default=False,
         sources=("call", "marker", "ini"),
         help="show workloads the root folder and the sources of editable packages, read-only and "
         "without secrets, and start them there.",
@@ -197,87 +156,71 @@ SETTINGS = (
     Setting(
         name="memory",
         kind="size",
-        default=None,
         sources=_TEST,
-        commands={"run": Argument("limit, for instance 256M; needs root", "SIZE")},
+        help="limit on the sandbox's memory, for instance 256M; needs root.",
+        metavar="SIZE",
     ),
     Setting(
         name="pids",
         kind="count",
-        default=None,
         sources=_TEST,
-        commands={"run": Argument("limit; needs root", "N")},
+        help="limit on the sandbox's processes and threads; needs root.",
+        metavar="N",
     ),
     Setting(
         name="cpus",
         kind="number",
-        default=None,
         sources=_TEST,
-        commands={"run": Argument("limit in processors, for instance 0.5; needs root", "N")},
+        help="limit in processors, for instance 0.5; needs root.",
+        metavar="N",
     ),
     Setting(
         name="shm",
         kind="size",
-        default=None,
         sources=_ALL,
-        metavar="SIZE",
         help="the size of /dev/shm, for instance 256M (default: as on the host); a limit on memory "
         "holds for it too.",
-        commands={"run": Argument("the size of /dev/shm (default: as here)", "SIZE")},
+        metavar="SIZE",
     ),
     Setting(
         name="nofile",
         kind="files",
-        default=None,
         sources=_ALL,
-        metavar="N",
         help="the limit on open files of each process (default: as on the host).",
-        commands={"run": Argument("limit on open files (default: as here)", "N")},
+        metavar="N",
     ),
     Setting(
         name="max_output",
         kind="bytes",
-        default=DEFAULT_MAX_OUTPUT,
         sources=_TEST,
-        commands={
-            "run": Argument(
-                "the most to write of each stream, half head and half tail "
-                f"(default: {DEFAULT_MAX_OUTPUT // 1024**2}M)",
-                "SIZE",
-            )
-        },
+        help="the most to keep of each output stream, half head and half tail "
+        f"(default: {DEFAULT_MAX_OUTPUT // 1024**2}M).",
+        metavar="SIZE",
     ),
     Setting(
         name="debug",
         kind="flag",
-        default=False,
-        sources=("call", "command line", "environment"),
+        sources=("call", "run", "command line", "environment"),
         help="show runsc's own logs and an strace of the workload in reports of failed tests.",
-        commands={
-            "run": Argument(
-                "the sentry's boot log and the last system calls, on standard error after the "
-                "output"
-            )
-        },
+        command_help="the sentry's boot log and the last system calls, on standard error after the "
+        "output",
     ),
     Setting(
         name="keep",
         kind="keep",
-        default="none",
         sources=_SESSION,
-        metavar="WHOSE",
         help="none (default), failed, or all: keep bundle, logs and a replay.sh of each run under "
         "pytest's base temp. Covers gvisor and gvisor_sandbox, not gvisor_sandboxes or tests "
         "inside.",
+        metavar="WHOSE",
     ),
     Setting(
         name="report",
         kind="reports",
-        default=(),
         sources=_SESSION,
-        metavar="FILE",
         help="write the result of each test on each platform to FILE (.html, .json or .md); may "
         "be repeated.",
+        metavar="FILE",
     ),
 )
 
@@ -288,3 +231,12 @@ BY_NAME = {name: one for one in SETTINGS for name in (one.name, one.written)}
 def names_from(source: Source) -> list[str]:
     """Return the settings that this source can hold, by the names that users write."""
     return [one.written for one in SETTINGS if source in one.sources]
+
+
+def spellings(name: str) -> str:
+    """Return a setting as a call, pytest and a command write it, for a message."""
+    setting = BY_NAME[name]
+    value = "True" if setting.kind == "flag" else setting.metavar
+    call = f"{name}={value}, " if "call" in setting.sources else ""
+    tools = " and ".join(one for one in setting.sources if one in {"run", "doctor"})
+    return f"{call}{setting.option} or (pytest-gvisor {tools}) {setting.command_option}"

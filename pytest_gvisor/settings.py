@@ -196,7 +196,7 @@ CHOICES: Mapping[Kind, type[enum.StrEnum]] = {
 
 def read(setting: Setting, value: object, name: str) -> Any:
     """Return the value that a user wrote, as `Settings` has it. Raises `UsageError`."""
-    if value is None and setting.default is None:
+    if value is None and getattr(Settings, setting.name) is None:
         return None
     if setting.kind in CHOICES:
         return setting_values.word(CHOICES[setting.kind], value, name)

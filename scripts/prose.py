@@ -54,7 +54,7 @@ LISTED = re.compile(r"`code`(?:,? `code`)+")
 WORD = re.compile(rf"\b(?:{'|'.join(PRIVATE)})\b", re.IGNORECASE)
 ITEM = re.compile(r"^(?: |- |\d+\. )", re.MULTILINE)
 HELP = {"help", "description", "epilog"}
-"""Keyword arguments that hold help texts; ``addini`` and our ``Argument`` take one by position."""
+"""Keyword arguments that hold help texts; ``addini`` takes one by position."""
 
 
 class Find(NamedTuple):
@@ -109,8 +109,6 @@ def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
             literals = [keyword.value for keyword in node.keywords if keyword.arg in HELP]
             if isinstance(node.func, ast.Attribute) and node.func.attr == "addini":
                 literals += node.args[1:2]
-            elif isinstance(node.func, ast.Name) and node.func.id == "Argument":
-                literals += node.args[:1]
             yield from ((literal.lineno, _text(literal)) for literal in literals)
 
 

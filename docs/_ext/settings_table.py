@@ -21,7 +21,7 @@ def row(setting: Setting) -> tuple[str, ...]:
         "marker": f"{setting.written}=",
     }
     cells = (text if source in setting.sources else "" for source, text in named.items())
-    return (*cells, setting.help or "an argument: see Running workloads")
+    return (*cells, setting.help)
 
 
 class SettingsTable(SphinxDirective):

@@ -12,11 +12,11 @@ from pytest_gvisor.cli.health import Finding, State
 from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.harness.engine import Engine
-from pytest_gvisor.hints import Command, worded
 from pytest_gvisor.runsc import sidecars
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.settings import Platform, Settings
+from pytest_gvisor.vm.parts import Command
 
 SCHEMA = 1
 _PLATFORM = "platform "
@@ -66,10 +66,7 @@ def examine(settings: Settings) -> tuple[list[Finding], bool]:
     finally:
         parse.end(engine, "doctor")
     works = any(one.state is State.GOOD for one in found if one.name.startswith(_PLATFORM))
-    whole = [*found, *health.findings(works=works), left]
-    return [
-        dataclasses.replace(one, next_step=worded(one.next_step, "doctor")) for one in whole
-    ], able
+    return [*found, *health.findings(works=works), left], able
 
 
 def _of_runsc(engine: Engine, settings: Settings) -> tuple[list[Finding], bool]:

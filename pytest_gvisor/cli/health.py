@@ -27,7 +27,6 @@ from pytest_gvisor.errors import (
     UnwantedRelease,
 )
 from pytest_gvisor.escape import escape
-from pytest_gvisor.hints import Command
 from pytest_gvisor.images.docker import Daemon
 from pytest_gvisor.programs.paths import SYSTEM_PATH, within
 from pytest_gvisor.run import cgroup
@@ -38,6 +37,7 @@ from pytest_gvisor.sessions import session_folder
 from pytest_gvisor.sessions.places import RUNSC_PATHS
 from pytest_gvisor.sessions.session_folder import SessionDir
 from pytest_gvisor.vm import parts
+from pytest_gvisor.vm.parts import Command
 
 _DEVICE = "/dev/kvm"
 _OF_DEBIAN = "/usr/bin/runsc"

@@ -11,7 +11,6 @@ from importlib import metadata
 
 from pytest_gvisor.errors import GvisorError, UsageError
 from pytest_gvisor.escape import escape
-from pytest_gvisor.hints import told
 
 COMMANDS = {
     "doctor": "check whether this machine can run tests",
@@ -46,9 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except UsageError as error:
-        return _tell(name, told(error, name), USAGE)
+        return _tell(name, str(error), USAGE)
     except GvisorError as error:
-        return _tell(name, told(error, name), getattr(error, "exit_status", FAILED))
+        return _tell(name, str(error), getattr(error, "exit_status", FAILED))
     except BrokenPipeError:
         # Whoever read our output has gone.
         _drop(1)

@@ -123,20 +123,21 @@ def add_settings(
 ) -> None:
     """Declare the settings that a command has as options; ``groups`` has the group of each name."""
     for setting in SETTINGS:
-        name, argument = setting.command_option, setting.commands.get(tool)
-        if argument is None:
+        if tool not in setting.sources:
             continue
+        name, text = setting.command_option, setting.command_help or setting.help
         group = parser if groups is None else groups[setting.name]
         if setting.kind == "flag":
-            group.add_argument(name, action="store_true", default=None, help=argument.help)
+            group.add_argument(name, action="store_true", default=None, help=text)
         else:
+            metavar = setting.command_metavar or setting.metavar
             kind = _TYPES.get(setting.kind, str)
-            group.add_argument(name, type=kind, metavar=argument.metavar, help=argument.help)
+            group.add_argument(name, type=kind, metavar=metavar, help=text)
 
 
 def settings_of(given: argparse.Namespace, tool: str) -> Settings:
     """The settings that a command was given. Raises `UsageError`."""
-    written = {one.written: getattr(given, one.written) for one in SETTINGS if tool in one.commands}
+    written = {one.written: getattr(given, one.written) for one in SETTINGS if tool in one.sources}
     changes = {name: value for name, value in written.items() if value is not None}
     return settings.replaced(Settings(), changes)
 

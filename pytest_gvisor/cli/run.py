@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pytest_gvisor import hints
 from pytest_gvisor.cli import parse
 from pytest_gvisor.completed import Completed, WorkloadTimeout
 from pytest_gvisor.errors import UsageError
@@ -124,7 +123,7 @@ def main(arguments: Sequence[str]) -> int:
     except WorkloadTimeout as error:
         if not given.tty:
             _show(error.completed)
-        print(f"pytest-gvisor run: {hints.told(error, 'run')}", file=sys.stderr)
+        print(f"pytest-gvisor run: {error}", file=sys.stderr)
         return _TIMED_OUT
     finally:
         # Whoever reads what is told may have gone: the session ends all the same.
@@ -250,4 +249,4 @@ def _show(done: Completed) -> None:
 
 def _show_hint(done: Completed) -> None:
     if done.hint:
-        print(f"pytest-gvisor run: {hints.worded(done.hint, 'run')}", file=sys.stderr)
+        print(f"pytest-gvisor run: {done.hint}", file=sys.stderr)

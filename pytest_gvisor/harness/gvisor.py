@@ -299,13 +299,13 @@ class Gvisor:
         return check_extra(self._hooks.runsc_args(), self.runsc.flags)
 
     def _spec(self, workspace: Workspace, asked: Workload, chosen: Settings, way: Way) -> Spec:
-        if self._hooks.may_modify:
+        if self._hooks.modify_spec is not None:
             # A hook may write to the root's folder: no other run uses that.
             workspace = dataclasses.replace(workspace, shared="")
         return self._modified(make_spec(workspace, asked, chosen, way))
 
     def _modified(self, spec: Spec) -> Spec:
-        if not self._hooks.may_modify:
+        if self._hooks.modify_spec is None:
             return spec
         config = spec.to_json()
         self._hooks.modify_spec(config)

@@ -25,7 +25,7 @@ from pytest_gvisor.inside.start import Inside, collect, plan
 from pytest_gvisor.inside.worker import Worker
 from pytest_gvisor.plugin import cells
 from pytest_gvisor.plugin.placement import FIELDS, plan_key
-from pytest_gvisor.plugin.precedence import expected_failure
+from pytest_gvisor.plugin.precedence import expected_failures
 from pytest_gvisor.settings import Isolation, Platform, Settings
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class InsideSession:
         self._count_start(item, group, failure)
         fresh, reason, last, hook = None, None, None, item.ihook
         if not self._config.getoption("runxfail", False):
-            reason = expected_failure(item, platform)
+            reason = expected_failures(item).get(platform)
         spent = time.monotonic() - began
         made_up = [reports.made_up(item, "setup", failure, spent)] if failure else []
         self._prepare_next(group)

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.inside import users
-from pytest_gvisor.plugin.placement import misuse_ends_session, native_key, plan_key
-from pytest_gvisor.plugin.plan import Plan
+from pytest_gvisor.plugin.placement import Plan, misuse_ends_session, native_key, plan_key
 from pytest_gvisor.plugin.precedence import location, settings_of
 from pytest_gvisor.setting_values import NATIVE
 from pytest_gvisor.settings import Platform, Settings

@@ -91,8 +91,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
             matrix.prepare(config)
     config.pluginmanager.register(arrivals.Arrivals(config), "gvisor-arrivals")
-    if config.pluginmanager.hasplugin("xdist"):
-        config.pluginmanager.register(arrivals.Controller(config), "gvisor-xdist")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -136,13 +134,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         from pytest_gvisor.plugin import matrix
 
         matrix.ensure(session.config)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Send an xdist controller the leaks that this worker's engine has removed."""
-    if hasattr(session.config, "workeroutput"):
-        arrivals.hand_over(session.config)
 
 
 @pytest.hookimpl

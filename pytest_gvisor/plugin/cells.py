@@ -53,7 +53,7 @@ def attach_cell(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.Te
         runs = take_runs(item)
         data["starts_ms"] = _milliseconds([start for start, _ in runs if start is not None])
         data["used"] = _used([usage for _, usage in runs if usage is not None])
-        if wants_details(item.config):
+        if run_settings(item.config).report:
             records = [record for harness in harnesses(item) for record in harness.records]
             many = _MANY_RUNS if has_failed(item) or report.failed else _FEW_RUNS
             data["runs"] = [run_of(record) for record in records[-many:]]
@@ -73,16 +73,11 @@ def attach_inside_cell(
     if cell is None:
         return
     data = {**cell, "starts_ms": _milliseconds(starts)}
-    if record is not None and wants_details(item.config):
+    if record is not None and run_settings(item.config).report:
         data["runs"] = [run_of(record)]
     if report.when == "teardown":
         _add_properties(report, data)
     _add_to_report(item, report, data)
-
-
-def wants_details(config: pytest.Config) -> bool:
-    """Whether a report file is written, and so needs details."""
-    return bool(run_settings(config).report)
 
 
 def cell_of(item: pytest.Item) -> dict[str, Any] | None:
@@ -113,10 +108,12 @@ def _make_cell(item: pytest.Item) -> dict[str, Any] | None:
     asked = params.get("gvisor_platform") if plan is None else plan.platform
     platform, version, path = _binary(item, settings, asked)
     # A project's own fixture of this name may have parameters that are no platforms.
-    chosen = (("gvisor_platform", platform), (RELEASE_FIXTURE, settings.label))
-    names = [word for name, word in chosen if word and params.get(name) == word]
+    row = item.nodeid if plan is None else plan.inner
+    for name, word in (("gvisor_platform", platform), (RELEASE_FIXTURE, settings.label)):
+        if word and params.get(name) == word:
+            row = strip_platform(row, word)
     return {
-        "row": escape(_strip_names(item.nodeid if plan is None else plan.inner, names)),
+        "row": escape(row),
         "platform": column(platform, settings.label),
         "release": settings.label,
         "network": settings.network.value,
@@ -151,18 +148,6 @@ def column(platform: str, release: str) -> str:
     return f"{platform}-{release}" if release else platform
 
 
-def _strip_names(nodeid: str, names: Sequence[str]) -> str:
-    """Return a node id without the names of platform and release."""
-    if not names:
-        return nodeid
-    both = strip_platform(nodeid, "-".join(names))
-    if both != nodeid:
-        return both
-    for name in names:
-        nodeid = strip_platform(nodeid, name)
-    return nodeid
-
-
 def strip_platform(nodeid: str, platform: str) -> str:
     """Return a node id without the part in brackets that names the platform.
 
@@ -172,19 +157,11 @@ def strip_platform(nodeid: str, platform: str) -> str:
     # A folder's name may have brackets too, those of classes and functions cannot.
     path, colons, name = nodeid.partition("::")
     head, bracket, rest = name.partition("[")
-    if not bracket or not rest.endswith("]"):
+    before, found, after = f"-{rest.removesuffix(']')}-".partition(f"-{platform}-")
+    if not bracket or not found:
         return nodeid
-    head, inner = f"{path}{colons}{head}", rest[:-1]
-    if inner == platform:
-        return head
-    for found, left in (
-        (inner.startswith(platform + "-"), inner[len(platform) + 1 :]),
-        (inner.endswith("-" + platform), inner[: -len(platform) - 1]),
-        (f"-{platform}-" in inner, inner.replace(f"-{platform}-", "-", 1)),
-    ):
-        if found:
-            return f"{head}[{left}]"
-    return nodeid
+    left = "-".join(filter(None, (before[1:], after[:-1])))
+    return f"{path}{colons}{head}" + (f"[{left}]" if left else "")
 
 
 def _add_to_report(item: pytest.Item, report: pytest.TestReport, data: dict[str, Any]) -> None:

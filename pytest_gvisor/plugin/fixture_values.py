@@ -21,8 +21,13 @@ from pytest_gvisor.plugin.precedence import (
     run_settings,
     settings_of,
 )
+from pytest_gvisor.plugin.shared_sandboxes import Shared, SharedSnapshots, warn_of_leaks
 from pytest_gvisor.plugin.skips import fail_misuse, skip_missing
 from pytest_gvisor.plugin.stash import engine_of, has_failed, record_harness, record_run
+from pytest_gvisor.run import project
+from pytest_gvisor.run.project import Project
+from pytest_gvisor.run.request import Hooks
+from pytest_gvisor.run.specification import write_bundle
 from pytest_gvisor.settings import Keep, Platform, Settings
 
 if TYPE_CHECKING:
@@ -30,9 +35,7 @@ if TYPE_CHECKING:
     from pytest_gvisor.harness.gvisor import Gvisor
     from pytest_gvisor.oci.bundle import Bundle
     from pytest_gvisor.oci.rootfs import Rootfs
-    from pytest_gvisor.plugin.shared_sandboxes import Shared, SharedSnapshots
-    from pytest_gvisor.run.project import Project
-    from pytest_gvisor.run.request import Hooks, Record, Workspace
+    from pytest_gvisor.run.request import Record, Workspace
     from pytest_gvisor.runsc.binary import Runsc
 
 
@@ -43,104 +46,105 @@ class BundleFactory(Protocol):
         """Write a bundle for ``args``."""
 
 
-def runsc(request: pytest.FixtureRequest) -> Runsc:
-    """See the fixture."""
-    settings = run_settings(request.config)
-    with fail_misuse(), skip_missing(settings):
-        return engine_of(request.config).binary(settings)
+class Values:
+    """The values of the fixtures for one request."""
 
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self._request = request
+        self._config = request.config
 
-def gvisor_runsc(request: pytest.FixtureRequest) -> Runsc:
-    """See the fixture."""
-    settings = _settings(request)
-    if getattr(request, "param", None) is None:
-        labels = [release.label for release in settings.releases]
-        markers.warn_of_others(request.node, settings, labels)
-    with fail_misuse(), skip_missing(settings):
-        return engine_of(request.config).binary(settings)
+    def runsc(self) -> Runsc:
+        """See the fixture."""
+        return self._binary(run_settings(self._config))
 
+    def gvisor_runsc(self) -> Runsc:
+        """See the fixture."""
+        settings = self._settings()
+        if getattr(self._request, "param", None) is None:
+            labels = [release.label for release in settings.releases]
+            markers.warn_of_others(self._request.node, settings, labels)
+        return self._binary(settings)
 
-def gvisor_platform(request: pytest.FixtureRequest) -> Platform:
-    """See the fixture."""
-    settings = _settings(request)
-    asked = getattr(request, "param", None)
-    if asked is None:
-        markers.warn_of_others(request.node, settings, settings.platforms)
-    platform = markers.choose_platform(request.node, settings, asked)
-    markers.check_platform(request.node, settings, platform)
-    markers.add_xfail(request.node, platform)  # a project's own fixture may have asked for it
-    return platform
+    def gvisor_platform(self) -> Platform:
+        """See the fixture."""
+        settings, item = self._settings(), self._request.node
+        asked = getattr(self._request, "param", None)
+        if asked is None:
+            markers.warn_of_others(item, settings, settings.platforms)
+        platform = markers.choose_platform(item, settings, asked)
+        markers.check_platform(item, settings, platform)
+        markers.add_xfail(item, platform)  # a project's own fixture may have asked for it
+        return platform
 
+    @contextlib.contextmanager
+    def gvisor(self, gvisor_platform: Platform) -> Iterator[Gvisor]:
+        """See the fixture. Closed at the end, with a warning of all that was not removed."""
+        settings, item, engine = self._settings(), self._request.node, engine_of(self._config)
+        # A test that parametrizes gvisor_platform directly passes the fixture, and its check, by.
+        with fail_misuse(), prefix_location(item):
+            platform = setting_values.platform(gvisor_platform, "gvisor_platform")
+        with fail_misuse():
+            kept = None if settings.keep is Keep.NONE else _Kept(self._request, settings)
+        with fail_misuse(), skip_missing(settings), prefix_location(item):
+            engine.availability(platform, settings).check()
+            if settings.image is not None:
+                engine.images().rootfs(settings.image)
+            harness = engine.gvisor(platform, settings, _hooks(item, kept), self._project())
+        record_harness(item, harness)
+        if kept is not None:
+            item.stash[_kept_key] = kept
+        yield harness
+        harness.close()
+        for problem in kept.problems if kept else ():
+            warnings.warn(PytestGvisorWarning(f"not kept: {problem}"), stacklevel=1)
+        warn_of_leaks(harness)
 
-@contextlib.contextmanager
-def gvisor(request: pytest.FixtureRequest, gvisor_platform: Platform) -> Iterator[Gvisor]:
-    """See the fixture. Closed at the end, with a warning of all that was not removed."""
-    settings = _settings(request)
-    engine = engine_of(request.config)
-    # A test that parametrizes gvisor_platform directly passes the fixture, and its check, by.
-    with fail_misuse(), prefix_location(request.node):
-        platform = setting_values.platform(gvisor_platform, "gvisor_platform")
-    with fail_misuse():
-        kept = _Kept(request, settings)
-    with fail_misuse(), skip_missing(settings), prefix_location(request.node):
-        engine.availability(platform, settings).check()
-        if settings.image is not None:
-            engine.images().rootfs(settings.image)
-        harness = engine.gvisor(
-            platform, settings, _hooks(request.node, kept), _project(request.config)
-        )
-    # A fixture of the project's in the place of gvisor_platform may have another than was foreseen.
-    markers.add_xfail(request.node, platform)
-    record_harness(request.node, harness)
-    request.node.stash[_kept_key] = kept
-    yield harness
-    harness.close()
-    for problem in kept.problems:
-        warnings.warn(PytestGvisorWarning(f"not kept: {problem}"), stacklevel=1)
-    for record in harness.records:
-        for leak in record.completed.leaks if record.completed else ():
-            warnings.warn(PytestGvisorWarning(f"not removed: {leak}"), stacklevel=1)
+    def gvisor_sandboxes(self) -> Shared:
+        """See the fixture."""
+        return Shared(*self._of_session())
 
+    def gvisor_snapshot(self) -> SharedSnapshots:
+        """See the fixture."""
+        return SharedSnapshots(*self._of_session())
 
-def gvisor_sandboxes(request: pytest.FixtureRequest) -> Shared:
-    """See the fixture."""
-    from pytest_gvisor.plugin.shared_sandboxes import Shared  # noqa: PLC0415 -- heavy, see above
+    def gvisor_image(self) -> ImageFactory:
+        """See the fixture."""
+        return ImageFactory(engine_of(self._config), run_settings(self._config))
 
-    return Shared(*_of_session(request))
+    def oci_bundle(self, tmp_path_factory: pytest.TempPathFactory) -> BundleFactory:
+        """See the fixture."""
+        settings, images = self._settings(), engine_of(self._config).images
+        with fail_misuse():
+            shown = self._project()
+        base = tmp_path_factory.mktemp("bundles")
+        numbers = itertools.count()
 
+        def make(args: list[str], **options: Any) -> Bundle:
+            folder = base / f"bundle-{next(numbers)}"
+            return write_bundle(folder, args, settings, shown, images=images, **options)
 
-def gvisor_snapshot(request: pytest.FixtureRequest) -> SharedSnapshots:
-    """See the fixture."""
-    from pytest_gvisor.plugin.shared_sandboxes import SharedSnapshots  # noqa: PLC0415 -- heavy
+        return make
 
-    return SharedSnapshots(*_of_session(request))
+    def _settings(self) -> Settings:
+        with fail_misuse():
+            return settings_of(self._request.node)
 
+    def _binary(self, settings: Settings) -> Runsc:
+        with fail_misuse(), skip_missing(settings):
+            return engine_of(self._config).binary(settings)
 
-def _of_session(request: pytest.FixtureRequest) -> tuple[Engine, Settings, Project]:
-    settings = resolve_image_path(run_settings(request.config), request.config)
-    with fail_misuse():
-        project = _project(request.config)
-    return engine_of(request.config), settings, project
+    def _of_session(self) -> tuple[Engine, Settings, Project]:
+        settings = resolve_image_path(run_settings(self._config), self._config)
+        with fail_misuse():
+            return engine_of(self._config), settings, self._project()
 
+    def _project(self) -> Project:
+        """Return the root folder, and the names that workloads are not shown.
 
-def oci_bundle(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> BundleFactory:
-    """See the fixture."""
-    settings = _settings(request)
-    with fail_misuse():
-        project = _project(request.config)
-    images = engine_of(request.config).images
-    base = tmp_path_factory.mktemp("bundles")
-    numbers = itertools.count()
-
-    def make(args: list[str], **options: Any) -> Bundle:
-        from pytest_gvisor.run.specification import write_bundle  # noqa: PLC0415 -- heavy, see above
-
-        folder = base / f"bundle-{next(numbers)}"
-        return write_bundle(folder, args, settings, project, images=images, **options)
-
-    return make
+        Raises `UsageError`.
+        """
+        hidden = project.patterns(self._config.getini(project.KEY))
+        return Project(root=str(self._config.rootpath), hidden=hidden)
 
 
 class ImageFactory:
@@ -164,16 +168,6 @@ class ImageFactory:
             return self._engine.images().build(path, **options)
 
 
-def gvisor_image(request: pytest.FixtureRequest) -> ImageFactory:
-    """See the fixture."""
-    return ImageFactory(engine_of(request.config), run_settings(request.config))
-
-
-def _settings(request: pytest.FixtureRequest) -> Settings:
-    with fail_misuse():
-        return settings_of(request.node)
-
-
 class _Kept:
     """The folder for a test's kept runs, made with the first of them.
 
@@ -181,19 +175,15 @@ class _Kept:
     """
 
     def __init__(self, request: pytest.FixtureRequest, settings: Settings) -> None:
+        if not request.config.pluginmanager.has_plugin("tmpdir"):
+            raise UsageError("--gvisor-keep needs pytest's tmpdir plugin; drop -p no:tmpdir")
+        self._base: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
         self._wanted = settings.keep
         self._folder: str | None = None
         self._numbers = itertools.count()
-        self._base: pytest.TempPathFactory | None = None
         self.problems: list[str] = []
-        if self._wanted is not Keep.NONE:
-            if not request.config.pluginmanager.has_plugin("tmpdir"):
-                raise UsageError("--gvisor-keep needs pytest's tmpdir plugin; drop -p no:tmpdir")
-            self._base = request.getfixturevalue("tmp_path_factory")
 
     def __call__(self, workspace: Workspace, record: Record) -> None:
-        if self._base is None:
-            return
         from pytest_gvisor.run.kept import keep  # noqa: PLC0415 -- only where something is kept
 
         try:
@@ -218,9 +208,7 @@ def settle_kept_runs(item: pytest.Item) -> None:
         item.stash[_kept_key].remove_if_passed(item)
 
 
-def _hooks(item: pytest.Item, kept: _Kept) -> Hooks:
-    from pytest_gvisor.run.request import Hooks  # noqa: PLC0415 -- heavy, see above
-
+def _hooks(item: pytest.Item, kept: _Kept | None) -> Hooks:
     hook = item.ihook
 
     def modify(config_json: dict[str, Any]) -> None:
@@ -235,17 +223,9 @@ def _hooks(item: pytest.Item, kept: _Kept) -> Hooks:
         hook.pytest_gvisor_run_finished(item=item, completed=record.completed, error=record.error)
 
     return Hooks(
-        modify_spec=modify,
-        has_modifiers=lambda: bool(hook.pytest_gvisor_modify_spec.get_hookimpls()),
+        # Without one, the sandbox need not have a root folder of its own.
+        modify_spec=modify if hook.pytest_gvisor_modify_spec.get_hookimpls() else None,
         runsc_args=flags,
         run_finished=finished,
         keep=kept,
     )
-
-
-def _project(config: pytest.Config) -> Project:
-    """Return the root folder, and the names that workloads are not shown. Raises `UsageError`."""
-    from pytest_gvisor.run import project  # noqa: PLC0415 -- only for who runs workloads
-
-    hidden = project.patterns(config.getini(project.KEY))
-    return project.Project(root=str(config.rootpath), hidden=hidden)

@@ -12,7 +12,7 @@ from pytest_gvisor.plugin.placement import here_is_inside
 
 if TYPE_CHECKING:
     from pytest_gvisor.harness.gvisor import Gvisor
-    from pytest_gvisor.plugin.fixture_values import BundleFactory, ImageFactory
+    from pytest_gvisor.plugin.fixture_values import BundleFactory, ImageFactory, Values
     from pytest_gvisor.plugin.shared_sandboxes import Shared, SharedSnapshots
     from pytest_gvisor.runsc.binary import Runsc
     from pytest_gvisor.sandbox.sandbox import Sandbox
@@ -21,14 +21,17 @@ if TYPE_CHECKING:
 # ruff: noqa: PLC0415 -- idle costs nothing
 
 
-def _check_outside(request: pytest.FixtureRequest) -> None:
-    """Fail a test inside, which can have no sandbox, whether strict or not."""
+def _values(request: pytest.FixtureRequest) -> Values:
+    """Import what makes the fixtures. Fails a test inside, which can have no sandbox."""
     if here_is_inside():
         pytest.fail(
             f"the fixture {request.fixturename} cannot be had inside gVisor. As an argument of the "
             "test, or with @pytest.mark.usefixtures, it keeps the test on the host.",
             pytrace=False,
         )
+    from pytest_gvisor.plugin.fixture_values import Values
+
+    return Values(request)
 
 
 @pytest.fixture(scope="session")
@@ -37,28 +40,19 @@ def runsc(request: pytest.FixtureRequest) -> Runsc:
 
     Of several releases it is the first: that of a test is ``gvisor_runsc``.
     """
-    _check_outside(request)
-    from pytest_gvisor.plugin import fixture_values
-
-    return fixture_values.runsc(request)
+    return _values(request).runsc()
 
 
 @pytest.fixture
 def gvisor_runsc(request: pytest.FixtureRequest) -> Runsc:
     """The validated runsc that this test runs on: of several releases, the one in its id."""
-    _check_outside(request)
-    from pytest_gvisor.plugin import fixture_values
-
-    return fixture_values.gvisor_runsc(request)
+    return _values(request).gvisor_runsc()
 
 
 @pytest.fixture
 def gvisor_platform(request: pytest.FixtureRequest, gvisor_runsc: Runsc) -> Platform:  # noqa: ARG001
     """The platform that this test runs on; one that does not work skips or, if strict, fails."""
-    _check_outside(request)
-    from pytest_gvisor.plugin import fixture_values
-
-    return fixture_values.gvisor_platform(request)
+    return _values(request).gvisor_platform()
 
 
 @pytest.fixture
@@ -68,9 +62,7 @@ def gvisor(
     gvisor_runsc: Runsc,  # noqa: ARG001
 ) -> Iterator[Gvisor]:
     """Runs workloads under gVisor: ``gvisor.run(["python3", "-c", "…"])``."""
-    from pytest_gvisor.plugin import fixture_values
-
-    with fixture_values.gvisor(request, gvisor_platform) as harness:
+    with _values(request).gvisor(gvisor_platform) as harness:
         yield harness
 
 
@@ -84,30 +76,21 @@ def gvisor_sandbox(gvisor: Gvisor) -> Iterator[Sandbox]:
 @pytest.fixture(scope="session")
 def gvisor_sandboxes(request: pytest.FixtureRequest) -> Iterator[Shared]:
     """Factory of warm sandboxes that the session shares: ``gvisor_sandboxes(platform, …)``."""
-    _check_outside(request)
-    from pytest_gvisor.plugin import fixture_values
-
-    with contextlib.closing(fixture_values.gvisor_sandboxes(request)) as shared:
+    with contextlib.closing(_values(request).gvisor_sandboxes()) as shared:
         yield shared
 
 
 @pytest.fixture(scope="session")
 def gvisor_snapshot(request: pytest.FixtureRequest) -> Iterator[SharedSnapshots]:
     """Factory of saved sandboxes: ``gvisor.sandbox(snapshot=gvisor_snapshot(prepare))``."""
-    _check_outside(request)
-    from pytest_gvisor.plugin import fixture_values
-
-    with contextlib.closing(fixture_values.gvisor_snapshot(request)) as shared:
+    with contextlib.closing(_values(request).gvisor_snapshot()) as shared:
         yield shared
 
 
 @pytest.fixture(scope="session")
 def gvisor_image(request: pytest.FixtureRequest) -> ImageFactory:
     """Factory: an image as a root file system, ``gvisor.run(rootfs=gvisor_image("app.tar"))``."""
-    _check_outside(request)
-    from pytest_gvisor.plugin import fixture_values
-
-    return fixture_values.gvisor_image(request)
+    return _values(request).gvisor_image()
 
 
 @pytest.fixture
@@ -118,7 +101,4 @@ def oci_bundle(
 
     Run it with ``gvisor.run_bundle(bundle)``, or with anything else that runs OCI bundles.
     """
-    _check_outside(request)
-    from pytest_gvisor.plugin import fixture_values
-
-    return fixture_values.oci_bundle(request, tmp_path_factory)
+    return _values(request).oci_bundle(tmp_path_factory)

@@ -7,7 +7,6 @@ uses a sandbox.
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,14 +29,12 @@ def line(config: pytest.Config) -> str:
     engine = engine_of(config)
     each = [settings_on(settings, release.label) for release in settings.releases] or [settings]
     try:
-        binaries = [engine.runsc(one.runsc) for one in each]
-        platforms = [engine.platforms_of(one) for one in each]
+        found = ", ".join(_binary(engine.runsc(one.runsc), one.label) for one in each)
         passed = _passed_over()
     except GvisorError as error:
         return f"gvisor: {escape(error.message.splitlines()[0])}"
-    found = ", ".join(_binary(runsc, one.label) for runsc, one in zip(binaries, each, strict=True))
     native = [NATIVE] if settings.native else []
-    names = ", ".join(dict.fromkeys([*native, *itertools.chain(*platforms)]))
+    names = ", ".join([*native, *engine.platforms_of(settings)])
     strict = ", strict" if settings.strict else ""
     return f"gvisor: {found}, {names}, network {settings.network}{strict}{passed}"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,6 @@ from pytest_gvisor.errors import GvisorError, PytestGvisorWarning, RunscError, U
 from pytest_gvisor.plugin.placement import asks_for_gvisor, params_of
 from pytest_gvisor.plugin.precedence import (
     RELEASE_FIXTURE,
-    expected_failure,
     expected_failures,
     location,
     prefix_location,
@@ -99,7 +97,7 @@ def add_xfail_before_setup(item: pytest.Item) -> None:
     pytest looks for the mark as the set-up begins. If the mark comes later, failures of the set-up
     count as errors.
     """
-    if not _has_our_platform(item) or not expected_failures(item):
+    if _FIXTURE not in getattr(item, "fixturenames", ()) or not expected_failures(item):
         return
     try:
         settings = settings_of(item)
@@ -110,7 +108,7 @@ def add_xfail_before_setup(item: pytest.Item) -> None:
             if asked is None
             else setting_values.platform(asked, "")
         )
-        if expected_failure(item, platform) is not None:
+        if platform in expected_failures(item):
             engine.availability(platform, settings).check()
             add_xfail(item, platform)
     except GvisorError:
@@ -130,29 +128,14 @@ def _check_expected_failures(item: pytest.Item) -> None:
             engine_of(item.config).check_listed(named, settings_of(item))
 
 
-def _has_our_platform(item: pytest.Item) -> bool:
-    """Whether the test's `gvisor_platform` is ours, or a parameter.
-
-    What a project's own fixture in its place says is known when that has been set up.
-    """
-    info: Any = getattr(item, "_fixtureinfo", None)
-    found: Sequence[Any] = [] if info is None else info.name2fixturedefs.get(_FIXTURE, ())
-    homes = {"pytest_gvisor.plugin.fixtures", "_pytest.python"}
-    return bool(found) and found[-1].func.__module__ in homes
-
-
 def add_xfail(item: pytest.Item, platform: str) -> None:
     """Mark a test that is expected to fail on this platform as a strict xfail.
 
     Only when the platform is known to work: for want of a platform no test fails as expected.
     """
-    reason = expected_failure(item, platform)
-    if reason is not None and _expected_key not in item.stash:
-        item.stash[_expected_key] = True
+    reason = expected_failures(item).get(platform)
+    if reason is not None:
         item.add_marker(pytest.mark.xfail(reason=f"{platform}: {reason}", strict=True))
-
-
-_expected_key = pytest.StashKey[bool]()
 
 
 def choose_platform(item: pytest.Item, settings: Settings, asked: object) -> Platform:

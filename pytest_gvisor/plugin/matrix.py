@@ -20,12 +20,11 @@ from pytest_gvisor.plugin import cells
 from pytest_gvisor.plugin.entries import MAX_OUTPUT, CellInMaking
 from pytest_gvisor.plugin.placement import here_is_inside
 from pytest_gvisor.plugin.precedence import run_settings
-from pytest_gvisor.plugin.stash import engine_if_any, ids_key, worker_of
+from pytest_gvisor.plugin.stash import engine_if_any, worker_of
 from pytest_gvisor.report.files import check
 from pytest_gvisor.report.model import Binary, Cell, Column, Leg, Report, Row, State, worse
 from pytest_gvisor.report.run_texts import tail
 from pytest_gvisor.setting_values import NATIVE
-from pytest_gvisor.settings import Platform, Settings
 
 NAME = "gvisor-report"
 MAX_DETAILS = 32 * 1024 * 1024
@@ -48,7 +47,7 @@ class Collector:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._detailed = cells.wants_details(config)
+        self._detailed = bool(run_settings(config).report)
         self._tests: dict[str, dict[str, CellInMaking]] = {}
         """By node id, and by the worker that has run the test: ``""`` is nobody so far, or this
         process."""
@@ -129,23 +128,10 @@ class Collector:
             entry.dropped = False  # a phase's sections are those of the phases before it too
 
     def _take_lost(self) -> None:
-        """Take the tests whose xdist worker has died.
-
-        Where none has lived to send a report, nothing is known but the ids, and they decide.
-        """
-        if any(report.nodeid not in self._tests for report in self._lost):
-            for nodeid in self._config.stash.get(ids_key, []):
-                self._take_id(nodeid)
+        """Take the tests whose xdist worker has died; of others nothing is known."""
         for report in self._lost:
             if report.nodeid in self._tests:
                 self._entry(report).take(report)
-
-    def _take_id(self, nodeid: str) -> None:
-        columns = _columns(run_settings(self._config))
-        for name in dict.fromkeys([*columns, *map(str, Platform)]):
-            row = cells.strip_platform(nodeid, name)
-            if row != nodeid:
-                self._expect(nodeid, row, name)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -168,17 +154,8 @@ class Collector:
 
     @pytest.hookimpl(tryfirst=True, specname="pytest_sessionfinish", wrapper=True)
     def pytest_gvisor_last_line(self) -> Iterator[None]:  # pytest takes no other names for hooks
-        """Write the last line of all, if each test for gVisor was skipped because it is missing.
-
-        After that line nobody needs the report. pytest collects garbage twice after it, and Python
-        does as it ends. Each collection goes through all that is left.
-        """
+        """Write the last line of all, if each test for gVisor was skipped because it is missing."""
         yield
-        self._write_last_line()
-        self.report = None
-        self._tests.clear()
-
-    def _write_last_line(self) -> None:
         terminal = self._config.pluginmanager.get_plugin("terminalreporter")
         rows = self.report.rows if self.report else ()
         states = [cell.state for row in rows for cell in row.cells if cell.platform != NATIVE]
@@ -226,8 +203,9 @@ class Collector:
         binaries = {tuple(e.data["runsc"]) for e in entries if e.data.get("runsc", [""])[0]}
         chosen = run_settings(self._config)
         native = [NATIVE] if any(entry.platform == NATIVE for entry in entries) else []
-        names = [*native, *_columns(chosen)]
-        names += [entry.platform for entry in entries]
+        labels = [release.label for release in chosen.releases] or [""]
+        names = [cells.column(one.value, label) for one in chosen.platforms for label in labels]
+        names = [*native, *names, *(entry.platform for entry in entries)]
         engine = engine_if_any(self._config)
         launcher = None if engine is None else engine.launcher
         return Leg(
@@ -249,12 +227,6 @@ class Collector:
             reaped=self.reaped + (0 if launcher is None else launcher.swept),
             left=self.left + (0 if launcher is None else launcher.left),
         )
-
-
-def _columns(chosen: Settings) -> list[str]:
-    """Return the columns that a run's settings name; ``auto`` names none."""
-    labels = [release.label for release in chosen.releases] or [""]
-    return [cells.column(one.value, label) for one in chosen.platforms for label in labels]
 
 
 def _own_version() -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from pytest_gvisor.plugin.plan import Plan
+    from pytest_gvisor.settings import Platform
 
 FIXTURES = frozenset({
     "gvisor", "gvisor_image", "gvisor_platform", "gvisor_runsc", "gvisor_sandbox",
@@ -32,6 +32,26 @@ pytest has coloured their text."""
 
 EARLY = "gvisor-early"
 """The name of the plugin that starts a sandbox before the collection: see inside/early.py."""
+
+
+class Plan(NamedTuple):
+    """The plan of a test inside."""
+
+    inner: str
+    """Its node id in the pytest inside."""
+
+    platform: Platform | None
+    """The platform that was asked for; None where the binary decides (``auto``)."""
+
+    fresh: bool
+    """Whether it wants a sandbox of its own."""
+
+    release: str | None = None
+    """The label of its runsc; None where there are not several."""
+
+    user: str = "caller"
+    """Who it runs as, in the form of inside/users.py."""
+
 
 native_key: pytest.StashKey[str] = pytest.StashKey()
 """The own node id of a test inside. The copy of it that runs on the host, as the column to compare
@@ -118,16 +138,5 @@ def select_inside(config: pytest.Config, items: Iterable[pytest.Item]) -> list[p
 def uses_gvisor(item: pytest.Item) -> bool:
     """Whether a test has one of our fixtures or markers."""
     names = getattr(item, "fixturenames", ())
-    return not FIXTURES.isdisjoint(names) or has_markers(item)
-
-
-def has_markers(item: pytest.Item) -> bool:
-    """Whether a test has a marker that decides on its sandboxes, or on its place in one."""
-    # For each test of each project: this takes a third of the time of ``iter_markers``.
-    node: pytest.Item | pytest.Collector | None = item
-    while node is not None:
-        for mark in node.own_markers:
-            if mark.name in MARKERS:
-                return True
-        node = node.parent
-    return False
+    marked = any(mark.name in MARKERS for mark in item.iter_markers())
+    return marked or not FIXTURES.isdisjoint(names)

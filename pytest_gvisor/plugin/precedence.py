@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
 
 import pytest
 
@@ -17,7 +16,7 @@ from pytest_gvisor import setting_values
 from pytest_gvisor import settings as words
 from pytest_gvisor.errors import LaunchError, RunscError, UsageError
 from pytest_gvisor.plugin.options import written
-from pytest_gvisor.plugin.placement import params_of, plan_of
+from pytest_gvisor.plugin.placement import misuse_ends_session, params_of, plan_of
 from pytest_gvisor.plugin.stash import engine_of
 from pytest_gvisor.setting_table import BY_NAME
 from pytest_gvisor.settings import Settings
@@ -32,14 +31,11 @@ def run_settings(config: pytest.Config) -> Settings:
     if _key not in config.stash:
         settings = Settings()
         for field, (value, source) in written(config).items():
-            try:
+            with misuse_ends_session(f"{source}: "):
                 if field == "runsc" and isinstance(value, list):
                     settings = words.with_binaries(settings, value, field)
                 else:
                     settings = words.replaced(settings, {field: value})
-            except UsageError as error:
-                text = f"pytest-gvisor: {source}: {error.message}"
-                raise pytest.UsageError(text) from error
         config.stash[_key] = settings
     return config.stash[_key]
 
@@ -54,17 +50,9 @@ def check_platforms(config: pytest.Config) -> None:
     for platform in settings.platforms:
         if platform.is_known:
             continue
-        try:
-            with contextlib.suppress(RunscError, LaunchError):
-                engine_of(config).check_listed(platform, settings)
-        except UsageError as error:
-            _value, source = written(config)["platforms"]
-            raise pytest.UsageError(f"pytest-gvisor: {source}: {error}") from error
-
-
-def expected_failure(item: pytest.Item, platform: str) -> str | None:
-    """Return why a test should fail on a platform (or ``native``), by its closest such marker."""
-    return expected_failures(item).get(platform)
+        _value, source = written(config)["platforms"]
+        with misuse_ends_session(f"{source}: "), contextlib.suppress(RunscError, LaunchError):
+            engine_of(config).check_listed(platform, settings)
 
 
 def expected_failures(item: pytest.Item) -> dict[str, str]:
@@ -98,31 +86,10 @@ def location(item: pytest.Item) -> str:
 def settings_of(item: pytest.Item) -> Settings:
     """Return the run's settings with those of the test's ``gvisor`` markers; the closest wins.
 
-    They are read once, and again where a marker has come since. Raises `UsageError` that names the
-    test.
+    Raises `UsageError` that names the test.
     """
-    marks = list(item.iter_markers("gvisor"))
-    known = item.stash.get(_read_key, None)
-    if known is None or list(map(id, known.marks)) != list(map(id, marks)):
-        known = item.stash[_read_key] = _Read(marks, _read_settings(item, marks))
-    return known.settings
-
-
-class _Read(NamedTuple):
-    """The settings of a test, and the markers that they were read from, the closest first."""
-
-    marks: Sequence[pytest.Mark]
-    settings: Settings
-
-
-_read_key = pytest.StashKey[_Read]()
-
-
-def _read_settings(item: pytest.Item, marks: Sequence[pytest.Mark]) -> Settings:
     settings = run_settings(item.config)
-    if not marks and not settings.releases and settings.image is None:
-        return settings
-    for mark in reversed(marks):
+    for mark in reversed(list(item.iter_markers("gvisor"))):
         where = location(item)
         if mark.args:
             raise UsageError(f"{where}: @pytest.mark.gvisor takes keywords only, not {mark.args!r}")

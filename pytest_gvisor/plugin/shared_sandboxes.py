@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import threading
 import warnings
 from collections.abc import Callable, Mapping
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 Prepare = Callable[["Sandbox"], object]
 """A function that fills a sandbox before it is saved."""
 
-_Made = TypeVar("_Made")
+_Made = TypeVar("_Made", "Sandbox", "Snapshot")
 
 
 class _Harnesses(Generic[_Made]):
@@ -57,11 +58,21 @@ class _Harnesses(Generic[_Made]):
                 )
         return self._harnesses[key]
 
-    def _warn_of_leaks(self) -> None:
+    def close(self) -> None:
+        """Close all that was made, even if one of them raises."""
+        with self._guard, contextlib.ExitStack() as undo:
+            for _key, made in self._made:
+                undo.callback(made.close)
+            self._made.clear()
         for harness in self._harnesses.values():
-            for record in harness.records:
-                for leak in record.completed.leaks if record.completed else ():
-                    warnings.warn(PytestGvisorWarning(f"not removed: {leak}"), stacklevel=1)
+            warn_of_leaks(harness)
+
+
+def warn_of_leaks(harness: Gvisor) -> None:
+    """Warn of all that a harness's sandboxes have left."""
+    for record in harness.records:
+        for leak in record.completed.leaks if record.completed else ():
+            warnings.warn(PytestGvisorWarning(f"not removed: {leak}"), stacklevel=1)
 
 
 class Shared(_Harnesses["Sandbox"]):
@@ -94,14 +105,6 @@ class Shared(_Harnesses["Sandbox"]):
             self._made.append((key, made))
             return made
 
-    def close(self) -> None:
-        """Close all sandboxes, even if one of them raises."""
-        with self._guard, contextlib.ExitStack() as undo:
-            for _key, sandbox in self._made:
-                undo.callback(sandbox.close)
-            self._made.clear()
-        self._warn_of_leaks()
-
 
 class SharedSnapshots(_Harnesses["Snapshot"]):
     """The type of ``gvisor_snapshot``: the same arguments give the same snapshot."""
@@ -131,21 +134,10 @@ class SharedSnapshots(_Harnesses["Snapshot"]):
             self._made.append((key, snapshot))
             return snapshot
 
-    def close(self) -> None:
-        """Remove all snapshots."""
-        with self._guard:
-            for _key, snapshot in self._made:
-                snapshot.close()
-            self._made.clear()
-        self._warn_of_leaks()
-
 
 def _frozen(options: Mapping[str, object]) -> dict[str, object]:
-    """Return a copy of options that stays as it is when their caller changes a list or mapping."""
-
-    def frozen(value: object) -> object:
-        if isinstance(value, Mapping):
-            return dict(value)
-        return tuple(value) if isinstance(value, list) else value
-
-    return {name: frozen(value) for name, value in options.items()}
+    """Return a copy of options that stays as it is when their caller changes a list or dict."""
+    return {
+        name: copy.copy(value) if isinstance(value, list | dict) else value
+        for name, value in options.items()
+    }

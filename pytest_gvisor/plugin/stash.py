@@ -1,4 +1,4 @@
-"""Objects that the plugin keeps in pytest's stashes: the engine, harnesses, collected ids."""
+"""Objects that the plugin keeps in pytest's stashes: the engine, and each test's harnesses."""
 
 from __future__ import annotations
 
@@ -127,10 +127,6 @@ def record_outcome(item: pytest.Item, report: pytest.TestReport) -> None:
 def has_failed(item: pytest.Item) -> bool:
     """Whether a phase of the test has failed so far."""
     return item.stash.get(_failed_key, False)
-
-
-ids_key: pytest.StashKey[list[str]] = pytest.StashKey()
-"""The node ids that xdist's workers have collected."""
 
 
 def shared_folder(config: pytest.Config) -> str | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pytest_gvisor.completed import Completed, Outcome, SandboxCrashed, WorkloadTimeout
 from pytest_gvisor.errors import GvisorError, MixedReleases, RunscFailed
-from pytest_gvisor.hints import Hint, option
 from pytest_gvisor.run import limits, logs, not_started
 from pytest_gvisor.run.cgroup import limits_of
 from pytest_gvisor.run.request import Record, Request
 from pytest_gvisor.run.verdict import Verdict
+from pytest_gvisor.setting_table import spellings
 
 _ONE_RELEASE = (
     "Install runsc and gvisor-bin anew, from one release, over both: `pytest-gvisor install`."
@@ -35,7 +35,7 @@ def error_of(
                 f"{list(completed.args)!r} was still running after {request.settings.timeout:g} s "
                 f"on {request.platform}; it has been killed",
                 completed=completed,
-                next_step=Hint("Give it longer with ", option("timeout"), "."),
+                next_step=f"Give it longer with {spellings('timeout')}.",
             )
         case Outcome.SANDBOX_CRASHED:
             return SandboxCrashed(
@@ -43,14 +43,14 @@ def error_of(
                 f"{verdict.reason}",
                 completed=completed,
                 panic=record.panic,
-                next_step=Hint("Repeat it with ", option("debug"), " to see the sentry's own log."),
+                next_step=f"Repeat it with {spellings('debug')} to see the sentry's own log.",
             )
         case Outcome.RUNSC_FAILED:
             records, command = record.runsc_records, record.command
             if error := not_started.error_of(records, record.spec, command, request.project):
                 return error
             mixed = verdict.reason == logs.other_release(record.panic)
-            debugged = Hint("Repeat it with ", option("debug"), " to see runsc's own log.")
+            debugged = f"Repeat it with {spellings('debug')} to see runsc's own log."
             return (MixedReleases if mixed else RunscFailed)(
                 f"runsc failed: {verdict.reason}",
                 records=records,

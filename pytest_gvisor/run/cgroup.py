@@ -264,38 +264,31 @@ def measured(places: Mapping[str, str]) -> Usage:
 
     ``places`` are the folders of its cgroups by controller. They must still be there.
     """
-    cpu_time, cpu_time_source = _cpu_time(places)
-    peak_memory, peak_memory_source = _first(
-        places.get("memory", ""), ("memory.peak", "memory.max_usage_in_bytes")
-    )
-    peak_tasks, peak_tasks_source = _first(places.get("pids", ""), ("pids.peak",))
+    memory, tasks = places.get("memory", ""), places.get("pids", "")
     return Usage(
-        cpu_time=cpu_time,
-        cpu_time_source=cpu_time_source,
-        peak_memory=peak_memory,
-        peak_memory_source=peak_memory_source,
-        peak_tasks=peak_tasks,
-        peak_tasks_source=peak_tasks_source,
+        cpu_time=_cpu_time(places),
+        peak_memory=_first(memory, "memory.peak", "memory.max_usage_in_bytes"),
+        peak_tasks=_first(tasks, "pids.peak"),
     )
 
 
-def _cpu_time(places: Mapping[str, str]) -> tuple[float | None, str]:
-    """Return seconds, and the file that they are from."""
+def _cpu_time(places: Mapping[str, str]) -> float | None:
+    """Return seconds."""
     for folder in places.values():
         # Version 2 counts in each cgroup; the file of this name in version 1 has other counters.
         used = (counters(folder, "cpu.stat") or {}).get("usage_usec", "")
         if used.isdecimal():
-            return int(used) / 1e6, "cpu.stat"
-        nanoseconds, source = _first(folder, ("cpuacct.usage",))
+            return int(used) / 1e6
+        nanoseconds = _first(folder, "cpuacct.usage")
         if nanoseconds is not None:
-            return nanoseconds / 1e9, source
-    return None, ""
+            return nanoseconds / 1e9
+    return None
 
 
-def _first(folder: str, names: tuple[str, ...]) -> tuple[int | None, str]:
-    """Return the number in the first of these files that is there, and its name."""
+def _first(folder: str, *names: str) -> int | None:
+    """Return the number in the first of these files that is there."""
     for name in names:
         match words(folder, name):
             case [number] if number.isdecimal():
-                return int(number), name
-    return None, ""
+                return int(number)
+    return None

@@ -6,13 +6,11 @@ import contextlib
 import difflib
 import os
 import re
-import shlex
 import stat
 from collections.abc import Sequence
 
 from pytest_gvisor.errors import ProgramNotStarted
 from pytest_gvisor.escape import escape, shown
-from pytest_gvisor.hints import Hint, Phrase
 from pytest_gvisor.oci.skeleton import is_wide
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.oci.vocabulary import MountType
@@ -116,12 +114,10 @@ def _told(path: str, project: str = "") -> str:
     folder, here = os.path.dirname(path), os.path.abspath(".")
     is_root = folder in {"/", os.path.expanduser("~")}
     source = folder if within(folder, here) and not is_root else path
-    mount = escape(f"--mount {shlex.quote(f'{source}:{source}')}")
-    show = f"mounts=[bind({source!r}, {source!r})]"
+    show = f"mounts=[bind({source!r}, {source!r})] (pytest-gvisor run: --mount)"
     if project and within(path, project) and not is_wide(project):
         show += f", or {_WHOLE}"
-    there = f'"{escape(path)}" exists here but not in the sandbox. Show it with '
-    return Hint(there, Phrase(show, {"run": mount}, mount), ".")
+    return f'"{escape(path)}" exists here but not in the sandbox. Show it with {show}.'
 
 
 def _is_shown(inside: str, spec: Spec) -> bool:

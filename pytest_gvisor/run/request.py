@@ -116,24 +116,12 @@ class Record:
     """Seconds from the hand-over to the keeper until the sentry said that the workload starts."""
 
 
-def _unchanged(_config: dict[str, Any]) -> None:
-    pass
-
-
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
     """The hooks of plugins on a run. Each one does nothing unless it is given."""
 
-    modify_spec: Callable[[dict[str, Any]], None] = _unchanged
+    modify_spec: Callable[[dict[str, Any]], None] | None = None
     """Change config.json's content in place; the result is validated like any other."""
-
-    has_modifiers: Callable[[], bool] = lambda: True
-    """Whether a given ``modify_spec`` calls anybody."""
-
-    @property
-    def may_modify(self) -> bool:
-        """Whether somebody sees the specification, and so the folder of the root, before a run."""
-        return self.modify_spec is not _unchanged and self.has_modifiers()
 
     runsc_args: Callable[[], Sequence[str]] = tuple
     """More global flags for runsc."""

@@ -7,7 +7,6 @@ import os
 import shutil
 
 from pytest_gvisor.errors import SnapshotError
-from pytest_gvisor.hints import Hint, option
 from pytest_gvisor.run import logs
 from pytest_gvisor.run.request import Request, Workspace
 from pytest_gvisor.runsc.command import save_argv
@@ -31,7 +30,7 @@ def check(platform: Platform, way: Way) -> None:
         names = " and ".join(_PLATFORMS)
         raise SnapshotError(
             f"there are no snapshots on platform {platform}, only on {names}",
-            next_step=Hint("Use ", option("platform", _PLATFORMS[0]), "."),
+            next_step=f"Use platform={_PLATFORMS[0]}.",
         )
     if way is Way.FLAG:
         raise SnapshotError("runsc restores no sandbox with --rootless")

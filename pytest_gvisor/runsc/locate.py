@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_gvisor.errors import InsecureRunsc, RunscNotFound, UsageError, stage
 from pytest_gvisor.escape import escape
-from pytest_gvisor.hints import Hint, option
 from pytest_gvisor.programs.paths import below
 from pytest_gvisor.runsc import elf, sidecars
 from pytest_gvisor.sessions.places import RUNSC_PATHS
+from pytest_gvisor.setting_table import spellings
 from pytest_gvisor.trust import (
     MAX_SYMLINKS,
     Node,
@@ -56,11 +56,9 @@ _EXEC = re.compile(
     rb"""(?P<quote>["']?)(?P<path>/[A-Za-z0-9/._+=@,:%-]*)(?P=quote)(?=[ \t]|$)"""
 )
 
-_NEXT_STEP = Hint(
+_NEXT_STEP = (
     "Install it (`pytest-gvisor install`, or on Debian 13 `apt-get install runsc`), "
-    "or name it with ",
-    option("runsc"),
-    ".",
+    f"or name it with {spellings('runsc')}."
 )
 _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 

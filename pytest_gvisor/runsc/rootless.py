@@ -6,7 +6,6 @@ import enum
 from dataclasses import dataclass
 
 from pytest_gvisor.errors import UsageError, stage
-from pytest_gvisor.hints import Hint, option
 from pytest_gvisor.programs.proc import ALL_IDS, IdRange, id_map, status_of
 from pytest_gvisor.settings import Network, Rootless
 
@@ -65,26 +64,19 @@ def decide(wish: Rootless, caller: Caller, network: Network) -> Way:
         if wish is Rootless.OFF:
             raise UsageError(
                 f"rootless=off needs root, and the effective uid is {caller.euid}",
-                next_step=Hint("Use ", option("rootless", "auto"), ", or run as root."),
+                next_step="Use rootless=auto, or run as root.",
             )
         if network is Network.SANDBOX:
-            host = option("network", "host")
             raise UsageError(
                 "network=sandbox is impossible without root: runsc refuses it with --rootless",
-                next_step=Hint(
-                    "Use ", option("network", "none"), " or ", host, ", or run as root."
-                ),
+                next_step="Use network=none or network=host, or run as root.",
             )
         return Way.FLAG
     if not caller.sys_admin:
         if wish is Rootless.OFF:
             raise UsageError(
                 "rootless=off needs CAP_SYS_ADMIN, which this process has not, though it is root",
-                next_step=Hint(
-                    "Use ",
-                    option("rootless", "auto"),
-                    ", or give a container `--cap-add SYS_ADMIN`.",
-                ),
+                next_step="Use rootless=auto, or give a container `--cap-add SYS_ADMIN`.",
             )
         return Way.OWN
     if wish is Rootless.ON or (wish is Rootless.AUTO and caller.in_user_namespace):

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Self
 from pytest_gvisor.completed import Completed, Outcome, WorkloadTimeout, signal_name
 from pytest_gvisor.errors import InsideError, NotReady, UsageError
 from pytest_gvisor.guest.frames import MAX_PAYLOAD, WINDOW, FrameError
-from pytest_gvisor.hints import Hint, option
 from pytest_gvisor.run.capture import streams
 from pytest_gvisor.run.supervisor import NAP
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.messages import Message
 from pytest_gvisor.sandbox.peers import Answer, Peer
 from pytest_gvisor.sandbox.streams import Match, Pattern, Reader, Stream, Watch, Writer
+from pytest_gvisor.setting_table import spellings
 from pytest_gvisor.setting_values import seconds
 
 if TYPE_CHECKING:
@@ -366,7 +366,7 @@ class Process(Peer):
             f"{list(self.args)!r} was still running after {timeout:g} s on "
             f"{self._command.platform}; {how}",
             completed=self.completed(Outcome.TIMED_OUT),
-            next_step=Hint("Give it longer with ", option("timeout"), "."),
+            next_step=f"Give it longer with {spellings('timeout')}.",
         )
 
     def __repr__(self) -> str:

@@ -14,10 +14,10 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytest_gvisor.errors import MachineFailed
 from pytest_gvisor.escape import escape
-from pytest_gvisor.hints import Command
 from pytest_gvisor.programs.paths import SYSTEM_PATH
 
 OLDEST_QEMU = (8, 0)
@@ -37,6 +37,13 @@ _PROGRAMS = ("modprobe", "busybox", "file")
 _VIRTIOFSD = ("/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/lib/qemu/virtiofsd")
 _OS_RELEASE = "/etc/os-release"
 _DEADLINE = 20.0
+
+
+class Command(NamedTuple):
+    """A command that mends a machine: no shell reads it."""
+
+    argv: tuple[str, ...]
+    as_root: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

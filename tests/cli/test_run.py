@@ -110,9 +110,10 @@ def test_a_file_of_the_host_alone_is_named_with_its_mount(tmp_path: Path) -> Non
     done = run("--", "python3", script, cwd=tmp_path)
     assert done.returncode == 2
     *_, last = done.stderr.splitlines()
-    assert last == (
+    assert last.startswith(
         f'pytest-gvisor run: "{script}" exists here but not in the sandbox. '
-        f"Show it with --mount {tmp_path}:{tmp_path}."
+        f"Show it with mounts=[bind({str(tmp_path)!r}, {str(tmp_path)!r})] "
+        "(pytest-gvisor run: --mount)"
     )
     assert run("--mount", f"{tmp_path}:{tmp_path}", "--", "python3", script).stdout == "ran\n"
 

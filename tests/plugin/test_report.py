@@ -253,31 +253,6 @@ def test_what_was_not_run_is_not_green(project: Project) -> None:
         assert len(found) == 60
 
 
-def test_workers_that_die_before_any_report_leave_the_ids(pytester: pytest.Pytester) -> None:
-    """A test that kills its worker at once is an error; tests that never started are not run."""
-    project = Project(pytester, workers=2)
-    project.test("""
-        import os
-        import pytest
-
-        @pytest.mark.parametrize("number", range(4))
-        def test_it(gvisor_platform, number):
-            pass
-
-        @pytest.fixture(autouse=True, scope="session")
-        def dies():
-            os._exit(3)
-    """)
-    project.run(
-        "--gvisor-platform=systrap,ptrace", "--gvisor-report=r.json", "--max-worker-restart=0"
-    )
-    report = read(project.folder)
-    assert len(report.rows) == 4
-    counts = [report.counts(platform) for platform in ("systrap", "ptrace")]
-    assert sum(count.get(State.ERROR, 0) for count in counts) == 2
-    assert sum(count.get(State.NOT_RUN, 0) for count in counts) == 6
-
-
 def test_the_command_of_a_row_repeats_its_cell(alone: Project) -> None:
     """Pasted into a shell it runs that test, on that platform, with the same settings."""
     alone.test("""

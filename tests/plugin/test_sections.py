@@ -69,8 +69,8 @@ def test_a_file_of_the_host_alone_is_named(alone: Project) -> None:
     ran.shows(f'"{here}/runner.py" exists here but not in the sandbox. Show it with')
     runner = f"{here}/runner.py"  # alone: pytester makes the folder the home folder
     ran.shows(
-        f"mounts=[bind({runner!r}, {runner!r})], or the whole project with "
-        "@pytest.mark.gvisor(project=True) (ini: gvisor_project).",
+        f"mounts=[bind({runner!r}, {runner!r})] (pytest-gvisor run: --mount), or the whole project "
+        "with @pytest.mark.gvisor(project=True) (ini: gvisor_project).",
         'tool.py" exists here but not in the sandbox',
     )
 

@@ -199,27 +199,6 @@ def test_what_keeps_a_test_from_running_is_no_expected_failure(alone: Project) -
     ran.shows("XFAIL at setup of test_it.py::test_workload")
 
 
-def test_a_platform_of_the_project_s_own_is_the_one_that_counts(alone: Project) -> None:
-    """A fixture that replaces `gvisor_platform` decides once it is set up."""
-    alone.test("""
-        import pytest
-        from pytest_gvisor import Platform
-
-        @pytest.fixture
-        def gvisor_platform():
-            return Platform.PTRACE
-
-        @pytest.mark.gvisor(xfail={"systrap": "elsewhere"})
-        def test_elsewhere(gvisor):
-            assert gvisor.platform == "ptrace"
-
-        @pytest.mark.gvisor(xfail={"ptrace": "here"})
-        def test_here(gvisor):
-            assert gvisor.platform == "systrap"
-    """)
-    alone.run("-rx").ends(passed=1, xfailed=1)
-
-
 def test_runxfail_runs_tests_as_if_nothing_were_expected(alone: Project) -> None:
     """pytest's own option, for tests on the host and inside alike."""
     alone.test("""

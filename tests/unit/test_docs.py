@@ -152,8 +152,8 @@ def test_the_options_of_a_command_are_documented_with_their_values(command: str)
     """The table of a command has each option as help shows it: ``--netns PATH``."""
     text = section("cli.md", command)
     for one in SETTINGS:
-        if command in one.commands:
-            usage = f"{one.command_option} {one.commands[command].metavar or ''}".rstrip()
+        if command in one.sources:
+            usage = f"{one.command_option} {one.command_metavar or one.metavar or ''}".rstrip()
             assert re.search(rf"[`\[]{usage}[`\]]", text)
 
 

@@ -91,7 +91,6 @@ PRIVATES = {
     "inside/returned": {"_tmp_path_factory": "the folder of tmp_path, before a test has one"},
     "inside/session": {"_setupstate": "fixtures of tests on the host are torn down between"},
     "inside/visible": {"_conftest_plugins": "the conftest.py files that this session has read"},
-    "plugin/markers": {"_fixtureinfo": "whether gvisor_platform is a fixture of ours"},
     "plugin/stash": {"_request": "the fixtures that a test has asked for while it ran"},
     "sandbox/interpreter": {"_base_executable": "the Python of a virtual environment"},
 }

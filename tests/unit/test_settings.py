@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pytest_gvisor import setting_values, settings
 from pytest_gvisor.errors import LaunchError, UsageError
 from pytest_gvisor.run.capture import Capture
-from pytest_gvisor.setting_table import SETTINGS, Kind, names_from
+from pytest_gvisor.setting_table import SETTINGS, Kind, names_from, spellings
 from pytest_gvisor.settings import CallSettings, Network, SessionSettings, Settings
 
 ANYTHING = st.one_of(
@@ -40,12 +40,11 @@ def test_the_table_and_the_class_have_the_same_names() -> None:
     assert len(NAMES) == len(set(NAMES))
 
 
-def test_the_table_and_the_class_have_the_same_type_and_default() -> None:
+def test_the_table_and_the_class_have_the_same_type() -> None:
     """A setting whose default is None is optional."""
     for one in SETTINGS:
-        kind = type_of(one.kind)
-        assert TYPES[one.name] == (kind | None if one.default is None else kind), one.name
-        assert getattr(Settings(), one.name) == one.default, one.name
+        kind, optional = type_of(one.kind), getattr(Settings(), one.name) is None
+        assert TYPES[one.name] == (kind | None if optional else kind), one.name
 
 
 def test_each_kind_has_one_reader() -> None:
@@ -55,13 +54,21 @@ def test_each_kind_has_one_reader() -> None:
     assert not settings.CHOICES.keys() & setting_values.READERS.keys()
 
 
-def test_help_is_there_where_it_is_shown_and_names_each_choice() -> None:
-    """An option or an ini key of pytest has a help, and so has an option of a command."""
+def test_the_help_names_each_choice() -> None:
+    """A command has the same help."""
     for one in SETTINGS:
-        assert bool(one.help) is bool({"command line", "ini"} & {*one.sources}), one.name
-        shown = [one.help] * bool(one.help) + [command.help for command in one.commands.values()]
         for word in settings.CHOICES.get(one.kind, ()):
-            assert all(re.search(rf"\b{word}\b", text) for text in shown), one.name
+            assert re.search(rf"\b{word}\b", one.help), one.name
+            assert not one.command_help, one.name
+
+
+def test_a_hint_has_each_spelling_of_a_setting() -> None:
+    """A hint names the spelling of a call, of pytest and of each command."""
+    assert spellings("timeout") == (
+        "timeout=SECONDS, --gvisor-timeout or (pytest-gvisor run) --timeout"
+    )
+    assert spellings("debug") == "debug=True, --gvisor-debug or (pytest-gvisor run) --debug"
+    assert spellings("runsc") == "--gvisor-runsc or (pytest-gvisor run and doctor) --runsc"
 
 
 @given(name=st.sampled_from(NAMES), value=ANYTHING)

@@ -12,7 +12,7 @@ import pytest
 from pytest_gvisor.cli import doctor
 from pytest_gvisor.cli import main as cli
 from pytest_gvisor.cli.health import Finding, State
-from pytest_gvisor.hints import Command
+from pytest_gvisor.vm.parts import Command
 
 HOSTILE = "[bold red]x[/] :smile: \x1b]0;x\x1b[31m ::error::"
 

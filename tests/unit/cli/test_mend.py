@@ -13,8 +13,8 @@ import pytest
 
 from pytest_gvisor.cli import health
 from pytest_gvisor.errors import InsecureRunsc, MixedReleases, RunscNotFound, UsageError
-from pytest_gvisor.hints import Command
 from pytest_gvisor.runsc.causes import Cause
+from pytest_gvisor.vm.parts import Command
 
 
 def words(commands: Sequence[Command]) -> list[list[str]]:

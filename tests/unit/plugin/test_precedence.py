@@ -1,35 +1,16 @@
-"""A test's settings are read from its markers once."""
+"""A test's settings, as its markers have them."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import pytest
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.plugin import precedence
 from pytest_gvisor.plugin.cells import strip_platform
-from pytest_gvisor.settings import Settings
-
-Reads = list[pytest.Item]
 
 
-@pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
-    """The test of each time that markers are read."""
-    found: Reads = []
-    read = precedence._read_settings
-
-    def counting(item: pytest.Item, marks: Sequence[pytest.Mark]) -> Settings:
-        found.append(item)
-        return read(item, marks)
-
-    monkeypatch.setattr(precedence, "_read_settings", counting)
-    return found
-
-
-def test_settings_are_read_once_for_each_test(pytester: pytest.Pytester, reads: Reads) -> None:
-    """Whoever asks later gets the same object, and each parameter has its own."""
+def test_each_parameter_has_settings_of_its_own(pytester: pytest.Pytester) -> None:
+    """The marker of a parameter is closer than that of its function."""
     first, second = pytester.getitems("""
         import pytest
 
@@ -40,15 +21,11 @@ def test_settings_are_read_once_for_each_test(pytester: pytest.Pytester, reads: 
         def test_it(n):
             pass
     """)
-    reads.clear()  # collection has read them for the variants
-    assert precedence.settings_of(first) is precedence.settings_of(first)
-    assert precedence.settings_of(first).timeout == 60
-    assert precedence.settings_of(second) is precedence.settings_of(second)
-    assert precedence.settings_of(second).timeout == 3
-    assert reads == [first, second]
+    found = [precedence.settings_of(item) for item in (first, second)]
+    assert [(one.timeout, one.pids) for one in found] == [(60, 5), (3, 5)]
 
 
-def test_a_marker_that_comes_later_is_read(pytester: pytest.Pytester, reads: Reads) -> None:
+def test_a_marker_that_comes_later_is_read(pytester: pytest.Pytester) -> None:
     """A hook or a fixture of the project's adds it; the closest still decides."""
     item = pytester.getitem("""
         import pytest
@@ -57,13 +34,10 @@ def test_a_marker_that_comes_later_is_read(pytester: pytest.Pytester, reads: Rea
         def test_func():
             pass
     """)
-    reads.clear()  # collection has read them for the variants
     before = precedence.settings_of(item)
     item.add_marker(pytest.mark.gvisor(timeout=4), append=False)
     after = precedence.settings_of(item)
     assert (before.timeout, after.timeout, after.pids) == (2, 4, 5)
-    assert precedence.settings_of(item) is after
-    assert len(reads) == 2
 
 
 def test_a_marker_that_cannot_be_meant_is_an_error_each_time(pytester: pytest.Pytester) -> None:

@@ -344,10 +344,7 @@ def test_a_child_joins_by_descriptor(real: Cgroups, alone: Callable[..., Any]) -
                 "pids": {"pids.peak": "12\n"},
                 "cpu": {"cpu.stat": "usage_usec 2500000\nuser_usec 1\nsystem_usec 2\n"},
             },
-            Usage(
-                cpu_time=2.5, cpu_time_source="cpu.stat", peak_memory=5000,
-                peak_memory_source="memory.peak", peak_tasks=12, peak_tasks_source="pids.peak",
-            ),
+            Usage(cpu_time=2.5, peak_memory=5000, peak_tasks=12),
         ),
         (
             {
@@ -355,10 +352,7 @@ def test_a_child_joins_by_descriptor(real: Cgroups, alone: Callable[..., Any]) -
                 "cpu": {"cpu.stat": "nr_periods 5\nnr_throttled 0\nthrottled_time 0\n"},
                 "cpuacct": {"cpuacct.usage": "1500000000\n"},
             },
-            Usage(
-                cpu_time=1.5, cpu_time_source="cpuacct.usage", peak_memory=7,
-                peak_memory_source="memory.max_usage_in_bytes",
-            ),
+            Usage(cpu_time=1.5, peak_memory=7),
         ),
         ({"memory": {"memory.peak": "max\n"}, "pids": {"pids.peak": ""}}, Usage()),
         ({"memory": {}}, Usage()),
@@ -366,10 +360,10 @@ def test_a_child_joins_by_descriptor(real: Cgroups, alone: Callable[..., Any]) -
     ],
     ids=["version 2", "version 1", "no numbers", "no files", "no cgroup"],
 )  # fmt: skip
-def test_each_figure_has_its_source_or_is_none(
+def test_each_figure_is_of_the_file_that_is_there_or_none(
     tmp_path: Path, files: dict[str, dict[str, str]], expected: Usage
 ) -> None:
-    """A figure is of the file that its source names; what no file has is None."""
+    """The files differ between the versions; what no file has is None."""
     for controller, content in files.items():
         (tmp_path / controller).mkdir()
         for name, text in content.items():

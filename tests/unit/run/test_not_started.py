@@ -137,7 +137,7 @@ def test_a_file_of_the_project_may_come_with_the_whole_of_it(root: Path, tmp_pat
         not_started.hint(inner, ""),
         not_started.hint(inner, "/"),
     ):
-        assert found.endswith(")].")
+        assert found.endswith(")] (pytest-gvisor run: --mount).")
 
 
 def test_no_more_is_to_be_shown_than_is_needed(
