@@ -169,9 +169,7 @@ class Debugger:
         self._reads = True
         try:
             return self._edit() if at_terminal else sys.stdin.readline()
-        except EOFError:
-            return ""
-        except (OSError, ValueError):  # closed, or no text
+        except (EOFError, OSError, ValueError):  # at its end, closed, or no text
             return ""
         except KeyboardInterrupt:
             return None

@@ -172,28 +172,23 @@ def pytest_report_header(config: pytest.Config) -> list[str] | str | None:
         "gvisor: the tests run INSIDE gVisor: its kernel, a /tmp of their own, an environment by "
         "allow-list; what they write stays there, apart from files that come back"
     )
-    return [where, *_held_back(config), *_packages(config)]
+    return [where, *_held_back_and_shown(config)]
 
 
-def _held_back(config: pytest.Config) -> list[str]:
-    """Return a line on the variables that tests inside do not get."""
-    from pytest_gvisor.escape import escape  # noqa: PLC0415 -- idle costs nothing
-    from pytest_gvisor.inside.environment import held_back  # noqa: PLC0415
+def _held_back_and_shown(config: pytest.Config) -> Iterator[str]:
+    """Yield a line on variables that tests inside do not get, and one on packages that they see.
 
-    names = held_back(_environment(config), os.environ)
-    if not names:
-        return []
-    told = "-v names them" if config.get_verbosity() <= 0 else escape(", ".join(names))
-    return [f"gvisor: {len(names)} environment variables are held back (--gvisor-env): {told}"]
-
-
-def _packages(config: pytest.Config) -> list[str]:
-    """Return a line on the packages that are shown although no folder of ``sys.path`` has them."""
+    No folder of ``sys.path`` has these packages.
+    """
     from pytest_gvisor.escape import escape  # noqa: PLC0415 -- idle costs nothing
     from pytest_gvisor.inside import visible  # noqa: PLC0415
+    from pytest_gvisor.inside.environment import held_back  # noqa: PLC0415
 
-    found = ", ".join(visible.named_packages(config))
-    return [f"gvisor: packages shown beside sys.path: {escape(found)}"] if found else []
+    if names := held_back(_environment(config), os.environ):
+        told = "-v names them" if config.get_verbosity() <= 0 else escape(", ".join(names))
+        yield f"gvisor: {len(names)} environment variables are held back (--gvisor-env): {told}"
+    if found := ", ".join(visible.named_packages(config)):
+        yield f"gvisor: packages shown beside sys.path: {escape(found)}"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -234,11 +229,6 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     """Run a test inside, in place of pytest's own protocol."""
     if plan_key not in item.stash:
         return None
-    _session(item).run(item, nextitem)
-    return True
-
-
-def _session(item: pytest.Item) -> InsideSession:
     config = item.config
     if _session_key not in config.stash:
         from pytest_gvisor.inside.session import InsideSession  # noqa: PLC0415 -- see above
@@ -246,7 +236,8 @@ def _session(item: pytest.Item) -> InsideSession:
         inside = InsideSession(item.session, _isolation(config), _inside(config))
         config.stash[_session_key] = inside
         config.add_cleanup(inside.end)
-    return config.stash[_session_key]
+    config.stash[_session_key].run(item, nextitem)
+    return True
 
 
 def _inside(config: pytest.Config) -> Inside:

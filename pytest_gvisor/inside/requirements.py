@@ -9,7 +9,7 @@ from pytest_gvisor.plugin import markers
 from pytest_gvisor.plugin.placement import plan_key
 from pytest_gvisor.plugin.precedence import location, settings_of
 from pytest_gvisor.plugin.skips import fail_misuse
-from pytest_gvisor.settings import Platform, Settings
+from pytest_gvisor.settings import Platform
 
 _refused_key = pytest.StashKey[bool]()
 
@@ -29,21 +29,15 @@ def require_platform(item: pytest.Item, *, examine: bool = False) -> Platform:
     """Return the platform of a test. Skips or fails the test if a requirement is missing."""
     with fail_misuse():
         settings = settings_of(item)
-        _check_no_image(item, settings)
+        if settings.image is not None:  # its Python is the host's
+            raise UsageError(
+                f"{location(item)}: a test inside runs with the host's Python and system folders, "
+                f"and image={settings.image!r} is asked for",
+                next_step="Say @pytest.mark.gvisor(image=None) for it, or run a program of the "
+                "image with the gvisor fixture.",
+            )
     markers.check_requirements(item)
     platform = markers.choose_platform(item, settings, item.stash[plan_key].platform)
     if examine or platform is Platform.KVM:
         markers.check_platform(item, settings, platform)
     return platform
-
-
-def _check_no_image(item: pytest.Item, settings: Settings) -> None:
-    """Raise `UsageError` for a test inside with an image: its Python is the host's."""
-    image = settings.image
-    if image is not None:
-        raise UsageError(
-            f"{location(item)}: a test inside runs with the host's Python and system folders, and "
-            f"image={image!r} is asked for",
-            next_step="Say @pytest.mark.gvisor(image=None) for it, or run a program of the image "
-            "with the gvisor fixture.",
-        )
