@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 
 from pytest_gvisor.cli import parse
 from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.escape import escape
-from pytest_gvisor.images import progress
 from pytest_gvisor.install import place, release
 from pytest_gvisor.install.fetch import SILENCE, Client
 from pytest_gvisor.install.place import Installed
@@ -57,11 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     client = Client(given.base_url or release.BASE_URL, timeout=given.timeout)
     folder = given.to or place.folder_for(os.geteuid(), os.path.expanduser("~"))
     parse.exit_on_signals()  # else what is half there would stay
-    is_watched = progress.is_wanted(terminal=sys.stderr.isatty())
-    tell = progress.on(sys.stderr) if is_watched else None
-    with progress.announced(tell, f"fetching runsc {name}"):
-        done = release.install(client, name, folder)
-    for line in describe(done):
+    for line in describe(release.install(client, name, folder)):
         print(line)
     return 0
 

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Unpack
 
 from pytest_gvisor.errors import (
@@ -29,7 +29,6 @@ from pytest_gvisor.settings import Platform, SessionSettings, Settings, replaced
 if TYPE_CHECKING:
     from pytest_gvisor.harness.gvisor import Gvisor
     from pytest_gvisor.harness.platform_probe import PlatformProbe
-    from pytest_gvisor.images.progress import Tell
     from pytest_gvisor.images.store import Images
     from pytest_gvisor.run.project import Project
 
@@ -43,8 +42,6 @@ class Engine:
         self._found: dict[str | None, Runsc | GvisorError] = {}
         self._shared = shared
         self._images: Images | None = None
-        self.tell: Callable[[], Tell | None] | None = None
-        """For those who watch what a docker daemon does."""
 
     @functools.cached_property
     def _probe(self) -> PlatformProbe:
@@ -57,7 +54,7 @@ class Engine:
         if self._images is None:
             from pytest_gvisor.images.store import Images  # noqa: PLC0415 -- only for who has one
 
-            self._images = Images(tell=self.tell() if self.tell else None)
+            self._images = Images()
         return self._images
 
     def runsc(self, path: str | None) -> Runsc:

@@ -21,7 +21,6 @@ from pytest_gvisor.errors import DaemonUnavailable, ImageError, causes_of
 from pytest_gvisor.escape import shown
 from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.images.config import objects
-from pytest_gvisor.images.progress import Tell, announced
 from pytest_gvisor.images.streams import Limits
 
 DEADLINE: Final = 4.0
@@ -43,10 +42,9 @@ class Pull(enum.StrEnum):
 class Daemon:
     """A daemon that answers. Use it in a ``with``."""
 
-    def __init__(self, *, remote: bool = False, tell: Tell | None = None) -> None:
+    def __init__(self, *, remote: bool = False) -> None:
         docker = _sdk()
         self._errors = docker.errors
-        self._tell = tell
         self._address = address = os.environ.get("DOCKER_HOST", "")
         is_local = not address or address.startswith("unix://")
         if not is_local and not remote:
@@ -78,9 +76,7 @@ class Daemon:
         if pull is Pull.NEVER:
             raise ImageError("the daemon does not have it, and it is not to be pulled")
         with self._explained("cannot be pulled"):
-            answers = self._client.api.pull(reference, stream=True, decode=True)
-            with announced(self._tell, f"pulling {reference}"):
-                _follow(answers)
+            _follow(self._client.api.pull(reference, stream=True, decode=True))
         if not (found := self._id(reference)):
             raise ImageError("the daemon does not have it, though it has been pulled")
         return found
@@ -98,8 +94,7 @@ class Daemon:
                 forcerm=True,
                 decode=True,
             )
-            with announced(self._tell, f"building {path}"):
-                built = [answer["aux"]["ID"] for answer in _follow(answers)]
+            built = [answer["aux"]["ID"] for answer in _follow(answers)]
         if not built:
             raise ImageError("the daemon has built nothing")
         return str(built[-1])
@@ -108,8 +103,7 @@ class Daemon:
     def export(self, identity: str, limits: Limits) -> Iterator[str]:
         """Export the image to an unnamed file, gone with this process; yield its path."""
         with contextlib.ExitStack() as undo:
-            exporting = announced(self._tell, f"exporting {identity}")
-            with self._explained("cannot be exported"), exporting:
+            with self._explained("cannot be exported"):
                 file, size = undo.enter_context(tempfile.TemporaryFile()), 0
                 for data in self._archive(identity):
                     size += len(data)

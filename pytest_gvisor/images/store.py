@@ -13,7 +13,6 @@ from pytest_gvisor.images import archive, choose
 from pytest_gvisor.images.archive import Content
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.docker import Daemon, Pull
-from pytest_gvisor.images.progress import Tell
 from pytest_gvisor.images.rootfs import ImageRootfs
 from pytest_gvisor.images.streams import DEFAULT_LIMITS, Limits
 from pytest_gvisor.setting_values import word
@@ -22,14 +21,10 @@ _DAEMON: Final = "docker:"
 
 
 class Images:
-    """Root file systems of images, each held until `close`. Threads may share the object.
+    """Root file systems of images, each held until `close`. Threads may share the object."""
 
-    ``tell`` is for those who watch a daemon at work.
-    """
-
-    def __init__(self, cache: Cache | None = None, *, tell: Tell | None = None) -> None:
+    def __init__(self, cache: Cache | None = None) -> None:
         self._cache = cache or Cache()
-        self._tell = tell
         self._guard = threading.Lock()
         self._found: dict[tuple[object, ...], ImageRootfs] = {}
 
@@ -63,7 +58,7 @@ class Images:
             # With its policy: what was found under one is not what another asks for.
             key = (_DAEMON, reference, policy, os.environ.get("DOCKER_HOST"), limits)
             if key not in self._found:
-                with Daemon(remote=remote, tell=self._tell) as daemon:
+                with Daemon(remote=remote) as daemon:
                     identity = daemon.find(reference, policy)
                     self._found[key] = self._from_daemon(name, daemon, identity, limits)
             return self._found[key]
@@ -82,7 +77,7 @@ class Images:
         Raises `ImageError` or `UsageError`.
         """
         name = _text(path, "no path of a folder")
-        with _about(name), self._guard, Daemon(remote=remote, tell=self._tell) as daemon:
+        with _about(name), self._guard, Daemon(remote=remote) as daemon:
             identity = daemon.build(name, dockerfile=dockerfile, args=args or {})
             key = (_DAEMON, identity, os.environ.get("DOCKER_HOST"), limits)
             if key not in self._found:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +13,6 @@ if TYPE_CHECKING:
     from pytest_gvisor.completed import Usage
     from pytest_gvisor.harness.engine import Engine
     from pytest_gvisor.harness.gvisor import Gvisor
-    from pytest_gvisor.images.progress import Tell
     from pytest_gvisor.run.request import Record
     from pytest_gvisor.sessions.launcher import Launcher
     from pytest_gvisor.settings import Platform
@@ -49,34 +45,9 @@ def engine_of(config: pytest.Config) -> Engine:
     if _engine_key not in config.stash:
         from pytest_gvisor.harness.engine import Engine  # noqa: PLC0415 -- idle costs nothing
 
-        engine = Engine(shared_folder(config), launcher_of(config))
-        engine.tell = functools.partial(_watcher, config)
-        config.stash[_engine_key] = engine
+        engine = config.stash[_engine_key] = Engine(shared_folder(config), launcher_of(config))
         config.add_cleanup(engine.close)
     return config.stash[_engine_key]
-
-
-def _watcher(config: pytest.Config) -> Tell | None:
-    """Return the display of a docker daemon's work, if pytest's output goes to a terminal."""
-    from pytest_gvisor.images import progress  # noqa: PLC0415 -- only for who has an image
-
-    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
-    # Asked of the reporter: while a test runs, standard output is pytest's own file.
-    if not progress.is_wanted(terminal=getattr(reporter, "isatty", False)):
-        return None
-    capture = config.pluginmanager.get_plugin("capturemanager")
-    last = ""
-
-    def tell(line: str) -> None:
-        nonlocal last
-        undone = capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
-        with undone:
-            if not last:
-                reporter.ensure_newline()
-            progress.on(sys.__stdout__ or sys.stdout)(line)
-        last = line
-
-    return tell
 
 
 def record_harness(item: pytest.Item, harness: Gvisor) -> None:

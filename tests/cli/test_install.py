@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -338,23 +337,6 @@ def test_a_new_folder_that_another_process_has_locked_is_left_to_it(
     assert get(bucket, tmp_path).path == str(tmp_path / "runsc")
     os.close(others[0])
     assert os.listdir(tmp_path) == ["runsc"]
-
-
-def test_a_terminal_is_told_what_is_at_work(
-    bucket: Bucket, real: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One line, to its end."""
-    bucket.put("runsc", real)
-    ours, theirs = pty.openpty()
-    monkeypatch.delenv("CI", raising=False)
-    with tool(bucket, tmp_path, stderr=theirs) as process:
-        os.close(theirs)
-        process.communicate(timeout=60)
-    text = os.read(ours, 65536).decode()
-    os.close(ours)
-    assert process.returncode == 0
-    assert "\r\x1b[Kfetching runsc latest: …\r\x1b[Kfetching runsc latest: done" in text
-    assert text.count("\n") == 1
 
 
 def test_a_folder_that_others_may_write_to_is_refused(bucket: Bucket, tmp_path: Path) -> None:

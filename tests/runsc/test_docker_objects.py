@@ -1,8 +1,7 @@
-"""The objects in a docker daemon: the line on their work, and what a SIGKILL leaves of them."""
+"""The objects in a docker daemon after a SIGKILL of this package."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -41,35 +40,6 @@ def wait(what: Callable[[], object]) -> None:
     while not what():
         assert time.monotonic() < ends, "it did not come"
         time.sleep(0.05)
-
-
-def test_somebody_at_a_terminal_sees_a_build_and_ci_does_not(
-    dockerd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The progress shows although pytest captures output; the test's own line stays whole."""
-    made = context("busybox", tmp_path / "context")
-    (tmp_path / "test_it.py").write_text(
-        f"def test_it(gvisor_image):\n    gvisor_image.build({str(made)!r})\n"
-    )
-    for ci, seen in (("", True), ("true", False)):
-        shown = at_a_terminal(tmp_path, DOCKER_HOST=dockerd, CI=ci)
-        assert (f"\r\x1b[Kbuilding {made}: done" in shown) is seen, shown[-3000:]
-        assert "1 passed" in shown
-
-
-def at_a_terminal(folder: Path, **environ: str) -> str:
-    """The output of a pytest in that folder to a terminal."""
-    ours, theirs = os.openpty()
-    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
-    env = {**os.environ, "XDG_CACHE_HOME": str(folder), "COLUMNS": "250", **environ}
-    shown = b""
-    with subprocess.Popen(argv, cwd=folder, env=env, stdout=theirs, stderr=theirs):
-        os.close(theirs)
-        with contextlib.suppress(OSError):  # EIO: nobody has the other end any more
-            while data := os.read(ours, 4096):
-                shown += data
-    os.close(ours)
-    return shown.decode()
 
 
 IMAGES = ("images", "--all", "--no-trunc", "--quiet")
