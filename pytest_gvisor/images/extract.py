@@ -3,8 +3,8 @@ folder as its root. So neither ``..`` nor links lead outside.
 
 Policy: permissions, set-uid bits and times are kept. Owners are kept by root. For others,
 everything is theirs, and its owner can read it. So it is for root where it is alone in its user
-namespace. Of extended attributes ``user.*`` are kept. Devices and FIFOs are left out, and hard
-links to them. What `Tree` cannot do as it is asked is an `ImageError`.
+namespace. Extended attributes, devices and FIFOs are left out, and hard links to these two. What
+`Tree` cannot do as it is asked is an `ImageError`.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class Tree:
 
     def notes(self) -> tuple[str, ...]:
         """The kinds of entries that were left out, with their number."""
-        return tuple(f"left out of the image: {n} {what}" for what, n in self._left_out.items())
+        left_out = (+self._left_out).items()  # without those of which there were none
+        return tuple(f"left out of the image: {count} {what}" for what, count in left_out)
 
     def begin_layer(self) -> None:
         """Begin a layer over everything that is there."""
@@ -294,10 +295,7 @@ class Tree:
 
     def _dress(self, fd: int, entry: Entry, least: int) -> None:
         self._give(fd, entry)
-        # Before the mode: whoever is not root sets attributes of what they may write to.
-        for name, value in entry.xattrs.items():
-            if not _is_set(fd, name, value):
-                self._left_out["extended attributes"] += 1
+        self._left_out["extended attributes"] += entry.xattrs
         # After the owner: changing that takes set-uid bits away.
         os.fchmod(fd, entry.mode if self._owners else entry.mode | least)
 
@@ -313,16 +311,6 @@ class Tree:
                 f"{shown_bytes(entry.name)} belongs to {entry.uid}:{entry.gid}, which this user "
                 "namespace does not have"
             ) from error
-
-
-def _is_set(fd: int, name: bytes, value: bytes) -> bool:
-    """Set an extended attribute that images keep; return whether it was set."""
-    # The file system may have none, and no name has a NUL byte.
-    with contextlib.suppress(OSError, ValueError):
-        if name.startswith(b"user."):
-            os.setxattr(fd, name, value)
-            return True
-    return False
 
 
 def _path_of(fd: int) -> bytes:

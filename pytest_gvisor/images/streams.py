@@ -18,7 +18,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from pytest_gvisor.errors import ImageError
+from pytest_gvisor.errors import GvisorError, ImageError
 from pytest_gvisor.escape import shown
 
 CHUNK: Final = 256 * 1024
@@ -248,7 +248,7 @@ class Inflated:
                     raise ImageError("compressed data ends in the middle: it is truncated")
             try:
                 made: bytes = self._inner.decompress(data, count)
-            except MemoryError:
+            except (MemoryError, GvisorError):  # the latter of a signal: a deadline has passed
                 raise
             except Exception as error:  # each library has errors of its own
                 raise ImageError(f"compressed data is damaged: {error}") from error

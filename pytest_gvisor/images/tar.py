@@ -30,9 +30,8 @@ _MAX_GLOBAL: Final = 64 * 1024
 _MAX_NAME: Final = 4096
 """PATH_MAX, of names and of targets."""
 _MAX_ID: Final = 2**32 - 2
-_XATTR: Final = b"SCHILY.xattr."
 _STRUCTURE: Final = {b"path", b"linkpath", b"size"}
-_OTHER: Final = (b"SCHILY.acl.", b"RHT.security.")
+_ATTRIBUTES: Final = (b"SCHILY.xattr.", b"SCHILY.acl.", b"RHT.security.")
 _NUMBER: Final = re.compile(rb"-?[0-9]{1,19}")
 _TIME: Final = re.compile(rb"-?[0-9]{1,12}(\.[0-9]{0,30})?")
 
@@ -70,9 +69,8 @@ class Entry:
     mtime_ns: int
     link: bytes
     """A link's target."""
-    xattrs: Mapping[bytes, bytes]
-    """Extended attributes by their names. ACLs, and other programs' headers of the kind, go by the
-    header's own keys."""
+    xattrs: int
+    """The number of extended attributes and ACLs."""
 
 
 class Tar:
@@ -210,17 +208,13 @@ class Tar:
             size=size,
             mtime_ns=_time(pax, block[136:148]),
             link=link if kind in (Kind.SYMLINK, Kind.HARDLINK) else b"",
-            xattrs=_attributes(pax),
+            xattrs=sum(key.startswith(_ATTRIBUTES) for key in pax),
         )
 
 
 def shown_bytes(name: bytes) -> str:
     """Format a name of an archive for a message."""
     return shown(name.decode("utf-8", "backslashreplace"))
-
-
-def _attributes(pax: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-    return {key.removeprefix(_XATTR): pax[key] for key in pax if key.startswith((_XATTR, *_OTHER))}
 
 
 def _kind(block: bytes, pax: Mapping[bytes, bytes], label: str) -> Kind:

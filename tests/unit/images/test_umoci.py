@@ -34,7 +34,6 @@ SAME: dict[str, Layers] = {
         [item("d/t", b"y", mtime=3), item("e/.wh.x"), item("q/r/s", mtime=9)],
     ],
     "names": [[item("n" * 255), item(ODD), item("Case", b"1"), item("case", b"2")]],
-    "an attribute of users": [[item("f", pax_headers={"SCHILY.xattr.user.mine": "1"})]],
     "opaque folder": [
         [item("d/old"), item("d/deep/old"), item("o")], [item("d/.wh..wh..opq"), item("d/deep/new")]
     ],
