@@ -145,8 +145,6 @@ class Gvisor:
         If the task is cancelled, the workload is killed at once. `asyncio.CancelledError` is raised
         when the sandbox is removed.
         """
-        from pytest_gvisor.harness.awaiting import in_thread  # noqa: PLC0415 -- asyncio is heavy
-
         request = self.request(
             args, input=input, env=env, cwd=cwd, timeout=timeout, user=user, rootfs=rootfs,
             entrypoint=entrypoint, mounts=mounts, hostname=hostname, readonly=readonly, **settings,
@@ -332,6 +330,32 @@ class Gvisor:
             if age and (age >= MAX_RECORDS or held > MAX_REMEMBERED):
                 del self.records[: len(self.records) - age]
                 break
+
+
+async def in_thread(run: Callable[[int], Completed]) -> Completed:
+    """Call ``run`` in a thread of asyncio's executor, and return its result.
+
+    Its argument is a descriptor that becomes readable if the task is cancelled. The cancellation
+    goes on when ``run`` has returned, so that nothing of the sandbox is left then.
+    """
+    import asyncio  # noqa: PLC0415 -- heavy, and few need it
+
+    stop = os.eventfd(0, os.EFD_CLOEXEC)
+    try:
+        thread = asyncio.ensure_future(asyncio.to_thread(run, stop))
+        try:
+            return await asyncio.shield(thread)
+        except asyncio.CancelledError:
+            os.eventfd_write(stop, 1)
+            # A second cancellation changes nothing: the descriptor has to outlive the thread.
+            while not thread.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([thread])
+            with contextlib.suppress(Exception):
+                thread.result()
+            raise
+    finally:
+        os.close(stop)
 
 
 def _here() -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Completed, Gvisor, Platform, UsageError
-from pytest_gvisor.harness import awaiting
+from pytest_gvisor.harness.gvisor import in_thread
 from pytest_gvisor.settings import Settings
 
 
@@ -35,7 +35,7 @@ def test_a_cancellation_waits_for_the_thread_however_often_it_comes() -> None:
         raise ValueError
 
     async def cancelled() -> None:
-        task = asyncio.ensure_future(awaiting.in_thread(run))
+        task = asyncio.ensure_future(in_thread(run))
         await asyncio.to_thread(begun.wait, 60)
         for _ in range(3):
             task.cancel()
