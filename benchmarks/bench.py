@@ -42,7 +42,7 @@ class Bench:
         """Find runsc, or take that of ``path``, and start the keeper; all is gone afterwards."""
         with contextlib.ExitStack() as stack:
             begun = time.perf_counter()
-            runsc = Runsc.find() if path is None else Runsc.at(path)
+            runsc = Runsc.find() if path is None else Runsc.find(path)
             finding = time.perf_counter() - begun
             stack.callback(runsc.close)
             launcher = Launcher()

@@ -146,7 +146,7 @@ def _one(bench: Bench, count: int, project: Project) -> Result:
     """One test inside, against a plain pytest as the workload of bare runsc."""
     project.run("-p", "no:gvisor")  # compiles what the sandbox cannot write
     # Tests inside have their folders below the root, which runsc caches.
-    flags = ["file-access-mounts"] if bench.runsc.has_flag("file-access-mounts") else []
+    flags = ["file-access-mounts"] if "file-access-mounts" in bench.runsc.flags else []
     bare, config = bench.bare(
         "plain",
         [sys.executable, "-c", ""],

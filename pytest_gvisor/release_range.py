@@ -70,25 +70,15 @@ class ReleaseRange:
         """Raise `UnwantedRelease` for a runsc of a release that ``who`` does not allow."""
         problem = self.problem(version)
         if problem:
+            included = [clause.name for clause in self.clauses if "=" in clause.sign]
+            newest = max(included, default="YYYYMMDD")
             raise UnwantedRelease(
                 f"runsc {version} ({escape(path)}) is not the release that {who} asks for, "
                 f"{self}: {problem}",
                 version=version,
                 wanted=str(self),
-                next_step=f"`pytest-gvisor install --release {self.example}` installs one that is.",
+                next_step=f"`pytest-gvisor install --release {newest}` installs one that is.",
             )
-
-    @property
-    def example(self) -> str:
-        """A release to install: the newest in the comparisons, or a placeholder."""
-        named = [c for c in self.clauses if c.sign in {">=", "<=", "=="} and self._holds(c)]
-        if named:
-            return max(named, key=lambda clause: clause.release).name
-        return "latest" if all(clause.sign == ">" for clause in self.clauses) else "YYYYMMDD"
-
-    def _holds(self, named: Clause) -> bool:
-        date, number = (*named.release, 0)[:2]
-        return all(clause.allows((date, number)) for clause in self.clauses)
 
 
 def _clause(part: str, text: str, name: str) -> Clause:

@@ -31,7 +31,7 @@ def each_release(request: pytest.FixtureRequest) -> tuple[str, ...]:
 def each_runsc(request: pytest.FixtureRequest) -> Iterator[Runsc]:
     """The binary of one release after the other."""
     path = _path(request)
-    runsc = Runsc.at(path) if path else Runsc.find()
+    runsc = Runsc.find(path) if path else Runsc.find()
     yield runsc
     runsc.close()
 

@@ -152,9 +152,7 @@ def launch(config: pytest.Config, plan: Plan, saved: str = "") -> Link:
         platform=plan.platform,
         # The limit on output is that of a workload, and not of what a pytest inside shows.
         settings=dataclasses.replace(plan.settings, max_output=DEFAULT_MAX_OUTPUT),
-        make_spec=lambda workspace: _spec(
-            workspace, plan, shared=workspace.shared if saved else None
-        ),
+        make_spec=lambda workspace: _spec(workspace, plan),
         # With folders to bind, the child makes the user namespace itself: see programs/child.py.
         way=Way.OWN if plan.way is Way.FLAG else plan.way,
         # A file of the host's that is mapped there has not been tried on kvm's page tables.
@@ -207,24 +205,14 @@ def _worker(config: pytest.Config) -> dict[str, str] | None:
     return given and {"worker_id": given["workerid"], "testrun_uid": given["testrunuid"]}
 
 
-def _spec(workspace: Workspace, plan: Plan, *, shared: str | None) -> Spec:
-    """Make the root file system, and the specification for it.
-
-    ``shared`` is a folder where sandboxes of the same plan have one skeleton, to which none can
-    write. Without it, one is made for this sandbox alone, which is faster.
-    """
+def _spec(workspace: Workspace, plan: Plan) -> Spec:
+    """Make the root file system, and the specification for it."""
     settings, shown, inside, inhabitant = plan.settings, plan.shown, plan.inside, plan.inhabitant
     mounts = [bind(path, path) for path in shown.paths]
     mounts += visible.writable_mounts(inside.writable)
     account = inhabitant.account if inhabitant else None
-    prepared = host().prepare(
-        workspace.folder,
-        mounts=mounts,
-        shared=None if shown.adds else shared,
-        account=account,
-    )
-    if shown.adds:
-        shown.complete(prepared.root_path)
+    prepared = host().prepare(workspace.folder, mounts=mounts, account=account)
+    shown.complete(prepared.root_path)
     workspace.binds.extend(
         (mount.source, prepared.root_path + mount.destination)
         for mount in sorted(prepared.mounts, key=lambda mount: mount.destination.count("/"))

@@ -64,11 +64,6 @@ class Shown:
         """Return all folders with code that a test may import."""
         return [*self.paths, *_SYSTEM, *_prefixes()]
 
-    @property
-    def adds(self) -> bool:
-        """Whether a root file system with the mount points lacks something: see `complete`."""
-        return bool(self.links) or not self.holds(self.start)
-
     def complete(self, root: str) -> None:
         """Add the links and the folder of the start to a root file system with the mount points."""
         for link, target in self.links:

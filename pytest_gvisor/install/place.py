@@ -137,7 +137,7 @@ def _remove_stale(folder: str) -> None:
 def _try(binary: str, release: str) -> str:
     """Check a runsc by the plugin's rules, ask for its features, and return its version."""
     try:
-        runsc = Runsc.at(binary)
+        runsc = Runsc.find(binary)
     except GvisorError as error:
         raise InstallFailed(f"the new runsc cannot be used: {error.message}") from error
     runsc.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
@@ -26,12 +25,6 @@ class Account:
 
     groups: tuple[tuple[int, str], ...] = ()
     """The names of groups: of its own, and of those that it is in besides."""
-
-    @property
-    def digest(self) -> str:
-        """Sixteen hexadecimal digits that name the two files."""
-        text = "".join(files(self).values())
-        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def account_of(uid: int, gid: int) -> Account | None:

@@ -90,7 +90,8 @@ class Bundle:
         folder = os.path.abspath(os.fspath(path))
         where = os.path.join(folder, CONFIG)
         notes: list[str] = []
-        value = _without_unsafe(load(_read(folder), where=where), notes)
+        value = load(_read(folder), where=where)
+        _drop_unsafe(value, notes)
         spec, found = validate.examine(value)
         whole = spec is not None
         if spec is None and isinstance(value, dict):
@@ -170,11 +171,9 @@ def _read(folder: str) -> bytes:
         raise InvalidBundle([f"cannot be read: {reason}"], where=folder) from error
 
 
-def _without_unsafe(value: object, notes: list[str]) -> object:
-    """Return the JSON without the parts that runsc must not get from a bundle."""
-    if not isinstance(value, dict):
-        return value
-    annotations = value.get("annotations")
+def _drop_unsafe(value: object, notes: list[str]) -> None:
+    """Take out of the JSON what runsc must not get from a bundle, and what it ignores."""
+    annotations = value.get("annotations") if isinstance(value, dict) else None
     if isinstance(annotations, dict):
         dropped = [name for name in annotations if validate.reserved(name)]
         for name in dropped:
@@ -183,7 +182,8 @@ def _without_unsafe(value: object, notes: list[str]) -> object:
         if dropped:
             more = f" and {len(dropped) - 5} more" if len(dropped) > 5 else ""
             notes.append(f"dropped {listed}{more}: they steer runsc itself")
-    return value
+    if ignored := validate.drop_ignored(value):
+        notes.append(f"{', '.join(ignored)}: ignored by runsc, without effect")
 
 
 def _resolve(
@@ -195,20 +195,14 @@ def _resolve(
 ) -> Spec:
     """Return the specification to run, from one whose paths are relative to its folder."""
     process = spec.process
-    if process.terminal or process.console_size:
+    if process.terminal:
         notes.append("process.terminal: set to false, for output goes to pipes")
-        process = replace(process, terminal=False, console_size=None)
+        process = replace(process, terminal=False)
     if sets := process.capabilities:
         kept = tuple(cap for cap in sets.ambient if cap in sets.inheritable)
         if kept != sets.ambient:
             notes.append("process.capabilities.ambient: without what is not inheritable")
             process = replace(process, capabilities=replace(sets, ambient=kept))
-    if spec.linux.masked_paths or spec.linux.readonly_paths:
-        notes.append(
-            "linux.maskedPaths, linux.readonlyPaths: ignored by runsc, the paths stay as they are"
-        )
-    if spec.linux.seccomp:
-        notes.append("linux.seccomp: ignored by runsc without --oci-seccomp")
     root = _root(spec.root.path, folder, found)
     seen = tuple(_mount(mount, folder, notes) for mount in spec.mounts)
     seen = _with_options_of_runsc(seen, notes)

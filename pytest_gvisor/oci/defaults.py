@@ -10,16 +10,19 @@ from typing import Final
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.escape import shown
-from pytest_gvisor.oci.carried import Resources
 from pytest_gvisor.oci.mounts import parse_size
 from pytest_gvisor.oci.reader import whole
 from pytest_gvisor.oci.spec import (
     Capabilities,
+    Cpu,
     IdMapping,
     Linux,
+    Memory,
     Mount,
     Namespace,
+    Pids,
     Process,
+    Resources,
     Rlimit,
     Root,
     Spec,
@@ -114,23 +117,14 @@ def environment(
     return tuple(f"{name}={value}" for name, value in {**fixed, **env}.items())
 
 
-def _resources(memory: int | str | None, pids: int | None, cpus: float | None) -> Resources | None:
-    if memory is None and pids is None and cpus is None:
-        return None
+def _resources(memory: int | None, pids: int | None, cpus: float | None) -> Resources:
     if pids is not None and (not whole(pids) or pids < 1):
         raise UsageError(f"pids={pids!r} is not a number of tasks")
     if cpus is not None and not (math.isfinite(cpus) and 0.01 <= cpus <= 1024):
         raise UsageError(f"cpus={cpus!r} is not a number of CPUs from 0.01 to 1024")
-    made: dict[str, dict[str, int]] = {}
-    if memory is not None:
-        limit = parse_size(memory)
-        # Without a limit of its own, swap would double the memory.
-        made["memory"] = {"limit": limit, "swap": limit}
-    if pids is not None:
-        made["pids"] = {"limit": pids}
-    if cpus is not None:
-        made["cpu"] = {"quota": round(cpus * _CPU_PERIOD), "period": _CPU_PERIOD}
-    return made
+    cpu = Cpu() if cpus is None else Cpu(quota=round(cpus * _CPU_PERIOD), period=_CPU_PERIOD)
+    # Without a limit of its own, swap would double the memory.
+    return Resources(memory=Memory(limit=memory, swap=memory), pids=Pids(limit=pids), cpu=cpu)
 
 
 def _namespaces(network: Network, netns: str | None, *, user: bool) -> tuple[Namespace, ...]:
@@ -203,6 +197,7 @@ def default_spec(
     """
     who = parse_user(user)
     uids, gids = id_mappings or ((), ())
+    limit = None if memory is None else parse_size(memory)
     return Spec(
         oci_version=OCI_VERSION,
         process=Process(
@@ -221,11 +216,11 @@ def default_spec(
         ),
         root=Root(path=root_path, readonly=readonly_root),
         hostname=hostname,
-        mounts=merged(mounts, shm=shm, memory=None if memory is None else parse_size(memory)),
+        mounts=merged(mounts, shm=shm, memory=limit),
         linux=Linux(
             namespaces=_namespaces(network, netns, user=id_mappings is not None),
             uid_mappings=tuple(uids),
             gid_mappings=tuple(gids),
-            resources=_resources(memory, pids, cpus),
+            resources=_resources(limit, pids, cpus),
         ),
     )

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from pytest_gvisor.escape import shown
-from pytest_gvisor.oci import reader
 from pytest_gvisor.oci.vocabulary import MountType
 
 # fmt: off
@@ -34,24 +33,8 @@ _RECURSIVE: Final = frozenset(("rro", "rrw", "rnoexec", "rexec", "rnosuid", "rsu
 # the kernel lets no user namespace change how the source's file system writes access times.
 _LEFT_OUT: Final = frozenset(("suid", "dev", "noatime", "relatime", "norelatime", "strictatime",
                               "nostrictatime", "nodiratime", "lazytime", "nolazytime", "silent"))
-_REFUSED: Final = {
-    "remount": "it makes no mount",
-    "rshared": "runsc refuses it",
-    "shared": "runsc refuses it",
-    "tmpcopyup": "runsc does not copy what the mount hides",
-}
-_IGNORED: Final = frozenset((
-    "acl", "context", "defcontext", "dirsync", "fscontext", "gid", "huge", "idmap", "iversion",
-    "mand", "mode", "mpol", "newinstance", "noacl", "noiversion", "nosymfollow", "nr_blocks",
-    "nr_inodes", "ptmxmode", "ridmap", "rnosymfollow", "rootcontext", "rsymfollow", "runbindable",
-    "size", "sync", "uid", "unbindable",
-))
 # fmt: on
 _OPPOSITES: Final = (("ro", "rw"), ("noexec", "exec"), ("nosuid", "suid"), ("nodev", "dev"))
-_KNOWN: Final = sorted({
-    *_EVERYWHERE, *_DEFAULTS, *_BIND, *_TMPFS, *_TMPFS_VALUES, *_RECURSIVE, *_LEFT_OUT, *_REFUSED,
-    *_IGNORED,
-})  # fmt: skip
 
 
 def translated(kind: MountType, option: str) -> str | None:
@@ -79,7 +62,7 @@ def problems(kind: MountType, options: Sequence[str]) -> Iterator[tuple[str, str
     """Yield each problem of a mount's options, with its place."""
     for index, option in enumerate(options):
         if translated(kind, option) is None:
-            yield f".options[{index}]", _refusal(option)
+            yield f".options[{index}]", f"runsc has no mount option {shown(option)} here"
     meant = {option[1:] if option in _RECURSIVE else option for option in options}
     for pair in _OPPOSITES:
         if meant.issuperset(pair):
@@ -87,27 +70,8 @@ def problems(kind: MountType, options: Sequence[str]) -> Iterator[tuple[str, str
             yield ".options", f"there are both {pair[0]} and {pair[1]}"
 
 
-def _refusal(option: str) -> str:
-    name = option.partition("=")[0]
-    if name in _REFUSED:
-        return f"mount option {shown(option)} is not supported: {_REFUSED[name]}"
-    if name in _IGNORED:
-        return f"mount option {shown(option)} is not supported: runsc ignores it here"
-    return f"unknown mount option {shown(option)}{reader.nearest(name, _KNOWN)}"
-
-
 def adopted(kind: MountType, options: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """Return the options for runsc of a mount from a foreign bundle, and the changes."""
+    """Return the options that hold of a mount's for runsc, and the changes: a run needs none."""
     pairs = [(option, translated(kind, option)) for option in options]
     changes = [f"{old} -> {new}" if new else f"no {old}" for old, new in pairs if old != new]
     return tuple(dict.fromkeys(new for _, new in pairs if new)), changes
-
-
-def ignored(kind: MountType, options: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the options that `adopted` would change, each with its place. A run needs none."""
-    for index, option in enumerate(options):
-        other = translated(kind, option)
-        if other is not None and other != option:
-            instead = f"write {shown(other)}" if other else "leave it out"
-            what = f"mount option {shown(option)} is ignored by runsc: {instead}"
-            yield f".options[{index}]", what

@@ -68,10 +68,9 @@ def problems(spec: Spec, folder: str, allow: Mapping[str, Access]) -> Iterator[s
         if namespace.path:
             yield f"linux.namespaces[{index}].path: joins a namespace of the host"
     for index, device in enumerate(spec.linux.devices):
-        path = device["path"]
-        if normal(path) not in _OWN_DEVICES:
+        if normal(device.path) not in _OWN_DEVICES:
             yield (
-                f"linux.devices[{index}].path: {shown(path)} may be a device of the host:"
+                f"linux.devices[{index}].path: {shown(device.path)} may be a device of the host:"
                 f" {_DANGEROUS} lets it"
             )
 

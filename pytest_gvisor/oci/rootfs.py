@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import os
@@ -27,7 +28,6 @@ from pytest_gvisor.oci.vocabulary import MountType, normal
 from pytest_gvisor.programs.paths import below, within
 
 SHARED: Final = "host"
-_MAX_SHARED: Final = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,15 +113,21 @@ class HostRootfs(Rootfs):
         """See `Rootfs.prepare`."""
         system = host_system()
         own = _system_mounts()
-        with _failing(folder):
-            root = _shared_skeleton(shared, system, [*own, *mounts], account) if shared else ""
-            if not root:
-                root = os.path.join(folder, skeleton.ROOT)
-                skeleton.make(root, system, account)
-                make_points(root, [*own, *mounts])
-        return Prepared(
-            root_path=root, mounts=(*own, *mounts), path=system.path, notes=system.notes
+        made = Prepared(
+            root_path=os.path.join(folder, skeleton.ROOT),
+            mounts=(*own, *mounts),
+            path=system.path,
+            notes=system.notes,
         )
+        with _failing(folder):
+            # Whoever needs other points or accounts has a skeleton of its own: none sees another's.
+            if shared and account is None:
+                root = _made_once(shared, system)
+                if not paths.missing(root, made.mounts):
+                    return dataclasses.replace(made, root_path=root)
+            skeleton.make(made.root_path, system, account)
+            make_points(made.root_path, made.mounts)
+        return made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,41 +257,15 @@ def _system_mounts() -> tuple[Mount, ...]:
     )
 
 
-def _shared_skeleton(
-    shared: str, system: skeleton.System, mounts: Sequence[Mount], account: Account | None
-) -> str:
-    """Return a skeleton of the shared folder with the points of these mounts, or nothing.
-
-    There is one for all runs whose mounts need no other points. There is one for each set of points
-    and each account, too, so that no run sees another's.
-    """
-    plain = _made_once(shared, SHARED, system, ())
-    missing = paths.missing(plain, mounts)
-    if not missing and account is None:
-        return plain
-    if len(os.listdir(shared)) >= _MAX_SHARED:
-        return ""
-    parts = [SHARED, points_digest(mounts) if missing else "", account.digest if account else ""]
-    name = "-".join(filter(None, parts))
-    root = _made_once(shared, name, system, mounts if missing else (), account)
-    return "" if paths.missing(root, mounts) else root
-
-
-def _made_once(
-    shared: str,
-    name: str,
-    system: skeleton.System,
-    mounts: Sequence[Mount],
-    account: Account | None = None,
-) -> str:
+def _made_once(shared: str, system: skeleton.System) -> str:
     """Make a skeleton under a temporary name, then rename it: there whole or not at all."""
-    root = os.path.join(shared, name)
+    root = os.path.join(shared, SHARED)
     if os.path.isdir(root):
         return root
     temporary = tempfile.mkdtemp(prefix=f".{SHARED}-", dir=shared)
     try:
-        skeleton.make(f"{temporary}/root", system, account)
-        make_points(f"{temporary}/root", mounts)
+        skeleton.make(f"{temporary}/root", system)
+        make_points(f"{temporary}/root", _system_mounts())
         os.rename(f"{temporary}/root", root)
     except OSError:
         # Another process was faster: a folder that is not empty is not replaced.

@@ -8,7 +8,6 @@ every user may read. Nor is anything that names this machine, its users or its s
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import pwd
 import re
@@ -27,11 +26,13 @@ ROOT: Final = "rootfs"
 _MAX_FILE: Final = 4 << 20
 
 _FOLDERS: Final = (
-    "boot", "dev", "home", "media", "mnt", "opt", "proc", "root", "run", "run/lock", "srv", "sys",
-    "tmp", "var", "var/cache", "var/lib", "var/log", "var/tmp",
+    "boot", "dev", "etc", "home", "media", "mnt", "opt", "proc", "root", "run", "run/lock", "srv",
+    "sys", "tmp", "var", "var/cache", "var/lib", "var/log", "var/tmp",
 )  # fmt: skip
 
 _OPEN: Final = frozenset({"tmp", "var/tmp", "run/lock"})
+
+_LINKS: Final = (("etc/mtab", "/proc/mounts"), ("var/run", "/run"), ("var/lock", "/run/lock"))
 
 _GENERATED: Final = {
     "etc/hosts": "127.0.0.1\tlocalhost gvisor\n::1\tlocalhost ip6-localhost ip6-loopback\n",
@@ -62,17 +63,6 @@ _NOT_SHOWN = ("/proc", "/sys", "/dev")
 # Names under these that hold keys, or the name of this machine.
 _NEVER: Final = ("private", "ssl-cert-snakeoil", "shadow", "gshadow")
 _OTHERS: Final = stat.S_IROTH | stat.S_IXOTH
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One entry of a skeleton: a folder, unless it has content."""
-
-    path: str
-    """Where, without a slash in front."""
-    content: bytes | None = None
-    """A file's bytes, or where a link leads."""
-    is_link: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,28 +181,18 @@ def _too_wide(prefix: str) -> str:
 def make(folder: str, system: System, account: accounts.Account | None = None) -> None:
     """Make the skeleton in this folder, which must not exist. The account has entries in /etc."""
     _folder(folder)
-    for entry in _etc():
-        _put(folder, entry)
     for name in _FOLDERS:
         point(folder, name, is_folder=True)
     for name in _OPEN:
         os.chmod(f"{folder}/{name}", 0o1777)
-    for name, target in (*system.links, ("var/run", "/run"), ("var/lock", "/run/lock")):
+    for name, target in (*system.links, *_LINKS):
         os.symlink(target, f"{folder}/{name}")
     for destination, source in system.binds:
         point(folder, destination, is_folder=os.path.isdir(source))
-    for path, text in accounts.files(account).items():
+    for path, text in {**_GENERATED, **accounts.files(account)}.items():
         write(f"{folder}/{path}", text.encode("utf-8", "surrogateescape"))
-
-
-def _put(root: str, entry: Entry) -> None:
-    path = f"{root}/{entry.path}"
-    if entry.content is None:
-        _folder(path)
-    elif entry.is_link:
-        os.symlink(entry.content, path)
-    else:
-        write(path, entry.content)
+    for name in _wanted():
+        _copy(f"/etc/{name}", folder)
 
 
 def point(root: str, path: str, *, is_folder: bool) -> None:
@@ -239,22 +219,6 @@ def write(path: str, data: bytes, mode: int = 0o644) -> None:
         os.fchmod(descriptor, mode)
 
 
-@functools.cache
-def _etc() -> tuple[Entry, ...]:
-    """Return the sandbox's /etc, folders before their files. Reads the host once."""
-    made = {"etc": Entry(path="etc")}
-    for name, text in _GENERATED.items():
-        made[name] = Entry(path=name, content=text.encode())
-    made["etc/mtab"] = Entry(path="etc/mtab", content=b"/proc/mounts", is_link=True)
-    for name in _wanted():
-        for entry in _copied(f"/etc/{name}"):
-            above = entry.path
-            while above := os.path.dirname(above):
-                made.setdefault(above, Entry(path=above))
-            made.setdefault(entry.path, entry)
-    return tuple(sorted(made.values(), key=lambda entry: entry.path.count("/")))
-
-
 def _wanted() -> Iterator[str]:
     names = os.listdir("/etc")
     for name in _COPIED:
@@ -264,24 +228,24 @@ def _wanted() -> Iterator[str]:
             yield name
 
 
-def _copied(source: str) -> Iterator[Entry]:
-    """Yield a link, a file that everybody may read, or a folder of these; leave out the rest."""
+def _copy(source: str, root: str) -> None:
+    """Copy a link, a file that everybody may read, or a folder of these; leave out the rest."""
     if _is_kept_back(source):
         return
     with contextlib.suppress(FileNotFoundError, PermissionError):
         status = os.lstat(source)
         if stat.S_ISLNK(status.st_mode):
-            yield from _copied_link(source)
+            _copy_link(source, root)
         elif stat.S_ISDIR(status.st_mode) and status.st_mode & _OTHERS == _OTHERS:
-            yield Entry(path=source[1:])
+            point(root, source, is_folder=True)
             names = sorted(os.listdir(source))
             # What the links beside the bundle lead to is in the bundle; there may be hundreds.
             bundled = source == "/etc/ssl/certs" and _BUNDLE in names
             for entry in names:
                 if not (bundled and os.path.islink(f"{source}/{entry}")):
-                    yield from _copied(f"{source}/{entry}")
+                    _copy(f"{source}/{entry}", root)
         elif stat.S_ISREG(status.st_mode) and status.st_mode & stat.S_IROTH:
-            yield from _copied_file(source, source[1:])
+            _copy_file(source, root, source)
 
 
 def _is_kept_back(path: str) -> bool:
@@ -290,8 +254,8 @@ def _is_kept_back(path: str) -> bool:
     return name.startswith(_NEVER) or name.endswith(".key")
 
 
-def _copied_link(source: str) -> Iterator[Entry]:
-    """Yield a link that leads into /usr or stays in /etc; of another link, its target."""
+def _copy_link(source: str, root: str) -> None:
+    """Copy a link that leads into /usr or stays in /etc; of another link, its target."""
     text = os.readlink(source)
     if source.startswith("/etc/alternatives/") and "/man/" in text:
         return
@@ -299,15 +263,17 @@ def _copied_link(source: str) -> Iterator[Entry]:
     if not within(direct, "/usr"):
         direct = os.path.realpath(source)
     if within(direct, "/usr") or within(direct, "/etc"):
-        yield Entry(path=source[1:], content=os.fsencode(text), is_link=True)
+        point(root, os.path.dirname(source), is_folder=True)
+        os.symlink(text, root + source)
     elif _is_kept_back(direct):
         return
     elif os.path.isfile(direct) and os.stat(direct).st_mode & stat.S_IROTH:
-        yield from _copied_file(direct, source[1:])
+        _copy_file(direct, root, source)
 
 
-def _copied_file(source: str, path: str) -> Iterator[Entry]:
+def _copy_file(source: str, root: str, path: str) -> None:
     descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         if os.fstat(file.fileno()).st_size <= _MAX_FILE:
-            yield Entry(path=path, content=file.readall())
+            point(root, os.path.dirname(path), is_folder=True)
+            write(root + path, file.readall())

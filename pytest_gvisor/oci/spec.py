@@ -1,8 +1,8 @@
 """An OCI runtime specification (``config.json``) as frozen typed data: a closed world.
 
 Source: https://github.com/opencontainers/runtime-spec, releases 1.0 to 1.3. Hooks and the other
-systems' sections have no field here, so no value of `Spec` can hold them. Parts that are checked
-and passed on unchanged are JSON: see `carried`.
+systems' sections have no field here, so no value of `Spec` can hold them. Nor has what runsc
+ignores, and what limits nothing here: see `validate.drop_ignored`.
 
 Constructors trust. ``problems`` of a class yields the rules that a value breaks, beyond its
 structure. `validate.examine` and `validate.read` ask it, and report every problem at once.
@@ -15,13 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
 from pytest_gvisor.escape import shown
-from pytest_gvisor.oci import carried, mount_options
-from pytest_gvisor.oci.reader import I32, U32, U64, Id, key, write
+from pytest_gvisor.oci import mount_options
+from pytest_gvisor.oci.reader import I32, I64, U32, U64, Id, key, write
 from pytest_gvisor.oci.vocabulary import (
     Capability,
     MountType,
     NamespaceType,
-    Propagation,
     RlimitType,
     absolute,
     normal,
@@ -47,8 +46,6 @@ class User:
     """Its umask; absent is the runtime's."""
     additional_gids: tuple[Id, ...] = ()
     """Supplementary groups."""
-    username: str = ""
-    """A name that other systems use; without effect here."""
 
     def problems(self) -> Found:
         """Yield the broken rules."""
@@ -101,8 +98,6 @@ class Rlimit:
 class Process:
     """The program to start."""
 
-    REFUSED: ClassVar[Mapping[str, str]] = {"commandLine": "is for Windows"}
-
     args: tuple[str, ...]
     """The program and its arguments."""
     cwd: str
@@ -113,28 +108,14 @@ class Process:
     """Its whole environment, ``KEY=value``."""
     terminal: bool = False
     """Whether it gets a terminal."""
-    console_size: carried.ConsoleSize | None = None
-    """The terminal's size."""
     capabilities: Capabilities | None = None
     """Its capabilities; absent is none."""
     rlimits: tuple[Rlimit, ...] = ()
     """Its resource limits."""
     no_new_privileges: bool = False
     """Whether set-uid files and file capabilities give it nothing."""
-    apparmor_profile: str = ""
-    """AppArmor profile; without effect under gVisor."""
     oom_score_adj: I32 | None = None
     """Adjustment of the sandbox's OOM score."""
-    scheduler: carried.Scheduler | None = None
-    """Scheduling attributes."""
-    selinux_label: str = ""
-    """SELinux label; without effect under gVisor."""
-    io_priority: carried.IoPriority | None = None
-    """I/O priority."""
-    exec_cpu_affinity: carried.ExecCpuAffinity | None = field(
-        default=None, metadata=key("execCPUAffinity")
-    )
-    """CPUs of later programs."""
 
     def problems(self) -> Found:
         """Yield the broken rules."""
@@ -243,6 +224,66 @@ class Namespace:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Device:
+    """A device file."""
+
+    path: str
+    """Its path inside."""
+    type: str
+    """Its kind, as for mknod(1)."""
+    major: I64 | None = None
+    """Major number."""
+    minor: I64 | None = None
+    """Minor number."""
+    file_mode: U32 | None = None
+    """Permissions."""
+    uid: Id | None = None
+    """Owner."""
+    gid: Id | None = None
+    """Group."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Limits on memory in bytes; -1 is none."""
+
+    limit: I64 | None = None
+    """Memory."""
+    swap: I64 | None = None
+    """Memory and swap together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pids:
+    """The limit on tasks."""
+
+    limit: I64 | None = None
+    """How many; -1 is no limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cpu:
+    """The limit on processor time."""
+
+    quota: I64 | None = None
+    """Microseconds in a period."""
+    period: U64 | None = None
+    """The period in microseconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Limits, which this package sets in a cgroup of its own."""
+
+    memory: Memory = field(default_factory=Memory)
+    """On memory."""
+    pids: Pids = field(default_factory=Pids)
+    """On tasks."""
+    cpu: Cpu = field(default_factory=Cpu)
+    """On processor time."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Linux:
     """The part that is Linux's own."""
 
@@ -252,34 +293,12 @@ class Linux:
     """Users of the user namespace."""
     gid_mappings: tuple[IdMapping, ...] = ()
     """Groups of the user namespace."""
-    devices: tuple[carried.Device, ...] = ()
+    devices: tuple[Device, ...] = ()
     """Device files."""
-    net_devices: Mapping[str, carried.NetDevice] = field(default_factory=dict)
-    """Network devices by their name on the host."""
-    cgroups_path: str = ""
-    """Where the cgroup is made."""
-    resources: carried.Resources | None = None
-    """The cgroup's limits."""
-    seccomp: carried.Seccomp | None = None
-    """System call filter; runsc reads it only with ``--oci-seccomp``."""
+    resources: Resources = field(default_factory=Resources)
+    """The limits of the sandbox."""
     sysctl: Mapping[str, str] = field(default_factory=dict)
     """Kernel settings."""
-    rootfs_propagation: Propagation | None = None
-    """Propagation of the root's mounts."""
-    masked_paths: tuple[str, ...] = ()
-    """Paths to hide; runsc does not hide them."""
-    readonly_paths: tuple[str, ...] = ()
-    """Paths to make read-only; runsc does not."""
-    mount_label: str = ""
-    """SELinux label of mounts; without effect under gVisor."""
-    intel_rdt: carried.IntelRdt | None = None
-    """Cache and bandwidth allocation."""
-    memory_policy: carried.MemoryPolicy | None = None
-    """Placement on NUMA nodes."""
-    personality: carried.Personality | None = None
-    """Execution domain."""
-    time_offsets: Mapping[str, carried.TimeOffset] = field(default_factory=dict)
-    """Offsets by clock."""
 
     def problems(self) -> Found:
         """Yield the broken rules."""
@@ -298,8 +317,6 @@ class Linux:
         user = kinds.get(NamespaceType.USER)
         if user and not user.path and not (self.uid_mappings and self.gid_mappings):
             yield ".namespaces", "a new user namespace needs uidMappings and gidMappings"
-        if ".." in self.cgroups_path.split("/"):
-            yield ".cgroupsPath", f"{shown(self.cgroups_path)} has a '..' in it"
 
 
 _HOOKS = "refused: runsc runs hooks on the host, outside of the sandbox, with the caller's rights"
@@ -309,14 +326,7 @@ _HOOKS = "refused: runsc runs hooks on the host, outside of the sandbox, with th
 class Spec:
     """A whole ``config.json``."""
 
-    REFUSED: ClassVar[Mapping[str, str]] = {
-        "hooks": _HOOKS,
-        "windows": "is for Windows",
-        "solaris": "is for Solaris",
-        "zos": "is for z/OS",
-        "freebsd": "is for FreeBSD",
-        "vm": "is for virtual machines",
-    }
+    REFUSED: ClassVar[Mapping[str, str]] = {"hooks": _HOOKS}
 
     oci_version: str
     """Version of the specification, 1.x."""

@@ -22,6 +22,31 @@ from pytest_gvisor.oci.vocabulary import absolute
 _ID: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 
+# What runsc ignores as it is started here, and limits that nothing here sets: by their object.
+_WITHOUT_EFFECT: Final = {
+    "process": "apparmorProfile consoleSize execCPUAffinity ioPriority scheduler selinuxLabel",
+    "process.user": "username",
+    "linux": "cgroupsPath intelRdt maskedPaths memoryPolicy mountLabel netDevices personality"
+    " readonlyPaths rootfsPropagation seccomp timeOffsets",
+    "linux.resources": "blockIO devices hugepageLimits network rdma unified",
+    "linux.resources.memory": "checkBeforeUpdate disableOOMKiller kernel kernelTCP reservation"
+    " swappiness useHierarchy",
+    "linux.resources.cpu": "burst cpus idle mems realtimePeriod realtimeRuntime shares",
+}
+
+
+def drop_ignored(value: object) -> list[str]:
+    """Take what has no effect out of the JSON of a foreign bundle, and return its places."""
+    dropped = []
+    for place, names in _WITHOUT_EFFECT.items():
+        part: Any = value
+        for step in place.split("."):
+            part = part.get(step) if isinstance(part, dict) else None
+        if isinstance(part, dict):
+            dropped += [f"{place}.{name}" for name in names.split() if part.pop(name, None)]
+    return dropped
+
+
 def reserved(annotation: str) -> bool:
     """Whether runsc takes flags or a role from this annotation: never from a bundle."""
     return annotation.startswith(("dev.gvisor.", "io.kubernetes.cri"))
@@ -43,23 +68,19 @@ def _own(spec: Spec) -> Found:
     for index, mount in enumerate(spec.mounts):
         if mount.is_bind and mount.source and (wrong := absolute(mount.source)):
             yield f"mounts[{index}].source", wrong
-        for where, wrong in mount_options.ignored(mount.kind, mount.options):
-            yield f"mounts[{index}]{where}", wrong
+        for change in mount_options.adopted(mount.kind, mount.options)[1]:
+            yield f"mounts[{index}].options", f"runsc ignores an option: {shown(change)}"
     for name in filter(reserved, spec.annotations):
         yield reader.at("annotations", name), "steers runsc itself: give it as a flag"
 
 
 def examine(value: object) -> tuple[Spec | None, list[str]]:
     """Return the specification (None where none can be made) and every problem, rules included."""
-    if isinstance(value, Mapping) and _without_hooks(value.get("hooks")):
-        value = reader.without(value, "hooks")
+    if isinstance(value, Mapping):
+        hooks = value.get("hooks")
+        if isinstance(hooks, Mapping) and all(entry == [] for entry in hooks.values()):
+            value = {name: entry for name, entry in value.items() if name != "hooks"}
     return reader.read(Spec, value)
-
-
-def _without_hooks(hooks: object) -> bool:
-    if not isinstance(hooks, Mapping) or reader.repeated(hooks):
-        return False  # of two lists of one name, only the second is to be seen
-    return all(entry == [] for entry in hooks.values())
 
 
 def read(value: object) -> Spec:

@@ -27,19 +27,6 @@ RlimitType = Annotated[str, Words("rlimit type", """
     RLIMIT_SIGPENDING RLIMIT_STACK
 """)]  # fmt: skip
 
-Propagation = Annotated[str, Words("propagation", """
-    shared slave private unbindable rshared rslave rprivate
-""")]  # fmt: skip
-
-SeccompAction = Annotated[str, Words("seccomp action", """
-    SCMP_ACT_KILL SCMP_ACT_KILL_PROCESS SCMP_ACT_KILL_THREAD SCMP_ACT_TRAP SCMP_ACT_ERRNO
-    SCMP_ACT_TRACE SCMP_ACT_ALLOW SCMP_ACT_LOG SCMP_ACT_NOTIFY
-""")]  # fmt: skip
-
-SeccompOperator = Annotated[str, Words("seccomp operator", """
-    SCMP_CMP_NE SCMP_CMP_LT SCMP_CMP_LE SCMP_CMP_EQ SCMP_CMP_GE SCMP_CMP_GT SCMP_CMP_MASKED_EQ
-""")]  # fmt: skip
-
 
 class NamespaceType(enum.StrEnum):
     """A kind of Linux namespace."""

@@ -40,10 +40,9 @@ class Limits:
 
 def limits_of(spec: Spec) -> Limits:
     """Return the limits of a specification in the form of a cgroup's."""
-    resources = spec.linux.resources or {}
-    memory, pids, cpu = (resources.get(name, {}) for name in ("memory", "pids", "cpu"))
-    memory, pids, quota = memory.get("limit"), pids.get("limit"), cpu.get("quota")
-    period = cpu.get("period") or 100_000
+    resources = spec.linux.resources
+    memory, pids, quota = resources.memory.limit, resources.pids.limit, resources.cpu.quota
+    period = resources.cpu.period or 100_000
     return Limits(
         memory=memory if memory and memory > 0 else None,
         pids=pids if pids and pids > 0 else None,

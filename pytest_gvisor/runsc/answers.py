@@ -25,7 +25,7 @@ from pytest_gvisor.runsc.features import QUESTIONS
 from pytest_gvisor.sessions import places, private
 
 if TYPE_CHECKING:
-    from pytest_gvisor.runsc.locate import Identity
+    from pytest_gvisor.runsc.sidecars import State
 
 _SETTLED = 2_000_000_000
 """Nanoseconds since the last change of a file."""
@@ -34,7 +34,7 @@ _MAX = 1024 * 1024
 _NAME = re.compile(r"[av]-[0-9a-f]{16}-([0-9a-f-]{13})-\w+\.json(\.[0-9a-f]{8})?", re.ASCII)
 """The name of a file with answers. With ``v``, earlier versions kept verdicts on platforms."""
 
-_known: dict[Identity, Answers] = {}
+_known: dict[State, Answers] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Answers:
     texts: tuple[str, ...]
 
 
-def recall(identity: Identity) -> Answers | None:
+def recall(identity: State) -> Answers | None:
     """Return the answers that this process or an earlier one got, or None."""
     if identity not in _known:
         found = None
@@ -57,7 +57,7 @@ def recall(identity: Identity) -> Answers | None:
     return _known[identity]
 
 
-def keep(identity: Identity, answers: Answers) -> None:
+def keep(identity: State, answers: Answers) -> None:
     """Keep the answers of a binary that was unchanged after them."""
     _known[identity] = answers
     if time.time_ns() - identity.ctime_ns > _SETTLED:
@@ -97,7 +97,7 @@ def boot_id() -> str:
         return file.read(100).strip()
 
 
-def _path(identity: Identity) -> str:
+def _path(identity: State) -> str:
     """Return the path of a binary's answers. Raises `OSError`, and `LaunchError` for a folder that
     others can change.
     """

@@ -17,60 +17,26 @@ from typing import TYPE_CHECKING
 from pytest_gvisor.errors import InsecureRunsc, stage
 from pytest_gvisor.runsc import features, locate, sidecars
 from pytest_gvisor.runsc.answers import Answers, keep, recall
+from pytest_gvisor.runsc.features import Features
 from pytest_gvisor.sessions import places
 
 if TYPE_CHECKING:
-    import datetime as dt
-
     from pytest_gvisor.runsc.sidecars import Sidecars
-    from pytest_gvisor.settings import Platform
-    from pytest_gvisor.trust import Trust
 
 
 _CHANGED = "it changed after it was checked"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runsc:
+class Runsc(Features, locate.Judged):
     """A validated runsc. Execute it by ``fd``, which is the checked file."""
-
-    path: str
-    """The canonical path."""
-
-    fd: int = dataclasses.field(repr=False)
-    """A descriptor of the checked file."""
 
     sha256: str
     """The SHA-256 of the file, in hexadecimal."""
 
-    version: str
-    """The version as users know it: ``20240729.0``."""
-
-    date: dt.date | None
-    """The date of the version, or None if it has none."""
-
-    flags: frozenset[str] = dataclasses.field(repr=False)
-    """The names of its flags, without dashes."""
-
-    subcommands: frozenset[str] = dataclasses.field(repr=False)
-    """The names of its subcommands."""
-
-    platforms: frozenset[Platform]
-    """The platforms that are compiled in."""
-
-    identity: locate.Identity = dataclasses.field(repr=False)
-    """The device, inode, size and times of the checked file."""
-
-    sidecars: Sidecars = dataclasses.field(repr=False)
-    """The programs in ``gvisor-bin`` beside it."""
-
-    _trust: Trust = dataclasses.field(repr=False, compare=False)
     _closer: contextlib.ExitStack = dataclasses.field(repr=False, compare=False)
     _same: set[int] = dataclasses.field(default_factory=set, repr=False, compare=False)
     """The ctimes at which the content was read again, and was the one that was checked."""
-
-    _seen: list[Sidecars] = dataclasses.field(default_factory=list, repr=False, compare=False)
-    """The sidecars as the last look has found them, if they differ from the checked ones."""
 
     @classmethod
     def find(cls, explicit: str | None = None) -> Runsc:
@@ -80,11 +46,6 @@ class Runsc:
         `UnwantedRelease` where it is too old.
         """
         return cls.of(locate.find(explicit))
-
-    @classmethod
-    def at(cls, path: str) -> Runsc:
-        """Return the runsc at ``path``, without a search. Raises the errors of `find`."""
-        return cls.find(path)
 
     @classmethod
     def of(cls, judged: locate.Judged) -> Runsc:
@@ -101,17 +62,9 @@ class Runsc:
                 answers = Answers(sha256=_sha256(judged.path, judged.fd), texts=texts)
             known = features.parse(judged, answers.texts)
             runsc = cls(
-                path=judged.path,
-                fd=judged.fd,
+                **vars(judged),
+                **vars(known),
                 sha256=answers.sha256,
-                version=known.version,
-                date=known.date,
-                flags=known.flags,
-                subcommands=known.subcommands,
-                platforms=known.platforms,
-                identity=judged.identity,
-                sidecars=judged.sidecars,
-                _trust=judged.trust,
                 _closer=contextlib.ExitStack(),
             )
             runsc.check_unchanged()
@@ -120,10 +73,6 @@ class Runsc:
             runsc._closer.push(closer.pop_all())
         places.note_runsc(runsc.path)
         return runsc
-
-    def has_flag(self, name: str) -> bool:
-        """Whether `runsc flags` lists ``name``, given with or without dashes."""
-        return name.lstrip("-") in self.flags
 
     @functools.cached_property
     def uses_sidecars(self) -> bool:
@@ -158,9 +107,8 @@ class Runsc:
             self._check_sidecars()
 
     def _check_sidecars(self) -> None:
-        before = self._seen[-1] if self._seen else self.sidecars
         now = self._sidecars_now()
-        if now is None and before.present:
+        if now is None and self.sidecars.present:
             why = f"{_CHANGED}: it was replaced or removed, and would boot another sentry"
             raise sidecars.refusal(self.path, why, os.fstat(self.fd), self.path)
         if now is None:
@@ -168,10 +116,8 @@ class Runsc:
         if now.shared:
             why = f"others could put {sidecars.FOLDER} beside it, and it would run their sentry"
             raise sidecars.refusal(self.path, f"{why}: {now.shared}", os.fstat(self.fd), self.path)
-        if path := now.changed(before):
+        if path := now.changed(self.sidecars):
             raise sidecars.refusal(path, _CHANGED, _stat(path), self.path)
-        if now != before:
-            self._seen[:] = [now]
 
     def _sidecars_now(self) -> Sidecars | None:
         with stage("runsc", f"what lies beside {self.path} cannot be looked at"):
@@ -191,7 +137,7 @@ class Runsc:
             info = os.fstat(self.fd)
         except OSError:
             raise InsecureRunsc(self.path, "its descriptor is closed") from None
-        now = locate.Identity.of(info)
+        now = sidecars.State.of(info)
         same = now._replace(ctime_ns=self.identity.ctime_ns) == self.identity
         if same and now.ctime_ns != self.identity.ctime_ns and now.ctime_ns not in self._same:
             # A new link or a removal is a new ctime (inode(7)), and changes nothing that runs. A

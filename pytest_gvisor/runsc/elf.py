@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import mmap
 import os
 import re
 import stat
@@ -38,42 +39,31 @@ _BETTER = ("glibc-hwcaps", "tls")
 # the strings are inline, and at byte 32 the length of the version's text. A version has fewer than
 # 128 bytes, so one byte of length is enough.
 _BUILD_INFO = re.compile(
-    rb"\xff Go buildinf:(?=.(?P<flags>.).{16}(?P<length>[\x00-\x7f]))", re.DOTALL
+    rb"\xff Go buildinf:.[\x02\x03].{16}(?P<length>[\x00-\x7f])go(?P<version>\d[\w.+-]*)",
+    re.DOTALL | re.ASCII,
 )
-_LONGEST_INFO = 33 + 127
 _ALIGNED = 16
-_INLINE = 2
-_CHUNK = 1 << 20
-_MOST_SEARCHED = 512 << 20
-_GO_VERSION = re.compile(rb"go(\d+(?:\.\d+)*[\w.+-]*)", re.ASCII)
 
 
 def head_problem(head: bytes) -> str | None:
     """Return why a file with this head is no program for this machine, or None."""
-    kind = _kind(head)
-    if kind is None:
+    is_program = head[16:18].strip(b"\0") in {b"\2", b"\3"}  # ET_EXEC, ET_DYN
+    if len(head) < 20 or not head.startswith(b"\x7fELF") or not is_program:
         return "it is not an ELF executable"
-    if kind != _own_kind():
-        return f"it is an ELF file of another machine (e_machine {kind[2]})"
+    if _kind(head) != _own_kind() or head[4] != 2:
+        return "it is an ELF file of another machine"
     return None
 
 
-def _kind(head: bytes) -> tuple[int, int, int] | None:
-    """Return class, byte order and machine of an ELF executable, or None for another file."""
-    if len(head) < 20 or not head.startswith(b"\x7fELF"):
-        return None
-    order = head[5]
-    numbers = [
-        int.from_bytes(head[at : at + 2], "big" if order == 2 else "little") for at in (16, 18)
-    ]
-    kind, machine = numbers
-    return (head[4], order, machine) if kind in {2, 3} else None  # ET_EXEC, ET_DYN
+def _kind(head: bytes) -> bytes:
+    """Return the class, byte order and machine of an ELF file."""
+    return head[4:6] + head[18:20]
 
 
 @functools.cache
-def _own_kind() -> tuple[int, int, int] | None:
+def _own_kind() -> bytes:
     with open("/proc/self/exe", "rb") as file:
-        return _kind(file.read(64))
+        return _kind(file.read(20))
 
 
 def loading_problems(fd: int, path: str, trust: Trust) -> Iterator[str]:
@@ -83,9 +73,6 @@ def loading_problems(fd: int, path: str, trust: Trust) -> Iterator[str]:
     this process is short of what it takes to look.
     """
     if head_problem(head := os.pread(fd, 64, 0)):
-        return
-    if head[4] != 2:
-        yield "it is a 32-bit program: its libraries cannot be checked"
         return
     try:
         loader, texts = _dynamic_section(fd, head)
@@ -110,7 +97,7 @@ def loader_of(path: str) -> str:
     """
     with open(path, "rb") as file:
         head = file.read(64)
-        if head_problem(head) or head[4] != 2:
+        if head_problem(head):
             return ""
         try:
             return _dynamic_section(file.fileno(), head)[0]
@@ -120,15 +107,14 @@ def loader_of(path: str) -> str:
 
 def _dynamic_section(fd: int, head: bytes) -> tuple[str, list[tuple[int, str]]]:
     """Return the loader's path, or ``""``, and the texts of the dynamic section by tag."""
-    order = ">" if head[5] == 2 else "<"
-    offset, size, count = struct.unpack_from(f"{order}Q14xHH", head, 32)
+    offset, size, count = struct.unpack_from("=Q14xHH", head, 32)
     if size != 56:
         return "", []  # ENOEXEC: the kernel loads no other
     if count > _MOST_HEADERS:
         raise ValueError(count)
     table = os.pread(fd, size * count, offset)
     # Type, flags, offset, address, physical address, size in the file, in memory, alignment.
-    headers = [struct.unpack_from(f"{order}IIQQQQQQ", table, at * size) for at in range(count)]
+    headers = [struct.unpack_from("=IIQQQQQQ", table, at * size) for at in range(count)]
     loader, said = "", list[tuple[int, str]]()
     for kind, _, start, _, _, length, *_ in headers:
         if kind == _INTERPRETER:
@@ -137,7 +123,7 @@ def _dynamic_section(fd: int, head: bytes) -> tuple[str, list[tuple[int, str]]]:
             if length > _MOST_BYTES:
                 raise ValueError(length)
             data = os.pread(fd, length, start)
-            entries = list(struct.iter_unpack(f"{order}QQ", data[: len(data) // 16 * 16]))
+            entries = list(struct.iter_unpack("=QQ", data[: len(data) // 16 * 16]))
             tags = [tag for tag, _ in entries]
             entries = entries[: tags.index(_NULL)] if _NULL in tags else entries
             wanted = [(tag, at) for tag, at in entries if tag in _LIBRARIES or tag in _FOLDERS]
@@ -233,15 +219,10 @@ def go_version(fd: int) -> str:
 
     It is that of the build info of Go's linker. The offset of ``fd`` stays where it is.
     """
-    with contextlib.suppress(OSError):
-        for offset in range(0, _MOST_SEARCHED, _CHUNK):
-            data = os.pread(fd, _CHUNK + _LONGEST_INFO, offset)
-            for info in _BUILD_INFO.finditer(data):
-                text = info.end("length")
-                version = _GO_VERSION.match(data, text, text + ord(info["length"]))
-                # The name of the magic may stand in the program's own text, at any place.
-                if info.start() % _ALIGNED == 0 and ord(info["flags"]) & _INLINE and version:
-                    return version[1].decode("ascii")
-            if len(data) < _CHUNK:
-                break
+    with contextlib.suppress(OSError, ValueError):  # of an empty file: there is nothing to map
+        data = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+        for info in _BUILD_INFO.finditer(data):
+            # The name of the magic may stand in the program's own text, at any place.
+            if info.start() % _ALIGNED == 0:
+                return info["version"][: ord(info["length"]) - 2].decode("ascii")
     return ""

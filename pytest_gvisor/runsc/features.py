@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import LaunchError, RunscFailed, UnwantedRelease, stage
@@ -61,16 +61,22 @@ _SUBCOMMANDS = re.compile(r"^Subcommands.*:\n((?:[ \t]+\S.*\n?)*)", re.MULTILINE
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """``version`` in the form for users and its ``date``; ``flags`` without dashes.
-
-    ``platforms`` are those compiled in: whether they work on this host is another question.
-    """
+    """The answers of a runsc, as values."""
 
     version: str
+    """The version as users know it: ``20240729.0``."""
+
     date: dt.date | None
-    flags: frozenset[str]
-    subcommands: frozenset[str]
+    """The date of the version, or None if it has none."""
+
+    flags: frozenset[str] = field(repr=False)
+    """The names of its flags, without dashes."""
+
+    subcommands: frozenset[str] = field(repr=False)
+    """The names of its subcommands."""
+
     platforms: frozenset[Platform]
+    """The platforms that are compiled in. Whether they work on this host is another question."""
 
 
 def registers_in_vain(date: dt.date | None, platform: Platform) -> bool:

@@ -10,6 +10,7 @@ Not here: what runsc can do (`features`), and any start of it for a workload.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import enum
 import errno
 import fcntl
@@ -17,7 +18,7 @@ import os
 import re
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import InsecureRunsc, RunscNotFound, UsageError, stage
 from pytest_gvisor.escape import escape
@@ -40,7 +41,7 @@ from pytest_gvisor.trust import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from pytest_gvisor.runsc.sidecars import Sidecars
+    from pytest_gvisor.runsc.sidecars import Sidecars, State
 
 TRUSTED_PATHS = RUNSC_PATHS
 
@@ -63,37 +64,24 @@ _NEXT_STEP = (
 _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 
-class Identity(NamedTuple):
-    """The state of one file, as ``fstat`` gives it, to tell it from every other."""
-
-    dev: int
-    ino: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    mode: int
-    uid: int
-
-    @classmethod
-    def of(cls, info: os.stat_result) -> Identity:
-        """Return the identity in a stat result."""
-        return cls(*(getattr(info, f"st_{name}") for name in cls._fields))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A checked runsc, to be executed by ``fd`` and not by ``path``.
-
-    ``path`` is canonical. ``fd`` is open for reading and close-on-exec, above 2, and belongs to
-    whoever holds this value: `close` it once. ``identity`` is that of the file when it was judged,
-    ``sidecars`` what lies beside it, and ``trust`` decided both.
-    """
+    """A checked runsc, to be executed by ``fd`` and not by ``path``."""
 
     path: str
-    fd: int
-    identity: Identity
-    sidecars: Sidecars
-    trust: Trust
+    """The canonical path."""
+
+    fd: int = dataclasses.field(repr=False)
+    """A descriptor of the checked file, open for reading and above 2. Whoever holds this value has
+    to close it."""
+
+    identity: State = dataclasses.field(repr=False)
+    """The device, inode, size and times of the checked file."""
+
+    sidecars: Sidecars = dataclasses.field(repr=False)
+    """The programs in ``gvisor-bin`` beside it."""
+
+    _trust: Trust = dataclasses.field(repr=False, compare=False)
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -263,7 +251,7 @@ def _judge_file(path: str, trust: Trust) -> _Verdict:
 def _judge_open(fd: int, way: Way, trust: Trust) -> _Verdict:
     """Check the file ``fd`` at the end of ``way``, without its libraries."""
     node, info = way.stack[-1], os.fstat(fd)
-    named, problem = _content(os.pread(fd, WRAPPER_LIMIT + 1, 0))
+    named, problem = named_binary(os.pread(fd, WRAPPER_LIMIT + 1, 0))
     problems = [
         *file_problems(node, way.lookups[-1].folder, trust),
         *(folder_problem(lookup, trust) for lookup in way.lookups),
@@ -281,9 +269,9 @@ def _judge_open(fd: int, way: Way, trust: Trust) -> _Verdict:
     judged = Judged(
         path=node.path,
         fd=fd,
-        identity=Identity.of(info),
+        identity=sidecars.State.of(info),
         sidecars=sidecars.beside(way, trust),
-        trust=trust,
+        _trust=trust,
     )
     return _Verdict(path=node.path, info=info, judged=judged)
 
@@ -323,37 +311,24 @@ def _open_regular(node: Node) -> int:
         os.close(fd)
 
 
-def _content(head: bytes) -> tuple[str, str | None]:
-    """Read the first bytes of a file: return the target path of a wrapper, and the problem."""
+def named_binary(head: bytes) -> tuple[str, str | None]:
+    """Return the path in the last `exec` of a wrapper, or ``""``, and why the file is refused.
+
+    ``head`` is the file's first ``WRAPPER_LIMIT + 1`` bytes or all of it. The path is absolute, not
+    canonical.
+    """
     if not head.startswith(b"#!"):
         return "", elf.head_problem(head)
     # runsc executes /proc/self/exe again for its gofer and sandbox: for a script that is the shell.
-    try:
-        return named_binary(head), None
-    except NotAWrapper as error:
-        return "", str(error)
-
-
-class NotAWrapper(ValueError):
-    """Raised for a script that names no runsc to start; the message is the reason."""
-
-
-def named_binary(script: bytes) -> str:
-    """Return the path in the last `exec` of the wrapper ``script``, absolute, not canonical.
-
-    ``script`` is the file's first ``WRAPPER_LIMIT + 1`` bytes or all of it. Raises `NotAWrapper`.
-    """
-    if not script.startswith(b"#!"):
-        raise NotAWrapper("it is not a script")
-    if len(script) > WRAPPER_LIMIT:
-        raise NotAWrapper(f"it is a script of more than {WRAPPER_LIMIT} bytes, not a wrapper")
-    lines = [line for line in script.split(b"\n") if line.startswith(b"exec ")]
+    if len(head) > WRAPPER_LIMIT:
+        return "", f"it is a script of more than {WRAPPER_LIMIT} bytes, not a wrapper"
+    lines = [line for line in head.split(b"\n") if line.startswith(b"exec ")]
     if not lines:
-        raise NotAWrapper("it is a script without a line that starts runsc by `exec`")
+        return "", "it is a script without a line that starts runsc by `exec`"
     match = _EXEC.match(lines[-1])
     if match is None or b"runsc" not in match["path"]:
-        raise NotAWrapper("it is a script whose last `exec` does not name runsc by a plain path")
-    return os.fsdecode(match["path"])
+        return "", "it is a script whose last `exec` does not name runsc by a plain path"
+    return os.fsdecode(match["path"]), None
 
 
 def may_name(wrapper: str, target: str, store: str = NIX_STORE) -> bool:

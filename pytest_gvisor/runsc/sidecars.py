@@ -16,7 +16,7 @@ import itertools
 import os
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_gvisor.errors import InsecureRunsc
 from pytest_gvisor.escape import escape
@@ -56,34 +56,24 @@ _NEXT_STEP = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class State:
-    """The state of one file, from ``stat``, with its number of names."""
+class State(NamedTuple):
+    """The state of one file or folder, as ``stat`` gives it, to tell it from every other."""
 
+    dev: int
+    ino: int
     mode: int
-    file: tuple[int, ...]
-    """Device, inode and owner; of a file, its size and mtime too."""
-    ctime_ns: int = 0
-    links: int = 0
+    uid: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
 
     @classmethod
     def of(cls, info: os.stat_result) -> State:
         """Return the state in a stat result; for a folder, without its content."""
-        file: tuple[int, ...] = (info.st_dev, info.st_ino, info.st_uid)
+        state = cls(*(getattr(info, f"st_{name}") for name in cls._fields))
         if stat.S_ISDIR(info.st_mode):
-            return cls(mode=info.st_mode, file=file)
-        file += (info.st_size, info.st_mtime_ns)
-        return cls(mode=info.st_mode, file=file, ctime_ns=info.st_ctime_ns, links=info.st_nlink)
-
-    def follows(self, before: State) -> bool:
-        """Whether the file had the same content in an earlier state.
-
-        A new name or a removed one gives the file another ctime (inode(7)), and another number of
-        names. A write whose mtime was put back gives it another ctime alone.
-        """
-        if self.links == before.links:
-            return self == before
-        return self == dataclasses.replace(before, ctime_ns=self.ctime_ns, links=self.links)
+            return state._replace(size=0, mtime_ns=0, ctime_ns=0)
+        return state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +103,7 @@ class Sidecars:
     def changed(self, before: Sidecars) -> str:
         """Return the path of an entry that has changed, or ``""``."""
         for name in sorted({*self.states, *before.states}):
-            now, then = self.states.get(name), before.states.get(name)
-            if now is None or then is None or not now.follows(then):
+            if self.states.get(name) != before.states.get(name):
                 return os.path.join(self.folder, name) if name else self.folder
         return ""
 

@@ -26,7 +26,7 @@ from pytest_gvisor.errors import LaunchError, UsageError
 from pytest_gvisor.guest import main
 from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.oci import paths, skeleton
-from pytest_gvisor.oci.rootfs import HostRootfs, Rootfs
+from pytest_gvisor.oci.rootfs import HostRootfs, Rootfs, host_system
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.vocabulary import MountType, normal
 from pytest_gvisor.programs.paths import within
@@ -137,18 +137,13 @@ def _has_it(rootfs: Rootfs, mounts: Sequence[Mount]) -> bool:
     if not isinstance(rootfs, HostRootfs):
         return False
     known = interpreter()
-    binds = [destination for destination, _source in _system().binds]
+    binds = [destination for destination, _source in host_system().binds]
     covered = [mount.destination for mount in mounts]
     return all(
         any(within(folder, bind) for bind in binds)
         and not any(within(folder, over) or within(over, folder) for over in covered)
         for folder in known.folders
     ) and not any(within(_CACHE, over) for over in covered)
-
-
-@functools.cache
-def _system() -> skeleton.System:
-    return skeleton.system()
 
 
 def _place(rootfs: Rootfs) -> str:
@@ -173,7 +168,7 @@ def _place(rootfs: Rootfs) -> str:
 
 def programs(rootfs: Rootfs) -> tuple[str, ...]:
     """Return the folders of programs to put in front of PATH there."""
-    return _system().path if isinstance(rootfs, HostRootfs) else ()
+    return host_system().path if isinstance(rootfs, HostRootfs) else ()
 
 
 def start(rootfs: Rootfs, mounts: Sequence[Mount]) -> Start:

@@ -50,7 +50,7 @@ def test_another_release_under_the_name_of_the_one_asked_for_is_refused(
             get(mirror, name, tmp_path / "to")
         assert os.listdir(tmp_path / "to") == []
     installed = get(mirror, "latest", tmp_path / "to")
-    with contextlib.closing(Runsc.at(str(tmp_path / "to/runsc"))) as runsc:
+    with contextlib.closing(Runsc.find(str(tmp_path / "to/runsc"))) as runsc:
         assert installed == runsc.version
 
 

@@ -69,7 +69,7 @@ def test_a_release_that_is_one_file(bucket: Bucket, real: bytes, tmp_path: Path)
     path = folder / "runsc"
     assert path.read_bytes() == real
     assert path.stat().st_mode & 0o7777 == 0o755
-    runsc = Runsc.at(str(path))
+    runsc = Runsc.find(str(path))
     runsc.close()
     assert f"runsc {runsc.version} is at {path}\n".encode() in out
     assert f"--gvisor-runsc={path}".encode() in out

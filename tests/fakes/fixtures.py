@@ -22,6 +22,6 @@ def fake(tmp_path: Path) -> FakeRunsc:
 @pytest.fixture
 def runs(fake: FakeRunsc, launcher: Launcher) -> Iterator[Runs]:
     """Runs of the fake runsc as it is scripted at that moment."""
-    binary = Runsc.at(str(fake.path))
+    binary = Runsc.find(str(fake.path))
     yield Runs(launcher=launcher, binary=binary)
     binary.close()

@@ -52,7 +52,7 @@ def hung(little: Little, mounted: bool, null: bool) -> subprocess.Popen[bytes]:
 @pytest.fixture(params=[False, True], ids=["new", "null"])
 def null(request: pytest.FixtureRequest, runsc: Runsc) -> bool:
     """Whether the user's flag asks for a mount, and the release has this flag."""
-    return bool(request.param) and runsc.has_flag("gofer-network-namespace")
+    return bool(request.param) and "gofer-network-namespace" in runsc.flags
 
 
 @pytest.fixture

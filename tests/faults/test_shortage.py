@@ -246,7 +246,7 @@ def test_a_binary_on_a_disk_without_execution_is_a_typed_error(
     Path(folder).mkdir(mode=0o755)
     copy = shutil.copy(runsc.path, f"{folder}/runsc")
     os.chmod(copy, 0o755)
-    with contextlib.closing(Runsc.at(copy)) as judged:
+    with contextlib.closing(Runsc.find(copy)) as judged:
         small_disk("noexec")
         with (
             on_disk(f"{short_folder}/base", judged) as (_launcher, run),

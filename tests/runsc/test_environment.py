@@ -64,7 +64,7 @@ def test_the_argv_of_runsc_is_this(
     run = running(network=network)
     folder = run.root.removesuffix("/root")
     name = os.path.basename(folder)
-    mounts_by_default = gvisor.runsc.has_flag("gofer-network-namespace")
+    mounts_by_default = "gofer-network-namespace" in gvisor.runsc.flags
     enforces = gvisor.runsc.enforces_release
     # fmt: off
     expected = [

@@ -38,7 +38,7 @@ def sentence(path: str) -> str:
 def test_an_old_release_is_refused(path: str) -> None:
     """The error names the path, the release, and the command that gets another."""
     with pytest.raises(UnwantedRelease) as caught:
-        Runsc.at(path)
+        Runsc.find(path)
     assert str(caught.value) == sentence(path)
     assert (caught.value.version, caught.value.wanted) == ("20221219.0", ">=20240729")
 

@@ -59,7 +59,7 @@ def started(path: Path, platform: Platform, **settings: object) -> Iterator[Gvis
     """Yield a harness for the runsc at this path."""
     launcher = Launcher()
     try:
-        with contextlib.closing(Runsc.at(str(path))) as runsc:
+        with contextlib.closing(Runsc.find(str(path))) as runsc:
             gvisor = Gvisor(
                 runsc=runsc,
                 platform=platform,

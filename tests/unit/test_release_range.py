@@ -51,7 +51,7 @@ def test_a_version_without_a_date_is_said_to_have_none() -> None:
     ("text", "named"),
     [
         (">=20240729", "20240729"), (">=20230101,<=20240729.1", "20240729.1"),
-        (">=20230101,<20250101", "20230101"), (">20230101", "latest"), ("<20230101", "YYYYMMDD"),
+        (">=20230101,<20250101", "20230101"), (">20230101", "YYYYMMDD"), ("<20230101", "YYYYMMDD"),
     ],
 )  # fmt: skip
 def test_the_install_command_names_a_release_that_will_do(text: str, named: str) -> None:

@@ -63,12 +63,6 @@ def test_a_root_of_another_group_keeps_its_name() -> None:
     assert entries(account, "group")[1001][0] == "user"
 
 
-def test_accounts_with_the_same_files_have_one_digest() -> None:
-    """The digest names what the files hold."""
-    assert Account(uid=1, gid=2).digest == Account(uid=1, gid=2).digest
-    assert Account(uid=1, gid=2).digest != Account(uid=1, gid=3).digest
-
-
 @pytest.mark.parametrize("path", ["/", "/home", "/tmp", "/proc/self", "/dev", "/tmp/../var"])
 def test_what_all_share_is_wide(path: str) -> None:
     """Nobody owns such a folder, by whatever path."""

@@ -40,7 +40,7 @@ def settle(monkeypatch: pytest.MonkeyPatch) -> None:
 def find(path: Path) -> tuple[str, str]:
     """Find the runsc as a new session does; return its digest and version."""
     answers._known.clear()
-    runsc = Runsc.at(str(path))
+    runsc = Runsc.find(str(path))
     runsc.close()
     return runsc.sha256, runsc.version
 
@@ -57,7 +57,7 @@ def test_a_later_session_asks_nothing(
 def test_a_process_asks_once(good: Path, asked: Mock) -> None:
     """A process asks a binary once, although it has just changed."""
     for _ in range(2):
-        Runsc.at(str(good)).close()
+        Runsc.find(str(good)).close()
     assert asked.call_count == 1
 
 

