@@ -138,6 +138,7 @@ def test_what_is_wrong_with_docker_is_said(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
     found = health._docker()
     assert "there is no docker daemon at unix://" in found.detail
+    assert "; only images from one need it" in found.detail
     assert "set DOCKER_HOST" in found.next_step
     monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.1:2375")
     assert "is not a socket of this machine" in health._docker().detail
