@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import subprocess
 import time
@@ -15,8 +14,6 @@ from benchmarks.peers import OfficialPackage, install_package
 from benchmarks.results import Figure, Phase, Result
 from benchmarks.timing import Series, interleaved
 from pytest_gvisor.completed import Outcome
-from pytest_gvisor.programs.order import Order
-from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.request import Record
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.supervisor import Supervisor
@@ -172,31 +169,25 @@ class _TimedSupervisor(Supervisor):
 class _TimedRunner(Runner):
     """Notes when each step of a run was done."""
 
-    watch: _TimedSupervisor
     prepared_at = judged_at = removed_at = 0.0
 
-    def _supervise(self, order: Order, undo: contextlib.ExitStack) -> Supervisor:
-        settings = self.request.settings
-        pipes = undo.enter_context(contextlib.closing(Pipes(settings.max_output)))
-        watch = _TimedSupervisor(order, pipes, timeout=settings.timeout, listener=self._listener)
-        self.watch = undo.enter_context(contextlib.closing(watch))
-        return self.watch
-
-    def _launch(self, supervisor: Supervisor, keeper: Keeper) -> None:
+    def _launch(self, keeper: Keeper) -> None:
         self.prepared_at = time.monotonic()
-        super()._launch(supervisor, keeper)
+        super()._launch(keeper)
 
-    def _clean(self, supervisor: Supervisor) -> tuple[str, ...]:
-        self.judged_at = time.monotonic()
-        leaks = super()._clean(supervisor)
-        self.removed_at = time.monotonic()
-        return leaks
+    def _clean(self) -> None:
+        if not self.judged_at:
+            self.judged_at = time.monotonic()
+            super()._clean()
+            self.removed_at = time.monotonic()
 
     def steps(self) -> Iterator[tuple[str, float]]:
         """Each step of a run that is over, in order, with the moment of its end."""
         yield "making workspace and bundle", self.prepared_at
-        spawned_at, start = self.watch.spawned_at, self.watch.start
-        running_at = spawned_at if start is None else self.watch.started_at + start
+        watch = self.supervisor
+        assert isinstance(watch, _TimedSupervisor)
+        spawned_at, start = watch.spawned_at, watch.start
+        running_at = spawned_at if start is None else watch.started_at + start
         # The sentry can be heard before the keeper.
         yield "request to the keeper, fork, until runsc's execve", min(spawned_at, running_at)
         if start is not None:
@@ -213,7 +204,8 @@ def phases(bench: Bench, count: int) -> list[Phase]:
     spent: dict[str, list[float]] = {}
     for _ in range(count):
         last = begun = time.monotonic()
-        runner = _TimedRunner(bench.gvisor.request(TRUE), bench.launcher, Record())
+        request = bench.gvisor.request(TRUE)
+        runner = _TimedRunner(request, bench.launcher, Record(), supervise=_TimedSupervisor)
         runner.run()
         ended = time.monotonic()
         for name, at in [*runner.steps(), ("the return to the caller", ended)]:

@@ -52,7 +52,7 @@ _SWITCHES = {
 }  # fmt: skip
 """The kernel's switches for user namespaces: what forbids them, what allows them, and to whom."""
 
-_LIMITS = (Limits(memory=1 << 30), Limits(pids=1000), Limits(cpus=1.0))
+_LIMITS: tuple[Limits, ...] = ({"memory": 1 << 30}, {"pids": 1000}, {"cpu": 1.0})
 
 
 class State(enum.StrEnum):

@@ -126,8 +126,7 @@ class Guest:
         tag = bytes.fromhex(message["tag"])
         self.loop.encoder.tag = self.loop.decoder.tag = tag
         self._ready = True
-        version = ".".join(map(str, sys.version_info[:3]))
-        self.loop.send({"op": "hello", "id": 0, "version": frames.VERSION, "python": version})
+        self.loop.send({"op": "hello", "id": 0, "version": frames.VERSION})
 
     def _more(self, _number: int, _message: dict[str, Any], payload: bytes) -> None:
         self._strings += payload

@@ -16,8 +16,9 @@ from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import HOSTNAME
 from pytest_gvisor.oci.rootfs import Rootfs, host, python
 from pytest_gvisor.oci.spec import Mount, Spec
+from pytest_gvisor.run.pipes import Streams
 from pytest_gvisor.run.project import Project
-from pytest_gvisor.run.request import Hooks, Record, Request, Workspace
+from pytest_gvisor.run.request import Hooks, Record, Request, Workspace, forget
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.specification import (
     adapted,
@@ -38,10 +39,6 @@ if TYPE_CHECKING:
     from pytest_gvisor.images.store import Images
     from pytest_gvisor.sandbox.sandbox import Sandbox
     from pytest_gvisor.sandbox.snapshot import Snapshot
-
-MAX_RECORDS = 50
-MAX_REMEMBERED = 64 * 1024 * 1024
-"""Bytes of output that the records of one harness hold, apart from the newest one's."""
 
 
 class Gvisor:
@@ -168,16 +165,13 @@ class Gvisor:
         asked = make_workload(args, lambda: self._image(chosen), project, **given)
         way = way_of(chosen)
         repeat = {"input": input if isinstance(input, str | bytes) else None, "timeout": timeout}
-        return Request(
-            runsc=self.runsc,
-            platform=self.platform,
-            settings=chosen,
-            make_spec=lambda workspace: self._spec(workspace, asked, chosen, way),
-            way=way,
+        return self._request(
+            chosen,
+            way,
+            lambda workspace: self._spec(workspace, asked, chosen, way),
             input=input_of(input),
             project="" if chosen.project else self._project.root,
             stop_signal=asked.rootfs.says.stop_signal if asked.rootfs.says else signal.SIGTERM,
-            extra_flags=self._extra_flags(),
             repeat={**{k: v for k, v in repeat.items() if v is not None}, **unusual(options)},
         )
 
@@ -199,16 +193,13 @@ class Gvisor:
         chosen = self._chosen(timeout, settings)
         way = way_of(chosen)
         netns = netns_of(bundle.spec, chosen)
-        request = Request(
-            runsc=self.runsc,
-            platform=self.platform,
-            settings=dataclasses.replace(chosen, netns=netns),
-            make_spec=lambda workspace: self._modified(
+        request = self._request(
+            dataclasses.replace(chosen, netns=netns),
+            way,
+            lambda workspace: self._modified(
                 adapted(bundle.spec, chosen.network, netns or workspace.netns, way)
             ),
-            way=way,
             input=input_of(input),
-            extra_flags=self._extra_flags(),
         )
         return self._finish(request, check=check, notes=bundle.notes)
 
@@ -234,7 +225,7 @@ class Gvisor:
         With ``snapshot`` it is a copy of a saved sandbox, and has that one's root file system,
         mounts and settings. Raises `UsageError` for others, and `SnapshotError`.
         """
-        from pytest_gvisor.sandbox.plan import Plan  # noqa: PLC0415 -- only for who has one
+        from pytest_gvisor.sandbox import interpreter  # noqa: PLC0415 -- only for who has one
         from pytest_gvisor.sandbox.sandbox import Sandbox  # noqa: PLC0415
 
         chosen = self._chosen(timeout, settings)
@@ -251,27 +242,22 @@ class Gvisor:
             if rootfs is not None or mounts or hostname != HOSTNAME or readonly:
                 raise UsageError("a snapshot has its own rootfs, mounts, hostname and readonly")
             workload = snapshot.workload_with(env=env, cwd=cwd, user=user)
+        start = interpreter.start(workload.rootfs, workload.mounts)
 
-        request = Request(
-            runsc=self.runsc,
-            platform=self.platform,
-            settings=chosen,
-            make_spec=lambda workspace: self._spec(workspace, workload, chosen, way),
-            way=way,
-            extra_flags=self._extra_flags(),
-        )
-        plan = Plan(
-            request=request,
-            launcher=self._launcher,
-            hooks=self._hooks,
-            workload=workload,
-            make_spec=lambda workspace, guest: self._spec(workspace, guest, chosen, way),
-            records=self.records,
-            snapshot=snapshot,
-        )
+        def make(workspace: Workspace) -> Spec:
+            guest = interpreter.guest(workload, start, workspace.folder)
+            spec = self._spec(workspace, guest, chosen, way)
+            interpreter.check_preload(spec.root.path, spec.mounts)
+            return spec
+
+        restores = snapshot.folder if snapshot else ""
+        request = self._request(chosen, way, make, restores=restores, streams=Streams)
         if snapshot is not None:
             snapshot.check(request)
-        started = Sandbox(plan)
+        started = Sandbox(
+            request, workload, launcher=self._launcher, hooks=self._hooks, records=self.records,
+            snapshot=snapshot,
+        )  # fmt: skip
         self.sandboxes.append(started)
         return started
 
@@ -293,8 +279,14 @@ class Gvisor:
         changes = dict(settings) if timeout is None else {**settings, "timeout": timeout}
         return chosen_settings(self.settings, changes)
 
-    def _extra_flags(self) -> tuple[str, ...]:
-        return check_extra(self._hooks.runsc_args(), self.runsc.flags)
+    def _request(
+        self, chosen: Settings, way: Way, make_spec: Callable[[Workspace], Spec], **more: Any
+    ) -> Request:
+        flags = check_extra(self._hooks.runsc_args(), self.runsc.flags)
+        return Request(
+            runsc=self.runsc, platform=self.platform, settings=chosen, make_spec=make_spec,
+            way=way, extra_flags=flags, **more,
+        )  # fmt: skip
 
     def _spec(self, workspace: Workspace, asked: Workload, chosen: Settings, way: Way) -> Spec:
         if self._hooks.modify_spec is not None:
@@ -316,20 +308,10 @@ class Gvisor:
             completed = Runner(request, self._launcher, record, self._hooks.keep).run()
         finally:
             self._hooks.run_finished(record)
-            self._forget()
+            forget(self.records)
         if check:
             completed.check_returncode()
         return completed
-
-    def _forget(self) -> None:
-        """Drop the oldest records if there are too many, or too much output in them."""
-        held = 0
-        for age, record in enumerate(reversed(self.records)):
-            if record.completed is not None:
-                held += len(record.completed.stdout_bytes) + len(record.completed.stderr_bytes)
-            if age and (age >= MAX_RECORDS or held > MAX_REMEMBERED):
-                del self.records[: len(self.records) - age]
-                break
 
 
 async def in_thread(run: Callable[[int], Completed]) -> Completed:

@@ -323,7 +323,7 @@ class Link:
         return ended
 
     def count_from_here(self) -> None:
-        """Count the seconds of the start from now on: see `DrivenSupervisor`."""
+        """Count the seconds of the start from now on: see `Supervisor`."""
         self._supervisor.count_from_here()
 
     @property

@@ -26,6 +26,7 @@ from pytest_gvisor.oci.spec import Capabilities
 from pytest_gvisor.plugin.stash import engine_of
 from pytest_gvisor.run import limits
 from pytest_gvisor.run.connected import Driven
+from pytest_gvisor.run.pipes import SharedStreams, Streams
 from pytest_gvisor.run.request import Record, Request, Workspace
 from pytest_gvisor.run.specification import id_mappings
 from pytest_gvisor.runsc import rootless
@@ -156,7 +157,7 @@ def launch(config: pytest.Config, plan: Plan, saved: str = "") -> Link:
         # With folders to bind, the child makes the user namespace itself: see programs/child.py.
         way=Way.OWN if plan.way is Way.FLAG else plan.way,
         # A file of the host's that is mapped there has not been tried on kvm's page tables.
-        shared=plan.platform is not Platform.KVM,
+        streams=Streams if plan.platform is Platform.KVM else SharedStreams,
         restores=saved,
     )
     link = Link(Driven(request, engine_of(config).launcher, Record()), copy=bool(saved))

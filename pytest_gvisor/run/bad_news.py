@@ -62,6 +62,6 @@ def error_of(
             return None
 
 
-def most_tasks(record: Record) -> int | None:
+def most_tasks(record: Record) -> float | None:
     """Return the limit on a run's tasks; None is none."""
-    return None if record.spec is None else limits_of(record.spec).pids
+    return None if record.spec is None else limits_of(record.spec).get("pids")

@@ -26,28 +26,22 @@ _SWAP = ("memory.swap.max", "memory.memsw.limit_in_bytes")
 _COUNTING = ("cpuacct", "memory", "pids")
 """The controllers of version 1 that count what a sandbox uses."""
 
+Limits = Mapping[str, float]
+"""Limits of one sandbox by their controllers; one that is not there is none.
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Limits of one sandbox; None is none."""
-
-    memory: int | None = None
-    """Bytes, swap included where the kernel accounts for it."""
-
-    pids: int | None = None
-    cpus: float | None = None
+``memory`` is in bytes, with swap where the kernel accounts for it. ``cpu`` is in processors.
+"""
 
 
 def limits_of(spec: Spec) -> Limits:
     """Return the limits of a specification in the form of a cgroup's."""
     resources = spec.linux.resources
-    memory, pids, quota = resources.memory.limit, resources.pids.limit, resources.cpu.quota
-    period = resources.cpu.period or 100_000
-    return Limits(
-        memory=memory if memory and memory > 0 else None,
-        pids=pids if pids and pids > 0 else None,
-        cpus=quota / period if quota and quota > 0 else None,
-    )
+    asked = {
+        "memory": resources.memory.limit or 0,
+        "pids": resources.pids.limit or 0,
+        "cpu": (resources.cpu.quota or 0) / (resources.cpu.period or _PERIOD),
+    }
+    return {controller: limit for controller, limit in asked.items() if limit > 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +67,13 @@ class Cgroups:
 
         self._announce = announce
 
-    def limit(self, controller: str, hierarchy: Hierarchy | None, limits: Limits) -> None:
+    def limit(self, controller: str, hierarchy: Hierarchy | None, limit: float) -> None:
         """Set the limit of one controller. Raises `LaunchError`."""
         if hierarchy is None:
             raise _refused(controller, "this host has no such cgroup controller mounted", 0)
         try:
             folder = self.add(controller, hierarchy)
-            for name, value in _files(controller, hierarchy.version, limits):
+            for name, value in _files(controller, hierarchy.version, limit).items():
                 # Without swap accounting there is no file for swap.
                 if name not in _SWAP or os.path.exists(os.path.join(folder, name)):
                     _write(folder, name, value)
@@ -203,23 +197,21 @@ def _write(folder: str, name: str, value: str) -> None:
         os.close(fd)
 
 
-def _files(controller: str, version: int, limits: Limits) -> Iterator[tuple[str, str]]:
-    """Yield the files of a controller that hold its limit, with their content."""
-    if controller == "memory" and version == 2:
-        yield from (("memory.max", str(limits.memory)), ("memory.swap.max", "0"))
-    elif controller == "memory":
-        size = str(limits.memory)
-        yield from (("memory.limit_in_bytes", size), ("memory.memsw.limit_in_bytes", size))
-    elif controller == "pids":
-        yield "pids.max", str(limits.pids)
-    elif limits.cpus is not None:
-        quota = max(
-            1000, round(limits.cpus * _PERIOD)
-        )  # the kernel refuses less than a millisecond
-        if version == 2:
-            yield "cpu.max", f"{quota} {_PERIOD}"
-        else:
-            yield from (("cpu.cfs_period_us", str(_PERIOD)), ("cpu.cfs_quota_us", str(quota)))
+def _files(controller: str, version: int, limit: float) -> dict[str, str]:
+    """Return the files of a controller that hold its limit, with their content."""
+    size = str(int(limit))
+    quota = max(1000, round(limit * _PERIOD))  # the kernel refuses less than a millisecond
+    match controller, version:
+        case "memory", 2:
+            return {"memory.max": size, "memory.swap.max": "0"}
+        case "memory", _:
+            return {"memory.limit_in_bytes": size, "memory.memsw.limit_in_bytes": size}
+        case "pids", _:
+            return {"pids.max": size}
+        case _, 2:
+            return {"cpu.max": f"{quota} {_PERIOD}"}
+        case _:
+            return {"cpu.cfs_period_us": str(_PERIOD), "cpu.cfs_quota_us": str(quota)}
 
 
 def create(limits: Limits, announce: Callable[[str], None]) -> Cgroups:
@@ -229,15 +221,13 @@ def create(limits: Limits, announce: Callable[[str], None]) -> Cgroups:
     silently left out.
     """
     made = Cgroups(announce)
-    every = {"memory": limits.memory, "pids": limits.pids, "cpu": limits.cpus}
-    wanted = [controller for controller, limit in every.items() if limit is not None]
-    if not wanted:
+    if not limits:
         return made
     with stage("cgroup", "cannot find the cgroup controllers"):
         known = hierarchies()
     try:
-        for controller in wanted:
-            made.limit(controller, known.get(controller), limits)
+        for controller, limit in limits.items():
+            made.limit(controller, known.get(controller), limit)
     except LaunchError:
         made.remove()
         raise

@@ -7,14 +7,12 @@ import json
 import os
 import shlex
 import shutil
-from typing import TYPE_CHECKING
 
+from pytest_gvisor.programs.order import Order
 from pytest_gvisor.programs.paths import below
 from pytest_gvisor.run.project import HIDING
-from pytest_gvisor.runsc.command import shell_line
-
-if TYPE_CHECKING:
-    from pytest_gvisor.run.request import Record, Workspace
+from pytest_gvisor.run.request import Record, Workspace
+from pytest_gvisor.runsc.command import SAFE_FLAGS, shell_line
 
 _SCRIPT = """\
 #!/bin/sh
@@ -60,8 +58,9 @@ def keep(folder: str, workspace: Workspace, record: Record) -> None:
     with open(os.path.join(folder, "stdin"), "wb") as stdin:
         stdin.write(record.input)
     script = os.path.join(folder, "replay.sh")
+    assert record.order is not None
     with open(script, "w", encoding="utf-8") as file:
-        file.write(_SCRIPT.format(command=_command(folder, workspace, record)))
+        file.write(_SCRIPT.format(command=_command(folder, workspace, record, record.order)))
     os.chmod(script, 0o700)
     record.kept = folder
 
@@ -87,7 +86,7 @@ def _copy_bundle(folder: str, workspace: Workspace) -> None:
         json.dump(config, file, indent=2)
 
 
-def _command(folder: str, workspace: Workspace, record: Record) -> str:
+def _command(folder: str, workspace: Workspace, record: Record, order: Order) -> str:
     """Return the run's shell command, with the script's folders in place of its own."""
     words = list(record.argv)
     for name in ("--log", "--panic-log", "--debug-log", "--pod-init-config"):
@@ -98,16 +97,18 @@ def _command(folder: str, workspace: Workspace, record: Record) -> str:
         # The image is gone with the session: the first process starts anew.
         place = words.index("restore")
         words[place : place + 3] = ["run"]
-    # runsc alone, without the child that protects what is bound read-only.
-    words[1:1] = record.replay_flags
+    # Here runsc runs without the child that protects what is bound read-only. The gofer opens files
+    # for a sentry of another id, which a namespace of one id has not.
+    if not order.own_users and not set(SAFE_FLAGS) & set(words):
+        words[1:1] = SAFE_FLAGS
     places = {
         workspace.path("root"): '"$state"',
         workspace.path("bundle"): '"$here"/bundle',
     }
-    line = shell_line(words, record.env, places)
+    line = shell_line(words, order.env, places)
     # The child's own user namespace, in which it may mount: see programs/child.py.
-    unshare = "unshare --map-root-user" if record.own_users else "unshare"
-    if record.hide_net_sysctls:
+    unshare = "unshare --map-root-user" if order.own_users else "unshare"
+    if order.hide_net_sysctls:
         return unshare + _with_network(folder, workspace, line)
     # Releases from 2026-08 on bind a network namespace in the state folder. With a mount namespace
     # of its own that is gone with runsc, however it ends. With --rootless runsc makes one itself.

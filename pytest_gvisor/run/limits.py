@@ -98,7 +98,7 @@ def _tasks_needed(platform: Platform) -> int:
     return LEAST_TASKS.get(platform, max(LEAST_TASKS.values()))
 
 
-def tasks_reached(limit: int | None, platform: Platform) -> str:
+def tasks_reached(limit: float | None, platform: Platform) -> str:
     """Describe the limit that ended a sandbox under its workload."""
     each = _TASKS_EACH.get(platform, "some")
     return (
@@ -107,9 +107,9 @@ def tasks_reached(limit: int | None, platform: Platform) -> str:
     )
 
 
-def too_few_tasks(limit: int | None, platform: Platform) -> UsageError:
+def too_few_tasks(limit: float | None, platform: Platform) -> UsageError:
     """Return the error of a sandbox that its limit keeps from starting."""
-    needed = _tasks_needed(platform)
+    needed: float = _tasks_needed(platform)
     if limit is not None and limit >= needed:
         # Go starts a thread for each system call that is slow, and on a slow machine many are.
         needed = 2 * limit

@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import os
 import re
+import shutil
 import stat
 from collections.abc import Sequence
 
@@ -80,8 +81,8 @@ def _nearest(program: str, folders: Sequence[str], spec: Spec, project: str) -> 
     near = difflib.get_close_matches(program, sorted(_names(folders, spec)), 1, _LIKENESS)
     if near:
         return f"Did you mean {shown(near[0])}?"
-    here = _on_path(program)
-    return _told(here, project) if here else ""
+    here = shutil.which(program) or ""
+    return _told(here, project) if os.path.isabs(here) and _is_public(here) else ""
 
 
 def _not_loaded(program: str, cause: str, spec: Spec, project: str) -> tuple[str, str]:
@@ -148,12 +149,3 @@ def _names(folders: Sequence[str], spec: Spec) -> set[str]:
         with contextlib.suppress(OSError):
             names.update(os.listdir(_on_host(folder, spec) or ""))
     return names
-
-
-def _on_path(program: str) -> str:
-    """Return the path of a program in this process's own PATH, or nothing."""
-    for folder in os.environ.get("PATH", "").split(":"):
-        path = os.path.join(folder, program)
-        if folder.startswith("/") and _is_public(path) and os.access(path, os.X_OK):
-            return path
-    return ""

@@ -50,6 +50,13 @@ class Feed:
 class Pipes:
     """The three pipes of a run: our ends, and the workload's until they are handed over."""
 
+    terminal = False
+    socket = -1
+    """Our end of the socket, where there is one. Its owner reads and writes it."""
+
+    memory = -1
+    """Our descriptor of the file in memory, if there is one."""
+
     def __init__(self, max_output: int, *, feed: Input = None) -> None:
         self.theirs: list[int] = []
         """What becomes the workload's descriptors 0, 1 and 2, in this order."""
@@ -120,12 +127,6 @@ class Streams(Pipes):
     socket down on the host.
     """
 
-    socket: int
-    """Our end of the socket, which its owner reads and writes: it is not among those watched."""
-
-    memory = -1
-    """Our descriptor of the file in memory, if there is one."""
-
     def _open(self, feed: Input) -> None:
         del feed
         ours, theirs = socket.socketpair()
@@ -163,6 +164,8 @@ class SharedStreams(Streams):
 
 class TerminalPipes(Pipes):
     """One terminal as all three streams; our end twice, for reading and for writing."""
+
+    terminal = True
 
     def _open(self, feed: Input) -> None:
         del feed

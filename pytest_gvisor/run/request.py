@@ -12,9 +12,15 @@ from typing import Any
 from pytest_gvisor.completed import Completed
 from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.oci.spec import Spec
+from pytest_gvisor.programs.order import Order
+from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.settings import Network, Platform, Settings
+
+MAX_RECORDS = 50
+MAX_REMEMBERED = 64 * 1024 * 1024
+"""Bytes of output that the records of one harness hold, apart from the newest one's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +80,8 @@ class Request:
     """A descriptor that ends the run once it is readable; None where nobody can end it."""
 
     extra_flags: tuple[str, ...] = ()
-    terminal: bool = False
-    """Whether the workload's streams are a terminal: see `terminal`."""
-
-    shared: bool = False
-    """Whether the standard output of a driven run is a file in memory: see `pipes`."""
+    streams: type[Pipes] = Pipes
+    """What the workload's standard streams are."""
 
     repeat: Mapping[str, object] = dataclasses.field(default_factory=dict)
     """Keyword arguments that repeat this run, for the repr."""
@@ -92,16 +95,11 @@ class Record:
     argv: tuple[str, ...] = ()
     """runsc's own argv, the path of the binary first."""
 
-    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """runsc's environment."""
+    order: Order | None = None
+    """What the keeper was asked for."""
 
     command: str = ""
     input: bytes = b""
-    hide_net_sysctls: bool = False
-    own_users: bool = False
-    replay_flags: tuple[str, ...] = ()
-    """Flags that keep the host's files as they are where no child protects them: `SAFE_FLAGS`."""
-
     completed: Completed | None = None
     error: GvisorError | None = None
     runsc_records: tuple[str, ...] = ()
@@ -114,6 +112,17 @@ class Record:
     spec: Spec | None = None
     start: float | None = None
     """Seconds from the hand-over to the keeper until the sentry said that the workload starts."""
+
+
+def forget(records: list[Record]) -> None:
+    """Drop the oldest records if there are too many, or too much output in them."""
+    held = 0
+    for age, record in enumerate(reversed(records)):
+        if record.completed is not None:
+            held += len(record.completed.stdout_bytes) + len(record.completed.stderr_bytes)
+        if age and (age >= MAX_RECORDS or held > MAX_REMEMBERED):
+            del records[: len(records) - age]
+            break
 
 
 @dataclass(frozen=True, kw_only=True)

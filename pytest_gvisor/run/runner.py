@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from pytest_gvisor.completed import Completed, Outcome, Usage
-from pytest_gvisor.errors import GvisorError, LaunchError, stage
+from pytest_gvisor.errors import GvisorError, stage
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.mounts import shows_devices
 from pytest_gvisor.oci.spec import Spec
@@ -32,7 +32,6 @@ from pytest_gvisor.run import (
 )
 from pytest_gvisor.run.capture import streams
 from pytest_gvisor.run.cgroup import Cgroups, limits_of, measured
-from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.request import Record, Request, Workspace
 from pytest_gvisor.run.supervisor import Supervisor
 from pytest_gvisor.run.verdict import Evidence, Verdict, judge
@@ -61,14 +60,22 @@ class Runner:
         launcher: Launcher,
         record: Record,
         keep: Callable[[Workspace, Record], None] | None = None,
+        supervise: Callable[..., Supervisor] = Supervisor,
     ) -> None:
         self.request = request
         self.launcher = launcher
         self.record = record
         self.keep = keep
+        self.workspace: Workspace
+        self.supervisor: Supervisor
+        self._make_supervisor = supervise
+        self._wants_logs = request.settings.debug or request.logs
         self._cgroups = Cgroups()
         self._usage = Usage()
         self._listener: sentry.Listener
+        self._leaks: tuple[str, ...] | None = None
+        """What could not be removed; None before `_clean`."""
+
         self._started_at = time.monotonic()
 
     def run(self) -> Completed:
@@ -79,65 +86,60 @@ class Runner:
         `RunscFailed`, `SandboxCrashed` or `WorkloadTimeout` after.
         """
         try:
-            return self._run()
+            with contextlib.ExitStack() as undo:
+                self._begin(undo, self.request.settings.timeout)
+                self.supervisor.watch()
+                self.supervisor.drain_events()
+                verdict = self._judge()
+                self._clean()
+                completed = self._completed(verdict)
+            self._raise_for(verdict, completed)
         except GvisorError as error:
             self.record.error = error
             raise
-
-    def _run(self) -> Completed:
-        with contextlib.ExitStack() as undo:
-            keeper, workspace, order = self._prepare(undo)
-            supervisor = self._supervise(order, undo)
-            try:
-                self._launch(supervisor, keeper)
-                supervisor.watch()
-                supervisor.drain_events()
-                verdict = self._judge(workspace, supervisor)
-            finally:
-                leaks = self._clean(supervisor)
-            completed = self._completed(verdict, supervisor, leaks)
-        self._raise_for(verdict, completed, supervisor)
         return completed
 
-    def _supervise(self, order: Order, undo: contextlib.ExitStack) -> Supervisor:
-        """Make the streams and their supervisor; ``undo`` closes both."""
+    def _begin(self, undo: contextlib.ExitStack, timeout: float) -> None:
+        """Make the run's parts and hand it to the keeper; ``undo`` ends and removes it all."""
+        keeper, order = self._prepare(undo)
         settings = self.request.settings
-        with stage("pipes", "cannot make the workload's pipes"):
-            made = Pipes(settings.max_output, feed=self.request.input)
-            pipes = undo.enter_context(contextlib.closing(made))
-            watch = Supervisor(
-                order,
-                pipes,
-                timeout=settings.timeout,
-                listener=self._listener,
-                stop=self.request.stop,
+        with stage("pipes", "cannot make the workload's streams"):
+            pipes = self.request.streams(settings.max_output, feed=self.request.input)
+            undo.callback(pipes.close)
+            self.supervisor = self._make_supervisor(
+                order, pipes, timeout=timeout, listener=self._listener, stop=self.request.stop
             )
-            return undo.enter_context(contextlib.closing(watch))
+            undo.callback(self.supervisor.close)
+        undo.callback(self._clean)
+        self._launch(keeper)
 
-    def _prepare(self, undo: contextlib.ExitStack) -> tuple[Keeper, Workspace, Order]:
+    def _prepare(self, undo: contextlib.ExitStack) -> tuple[Keeper, Order]:
         """Make everything that the launch needs; ``undo`` removes it."""
         if self.request.restores:
             saved.check(self.request.platform, self.request.way)
         keeper, session = self.launcher.keeper(), self.launcher.session()
-        workspace = self._make_workspace(session, undo)
-        self._listener = undo.enter_context(contextlib.closing(self._listen(workspace)))
+        workspace = self.workspace = self._make_workspace(session, undo)
+        with stage("events", "cannot listen to the sandbox"):
+            self._listener = sentry.Listener(workspace.folder)
+            undo.callback(self._listener.close)
         spec = self.request.make_spec(workspace)
         self.record.args, self.record.spec = spec.process.args, spec
-        Bundle.create(workspace.path("bundle"), spec, terminal=self.request.terminal)
-        memory = limits_of(spec).memory
+        Bundle.create(workspace.path("bundle"), spec, terminal=self.request.streams.terminal)
+        limited = limits_of(spec)
+        memory = limited.get("memory")
         # With --rootless, only runsc is in a user namespace in which something may be mounted.
         if memory is not None and self.request.way is not Way.FLAG:
-            workspace.binds.extend(limits.total_memory(memory, workspace.folder))
+            workspace.binds.extend(limits.total_memory(int(memory), workspace.folder))
         self._cgroups = cgroup.create(
-            limits_of(spec), lambda path: session.journal(id=workspace.id, cgroups=[path])
+            limited, lambda path: session.journal(id=workspace.id, cgroups=[path])
         )
         undo.callback(self._cgroups.remove)
-        return keeper, workspace, self._order(workspace, spec)
+        return keeper, self._order(workspace, spec)
 
     def _make_workspace(self, session: SessionDir, undo: contextlib.ExitStack) -> Workspace:
         run = check_id("g" + secrets.token_hex(4))
         folder = os.path.join(session.path, run)
-        parts = ("root", "logs") if self._wants_logs() else ("root",)
+        parts = ("root", "logs") if self._wants_logs else ("root",)
         with stage("workspace", f"cannot make {folder}"):
             # What is there is another run's: it is neither used nor, with the rest, removed.
             make_private(folder)
@@ -147,9 +149,6 @@ class Runner:
         netns = os.path.join(folder, "netns")
         return Workspace(id=run, folder=folder, shared=session.path, netns=netns)
 
-    def _wants_logs(self) -> bool:
-        return self.request.settings.debug or self.request.logs
-
     def _order(self, workspace: Workspace, spec: Spec) -> Order:
         request, runsc = self.request, self.request.runsc
         protected = self._protected(spec, workspace)
@@ -157,16 +156,12 @@ class Runner:
         root = workspace.path("root")
         argv = run_argv(
             workspace.id,
-            bundle=workspace.path("bundle"),
-            root=root,
+            workspace.folder,
             platform=request.platform,
             network=request.settings.network,
             rootless=request.way is Way.FLAG,
-            log=workspace.path("log"),
-            panic_log=workspace.path("panic"),
-            debug_log=workspace.path("logs") if self._wants_logs() else "",
+            logs=self._wants_logs,
             strace=request.settings.debug,
-            pod_init_config=workspace.path(sentry.EVENTS),
             one_release=runsc.enforces_release,
             restores=request.restores,
             extra=(*safe, *self._gofer_flags(spec), *request.extra_flags),
@@ -176,7 +171,7 @@ class Runner:
         order = Order(
             id=workspace.id,
             argv=argv,
-            term=term_argv(workspace.id, root, request.stop_signal),
+            term=term_argv(workspace.id, workspace.folder, request.stop_signal),
             env=runsc_env(root, runsc.sidecars.folder if runsc.uses_sidecars else ""),
             folder=workspace.folder,
             root=root,
@@ -188,23 +183,14 @@ class Runner:
             binds=tuple(workspace.binds),
             readonly=readonly,
             writable=writable,
-            terminal=request.terminal,
+            terminal=request.streams.terminal,
         )
-        self._note(order, safe)
-        return order
-
-    def _note(self, order: Order, safe: tuple[str, ...]) -> None:
-        """Record the command for the report; ``safe`` are its flags from `SAFE_FLAGS`."""
-        record, runsc = self.record, self.request.runsc
-        record.argv = (runsc.path, *order.argv[1:])
-        record.env = order.env
+        record = self.record
+        record.order, record.argv = order, (runsc.path, *argv[1:])
         record.command = shell_line(record.argv, order.env)
-        record.hide_net_sysctls = order.hide_net_sysctls
-        record.own_users = order.own_users
-        # The gofer opens files for a sentry of another id, which a namespace of one id has not.
-        record.replay_flags = () if safe or order.own_users else SAFE_FLAGS
-        if isinstance(self.request.input, bytes):
-            record.input = self.request.input
+        if isinstance(request.input, bytes):
+            record.input = request.input
+        return order
 
     def _gofer_flags(self, spec: Spec) -> tuple[str, ...]:
         binds = [mount for mount in spec.mounts if mount.is_bind and "nodev" not in mount.options]
@@ -228,28 +214,21 @@ class Runner:
         below = {path for path in writable if any(within(path, top) for top in readonly)}
         return tuple(sorted(readonly)), tuple(sorted(below))
 
-    def _listen(self, workspace: Workspace) -> sentry.Listener:
-        """Return a listener for the sentry's events."""
-        try:
-            return sentry.Listener(workspace.folder)
-        except OSError as error:
-            raise LaunchError("events", str(error), errno=error.errno or 0) from error
-
-    def _launch(self, supervisor: Supervisor, keeper: Keeper) -> None:
+    def _launch(self, keeper: Keeper) -> None:
         # Last of all: what is written to the file from here on has the time of an execve.
         runsc = self.request.runsc
         runsc.check_unchanged()
         with self._cgroups.descriptors() as fds:
-            supervisor.launch(keeper, runsc.fd, fds)
+            self.supervisor.launch(keeper, runsc.fd, fds)
 
-    def _judge(self, workspace: Workspace, supervisor: Supervisor) -> Verdict:
+    def _judge(self) -> Verdict:
         """Read what runsc has left, have it kept, and return the verdict on all of it."""
-        record = self.record
+        record, workspace, supervisor = self.record, self.workspace, self.supervisor
         self._usage = measured(self._cgroups.places)
         record.start = supervisor.start
         record.runsc_records = logs.records(workspace.path("log"))
         record.panic = logs.panic(workspace.path("panic"))
-        if self._wants_logs():
+        if self._wants_logs:
             record.debug_logs = logs.folder(workspace.path("logs"))
         if self.keep is not None:
             self.keep(workspace, record)
@@ -271,18 +250,20 @@ class Runner:
         )
         return judge(evidence)
 
-    def _clean(self, supervisor: Supervisor) -> tuple[str, ...]:
+    def _clean(self) -> None:
+        """Have the keeper remove everything of the run. A second call does nothing."""
+        if self._leaks is not None:
+            return
+        self._leaks = ()
         try:
-            leaks = supervisor.clean()
+            self._leaks = self.supervisor.clean()
         except GvisorError as error:
-            leaks = (str(error),)
-        self.launcher.left += len(leaks)
-        return leaks
+            self._leaks = (str(error),)
+        self.launcher.left += len(self._leaks)
 
-    def _completed(
-        self, verdict: Verdict, supervisor: Supervisor, leaks: tuple[str, ...]
-    ) -> Completed:
+    def _completed(self, verdict: Verdict) -> Completed:
         failed, project = bool(verdict.returncode), self.request.project
+        pipes = self.supervisor.pipes
         reason = ""
         if verdict.outcome is Outcome.OUT_OF_TASKS:
             most = bad_news.most_tasks(self.record)
@@ -290,7 +271,7 @@ class Runner:
         completed = Completed(
             args=self.record.args,
             returncode=verdict.returncode,
-            **streams(supervisor.pipes.stdout, supervisor.pipes.stderr),
+            **streams(pipes.stdout, pipes.stderr),
             duration=time.monotonic() - self._started_at,
             platform=self.request.platform,
             outcome=verdict.outcome,
@@ -300,13 +281,13 @@ class Runner:
             command=self.record.command,
             settings=self.request.repeat,
             usage=self._usage,
-            leaks=leaks,
+            leaks=self._leaks or (),
         )
         self.record.completed = completed
         return completed
 
-    def _raise_for(self, verdict: Verdict, completed: Completed, supervisor: Supervisor) -> None:
-        error = supervisor.failure or bad_news.error_of(
+    def _raise_for(self, verdict: Verdict, completed: Completed) -> None:
+        error = self.supervisor.failure or bad_news.error_of(
             verdict, self.request, self.record, completed, had_started=self._listener.started
         )
         if error is not None:

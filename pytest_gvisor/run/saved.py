@@ -48,9 +48,7 @@ def begin(workspace: Workspace, request: Request) -> tuple[str, ...]:
         make_private(image)
     except OSError as error:
         raise SnapshotError(f"cannot make {image}: {error.strerror}") from error
-    return save_argv(
-        workspace.id, root=workspace.path("root"), log=workspace.path(_LOG), image=image
-    )
+    return save_argv(workspace.id, workspace.folder)
 
 
 def is_too_large(workspace: Workspace) -> bool:
@@ -68,25 +66,23 @@ def is_too_large(workspace: Workspace) -> bool:
     return True
 
 
-def finish(workspace: Workspace, status: int, *, too_large: bool = False) -> str:
-    """Return the folder of a whole image; ``status`` is the command's.
+def finish(workspace: Workspace, status: int | None, *, too_large: bool) -> str:
+    """Return the folder of a whole image; ``status`` is the command's, None where it has not ended.
 
     It is removed with the run, unless it is moved before. ``too_large`` says that it had more than
     `LARGEST` bytes while it was written. Raises `SnapshotError` then, where the command failed, or
     if it has more now.
     """
     image = workspace.path("image")
-    if too_large:
-        discard(workspace)
-        raise SnapshotError(f"the saved sandbox has more than {LARGEST} bytes")
-    if status:
+    if too_large or size_of(image) > LARGEST:
+        error = SnapshotError(f"the saved sandbox has more than {LARGEST} bytes")
+    elif status != 0:
         records = logs.records(workspace.path(_LOG))
-        discard(workspace)
-        raise SnapshotError("the sandbox could not be saved", records=records)
-    if (size := size_of(image)) > LARGEST:
-        discard(workspace)
-        raise SnapshotError(f"the saved sandbox has {size} bytes, more than {LARGEST}")
-    return image
+        error = SnapshotError("the sandbox could not be saved", records=records)
+    else:
+        return image
+    discard(workspace)
+    raise error
 
 
 def discard(workspace: Workspace) -> None:

@@ -19,8 +19,7 @@ import socket
 import struct
 import time
 
-EVENTS = "pod-init.json"
-"""The name of the file for ``--pod-init-config`` in the folder of a run."""
+from pytest_gvisor.runsc.command import EVENTS
 
 _HANDSHAKE = b"\x08\x01"  # protobuf: field 1 (version), varint 1
 _HEADER = struct.Struct("<HHI")  # header size, message type, dropped count

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from pytest_gvisor.oci.accounts import account_of
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import default_spec, parse_user
 from pytest_gvisor.oci.mounts import covers
+from pytest_gvisor.oci.reader import nearest
 from pytest_gvisor.oci.rootfs import Rootfs, host
 from pytest_gvisor.oci.spec import IdMapping, Linux, Namespace, Spec
 from pytest_gvisor.oci.vocabulary import NamespaceType
@@ -54,11 +54,10 @@ def _no_argument(name: str) -> UsageError:
     """Return the error for an argument that no call takes, with the nearest name."""
     own = ["mounts", *(other for other in OPTIONS if other != "mounts"), "input", "timeout"]
     settings = [setting for setting in names_from("call") if setting not in own]
-    near = difflib.get_close_matches(name, [*own, *settings], 1)
-    step = f"Did you mean {near[0]}? " if near else ""
     return UsageError(
-        f"{name!r} is not a setting, nor another argument of this call",
-        next_step=f"{step}There are {', '.join(own)}; and settings: {', '.join(settings)}.",
+        f"{name!r} is not a setting, nor another argument of this call"
+        f"{nearest(name, [*own, *settings])}",
+        next_step=f"There are {', '.join(own)}; and settings: {', '.join(settings)}.",
     )
 
 

@@ -288,6 +288,48 @@ class Supervisor:
         with stage("events", "the sandbox cannot report"):
             self.listener.drain()
 
+    @property
+    def over(self) -> bool:
+        """Whether runsc has ended, was never started, or is given up."""
+        ended = self.status is not None or self.failure is not None
+        return ended or self._phase is Phase.LOST
+
+    def terminate(self) -> None:
+        """Send the first process SIGTERM."""
+        self._ask("term")
+
+    def interrupt(self) -> None:
+        """Send the first process SIGINT."""
+        self._ask("interrupt")
+
+    def save(self, argv: Sequence[str]) -> None:
+        """Have runsc save the sandbox; `saved` is that command's status when it has ended."""
+        self.saved = None
+        self._ask("save", argv)
+
+    def count_from_here(self) -> None:
+        """Count the seconds of the start from now on: nobody has waited for it so far."""
+        self.started_at, self._since = time.monotonic(), time.time_ns()
+
+    def release(self) -> None:
+        """Have the keeper remove everything of this run; `clean` waits for that."""
+        self._ask("release")
+
+    def end(self, patience: float) -> bool:
+        """Wait ``patience`` seconds for its end and kill the rest; return whether that was needed.
+
+        The output and the sentry's last messages are read then.
+        """
+        until = time.monotonic() + patience
+        while not self.over and (left := until - time.monotonic()) > 0:
+            self.turn(left)
+        killed = not self.over
+        if self.status is None and self._phase is not Phase.LOST:
+            self._kill()
+        self.watch()
+        self.drain_events()
+        return killed
+
     def clean(self) -> tuple[str, ...]:
         """Have the keeper remove everything of this run; return what could not be removed.
 

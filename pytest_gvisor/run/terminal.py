@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import os
 import select
 import selectors
@@ -19,10 +20,10 @@ import time
 import tty
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from pytest_gvisor.completed import Completed
-from pytest_gvisor.errors import UsageError, stage
-from pytest_gvisor.programs.order import Order
+from pytest_gvisor.errors import UsageError
 from pytest_gvisor.run.capture import Capture
 from pytest_gvisor.run.pipes import TerminalPipes
 from pytest_gvisor.run.request import Record, Request
@@ -80,32 +81,23 @@ def _own_description(fd: int) -> int:
 
 def run(request: Request, launcher: Launcher, record: Record, terminal: Terminal) -> Completed:
     """Run a request at a terminal, to its end. Raises the errors of `Runner.run`."""
-    asked = dataclasses.replace(request, terminal=True, input=None)
-    runner = _TerminalRunner(asked, launcher, record)
-    runner.terminal = terminal
-    return runner.run()
-
-
-class _TerminalRunner(Runner):
-    terminal: Terminal
-
-    def _supervise(self, order: Order, undo: contextlib.ExitStack) -> Supervisor:
-        with stage("pipes", "cannot make a terminal"):
-            pipes = undo.enter_context(contextlib.closing(TerminalPipes(_MAX_KEPT)))
-            timeout = self.request.settings.timeout
-            made = _TerminalSupervisor(order, pipes, timeout=timeout, listener=self._listener)
-            made.terminal = self.terminal
-            made.resize()
-            return undo.enter_context(contextlib.closing(made))
+    settings = dataclasses.replace(request.settings, max_output=_MAX_KEPT)
+    asked = dataclasses.replace(request, settings=settings, streams=TerminalPipes, input=None)
+    supervise = functools.partial(_TerminalSupervisor, terminal)
+    return Runner(asked, launcher, record, supervise=supervise).run()
 
 
 class _TerminalSupervisor(Supervisor):
     """A supervisor that passes on keys, output, and the size of the user's terminal."""
 
-    terminal: Terminal
     _resized: object = signal.SIG_DFL
     _output: _Pump | None = None
     _patient_until = 0.0
+
+    def __init__(self, terminal: Terminal, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.terminal = terminal
+        self.resize()
 
     def resize(self, *_: object) -> None:
         """Give the workload's terminal the size of the user's."""

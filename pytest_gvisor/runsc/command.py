@@ -11,6 +11,9 @@ from pytest_gvisor.programs.paths import SIDECARS_VARIABLE, SYSTEM_PATH
 from pytest_gvisor.runsc.sidecars import ONE_RELEASE
 from pytest_gvisor.settings import Network, Platform
 
+EVENTS = "pod-init.json"
+"""The name of the file for ``--pod-init-config`` in the folder of a run."""
+
 SAFE_FLAGS = ("--directfs=false",)
 """Flags that protect a user's files from changes through a read-only bind.
 
@@ -28,47 +31,43 @@ OWN_FLAGS = frozenset({
 
 def run_argv(
     name: str,
+    folder: str,
     *,
-    bundle: str,
-    root: str,
     platform: Platform,
-    log: str,
-    panic_log: str,
-    pod_init_config: str,
     network: Network = Network.NONE,
     rootless: bool = False,
-    debug_log: str = "",
+    logs: bool = False,
     strace: bool = False,
     one_release: bool = False,
     restores: str = "",
     extra: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """Return the argv of ``runsc run`` for the sandbox ``name``.
+    """Return the argv of ``runsc run`` for the sandbox ``name``, whose files are in ``folder``.
 
     With ``restores``, the folder of a saved sandbox, it is ``runsc restore``.
 
-    ``root`` is runsc's state folder, private to this run. ``rootless`` is for an unprivileged
-    caller in no user namespace of its own. ``debug_log`` is the folder of runsc's own logs.
+    ``rootless`` is for an unprivileged caller in no user namespace of its own. ``logs`` is whether
+    runsc writes its own.
     ``one_release`` refuses a sentry beside runsc whose build label is another one. Raises
     `UsageError` for a NUL byte anywhere.
     """
     # fmt: off
     argv = [
         "runsc",
-        "--root", root,
+        "--root", f"{folder}/root",
         *(["--rootless"] if rootless else []),
         "--ignore-cgroups",
         "--network", network.value,
         "--platform", platform.value,
         "--overlay2", "root:memory",
-        "--log", log,
-        "--panic-log", panic_log,
-        "--pod-init-config", pod_init_config,
+        "--log", f"{folder}/log",
+        "--panic-log", f"{folder}/panic",
+        "--pod-init-config", f"{folder}/{EVENTS}",
     ]
     # fmt: on
-    if debug_log:
+    if logs:
         # Without --debug, with which the sentry's output goes into the workload's streams.
-        argv += ["--debug-log", debug_log.rstrip("/") + "/"]
+        argv += ["--debug-log", f"{folder}/logs/"]
     if strace:
         argv += ["--strace"]
     if one_release:
@@ -76,32 +75,31 @@ def run_argv(
         argv += [f"--{ONE_RELEASE}=ALWAYS"]
     begin = ["restore", "--image-path", restores] if restores else ["run"]
     # runsc takes global flags before the subcommand only.
-    return _checked(*argv, *extra, *begin, "--bundle", bundle, name)
+    return _checked(*argv, *extra, *begin, "--bundle", f"{folder}/bundle", name)
 
 
-def save_argv(name: str, *, root: str, log: str, image: str) -> tuple[str, ...]:
-    """Return the argv that saves the sandbox ``name`` to the folder ``image``; it runs on.
-
-    Raises `UsageError`.
+def save_argv(name: str, folder: str) -> tuple[str, ...]:
+    """Return the argv that saves the sandbox ``name`` to the folder ``image`` of its own; it runs
+    on. Raises `UsageError`.
     """
     # To compress takes longer than to write: measured 0.22 against 0.05 s.
     # fmt: off
     return _checked(
-        "runsc", "--root", root, "--ignore-cgroups", "--log", log,
-        "checkpoint", "--image-path", image, "--leave-running",
+        "runsc", "--root", f"{folder}/root", "--ignore-cgroups", "--log", f"{folder}/save.log",
+        "checkpoint", "--image-path", f"{folder}/image", "--leave-running",
         "--compression=none", name,
     )
     # fmt: on
 
 
-def term_argv(name: str, root: str, number: int = signal.SIGTERM) -> tuple[str, ...]:
+def term_argv(name: str, folder: str, number: int = signal.SIGTERM) -> tuple[str, ...]:
     """Return the argv that sends the workload's first process SIGTERM, or signal ``number``.
 
     A signal to ``runsc run`` itself does not get there: it passes signals on for a terminal only.
     Raises `UsageError`.
     """
     sent = "TERM" if number == signal.SIGTERM else str(number)
-    return _checked("runsc", "--root", root, "--ignore-cgroups", "kill", name, sent)
+    return _checked("runsc", "--root", f"{folder}/root", "--ignore-cgroups", "kill", name, sent)
 
 
 def _checked(*argv: str) -> tuple[str, ...]:

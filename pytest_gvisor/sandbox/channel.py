@@ -24,8 +24,8 @@ from pytest_gvisor.escape import escape
 from pytest_gvisor.guest.frames import MAX_PAYLOAD, TAG_SIZE, Decoder, FrameError, Outbox
 from pytest_gvisor.run import threads
 from pytest_gvisor.run.capture import Capture, streams
-from pytest_gvisor.run.connected import Driven, DrivenSupervisor, Ended
-from pytest_gvisor.run.supervisor import NAP
+from pytest_gvisor.run.connected import Driven, Ended
+from pytest_gvisor.run.supervisor import Supervisor
 from pytest_gvisor.sandbox import messages
 from pytest_gvisor.sandbox.messages import Message, Outgoing
 from pytest_gvisor.sandbox.peers import Death, Peer, why
@@ -59,10 +59,10 @@ class Channel:
         ``last_id`` is the last id that the guest knows.
         """
         self.lock = threading.RLock()
-        self.supervisor: DrivenSupervisor
+        self.supervisor: Supervisor
         """The run's supervisor, for the listening thread only."""
 
-        self.python = ""
+        self.greeted = False
         self.death = Death()
         """Why it is ending, or gone."""
 
@@ -96,11 +96,11 @@ class Channel:
             with self.lock:
                 self._greet(self._decoder.tag)
                 left = max(0.0, deadline - time.monotonic())
-                self._changed.wait_for(lambda: self.python or self.gone, left)
+                self._changed.wait_for(lambda: self.greeted or self.gone, left)
         except BaseException:  # Ctrl-C, or the signal of pytest-timeout: nobody knows this sandbox
             self._give_up("its start was given up")
             raise
-        if not self.python:
+        if not self.greeted:
             self._give_up(f"the guest did not answer within {timeout:g} s")
             raise (self._ended and self._ended.error) or self.crash()
 
@@ -133,14 +133,13 @@ class Channel:
 
     # What other threads do.
 
-    def add(self, peer: Peer, message: Mapping[str, object], payload: bytes = b"") -> int:
+    def add(self, peer: Peer, message: Mapping[str, object], payload: bytes = b"") -> None:
         """Give a peer its id, and send its first message. Raises if the sandbox is gone."""
         with self.lock:
             self.check()
-            self._last_id += 1
-            self._peers[self._last_id] = peer
-            self.send({**message, "id": self._last_id}, payload)
-            return self._last_id
+            peer.id = self._last_id = self._last_id + 1
+            self._peers[peer.id] = peer
+            self.send({**message, "id": peer.id}, payload)
 
     def check(self) -> None:
         """Raise an error if the sandbox is gone."""
@@ -176,35 +175,19 @@ class Channel:
         if self._outgoing.size and threading.current_thread() is not self._thread:
             self.chore(self._watch_socket)
 
-    def hold(self, peer: Peer, message: Mapping[str, object]) -> int:
+    def hold(self, peer: Peer, message: Mapping[str, object]) -> None:
         """Do as `add`, and send nothing that comes after it until `release`."""
         with self.lock:
             if self._outgoing.held is not None:
                 raise UsageError("this sandbox is being saved by another thread")
-            number = self.add(peer, message)
+            self.add(peer, message)
             self._outgoing.held = Outbox()
-            return number
 
     def release(self, frame: bytes) -> None:
         """Send a frame out of the row, and then what was held back."""
         with self.lock:
             if self._outgoing.release(None if self.ending else frame):
                 self._push()
-
-    def wait_for(self, look: Callable[[], bool], deadline: float, nap: float = NAP) -> bool:
-        """Wait until ``look``, after a turn of the listening thread or a nap of so many seconds.
-
-        Returns False at the deadline. Raises an error if the sandbox is gone. For who holds
-        messages back.
-        """
-        with self.lock:
-            while not look():
-                self.check()
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                self._changed.wait(min(left, nap))
-        return True
 
     def wait_room(self, deadline: float) -> bool:
         """Wait until little is waiting to be sent; False at the deadline."""
@@ -291,8 +274,6 @@ class Channel:
         with self.lock:
             while self._chores:
                 self._chores.popleft()()
-            if self._outgoing.held is not None:
-                self._changed.notify_all()
 
     def _on_wake(self) -> bool:
         with contextlib.suppress(BlockingIOError):
@@ -332,9 +313,9 @@ class Channel:
 
     def _take(self, message: Message) -> None:
         if message.op == "hello":
-            if self.python or message.id:
+            if self.greeted or message.id:
                 raise FrameError("hello a second time")
-            self.python = message.texts["python"] or "?"
+            self.greeted = True
             if self._frame_that_wakes is not None:
                 self.supervisor.heard()
             self._changed.notify_all()

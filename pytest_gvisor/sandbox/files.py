@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-import time
+import abc
 
 from pytest_gvisor.errors import InsideError, NotReady
 from pytest_gvisor.guest.frames import MAX_PAYLOAD, WINDOW, FrameError
-from pytest_gvisor.run.supervisor import NAP
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.messages import Message
 from pytest_gvisor.sandbox.peers import Peer
@@ -19,11 +17,10 @@ class _Transfer(Peer):
     """The common part of both directions."""
 
     def __init__(self, channel: Channel, path: str) -> None:
+        super().__init__(channel.lock, channel.check)
+        self.channel = channel
         self.path = path
         self.refused = 0
-        self._channel = channel
-        self._changed = threading.Condition(channel.lock)
-        self._id = 0
 
     def on_message(self, message: Message) -> None:
         """See `Peer.on_message`."""
@@ -32,24 +29,20 @@ class _Transfer(Peer):
             self.over = True
         else:
             self._take(message)
-        self._changed.notify_all()
+        self.changed.notify_all()
 
+    @abc.abstractmethod
     def _take(self, message: Message) -> None:
-        raise NotImplementedError
-
-    def on_death(self) -> None:
-        """See `Peer.on_death`."""
-        self._changed.notify_all()
+        """Take a message other than the refusal."""
 
     def _wait(self, deadline: float, doing: str) -> None:
-        with self._changed:
-            while not self.over:
-                self._channel.check()
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    self._channel.send({"op": "reset", "id": self._id})
-                    raise NotReady(f"the sandbox did not {doing} {self.path} in time")
-                self._changed.wait(min(left, NAP))
+        with self.changed:
+            try:
+                while not self.over:
+                    self.wait_change(deadline, f"the sandbox did not {doing} {self.path} in time")
+            except NotReady:
+                self.channel.send({"op": "reset", "id": self.id})
+                raise
         if self.refused:
             raise self._refusal(doing)
 
@@ -63,24 +56,24 @@ class Upload(_Transfer):
     def __init__(self, channel: Channel, path: str, mode: int) -> None:
         super().__init__(channel, path)
         self._size = -1
-        self._id = channel.add(self, {"op": "put", "path": path, "mode": mode})
+        channel.add(self, {"op": "put", "path": path, "mode": mode})
 
     def run(self, data: bytes, deadline: float) -> None:
         """Send the file. Raises `InsideError`, `NotReady`, or the sandbox's end."""
         view = memoryview(data)
         while view and not self.over:
-            if not self._channel.wait_room(deadline):
+            if not self.channel.wait_room(deadline):
                 break
-            self._channel.check()
-            self._channel.send({"op": "data", "id": self._id}, bytes(view[:MAX_PAYLOAD]))
+            self.channel.check()
+            self.channel.send({"op": "data", "id": self.id}, bytes(view[:MAX_PAYLOAD]))
             view = view[MAX_PAYLOAD:]
         if not view:
-            self._channel.send({"op": "eof", "id": self._id})
+            self.channel.send({"op": "eof", "id": self.id})
         self._wait(deadline, "write")
         if self._size != len(data):
-            self._channel.kill(f"it wrote {self._size} bytes of {len(data)} and said that was all")
-            self._channel.join()
-            self._channel.check()
+            self.channel.kill(f"it wrote {self._size} bytes of {len(data)} and said that was all")
+            self.channel.join()
+            self.channel.check()
 
     def _take(self, message: Message) -> None:
         if message.op != "answer":
@@ -99,7 +92,7 @@ class Download(_Transfer):
         self._size = 0
         self._due = WINDOW
         self._cancelled = False
-        self._id = channel.add(self, {"op": "get", "path": path})
+        channel.add(self, {"op": "get", "path": path})
 
     def run(self, deadline: float) -> bytes:
         """Receive the file. Raises `InsideError`, `NotReady`, or the sandbox's end."""
@@ -129,8 +122,8 @@ class Download(_Transfer):
         if self._size > self._limit:
             self._cancelled = True
             self._parts.clear()
-            self._channel.send({"op": "reset", "id": self._id})
+            self.channel.send({"op": "reset", "id": self.id})
         elif self._due <= WINDOW // 2:
             given = WINDOW - self._due
             self._due += given
-            self._channel.send({"op": "credit", "id": self._id, "s": 1, "n": given})
+            self.channel.send({"op": "credit", "id": self.id, "s": 1, "n": given})

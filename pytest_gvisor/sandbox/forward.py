@@ -169,8 +169,9 @@ class _Link(Peer):
     """One connection."""
 
     def __init__(self, forward: Forward, channel: Channel, client: socket.socket) -> None:
+        super().__init__(channel.lock, channel.check)
+        self.channel = channel
         self._forward = forward
-        self._channel = channel
         self._client = client
         self._fd = client.fileno()
         client.setblocking(False)
@@ -184,7 +185,7 @@ class _Link(Peer):
         self._ended = False  # the server sends no more
         self._unsent: collections.deque[memoryview] = collections.deque()
         self._gone = False
-        self._id = channel.add(self, {"op": "connect", "port": forward.target})
+        channel.add(self, {"op": "connect", "port": forward.target})
 
     def on_message(self, message: Message) -> None:
         """See `Peer.on_message`."""
@@ -225,17 +226,17 @@ class _Link(Peer):
             return
         self._gone = True
         self._unsent.clear()
-        self._channel.supervisor.change(self._fd, 0, self._act)
+        self.channel.supervisor.change(self._fd, 0, self._act)
         if reset:
             _reset(self._client)
         else:
             self._client.close()
         if not self.over:
-            self._channel.send({"op": "reset", "id": self._id})
+            self.channel.send({"op": "reset", "id": self.id})
         self._forward.links.discard(self)
 
     def _act(self) -> bool:
-        with self._channel.lock:
+        with self.channel.lock:
             if not self._gone:
                 self._read()
             if not self._gone:
@@ -244,7 +245,7 @@ class _Link(Peer):
 
     def _read(self) -> None:
         most = min(self._credit, MAX_PAYLOAD)
-        if self._sent_all or not self._connected or not most or self._channel.congested:
+        if self._sent_all or not self._connected or not most or self.channel.congested:
             return
         try:
             data = os.read(self._fd, most)
@@ -255,10 +256,10 @@ class _Link(Peer):
             return
         if data:
             self._credit -= len(data)
-            self._channel.send({"op": "data", "id": self._id}, data)
+            self.channel.send({"op": "data", "id": self.id}, data)
         else:
             self._sent_all = True
-            self._channel.send({"op": "eof", "id": self._id})
+            self.channel.send({"op": "eof", "id": self.id})
 
     def _write(self) -> None:
         """Send the client the pending bytes; then the end, if it has come."""
@@ -279,7 +280,7 @@ class _Link(Peer):
             self.leave(reset=True)
             return
         if self._owed >= _STEP and not self.over and not self._ended:
-            self._channel.send({"op": "credit", "id": self._id, "s": 1, "n": self._owed})
+            self.channel.send({"op": "credit", "id": self.id, "s": 1, "n": self._owed})
             self._due += self._owed
             self._owed = 0
         if self.over and not self._unsent:
@@ -292,9 +293,9 @@ class _Link(Peer):
         if self._gone:
             return
         reads = self._connected and not self._sent_all and self._credit and not self.over
-        events = (READ if reads and not self._channel.congested else 0) | (
+        events = (READ if reads and not self.channel.congested else 0) | (
             WRITE if self._unsent else 0
         )
-        self._channel.supervisor.change(self._fd, events, self._act)
-        if reads and self._channel.congested:
-            self._channel.when_relieved(self.watch)
+        self.channel.supervisor.change(self._fd, events, self._act)
+        if reads and self.channel.congested:
+            self.channel.when_relieved(self.watch)

@@ -30,6 +30,7 @@ from pytest_gvisor.oci.rootfs import HostRootfs, Rootfs, host_system
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.vocabulary import MountType, normal
 from pytest_gvisor.programs.paths import within
+from pytest_gvisor.run.workload import Workload
 from pytest_gvisor.runsc import elf
 from pytest_gvisor.sessions.private import make_private
 
@@ -232,13 +233,20 @@ def check_preload(root: str, mounts: Sequence[Mount]) -> None:
     )
 
 
-def make_points(start: Start, folder: str) -> tuple[Mount, ...]:
-    """Make missing mount points of ``start`` in ``folder``; return the mounts."""
-    if not start.under:
-        return start.mounts
-    points = os.path.join(folder, "points")
-    make_private(points)
-    os.chmod(points, 0o755)
-    for point in start.points:
-        skeleton.point(points, point, is_folder=True)
-    return (_bind(points, start.under), *start.mounts)
+def guest(workload: Workload, start: Start, folder: str) -> Workload:
+    """Return a sandbox's workload with the guest as its program.
+
+    Missing mount points of ``start`` are made in ``folder``.
+    """
+    mounts = [*workload.mounts, *start.mounts]
+    if start.under:
+        points = os.path.join(folder, "points")
+        make_private(points)
+        os.chmod(points, 0o755)
+        for point in start.points:
+            skeleton.point(points, point, is_folder=True)
+        mounts.insert(len(workload.mounts), _bind(points, start.under))
+    return dataclasses.replace(
+        workload, args=start.argv, env=start.env, cwd="/", user=0, entry=workload.user,
+        home=None, mounts=tuple(mounts),
+    )  # fmt: skip

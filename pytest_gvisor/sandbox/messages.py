@@ -14,28 +14,19 @@ from pytest_gvisor.guest.frames import VERSION, WINDOW, Encoder, FrameError, Out
 _ID = (0, 2**31 - 1)
 _ERRNO = (0, 4095)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """The fields of one message, each with its least and largest value."""
-
-    fields: Mapping[str, tuple[int, int]]
-    payload: bool = False
-    texts: tuple[str, ...] = ()
-
-
-SHAPES: Mapping[str, Shape] = {
-    "hello": Shape(fields={"version": (VERSION, VERSION)}, texts=("python",)),
-    "started": Shape(fields={}),
-    "failed": Shape(fields={"errno": _ERRNO}),
-    "data": Shape(fields={"s": (1, 2)}, payload=True),
-    "eof": Shape(fields={"s": (0, 2)}),
-    "credit": Shape(fields={"n": (1, WINDOW)}),
-    "exit": Shape(fields={"status": (0, 0xFFFF)}),
-    "killed": Shape(fields={"left": (0, 2**31 - 1)}),
-    "answer": Shape(fields={"n": (0, 2**53)}),
-    "closed": Shape(fields={"errno": _ERRNO}),
+SHAPES: Mapping[str, Mapping[str, tuple[int, int]]] = {
+    "hello": {"version": (VERSION, VERSION)},
+    "started": {},
+    "failed": {"errno": _ERRNO},
+    "data": {"s": (1, 2)},
+    "eof": {"s": (0, 2)},
+    "credit": {"n": (1, WINDOW)},
+    "exit": {"status": (0, 0xFFFF)},
+    "killed": {"left": (0, 2**31 - 1)},
+    "answer": {"n": (0, 2**53)},
+    "closed": {"errno": _ERRNO},
 }
+"""The fields of each message, with their least and largest value. ``data`` alone has a payload."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +36,6 @@ class Message:
     op: str
     id: int
     numbers: Mapping[str, int]
-    texts: Mapping[str, str]
     payload: memoryview
     """Valid until the next frame is read."""
 
@@ -62,26 +52,13 @@ def read(raw: Mapping[str, Any], payload: memoryview) -> Message:
     shape = SHAPES.get(op) if isinstance(op, str) else None
     if shape is None or not isinstance(op, str):
         raise FrameError(f"the unknown message {str(op)[:40]!r}")
-    if raw.keys() != {"op", "id", *shape.fields, *shape.texts}:
+    if raw.keys() != {"op", "id", *shape}:
         raise FrameError(f"{op} with the fields {str(sorted(raw))[:200]}")
-    if bool(payload) != shape.payload:
+    if bool(payload) != (op == "data"):
         raise FrameError(f"{op} with {len(payload)} bytes")
-    texts = {}
-    for name in shape.texts:
-        text = raw[name]
-        if not isinstance(text, str) or len(text) > 64 or not text.isascii():
-            raise FrameError(f"{op} with an odd {name}")
-        texts[name] = text
-    return Message(
-        op=op,
-        id=_number(raw["id"], _ID, f"{op}: id"),
-        numbers={
-            name: _number(raw[name], limits, f"{op}: {name}")
-            for name, limits in shape.fields.items()
-        },
-        texts=texts,
-        payload=payload,
-    )
+    numbers = {name: _number(raw[name], limits, f"{op}: {name}") for name, limits in shape.items()}
+    number = _number(raw["id"], _ID, f"{op}: id")
+    return Message(op=op, id=number, numbers=numbers, payload=payload)
 
 
 class Outgoing(Outbox):

@@ -4,51 +4,75 @@ from __future__ import annotations
 
 import abc
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pytest_gvisor.completed import Outcome
+from pytest_gvisor.errors import NotReady
 from pytest_gvisor.escape import escape
 from pytest_gvisor.guest.frames import FrameError
-
-if TYPE_CHECKING:
-    from pytest_gvisor.run.connected import Ended
-    from pytest_gvisor.sandbox.messages import Message
+from pytest_gvisor.run.connected import Ended
+from pytest_gvisor.run.supervisor import NAP
+from pytest_gvisor.sandbox.messages import Message
 
 
 class Peer(abc.ABC):
-    """An endpoint with an id on the channel. All methods are called with the lock held."""
+    """An endpoint with an id on a channel. These methods are called with the channel's lock held.
+
+    ``check`` raises an error if nothing more can come from the sandbox.
+    """
 
     over = False
     """Whether the guest has nothing more to say about it."""
+
+    id = 0
+    """Its id, which `Channel.add` sets."""
+
+    def __init__(self, lock: threading.RLock, check: Callable[[], None]) -> None:
+        self.changed = threading.Condition(lock)
+        self._check = check
 
     @abc.abstractmethod
     def on_message(self, message: Message) -> None:
         """Take a message. Raises `FrameError` for a message at the wrong moment."""
 
-    @abc.abstractmethod
     def on_death(self) -> None:
         """Note that the sandbox is gone."""
+        self.changed.notify_all()
+
+    def not_ready(self, text: str) -> NotReady:
+        """Return the error of a deadline that has passed."""
+        return NotReady(text)
+
+    def wait_change(self, deadline: float, text: str, nap: float = NAP) -> None:
+        """Wait for a message, for ``nap`` seconds at most.
+
+        Raises `not_ready` with the text at the deadline (monotonic), or the sandbox's end.
+        """
+        self._check()
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise self.not_ready(text)
+        self.changed.wait(min(left, nap))
 
 
 class Answer(Peer):
-    """A peer for one question and its answer; ``lock`` is the channel's."""
+    """A peer for one question and its answer, a message named ``word``."""
 
-    def __init__(self, lock: threading.RLock, *words: str) -> None:
+    def __init__(
+        self, lock: threading.RLock, check: Callable[[], None], word: str = "answer"
+    ) -> None:
+        super().__init__(lock, check)
         self.message: Message | None = None
-        self.changed = threading.Condition(lock)
-        self._words = words
+        self._word = word
 
     def on_message(self, message: Message) -> None:
         """See `Peer.on_message`."""
-        if message.op not in self._words:
+        if message.op != self._word:
             raise FrameError(f"{message.op} as an answer")
         self.message = message
         self.over = True
-        self.changed.notify_all()
-
-    def on_death(self) -> None:
-        """See `Peer.on_death`."""
         self.changed.notify_all()
 
 

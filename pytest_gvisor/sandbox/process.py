@@ -8,25 +8,21 @@ import functools
 import os
 import re
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from pytest_gvisor.completed import Completed, Outcome, WorkloadTimeout, signal_name
 from pytest_gvisor.errors import InsideError, NotReady, UsageError
 from pytest_gvisor.guest.frames import MAX_PAYLOAD, WINDOW, FrameError
 from pytest_gvisor.run.capture import streams
-from pytest_gvisor.run.supervisor import NAP
 from pytest_gvisor.sandbox.channel import Channel
+from pytest_gvisor.sandbox.command import Command
 from pytest_gvisor.sandbox.messages import Message
 from pytest_gvisor.sandbox.peers import Answer, Peer
-from pytest_gvisor.sandbox.streams import Match, Pattern, Reader, Stream, Watch, Writer
+from pytest_gvisor.sandbox.streams import Match, Pattern, Reader, Stream, Watch
 from pytest_gvisor.setting_table import spellings
 from pytest_gvisor.setting_values import seconds
-
-if TYPE_CHECKING:
-    from pytest_gvisor.sandbox.plan import Command
 
 KILL_CONFIRM = 2.0
 TERM_GRACE = 1.0
@@ -48,17 +44,14 @@ class Process(Peer):
     """
 
     def __init__(self, channel: Channel, command: Command) -> None:
+        super().__init__(channel.lock, self.check_alive)
+        self.channel = channel
         self.args = command.args
-        self.max_output = command.max_output
-        self.changed = threading.Condition(channel.lock)
         self.refused = 0
         """The error number with which it could not be started."""
 
         self._state = _State.ASKED
         self._status: int | None = None
-        self.channel = channel
-        """The channel of its sandbox."""
-
         self._command = command
         self._begun_at = time.monotonic()
         self._duration: float | None = None
@@ -69,13 +62,13 @@ class Process(Peer):
         }
         self._input_credit = WINDOW
         self._input_closed = not command.reads
-        self._id = 0
         self.stdin = Writer(self)
-        self.stdout = Reader(self, self._streams[1])
-        self.stderr = Reader(self, self._streams[2])
+        self.stdout, self.stderr = (
+            Reader(self, self._streams[s], command.max_output, self.patience) for s in (1, 2)
+        )
 
     def _give(self, stream: int, count: int) -> None:
-        self.channel.send({"op": "credit", "id": self._id, "s": stream, "n": count})
+        self.channel.send({"op": "credit", "id": self.id, "s": stream, "n": count})
 
     def start(self) -> None:
         """Send the program to the guest and wait for its start. Raises `InsideError`."""
@@ -92,7 +85,7 @@ class Process(Peer):
             while len(strings) > MAX_PAYLOAD:
                 self.channel.send({"op": "more", "id": 0}, strings[:MAX_PAYLOAD])
                 strings = strings[MAX_PAYLOAD:]
-            self._id = self.channel.add(self, message, strings)
+            self.channel.add(self, message, strings)
 
     # What the guest says.
 
@@ -167,7 +160,7 @@ class Process(Peer):
         deadline = time.monotonic() + self.patience(timeout)
         with self.changed:
             while self._status is None:
-                self.wait_change(deadline, "end")
+                self.wait_change(deadline, "no end within the deadline")
             return _exit_code(self._status)
 
     def send_signal(self, number: int) -> None:
@@ -177,7 +170,7 @@ class Process(Peer):
         with self.changed:
             if self._status is None:
                 self.check_alive()
-                self.channel.send({"op": "signal", "id": self._id, "n": int(number)})
+                self.channel.send({"op": "signal", "id": self.id, "n": int(number)})
 
     def terminate(self) -> None:
         """Send the program SIGTERM."""
@@ -197,11 +190,11 @@ class Process(Peer):
         """
         deadline = time.monotonic() + KILL_CONFIRM
         channel = self.channel
-        answer = Answer(channel.lock, "killed")
+        answer = Answer(channel.lock, channel.check, "killed")
         with channel.lock:
             if channel.ending:
                 return True
-            channel.add(answer, {"op": "kill", "of": self._id})
+            channel.add(answer, {"op": "kill", "of": self.id})
             answer.changed.wait_for(
                 lambda: answer.message or channel.gone, deadline - time.monotonic()
             )
@@ -245,7 +238,8 @@ class Process(Peer):
                     if not waits and all(watch.stream.ended for watch in watches):
                         self.check_alive()
                         raise self.not_ready(f"ended without {sought.pattern!r} in its output")
-                    self.wait_change(deadline, f"{sought.pattern!r} in its output")
+                    text = f"no {sought.pattern!r} in its output within the deadline"
+                    self.wait_change(deadline, text)
         finally:
             with self.changed:
                 for watch in watches:
@@ -267,17 +261,9 @@ class Process(Peer):
         return patience_of(timeout, self._command.timeout)
 
     def check_alive(self) -> None:
-        """Raise an error if the program cannot end any more; the lock is held."""
+        """Raise an error if the program cannot end any more."""
         if self.channel.gone and not self.over:
             raise self.channel.crash(self.completed(Outcome.SANDBOX_CRASHED))
-
-    def wait_change(self, deadline: float, what: str) -> None:
-        """Wait for a message of the guest. Raises `NotReady`, or the sandbox's end."""
-        self.check_alive()
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise self.not_ready(f"no {what} within the deadline")
-        self.changed.wait(min(left, NAP))
 
     def not_ready(self, text: str) -> NotReady:
         """Return the error of a deadline that has passed, or of an end that came too soon."""
@@ -287,7 +273,7 @@ class Process(Peer):
         """Wait for the program's start. Raises `InsideError` if it cannot be started."""
         with self.changed:
             while self._state is _State.ASKED:
-                self.wait_change(deadline, "start")
+                self.wait_change(deadline, "no start within the deadline")
         self.check_refused()
 
     def check_refused(self) -> None:
@@ -312,13 +298,13 @@ class Process(Peer):
         while data:
             with self.changed:
                 while not self._input_credit and not self._input_closed:
-                    self.wait_change(deadline, "reading of its standard input")
+                    self.wait_change(deadline, "its input is not read within the deadline")
                 self.check_alive()
                 if self._input_closed:
                     return False
                 count = min(len(data), self._input_credit, MAX_PAYLOAD)
                 self._input_credit -= count
-                self.channel.send({"op": "data", "id": self._id}, bytes(data[:count]))
+                self.channel.send({"op": "data", "id": self.id}, bytes(data[:count]))
             data = data[count:]
             if not self.channel.wait_room(deadline):
                 raise self.not_ready("the sandbox takes no more input")
@@ -329,13 +315,13 @@ class Process(Peer):
         with self.changed:
             if not self._input_closed:
                 self._input_closed = True
-                self.channel.send({"op": "eof", "id": self._id})
+                self.channel.send({"op": "eof", "id": self.id})
 
     def wait_over(self, deadline: float) -> bool:
         """Wait until the program has ended and all output has arrived; False at the deadline."""
         with self.changed, contextlib.suppress(NotReady):
             while not self.over:
-                self.wait_change(deadline, "end")
+                self.wait_change(deadline, "")
         return self.over
 
     def completed(self, outcome: Outcome | None = None) -> Completed:
@@ -376,6 +362,24 @@ class Process(Peer):
         if code is not None and code < 0:
             state = signal_name(-code)
         return f"<Process {list(self.args)!r}: {state}>"
+
+
+class Writer:
+    """The program's standard input, ``process.stdin``."""
+
+    def __init__(self, program: Process) -> None:
+        self._program = program
+
+    def write(self, data: str | bytes, *, timeout: float | None = None) -> None:
+        """Write all of the data as it is read. Raises `InsideError` if nobody reads any more."""
+        raw = data.encode() if isinstance(data, str) else data
+        deadline = time.monotonic() + self._program.patience(timeout)
+        if not self._program.write_input(memoryview(raw), deadline):
+            raise InsideError(f"{list(self._program.args)!r} reads no more input", errno=32)
+
+    def close(self) -> None:
+        """Close the input. A second call does nothing."""
+        self._program.close_input()
 
 
 _OUTPUT = {"data": Process._on_data, "eof": Process._on_eof}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import threading
 import time
 import warnings
@@ -19,26 +20,26 @@ from pytest_gvisor.errors import (
     UsageError,
 )
 from pytest_gvisor.oci.reader import whole
-from pytest_gvisor.run.request import Record
+from pytest_gvisor.run.connected import Driven
+from pytest_gvisor.run.request import Hooks, Record, Request, forget
 from pytest_gvisor.run.specification import input_of
-from pytest_gvisor.run.supervisor import NAP
-from pytest_gvisor.run.workload import argv
+from pytest_gvisor.run.workload import Who, Workload, argv
 from pytest_gvisor.sandbox.channel import Channel
+from pytest_gvisor.sandbox.command import check_path, command
 from pytest_gvisor.sandbox.files import Download, Upload
 from pytest_gvisor.sandbox.forward import Forward
 from pytest_gvisor.sandbox.peers import Answer
-from pytest_gvisor.sandbox.plan import Command, encoded
 from pytest_gvisor.sandbox.process import TERM_GRACE, Process, patience_of
 from pytest_gvisor.sandbox.snapshot import Snapshot, take
+from pytest_gvisor.sessions.launcher import Launcher
 
 if TYPE_CHECKING:
     import os
 
-    from pytest_gvisor.sandbox.plan import Plan
-
 _MARGIN = 2.0
 _PAUSE = 0.02
-_MAX_PATH = 4096
+_START_DEADLINE = 30.0
+_MAX_NOTED = 5
 _REPLACED = "a sandbox was killed, and another one takes its place: what was in it is gone"
 
 
@@ -50,8 +51,30 @@ class Sandbox:
     gone. The next use starts another one and warns of that.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(
+        self,
+        request: Request,
+        workload: Workload,
+        *,
+        launcher: Launcher,
+        hooks: Hooks,
+        records: list[Record],
+        snapshot: Snapshot | None = None,
+    ) -> None:
+        """Start it. ``request`` is its own run, whose first process is the guest.
+
+        ``workload`` has its root file system, and the defaults of its programs: env, cwd, user.
+        ``records`` is where runs are noted, for the test's report.
+        """
+        self._request = request
+        self._workload = workload
+        self._launcher = launcher
+        self._hooks = hooks
+        self._records = records
+        self._noted: collections.deque[Record] = collections.deque()
+        """Those of the records that are programs in this sandbox."""
+
+        self._snapshot = snapshot
         self._guard = threading.Lock()
         self._channel: Channel | None = None
         self._closed = False
@@ -79,18 +102,18 @@ class Sandbox:
 
     def _start(self) -> Channel:
         record = Record()
-        driven = self._plan.driven(record)
-        snapshot = self._plan.snapshot
+        driven = Driven(self._request, self._launcher, record, self._hooks.keep)
+        snapshot = self._snapshot
         woken = () if snapshot is None else (snapshot.wake, snapshot.last_id)
         channel = Channel(driven, *woken)
         self._record = record
         try:
-            channel.start(self._plan.start_deadline)
+            channel.start(max(self._request.settings.timeout, _START_DEADLINE))
             self._channel = channel
         except BaseException as error:
             channel.kill("its start was given up")
             channel.join()
-            self._plan.finished(record)
+            self._finished(record)
             if snapshot is not None and isinstance(error, RunscFailed | SandboxCrashed):
                 raise SnapshotError(
                     f"the snapshot cannot be restored: {error.message}",
@@ -102,7 +125,16 @@ class Sandbox:
 
     def _settle(self, channel: Channel) -> None:
         channel.close()
-        self._plan.finished(self._record)
+        self._finished(self._record)
+
+    def _finished(self, record: Record) -> None:
+        """Record the end of the sandbox itself, and call the hook."""
+        self._records.append(record)
+        forget(self._records)
+        self._hooks.run_finished(record)
+
+    def _wait(self, timeout: float | None) -> float:
+        return patience_of(timeout, self._request.settings.timeout)
 
     @property
     def alive(self) -> bool:
@@ -117,7 +149,7 @@ class Sandbox:
         input: str | bytes | Iterable[bytes] | None = None,  # noqa: A002 -- subprocess.run's name
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
-        user: int | str | tuple[int, int] | None = None,
+        user: Who | None = None,
         timeout: float | None = None,
         check: bool = False,
     ) -> Completed:
@@ -131,39 +163,48 @@ class Sandbox:
         Raises `InsideError` where it cannot be started, `WorkloadTimeout`, `SandboxCrashed`, and
         with ``check`` `WorkloadFailed` for a status other than 0.
         """
-        wait = patience_of(timeout, self._plan.settings.timeout)
-        chunks = _chunks(input)
+        wait = self._wait(timeout)
+        deadline = time.monotonic() + wait
+        found = input_of(input)
+        chunks = [found] if isinstance(found, bytes) else found
         shown = input if isinstance(input, str | bytes) else None
         repeat = {"input": shown, "env": env, "cwd": cwd, "user": user, "timeout": timeout}
         reads = chunks is not None
-        command = self._command(args, env=env, cwd=cwd, user=user, reads=reads, repeat=repeat)
-        completed = self._run(command, chunks, wait)
-        if check:
-            completed.check_returncode()
-        return completed
-
-    def _run(self, command: Command, chunks: Iterable[bytes] | None, wait: float) -> Completed:
-        deadline = time.monotonic() + wait
-        process = self._begin(command)
+        process = self._begin(args, env=env, cwd=cwd, user=user, reads=reads, repeat=repeat)
         try:
-            over = self._follow(process, chunks, deadline)
-            if not over:
+            if not self._follow(process, chunks, deadline):
                 self._expire(process, wait)
-            completed = process.completed()
         except GvisorError as error:
-            self._plan.note(command, self._record, process.completed(), error)
+            self._note(process, error)
             raise
         except BaseException:  # Ctrl-C, or the iterable's own
             process.kill()
             raise
-        self._plan.note(command, self._record, completed, None)
+        completed = self._note(process)
+        if check:
+            completed.check_returncode()
         return completed
 
-    def _command(self, args: Sequence[str | os.PathLike[str]], **options: Any) -> Command:
-        return self._plan.command(argv(args), record=self._record, **options)
+    def _note(self, process: Process, error: GvisorError | None = None) -> Completed:
+        """Record a program that has ended, or an error, for the test's report."""
+        ours, completed = self._record, process.completed()
+        noted = Record(
+            args=process.args, argv=ours.argv, order=ours.order, command=ours.command,
+            spec=ours.spec, completed=completed, error=error,
+        )  # fmt: skip
+        # Each holds its output: of many programs in one sandbox only the last ones are of use.
+        self._noted.append(noted)
+        if len(self._noted) > _MAX_NOTED:
+            oldest = self._noted.popleft()
+            self._records[:] = [record for record in self._records if record is not oldest]
+        self._records.append(noted)
+        forget(self._records)
+        return completed
 
-    def _begin(self, command: Command) -> Process:
-        process = Process(self._live(), command)
+    def _begin(self, args: Sequence[str | os.PathLike[str]], **options: Any) -> Process:
+        runsc = self._record.command
+        asked = command(argv(args), self._workload, self._request, runsc=runsc, **options)
+        process = Process(self._live(), asked)
         process.start()
         return process
 
@@ -201,13 +242,12 @@ class Sandbox:
         *,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
-        user: int | str | tuple[int, int] | None = None,
+        user: Who | None = None,
     ) -> Process:
         """Start ``args`` in the sandbox and return while it runs. Raises `InsideError`."""
-        command = self._command(args, env=env, cwd=cwd, user=user, reads=True, repeat={})
-        process = self._begin(command)
+        process = self._begin(args, env=env, cwd=cwd, user=user, reads=True, repeat={})
         try:
-            process.check_started(time.monotonic() + self._plan.settings.timeout)
+            process.check_started(time.monotonic() + self._wait(None))
         except NotReady:
             process.kill()
             raise
@@ -218,21 +258,19 @@ class Sandbox:
         if not whole(mode) or not 0 <= mode <= 0o7777:
             raise UsageError(f"{mode!r} cannot be the mode of a file")
         raw = data.encode() if isinstance(data, str) else bytes(data)
-        target = _absolute(path)
-        upload = Upload(self._live(), target, mode)
-        upload.run(raw, time.monotonic() + self._plan.settings.timeout)
+        check_path(path, "path")
+        Upload(self._live(), path, mode).run(raw, time.monotonic() + self._wait(None))
 
     def get(self, path: str, *, limit: int = 1024**3) -> bytes:
         """Read a file in the sandbox. Raises `InsideError`, also for more than ``limit`` bytes."""
-        source = _absolute(path)
-        download = Download(self._live(), source, limit)
-        return download.run(time.monotonic() + self._plan.settings.timeout)
+        check_path(path, "path")
+        return Download(self._live(), path, limit).run(time.monotonic() + self._wait(None))
 
     def ping(self, timeout: float | None = None) -> float:
         """Ask whether the sandbox answers; return the seconds. Raises `NotReady`."""
         begun = time.monotonic()
-        wait = patience_of(timeout, self._plan.settings.timeout)
-        self._ask(self._live(), {"op": "ping"}, begun + wait, "the sandbox does not answer")
+        deadline = begun + self._wait(timeout)
+        self._ask(self._live(), {"op": "ping"}, deadline, "the sandbox does not answer")
         return time.monotonic() - begun
 
     def snapshot(self, *, timeout: float | None = None) -> Snapshot:
@@ -241,8 +279,8 @@ class Sandbox:
         ``gvisor.sandbox(snapshot=…)`` starts copies of it. Raises `SnapshotError` where the
         platform or ``timeout`` (in seconds) forbids that.
         """
-        wait = patience_of(timeout, self._plan.settings.timeout)
-        return take(self._plan.workload, self._live(), wait)
+        wait = self._wait(timeout)
+        return take(self._workload, self._live(), wait)
 
     def forward(self, port: int) -> Forward:
         """Forward an address on the host's loopback to a TCP port of the sandbox's loopback.
@@ -256,7 +294,7 @@ class Sandbox:
 
     def wait_for_port(self, port: int, timeout: float | None = None) -> None:
         """Wait until something in the sandbox listens on 127.0.0.1 or ::1. Raises `NotReady`."""
-        wait = patience_of(timeout, self._plan.settings.timeout)
+        wait = self._wait(timeout)
         deadline = time.monotonic() + wait
         text = f"nothing listens on port {port} in the sandbox after {wait:g} s"
         question = {"op": "probe", "port": _port(port)}
@@ -270,15 +308,11 @@ class Sandbox:
     def _ask(
         channel: Channel, question: Mapping[str, object], deadline: float, otherwise: str
     ) -> int:
-        answer = Answer(channel.lock, "answer")
+        answer = Answer(channel.lock, channel.check)
         with answer.changed:
             channel.add(answer, question)
             while answer.message is None:
-                channel.check()
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise NotReady(otherwise)
-                answer.changed.wait(min(left, NAP))
+                answer.wait_change(deadline, otherwise)
             return answer.message.numbers["n"]
 
     def close(self) -> None:
@@ -297,20 +331,6 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         """Close the sandbox."""
         self.close()
-
-
-def _chunks(given: object) -> Iterable[bytes] | None:
-    found = input_of(given)
-    return [found] if isinstance(found, bytes) else found
-
-
-def _absolute(path: object) -> str:
-    if not isinstance(path, str) or not path.startswith("/"):
-        raise UsageError(f"{path!r} is not an absolute path in the sandbox")
-    if len(path) > _MAX_PATH:
-        raise UsageError(f"a path of {len(path)} characters")
-    encoded(path)
-    return path
 
 
 def _port(port: int) -> int:

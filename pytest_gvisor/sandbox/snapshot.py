@@ -11,18 +11,15 @@ import secrets
 import shutil
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-from pytest_gvisor.errors import GvisorError, SnapshotError, UsageError
+from pytest_gvisor.errors import GvisorError, NotReady, SnapshotError, UsageError
 from pytest_gvisor.guest.frames import TAG_SIZE, Encoder
 from pytest_gvisor.run import saved
-from pytest_gvisor.run.workload import Who, identified
+from pytest_gvisor.run.request import Request
+from pytest_gvisor.run.workload import Who, Workload, identified
+from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.peers import Answer
-
-if TYPE_CHECKING:
-    from pytest_gvisor.run.request import Request
-    from pytest_gvisor.run.workload import Workload
-    from pytest_gvisor.sandbox.channel import Channel
 
 _FIXED = (
     "network", "netns", "rootless", "image", "project", "memory", "pids", "cpus", "shm", "nofile",
@@ -115,8 +112,8 @@ def take(workload: Workload, channel: Channel, wait: float) -> Snapshot:
     request, deadline = channel.driven.request, time.monotonic() + wait
     saved.check(request.platform, request.way)
     tag = secrets.token_bytes(TAG_SIZE)
-    rest = Answer(channel.lock, "answer")
-    number = channel.hold(rest, {"op": "rest", "tag": tag.hex()})
+    rest = Answer(channel.lock, channel.check)
+    channel.hold(rest, {"op": "rest", "tag": tag.hex()})
     try:
         _save(channel, rest, deadline, wait)
     except GvisorError:
@@ -140,15 +137,20 @@ def take(workload: Workload, channel: Channel, wait: float) -> Snapshot:
         folder=folder,
         size=size,
         tag=tag,
-        last_id=number,
+        last_id=rest.id,
     )
 
 
 def _save(channel: Channel, rest: Answer, deadline: float, wait: float) -> None:
     """Let the guest come to rest, and have runsc save the sandbox."""
-    if channel.wait_for(lambda: rest.message is not None, deadline):
-        channel.driven.begin_save()
-        if channel.wait_for(channel.driven.is_saved, deadline, saved.WATCH):
-            return
-    channel.kill("it could not be saved in time")
-    raise SnapshotError(f"the sandbox was not saved within {wait:g} s; it has been killed")
+    text = f"the sandbox was not saved within {wait:g} s; it has been killed"
+    try:
+        with rest.changed:
+            while rest.message is None:
+                rest.wait_change(deadline, text)
+            channel.driven.begin_save()
+            while not channel.driven.is_saved():
+                rest.wait_change(deadline, text, saved.WATCH)
+    except NotReady:
+        channel.kill("it could not be saved in time")
+        raise SnapshotError(text) from None

@@ -12,11 +12,10 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
-from pytest_gvisor.errors import InsideError
 from pytest_gvisor.guest.frames import WINDOW, FrameError
 from pytest_gvisor.run.capture import Capture
+from pytest_gvisor.sandbox.peers import Peer
 
 _STEP = WINDOW // 4
 _OVERLAP = 64 * 1024
@@ -148,26 +147,6 @@ class Watch:
         return self._pattern.search(self._text, int(self._cut))
 
 
-class Program(Protocol):
-    """The interface of a program for its readers and writers: see `Process`."""
-
-    args: tuple[str, ...]
-    changed: threading.Condition
-    max_output: int
-
-    def patience(self, timeout: float | None) -> float:
-        """Return the deadline of a call in seconds."""
-
-    def wait_change(self, deadline: float, what: str) -> None:
-        """Wait for any change. Raises `NotReady`, or the sandbox's end."""
-
-    def write_input(self, data: memoryview, deadline: float) -> bool:
-        """Write all of the data; return False if nobody reads any more."""
-
-    def close_input(self) -> None:
-        """Close the input."""
-
-
 class Reader:
     """``process.stdout`` and ``process.stderr``: bytes as they come, or lines of them.
 
@@ -176,8 +155,12 @@ class Reader:
     lost. No call returns more than the sandbox's ``max_output`` bytes.
     """
 
-    def __init__(self, program: Program, stream: Stream) -> None:
+    def __init__(
+        self, program: Peer, stream: Stream, most: int, patience: Callable[[float | None], float]
+    ) -> None:
         self._program = program
+        self._max_output = most
+        self._patience = patience
         self._stream = stream
         self._tap: Tap | None = None
         self._buffer = bytearray()
@@ -217,11 +200,11 @@ class Reader:
             yield line
 
     def _most(self, size: int) -> int:
-        return min(size, self._program.max_output) if size >= 0 else self._program.max_output
+        return min(size, self._max_output) if size >= 0 else self._max_output
 
     def _take(self, enough: Callable[[], int | None], most: int, timeout: float | None) -> bytes:
         program = self._program
-        deadline = time.monotonic() + program.patience(timeout)
+        deadline = time.monotonic() + self._patience(timeout)
         if not most:
             return b""
         with self._turn, program.changed:
@@ -236,25 +219,7 @@ class Reader:
                     count = len(self._buffer)
                     break
                 if not tap.size:
-                    program.wait_change(deadline, "output")
+                    program.wait_change(deadline, "no output within the deadline")
             taken = bytes(self._buffer[: min(count, most)])
             del self._buffer[: len(taken)]
             return taken
-
-
-class Writer:
-    """The program's standard input, ``process.stdin``."""
-
-    def __init__(self, program: Program) -> None:
-        self._program = program
-
-    def write(self, data: str | bytes, *, timeout: float | None = None) -> None:
-        """Write all of the data as it is read. Raises `InsideError` if nobody reads any more."""
-        raw = data.encode() if isinstance(data, str) else data
-        deadline = time.monotonic() + self._program.patience(timeout)
-        if not self._program.write_input(memoryview(raw), deadline):
-            raise InsideError(f"{list(self._program.args)!r} reads no more input", errno=32)
-
-    def close(self) -> None:
-        """Close the input. A second call does nothing."""
-        self._program.close_input()

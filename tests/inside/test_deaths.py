@@ -303,15 +303,15 @@ from pytest_gvisor import is_gvisor_kernel
 killed = []
 
 if not is_gvisor_kernel(os.uname().release):
-    from pytest_gvisor.run.connected import DrivenSupervisor
+    from pytest_gvisor.run.supervisor import Supervisor
 
-    usual = DrivenSupervisor.end
+    usual = Supervisor.end
 
     def end(self, patience):
         killed.append(usual(self, patience))
         return killed[-1]
 
-    DrivenSupervisor.end = end
+    Supervisor.end = end
 
     def pytest_sessionfinish():
         assert killed == [False]

@@ -45,7 +45,7 @@ def test_the_environment_chooses_no_sentry(alone: Project, bird: Canary) -> None
             env = {name: os.environ[name] for name in NAMES}
             done = gvisor.run(["env"], env=env, check=True)
             assert f"{NAMES[0]}={os.environ[NAMES[0]]}" in done.stdout
-            has = gvisor.records[-1].env
+            has = gvisor.records[-1].order.env
             assert has[NAMES[0]] == gvisor.runsc.sidecars.folder != env[NAMES[0]]
             assert NAMES[1] not in has
 

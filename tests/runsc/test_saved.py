@@ -17,6 +17,7 @@ from pytest_gvisor import Gvisor, Outcome, RunscFailed, SandboxCrashed, Snapshot
 from pytest_gvisor.completed import Completed
 from pytest_gvisor.run import saved
 from pytest_gvisor.run.connected import Driven, Ended
+from pytest_gvisor.run.pipes import Streams
 from pytest_gvisor.run.request import Record, Request, Workspace
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.settings import Platform
@@ -40,7 +41,7 @@ class Run:
     def __init__(self, gvisor: Gvisor, script: str = ECHO, **changes: Any) -> None:
         request = gvisor.request(["python3", "-S", "-c", script])
         way = Way.OWN if request.way is Way.FLAG else request.way
-        request = dataclasses.replace(request, way=way)
+        request = dataclasses.replace(request, way=way, streams=Streams)
         request = dataclasses.replace(request, **changes)
         self.request: Request = request
         self.driven = Driven(request, gvisor._launcher, Record())

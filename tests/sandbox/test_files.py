@@ -99,8 +99,8 @@ def unconnected(monkeypatch: pytest.MonkeyPatch) -> Sandbox:
     from types import SimpleNamespace
 
     made = Sandbox.__new__(Sandbox)
-    plan = SimpleNamespace(settings=SimpleNamespace(timeout=1.0))
-    made._plan = plan  # type: ignore[assignment]
+    request = SimpleNamespace(settings=SimpleNamespace(timeout=1.0))
+    made._request = request  # type: ignore[assignment]
     monkeypatch.setattr(made, "_live", lambda: pytest.fail("it was used"))
     return made
 

@@ -232,7 +232,7 @@ def test_a_sandbox_that_cannot_be_saved_says_why_and_runs_on(
 ) -> None:
     """The message of runsc is in the error."""
     monkeypatch.setattr(
-        saved, "save_argv", lambda *_, root, **_also: ("runsc", "--root", root, "?")
+        saved, "save_argv", lambda _, folder: ("runsc", "--root", f"{folder}/root", "?")
     )
     with gvisor.sandbox() as first:
         with pytest.raises(SnapshotError, match="could not be saved"):

@@ -25,7 +25,6 @@ from pytest_gvisor import (
 )
 from pytest_gvisor.cli import install, main, vm
 from pytest_gvisor.guest import frames, returns
-from pytest_gvisor.harness.gvisor import MAX_RECORDS
 from pytest_gvisor.images import cache, docker, mount_points, streams
 from pytest_gvisor.inside import (
     ahead,
@@ -43,6 +42,7 @@ from pytest_gvisor.oci import reader
 from pytest_gvisor.plugin import entries, matrix
 from pytest_gvisor.report import files, run_texts, terminal
 from pytest_gvisor.run import limits, project, saved
+from pytest_gvisor.run.request import MAX_RECORDS
 from pytest_gvisor.runsc import platforms, sidecars
 from pytest_gvisor.sandbox import forward, process
 from pytest_gvisor.sessions import session_folder

@@ -120,9 +120,9 @@ def ignore(_path: str) -> None:
 @pytest.mark.parametrize(
     ("limits", "controller"),
     [
-        (Limits(memory=2**28), "memory"),
-        (Limits(pids=100), "pids"),
-        (Limits(cpus=0.5), "cpu"),
+        ({"memory": 2**28}, "memory"),
+        ({"pids": 100}, "pids"),
+        ({"cpu": 0.5}, "cpu"),
     ],
 )
 def test_a_limit_without_its_controller_is_refused(
@@ -137,7 +137,7 @@ def test_a_limit_without_its_controller_is_refused(
 
 def test_no_limit_needs_no_cgroup(host: Host) -> None:
     """A run without a limit looks at no cgroup."""
-    made = cgroup.create(Limits(), ignore)
+    made = cgroup.create({}, ignore)
     with made.descriptors() as fds:
         assert (made.folders, fds) == ([], [])
     assert (made.oom_kills(), made.refused_tasks()) == (0, 0)
@@ -158,7 +158,7 @@ def test_version_2_is_written_beside_this_process(host: Host) -> None:
         assert not os.path.exists(path)
 
     made = Made(prepare, ("memory.max", "memory.swap.max", "pids.max", "cpu.max"))
-    found = made.create(Limits(memory=2**28, pids=7, cpus=0.25))
+    found = made.create({"memory": 2**28, "pids": 7, "cpu": 0.25})
     assert found.folders == announced
     (folder,) = found.folders
     assert os.path.dirname(folder) == str(parent)
@@ -196,7 +196,7 @@ class Made:
 def test_version_1_without_swap_accounting_has_a_limit_all_the_same(host: Host) -> None:
     """The file for memory with swap is not on every kernel."""
     host.says("25 1 0:22 / FOLDER rw - cgroup cgroup rw,memory\n", "4:memory:/\n")
-    (folder,) = Made(ignore, ("memory.limit_in_bytes",)).create(Limits(memory=5000)).folders
+    (folder,) = Made(ignore, ("memory.limit_in_bytes",)).create({"memory": 5000}).folders
     assert Path(folder, "memory.limit_in_bytes").read_text() == "5000"
     assert os.listdir(folder) == ["memory.limit_in_bytes"]
 
@@ -205,7 +205,7 @@ def test_a_tiny_share_of_a_processor_is_the_smallest_there_is(host: Host) -> Non
     """The kernel takes no quota below a millisecond."""
     host.says("25 1 0:22 / FOLDER rw - cgroup cgroup rw,cpu\n", "4:cpu:/\n")
     names = ("cpu.cfs_period_us", "cpu.cfs_quota_us")
-    (folder,) = Made(ignore, names).create(Limits(cpus=0.0001)).folders
+    (folder,) = Made(ignore, names).create({"cpu": 0.0001}).folders
     assert [Path(folder, name).read_text() for name in names] == ["100000", "1000"]
 
 
@@ -214,7 +214,7 @@ def test_a_limit_that_the_kernel_refuses_is_typed_and_leaves_nothing(host: Host)
     """The error has the kernel's errno, and the new folder is removed."""
     host.says("25 1 0:22 / FOLDER rw - cgroup cgroup rw,memory\n", "4:memory:/\n")
     with pytest.raises(LaunchError, match="memory limit cannot be set") as caught:
-        Made(ignore, ()).create(Limits(memory=5000))
+        Made(ignore, ()).create({"memory": 5000})
     assert caught.value.errno == errno.ENOENT
     assert not [name for name in os.listdir(host.folder) if name.startswith("pytest-gvisor")]
 
@@ -227,7 +227,7 @@ def test_a_journal_that_cannot_be_written_makes_no_cgroup(host: Host) -> None:
         raise LaunchError("session_folder", "no journal")
 
     with pytest.raises(LaunchError, match="no journal"):
-        Made(refuse, ("memory.limit_in_bytes",)).create(Limits(memory=5000))
+        Made(refuse, ("memory.limit_in_bytes",)).create({"memory": 5000})
     assert not [name for name in os.listdir(host.folder) if name.startswith("pytest-gvisor")]
 
 
@@ -301,7 +301,7 @@ def test_version_1_counts_what_it_does_not_limit(host: Host) -> None:
         for name in ("memory", "pids", "cpuacct")
     )
     host.says(mounts, "4:memory:/\n3:pids:/\n2:cpuacct:/nowhere\n")
-    made = Made(ignore, ("pids.max",)).create(Limits(pids=9))
+    made = Made(ignore, ("pids.max",)).create({"pids": 9})
     assert sorted(made.places) == ["memory", "pids"]
     assert sorted(made.places.values()) == sorted(made.folders)
     assert [Path(folder, "pids.max").read_text() for folder in made.folders] == ["9", ""]
@@ -310,7 +310,7 @@ def test_version_1_counts_what_it_does_not_limit(host: Host) -> None:
 @pytest.fixture
 def real() -> Iterator[Cgroups]:
     """Real cgroups with all limits."""
-    made = cgroup.create(Limits(memory=2**28, pids=50, cpus=1.5), ignore)
+    made = cgroup.create({"memory": 2**28, "pids": 50, "cpu": 1.5}, ignore)
     yield made
     made.remove()
     assert not [folder for folder in made.folders if os.path.exists(folder)]

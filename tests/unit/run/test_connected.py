@@ -39,9 +39,9 @@ def driven(did: list[str], *, killed: bool = True, error: Exception | None = Non
     run = Driven.__new__(Driven)
     given = cast("Any", run)
     given.supervisor, given.record, given.workspace = Supervisor(did, killed=killed), Record(), None
-    given.keep, given.launcher = None, SimpleNamespace(left=0)
+    given.keep, given.launcher, given._leaks = None, SimpleNamespace(left=0), None
 
-    def judge(*_: object) -> None:
+    def judge() -> None:
         if isinstance(error, ProtocolError):
             raise error
 
@@ -50,9 +50,10 @@ def driven(did: list[str], *, killed: bool = True, error: Exception | None = Non
             raise error
 
     given._judge, given._raise_for = judge, raise_for
-    given._completed = lambda _verdict, _supervisor, leaks: did.append(f"left {len(leaks)}")
+    given._completed = lambda _verdict: did.append(f"left {len(run._leaks or ())}")
     given._undo = contextlib.ExitStack()
     given._undo.callback(did.append, "undone")
+    given._undo.callback(run._clean)
     return run
 
 
@@ -80,18 +81,18 @@ def test_a_run_that_leaves_is_removed_while_others_run() -> None:
 
 @pytest.mark.parametrize("error", [ProtocolError("no"), LaunchError("fork", "no")])
 def test_an_error_of_a_run_that_leaves_is_in_its_end(error: Exception) -> None:
-    """Its removal begins all the same."""
+    """The run is removed all the same."""
     did: list[str] = []
     run = driven(did, killed=False, error=error)
     assert run.leave().error is error
     assert run.record.error is error
     run.settle()
-    assert did[:2] == ["ended", "released"]
+    assert did[0] == "ended"
     assert did[-2:] == ["cleaned", "undone"]
 
 
 def test_an_interrupted_end_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C in it closes all that the run has open, by which the keeper removes the run."""
+    """Ctrl-C in it removes the run, and closes all that it has open."""
     did: list[str] = []
     run = driven(did)
 
@@ -101,4 +102,4 @@ def test_an_interrupted_end_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(run.supervisor, "end", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run.leave()
-    assert did == ["released", "undone"]
+    assert did == ["cleaned", "undone"]

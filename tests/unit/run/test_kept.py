@@ -9,6 +9,7 @@ import pytest
 from pytest_gvisor.errors import SnapshotError
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import default_spec
+from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run import saved
 from pytest_gvisor.run.kept import keep
 from pytest_gvisor.run.request import Record, Workspace
@@ -25,12 +26,9 @@ def test_a_copy_of_a_saved_sandbox_is_repeated_by_a_fresh_start(tmp_path: Path) 
     (tmp_path / "rootfs").mkdir()
     spec = default_spec(["true"], root_path=str(tmp_path / "rootfs"))
     Bundle.create(workspace.path("bundle"), spec)
-    argv = run_argv(
-        "g1", bundle=workspace.path("bundle"), root=workspace.path("root"),
-        platform=Platform.SYSTRAP, log="/l", panic_log="/p", pod_init_config="/e",
-        restores="/gone",
-    )  # fmt: skip
-    keep(str(tmp_path / "kept"), workspace, Record(argv=argv))
+    argv = run_argv("g1", str(run), platform=Platform.SYSTRAP, restores="/gone")
+    order = Order(id="g1", argv=argv, term=(), env={}, folder=str(run), root=f"{run}/root")
+    keep(str(tmp_path / "kept"), workspace, Record(argv=argv, order=order))
     script = (tmp_path / "kept/replay.sh").read_text()
     assert 'run --bundle "$here"/bundle g1' in script
     assert "/gone" not in script

@@ -40,23 +40,19 @@ def test_a_folder_of_the_run_is_replaced_by_the_script_s() -> None:
 def test_a_run_that_goes_on_from_an_image_is_a_restore() -> None:
     """All flags before the subcommand are those of any run."""
     fresh, restored = (
-        run_argv(
-            "g1", bundle="/b", root="/r", platform=Platform.SYSTRAP, log="/l", panic_log="/p",
-            pod_init_config="/e", restores=image,
-        )
-        for image in ("", "/image")
-    )  # fmt: skip
-    assert fresh[-4:] == ("run", "--bundle", "/b", "g1")
-    assert restored[-6:] == ("restore", "--image-path", "/image", "--bundle", "/b", "g1")
+        run_argv("g1", "/f", platform=Platform.SYSTRAP, restores=image) for image in ("", "/image")
+    )
+    assert fresh[-4:] == ("run", "--bundle", "/f/bundle", "g1")
+    assert restored[-6:] == ("restore", "--image-path", "/image", "--bundle", "/f/bundle", "g1")
     assert fresh[:-4] == restored[:-6]
 
 
 def test_a_sandbox_that_is_saved_runs_on() -> None:
     """The flags of the subcommand come before the id, and the log is the command's own."""
-    argv = save_argv("g1", root="/r", log="/log", image="/image")
+    argv = save_argv("g1", "/f")
     assert argv[-6:] == (
-        "checkpoint", "--image-path", "/image", "--leave-running", "--compression=none", "g1",
+        "checkpoint", "--image-path", "/f/image", "--leave-running", "--compression=none", "g1",
     )  # fmt: skip
     assert argv[: argv.index("checkpoint")] == (
-        "runsc", "--root", "/r", "--ignore-cgroups", "--log", "/log",
+        "runsc", "--root", "/f/root", "--ignore-cgroups", "--log", "/f/save.log",
     )  # fmt: skip

@@ -519,10 +519,7 @@ def test_one_release_is_asked_for_where_there_is_a_folder(
 
 def test_the_flag_stands_before_the_subcommand() -> None:
     """Runsc requires the order, and takes a value of some flags only after an equals sign."""
-    made = functools.partial(
-        run_argv, "a", bundle="/b", root="/r", platform=Platform.SYSTRAP, log="/l", panic_log="/p",
-        pod_init_config="/e",
-    )  # fmt: skip
+    made = functools.partial(run_argv, "a", "/f", platform=Platform.SYSTRAP)
     flag = "--sidecar-release-enforcement-policy=ALWAYS"
     assert flag not in made()
     argv = made(one_release=True)

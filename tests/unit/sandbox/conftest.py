@@ -23,7 +23,7 @@ from pytest_gvisor.guest import frames
 from pytest_gvisor.run.capture import Capture, streams
 from pytest_gvisor.run.connected import Ended
 from pytest_gvisor.sandbox.channel import Channel
-from pytest_gvisor.sandbox.plan import Command
+from pytest_gvisor.sandbox.command import Command
 from pytest_gvisor.sandbox.process import Process
 
 GUEST = Path(frames.__file__).with_name("main.py")
@@ -106,7 +106,7 @@ class Peer:
         message, _payload = self.receive()
         assert message["op"] == "hello"
         self.encoder.tag = self.decoder.tag = bytes.fromhex(message["tag"])
-        self.send({"op": "hello", "id": 0, "version": frames.VERSION, "python": "3.8.0"})
+        self.send({"op": "hello", "id": 0, "version": frames.VERSION})
 
     def send(self, message: dict[str, Any], payload: bytes = b"") -> None:
         """Send a frame; that the host has hung up is not an error."""
@@ -212,7 +212,7 @@ class Guest(Peer):
         self.encoder.tag = self.decoder.tag = tag
         message, _payload = self.receive()
         assert message["op"] == "hello"
-        self.python = str(message["python"])
+        self.version = message["version"]
 
     def run(self, number: int, *args: str, reads: bool = False, **fields: Any) -> None:
         """Ask for a program."""
