@@ -27,6 +27,7 @@ _PIECE = 64 * 1024
 _AT_A_TERMINAL = 24 * 3600.0
 _TIMED_OUT = 124
 _DEBUG = (": boot log", ": strace")
+_MODES = ("ro", "rw", "dangerous")
 
 _GROUPS = {
     "workload": (),
@@ -81,8 +82,9 @@ def parser() -> parse.Parser:
     root.add_argument("--rootfs", metavar="DIR", help="a folder as root instead of the host's")
     root.add_argument("--readonly", action="store_true", help="forbid writing to the root")
     root.add_argument(
-        "--mount", action="append", default=[], metavar="SOURCE:TARGET[:ro|:rw]",
-        help="a folder of the host's, read-only unless :rw; may be repeated",
+        "--mount", action="append", default=[], metavar="SOURCE:TARGET[:MODE]",
+        help="a folder of the host's; MODE is ro (the default), rw, or dangerous: see bind(); "
+        "may be repeated",
     )  # fmt: skip
     groups["looking into it"].add_argument(
         "--keep", metavar="DIR",
@@ -218,13 +220,14 @@ def pair_of(text: str) -> tuple[str, str]:
 
 
 def mount_of(text: str) -> Mount:
-    """Read ``SOURCE:TARGET`` as a bind, with ``:ro`` or ``:rw`` at its end. Raises `UsageError`."""
+    """Read ``SOURCE:TARGET`` as a bind, with a mode at its end. Raises `UsageError`."""
     source, *rest = text.split(":")
-    if len(rest) not in {1, 2} or not (source and rest[0]) or rest[1:] not in ([], ["rw"], ["ro"]):
+    mode = rest[1] if rest[1:] else "ro"
+    if len(rest) not in {1, 2} or not (source and rest[0]) or mode not in _MODES:
         raise UsageError(
-            f"--mount {text!r} is not SOURCE:TARGET, SOURCE:TARGET:ro or SOURCE:TARGET:rw"
+            f"--mount {text!r} is not SOURCE:TARGET, or that with :{' or :'.join(_MODES)}"
         )
-    return bind(os.path.abspath(source), rest[0], readonly=rest[1:] != ["rw"])
+    return bind(source, rest[0], readonly=mode == "ro", dangerous=mode == "dangerous")
 
 
 def standard_input() -> Iterator[bytes]:

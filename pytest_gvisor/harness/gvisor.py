@@ -193,14 +193,14 @@ class Gvisor:
         chosen = self._chosen(timeout, settings)
         way = way_of(chosen)
         netns = netns_of(bundle.spec, chosen)
-        request = self._request(
-            dataclasses.replace(chosen, netns=netns),
-            way,
-            lambda workspace: self._modified(
-                adapted(bundle.spec, chosen.network, netns or workspace.netns, way)
-            ),
-            input=input_of(input),
-        )
+
+        def make(workspace: Workspace) -> Spec:
+            workspace.identities.update(bundle.identities)
+            spec = adapted(bundle.spec, chosen.network, netns or workspace.netns, way)
+            return self._modified(spec)
+
+        settled = dataclasses.replace(chosen, netns=netns)
+        request = self._request(settled, way, make, input=input_of(input))
         return self._finish(request, check=check, notes=bundle.notes)
 
     def sandbox(
@@ -299,7 +299,16 @@ class Gvisor:
             return spec
         config = spec.to_json()
         self._hooks.modify_spec(config)
-        return spec if config == spec.to_json() else validate.read(config)
+        if config == spec.to_json():
+            return spec
+        changed = validate.read(config)
+        mounts = (
+            dataclasses.replace(mount, source=os.path.realpath(mount.source))
+            if mount.is_bind
+            else mount
+            for mount in changed.mounts
+        )
+        return dataclasses.replace(changed, mounts=tuple(mounts))
 
     def _finish(self, request: Request, *, check: bool, notes: tuple[str, ...] = ()) -> Completed:
         record = Record(notes=notes)

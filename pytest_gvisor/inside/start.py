@@ -24,6 +24,7 @@ from pytest_gvisor.oci.mounts import bind, covers
 from pytest_gvisor.oci.rootfs import host
 from pytest_gvisor.oci.spec import Capabilities
 from pytest_gvisor.plugin.stash import engine_of
+from pytest_gvisor.programs.sources import Source
 from pytest_gvisor.run import limits
 from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.pipes import SharedStreams, Streams
@@ -214,8 +215,8 @@ def _spec(workspace: Workspace, plan: Plan) -> Spec:
     account = inhabitant.account if inhabitant else None
     prepared = host().prepare(workspace.folder, mounts=mounts, account=account)
     shown.complete(prepared.root_path)
-    workspace.binds.extend(
-        (mount.source, prepared.root_path + mount.destination)
+    workspace.sources.extend(
+        Source(mount.source, prepared.root_path + mount.destination)
         for mount in sorted(prepared.mounts, key=lambda mount: mount.destination.count("/"))
         if _is_shown(mount)
     )

@@ -41,8 +41,13 @@ class Bundle:
     """The validated specification, which runs. Its root path is absolute."""
     notes: tuple[str, ...] = ()
     """The parts that were changed, or that have no effect under gVisor."""
-    root_id: tuple[int, int] | None = dataclasses.field(default=None, compare=False, repr=False)
-    """Device and inode of the root folder that `open` has checked."""
+    identities: dict[str, tuple[int, int]] = dataclasses.field(
+        default_factory=dict, compare=False, repr=False
+    )
+    """Device and inode of the root, by path, and of the sources of a bundle from elsewhere.
+
+    Another file or folder in the place of one of them is refused.
+    """
 
     @classmethod
     def create(cls, folder: str, spec: Spec, *, terminal: bool = False) -> Bundle:
@@ -103,25 +108,26 @@ class Bundle:
                 found += [text for text in validate.problems(spec) if text not in found]
         if found or spec is None or not whole:
             raise InvalidBundle(bounded(found), where=where)
-        root_id = _id(spec.root.path)
-        return cls(path=folder, spec=spec, notes=tuple(notes), root_id=root_id)
+        sources = [mount.source for mount in spec.mounts if mount.is_bind]
+        identities = {
+            path: found_id for path in (spec.root.path, *sources) if (found_id := _id(path))
+        }
+        return cls(path=folder, spec=spec, notes=tuple(notes), identities=identities)
 
     def check_sources(self) -> None:
         """Raise `InvalidBundle` if a checked source or root has been replaced since the check.
 
         An earlier run of it may have put a link in the place of a source.
         """
-        if not self.root_id:
-            return
-        path = self.spec.root.path
-        found = []
-        if os.path.realpath(path) != path or _id(path) != self.root_id:
-            found.append(f"root.path: {shown(path)} is not the folder that it was")
-        for index, mount in enumerate(self.spec.mounts):
-            if mount.is_bind and os.path.realpath(mount.source) != mount.source:
-                found.append(
-                    f"mounts[{index}].source: {shown(mount.source)} is no longer what it was"
-                )
+        binds = enumerate(self.spec.mounts)
+        places = {
+            f"mounts[{index}].source": mount.source for index, mount in binds if mount.is_bind
+        }
+        found = [
+            f"{place}: {shown(path)} is no longer what it was"
+            for place, path in {"root.path": self.spec.root.path, **places}.items()
+            if os.path.realpath(path) != path or self.identities.get(path) not in (None, _id(path))
+        ]
         if found:
             where = os.path.join(self.path, CONFIG)
             raise InvalidBundle([f"{text} when it was opened" for text in found], where=where)

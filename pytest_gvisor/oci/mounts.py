@@ -14,6 +14,7 @@ from typing import Final
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.escape import shown
+from pytest_gvisor.oci import host_paths
 from pytest_gvisor.oci.reader import whole
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.vocabulary import MountType, absolute, normal
@@ -74,7 +75,7 @@ def danger(source: str, *, writable: bool = False) -> str:
         return "holds session folders of pytest-gvisor"
     if writable and any(within(path, source) or within(source, path) for path in places.programs()):
         return "is or holds runsc, a place where it is looked for, or programs beside it"
-    return ""
+    return host_paths.executed(source) if writable else ""
 
 
 def covers(root: str, mounts: Sequence[Mount], *, session: str = "") -> list[Mount]:
@@ -118,10 +119,13 @@ def shows_devices(source: str) -> bool:
     return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
 
 
-def examine(source: str, *, writable: bool) -> tuple[str, str, str]:
-    """Return the real path of a source, why it cannot be mounted, and why it is dangerous."""
+def examine(source: str, *, writable: bool, follow: bool = True) -> tuple[str, str, str]:
+    """Return the real path of a source, why it cannot be mounted, and why it is dangerous.
+
+    Raises `UsageError` for a link that is not followed: see `host_paths.canonical`.
+    """
     try:
-        real = os.path.realpath(source, strict=True)
+        real = host_paths.canonical(source, follow=follow)
         mode = os.stat(real).st_mode
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -135,19 +139,26 @@ def bind(
     *,
     readonly: bool = True,
     dangerous: bool = False,
+    follow: bool = False,
 ) -> Mount:
     """Show a folder or file of the host inside, read-only by default.
 
     Sources that would hand the host to the sandbox need ``dangerous=True``. These are ``/``,
     ``/proc``, ``/sys``, ``/dev``, sockets of container engines and folders that hold them. So are
-    other sockets, FIFOs, devices, and session folders of this package. A writable folder that holds
-    session folders or runsc needs it too.
+    other sockets, FIFOs, devices, and session folders of this package. A writable folder needs it
+    too if the host executes or trusts what is there. That is the project, ``.git``, a folder of
+    ``sys.path``, the running Python, runsc, and the cache of this package.
+
+    A link is followed unless a workload may have put it there. These places are the project, the
+    current folder, pytest's base temp, and folders that sandboxes of this session write.
+    ``follow=True`` follows it there too. A run is refused if a part of the path has become a link
+    since.
     """
     asked = os.fspath(source)
     if not isinstance(asked, str):
         raise UsageError("the source of a bind mount must be text, not bytes")
     target = _destination(destination)
-    real, impossible, risk = examine(os.path.abspath(asked), writable=not readonly)
+    real, impossible, risk = examine(asked, writable=not readonly, follow=follow)
     if impossible:
         raise UsageError(f"cannot mount {shown(asked)} at {target}: it {impossible}")
     if risk and not dangerous:

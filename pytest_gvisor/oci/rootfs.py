@@ -13,6 +13,7 @@ import functools
 import hashlib
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,11 +22,12 @@ from typing import Final
 
 from pytest_gvisor.errors import GvisorError, InvalidBundle, LaunchError, UsageError
 from pytest_gvisor.escape import shown
-from pytest_gvisor.oci import paths, skeleton
+from pytest_gvisor.oci import host_paths, paths, skeleton
 from pytest_gvisor.oci.accounts import Account
 from pytest_gvisor.oci.spec import Mount, User
 from pytest_gvisor.oci.vocabulary import MountType, normal
 from pytest_gvisor.programs.paths import below, within
+from pytest_gvisor.programs.sources import ANY
 
 SHARED: Final = "host"
 
@@ -42,6 +44,8 @@ class Prepared:
     """Folders of programs that belong in front of PATH."""
     notes: tuple[str, ...] = ()
     """What could not be had."""
+    identity: tuple[int, int] = ANY
+    """The device and inode of the folder, where it must be the one that was checked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +140,8 @@ class DirectoryRootfs(Rootfs):
 
     path: str
     """The folder, links resolved."""
+    identity: tuple[int, int] = ANY
+    """Its device and inode, as they were when it was checked."""
 
     @property
     def folder(self) -> str:
@@ -149,7 +155,7 @@ class DirectoryRootfs(Rootfs):
             raise InvalidBundle([f"{shown(self.path)} is not a folder"], where="root file system")
         if found := paths.missing(self.path, mounts):
             raise InvalidBundle(found, where=f"root file system {self.path}")
-        return Prepared(root_path=self.path, mounts=tuple(mounts))
+        return Prepared(root_path=self.path, mounts=tuple(mounts), identity=self.identity)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,13 +196,22 @@ def host() -> Rootfs:
     return HostRootfs()
 
 
-def directory(path: str | os.PathLike[str], *, dangerous: bool = False) -> Rootfs:
-    """Use a folder of the host as the root. ``/`` needs ``dangerous=True``."""
+def directory(
+    path: str | os.PathLike[str], *, dangerous: bool = False, follow: bool = False
+) -> Rootfs:
+    """Use a folder of the host as the root. ``/`` needs ``dangerous=True``.
+
+    ``follow`` is that of `bind`.
+    """
     asked = os.fspath(path)
     if not asked or "\0" in str(asked):
         raise UsageError(f"{shown(asked)} cannot be the path of a root file system")
-    real = os.path.realpath(asked)
-    if not os.path.isdir(real):
+    try:
+        real = host_paths.canonical(os.fsdecode(asked), follow=follow)
+        found = os.stat(real, follow_symlinks=False)
+    except OSError:
+        real, found = "", None
+    if found is None or not stat.S_ISDIR(found.st_mode):
         raise UsageError(f"{shown(asked)} is not a folder, so it cannot be a root file system")
     if real == "/" and not dangerous:
         raise UsageError(
@@ -204,7 +219,7 @@ def directory(path: str | os.PathLike[str], *, dangerous: bool = False) -> Rootf
             next_step="host() has its system folders. To use all of it: directory('/',"
             " dangerous=True).",
         )
-    return DirectoryRootfs(path=real)
+    return DirectoryRootfs(path=real, identity=(found.st_dev, found.st_ino))
 
 
 def empty(files: Mapping[str, bytes | str] | None = None) -> Rootfs:

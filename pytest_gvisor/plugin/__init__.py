@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from pytest_gvisor.plugin.fixtures import (
     runsc,
 )
 from pytest_gvisor.plugin.placement import UNTRUSTED, here_is_inside, in_matrix, uses_gvisor
+from pytest_gvisor.programs.paths import projects
 from pytest_gvisor.setting_table import names_from
 
 # ruff: noqa: PLC0415 -- a session without gVisor imports nothing of what is imported in functions
@@ -81,6 +83,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", marker)
     if here_is_inside():
         return
+    root = os.path.realpath(config.rootpath)
+    projects.append(root)
+    config.add_cleanup(lambda: projects.remove(root))
     options.refuse_removed(config)
     if options.written(config):
         from pytest_gvisor.plugin.precedence import run_settings

@@ -14,6 +14,7 @@ import pytest
 
 from pytest_gvisor import setting_values
 from pytest_gvisor.errors import PytestGvisorWarning, UsageError
+from pytest_gvisor.oci import host_paths
 from pytest_gvisor.plugin import markers
 from pytest_gvisor.plugin.precedence import (
     prefix_location,
@@ -80,6 +81,9 @@ class Values:
     def gvisor(self, gvisor_platform: Platform) -> Iterator[Gvisor]:
         """See the fixture. Closed at the end, with a warning of all that was not removed."""
         settings, item, engine = self._settings(), self._request.node, engine_of(self._config)
+        # Tests and workloads make links there, by which no later test is to be led astray.
+        factory: pytest.TempPathFactory = self._request.getfixturevalue("tmp_path_factory")
+        host_paths.note_writable(os.path.realpath(factory.getbasetemp()))
         # A test that parametrizes gvisor_platform directly passes the fixture, and its check, by.
         with fail_misuse(), prefix_location(item):
             platform = setting_values.platform(gvisor_platform, "gvisor_platform")

@@ -16,7 +16,7 @@ import sys
 import termios
 from collections.abc import Sequence
 
-from pytest_gvisor.programs import linux, proc
+from pytest_gvisor.programs import linux, proc, sources
 from pytest_gvisor.programs.order import Order
 
 TYPE_CHECKING = False
@@ -73,38 +73,6 @@ def make_netns(path: str) -> None:
     linux.loopback_up()
     os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     linux.mount("/proc/self/ns/net", path, "none", linux.MS_BIND)
-
-
-def bind_all(binds: tuple[tuple[str, str], ...]) -> None:
-    """Bind folders into the root filesystem, in a mount namespace of this process's own.
-
-    A mount that config.json lists has no overlay of its own: with ``--overlay2 root:memory`` only
-    the root has one. A path bound below the root beforehand is part of the root. So writes to it
-    stay in the sandbox's memory.
-    """
-    for source, target in binds:
-        linux.mount(source, target, "none", linux.MS_BIND | linux.MS_REC)
-    for _source, target in binds:
-        linux.set_readonly(target)
-
-
-def protect(readonly: tuple[str, ...], writable: tuple[str, ...]) -> None:
-    """Make the read-only sources of a bundle's mounts read-only to runsc itself.
-
-    runsc's gofer binds every source writable and refuses writes by its own checks. With directfs,
-    its default, the sentry of 20240729 truncates a file that is opened with O_TRUNC before it has
-    checked. A workload could empty files of the host. Here the kernel refuses.
-
-    Each path is bound from what the host has there, and not from what is bound above it by then. So
-    a read-only place of the host stays read-only. Mounts below a writable path stay as they are.
-    """
-    paths = sorted((*readonly, *writable))  # what is above comes first
-    held = [os.open(path, os.O_PATH) for path in paths]
-    for path, fd in zip(paths, held, strict=True):
-        linux.mount(f"/proc/self/fd/{fd}", path, "none", linux.MS_BIND | linux.MS_REC)
-        if path in readonly:
-            linux.set_readonly(path)
-        os.close(fd)
 
 
 def _own_mounts(*, users: bool) -> None:
@@ -230,13 +198,11 @@ def become(
         stage = "cgroup"
         for descriptor in range(_ERROR_PIPE + 1, len(fds) + 1):
             os.write(descriptor, b"0")  # "0" names the writer itself (cgroups(7))
-        mounts = order.hide_net_sysctls or order.netns or order.binds or order.readonly
-        if order.own_users or mounts:
+        if order.own_users or order.hide_net_sysctls or order.netns or order.sources:
             stage = "mount_namespace"
             _own_mounts(users=order.own_users)
         stage = "mounts"
-        bind_all(order.binds)
-        protect(order.readonly, order.writable)
+        sources.bind(order.sources)
         if order.netns:
             stage = "network_namespace"
             make_netns(order.netns)

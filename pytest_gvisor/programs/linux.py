@@ -62,7 +62,7 @@ _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS = 1, 2, 16, 32
 _SYS_MOUNT_SETATTR = 442
 _MOUNT_ATTR_RDONLY = 1
 _AT_RECURSIVE = 0x8000
-_AT_FDCWD = -100
+AT_FDCWD = -100
 
 # include/uapi/linux/openat2.h; the number is the same on every architecture
 _SYS_OPENAT2 = 437
@@ -185,7 +185,7 @@ def set_readonly(target: str) -> None:
     attributes = struct.pack("QQQQ", _MOUNT_ATTR_RDONLY, 0, 0, 0)
     result = _libc.syscall(
         ctypes.c_long(_SYS_MOUNT_SETATTR),
-        ctypes.c_int(_AT_FDCWD),
+        ctypes.c_int(AT_FDCWD),
         ctypes.c_char_p(os.fsencode(target)),
         ctypes.c_uint(_AT_RECURSIVE),
         ctypes.c_char_p(attributes),

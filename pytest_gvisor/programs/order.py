@@ -8,6 +8,8 @@ The run's descriptors come beside it. They are the executable, the three standar
 import json
 from typing import Any, NamedTuple, get_args, get_origin
 
+from pytest_gvisor.programs.sources import Source
+
 
 class Order(NamedTuple):
     """The parameters of one run for the keeper."""
@@ -43,14 +45,8 @@ class Order(NamedTuple):
     netns: str = ""
     """Where to put a new network namespace, for runsc to join: see `child.make_netns`."""
 
-    binds: tuple[tuple[str, str], ...] = ()
-    """Sources and targets to bind for runsc alone before it starts: see `child.bind_all`."""
-
-    readonly: tuple[str, ...] = ()
-    """Paths of the host that runsc must not be able to write to: see `child.protect`."""
-
-    writable: tuple[str, ...] = ()
-    """Paths below those that it may write to all the same."""
+    sources: tuple[Source, ...] = ()
+    """Files and folders of the host to bind for runsc alone before it starts."""
 
     terminal: bool = False
     """Whether the streams are a terminal, to be the session's controlling one."""
@@ -84,6 +80,9 @@ def _read(name: str, value: object, kind: Any) -> Any:
         kinds = inner[:1] * len(value) if inner[-1] is ... else inner
         if len(kinds) == len(value):
             return tuple(_read(name, *each) for each in zip(value, kinds, strict=True))
+    elif kind is Source and isinstance(value, list) and len(value) == len(Source._fields):
+        fields = zip(value, Source.__annotations__.values(), strict=True)
+        return Source(*(_read(name, *each) for each in fields))
     elif outer is dict and isinstance(value, dict):
         return {variable: _read(name, text, inner[1]) for variable, text in value.items()}
     elif isinstance(value, outer or kind):

@@ -22,6 +22,10 @@ SIDECARS_VARIABLE = "GVISOR_SIDECAR_BINARIES_DIR"
 LOCK = "lock"
 """The name of the file in a session's folder whose lock says that the session is alive."""
 
+projects: list[str] = []
+"""Root folders of pytest sessions of this process, without links. Here, because an idle plugin
+notes its own and imports nothing heavy."""
+
 
 def below(path: str, folder: str) -> bool:
     """Whether ``path`` lies in ``folder``, and is not the folder itself.

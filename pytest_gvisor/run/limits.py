@@ -16,6 +16,7 @@ from pytest_gvisor.errors import UsageError, stage
 from pytest_gvisor.oci.defaults import SHM
 from pytest_gvisor.oci.mounts import parse_size
 from pytest_gvisor.oci.skeleton import write
+from pytest_gvisor.programs.sources import Source
 from pytest_gvisor.setting_values import LEAST_FILES, MOST_FILES
 from pytest_gvisor.settings import Platform, Settings
 
@@ -77,7 +78,7 @@ def _hosts_shm() -> int:
     return SHM
 
 
-def total_memory(limit: int, folder: str) -> list[tuple[str, str]]:
+def total_memory(limit: int, folder: str) -> list[Source]:
     """Return the source and target of the mount that shows a limit in bytes; none if it is higher.
 
     The source is made in ``folder``. Raises `LaunchError`.
@@ -91,7 +92,7 @@ def total_memory(limit: int, folder: str) -> list[tuple[str, str]]:
         source = os.path.join(folder, "meminfo")
         line = f"MemTotal: {limit // 1024:>14} kB"
         write(source, _TOTAL.sub(line, text).encode(), 0o444)
-    return [(source, _MEMINFO)]
+    return [Source(source, _MEMINFO)]
 
 
 def _tasks_needed(platform: Platform) -> int:

@@ -13,6 +13,7 @@ from pytest_gvisor.completed import Completed
 from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.programs.order import Order
+from pytest_gvisor.programs.sources import Source
 from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.rootless import Way
@@ -35,9 +36,11 @@ class Workspace:
     netns: str
     """Where the child puts a network namespace, if the run needs a new one."""
 
-    binds: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-    """Sources and targets that the child binds before runsc starts; whoever makes the root
+    sources: list[Source] = dataclasses.field(default_factory=list)
+    """What the child binds before runsc starts, besides the mounts; whoever makes the root
     filesystem adds to it."""
+    identities: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    """Device and inode of sources, by path, that must be the very ones that were checked."""
 
     def netns_if(self, network: Network) -> str | None:
         """Return `netns` if the network is the sandbox's own stack, else None."""

@@ -15,12 +15,12 @@ from collections.abc import Callable
 
 from pytest_gvisor.completed import Completed, Outcome, Usage
 from pytest_gvisor.errors import GvisorError, stage
+from pytest_gvisor.oci import host_paths
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.mounts import shows_devices
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.oci.validate import check_id
 from pytest_gvisor.programs.order import Order
-from pytest_gvisor.programs.paths import within
 from pytest_gvisor.run import (
     bad_news,
     cgroup,
@@ -32,11 +32,11 @@ from pytest_gvisor.run import (
 )
 from pytest_gvisor.run.capture import streams
 from pytest_gvisor.run.cgroup import Cgroups, limits_of, measured
+from pytest_gvisor.run.host_sources import check_points, placed, written
 from pytest_gvisor.run.request import Record, Request, Workspace
 from pytest_gvisor.run.supervisor import Supervisor
 from pytest_gvisor.run.verdict import Evidence, Verdict, judge
 from pytest_gvisor.runsc.command import (
-    SAFE_FLAGS,
     gofer_flags,
     run_argv,
     runsc_env,
@@ -124,12 +124,15 @@ class Runner:
             undo.callback(self._listener.close)
         spec = self.request.make_spec(workspace)
         self.record.args, self.record.spec = spec.process.args, spec
-        Bundle.create(workspace.path("bundle"), spec, terminal=self.request.streams.terminal)
+        check_points(spec, host_paths.written_now)
+        undo.enter_context(host_paths.writing(written(spec)))
+        told, sources = placed(spec, workspace)
+        workspace.sources.extend(sources)
+        Bundle.create(workspace.path("bundle"), told, terminal=self.request.streams.terminal)
         limited = limits_of(spec)
         memory = limited.get("memory")
-        # With --rootless, only runsc is in a user namespace in which something may be mounted.
-        if memory is not None and self.request.way is not Way.FLAG:
-            workspace.binds.extend(limits.total_memory(int(memory), workspace.folder))
+        if memory is not None:
+            workspace.sources.extend(limits.total_memory(int(memory), workspace.folder))
         self._cgroups = cgroup.create(
             limited, lambda path: session.journal(id=workspace.id, cgroups=[path])
         )
@@ -151,23 +154,22 @@ class Runner:
 
     def _order(self, workspace: Workspace, spec: Spec) -> Order:
         request, runsc = self.request, self.request.runsc
-        protected = self._protected(spec, workspace)
-        safe = () if protected is not None else SAFE_FLAGS
         root = workspace.path("root")
+        # With --rootless, only runsc is in a user namespace in which something may be mounted.
+        flag = request.way is Way.FLAG and not workspace.sources
         argv = run_argv(
             workspace.id,
             workspace.folder,
             platform=request.platform,
             network=request.settings.network,
-            rootless=request.way is Way.FLAG,
+            rootless=flag,
             logs=self._wants_logs,
             strace=request.settings.debug,
             one_release=runsc.enforces_release,
             restores=request.restores,
-            extra=(*safe, *self._gofer_flags(spec), *request.extra_flags),
+            extra=(*self._gofer_flags(spec), *request.extra_flags),
         )
         hide = request.settings.network is Network.SANDBOX
-        readonly, writable = protected or ((), ())
         order = Order(
             id=workspace.id,
             argv=argv,
@@ -177,12 +179,10 @@ class Runner:
             root=root,
             cgroups=tuple(self._cgroups.folders),
             hide_net_sysctls=hide,
-            own_users=request.way is Way.OWN,
+            own_users=not flag and request.way in (Way.OWN, Way.FLAG),
             skip_membarrier=registers_in_vain(runsc.date, request.platform),
             netns="" if not hide or request.settings.netns else workspace.netns,
-            binds=tuple(workspace.binds),
-            readonly=readonly,
-            writable=writable,
+            sources=tuple(workspace.sources),
             terminal=request.streams.terminal,
         )
         record = self.record
@@ -196,23 +196,6 @@ class Runner:
         binds = [mount for mount in spec.mounts if mount.is_bind and "nodev" not in mount.options]
         devices = any(shows_devices(mount.source) for mount in binds)
         return gofer_flags(self.request.runsc.flags, devices=devices)
-
-    def _protected(
-        self, spec: Spec, workspace: Workspace
-    ) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-        """Return the sources that the child makes read-only for runsc itself, and writable ones
-        below.
-
-        None where that is not possible: runsc gets no mounts of its own, or its own files are in
-        it. See `SAFE_FLAGS` for the other way.
-        """
-        binds = [mount for mount in spec.mounts if mount.is_bind]
-        readonly = {mount.source for mount in binds if "ro" in mount.options}
-        if self.request.way is Way.FLAG or any(within(workspace.folder, top) for top in readonly):
-            return None
-        writable = {mount.source for mount in binds} - readonly
-        below = {path for path in writable if any(within(path, top) for top in readonly)}
-        return tuple(sorted(readonly)), tuple(sorted(below))
 
     def _launch(self, keeper: Keeper) -> None:
         # Last of all: what is written to the file from here on has the time of an execve.

@@ -18,6 +18,7 @@ from pytest_gvisor.oci.reader import nearest
 from pytest_gvisor.oci.rootfs import Rootfs, host
 from pytest_gvisor.oci.spec import IdMapping, Linux, Namespace, Spec
 from pytest_gvisor.oci.vocabulary import NamespaceType
+from pytest_gvisor.programs.sources import ANY
 from pytest_gvisor.run import limits
 from pytest_gvisor.run.project import Project
 from pytest_gvisor.run.request import Workspace
@@ -78,6 +79,7 @@ def make_spec(workspace: Workspace, workload: Workload, chosen: Settings, way: W
         shared=workspace.shared or None,
         account=account_of(named.uid, named.gid),
     )
+    workspace.identities[prepared.root_path] = prepared.identity
     hidden = project.covers(shows, prepared.mounts, workspace.folder) if project else []
     for note in prepared.notes:
         warnings.warn(PytestGvisorWarning(note), stacklevel=2)
@@ -129,7 +131,9 @@ def write_bundle(
     os.makedirs(path, 0o700, exist_ok=True)
     # No namespace is made for a bundle that is only written: whoever runs it decides on one.
     workspace = Workspace(id=os.path.basename(path), folder=path, shared="", netns="")
-    return Bundle.create(path, make_spec(workspace, workload, chosen, way_of(chosen)))
+    bundle = Bundle.create(path, make_spec(workspace, workload, chosen, way_of(chosen)))
+    judged = {path: identity for path, identity in workspace.identities.items() if identity != ANY}
+    return dataclasses.replace(bundle, identities=judged)
 
 
 def input_of(given: object) -> bytes | Iterable[bytes] | None:

@@ -14,13 +14,6 @@ from pytest_gvisor.settings import Network, Platform
 EVENTS = "pod-init.json"
 """The name of the file for ``--pod-init-config`` in the folder of a run."""
 
-SAFE_FLAGS = ("--directfs=false",)
-"""Flags that protect a user's files from changes through a read-only bind.
-
-See programs/child.py, `protect`, which needs a mount namespace of the caller's own. A caller of
-``--rootless`` has none, so there the gofer opens the files, and refuses.
-"""
-
 # Flags that decide what a run is, or where its files are: they have settings of their own.
 OWN_FLAGS = frozenset({
     "alsologtostderr", "bundle", "debug", "debug-log", "ignore-cgroups", "log", "log-fd", "network",

@@ -89,7 +89,14 @@ def test_the_script_repeats_the_run(alone: Project) -> None:
     for _ in range(2):
         done = replay(moved)
         assert (done.stdout, done.stderr, done.returncode) == (b"a\0\xffb\n", b"err\n", 7)
-    assert sorted(os.listdir(moved)) == ["bundle", "log", "panic", "replay.sh", "stdin"]
+    assert sorted(os.listdir(moved)) == [
+        "bundle",
+        "log",
+        "order.json",
+        "panic",
+        "replay.sh",
+        "stdin",
+    ]
 
 
 def test_the_script_repeats_what_was_unusual_about_a_run(alone: Project) -> None:
@@ -160,7 +167,7 @@ def test_nothing_of_a_kept_run_points_into_the_session(alone: Project) -> None:
     alone.test("def test_it(gvisor): gvisor.run(['true'])")
     (run,) = alone.run("--gvisor-keep=all").ends(passed=1).kept()
     base = session_folder.base_folder()
-    for name in ("replay.sh", "bundle/config.json"):
+    for name in ("replay.sh", "order.json", "bundle/config.json"):
         assert base not in (run / name).read_text()
 
 

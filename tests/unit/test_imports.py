@@ -48,8 +48,10 @@ PROGRAMS = {
     "programs/own_copy.py": {"child", "linux", "order", "paths"},
     "programs/spare.py": {"child", "linux", "order"},
     "programs/one_run.py": {"child", "leftovers", "paths", "order"},
-    "programs/child.py": {"linux", "order", "proc"},
-    "programs/order.py": set[str](),
+    "programs/child.py": {"linux", "order", "proc", "sources"},
+    "programs/order.py": {"sources"},
+    "programs/replay.py": {"child", "linux", "order"},
+    "programs/sources.py": {"linux"},
     "programs/leftovers.py": {"linux", "paths", "proc"},
     "programs/warden.py": {"linux", "leftovers"},
     "programs/linux.py": set[str](),
@@ -234,6 +236,7 @@ JSON = {
     "programs.one_run": "of pytest's own; and programs import nothing of guest",
     "programs.leftovers": "programs import nothing of guest",
     "programs.order": "programs import nothing of guest",
+    "programs.replay": "what this package has kept",
     "run.kept": "what this process has written itself",
     "run.logs": "one text after another",
 }
@@ -266,7 +269,8 @@ COLLECTS = {
     "pytest_gvisor.inside", "pytest_gvisor.inside.hooks",
     "pytest_gvisor.plugin", "pytest_gvisor.plugin.arrivals", "pytest_gvisor.plugin.fixtures",
     "pytest_gvisor.plugin.hookspecs", "pytest_gvisor.plugin.options",
-    "pytest_gvisor.plugin.placement", "pytest_gvisor.removed", "pytest_gvisor.setting_table",
+    "pytest_gvisor.plugin.placement", "pytest_gvisor.programs", "pytest_gvisor.programs.paths",
+    "pytest_gvisor.removed", "pytest_gvisor.setting_table",
 }  # fmt: skip
 IDLE = COLLECTS | {"pytest_gvisor.plugin.stash"}
 ALONE_OF_OTHERS = [f"-pno:{name}" for name in ("cacheprovider", "hypothesispytest", "xdist")]

@@ -7,19 +7,21 @@ import json
 import pytest
 
 from pytest_gvisor.programs.order import Order
+from pytest_gvisor.programs.sources import Source
 
 FULL = Order(
     id="g1", argv=("runsc", "run"), term=("runsc", "kill"),
     env={"A": "b", "C": ""}, folder="/s/g1", root="/s/g1/root", cgroups=("/sys/fs/cgroup/x",),
     hide_net_sysctls=True, own_users=True, skip_membarrier=True, netns="/s/g1/netns",
-    binds=(("/a", "/b"), ("/c", "/d")), readonly=("/a", "/c"), writable=("/a/b",), terminal=True,
+    sources=(Source("/a", "/b"), Source("/c", "/d", False, (1, 2))), terminal=True,
 )  # fmt: skip
 LEAST = Order(id="", argv=(), term=(), env={}, folder="", root="")
 FIELDS = Order.__annotations__
 
 ANYTHING: tuple[object, ...] = (
     None, True, 7, 1.5, "text", [], ["text"], [7], [None], [["a"]], [["a", "b"]], [["a", "b", "c"]],
-    [["a", 7]], ["ab"], {}, {"A": "b"}, {"A": 7}, {"A": None},
+    [["a", 7]], [["a", "b", True, [1, 2]]], [["a", "b", True, [1]]], [["a", "b", "", [1, 2]]],
+    ["ab"], {}, {"A": "b"}, {"A": 7}, {"A": None},
 )  # fmt: skip
 """One value of each shape that JSON has, and some that are nearly right."""
 
@@ -27,7 +29,7 @@ FITS: dict[object, tuple[object, ...]] = {
     str: ("text",),
     bool: (True,),
     tuple[str, ...]: ([], ["text"], ["ab"]),
-    tuple[tuple[str, str], ...]: ([], [["a", "b"]]),
+    tuple[Source, ...]: ([], [["a", "b", True, [1, 2]]]),
     dict[str, str]: ({}, {"A": "b"}),
 }
 
@@ -51,7 +53,7 @@ def test_the_full_order_leaves_no_field_at_its_default() -> None:
 
 def test_a_name_that_is_no_utf_8_comes_back_as_it_was() -> None:
     """Python holds its bytes as surrogates."""
-    odd = FULL._replace(folder="/s/\udcff", readonly=("/\udc80",))
+    odd = FULL._replace(folder="/s/\udcff", sources=(Source("/\udc80", "/a"),))
     assert Order.from_json(odd.to_json()) == odd
 
 

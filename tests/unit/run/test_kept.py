@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor.errors import SnapshotError
-from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import default_spec
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run import saved
@@ -22,17 +21,17 @@ def test_a_copy_of_a_saved_sandbox_is_repeated_by_a_fresh_start(tmp_path: Path) 
     """The image is gone when somebody reads the script."""
     run = tmp_path / "run"
     workspace = Workspace(id="g1", folder=str(run), shared=str(tmp_path), netns="")
-    (run / "bundle").mkdir(parents=True)
     (tmp_path / "rootfs").mkdir()
     spec = default_spec(["true"], root_path=str(tmp_path / "rootfs"))
-    Bundle.create(workspace.path("bundle"), spec)
     argv = run_argv("g1", str(run), platform=Platform.SYSTRAP, restores="/gone")
     order = Order(id="g1", argv=argv, term=(), env={}, folder=str(run), root=f"{run}/root")
-    keep(str(tmp_path / "kept"), workspace, Record(argv=argv, order=order))
-    script = (tmp_path / "kept/replay.sh").read_text()
-    assert 'run --bundle "$here"/bundle g1' in script
-    assert "/gone" not in script
-    assert "restore" not in script
+    keep(str(tmp_path / "kept"), workspace, Record(argv=argv, order=order, spec=spec))
+    for name in ("replay.sh", "order.json"):
+        script = (tmp_path / "kept" / name).read_text()
+        assert "/gone" not in script
+        assert "restore" not in script
+        assert str(tmp_path) not in script
+    assert "run --bundle '$state/bundle' g1" in (tmp_path / "kept/replay.sh").read_text()
 
 
 @pytest.mark.parametrize("way", [Way.PRIVILEGED, Way.MAPPED, Way.OWN])

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from pytest_gvisor.errors import LaunchError, UsageError
+from pytest_gvisor.programs.sources import Source
 from pytest_gvisor.run import limits
 from pytest_gvisor.settings import Platform, Settings
 
@@ -102,7 +103,7 @@ def meminfo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_the_limit_takes_the_place_of_the_total(meminfo: Path, tmp_path: Path) -> None:
     """All other lines are the host's, and nobody can write to the file."""
     made = tmp_path / "meminfo"
-    assert limits.total_memory(256 << 20, str(tmp_path)) == [(str(made), str(meminfo))]
+    assert limits.total_memory(256 << 20, str(tmp_path)) == [Source(str(made), str(meminfo))]
     assert made.read_text() == "MemTotal:         262144 kB\nMemFree:          123456 kB\n"
     assert made.stat().st_mode & 0o777 == 0o444
 

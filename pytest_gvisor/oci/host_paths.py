@@ -1,0 +1,122 @@
+"""Checks of the host's paths: which links are followed, and which folders no sandbox writes.
+
+A workload that writes a folder can put a link there. A path below that folder would then lead
+elsewhere. So no link is followed where a workload, a test or a checkout may have put it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+
+from pytest_gvisor.errors import UsageError
+from pytest_gvisor.programs.paths import projects, within
+from pytest_gvisor.sessions import places
+
+_MAX_LINKS = 40
+"""As the kernel has it (path_resolution(7))."""
+
+_planted: set[str] = set()
+written_now: list[str] = []
+"""The sources that runs of this process which are going on may write."""
+
+
+def note_writable(folder: str) -> None:
+    """Remember a canonical folder in which workloads or tests of this session may put links."""
+    _planted.add(folder)
+
+
+@contextlib.contextmanager
+def writing(sources: Sequence[str]) -> Iterator[None]:
+    """Say that a run which is going on may write these canonical sources."""
+    _planted.update(sources)
+    written_now.extend(sources)
+    try:
+        yield
+    finally:
+        for source in sources:
+            written_now.remove(source)
+
+
+def canonical(path: str, *, follow: bool = False) -> str:
+    """Return the absolute path of a file or folder that is there, without links.
+
+    A link at or below a noted folder or the current one is followed with ``follow`` alone. Without,
+    it is a `UsageError` that names the target. Raises `OSError` where a part is missing.
+    """
+    held = () if follow else tuple(_held())
+    # Not by `os.path.abspath`: a `..` after a link leaves the folder that the link leads to.
+    found = "" if path.startswith("/") else os.getcwd().rstrip("/")
+    rest, links = _parts(path), 0
+    while rest:
+        part = rest.pop()
+        if part == "..":
+            found = os.path.dirname(found).rstrip("/")
+            continue
+        here = f"{found}/{part}"
+        if not stat.S_ISLNK(os.lstat(here).st_mode):
+            found = here
+            continue
+        target = os.readlink(here)
+        if any(within(here, folder) for folder in held):
+            raise UsageError(
+                f"{here!a} is a link to {target!a}, in a folder where a workload, a test"
+                " or a checkout may have put it",
+                next_step="Name the target itself, or say that the link is meant: follow=True.",
+            )
+        links += 1
+        if links > _MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), here)
+        if target.startswith("/"):
+            found = ""
+        rest += _parts(target)
+    return found or "/"
+
+
+def _parts(path: str) -> list[str]:
+    """Return the parts of a path, the last one first."""
+    return [part for part in reversed(path.split("/")) if part not in {"", "."}]
+
+
+def _held() -> Iterator[str]:
+    yield from projects
+    yield from _planted
+    yield from _current()
+
+
+def _current() -> Iterator[str]:
+    """Yield the current folder; nothing where that is ``/`` or gone."""
+    try:
+        here = os.getcwd()
+    except OSError:
+        return
+    if here != "/":
+        yield here
+
+
+def executed(source: str) -> str:
+    """Return why the host executes or trusts what is at this canonical path; empty if it does not.
+
+    A sandbox that writes there would decide what the host does next.
+    """
+    for root in projects:
+        if within(root, source):
+            return f"holds the project {root!a}, whose code the host runs"
+    if "/.git/" in f"{source}/" or os.path.lexists(os.path.join(source, ".git")):
+        return "is or holds a .git, whose hooks and settings the host obeys"
+    for folder in {sys.prefix, sys.exec_prefix, sys.base_prefix}:
+        real = os.path.realpath(folder)
+        if within(real, source) or (real not in {"/", "/usr"} and within(source, real)):
+            return f"is or holds a part of {real!a}, the Python that runs"
+    for entry in sys.path:
+        real = os.path.realpath(entry or ".")
+        if within(real, source):
+            return f"holds {real!a}, from which the host imports"
+    ours = os.path.realpath(os.path.dirname(places.caches("")))
+    if within(source, ours) or within(ours, source):
+        return "is or holds what pytest-gvisor keeps for later sessions"
+    return ""

@@ -1,0 +1,123 @@
+"""``python -I -S replay.py FOLDER``: repeats a kept run, and ends with runsc's status.
+
+The child takes the steps of the run itself: it opens the sources anew, without links, and binds
+them. Standard input is the run's. Nothing is left, whatever ends this program: the child and its
+descendants get SIGKILL when it is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from typing import Any
+
+if not __package__:
+    # A program: with -I -S, site-packages is not on sys.path.
+    for name in ("pytest_gvisor", "pytest_gvisor.programs"):
+        sys.modules[name] = package = type(sys)(name)
+        package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
+
+from pytest_gvisor.programs import child, linux
+from pytest_gvisor.programs.order import Order
+
+ORDER = "order.json"
+STATE = "/@state"
+"""Stands in a kept order for the run's folder, which is made anew."""
+
+KEPT = "/@kept"
+"""Stands there for the folder of what was kept: files of the run's own."""
+
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def moved(value: Any, old: str, new: str) -> Any:
+    """Return a value of JSON with another folder in front of each path in the old one."""
+    if isinstance(value, dict):
+        return {name: moved(each, old, new) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [moved(each, old, new) for each in value]
+    if isinstance(value, str) and f"{value}/".startswith(f"{old}/"):
+        return new + value[len(old) :]
+    return value
+
+
+def prepare(kept: str, state: str) -> Order:
+    """Make the folder of a run in ``state``, and return the order of it."""
+    with open(os.path.join(kept, ORDER), encoding="utf-8") as file:
+        told = moved(moved(json.load(file), STATE, state), KEPT, kept)
+    order = Order.from_json(json.dumps(told).encode())
+    with open(os.path.join(kept, "bundle", "config.json"), encoding="utf-8") as file:
+        config = json.load(file)
+    root = config["root"]
+    root["path"] = os.path.join(kept, "bundle", root["path"])
+    for name in ("root", "bundle", "sources"):
+        os.mkdir(os.path.join(state, name), 0o700)
+    for source in order.sources:
+        if not source.target.startswith(f"{state}/sources/"):
+            continue
+        if os.path.isdir(source.path):
+            os.mkdir(source.target, 0o700)
+        else:
+            os.close(os.open(source.target, os.O_CREAT | os.O_CLOEXEC, 0o600))
+        name = os.path.basename(source.target)
+        shown = root if name == "root" else config["mounts"][int(name)]
+        shown["path" if name == "root" else "source"] = source.target
+    for namespace in config["linux"]["namespaces"]:
+        if order.netns and namespace["type"] == "network":
+            namespace["path"] = order.netns
+    with open(os.path.join(state, "bundle", "config.json"), "w", encoding="utf-8") as file:
+        json.dump(config, file)
+    return order
+
+
+def run(order: Order) -> int:
+    """Run the order as a child; return the status for a shell."""
+    linux.set_child_subreaper()
+    parent = os.getpid()
+    executable = os.open(order.argv[0], os.O_RDONLY | os.O_CLOEXEC)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if not pid:
+        child.become(order, (executable, 0, 1, 2), parent=parent, error_pipe=writer)
+    os.close(writer)
+    with open(reader, encoding="utf-8", errors="replace") as report:
+        if failed := report.read():
+            print(f"replay: {failed}", file=sys.stderr)
+    try:
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    finally:
+        _end(pid)
+    return status if status >= 0 else 128 - status
+
+
+def _end(pid: int) -> None:
+    """Kill runsc, with which the gofer and the sandbox die, and wait until all are gone."""
+    for number in _ENDS:
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    while True:
+        try:
+            os.wait()
+        except ChildProcessError:
+            return
+
+
+def main(kept: str) -> int:
+    """Repeat the run that was kept in a folder."""
+    for number in _ENDS:
+        signal.signal(number, lambda caught, _frame: sys.exit(128 + caught))
+    state = tempfile.mkdtemp()
+    try:
+        return run(prepare(os.path.realpath(kept), state))
+    finally:
+        shutil.rmtree(state, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,83 @@
+"""Files and folders of the host that a run is given, each opened once and bound where runsc looks.
+
+runsc looks the name of a mount's source up three times before it mounts it. Whoever may write above
+it could put a link there meanwhile. So runsc is told names below the run's own folder alone. The
+child binds the sources there, by the descriptors that it has checked.
+"""
+
+import errno
+import os
+import stat
+from typing import NamedTuple
+
+from pytest_gvisor.programs import linux
+
+ANY = (0, 0)
+"""The identity of a source that may have been made anew since its path was checked."""
+
+_RESOLVE = linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS
+
+
+class Source(NamedTuple):
+    """One file or folder of the host, and the place of the run that shows it."""
+
+    path: str
+    """Its canonical path: a link in it is refused."""
+
+    target: str
+    """The place, which is there: a folder for a folder, else a file."""
+
+    readonly: bool = True
+    """Whether the kernel refuses writes through the place, for runsc itself too."""
+
+    identity: tuple[int, int] = ANY
+    """The device and inode that it must have; `ANY` is whichever is there."""
+
+
+def bind(sources: tuple[Source, ...]) -> None:
+    """Bind each source to its place, in a mount namespace of this process's own.
+
+    All are opened before the first is bound, so none is looked up through another. A descriptor
+    All are opened before the first is bound. A descriptor from before `unshare` cannot be bound:
+    its mount belongs to the namespace that was left.
+
+    A mount that config.json lists has no overlay of its own: with ``--overlay2 root:memory`` only
+    the root has one. A place below the root is part of the root, so writes to it stay in the
+    sandbox's memory.
+
+    runsc's gofer binds every source writable and refuses writes by its own checks. With directfs,
+    its default, the sentry of 20240729 truncates a file that is opened with O_TRUNC before it has
+    checked. A workload could empty files of the host. Here the kernel refuses.
+
+    Raises `OSError`, whose text names the path.
+    """
+    held = [_opened(source) for source in sources]
+    for source, fd in zip(sources, held, strict=True):
+        is_folder = stat.S_ISDIR(os.fstat(fd).st_mode)
+        if is_folder != stat.S_ISDIR(os.lstat(source.target).st_mode):
+            kind = "file" if is_folder else "folder"
+            text = f"{source.path} is no {kind}, as it was when it was checked"
+            raise OSError(errno.ENOTDIR, text)
+        place = f"/proc/self/fd/{fd}"
+        linux.mount(place, source.target, "none", linux.MS_BIND | linux.MS_REC)
+        os.close(fd)
+    # Recursively, and a place may lie in another one: the flag would be on what is bound later.
+    for source in sources:
+        if source.readonly:
+            linux.set_readonly(source.target)
+
+
+def _opened(source: Source) -> int:
+    """Open a source without links. Raises `OSError`."""
+    try:
+        path = os.fsencode(source.path)
+        fd = linux.openat2(linux.AT_FDCWD, path, os.O_PATH, _RESOLVE)
+    except OSError as error:
+        text = os.strerror(error.errno or 0)
+        if error.errno == errno.ELOOP:
+            text = "a part of this path has become a link since it was checked"
+        raise OSError(error.errno, f"{source.path}: {text}") from error
+    found = os.fstat(fd)
+    if source.identity not in (ANY, (found.st_dev, found.st_ino)):
+        raise OSError(errno.ESTALE, f"{source.path} is another one than was checked")
+    return fd

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor.errors import UsageError
+from pytest_gvisor.oci import host_paths
+from pytest_gvisor.oci.host_paths import canonical, executed
+from pytest_gvisor.oci.mounts import bind
+from pytest_gvisor.sessions import places
+
+
+@pytest.fixture(autouse=True)
+def projects(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """The root folders, none at first; each test stands in a folder of its own."""
+    noted: list[str] = []
+    monkeypatch.setattr(host_paths, "projects", noted)
+    monkeypatch.setattr(host_paths, "_planted", set())
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return noted
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """A folder with a file, and a link to the folder: data on another disk."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk/file").touch()
+    (tmp_path / "data").symlink_to("disk")
+    return tmp_path
+
+
+def test_a_link_above_is_followed(disk: Path) -> None:
+    """A home folder or data on another disk keep their names, and `..` leaves the link's target."""
+    assert canonical(f"{disk}/data/file") == f"{disk}/disk/file"
+    (disk / "far").symlink_to(disk / "disk")
+    assert canonical(f"{disk}/far/../data/./file") == f"{disk}/disk/file"
+    assert canonical("../data") == f"{disk}/disk"
+    assert canonical("/..") == "/"
+
+
+@pytest.mark.parametrize("where", ["here", "project", "written"])
+@pytest.mark.parametrize("name", ["link", "folder/link", "link/below", "folder/../link"])
+def test_no_link_is_followed_where_one_may_be_planted(
+    tmp_path: Path, projects: list[str], where: str, name: str
+) -> None:
+    """The current folder, a project and what a sandbox wrote: the error names link and target."""
+    top = tmp_path / where
+    (top / "folder").mkdir(parents=True)
+    (tmp_path / "secret/below").mkdir(parents=True)
+    projects.append(str(tmp_path / "project"))
+    host_paths.note_writable(str(tmp_path / "written"))
+    for link in ("link", "folder/link"):
+        (top / link).symlink_to(tmp_path / "secret")
+    with pytest.raises(UsageError, match=r"(?s)/link. is a link to .*/secret.*follow=True"):
+        bind(top / name, "/data")
+    assert bind(top / name, "/data", follow=True).source.startswith(f"{tmp_path}/secret")
+    assert canonical(f"{top}/folder") == f"{top}/folder"
+
+
+def test_a_link_into_a_noted_folder_is_followed_up_to_there(disk: Path) -> None:
+    """The link itself lies elsewhere; a second one below the folder is refused."""
+    host_paths.note_writable(str(disk / "disk"))
+    assert canonical(f"{disk}/data/file") == f"{disk}/disk/file"
+    (disk / "disk/inner").symlink_to("file")
+    with pytest.raises(UsageError, match=r"inner. is a link to"):
+        canonical(f"{disk}/data/inner")
+
+
+def test_links_that_go_round_end(tmp_path: Path) -> None:
+    """The kernel follows forty, and so does this."""
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(OSError, match="Too many levels"):
+        canonical(f"{tmp_path}/a")
+    with pytest.raises(UsageError, match="cannot be used: Too many levels"):
+        bind(tmp_path / "a", "/data")
+
+
+def test_where_the_current_folder_is_the_root_its_links_are_followed(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or no path of the host could be named from there."""
+    monkeypatch.chdir("/")
+    assert canonical(f"{disk}/data") == f"{disk}/disk"
+
+
+def test_what_the_host_executes_is_not_to_be_written(
+    tmp_path: Path, projects: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The project, git's folder, imports, the interpreter and this package's own: at or above."""
+    (tmp_path / "top/project/out").mkdir(parents=True)
+    (tmp_path / "imports/below").mkdir(parents=True)
+    (tmp_path / "clone/.git/hooks").mkdir(parents=True)
+    projects.append(str(tmp_path / "top/project"))
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "imports")])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    caches = places.caches("images-2")
+    Path(caches).mkdir(parents=True)
+    refused = [
+        "top", "top/project", "imports", "clone", "clone/.git", "clone/.git/hooks", "cache",
+        caches, sys.prefix, os.path.join(sys.prefix, "bin"),
+    ]  # fmt: skip
+    for name in refused:
+        with pytest.raises(UsageError, match="dangerous=True"):
+            bind(tmp_path / name, "/data", readonly=False)
+        assert executed(bind(tmp_path / name, "/data", readonly=False, dangerous=True).source)
+        bind(tmp_path / name, "/data")
+    for name in ("top/project/out", "imports/below"):
+        bind(tmp_path / name, "/data", readonly=False)
