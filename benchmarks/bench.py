@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 from benchmarks.bare import BareRunsc
 from pytest_gvisor import Gvisor, Platform, Runsc
-from pytest_gvisor.run.request import Record
+from pytest_gvisor.run.request import Hooks, Record, Workspace
 from pytest_gvisor.sessions.launcher import Launcher
 
 TRUE = ["true"]
@@ -75,15 +76,27 @@ class Bench:
             raise RuntimeError("true failed in our sandbox")
 
     def seen(self, args: list[str], **settings: Any) -> tuple[dict[str, Any], Record]:
-        """Run ``args``; returns the config.json that was written for it, and the run's record."""
-        # Not by a hook: a run with one gets a root of its own, which is removed with the run.
-        harness = Gvisor(runsc=self.runsc, platform=self.platform, launcher=self.launcher)
+        """Run ``args``; returns the config.json that was written for it, and the run's record.
+
+        A root that was made for this run alone is a copy: runsc may use it again.
+        """
+        root = os.path.join(tempfile.mkdtemp(prefix="root-", dir=self.folder), "rootfs")
+
+        def keep(_workspace: Workspace, record: Record) -> None:
+            assert record.spec is not None
+            shutil.copytree(record.spec.root.path, root, symlinks=True)
+
+        harness = Gvisor(
+            runsc=self.runsc, platform=self.platform, launcher=self.launcher, hooks=Hooks(keep=keep)
+        )
         done = harness.run(args, timeout=DEADLINE, **settings)
         if done.returncode:
             raise RuntimeError(f"{args[0]} failed in our sandbox: {done.stderr[-500:]}")
         record = harness.records[-1]
         assert record.spec is not None
-        return record.spec.to_json(), record
+        config = record.spec.to_json()
+        config["root"]["path"] = root
+        return config, record
 
     def bare(
         self,
