@@ -290,6 +290,8 @@ def run(
         config.pluginmanager.register(fixtures, "gvisor-xdist-fixtures")
     if bridges := gate.command["bridges"]:
         program.beside("bridges").register(config, bridges, channel.send)
+    if names := gate.command["unwanted"]:
+        config.pluginmanager.register(program.beside("bridges").LeftOut(names), "gvisor-unwanted")
     channel.send("ready", kernel=os.uname().release, holds=channel.hold())
     return int(config.hook.pytest_cmdline_main(config=config) or 0)
 

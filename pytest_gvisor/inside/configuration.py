@@ -10,7 +10,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -175,6 +175,30 @@ def coverage(config: pytest.Config) -> dict[str, Any] | None:
 def search_path() -> list[str]:
     """Return ``sys.path`` for the pytest inside: absolute, existing entries only."""
     return [os.path.abspath(path or os.curdir) for path in sys.path]
+
+
+_deselected_key = pytest.StashKey[set[str]]()
+
+
+def note_deselected(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
+    """Note tests that the host has deselected: see `unwanted`."""
+    config.stash.setdefault(_deselected_key, set()).update(_functions(items))
+
+
+def unwanted(items: Sequence[pytest.Item]) -> list[str]:
+    """Return the functions of which the host has deselected each test: ``file.py::Class::name``.
+
+    The pytest inside makes no tests of them. One may have thousands, by its parameters.
+    """
+    noted = items[0].config.stash.get(_deselected_key, set()) if items else set()
+    return sorted(noted.difference(_functions(items[0].session.items))) if noted else []
+
+
+def _functions(items: Iterable[pytest.Item]) -> Iterable[str]:
+    """Yield the functions of these tests, by the node ids that they are collected by."""
+    for item in items:
+        if isinstance(item, pytest.Function) and item.parent is not None:
+            yield f"{item.parent.nodeid}::{item.originalname}"
 
 
 def command(script: str) -> list[str]:

@@ -205,6 +205,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     expand(items, inside)
 
 
+@pytest.hookimpl
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Note the tests that the pytest inside need not collect."""
+    if items and is_asked_for(items[0].config) and not here_is_inside():
+        from pytest_gvisor.inside import configuration  # noqa: PLC0415 -- idle costs nothing
+
+        configuration.note_deselected(items[0].config, items)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Mark the host's copy of a test that is expected to fail."""

@@ -188,6 +188,7 @@ def collect(
         copy=link.copy,
         named=configuration.named(items[0].config, items),
         files=configuration.files(items),
+        unwanted=configuration.unwanted(items),
         sys_path=configuration.search_path(),
         bridges=bridges,
         returns=taker.command(),
