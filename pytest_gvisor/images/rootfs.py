@@ -56,7 +56,7 @@ class ImageRootfs(Rootfs):
 
     def prepare(self, folder: str, *, mounts: Sequence[Mount] = (), **_: object) -> Prepared:
         """See `Rootfs.prepare`."""
-        root = self.hold.with_points(mounts, folder)
+        root = os.path.realpath(self.hold.with_points(mounts, folder))  # a home may be a link
         if found := paths.missing(root, mounts):
             raise InvalidBundle(found, where=f"root file system of image {shown(self.name)}")
         taken = {normal(mount.destination) for mount in mounts}

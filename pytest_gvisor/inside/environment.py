@@ -17,16 +17,24 @@ from pytest_gvisor.escape import escape
 KEY: Final = "gvisor_env"
 """The ini key, and where argparse puts the option."""
 
-# Names that say how programs and test tools behave, and nothing about this machine or its user.
+# Names that say how programs and test tools behave, and nothing about this machine or its user. No
+# glob: projects keep passwords under the prefixes of their tools, such as DJANGO_DB_PASS.
 ALLOWED: Final = (
-    "LANG", "LANGUAGE", "LC_*", "TZ", "TERM", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR",
+    "LANG", "LANGUAGE", "LC_ALL", "LC_ADDRESS", "LC_COLLATE", "LC_CTYPE", "LC_IDENTIFICATION",
+    "LC_MEASUREMENT", "LC_MESSAGES", "LC_MONETARY", "LC_NAME", "LC_NUMERIC", "LC_PAPER",
+    "LC_TELEPHONE", "LC_TIME", "TZ", "TERM", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR",
     "PY_COLORS", "CI", "PYTHONHASHSEED", "PYTHONWARNINGS", "PYTHONDEVMODE", "PYTHONUTF8",
     "PYTHONASYNCIODEBUG", "PYTHONBREAKPOINT", "PYTHONDONTWRITEBYTECODE", "PYTHONFAULTHANDLER",
     "PYTHONINTMAXSTRDIGITS", "PYTHONIOENCODING", "PYTHONMALLOC", "PYTHONNODEBUGRANGES",
     "PYTHONOPTIMIZE", "PYTHONPYCACHEPREFIX", "PYTHONSAFEPATH", "PYTHONTRACEMALLOC",
     "PYTHONUNBUFFERED", "PYTHONWARNDEFAULTENCODING", "PYTHON_CPU_COUNT", "PYTHON_GIL",
     "SOURCE_DATE_EPOCH",
-    "DJANGO_*", "HYPOTHESIS_*", "NOX_*", "PYTEST_*", "TOX_*",
+    "DJANGO_ALLOW_ASYNC_UNSAFE", "DJANGO_CONFIGURATION", "DJANGO_SETTINGS_MODULE",
+    "HYPOTHESIS_DATABASE_FILE", "HYPOTHESIS_PROFILE", "HYPOTHESIS_VERBOSITY_LEVEL",
+    "NOX_CURRENT_SESSION", "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "PYTEST_PLUGINS", "PYTEST_THEME",
+    "PYTEST_THEME_MODE", "PYTEST_TIMEOUT", "PYTEST_VERSION", "PYTEST_XDIST_AUTO_NUM_WORKERS",
+    "PYTEST_XDIST_TESTRUNUID", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT",
+    "TOX_ENV_DIR", "TOX_ENV_NAME", "TOX_WORK_DIR",
     # Of the host's folders, but tests see what is on sys.path: a Python that they start has to.
     "PYTHONPATH",
 )  # fmt: skip
@@ -42,11 +50,18 @@ _OF_THE_HOST: Final = (
     "TEST_RUN_PIPE", "RUN_TEST_IDS_PIPE", "VSCODE_*", "PYCHARM_*", "PYDEVD_*", "DEBUGPY_*",
     "TEAMCITY_*", "_JB_*", "JB_*", "JETBRAINS_*", "IDE_PROJECT_ROOTS",
 )  # fmt: skip
-_SECRET: Final = re.compile(
-    "TOKEN|SECRET|PASSW|PWD|CREDENTIAL|PRIVATE|API_?KEY|_KEY$|_KEY_|_PAT$|COOKIE|DSN|AUTH",
+_SECRET_NAME: Final = re.compile(
+    r"PASS|PHRASE|PWD|CRED|SECRET|TOKEN|KEY|PRIVATE|AUTH|COOKIE|DSN|SALT|WEBHOOK|CERT|SIGN"
+    r"|(^|_)(PAT|PIN|OTP|SAS)($|_)",
     re.IGNORECASE,
 )
-_CREDENTIALS: Final = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
+# User information in a URL, PEM, a JWT, an Authorization header, a connection string, and what the
+# tokens of well-known services begin with.
+_SECRET_VALUE: Final = re.compile(
+    r"(?i:[a-z][a-z0-9+.-]*://\S*@|-----BEGIN |\b(basic|bearer) \S|\b(password|pwd|accountkey"
+    r"|sharedaccesskey|sig)=)|\beyJ[\w-]+\.[\w-]+\.|\b(AKIA|ASIA)[0-9A-Z]{16}|\bAIza[\w-]{20}"
+    r"|\bgh[oprsu]_|\bgithub_pat_|\bglpat-|\bxox[a-z]-|\b[prs]k[-_]|\b(npm|hf|dop_v1)_|\bpypi-|\bSG\."
+)
 _PLUGINS: Final = "PYTEST_PLUGINS"
 # VS Code gives -p vscode_pytest. PyCharm hands its plugin over as a module; who has
 # teamcity-messages installed has the same plugin by its entry point.
@@ -91,8 +106,8 @@ def without_editors(plugins: Iterable[str]) -> list[str]:
 
 
 def _passes(name: str, value: str) -> bool:
-    """Whether a glob passes a variable. A secret has its name, or a password in a URL."""
-    secret = _SECRET.search(name) or _CREDENTIALS.search(value)
+    """Whether a glob passes a variable that is no secret by its name or by its value."""
+    secret = _SECRET_NAME.search(name) or _SECRET_VALUE.search(value)
     return not (secret or _is_of_the_host(name))
 
 

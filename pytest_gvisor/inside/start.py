@@ -211,7 +211,7 @@ def _worker(config: pytest.Config) -> dict[str, str] | None:
 def _spec(workspace: Workspace, plan: Plan) -> Spec:
     """Make the root file system, and the specification for it."""
     settings, shown, inside, inhabitant = plan.settings, plan.shown, plan.inside, plan.inhabitant
-    mounts = [bind(path, path) for path in shown.paths]
+    mounts = [bind(path, path, follow=True) for path in shown.paths]
     mounts += visible.writable_mounts(inside.writable)
     account = inhabitant.account if inhabitant else None
     prepared = host().prepare(workspace.folder, mounts=mounts, account=account)

@@ -76,7 +76,7 @@ class Project:
             for way in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
                 if path == self.root or not any(within(way, other) for other in (*held, *found)):
                     found.append(way)
-        return [bind(path, path) for path in dict.fromkeys(found)]
+        return [bind(path, path, follow=True) for path in dict.fromkeys(found)]
 
     def covers(self, own: Sequence[Mount], mounts: Sequence[Mount], folder: str) -> list[Mount]:
         """Return the mounts that hide what is left out of ``own``, the project's mounts.

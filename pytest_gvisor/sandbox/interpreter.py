@@ -130,7 +130,8 @@ def _covering(folders: Sequence[str]) -> list[str]:
 
 def _bind(source: str, destination: str) -> Mount:
     options = ("rbind", "ro", "nosuid", "nodev")
-    return Mount(destination=destination, type=MountType.BIND, source=source, options=options)
+    real = os.path.realpath(source)
+    return Mount(destination=destination, type=MountType.BIND, source=real, options=options)
 
 
 def _has_it(rootfs: Rootfs, mounts: Sequence[Mount]) -> bool:

@@ -13,7 +13,8 @@ from pytest_gvisor.settings import Network, Settings
 
 HOST = {
     "LANG": "C.UTF-8", "LC_TIME": "C", "CI": "true", "DJANGO_SETTINGS_MODULE": "app.settings",
-    "DJANGO_SECRET_KEY": "s", "PYTEST_PLUGINS": "mine", "PYTEST_ADDOPTS": "-x",
+    "DJANGO_SECRET_KEY": "s", "DJANGO_DB_PASS": "s", "TOX_SIGN_PASSPHRASE": "s",
+    "DJANGO_DATABASE": "postgres://u:p/w@host", "PYTEST_PLUGINS": "mine", "PYTEST_ADDOPTS": "-x",
     "PYTEST_GVISOR_STRICT": "1", "PYTEST_DEBUG_TEMPROOT": "/tmp/x", "TOX_ENV_NAME": "py",
     "HYPOTHESIS_PROFILE": "ci", "PYTHONPATH": "lib",
     "PYTEST_XDIST_WORKER": "gw1", "APP_MODE": "test", "APP_TOKEN": "t", "APP_DB": "pg://u:p@h/d",
@@ -48,6 +49,36 @@ def test_an_entry_is_a_name_a_value_or_a_glob(entries: list[str], more: dict[str
     assert environment(entries, HOST) == {name: HOST[name] for name in ALWAYS} | more
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["APP_SMTP_PASS", "APP_PASSPHRASE", "APP_DB_PWD", "APP_DSN", "APP_CRED", "APP_KEY", "app_token",
+     "APP_PAT", "APP_COOKIE", "APP_AUTH", "APP_SALT"],
+)  # fmt: skip
+def test_a_glob_passes_no_name_of_a_secret(name: str) -> None:
+    """Its exact name passes it."""
+    assert name not in environment(["[Aa][Pp][Pp]_*"], {name: "x"})
+    assert environment([name], {name: "x"}) == {name: "x"}
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["postgres://u:p/w@host", "redis://:p@h", "https://token@host/x", "-----BEGIN RSA x",
+     "eyJhbGciOi.eyJzdWIiOi.x", "Bearer x", "Basic dTpw", "host=h Password=p", "AKIA" + "0" * 16,
+     "x ghp_abc", "github_pat_x", "glpat-x", "xoxb-1", "sk-abc", "sk_live_x", "npm_x", "pypi-x",
+     "hf_x", "AIza" + "x" * 20, "Endpoint=e;SharedAccessKey=k"],
+)  # fmt: skip
+def test_a_glob_passes_no_value_of_a_secret(value: str) -> None:
+    """Its exact name passes it."""
+    assert environment(["APP_*"], {"APP_MODE": value}) == {}
+    assert environment(["APP_MODE"], {"APP_MODE": value}) == {"APP_MODE": value}
+
+
+@pytest.mark.parametrize("value", ["", "test", "http://localhost:80/x?y=z", "a@b.example", "1,2"])
+def test_a_glob_passes_other_values(value: str) -> None:
+    """An address of mail is no user information in a URL."""
+    assert environment(["APP_*"], {"APP_MODE": value}) == {"APP_MODE": value}
+
+
 def test_names_of_the_allow_list_can_be_left_out() -> None:
     """The last entry that matches a name counts."""
     found = environment(["!PYTEST_*", "!LC_*", "PYTEST_PLUGINS=other"], HOST)
@@ -74,7 +105,8 @@ def test_what_is_no_entry_is_refused(entry: str) -> None:
 def test_names_that_tests_may_miss_are_told() -> None:
     """The host's own names have their own values inside."""
     assert held_back(environment(["APP_MODE"], HOST), HOST) == [
-        "APP_DB", "APP_TOKEN", "APP_URL", "AWS_PROFILE", "DJANGO_SECRET_KEY",
+        "APP_DB", "APP_TOKEN", "APP_URL", "AWS_PROFILE", "DJANGO_DATABASE", "DJANGO_DB_PASS",
+            "DJANGO_SECRET_KEY", "TOX_SIGN_PASSPHRASE",
     ]  # fmt: skip
 
 
