@@ -224,6 +224,11 @@ def _add_context(path: str, dockerfile: str, file: IO[bytes]) -> str:
 
     if not os.path.isdir(path):
         raise ImageError(f"it cannot be built: {path} is not a folder")
+    for read in (".dockerignore", dockerfile):
+        # The open of a FIFO would wait for a writer. A Dockerfile elsewhere is opened too.
+        place = os.path.join(path, read)
+        if os.path.exists(place) and not os.path.isfile(place):
+            raise ImageError(f"it cannot be built: {place} is not a regular file")
     ignored: list[str] = []
     with (
         contextlib.suppress(FileNotFoundError),

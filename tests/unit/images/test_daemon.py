@@ -193,6 +193,18 @@ def test_a_build_s_context_is_a_file_without_a_name(
     assert sorted(os.listdir(tmp_path)) == ["Other", "context"]
 
 
+@pytest.mark.parametrize("name", [".dockerignore", "Dockerfile", "../Elsewhere"])
+def test_a_fifo_in_a_build_s_context_holds_nothing_up(
+    serve: Any, tmp_path: Path, name: str
+) -> None:
+    """A checkout may have one, and its open would wait for a writer."""
+    serve()
+    (tmp_path / "context").mkdir()
+    os.mkfifo(tmp_path / "context" / name)
+    with Daemon() as opened, pytest.raises(ImageError, match="is not a regular file"):
+        opened.build(str(tmp_path / "context"), dockerfile=name, args={})
+
+
 @pytest.mark.parametrize(
     ("reference", "parts"),
     [
