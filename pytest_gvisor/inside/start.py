@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from pytest_gvisor.inside import (
     visible,
 )
 from pytest_gvisor.inside.link import Died, Link, closed_on_error
+from pytest_gvisor.oci import skeleton
 from pytest_gvisor.oci.defaults import CAPABILITIES, default_spec
 from pytest_gvisor.oci.mounts import bind, covers
 from pytest_gvisor.oci.rootfs import host
@@ -221,6 +222,7 @@ def _spec(workspace: Workspace, plan: Plan) -> Spec:
         for mount in sorted(prepared.mounts, key=lambda mount: mount.destination.count("/"))
         if _is_shown(mount)
     )
+    workspace.sources.extend(_covers(workspace.folder, prepared.root_path, shown.hidden))
     sessions = os.path.dirname(os.path.dirname(workspace.folder))
     hidden = covers(prepared.root_path, prepared.mounts, session=sessions)
     identity = [inhabitant.argument(prepared)] if inhabitant else []
@@ -246,6 +248,16 @@ def _spec(workspace: Workspace, plan: Plan) -> Spec:
     others = tuple(mount for mount in spec.mounts if mount.destination != _TMP)
     spec = dataclasses.replace(spec, mounts=others)
     return _may_add_addresses(spec) if configuration.families(settings) else spec
+
+
+def _covers(folder: str, root: str, hidden: Sequence[str]) -> Iterator[Source]:
+    """Yield what the child binds in the place of what is hidden: an empty file or folder."""
+    for path in hidden:
+        is_folder = os.path.isdir(path)
+        empty = os.path.join(folder, "empty-folder" if is_folder else "empty-file")
+        if not os.path.exists(empty):
+            (os.mkdir(empty, 0o555) if is_folder else skeleton.write(empty, b"", 0o444))
+        yield Source(empty, root + path)
 
 
 def _may_add_addresses(spec: Spec) -> Spec:

@@ -7,8 +7,10 @@ apart from folders of ``--gvisor-writable``. Root may share one that allows no s
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
+import pwd
 import shlex
 import stat
 import sys
@@ -35,6 +37,13 @@ KEY = "gvisor_readable"
 
 OPTION = "--gvisor-readable"
 
+_KEYS = (".ssh", ".gnupg", ".netrc")
+_CREDENTIALS = (
+    *_KEYS, ".aws", ".azure", ".config/gcloud", ".config/gh", ".docker", ".git-credentials",
+    ".kube", ".password-store", ".pgpass", ".pypirc",
+)  # fmt: skip
+"""The entries of a home folder that hold keys and passwords of well-known programs."""
+
 _MOST_ENTRIES = 256
 """The entries of home folders that are shown: each is a mount."""
 
@@ -51,6 +60,9 @@ class Shown:
 
     links: tuple[tuple[str, str], ...] = ()
     """Links of opened home folders, with their targets."""
+
+    hidden: tuple[str, ...] = ()
+    """Files and folders in `paths` in whose places are empty ones."""
 
     start: str
     """The folder that pytest was started in: an empty one where it is not in `paths`."""
@@ -101,7 +113,24 @@ def shown(config: pytest.Config, items: Sequence[pytest.Item], asked: Sequence[s
             if use := wanted[ways[path]]:
                 _check(path, *use)
             found.append(path)
-    return Shown(paths=tuple(found), links=parts.links, start=start)
+    hidden = tuple(_credentials(str(config.rootpath), found, parts.whole))
+    return Shown(paths=tuple(found), links=parts.links, hidden=hidden, start=start)
+
+
+def _credentials(root: str, found: Sequence[str], asked: Sequence[str]) -> Iterator[str]:
+    """Yield the entries of home folders with keys and passwords, unless they were asked for.
+
+    Home folders are this user's, that of the owner of ``root``, and those in /home. A shown folder
+    with keys of ssh or gpg, or with a .netrc, is taken for one.
+    """
+    homes = _homes()
+    with contextlib.suppress(OSError, KeyError):
+        homes.add(os.path.realpath(pwd.getpwuid(os.stat(root).st_uid).pw_dir))
+    homes.update(p for p in found if any(os.path.lexists(os.path.join(p, n)) for n in _KEYS))
+    for name in (os.path.join(home, name) for home in sorted(homes) for name in _CREDENTIALS):
+        shown = _is_held(name, found) and not any(within(name, path) for path in asked)
+        if shown and (os.path.isdir(name) or os.path.isfile(name)) and not os.path.islink(name):
+            yield name
 
 
 def _needed(

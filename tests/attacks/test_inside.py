@@ -259,3 +259,50 @@ def test_a_test_that_patches_pytest_changes_later_ones_of_its_sandbox_alone(
     """Tests of one sandbox share an interpreter; a sandbox for each test keeps a patch in it."""
     project.makepyfile(PATCHES.format(marker=marker))
     assert run_inside(f"--gvisor-isolation={option}").parseoutcomes() == counts
+
+
+HOME = """
+    from pathlib import Path
+
+    HERE = Path(__file__).parent
+
+    def test_it():
+        assert list((HERE / ".ssh").iterdir()) == []
+        assert list((HERE / ".aws").iterdir()) == []
+        assert (HERE / ".netrc").read_text() == ""
+        assert (HERE / ".config/app").read_text() == "shown"
+"""
+
+
+def test_a_project_that_is_a_home_folder_shows_no_keys(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """Whoever runs pytest: ssh's keys tell that it is one, and the other entries go with them."""
+    for name in (".ssh/id_ed25519", ".aws/credentials", ".netrc"):
+        path = project.path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(SECRET)
+    (project.path / ".config").mkdir()
+    (project.path / ".config/app").write_text("shown")
+    project.makepyfile(HOME)
+    run_inside().assert_outcomes(passed=1)
+    result = run_inside("--gvisor-readable", ".aws")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*aws/credentials*"])
+    assert (project.path / ".ssh/id_ed25519").read_text() == SECRET
+
+
+def test_a_project_s_folder_of_docker_is_no_credential(
+    project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkout that is no home folder may have one."""
+    monkeypatch.setenv("HOME", "/root")  # pytester has made it the project's folder
+    (project.path / ".docker").mkdir()
+    (project.path / ".docker/Dockerfile").write_text("FROM scratch")
+    project.makepyfile("""
+        from pathlib import Path
+
+        def test_it():
+            assert (Path(__file__).parent / ".docker/Dockerfile").read_text() == "FROM scratch"
+    """)
+    run_inside().assert_outcomes(passed=1)
