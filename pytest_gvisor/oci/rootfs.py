@@ -116,7 +116,9 @@ class HostRootfs(Rootfs):
     ) -> Prepared:
         """See `Rootfs.prepare`."""
         system = host_system()
-        own = _system_mounts()
+        # A virtual environment may be the project too, which is a mount of the caller's.
+        taken = {normal(mount.destination) for mount in mounts}
+        own = [mount for mount in _system_mounts() if mount.destination not in taken]
         made = Prepared(
             root_path=os.path.join(folder, skeleton.ROOT),
             mounts=(*own, *mounts),

@@ -23,6 +23,13 @@ def shared(tmp_path: Path) -> str:
     return str(tmp_path / "shared")
 
 
+def test_a_mount_of_the_caller_s_is_in_the_place_of_the_root_s_own(tmp_path: Path) -> None:
+    """A project that is a virtual environment has the path of the running Python's folder."""
+    mine = bind(tmp_path, "/usr/")
+    found = rootfs.host().prepare(str(tmp_path / "run"), mounts=[mine]).mounts
+    assert [mount for mount in found if mount.destination.rstrip("/") == "/usr"] == [mine]
+
+
 def test_the_host_root_is_made_once_and_shared(tmp_path: Path, shared: str) -> None:
     """Runs without mounts of their own have the same skeleton, and nothing else is left."""
     one = rootfs.host().prepare(str(tmp_path / "1"), shared=shared)
