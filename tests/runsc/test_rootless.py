@@ -1,4 +1,4 @@
-"""The two ways without root, kept apart: mappings in the bundle, and runsc's own --rootless."""
+"""The ways without root, kept apart: mappings in the bundle, the child's namespace, runsc's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor import Gvisor, Platform, UsageError, is_gvisor_kernel
+from pytest_gvisor import Gvisor, Platform, UsageError, empty, is_gvisor_kernel
 from pytest_gvisor.programs.proc import words_of
 from tests.runsc.conftest import Running, Start
 
@@ -71,14 +71,25 @@ def test_rootless_root_has_its_networks(gvisor: Gvisor, network: str) -> None:
 @needs_user
 @pytest.mark.parametrize("rootless", ["auto", "on"])
 def test_an_unprivileged_user_is_rootless(running: Start, rootless: str) -> None:
-    """An unprivileged user's runsc gets `--rootless`, and the bundle has no mappings."""
+    """The child makes the user namespace: no `--rootless`, and no mappings in the bundle."""
     run = running(rootless=rootless)
     argv, config = words_of(run.runsc), config_of(run)
-    assert "--rootless" in argv
-    assert argv.index("--rootless") < argv.index("run")
+    assert "--rootless" not in argv
+    mapped = Path(f"/proc/{run.runsc}/uid_map").read_text().split()
+    assert mapped == ["0", str(os.geteuid()), "1"]
     assert "user" not in namespaces_of(config)
     assert not config["linux"].get("uidMappings")
     run.end()
+
+
+@needs_user
+def test_runsc_makes_the_namespace_where_nothing_of_the_host_is_shown(gvisor: Gvisor) -> None:
+    """A root of given files alone needs no mount of the child's."""
+    root = empty({"bin/busybox": Path("/bin/busybox").read_bytes()})
+    done = gvisor.run(["/bin/busybox", "id", "-u"], rootfs=root)
+    assert done.stdout == "0\n"
+    argv = gvisor.records[-1].argv
+    assert argv.index("--rootless") < argv.index("run")
 
 
 @needs_user

@@ -58,7 +58,8 @@ print(json.dumps({
     "cwd": os.getcwd(),
     "session": os.getsid(0) == os.getpid(),
     "blocked": int(status["SigBlk"], 16),
-    "ignored": int(status["SigIgn"], 16) & ~(1 << 12 | 1 << 24),  # Python's own: PIPE, XFSZ
+    # But PIPE and XFSZ, which are Python's own, and the C library's two, which a shell may ignore.
+    "ignored": int(status["SigIgn"], 16) & ~(1 << 12 | 1 << 24 | 3 << 31),
     "new_privs": status["NoNewPrivs"],
 }))
 """
