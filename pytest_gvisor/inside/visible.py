@@ -24,7 +24,7 @@ from pytest_gvisor.errors import UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.inside import configuration
 from pytest_gvisor.oci import packages, paths, skeleton
-from pytest_gvisor.oci.mounts import bind, danger, examine
+from pytest_gvisor.oci.mounts import danger, examine, share
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.paths import within
@@ -293,7 +293,7 @@ def _homes() -> set[str]:
 
 def writable_mounts(paths: Iterable[str]) -> list[Mount]:
     """Return the writable mounts of these folders at their own paths. Raises `UsageError`."""
-    made = [bind(path, os.path.abspath(path), readonly=False) for path in paths]
+    made = [share(path) for path in paths]
     for mount in made:
         _check_harmless(mount.source)
     return made

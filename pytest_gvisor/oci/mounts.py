@@ -75,7 +75,7 @@ def danger(source: str, *, writable: bool = False) -> str:
         return "holds session folders of pytest-gvisor"
     if writable and any(within(path, source) or within(source, path) for path in places.programs()):
         return "is or holds runsc, a place where it is looked for, or programs beside it"
-    return host_paths.executed(source) if writable else ""
+    return ""
 
 
 def covers(root: str, mounts: Sequence[Mount], *, session: str = "") -> list[Mount]:
@@ -157,8 +157,28 @@ def bind(
     asked = os.fspath(source)
     if not isinstance(asked, str):
         raise UsageError("the source of a bind mount must be text, not bytes")
+    return _bind(asked, destination, readonly=readonly, dangerous=dangerous, follow=follow)
+
+
+def share(folder: str) -> Mount:
+    """Show a folder at its own path, writable, also where the host executes what is there."""
+    path = os.path.abspath(folder)
+    return _bind(folder, path, readonly=False, dangerous=False, follow=False, trusted=False)
+
+
+def _bind(
+    asked: str,
+    destination: str | os.PathLike[str],
+    *,
+    readonly: bool,
+    dangerous: bool,
+    follow: bool,
+    trusted: bool = True,
+) -> Mount:
     target = _destination(destination)
     real, impossible, risk = examine(asked, writable=not readonly, follow=follow)
+    if trusted and not readonly:
+        risk = risk or host_paths.executed(real)
     if impossible:
         raise UsageError(f"cannot mount {shown(asked)} at {target}: it {impossible}")
     if risk and not dangerous:

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.escape import shown
-from pytest_gvisor.oci import mounts
+from pytest_gvisor.oci import host_paths, mounts
 from pytest_gvisor.oci.spec import Mount, Spec
 from pytest_gvisor.oci.vocabulary import normal
 from pytest_gvisor.programs.paths import within
@@ -80,6 +80,7 @@ def _bind(
 ) -> Iterator[str]:
     writable = "ro" not in mount.options
     real, impossible, risk = mounts.examine(mount.source, writable=writable)
+    risk = risk or (host_paths.executed(real) if writable else "")
     if impossible:
         yield f"{place}.source: {shown(mount.source)} {impossible}"
     elif risk:

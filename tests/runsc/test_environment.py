@@ -70,7 +70,6 @@ def test_the_argv_of_runsc_is_this(
     expected = [
         "runsc",
         "--root", f"{folder}/root",
-        *(["--rootless"] if os.geteuid() else []),
         "--ignore-cgroups",
         "--network", network,
         "--platform", gvisor_platform,
@@ -79,7 +78,6 @@ def test_the_argv_of_runsc_is_this(
         "--panic-log", f"{folder}/panic",
         "--pod-init-config", f"{folder}/pod-init.json",
         *(["--sidecar-release-enforcement-policy=ALWAYS"] if enforces else []),
-        *(["--directfs=false"] if os.geteuid() else []),
         *(["--gofer-network-namespace=new"] if mounts_by_default else []),
         "run", "--bundle", f"{folder}/bundle", name,
     ]
