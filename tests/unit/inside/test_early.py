@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from pytest_gvisor.errors import RunscNotFound
-from pytest_gvisor.inside import early, start, users
+from pytest_gvisor.inside import configuration, early, start, users
 from pytest_gvisor.inside.early import Early
 from pytest_gvisor.inside.visible import Shown
 from pytest_gvisor.runsc.rootless import Way
@@ -205,3 +205,39 @@ def test_a_sandbox_ends_with_a_collection_that_has_no_test_inside(
     with pytest.raises(StopIteration):
         hook.send(None)
     assert sandbox.did == ["greeted", "closed"]
+
+
+@pytest.mark.parametrize("part", ["settings", "inside", "shown"])
+def test_each_input_of_a_start_makes_another_plan(plan: start.Plan, part: str) -> None:
+    """So no sandbox is taken that was started with another value of any of them."""
+    value = getattr(plan, part)
+    for field in dataclasses.fields(value):
+        changed = dataclasses.replace(value, **{field.name: ("another",)})
+        assert plan.changed(dataclasses.replace(plan, **{part: changed})) == [part], field.name
+
+
+def test_each_field_of_a_plan_counts(plan: start.Plan) -> None:
+    """The arguments of the first command alone do not: the gate decides on files."""
+    for field in dataclasses.fields(plan):
+        value: Any = {"more": 1} if field.name == "command" else ("another",)
+        assert plan.changed(dataclasses.replace(plan, **{field.name: value})) == [field.name]
+    for name in ("options", "held_back", "worker", "cwd", "coverage", "families", "program"):
+        other = {**plan.command, name: ("another",)}
+        assert plan.changed(dataclasses.replace(plan, command=other)) == ["command"]
+    assert plan.changed(dataclasses.replace(plan, command={**plan.command, "args": ["x"]})) == []
+
+
+def test_the_ini_file_the_root_and_each_option_of_a_session_travel(
+    pytester: pytest.Pytester,
+) -> None:
+    """But those that are switched off inside, and pytest-cov's, which go by themselves."""
+    config = pytester.parseconfig()
+    before = configuration.travelling(config)
+    for name, attribute in (("inifilename", "_inipath"), ("rootdir", "_rootpath")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(config, attribute, Path("/another"))
+            assert configuration.travelling(config) == {**before, name: "/another"}
+    for name in before.keys() - configuration._SWITCHED_OFF.keys() - {"inifilename", "rootdir"}:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(config.option, name, "another")
+            assert configuration.travelling(config) == {**before, name: "another"}
