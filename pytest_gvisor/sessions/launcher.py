@@ -129,7 +129,11 @@ class Keeper:
             return
         self._socket.settimeout(_START_DEADLINE)
         try:
-            ready = self._socket.recv(4096)
+            try:
+                ready = self._socket.recv(4096)
+            except ConnectionResetError:
+                # It ended and left a message unread. The kernel tells that once, before its word.
+                ready = self._socket.recv(4096)
             reason = ready.decode("utf-8", "replace") or "it ended"
         except OSError as error:
             ready, reason = b"", str(error)
@@ -167,8 +171,12 @@ class Keeper:
         return Control(ours)
 
     def hold(self, fd: int) -> None:
-        """Have the keeper hold a descriptor open for as long as it lives."""
-        with stage("keeper", "a descriptor cannot be sent"):
+        """Have the keeper hold a descriptor open for as long as it lives.
+
+        Of one that has ended, `await_ready` says why.
+        """
+        ended = contextlib.suppress(BrokenPipeError, ConnectionResetError)
+        with stage("keeper", "a descriptor cannot be sent"), ended:
             socket.send_fds(self._socket, [b"hold"], [fd])
 
     def close(self) -> None:

@@ -263,8 +263,9 @@ def test_a_request_that_cannot_be_sent_is_a_typed_error(launcher: Launcher) -> N
     assert gone_or_zombie(keeper.pid)
     with pytest.raises(LaunchError, match="cannot be sent"):
         keeper.launch(order, [])
+    keeper.hold(0)  # before its own word on why it has ended
     with pytest.raises(LaunchError, match="cannot be sent"):
-        keeper.hold(0)
+        keeper.hold(-1)
 
 
 def test_a_keeper_that_does_not_end_is_killed(
