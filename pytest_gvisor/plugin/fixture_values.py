@@ -82,8 +82,9 @@ class Values:
         """See the fixture. Closed at the end, with a warning of all that was not removed."""
         settings, item, engine = self._settings(), self._request.node, engine_of(self._config)
         # Tests and workloads make links there, by which no later test is to be led astray.
-        factory: pytest.TempPathFactory = self._request.getfixturevalue("tmp_path_factory")
-        host_paths.note_writable(os.path.realpath(factory.getbasetemp()))
+        if self._config.pluginmanager.hasplugin("tmpdir"):
+            factory: pytest.TempPathFactory = self._request.getfixturevalue("tmp_path_factory")
+            host_paths.note_writable(os.path.realpath(factory.getbasetemp()))
         # A test that parametrizes gvisor_platform directly passes the fixture, and its check, by.
         with fail_misuse(), prefix_location(item):
             platform = setting_values.platform(gvisor_platform, "gvisor_platform")

@@ -114,7 +114,7 @@ def test_the_site_is_built_without_a_warning(site: Path) -> None:
 
 
 INTERNAL = {
-    "Process": {"channel", "on_message", "over"},
+    "Process": {"channel", "id", "on_message", "over", "wait_change"},
     "Snapshot": {"check", "last_id", "request", "tag", "wake", "workload", "workload_with"},
 }
 """Members without an underscore that only other modules of the package use."""

@@ -171,15 +171,15 @@ def test_links_are_resolved_before_judging(tmp_path: Path) -> None:
     link = tmp_path / "harmless"
     link.symlink_to("/proc")
     with pytest.raises(UsageError, match="really"):
-        bind(link, "/data")
+        bind(link, "/data", follow=True)
 
 
 def test_a_link_is_mounted_as_what_it_leads_to(tmp_path: Path) -> None:
     """The mount's source is the checked real path, not the link."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    assert bind(tmp_path / "link", tmp_path).destination == str(tmp_path)
-    made = bind(tmp_path / "link", "/data//x/")
+    assert bind(tmp_path / "link", tmp_path, follow=True).destination == str(tmp_path)
+    made = bind(tmp_path / "link", "/data//x/", follow=True)
     assert made.source == str(tmp_path / "real")
     assert made.destination == "/data/x"
     assert made.type is MountType.BIND
@@ -193,7 +193,7 @@ def test_a_source_that_cannot_be_used_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     for source in (tmp_path / "missing", tmp_path / "loop", "a\0b"):
         with pytest.raises(UsageError, match="cannot mount"):
-            bind(source, "/data", dangerous=True)
+            bind(source, "/data", dangerous=True, follow=True)
 
 
 @pytest.mark.fault("B6")
