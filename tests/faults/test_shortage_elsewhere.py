@@ -215,7 +215,7 @@ def test_a_disk_that_is_full_while_a_warm_sandbox_starts_is_a_typed_error(
             assert own_files(launcher) == there
             return seen
 
-        errors = until_well(attempt, range(0, 40 * step, step), "x\n")
+        errors = until_well(attempt, range(0, 160 * step, 4 * step), "x\n")
         assert len(errors) > 1
         assert set(errors) <= {"LaunchError", "RunscFailed", "SandboxCrashed"}, errors
 
