@@ -181,7 +181,14 @@ _deselected_key = pytest.StashKey[set[str]]()
 
 
 def note_deselected(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
-    """Note tests that the host has deselected: see `unwanted`."""
+    """Note tests that the host has deselected: see `unwanted`.
+
+    Without ``-m``, ``-k`` and ``--deselect`` a plugin has done so. One such as pytest-split chooses
+    among all that it is given, which has to be the same inside.
+    """
+    option = config.option
+    if not (option.markexpr or option.keyword or option.deselect):
+        return
     config.stash.setdefault(_deselected_key, set()).update(_functions(items))
 
 

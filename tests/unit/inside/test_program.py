@@ -108,4 +108,7 @@ def test_a_function_with_a_selected_test_is_wanted(pytester: pytest.Pytester) ->
     assert configuration.unwanted([]) == []
     items[0].session.items = [items[0]]
     configuration.note_deselected(config, items[1:])
+    assert configuration.unwanted(items[:1]) == []  # a plugin has chosen
+    config.option.markexpr = "not slow"
+    configuration.note_deselected(config, items[1:])
     assert configuration.unwanted(items[:1]) == [f"{path}::TestIt::test_all", f"{path}::test_all"]
