@@ -1,8 +1,8 @@
 """``python -I -S replay.py FOLDER``: repeats a kept run, and ends with runsc's status.
 
 The child takes the steps of the run itself: it opens the sources anew, without links, and binds
-them. Standard input is the run's. Nothing is left, whatever ends this program: the child and its
-descendants get SIGKILL when it is gone.
+them. Standard input is the run's. The child and its descendants get SIGKILL when this program is
+gone. After a SIGKILL of this program, the folder of the run stays, and no process or mount does.
 """
 
 from __future__ import annotations

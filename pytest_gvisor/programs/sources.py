@@ -37,7 +37,6 @@ class Source(NamedTuple):
 def bind(sources: tuple[Source, ...]) -> None:
     """Bind each source to its place, in a mount namespace of this process's own.
 
-    All are opened before the first is bound, so none is looked up through another. A descriptor
     All are opened before the first is bound. A descriptor from before `unshare` cannot be bound:
     its mount belongs to the namespace that was left.
 
