@@ -202,7 +202,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     with misuse_ends_session():
         check_writable(config, config.getoption("gvisor_writable"))
-    expand(items, inside)
+        expand(items, inside)
 
 
 @pytest.hookimpl

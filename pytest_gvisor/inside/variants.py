@@ -21,7 +21,7 @@ _nodeid_key = pytest.StashKey[str]()
 def expand(items: list[pytest.Item], inside: Iterable[pytest.Item]) -> None:
     """Replace each test ``inside`` by one copy per platform and release, if it has several.
 
-    Raises `pytest.UsageError` for a marker that cannot be meant.
+    Raises `UsageError` or `pytest.UsageError` for a marker that cannot be meant.
     """
     expanded: list[pytest.Item] = []
     chosen = set(map(id, inside))
@@ -29,8 +29,7 @@ def expand(items: list[pytest.Item], inside: Iterable[pytest.Item]) -> None:
         if id(item) not in chosen:
             expanded.append(item)
             continue
-        with misuse_ends_session():
-            settings = settings_of(item)
+        settings = settings_of(item)
         variants = _variants(settings)
         if len(variants) == 1 and not settings.native:
             item.stash[plan_key] = _plan(item, variants[0][1], None)

@@ -105,15 +105,14 @@ def settings_of(item: pytest.Item) -> Settings:
             settings = words.replaced(settings, changes)
         except UsageError as error:
             raise UsageError(f"{where}: @pytest.mark.gvisor: {error.message}") from error
-    with prefix_location(item):
-        settings = _select_release(settings, item)
+    if settings.releases:
+        with prefix_location(item):
+            settings = _select_release(settings, item)
     return resolve_image_path(settings, item.config)
 
 
 def _select_release(settings: Settings, item: pytest.Item) -> Settings:
     """Return the settings with the binary in the test's id, or else the first of several."""
-    if not settings.releases:
-        return settings
     plan = plan_of(item)
     label = params_of(item).get(RELEASE_FIXTURE) if plan is None else plan.release
     return settings if label is None else words.on_release(settings, label)
