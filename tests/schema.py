@@ -1,4 +1,4 @@
-"""The OCI runtime specification's JSON schema from Debian, as an independent validator."""
+"""The OCI runtime specification's own JSON schema, as an independent validator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jsonschema import Draft4Validator
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT4
 
-FOLDER = Path("/usr/share/gocode/src/github.com/opencontainers/runtime-spec/schema")
+FOLDER = Path(__file__).parents[1] / "fixtures/runtime-spec"
 
 
 @functools.cache

@@ -23,8 +23,10 @@ for path in $SHOWN; do
     mount --rbind "$path" "$root$path"
 done
 for name in bin lib lib64; do ln -s "usr/$name" "$root/$name"; done
-mkdir -m 1777 "$root/tmp" "$root/run"
-mkdir "$root/proc"
+# The checkout, or the tests' own folder, may lie below /tmp.
+mkdir -p "$root/tmp" "$root/run"
+chmod 1777 "$root/tmp" "$root/run"
+mkdir -p "$root/proc"
 mount --rbind /proc "$root/proc"
 # No exec: the shell stays outside, as the programs that build packages do.
 chroot --userspec="$user" "$root" "$@"
@@ -76,7 +78,8 @@ def test_the_error_names_the_chroot(tmp_path: Path, user: str) -> None:
     project.mkdir()
     program = (
         "import os, pathlib, sys, pytest\n"
-        "os.chdir('/tmp')\n"
+        "os.mkdir('/tmp/project')\n"
+        "os.chdir('/tmp/project')\n"
         "pathlib.Path('test_it.py').write_text(\"def test_it(gvisor): gvisor.run(['true'])\")\n"
         "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '--gvisor-strict']))\n"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,11 @@ from pytest_gvisor.images.tar import Tar
 from tests import archives
 from tests.unit.images.conftest import Item, folder, hard, item, layout, link, tar, write_layout
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners as umoci keeps them")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners as umoci keeps them"),
+    # Only `make test` installs it, and takes no such skip.
+    pytest.mark.skipif(shutil.which("umoci") is None, reason="no umoci on this machine"),
+]
 
 Layers = Sequence[Sequence[Item]]
 ESCAPE = "pytest-gvisor-escape"
