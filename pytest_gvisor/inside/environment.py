@@ -51,17 +51,25 @@ _OF_THE_HOST: Final = (
     "TEAMCITY_*", "_JB_*", "JB_*", "JETBRAINS_*", "IDE_PROJECT_ROOTS",
 )  # fmt: skip
 _SECRET_NAME: Final = re.compile(
-    r"PASS|PHRASE|PWD|CRED|SECRET|TOKEN|KEY|PRIVATE|AUTH|COOKIE|DSN|SALT|WEBHOOK|CERT|SIGN"
-    r"|(^|_)(PAT|PIN|OTP|SAS)($|_)",
+    r"PASS(?!ED)|PHRASE|PWD|PSW|CRED(?!IT)|SECRET|TOKEN(?!IZ)|KEY(?!BOARD|WORD)|PRIVATE|UNSEAL"
+    r"|AUTH(?!ORS?($|_))|COOKIE|SESSION_?ID|DSN|CONN(ECTION)?_?STR|SALT|PEPPER|WEBHOOK|KUBECONFIG"
+    r"|CERT(?!AIN)|(?<!DE)(?<!AS)SIGN(?!AL)|JWT|HMAC|BEARER|MNEMONIC|RECOVERY"
+    r"|(^|_)(PW|PAT|PIN|T?OTP|SAS|SK|PEM|P12|PFX)($|_)",
     re.IGNORECASE,
 )
-# User information in a URL, PEM, a JWT, an Authorization header, a connection string, and what the
-# tokens of well-known services begin with.
+# User information in a URL or before a host, PEM, a JWT, an Authorization header, a password in a
+# query, a connection string or JSON, what the tokens of well-known services begin with, and long
+# words of random letters and digits.
 _SECRET_VALUE: Final = re.compile(
-    r"(?i:[a-z][a-z0-9+.-]*://\S*@|-----BEGIN |\b(basic|bearer) \S|\b(password|pwd|accountkey"
-    r"|sharedaccesskey|sig)=)|\beyJ[\w-]+\.[\w-]+\.|\b(AKIA|ASIA)[0-9A-Z]{16}|\bAIza[\w-]{20}"
-    r"|\bgh[oprsu]_|\bgithub_pat_|\bglpat-|\bxox[a-z]-|\b[prs]k[-_]|\b(npm|hf|dop_v1)_|\bpypi-|\bSG\."
+    r"(?i:[a-z][a-z0-9+.-]*://\S*@|^[^\s/:@]+:[^\s@]+@|-----BEGIN |\b(basic|bearer) \S"
+    r"|\bpass(word|wd)\b|(pass|pwd|secret|token|key|auth|sig|signature)[\"']?\s*[:=]|secret-key"
+    r"|hooks\.slack\.com|/api/webhooks/)|LS0tLS1CRUdJTi|\beyJ[\w-]+\.[\w-]+\."
+    r"|\b(AKIA|ASIA)[0-9A-Z]{16}|\bgh[oprsu]_|\bgithub_pat_|\bgl[a-z]{2,4}-|\bxox[a-z]-|\bxapp-"
+    r"|\b[prs]k[-_]|\b(npm|hf|dop_v1)_|\bpypi-|\bSG\.|\bAIza|[0-9a-f]{32}"
+    r"|\b(?=[\w-]{,39}[a-z])(?=[\w-]{,39}[A-Z])(?=[\w-]{,39}\d)[\w-]{20}"
+    r"|(?<![\w+/=-])(?=\S*\d)[A-Za-z0-9+/]{40}(?![\w+/=-])"
 )
+_LONGEST: Final = 4096
 _PLUGINS: Final = "PYTEST_PLUGINS"
 # VS Code gives -p vscode_pytest. PyCharm hands its plugin over as a module; who has
 # teamcity-messages installed has the same plugin by its entry point.
@@ -107,7 +115,8 @@ def without_editors(plugins: Iterable[str]) -> list[str]:
 
 def _passes(name: str, value: str) -> bool:
     """Whether a glob passes a variable that is no secret by its name or by its value."""
-    secret = _SECRET_NAME.search(name) or _SECRET_VALUE.search(value)
+    # A longer value is a file's content, and would take the expressions long.
+    secret = len(value) > _LONGEST or _SECRET_NAME.search(name) or _SECRET_VALUE.search(value)
     return not (secret or _is_of_the_host(name))
 
 

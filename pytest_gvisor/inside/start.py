@@ -22,7 +22,7 @@ from pytest_gvisor.inside.link import Died, Link, closed_on_error
 from pytest_gvisor.oci import skeleton
 from pytest_gvisor.oci.defaults import CAPABILITIES, default_spec
 from pytest_gvisor.oci.mounts import bind, covers
-from pytest_gvisor.oci.rootfs import host
+from pytest_gvisor.oci.rootfs import HostRootfs
 from pytest_gvisor.oci.spec import Capabilities
 from pytest_gvisor.plugin.stash import engine_of
 from pytest_gvisor.programs.sources import Source
@@ -215,7 +215,7 @@ def _spec(workspace: Workspace, plan: Plan) -> Spec:
     mounts = [bind(path, path, follow=True) for path in shown.paths]
     mounts += visible.writable_mounts(inside.writable)
     account = inhabitant.account if inhabitant else None
-    prepared = host().prepare(workspace.folder, mounts=mounts, account=account)
+    prepared = HostRootfs(whole=True).prepare(workspace.folder, mounts=mounts, account=account)
     shown.complete(prepared.root_path)
     workspace.sources.extend(
         Source(mount.source, prepared.root_path + mount.destination)

@@ -27,7 +27,7 @@ from pytest_gvisor.oci import packages, paths, skeleton
 from pytest_gvisor.oci.mounts import danger, examine, share
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.programs import leftovers
-from pytest_gvisor.programs.paths import within
+from pytest_gvisor.programs.paths import below, within
 from pytest_gvisor.sessions import places
 
 _HARMLESS = os.ST_NOSUID | os.ST_NODEV
@@ -39,8 +39,9 @@ OPTION = "--gvisor-readable"
 
 _KEYS = (".ssh", ".gnupg", ".netrc")
 _CREDENTIALS = (
-    *_KEYS, ".aws", ".azure", ".config/gcloud", ".config/gh", ".docker", ".git-credentials",
-    ".kube", ".password-store", ".pgpass", ".pypirc",
+    *_KEYS, ".aws", ".azure", ".cargo/credentials.toml", ".config/gcloud", ".config/gh", ".docker",
+    ".git-credentials", ".kube", ".local/share/keyrings", ".mozilla", ".password-store", ".pgpass",
+    ".pypirc", ".vault-token",
 )  # fmt: skip
 """The entries of a home folder that hold keys and passwords of well-known programs."""
 
@@ -101,7 +102,7 @@ def shown(config: pytest.Config, items: Sequence[pytest.Item], asked: Sequence[s
     asked for.
     """
     start = str(config.invocation_params.dir)
-    parts = _opened(asked)
+    parts = _opened(asked, str(config.rootpath))
     found: list[str] = []
     for path in sorted(parts.whole):
         if not _is_held(path, found):
@@ -120,17 +121,20 @@ def shown(config: pytest.Config, items: Sequence[pytest.Item], asked: Sequence[s
 def _credentials(root: str, found: Sequence[str], asked: Sequence[str]) -> Iterator[str]:
     """Yield the entries of home folders with keys and passwords, unless they were asked for.
 
-    Home folders are this user's, that of the owner of ``root``, and those in /home. A shown folder
-    with keys of ssh or gpg, or with a .netrc, is taken for one.
+    A shown folder with keys of ssh or gpg, or with a .netrc, is taken for a home folder. Of a link
+    the target counts, which may lie in another folder that is shown.
     """
-    homes = _homes()
-    with contextlib.suppress(OSError, KeyError):
-        homes.add(os.path.realpath(pwd.getpwuid(os.stat(root).st_uid).pw_dir))
+    homes = _homes(root)
     homes.update(p for p in found if any(os.path.lexists(os.path.join(p, n)) for n in _KEYS))
-    for name in (os.path.join(home, name) for home in sorted(homes) for name in _CREDENTIALS):
-        shown = _is_held(name, found) and not any(within(name, path) for path in asked)
-        if shown and (os.path.isdir(name) or os.path.isfile(name)) and not os.path.islink(name):
-            yield name
+    names = [os.path.join(home, name) for home in sorted(homes) for name in _CREDENTIALS]
+    if config := os.environ.get("XDG_CONFIG_HOME"):
+        names += [os.path.join(config, name) for name in ("gcloud", "gh")]
+    held = [(path, os.path.realpath(path)) for path in (*found, *_SYSTEM, *_prefixes())]
+    for real in dict.fromkeys(map(os.path.realpath, names)):
+        if os.path.isdir(real) or os.path.isfile(real):
+            # A folder is shown under each of its names.
+            places = {path + real[len(top) :] for path, top in held if below(real, top)}
+            yield from (p for p in sorted(places) if not any(within(p, other) for other in asked))
 
 
 def _needed(
@@ -243,9 +247,9 @@ def _resolved(folder: str, asked: str) -> list[str]:
     return [path]
 
 
-def _opened(asked: Iterable[str]) -> _Opened:
+def _opened(asked: Iterable[str], root: str = "/") -> _Opened:
     """Return the parts of these paths, home folders opened. Raises `UsageError`."""
-    homes = _homes()
+    homes = _homes(root)
     whole: list[str] = []
     folders: list[str] = []
     links: list[tuple[str, str]] = []
@@ -285,10 +289,17 @@ def _entries(folder: str, links: list[tuple[str, str]], *, dots: bool) -> Iterat
         raise UsageError(f"{OPTION} {escape(shlex.quote(folder))}: {error.strerror}") from error
 
 
-def _homes() -> set[str]:
-    """Return home folders: this user's by both of its names, root's, and those in /home."""
-    others = {os.path.realpath(path) for path in glob.glob("/home/*")}
-    return others | {os.path.realpath(path) for path in skeleton.homes() if path != "/home"}
+def _homes(root: str) -> set[str]:
+    """Return home folders: this user's by both of its names, root's, and those in /home.
+
+    That of the owner of ``root`` is one too, and so is that of the user who called sudo.
+    """
+    found = {*glob.glob("/home/*"), *skeleton.homes()} - {"/home"}
+    with contextlib.suppress(OSError, KeyError):
+        found.add(pwd.getpwuid(os.stat(root).st_uid).pw_dir)
+    with contextlib.suppress(KeyError):
+        found.add(pwd.getpwnam(os.environ.get("SUDO_USER", "")).pw_dir)
+    return {*map(os.path.realpath, found)} - {"/"}
 
 
 def writable_mounts(paths: Iterable[str]) -> list[Mount]:

@@ -14,7 +14,7 @@ from typing import Final
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.escape import shown
-from pytest_gvisor.oci import host_paths
+from pytest_gvisor.oci import host_paths, skeleton
 from pytest_gvisor.oci.reader import whole
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.vocabulary import MountType, absolute, normal
@@ -33,6 +33,10 @@ _USER_ENGINE: Final = re.compile(
 )
 
 _EMPTY: Final = ("ro", "nosuid", "nodev", "noexec", "mode=0700")
+_NOTHING: Final = ("ro", "nosuid", "nodev", "noexec", "mode=0555")
+
+HIDING: Final = "hidden"
+"""The name of the empty file, in the folder of a run, that hides others."""
 
 
 def _sessions() -> set[str]:
@@ -98,6 +102,30 @@ def covers(root: str, mounts: Sequence[Mount], *, session: str = "") -> list[Mou
                     destination=target, type=MountType.TMPFS, source="tmpfs", options=_EMPTY
                 )
     return list(found.values())
+
+
+def cover(destination: str, source: str, folder: str) -> Mount:
+    """Return an empty file or folder in the place of this file or folder of the host.
+
+    An empty file is made in ``folder``. Raises `UsageError` for a name that is not UTF-8.
+    """
+    try:
+        destination.encode()
+    except UnicodeEncodeError:
+        # config.json is UTF-8, and runsc would look for another name.
+        raise UsageError(
+            f"{shown(source)} cannot be hidden: its name is not UTF-8",
+            next_step="Rename it, or leave its folder out: see gvisor_project_hidden.",
+        ) from None
+    if os.path.isdir(source):
+        return Mount(
+            destination=destination, type=MountType.TMPFS, source="tmpfs", options=_NOTHING
+        )
+    empty = os.path.join(folder, HIDING)
+    if not os.path.lexists(empty):
+        skeleton.write(empty, b"", 0o444)
+    options = ("bind", "ro", "nosuid", "nodev", "noexec")
+    return Mount(destination=destination, type=MountType.BIND, source=empty, options=options)
 
 
 def odd_kind(mode: int) -> str:

@@ -22,8 +22,9 @@ from typing import Final
 
 from pytest_gvisor.errors import GvisorError, InvalidBundle, LaunchError, UsageError
 from pytest_gvisor.escape import shown
-from pytest_gvisor.oci import host_paths, paths, skeleton
+from pytest_gvisor.oci import host_paths, paths, skeleton, system_folders
 from pytest_gvisor.oci.accounts import Account
+from pytest_gvisor.oci.mounts import cover
 from pytest_gvisor.oci.spec import Mount, User
 from pytest_gvisor.oci.vocabulary import MountType, normal
 from pytest_gvisor.programs.paths import below, within
@@ -106,6 +107,9 @@ class Rootfs(abc.ABC):
 class HostRootfs(Rootfs):
     """The host's system folders and the running Python, read-only."""
 
+    whole: bool = False
+    """Whether nothing of them is hidden: see `system_folders`."""
+
     def prepare(
         self,
         folder: str,
@@ -115,23 +119,24 @@ class HostRootfs(Rootfs):
         account: Account | None = None,
     ) -> Prepared:
         """See `Rootfs.prepare`."""
-        system = host_system()
         # A virtual environment may be the project too, which is a mount of the caller's.
-        taken = {normal(mount.destination) for mount in mounts}
-        own = [mount for mount in _system_mounts() if mount.destination not in taken]
-        made = Prepared(
-            root_path=os.path.join(folder, skeleton.ROOT),
-            mounts=(*own, *mounts),
-            path=system.path,
-            notes=system.notes,
-        )
+        taken = frozenset(normal(mount.destination) for mount in mounts)
         with _failing(folder):
+            system = host_system(whole=self.whole)
+            own = [mount for mount in _system_mounts(system) if mount.destination not in taken]
+            hidden = [] if self.whole else [cover(p, p, folder) for p in system.covered(taken)]
+            made = Prepared(
+                root_path=os.path.join(folder, skeleton.ROOT),
+                mounts=(*own, *hidden, *mounts),
+                path=system.path,
+                notes=system.notes,
+            )
             # Whoever needs other points or accounts has a skeleton of its own: none sees another's.
             if shared and account is None:
                 root = _made_once(shared, system)
                 if not paths.missing(root, made.mounts):
                     return dataclasses.replace(made, root_path=root)
-            skeleton.make(made.root_path, system, account)
+            skeleton.make(made.root_path, system.binds, system.links, account)
             make_points(made.root_path, made.mounts)
         return made
 
@@ -245,13 +250,16 @@ def empty(files: Mapping[str, bytes | str] | None = None) -> Rootfs:
 
 def has_python() -> bool:
     """Whether the running Python is in a root of `host`."""
-    return not host_system().notes and os.path.isabs(sys.executable)
+    return not host_system(whole=True).notes and os.path.isabs(sys.executable)
 
 
 def python() -> str:
     """Return the path of the running Python in a root of `host`. Raises `UsageError`."""
     if not has_python():
-        reason = "; ".join(host_system().notes) or "it does not know the path of its own program"
+        reason = (
+            "; ".join(host_system(whole=True).notes)
+            or "it does not know the path of its own program"
+        )
         raise UsageError(
             f"the running Python is not in the sandbox: {reason}",
             next_step="Run pytest with a Python that is installed in a folder of its own.",
@@ -260,29 +268,29 @@ def python() -> str:
 
 
 @functools.cache
-def host_system() -> skeleton.System:
+def host_system(*, whole: bool = False) -> system_folders.System:
     """Return the host's folders for `host`, as they were when they were first asked for."""
-    return skeleton.system()
+    return system_folders.system(whole=whole)
 
 
 @functools.cache
-def _system_mounts() -> tuple[Mount, ...]:
+def _system_mounts(system: system_folders.System) -> tuple[Mount, ...]:
     options = ("rbind", "ro", "nosuid", "nodev")
     return tuple(
         Mount(destination=destination, type=MountType.BIND, source=source, options=options)
-        for destination, source in host_system().binds
+        for destination, source in system.binds
     )
 
 
-def _made_once(shared: str, system: skeleton.System) -> str:
+def _made_once(shared: str, system: system_folders.System) -> str:
     """Make a skeleton under a temporary name, then rename it: there whole or not at all."""
     root = os.path.join(shared, SHARED)
     if os.path.isdir(root):
         return root
     temporary = tempfile.mkdtemp(prefix=f".{SHARED}-", dir=shared)
     try:
-        skeleton.make(f"{temporary}/root", system)
-        make_points(f"{temporary}/root", _system_mounts())
+        skeleton.make(f"{temporary}/root", system.binds, system.links)
+        make_points(f"{temporary}/root", _system_mounts(system))
         os.rename(f"{temporary}/root", root)
     except OSError:
         # Another process was faster: a folder that is not empty is not replaced.

@@ -10,11 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
-import re
 import stat
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from pytest_gvisor.oci import accounts
@@ -53,8 +50,6 @@ _COPIED: Final = (
     "alternatives", "python3*",
 )  # fmt: skip
 
-_LAYER: Final = re.compile(r"(/.+)/lib/python3\.\d+t?/site-packages")
-
 _BUNDLE: Final = "ca-certificates.crt"
 
 _SHARED = frozenset({"/", "/home", "/tmp", "/var", "/etc", "/run", "/var/tmp"})
@@ -65,93 +60,9 @@ _NEVER: Final = ("private", "ssl-cert-snakeoil", "shadow", "gshadow")
 _OTHERS: Final = stat.S_IROTH | stat.S_IXOTH
 
 
-@dataclass(frozen=True, kw_only=True)
-class System:
-    """The host's folders that are bound into a skeleton."""
-
-    binds: tuple[tuple[str, str], ...]
-    """Destination and source, parents first."""
-    links: tuple[tuple[str, str], ...]
-    """Top-level links, such as ``bin`` to ``usr/bin``."""
-    path: tuple[str, ...]
-    """Folders of the running Python's programs, outside of the fixed PATH."""
-    notes: tuple[str, ...]
-    """What was left out, and why."""
-
-
-def system() -> System:
-    """Find this machine's system folders for this interpreter."""
-    binds, links = {"/usr": "/usr"}, {}
-    for name in sorted(os.listdir("/")):
-        if name not in {"bin", "sbin"} and not name.startswith("lib"):
-            continue
-        real = os.path.realpath(f"/{name}")
-        if os.path.islink(f"/{name}") and within(real, "/usr"):
-            links[name] = real.lstrip("/")
-        elif os.path.isdir(real):
-            binds[f"/{name}"] = real
-    path, notes = [], []
-    for prefix in prefixes():
-        if any(within(prefix, known) for known in binds):
-            continue
-        if reason := _too_wide(prefix):
-            notes.append(f"the Python at {prefix} is not in the sandbox: {reason}")
-            continue
-        binds[_store(prefix) or prefix] = os.path.realpath(_store(prefix) or prefix)
-    for prefix in prefixes():
-        folder = f"{prefix}/bin"
-        outside = not within(prefix, "/usr") and any(within(prefix, known) for known in binds)
-        if outside and os.path.isdir(folder) and folder not in path:
-            path.append(folder)
-    return System(
-        binds=tuple(sorted(binds.items(), key=lambda entry: entry[0].count("/"))),
-        links=tuple(links.items()),
-        path=tuple(path),
-        notes=tuple(notes),
-    )
-
-
-def prefixes() -> list[str]:
-    """Return the prefixes of the running Python and of its layers, the innermost first.
-
-    A virtual environment's program is a link, in one step or more, to another prefix's. Each step
-    has to be there, under the name that the link before it uses.
-    """
-    found = [sys.prefix, *_layers()]
-    step = sys.executable
-    for _ in range(40):
-        folder = os.path.dirname(step)
-        if os.path.basename(folder) == "bin":
-            found.append(os.path.dirname(folder))
-        try:
-            step = os.path.normpath(os.path.join(folder, os.readlink(step)))
-        except OSError:
-            break
-    found.append(sys.base_prefix)
-    # A program that was started by a relative path has ".." in its own: no path of a mount may.
-    both = [way for p in found for way in (os.path.normpath(p), os.path.realpath(p))]
-    return [way for way in dict.fromkeys(both) if os.path.isabs(way) and os.path.isdir(way)]
-
-
-def _layers() -> list[str]:
-    """Return virtual environments whose packages a .pth file of the running one has added.
-
-    ``uv run --with`` makes an environment for one command on top of the project's own.
-    """
-    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    found = (_LAYER.fullmatch(os.path.normpath(path)) for path in sys.path if path not in given)
-    folders = dict.fromkeys(match[1] for match in found if match)
-    return [folder for folder in folders if os.path.isfile(f"{folder}/pyvenv.cfg")]
-
-
-def _store(prefix: str) -> str:
-    """Return the package store of a prefix: its libraries are beside the prefix, not in it."""
-    return next((store for store in ("/nix/store", "/gnu/store") if within(prefix, store)), "")
-
-
 def homes() -> list[str]:
     """Return home folders: the caller's, by both of its names, and root's."""
-    found = {"/root", "/home", os.path.realpath(os.environ.get("HOME", "/root")), home()}
+    found = {"/root", "/home", os.path.realpath(os.environ.get("HOME") or "/root"), home()}
     return sorted(found - {"/"})
 
 
@@ -166,29 +77,30 @@ def home() -> str:
     try:
         return os.path.realpath(pwd.getpwuid(os.geteuid()).pw_dir)
     except KeyError:
-        return os.path.realpath(os.environ.get("HOME", "/root"))
+        return os.path.realpath(os.environ.get("HOME") or "/root")
 
 
-def _too_wide(prefix: str) -> str:
-    real = os.path.realpath(prefix)
-    if real == "/" or any(within(home, real) for home in homes()):
-        return "its folder is or holds a home folder"
-    if os.path.dirname(real) == "/home":
-        return "its folder is a home folder"
-    return ""
+def make(
+    folder: str,
+    binds: Sequence[tuple[str, str]],
+    links: Sequence[tuple[str, str]],
+    account: accounts.Account | None = None,
+) -> None:
+    """Make the skeleton in this folder, which must not exist.
 
-
-def make(folder: str, system: System, account: accounts.Account | None = None) -> None:
-    """Make the skeleton in this folder, which must not exist. The account has entries in /etc."""
+    It has the mount points of ``binds``, destinations and sources, and these links. The account has
+    entries in /etc.
+    """
     _folder(folder)
     for name in _FOLDERS:
         point(folder, name, is_folder=True)
     for name in _OPEN:
         os.chmod(f"{folder}/{name}", 0o1777)
-    for name, target in (*system.links, *_LINKS):
-        os.symlink(target, f"{folder}/{name}")
-    for destination, source in system.binds:
+    for destination, source in binds:
         point(folder, destination, is_folder=os.path.isdir(source))
+    for name, target in (*links, *_LINKS):
+        point(folder, os.path.dirname(name), is_folder=True)
+        os.symlink(target, f"{folder}/{name}")
     for path, text in {**_GENERATED, **accounts.files(account)}.items():
         write(f"{folder}/{path}", text.encode("utf-8", "surrogateescape"))
     for name in _wanted():

@@ -6,6 +6,7 @@ followed on the way.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fnmatch
 import os
@@ -18,22 +19,27 @@ from typing import Final
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.escape import shown
 from pytest_gvisor.oci import packages, skeleton
-from pytest_gvisor.oci.mounts import bind
+from pytest_gvisor.oci.mounts import bind, cover
+from pytest_gvisor.oci.rootfs import host_system
 from pytest_gvisor.oci.spec import Mount
-from pytest_gvisor.oci.vocabulary import MountType
 from pytest_gvisor.programs.paths import within
 
 KEY: Final = "gvisor_project_hidden"
 """The ini key."""
 
 PATTERNS: Final = (
-    ".env*", ".git", ".hg", ".svn", ".bzr", ".jj",
-    "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.ppk", "*.gpg",
-    "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".ssh", ".gnupg", ".aws", ".azure", ".gcloud",
-    ".config/gcloud", ".kube", ".docker", ".dockercfg", ".netrc", "_netrc", ".git-credentials",
-    ".pypirc", ".npmrc", ".yarnrc*", ".pgpass", ".my.cnf", ".htpasswd", ".vault-token", ".s3cfg",
-    ".boto", "credentials.json", "service-account*.json", "secrets.json", "secrets.toml",
-    "secrets.y*ml", ".terraform", "*.tfstate*", "*.tfvars",
+    ".env*", "*.env", ".flaskenv", ".direnv", ".dev.vars", ".git", ".hg", ".svn", ".bzr", ".jj",
+    "*.pem", "*.key", "*.p8", "*.pk8", "*.p12", "*.pfx", "*.jks", "*.keystore",
+    "keystore.properties", "*.kdbx", "*.ppk", "*.gpg", "*.ovpn", "id_rsa*", "id_dsa*", "id_ecdsa*",
+    "id_ed25519*", ".ssh", ".gnupg", ".aws", ".azure", ".gcloud", ".config/gcloud", ".config/gh",
+    ".kube", "kubeconfig", "*.kubeconfig", ".docker", ".dockerc*", ".netrc", "_netrc",
+    ".git-credentials", ".pypirc", "pip.conf", ".condarc", "conda-meta/state", ".npmrc", ".yarnrc*",
+    "auth.json", "nuget.config", ".cargo/credentials*", ".gem/credentials", ".m2/settings*.xml",
+    ".pgpass", ".my.cnf", ".htpasswd*", ".passwd*", ".vault*", "vault?pass*", ".s3cfg", ".boto",
+    "rclone.conf", ".databrickscfg", ".sentryclirc", "kaggle.json", "*credential*.json",
+    "*credential*.y*ml", "service*account*.json", "*adminsdk*.json", "*secret*.json",
+    "*secret*.toml", "*secret*.y*ml", "local.settings.json", "local_settings.py", "wp-config.php",
+    ".*_history", ".terraform", "*.tfstate*", "*.tfvars*",
 )  # fmt: skip
 """The names that are left out. A pattern with a slash is one of paths, from any folder on."""
 
@@ -45,11 +51,6 @@ MOST_HIDDEN: Final = 128
 
 _UNREADABLE: Final = frozenset({errno.EACCES, errno.EPERM})
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
-
-HIDING = "hidden"
-"""The name of the empty file, in the folder of a run, that hides others."""
-
-_NOTHING = ("ro", "nosuid", "nodev", "noexec", "mode=0555")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +70,13 @@ class Project:
                 f"project=True would show all of {shown(self.root)} to the workload",
                 next_step="Set --rootdir to a folder of the project's own, or start there.",
             )
-        held = [*skeleton.prefixes(), "/usr"]
+        held = host_system().holds
         outside = [path for path in packages.sources() if not skeleton.is_wide(path)]
         found: list[str] = []
         for path in (self.root, *sorted(outside)):
             for way in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
-                if path == self.root or not any(within(way, other) for other in (*held, *found)):
+                known = held(way) or any(within(way, other) for other in found)
+                if path == self.root or not known:
                     found.append(way)
         return [bind(path, path, follow=True) for path in dict.fromkeys(found)]
 
@@ -91,7 +93,7 @@ class Project:
         for source in sources:
             if not os.access(source, os.R_OK, effective_ids=True):
                 raise UsageError(f"{shown(source)} cannot be searched for secrets, nor be shown")
-        secrets = set().union(*map(finder.find, sources))
+        secrets = finder.twins(set().union(*map(finder.find, sources)))
         targets: dict[str, str] = {}
         for secret in secrets:
             for mount in own:
@@ -105,31 +107,12 @@ class Project:
                 f"the project has {len(wanted)} files and folders to hide: {MOST_HIDDEN} at most",
                 next_step=f"Leave out the folders that hold them: name them in the ini key {KEY}.",
             )
-        return [_cover(target, wanted[target], folder) for target in sorted(wanted)]
+        return [cover(target, wanted[target], folder) for target in sorted(wanted)]
 
 
 def _above(path: str) -> Iterator[str]:
     """Yield the folders above a path."""
     return map(str, PurePath(path).parents)
-
-
-def _cover(target: str, secret: str, folder: str) -> Mount:
-    """Return an empty file or folder in the place of a secret."""
-    try:
-        target.encode()
-    except UnicodeEncodeError:
-        # config.json is UTF-8, and runsc would look for another name.
-        raise UsageError(
-            f"{shown(secret)} cannot be hidden: its name is not UTF-8",
-            next_step=f"Rename it, or leave its folder out: name that in the ini key {KEY}.",
-        ) from None
-    if os.path.isdir(secret):
-        return Mount(destination=target, type=MountType.TMPFS, source="tmpfs", options=_NOTHING)
-    source = os.path.join(folder, HIDING)
-    if not os.path.lexists(source):
-        skeleton.write(source, b"", 0o444)
-    options = ("bind", "ro", "nosuid", "nodev", "noexec")
-    return Mount(destination=target, type=MountType.BIND, source=source, options=options)
 
 
 def patterns(lines: Iterable[str]) -> tuple[str, ...]:
@@ -159,6 +142,7 @@ class Finder:
         self._paths = _compiled(f"*/{p}" for p in asked if "/" in p)
         self._passed_by = frozenset(passed_by)
         self._seen = 0
+        self._names_of: dict[int, list[str]] = {}
 
     def find(self, top: str) -> set[str]:
         """Return the paths below a folder, or of a file, that are to be hidden.
@@ -178,9 +162,24 @@ class Finder:
                     waiting += [path] * is_folder
                 elif not is_link:
                     found.add(path)
-                elif (target := os.path.realpath(path)) != top and self._may_hide(target):
+                elif (target := os.path.realpath(path)) != top and self._may_hide(target, top):
                     found.add(target)
         return found
+
+    def twins(self, found: set[str]) -> set[str]:
+        """Return these paths, and the other names of their files in the folders that were searched.
+
+        A file in a hidden folder may have a name outside of it that is not found.
+        """
+        shared = [names for names in self._names_of.values() if not found.isdisjoint(names)]
+        same = {
+            other
+            for names in shared
+            for path in found.intersection(names)
+            for other in names
+            if _is_same(path, other)
+        }
+        return found | same
 
     def _entries(self, folder: str, found: set[str]) -> Iterator[tuple[str, bool, bool]]:
         """Yield path, whether it is a folder and whether it is a link, of each entry."""
@@ -197,6 +196,9 @@ class Finder:
                 for entry in entries:
                     self._count(folder)
                     is_link = entry.is_symlink()
+                    if entry.is_file(follow_symlinks=False):
+                        names = self._names_of.setdefault(entry.inode(), [])
+                        names.append(f"{folder}/{entry.name}")
                     yield f"{folder}/{entry.name}", entry.is_dir(follow_symlinks=False), is_link
         except OSError as error:
             raise _cannot_look(folder, error) from error
@@ -212,15 +214,21 @@ class Finder:
                 next_step=f"Leave large folders out: name them in the ini key {KEY}.",
             )
 
-    def _may_hide(self, target: str) -> bool:
+    def _may_hide(self, target: str, top: str) -> bool:
         """Whether a link's target is there, and not in what is shown for another reason."""
-        known = any(within(target, path) for path in self._passed_by)
+        known = any(within(target, p) and not within(top, p) for p in self._passed_by)
         return os.path.lexists(target) and not os.path.islink(target) and not known
 
     def _is_secret(self, path: str, top: str) -> bool:
         name = os.path.basename(path).casefold()
         below = path[len(top) :].casefold()
         return bool(self._names.match(name) or self._paths.match(below))
+
+
+def _is_same(path: str, other: str) -> bool:
+    with contextlib.suppress(OSError):
+        return os.path.samefile(path, other)
+    return False
 
 
 def _compiled(asked: Iterable[str]) -> re.Pattern[str]:

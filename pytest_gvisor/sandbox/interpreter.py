@@ -26,10 +26,11 @@ from pytest_gvisor.errors import LaunchError, UsageError
 from pytest_gvisor.guest import main
 from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.oci import paths, skeleton
+from pytest_gvisor.oci.mounts import cover
 from pytest_gvisor.oci.rootfs import HostRootfs, Rootfs, host_system
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.vocabulary import MountType, normal
-from pytest_gvisor.programs.paths import within
+from pytest_gvisor.programs.paths import below, within
 from pytest_gvisor.run.workload import Workload
 from pytest_gvisor.runsc import elf
 from pytest_gvisor.sessions.private import make_private
@@ -110,7 +111,8 @@ def interpreter() -> Interpreter:
     outside = [file for file in known["files"] if not within(file, prefix) and ".so" in file]
     inside = [file for file in known["files"] if within(file, prefix) and ".so" in file]
     libraries = tuple(dict.fromkeys(os.path.dirname(file) for file in (*outside, *inside)))
-    needed = [prefix, os.path.dirname(program), *map(os.path.dirname, outside)]
+    modules = [f"{prefix}/{name}" for name in ("lib", sys.platlibdir)]
+    needed = [*filter(os.path.isdir, modules), *map(os.path.dirname, (program, *outside))]
     if loader:
         needed.append(os.path.dirname(loader))
     return Interpreter(
@@ -123,9 +125,8 @@ def interpreter() -> Interpreter:
 
 
 def _covering(folders: Sequence[str]) -> list[str]:
-    """Return the fewest of these folders, or /usr, that hold all of them."""
-    wide = {"/usr" if within(folder, "/usr") else folder for folder in folders}
-    return sorted(f for f in wide if not any(f != other and within(f, other) for other in wide))
+    """Return the fewest of these folders that hold all of them."""
+    return sorted({f for f in folders if not any(below(f, other) for other in folders)})
 
 
 def _bind(source: str, destination: str) -> Mount:
@@ -247,6 +248,8 @@ def guest(workload: Workload, start: Start, folder: str) -> Workload:
         for point in start.points:
             skeleton.point(points, point, is_folder=True)
         mounts.insert(len(workload.mounts), _bind(points, start.under))
+        hidden = (p for p in host_system().covered() if any(below(p, f) for f in start.points))
+        mounts += [cover(start.under + path, path, folder) for path in hidden]
     return dataclasses.replace(
         workload, args=start.argv, env=start.env, cwd="/", user=0, entry=workload.user,
         home=None, mounts=tuple(mounts),

@@ -6,13 +6,17 @@ import dataclasses
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import tempfile
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pytest_gvisor import Gvisor, bind
+from pytest_gvisor.oci import system_folders
 from pytest_gvisor.run.project import Project
 from pytest_gvisor.sessions import places
 from tests.bundlecheck import ENVIRONMENT
@@ -239,6 +243,76 @@ done
 umount .env; umount .git; mount --bind . /tmp/m; rm -rf .git; mv .env x
 cat .env .git/config /tmp/m/.env /proc/self/root/$PWD/.env ../*/.env link; cat tool
 """
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """A virtual environment with secrets, whose Python imports what this one does."""
+    folder = tmp_path / "project/venv"
+    venv.create(folder, symlinks=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    paths = [path for path in sys.path if path.endswith("site-packages")]
+    (packages / "ours.pth").write_text("\n".join([str(Path(__file__).parents[2]), *paths]))
+    for path in ("pip.conf", "conda-meta/state", "etc/jupyter/token", "src/x/.env", ".env"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text("SECRET\n")
+    for private in (packages / "secret.ini", packages / "own.pth", folder / "share/mine"):
+        private.parent.mkdir(exist_ok=True)
+        private.write_text("SECRET\n")
+        private.chmod(0o600)
+    (packages / "module.py").write_text("print('imported')\n")
+    return folder
+
+
+READS = """
+import os, sys, pytest_gvisor
+prefix, runsc = sys.argv[1:]
+python = f"{prefix}/bin/python"
+code = f"cd {prefix}; grep -rs SECRET . ..; {python} -c 'import module, sys; print(sys.prefix)'"
+with pytest_gvisor.session(runsc=runsc) as gvisor:
+    print(gvisor.run(["sh", "-c", code]).stdout)
+    print(gvisor.run(["python", "-c", "import module"], check=True).stdout)
+    with gvisor.sandbox() as sandbox:
+        print(sandbox.exec(["sh", "-c", code]).stdout)
+"""
+
+
+def test_a_workload_sees_no_secret_beside_the_running_python(
+    gvisor: Gvisor, environment: Path
+) -> None:
+    """Its packages are seen, but no settings of tools, and no file that others may not read."""
+    runsc = gvisor.runsc.path
+    words = [f"{environment}/bin/python", "-c", READS, str(environment), runsc]
+    done = subprocess.run(words, capture_output=True, text=True, cwd="/", check=False)
+    assert (done.stderr, "SECRET" in done.stdout) == ("", False)
+    inside = ["imported", str(environment)]
+    assert done.stdout.split() == [*inside, "imported", *inside]
+
+
+@NEEDS_ROOT
+@pytest.mark.parametrize("above", ["/usr/src", "/usr/local", "/usr/share"])
+def test_a_project_below_usr_is_no_folder_of_the_system_s(
+    gvisor: Gvisor, above: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A workload sees it if it is asked for, without secrets and what links of their names show."""
+    root = Path(tempfile.mkdtemp(prefix="pytest-gvisor-", dir=above))
+    try:
+        root.chmod(0o755)
+        for name in (".env", "tool", "production"):
+            (root / name).write_text(f"{name}\n")
+        (root / "prod.env").symlink_to("production")
+        os.link(root / ".env", root / "twin")
+        monkeypatch.setattr(gvisor, "_project", Project(root=str(root)))
+        monkeypatch.setattr(system_folders, "projects", [str(root)])
+        look = ["sh", "-c", f"cd {root} && cat .env tool production prod.env twin"]
+        assert gvisor.run(look).stdout == ""
+        with gvisor.sandbox() as sandbox:
+            assert sandbox.exec(look).stdout == ""
+        assert gvisor.run(look, project=True).stdout == "tool\n"
+        mine = [bind(root, root)]
+        assert gvisor.run(["cat", f"{root}/.env"], mounts=mine).stdout == ".env\n"
+    finally:
+        shutil.rmtree(root)
 
 
 def test_a_workload_cannot_uncover_a_secret_of_the_project(gvisor: Gvisor, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_system_folders_are_read_only(gvisor: Gvisor, canary: str) -> None:
     """No uid can write to /usr or to the running Python."""
     code = (
         "import errno, os\n"
-        f"for place in ('/usr', '/usr/bin', '/bin', {sys.prefix!r}):\n"
+        f"for place in ('/usr', '/usr/bin', '/bin', {sys.prefix + '/lib'!r}):\n"
         "    try:\n"
         f"        open(os.path.join(place, {canary!r}), 'w')\n"
         "    except OSError as error:\n"
@@ -209,7 +209,9 @@ def test_nothing_changes_what_is_read_only(gvisor: Gvisor, tmp_path: Path) -> No
 def test_no_file_of_the_system_can_be_emptied(gvisor: Gvisor) -> None:
     """Files of /usr and of the running Python that this user may change keep their content."""
     name = f"pytest-gvisor-canary-{uuid.uuid4().hex}"
-    places = [place for place in ("/usr/local/share", sys.prefix) if os.access(place, os.W_OK)]
+    places = [
+        place for place in ("/usr/local/share", f"{sys.prefix}/lib") if os.access(place, os.W_OK)
+    ]
     paths = [os.path.join(place, name) for place in places]
     with contextlib.ExitStack() as stack:
         for path in paths:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.errors import InvalidBundle, LaunchError, UsageError
-from pytest_gvisor.oci import rootfs, skeleton
+from pytest_gvisor.oci import rootfs, skeleton, system_folders
 from pytest_gvisor.oci.accounts import account_of
 from pytest_gvisor.oci.mounts import bind
 from pytest_gvisor.programs.paths import within
@@ -108,7 +108,7 @@ def test_the_running_python_is_in_the_host_root(tmp_path: Path) -> None:
     """The interpreter's prefixes are below some read-only mount, and its programs are on PATH."""
     made = rootfs.host().prepare(str(tmp_path / "r"))
     for prefix in (sys.prefix, sys.base_prefix):
-        assert any(within(prefix, mount.destination) for mount in made.mounts)
+        assert any(within(f"{prefix}/lib", mount.destination) for mount in made.mounts)
     assert all("ro" in mount.options for mount in made.mounts)
     if not sys.prefix.startswith("/usr"):
         assert made.path[0] == f"{sys.prefix}/bin"
@@ -125,7 +125,7 @@ def test_environments_below_the_running_one_are_in_the_host_root(
         (tmp_path / name / "pyvenv.cfg").touch()
     monkeypatch.setattr(sys, "path", [*sys.path, *map(str, paths), str(tmp_path)])
     monkeypatch.setenv("PYTHONPATH", f"/nowhere:{paths[2]}")
-    found = skeleton.prefixes()
+    found = system_folders.prefixes()
     assert [path for path in found if path.startswith(str(tmp_path))] == [
         str(tmp_path / "a"),
         str(tmp_path / "b"),
@@ -141,9 +141,9 @@ def test_a_python_that_is_not_in_the_host_root_has_no_path_there(
     monkeypatch.setattr(sys, "executable", "")
     with pytest.raises(UsageError, match="does not know the path"):
         rootfs.python()
-    monkeypatch.setattr(skeleton, "prefixes", lambda: ["/root"])
-    system = skeleton.system()
-    monkeypatch.setattr(rootfs, "host_system", lambda: system)
+    monkeypatch.setattr(system_folders, "prefixes", lambda: ["/root"])
+    system = system_folders.system()
+    monkeypatch.setattr(rootfs, "host_system", lambda **_: system)
     with pytest.raises(UsageError, match="home folder"):
         rootfs.python()
 
@@ -154,7 +154,7 @@ def test_a_python_that_was_started_by_a_relative_path_is_mounted_once(
     """Its own path has ``..`` in it then, which no mount may have."""
     program = f"{sys.prefix}/lib/../bin/{os.path.basename(sys.executable)}"
     monkeypatch.setattr(sys, "executable", program)
-    assert not [path for path in skeleton.prefixes() if ".." in path]
+    assert not [path for path in system_folders.prefixes() if ".." in path]
 
 
 @pytest.mark.parametrize("prefix", ["/", "/root", "/home", "/home/someone"])
@@ -163,20 +163,23 @@ def test_a_home_folder_is_never_taken_for_a_python(
 ) -> None:
     """A prefix that is or holds a home folder is left out, and a note says so."""
     monkeypatch.setattr(sys, "prefix", prefix)
-    monkeypatch.setattr(skeleton, "prefixes", lambda: [prefix])
-    system = skeleton.system()
+    monkeypatch.setattr(system_folders, "prefixes", lambda: [prefix])
+    system = system_folders.system()
     assert prefix not in dict(system.binds)
     assert len(system.notes) == 1
 
 
 def test_a_python_in_a_home_folder_is_taken_without_the_rest(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An interpreter that lives below a home folder is bound alone."""
-    monkeypatch.setattr(skeleton, "prefixes", lambda: ["/root/.pyenv/versions/3.99"])
-    system = skeleton.system()
-    assert ("/root/.pyenv/versions/3.99",) * 2 in system.binds
-    assert "/root" not in dict(system.binds)
+    """An interpreter that lives below a home folder is bound alone; tests inside see all of it."""
+    version = tmp_path / ".pyenv/versions/3.99"
+    (version / "lib").mkdir(parents=True)
+    monkeypatch.setattr(system_folders, "prefixes", lambda: [str(version)])
+    for whole, place in ((False, version / "lib"), (True, version)):
+        binds = dict(system_folders.system(whole=whole).binds)
+        assert [p for p in binds if within(p, str(tmp_path))] == [str(place)]
+        assert binds[str(place)] == str(place)
 
 
 def test_a_directory_is_checked(tmp_path: Path) -> None:

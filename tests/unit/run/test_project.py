@@ -149,6 +149,63 @@ def test_secrets_are_found_in_every_folder_and_whatever_their_case(tmp_path: Pat
     ]  # fmt: skip
 
 
+KEPT = (
+    "prod.env .flaskenv .envrc .direnv/x .dev.vars client_secret_1.json Client_Secret.json"
+    " service-account-1.json service_account.json serviceAccountKey.json my-adminsdk-x.json"
+    " application_default_credentials.json .npmrc .pypirc .netrc pip.conf .venv/pip.conf"
+    " env/conda-meta/state id_ed25519 id_ed25519_sk a.pem a.p12 a.jks release.keystore AuthKey.p8"
+    " keystore.properties terraform.tfstate terraform.tfstate.backup prod.auto.tfvars.json"
+    " secrets.yml app-secret.yaml secrets.enc.yaml .streamlit/secrets.toml local_settings.py"
+    " wp-config.php .dockerconfigjson .docker/config.json kubeconfig prod.kubeconfig .vault-token"
+    " .vault_pass .aws/credentials .cargo/credentials.toml .m2/settings.xml .config/gh/hosts.yml"
+    " auth.json NuGet.Config .htpasswd .databrickscfg .psql_history kaggle.json vault-password.txt"
+)
+SHOWN = (
+    "env.py environment.yml settings.py secrets.py test_secrets.py credentials.py tokens.json"
+    " keys.py monkey.json package.json config.json auth/__init__.py history.txt public.asc"
+    " docker/Dockerfile pip/conf.py state.json vault.py keystore.py kubeconfig.py"
+)
+
+
+@pytest.mark.parametrize("name", KEPT.split())
+def test_names_of_secrets_in_real_projects_are_hidden(tmp_path: Path, name: str) -> None:
+    """A file, or the folder that it lies in."""
+    make(tmp_path, name)
+    assert len(found(tmp_path)) == 1
+
+
+def test_names_of_code_and_plain_data_are_shown(tmp_path: Path) -> None:
+    """A module called ``secrets`` is code."""
+    make(tmp_path, *SHOWN.split())
+    assert found(tmp_path) == []
+
+
+def test_a_file_of_a_worktree_s_repository_is_hidden_like_a_folder(tmp_path: Path) -> None:
+    """Such a file names the repository, as that of a submodule does."""
+    make(tmp_path, "worktree/.git", "sub/module/.git")
+    assert found(tmp_path) == ["sub/module/.git", "worktree/.git"]
+
+
+def test_every_name_of_a_secret_file_is_hidden(root: Path, tmp_path: Path) -> None:
+    """A hard link in another folder too; a file of the same content is another one."""
+    (root / "sub/.env").write_text("x")
+    (root / "settings").write_text("x")
+    os.link(root / "sub/.env", root / "plain")
+    hidden = covers(Project(root=str(root)), tmp_path)
+    assert {*hidden} == {f"{root}/{name}" for name in (".git", "sub/.env", "plain")}
+
+
+def test_a_secret_link_hides_its_target_where_the_system_holds_the_project(
+    root: Path, tmp_path: Path
+) -> None:
+    """A project in /usr/src lies in a mount of the system's."""
+    make(root, "config/prod", "keys/id")
+    (root / "config/.env").symlink_to("prod")
+    (root / ".ssh").symlink_to("keys")
+    hidden = covers(Project(root=str(root)), tmp_path, bind(tmp_path, tmp_path, follow=True))
+    assert {*hidden} == {f"{root}/{name}" for name in (".git", "sub/.env", "config/prod", "keys")}
+
+
 def test_hostile_names_are_names(tmp_path: Path) -> None:
     """Line breaks, quotes, glob characters and bytes that are no UTF-8 hide nothing from us."""
     names = [".env\nx", '.env"\\', ".env*[a]", " .env ", "*/.env", os.fsdecode(b".env\xff")]

@@ -1,0 +1,253 @@
+"""The host's folders that a workload sees by default: the system's, and the running Python's.
+
+Of the prefix of a Python only known parts are shown. Passwords may lie beside them: ``pip.conf``,
+settings of Jupyter, conda's variables. In these parts, an entry is hidden that is more private than
+the folder that it lies in. Tests inside see a prefix whole, as they see their project.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pytest_gvisor.errors import UsageError
+from pytest_gvisor.escape import shown
+from pytest_gvisor.oci.skeleton import homes
+from pytest_gvisor.programs.paths import below, projects, within
+
+# pyenv builds OpenSSL into the prefix, and conda's has its certificates there.
+_PARTS: Final = (
+    "bin", "sbin", "lib", "lib32", "lib64", "libexec", "include", "share", "pyvenv.cfg",
+    "openssl/lib", "ssl/cert.pem", "ssl/cacert.pem", "ssl/openssl.cnf",
+)  # fmt: skip
+_SYSTEM: Final = ("/usr", "/usr/local")
+_SOURCES: Final = ("/usr/src", "/usr/local/src")
+_SETTINGS: Final = ("/usr/etc", "/usr/local/etc")
+_STANDARD: Final = frozenset(
+    f"{prefix}/{name}"
+    for prefix in _SYSTEM
+    for name in ("bin", "games", "include", "lib", "lib32", "lib64", "libexec", "local", "sbin",
+                 "share")
+)  # fmt: skip
+_LAYER: Final = re.compile(r"(/.+)/lib/python3\.\d+t?/site-packages")
+_PACKAGES: Final = re.compile(r"/(site|dist)-packages(/|$)")
+_READ: Final = stat.S_IRGRP | stat.S_IROTH
+_BYTE_CODE: Final = "__pycache__"
+
+MOST_PRIVATE: Final = 128
+"""The private entries of a Python that are hidden: each is a mount."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """The host's folders that are bound into a skeleton."""
+
+    binds: tuple[tuple[str, str], ...]
+    """Destination and source, parents first."""
+    links: tuple[tuple[str, str], ...]
+    """Links, such as ``bin`` to ``usr/bin``."""
+    path: tuple[str, ...]
+    """Folders of the running Python's programs, outside of the fixed PATH."""
+    notes: tuple[str, ...]
+    """What was left out, and why."""
+    covers: tuple[str, ...] = ()
+    """Files and folders below destinations in whose places are empty ones."""
+
+    def covered(self, taken: frozenset[str] = frozenset()) -> Iterator[str]:
+        """Yield what is hidden: `covers`, and projects and home folders in the system's folders.
+
+        Nothing is hidden in what is mounted at ``taken``.
+        """
+        places = {destination for destination, _source in self.binds}
+        for path in (*self.covers, *filter(self.holds, _of_users())):
+            if _above(path, places | taken) in places - taken:
+                yield path
+
+    def holds(self, path: str) -> bool:
+        """Whether a path lies in what is bound, and is not hidden."""
+        places = {destination for destination, _source in self.binds}
+        return _above(path, places | {*self.covers}) in places
+
+
+def _above(path: str, folders: frozenset[str] | set[str]) -> str:
+    """Return the innermost of these folders that holds a path; empty if none does."""
+    return max((folder for folder in folders if within(path, folder)), key=len, default="")
+
+
+def _of_users() -> Iterator[str]:
+    """Yield root folders of projects and home folders below /usr, unless they are the system's.
+
+    The tests of an installed package have a root folder in the folder of packages.
+    """
+    for path in sorted({*map(os.path.realpath, (*projects, *homes()))}):
+        ours = path in _STANDARD or within(os.path.dirname(os.__file__), path)
+        if below(path, "/usr") and not ours and not _PACKAGES.search(path):
+            yield path
+
+
+def system(*, whole: bool = False) -> System:
+    """Find this machine's system folders for this interpreter.
+
+    With ``whole`` all of them is shown. Raises `UsageError` for a Python that has too much to hide.
+    """
+    binds, links = _top_level()
+    notes, parted = [], []
+    for prefix in prefixes():
+        known = any(within(prefix, place) for place in binds)
+        if store := _store(prefix):
+            binds[store] = os.path.realpath(store)
+        elif prefix in _SYSTEM or (whole and known):
+            continue
+        elif reason := _too_wide(prefix):
+            notes.append(f"the Python at {prefix} is not in the sandbox: {reason}")
+        elif whole:
+            binds[prefix] = os.path.realpath(prefix)
+        else:
+            parted.append(prefix)
+    for place in (f"{prefix}/{part}" for prefix in parted for part in _PARTS):
+        if os.path.islink(place):
+            links[place.lstrip("/")] = os.readlink(place)
+        elif os.path.exists(place):
+            binds[place] = os.path.realpath(place)
+    covers = [] if whole else [*_covers(binds, parted)]
+    names = (os.path.basename(path) for path in covers if os.path.dirname(path) in sys.path)
+    if packages := [name for name in names if name.removesuffix(".py").isidentifier()]:
+        notes.append(f"other users may not read {', '.join(packages)}: not in the sandbox")
+    folders = dict.fromkeys(f"{prefix}/bin" for prefix in prefixes() if prefix not in _SYSTEM)
+    return System(
+        binds=tuple(sorted(binds.items(), key=lambda entry: entry[0].count("/"))),
+        links=tuple(links.items()),
+        path=tuple(f for f in folders if os.path.isdir(f) and _above(f, {*binds})),
+        notes=tuple(notes),
+        covers=tuple(covers),
+    )
+
+
+def _top_level() -> tuple[dict[str, str], dict[str, str]]:
+    """Return what is bound at the top of a root, /usr among it, and links such as ``bin``."""
+    binds, links = {"/usr": "/usr"}, {}
+    for name in sorted(os.listdir("/")):
+        if name not in {"bin", "sbin"} and not name.startswith("lib"):
+            continue
+        real = os.path.realpath(f"/{name}")
+        if os.path.islink(f"/{name}") and within(real, "/usr"):
+            links[name] = real.lstrip("/")
+        elif os.path.isdir(real):
+            binds[f"/{name}"] = real
+    return binds, links
+
+
+def _covers(binds: Mapping[str, str], parted: Sequence[str]) -> Iterator[str]:
+    """Yield what is hidden in these binds, given the prefixes that are shown by their parts."""
+    yield from filter(os.path.isdir, _SOURCES)
+    for folder in filter(os.path.isdir, _SYSTEM):
+        with os.scandir(folder) as entries:
+            yield from (one.path for one in entries if one.is_file(follow_symlinks=False))
+    yield from (prefix for prefix in parted if any(below(prefix, place) for place in binds))
+    places = [(place, source) for place, source in binds.items() if _above(place, {*parted})]
+    ours = {path for path in (*_SETTINGS, *map(os.path.realpath, filter(None, sys.path)))
+            if within(path, "/usr") and not _above(path, {*parted})}  # fmt: skip
+    places += [(path, path) for path in ours if not any(below(path, other) for other in ours)]
+    found = [place + path[len(source) :] for place, source in places for path in private(source)]
+    if len(found) > MOST_PRIVATE:
+        raise UsageError(
+            f"the running Python has {len(found)} files and folders that other users may not read,"
+            f" such as {shown(found[0])}, and {MOST_PRIVATE} at most are hidden from workloads",
+            next_step="Let others read its packages (chmod -R o+rX), or install them anew.",
+        )
+    yield from found
+
+
+def private(top: str) -> Iterator[str]:
+    """Yield files and folders below a folder that fewer users may read than the folder above each.
+
+    In an environment that was made with a umask of 077 all folders are private, so nothing is. Byte
+    code has the privacy of its source: its own mode is due to whoever imported it first.
+    """
+    waiting = [top]
+    while waiting:
+        folder = waiting.pop()
+        found, folders = _judged(folder)
+        waiting += folders
+        yield from found
+        code = f"{folder}/{_BYTE_CODE}"
+        if any(path.endswith(".py") for path in found) and os.path.isdir(code):
+            yield code
+
+
+def _judged(folder: str) -> tuple[list[str], list[str]]:
+    """Return the private files and folders of a folder, and its other folders; follow no link."""
+    found: list[str] = []
+    folders: list[str] = []
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            readers = os.fstat(descriptor).st_mode & _READ
+            for name in os.listdir(descriptor):
+                try:
+                    mode = os.lstat(name, dir_fd=descriptor).st_mode
+                except FileNotFoundError:
+                    continue
+                is_folder = stat.S_ISDIR(mode)
+                if name == _BYTE_CODE or not (is_folder or stat.S_ISREG(mode)):
+                    continue
+                if readers & ~mode:
+                    found.append(f"{folder}/{name}")
+                elif is_folder:
+                    folders.append(f"{folder}/{name}")
+        finally:
+            os.close(descriptor)
+    return found, folders
+
+
+def prefixes() -> list[str]:
+    """Return the prefixes of the running Python and of its layers, the innermost first.
+
+    A virtual environment's program is a link, in one step or more, to another prefix's. Each step
+    has to be there, under the name that the link before it uses.
+    """
+    found = [sys.prefix, *_layers()]
+    step = sys.executable
+    for _ in range(40):
+        folder = os.path.dirname(step)
+        if os.path.basename(folder) == "bin":
+            found.append(os.path.dirname(folder))
+        try:
+            step = os.path.normpath(os.path.join(folder, os.readlink(step)))
+        except OSError:
+            break
+    found.append(sys.base_prefix)
+    # A program that was started by a relative path has ".." in its own: no path of a mount may.
+    both = [way for p in found for way in (os.path.normpath(p), os.path.realpath(p))]
+    return [way for way in dict.fromkeys(both) if os.path.isabs(way) and os.path.isdir(way)]
+
+
+def _layers() -> list[str]:
+    """Return virtual environments whose packages a .pth file of the running one has added.
+
+    ``uv run --with`` makes an environment for one command on top of the project's own.
+    """
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    found = (_LAYER.fullmatch(os.path.normpath(path)) for path in sys.path if path not in given)
+    folders = dict.fromkeys(match[1] for match in found if match)
+    return [folder for folder in folders if os.path.isfile(f"{folder}/pyvenv.cfg")]
+
+
+def _store(prefix: str) -> str:
+    """Return the package store of a prefix: its libraries are beside the prefix, not in it."""
+    return next((store for store in ("/nix/store", "/gnu/store") if within(prefix, store)), "")
+
+
+def _too_wide(prefix: str) -> str:
+    real = os.path.realpath(prefix)
+    if real == "/" or any(within(home, real) for home in homes()):
+        return "its folder is or holds a home folder"
+    if os.path.dirname(real) == "/home":
+        return "its folder is a home folder"
+    return ""
