@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_gvisor.guest.channel import Channel
 from pytest_gvisor.guest.checked_json import loads
+from pytest_gvisor.guest.randomness import Randomness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,13 +58,11 @@ class Gate:
 
     def register(self, config: Any, channel: Channel, path: list[str]) -> None:
         """Stop this configuration before it loads a conftest.py; ``path`` is its ``sys.path``."""
-        import random  # noqa: PLC0415 -- sys.path is the host's only now
-
-        import pytest  # noqa: PLC0415
+        import pytest  # noqa: PLC0415 -- sys.path is the host's only now
 
         self._first.close()
         self._channel, self._path, self._config = channel, path, config
-        self._untouched = random.getstate()
+        self._randomness = Randomness()
         pytest.hookimpl(wrapper=True, tryfirst=True)(type(self).pytest_load_initial_conftests)
         config.pluginmanager.register(self, "gvisor-gate")
 
@@ -71,6 +70,7 @@ class Gate:
         """Wait for the second command, before what plugins do here themselves."""
         if self._supply is not None:
             self._supply.end()
+        self._randomness.end_watch()
         command = self._channel.receive()
         while command["op"] == "save":
             command = self._rest()
@@ -106,23 +106,16 @@ class Gate:
         """
         here = os.getcwd()
         os.chdir("/")
-        self._channel.send("rests", held=sorted(set(map(os.path.dirname, _used()))))
+        repeats = self._randomness.prepare()
+        held = sorted(set(map(os.path.dirname, _used())))
+        self._channel.send("rests", held=held, repeats=repeats)
         command = self._channel.receive()
         os.chdir(here)
         return command
 
     def _renew(self) -> None:
-        """Draw anew what would be the same in each copy of a saved sandbox.
-
-        A plugin may have seeded the generator with a number, for tests that are the same each time.
-        """
-        random = sys.modules["random"]
-        if random.getstate() == self._untouched:
-            random.seed()
-        if (numbers := sys.modules.get("numpy.random")) is not None:
-            numbers.seed()
-        if (names := sys.modules.get("tempfile")) is not None:
-            vars(names)["_name_sequence"] = None
+        """Draw anew what would be the same in each copy of a saved sandbox."""
+        self._randomness.renew()
         if (log := sys.modules.get("logging")) is not None:
             # What LogRecord.relativeCreated counts from; nanoseconds since Python 3.13.
             now = time.time_ns()

@@ -187,6 +187,9 @@ class Copies:
         with closed_on_error(link):
             try:
                 held = link.rest(deadline)
+            except SnapshotError as error:
+                self._fail(str(error))
+                return link
             except (GvisorError, Died, Hangs):
                 return link  # whoever takes it comes upon it again
         names = host_files.names(held or (), plan.shown.paths)

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pytest_gvisor.errors import ProtocolError, stage
+from pytest_gvisor.errors import ProtocolError, SnapshotError, stage
 from pytest_gvisor.escape import escape
 from pytest_gvisor.guest import unsent
 from pytest_gvisor.guest.checked_json import has_more_values, loads
@@ -150,7 +150,8 @@ class Link:
     def rest(self, deadline: float) -> list[str] | None:
         """Let the pytest wait at its gate to be saved; return the folders that it keeps in use.
 
-        None if it does not get there: the next message says why. Raises like `receive`.
+        None if it does not get there: the next message says why. Raises like `receive`, and
+        `SnapshotError` where copies would repeat random numbers.
         """
         self.send("save")
         self.wait(deadline)
@@ -160,6 +161,9 @@ class Link:
         held = message.get("held")
         if not isinstance(held, list) or not all(isinstance(path, str) for path in held):
             raise ProtocolError("a pytest inside that rests, and names no folders")
+        if repeats := str(message.get("repeats", "")):
+            text = f"copies would repeat the random numbers of {escape(repeats[:_TAIL])}"
+            raise SnapshotError(text)
         return held
 
     def save(self, deadline: float) -> str:

@@ -13,7 +13,7 @@ import fcntl
 import os
 import signal
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 # include/uapi/linux/prctl.h
 PR_SET_PDEATHSIG = 1
@@ -220,6 +220,16 @@ def openat2(folder: int, path: bytes, flags: int, resolve: int) -> int:
 def umount_lazily(target: str) -> None:
     """``umount2(target, MNT_DETACH)``."""
     _check(_libc.umount2(os.fsencode(target), MNT_DETACH), f"umount2({target!r}, MNT_DETACH)")
+
+
+def openssl_adder(file: str) -> Callable[[bytes], None]:
+    """Return RAND_add(3) of an OpenSSL that is loaded from ``file``.
+
+    Raises `OSError` where nothing is, and `AttributeError` where it has no such function.
+    """
+    add = ctypes.CDLL(file, os.RTLD_NOLOAD).RAND_add
+    add.argtypes, add.restype = [ctypes.c_char_p, ctypes.c_int, ctypes.c_double], None
+    return lambda data: add(data, len(data), len(data))
 
 
 def loopback_up() -> None:

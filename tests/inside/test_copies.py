@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _ctypes
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,6 +71,79 @@ def test_it(number, tmp_path, record_property):
     modified = (project.path / "drawn").stat().st_mtime
     assert all(abs(float(moment) - modified) < 60 for moment in times)
     assert [*times] == sorted(times)
+
+
+DRAWING = """
+import concurrent.futures, os, random, secrets, ssl, tempfile, uuid
+
+own, seeded = random.Random(), random.Random(7)
+pool = concurrent.futures.ThreadPoolExecutor(1)
+device = open("/dev/urandom", "rb", buffering=0)
+DRAWS = {
+    "ssl": lambda: ssl.RAND_bytes(8),
+    "ssl of a thread": lambda: pool.submit(ssl.RAND_bytes, 8).result(),
+    "random": random.random,
+    "a generator": own.random,
+    "seeded": seeded.random,
+    "tempfile": tempfile.mktemp,
+    "uuid": uuid.uuid4,
+    "uuid of the time": uuid.uuid1,
+    "secrets": lambda: secrets.token_hex(8),
+    "kernel": lambda: os.urandom(8),
+    "device": lambda: device.read(8),
+}
+before = [draw() for draw in DRAWS.values()]
+"""
+DRAWS = """
+import drawing_plugin, pytest
+
+@pytest.mark.parametrize("number", range(9))
+def test_it(number):
+    for name, draw in drawing_plugin.DRAWS.items():
+        print("drawn:", name, "=", draw())
+"""
+
+
+def test_copies_repeat_no_random_numbers_though_a_plugin_has_drawn_before(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """All of 8 copies have other numbers of each kind; a generator with a seed goes on as it was.
+
+    tests/suites/ecosystem_randomness.py compares 64, with packages from PyPI.
+    """
+    project.makepyfile(drawing_plugin=DRAWING, test_it=DRAWS)
+    result = run_inside("-v", "-rP", "--gvisor-isolation=test", "-p", "drawing_plugin")
+    assert result.parseoutcomes() == {"passed": 9}
+    result.stdout.fnmatch_lines([COPIES.format("8 sandboxes")])
+    drawn = Counter(line.partition(" = ")[0] for line in {*result.outlines} if " = " in line)
+    assert {name.removeprefix("drawn: ") for name, count in drawn.items() if count == 9} == {
+        "ssl", "ssl of a thread", "random", "a generator", "tempfile", "uuid", "uuid of the time",
+        "secrets", "kernel", "device",
+    }  # fmt: skip
+    assert drawn["drawn: seeded"] == 1
+
+
+STARTS = {
+    "library.so": "import ctypes; ctypes.CDLL('./library.so')",
+    "process *": "import subprocess; subprocess.Popen(['sleep', '99'])",
+}
+
+
+@pytest.mark.parametrize("named", STARTS)
+def test_there_are_no_copies_where_nobody_can_renew_a_generator(
+    named: str, project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """A library that has OpenSSL within itself, or a process of a plugin's; `-v` names it."""
+    text = b"/dev/urandom\0OpenSSL NIST SP 800-90A DRBG\0"
+    (project.path / "library.so").write_bytes(Path(_ctypes.__file__).read_bytes() + text)
+    project.makepyfile(
+        starting_plugin=INSIDE + f"if inside: {STARTS[named]}\n",
+        test_it="def test_a(): pass\ndef test_b(): pass\n",
+    )
+    result = run_inside("-v", "--gvisor-isolation=test", "-p", "starting_plugin")
+    assert result.parseoutcomes() == {"passed": 2}
+    result.stdout.fnmatch_lines([NONE.format(f"would repeat the random numbers of *{named}")])
+    result.stdout.no_fnmatch_line(COPIES.format("*"))
 
 
 EARLY = (

@@ -55,7 +55,7 @@ def ask_unix(sandbox: Sandbox) -> str:
 
 def ask(sandbox: Sandbox) -> str:
     """The answer of the counter inside."""
-    script = "import socket; print(socket.create_connection(('127.0.0.1', 8080)).recv(9).decode())"
+    script = "import socket; print(socket.create_connection(('127.0.0.1', 8080)).recv(99).decode())"
     return sandbox.exec(["python3", "-c", script], check=True).stdout.strip()
 
 
@@ -165,13 +165,26 @@ def test_nothing_is_left_of_copies_and_images(gvisor: Gvisor) -> None:
     assert [record.leaks for record in records if record.leaks] == []
 
 
+RENEWALS = {
+    "nothing": "",
+    "a request": "random.seed(); ssl.RAND_add(os.urandom(48), 48)",
+    "a fork": "os.fork() and os.wait() and os._exit(0)",
+}
+
+
+@pytest.mark.parametrize("renewal", RENEWALS)
 def test_programs_of_a_copy_have_fresh_randomness_and_those_that_run_repeat_theirs(
-    gvisor: Gvisor,
+    renewal: str, gvisor: Gvisor
 ) -> None:
-    """The kernel's randomness is new. The state of a generator is a part of its process."""
-    draws = COUNTER.replace("import socket", "import random, socket")
-    draws = draws.replace('b"%d" % count', "str(random.random())[2:8].encode()")
-    fresh, drawn = set(), set()
+    """The kernel's numbers are new. The state of a generator is a part of its process.
+
+    A program that gets a request can change that, in the two ways that docs/sandbox.md names.
+    """
+    draws = COUNTER.replace("import socket", "import os, random, socket, ssl\nssl.RAND_bytes(1)")
+    draws = draws.replace("count += 1", RENEWALS[renewal] or "pass")
+    numbers = "f'{random.random()} {ssl.RAND_bytes(8).hex()}'.encode()"
+    draws = draws.replace('b"%d" % count', numbers)
+    fresh, drawn = set(), []
     with gvisor.sandbox() as first:
         first.popen(["python3", "-c", draws]).wait_for_output(rb"ready\n")
         with first.snapshot() as snapshot:
@@ -179,9 +192,10 @@ def test_programs_of_a_copy_have_fresh_randomness_and_those_that_run_repeat_thei
                 with gvisor.sandbox(snapshot=snapshot) as copy:
                     draw = "import os, random; print(os.urandom(4), random.random(), hash('a'))"
                     fresh.add(copy.exec(["python3", "-c", draw], check=True).stdout)
-                    drawn.add(ask(copy))
+                    drawn.append(ask(copy).split())
     assert len(fresh) == 2
-    assert len(drawn) == 1
+    alike = [first == second for first, second in zip(*drawn, strict=True)]
+    assert alike == [renewal == "nothing"] * 2
 
 
 @pytest.mark.parametrize("rootfs", ["static", "readonly"])

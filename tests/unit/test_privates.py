@@ -37,11 +37,13 @@ PRIVATES = {
         "sys.stdin.mode": "set: as that of Python's own stream",
     },
     "guest/gate": {
-        "_name_sequence": "set: copies of a saved sandbox draw other names of temporary files",
         "_startTime": "set: the start of a copy, for the relative times of log records",
     },
     "guest/passed": {"_id": "an attribute of reports, which a short form leaves out"},
     "guest/program": {"_data": "set: variables that a failed test has missed are named"},
+    "guest/randomness": {
+        "_name_sequence": "set: copies of a saved sandbox draw other names of temporary files",
+    },
     "guest/terminal": {
         "_remove_plugin": "the host's pytest writes the summaries of plugins, and no one twice",
         "_pytest.config.create_terminal_writer": "makes a writer with the user's options",

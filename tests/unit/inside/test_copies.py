@@ -205,11 +205,11 @@ def test_a_sandbox_that_is_lost_as_it_is_saved_is_replaced(made: Made) -> None:
     assert "did not begin as copies: no space" in made.said()
 
 
-@pytest.mark.parametrize("error", [Died("gone"), None])
+@pytest.mark.parametrize("error", [Died("gone"), SnapshotError("it repeats"), None])
 def test_a_sandbox_that_does_not_come_to_its_gate_is_left_to_its_test(
     error: Exception | None, made: Made
 ) -> None:
-    """Whoever waits for its tests says why there are none."""
+    """Whoever waits for its tests says why there are none, or the summary."""
     if error is None:
         made.held = None
     else:
@@ -217,6 +217,7 @@ def test_a_sandbox_that_does_not_come_to_its_gate_is_left_to_its_test(
     assert made.begin() == "cold"
     assert [sandbox.did for _how, sandbox in made.started] == [["rest", "went on"]]
     assert not made.images()
+    assert ("did not begin as copies: it repeats" in made.said()) == (type(error) is SnapshotError)
 
 
 OBSTACLES: dict[str, dict[str, Any]] = {
