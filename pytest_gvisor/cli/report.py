@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -69,8 +70,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def read(path: str) -> Report:
-    """Read the report in a file. Raises `ReportError` and `OSError`."""
-    with open(path, "rb") as file:
+    """Read the report in a file. Raises `ReportError` and `OSError`.
+
+    It may be a pipe that has a writer, as of ``<(…)``. One without is empty, and not waited for.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        os.set_blocking(file.fileno(), True)
         return parse_report(file.read(MAX_BYTES + 1), where=escape(path))
 
 

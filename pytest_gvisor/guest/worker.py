@@ -63,6 +63,7 @@ class Plugin:
         """Reports that are not yet sent."""
 
         self._running = ""
+        self._not_run: set[str] = set()
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """Take the place of the terminal before the terminal plugin writes its first line."""
@@ -81,14 +82,15 @@ class Plugin:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Send the collected tests."""
-        ids = [item.nodeid for item in session.items]
+        ids = [*map(_name, session.items)]
         self._channel.send("collected", ids=ids, errors=self._errors)
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Run the tests that the host names, in place of pytest's own loop."""
         usual = passed.is_usual(session.config.hook.pytest_report_to_serializable)
         self._short = passed.Shortener(usual=usual)
-        items = {item.nodeid: item for item in session.items}
+        items = {_name(item): item for item in session.items}
+        self._not_run.update(items)
         self._terminal.relayed = self._relays
         for running, then, maxfail in self._commanded():
             # What fails from here on without a word fails in the setup.
@@ -97,6 +99,7 @@ class Plugin:
             if item is None:
                 self._channel.send("missing", id=running)
                 continue
+            self._not_run.discard(running)
             self._variables.clear()
             self._short.begin()
             # At the last failure that the host allows, pytest tears everything down.
@@ -208,12 +211,18 @@ class Plugin:
         self._terminal.in_test = False
         self._variables.pause(over=False)
 
-    def pytest_sessionfinish(self) -> None:
-        """Report that all is torn down: nobody has to wait for the rest of pytest's work."""
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Report that all is torn down: nobody has to wait for the rest of pytest's work.
+
+        A hook may have failed the session, and the host knows of failed tests alone. Where other
+        sandboxes have tests too, a hook judges by a part.
+        """
         if self._coverage is not None:
             for piece in self._coverage.pieces():
                 self._channel.put_off("coverage", **piece)
-        self._channel.send("finished")
+        part = self._not_run or session.testsfailed
+        status = 0 if part else int(session.exitstatus)
+        self._channel.send("finished", status=status)
 
     def pytest_internalerror(self, excrepr: object) -> None:
         """Report why the session ends."""
@@ -222,6 +231,12 @@ class Plugin:
     def pytest_configure(self, config: pytest.Config) -> None:
         """Keep the configuration for the reports."""
         self._config = config
+
+
+def _name(item: pytest.Item) -> str:
+    """Return a test's name in messages: its node id, or see APART in plugin/placement.py."""
+    name: str = getattr(item, "gvisor_apart", item.nodeid)
+    return name
 
 
 def _with_parents(path: str) -> Iterator[str]:

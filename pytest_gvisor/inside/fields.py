@@ -7,7 +7,7 @@ out. Does no input or output.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pytest
@@ -31,6 +31,8 @@ _UNREAD = frozenset({
     "_id", "extra", "item_index", "node", "nodeid", "result", "testrun_uid", "worker_id",
 })  # fmt: skip
 _OURS = "gvisor_"
+_OUR_PROPERTIES = "gvisor."
+"""The beginning of the names of what the host tells of a test, such as its platform."""
 
 
 _PLACE = rules.object_of(path=rules.text, lineno=rules.number, message=rules.text)
@@ -120,6 +122,7 @@ def _extra(value: Any) -> dict[str, Any]:
     return {**extra, "content": content}
 
 
+_PROPERTIES = rules.list_of(rules.tuple_of(rules.any_text, rules.plain))
 phase = rules.one_of(*_PHASES)
 location = rules.tuple_of(rules.shown, rules.or_none(rules.number), rules.shown)
 
@@ -135,7 +138,6 @@ _REQUIRED: dict[str, Rule] = {
     "longrepr": _longrepr,
 }
 _OPTIONAL: dict[str, Rule] = {
-    "user_properties": rules.list_of(rules.tuple_of(rules.any_text, rules.plain)),
     "wasxfail": rules.any_text,
     "$report_type": rules.one_of("TestReport"),
     # A subtest's, of pytest's own plugin or of pytest-subtests.
@@ -163,8 +165,8 @@ def checked(data: Any, more: Collection[str] = ()) -> tuple[dict[str, Any], list
     for name in data.keys() - fields.keys():
         if name in _OPTIONAL:
             fields[name] = _OPTIONAL[name](data[name])
-        elif name == "extras":
-            fields[name], refused = _extras(data[name])
+        elif name in _DIVIDED:
+            fields[name], refused = _DIVIDED[name](data[name])
             left_out += refused
         elif name in more and is_free(name):
             fields[name] = rules.plain(data[name])
@@ -175,7 +177,7 @@ def checked(data: Any, more: Collection[str] = ()) -> tuple[dict[str, Any], list
 
 def is_free(name: str) -> bool:
     """Whether a project may name a field: it has no rule, and pytest has no use for it."""
-    known = {*_REQUIRED, *_OPTIONAL, *_UNREAD, "extras"}
+    known = {*_REQUIRED, *_OPTIONAL, *_UNREAD, *_DIVIDED}
     taken = name in known or name.startswith(_OURS) or hasattr(pytest.TestReport, name)
     return name.isidentifier() and not taken
 
@@ -190,3 +192,20 @@ def _extras(value: Any) -> tuple[list[dict[str, Any]], list[str]]:
         except (LookupError, TypeError, ValueError) as error:
             refused.append(safe(f"extras: {error!r}")[:_LONGEST_CAUSE])
     return kept, refused
+
+
+def _properties(value: Any) -> tuple[list[tuple[str, Any]], list[str]]:
+    kept, refused = [], []
+    for name, told in _PROPERTIES(value):
+        if name.startswith(_OUR_PROPERTIES):
+            refused.append(f"user_properties: {name}"[:_LONGEST_CAUSE])
+        else:
+            kept.append((name, told))
+    return kept, refused
+
+
+_DIVIDED: dict[str, Callable[[Any], tuple[list[Any], list[str]]]] = {
+    "extras": _extras,
+    "user_properties": _properties,
+}
+"""The fields of which a part may be left out."""

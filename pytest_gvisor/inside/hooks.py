@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_gvisor.plugin.placement import (
+    APART,
     BASETEMP_GIVEN,
     EARLY,
     FIELDS,
@@ -39,6 +40,8 @@ _RUN_NO_TEST = ("cacheshow", "collectonly", "setupplan", "show_fixtures_per_test
 """Options with which pytest begins a session all the same."""
 
 _session_key: pytest.StashKey[InsideSession] = pytest.StashKey()
+_taken_key: pytest.StashKey[dict[str, int]] = pytest.StashKey()
+"""The names of all tests that are collected, and how many have each node id."""
 
 
 def __dir__() -> list[str]:
@@ -189,6 +192,19 @@ def _held_back_and_shown(config: pytest.Config) -> Iterator[str]:
         yield f"gvisor: {len(names)} environment variables are held back (--gvisor-env): {told}"
     if found := ", ".join(visible.named_packages(config)):
         yield f"gvisor: packages shown beside sys.path: {escape(found)}"
+
+
+@pytest.hookimpl
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Name each test apart whose node id others have too, here and in the pytest inside alike."""
+    taken = item.config.stash.setdefault(_taken_key, {})
+    node = name = item.nodeid
+    while name in taken:
+        taken[node] += 1
+        name = f"{node} ({taken[node]})"
+    taken[name] = 1
+    if name is not node:
+        setattr(item, APART, name)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -24,7 +24,7 @@ from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.inside.start import Inside, collect, plan
 from pytest_gvisor.inside.worker import Worker
 from pytest_gvisor.plugin import cells
-from pytest_gvisor.plugin.placement import FIELDS, plan_key
+from pytest_gvisor.plugin.placement import APART, FIELDS, plan_key
 from pytest_gvisor.plugin.precedence import expected_failures
 from pytest_gvisor.settings import Isolation, Platform, Settings
 
@@ -163,8 +163,8 @@ class InsideSession:
             pairs = zip(upcoming, item.session.items[after : after + room], strict=False)
             sure = len([*itertools.takewhile(lambda pair: pair[0] is pair[1], pairs)])
         return ahead.Ids(
-            inner=item.stash[plan_key].inner,
-            upcoming=tuple(other.stash[plan_key].inner for other in upcoming),
+            inner=_name(item),
+            upcoming=tuple(map(_name, upcoming)),
             sure=sure,
         )
 
@@ -296,6 +296,12 @@ class InsideSession:
         if worker == "gw0" and (text := unbridged.find(self._config, items)):
             self._bounds.say(text)
         unbridged.keep_snapshots(self._config, items)
+
+
+def _name(item: pytest.Item) -> str:
+    """Return the name of a test in messages: it tells tests of one node id apart."""
+    name: str = getattr(item, APART, item.stash[plan_key].inner)
+    return name
 
 
 def _log_phase(item: pytest.Item, call: pytest.CallInfo[Any]) -> None:

@@ -54,6 +54,7 @@ class SessionBounds:
         self._left_out: dict[str, None] = {}
         self._dropped: collections.Counter[str] = collections.Counter()
         self._warnings = self._text = self._more = 0
+        self._failed = False
 
     def pytest_warning_recorded(self, warning_message: warnings.WarningMessage, when: str) -> None:
         """Keep the place of a warning of the collection."""
@@ -100,6 +101,17 @@ class SessionBounds:
                 f"project read, as plain data, in the ini key {FIELDS}."
             )
             self._left_out.clear()
+
+    def fail(self, text: str) -> None:
+        """Warn, and fail the session if no test does."""
+        self.say(text)
+        self._failed = True
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Set the exit status."""
+        if self._failed and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def say(self, text: str) -> None:
         """Warn; write to standard error where warnings are errors, since tests have ended."""

@@ -28,6 +28,7 @@ from pytest_gvisor.inside.plugins.bridges import Bridges
 from pytest_gvisor.inside.returned import LAST_ACTS, Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.inside.start import Inside
+from pytest_gvisor.plugin.placement import plan_key
 from pytest_gvisor.sessions import places
 
 _OF_A_TEST = frozenset({"passed", "phase", "report", "done", "debugger", "stopped"})
@@ -170,7 +171,7 @@ class Worker:
             kind = message["type"]
             if kind == "bridge":
                 over = "teardown" in progress.reported
-                self._bridges.take(message, Sender(item, inner, over))
+                self._bridges.take(message, Sender(item, item.stash[plan_key].inner, over))
                 continue
             if kind not in _OF_A_TEST:
                 self._common(message, item.nodeid)
@@ -348,7 +349,7 @@ class Worker:
             complete = True
         except (Died, Hangs, GvisorError) as error:
             text = f"the pytest inside did not come to its end, nor its coverage: {gone(error)}"
-            self._bounds.say(text)
+            self._bounds.fail(text)
         finally:
             self._debugger.end()
             ends = self._taker.receive(link, LAST_ACTS if complete else _LAST_WORDS)
@@ -382,6 +383,8 @@ class Worker:
             deadline = began + self._timeout + spent + link.received / _SLOWEST
             message = link.receive(deadline)
             if message["type"] == "finished":
+                if status := message.get("status"):
+                    self._bounds.fail(f"a hook inside failed the session: status {status!r:.9}")
                 return
             if message["type"] != "coverage" or measured is None:
                 self._unasked(message)

@@ -30,6 +30,10 @@ UNTRUSTED = "gvisor_untrusted"
 """An attribute of reports that hold workloads' output, until they are logged. It says whether
 pytest has coloured their text."""
 
+APART = "gvisor_apart"
+"""An attribute of a test whose node id others have too: its name in messages. It is given by the
+order of the collection, which is the same inside."""
+
 EARLY = "gvisor-early"
 """The name of the plugin that starts a sandbox before the collection: see inside/early.py."""
 

@@ -10,12 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pytest_gvisor.errors import ReportError
-from pytest_gvisor.guest.checked_json import loads
+from pytest_gvisor.guest.checked_json import loads, unique
 from pytest_gvisor.report.model import MAX_NUMBER, SCHEMA, Leg, PlatformName, Report, Row, State
 
 MAX_BYTES = 256 * 1024 * 1024
 MAX_TEXT = 1024 * 1024
 MAX_LIST = 1_000_000
+MAX_PLATFORMS = 256
+"""Columns: each row has a place for each of them in every form."""
+
 _PLATFORM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,64}")
 
 _KINDS: Mapping[Any, tuple[Callable[[Any], bool], str]] = {
@@ -48,7 +51,7 @@ def parse(data: bytes | str, *, where: str = "report") -> Report:
     if len(data) > MAX_BYTES:
         raise ReportError(f"{where}: larger than {MAX_BYTES} bytes")
     try:
-        content = loads(data)
+        content = loads(data, pairs=unique)
     except ValueError as error:
         raise ReportError(f"{where}: not JSON: {error}") from None
     if not isinstance(content, dict):
@@ -69,7 +72,12 @@ def parse(data: bytes | str, *, where: str = "report") -> Report:
         used = [one.leg for cell in row.cells for one in (cell, *cell.others)]
         if max(used, default=-1) >= len(legs):
             raise ReportError(f"{place}: a leg is not below {len(legs)}, the number of legs")
-    return Report(legs=legs, rows=rows, notes=notes)
+        if any(one.state.rank < cell.state.rank for cell in row.cells for one in cell.others):
+            raise ReportError(f"{place}: a cell has a better state than one of its others")
+    report = Report(legs=legs, rows=rows, notes=notes)
+    if len(report.platforms) > MAX_PLATFORMS:
+        raise ReportError(f"{where}: more than {MAX_PLATFORMS} platforms")
+    return report
 
 
 def _once(names: Sequence[str], complaint: str) -> None:

@@ -42,10 +42,11 @@ def keep(folder: str, workspace: Workspace, record: Record) -> None:
     with open(os.path.join(folder, "stdin"), "wb") as stdin:
         stdin.write(record.input)
     script = os.path.join(folder, "replay.sh")
+    command = shlex.join(replay.moved(order.argv, workspace.folder, "$state"))
     with open(script, "w", encoding="utf-8") as file:
         file.write(
             _SCRIPT.format(
-                command=shlex.join(replay.moved(order.argv, workspace.folder, "$state")),
+                command=command.replace("\n", "\\n"),  # a comment ends with its line
                 python=shlex.quote(sys.executable),
                 program=shlex.quote(os.path.abspath(replay.__file__)),
             )

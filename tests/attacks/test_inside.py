@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -306,3 +307,84 @@ def test_a_project_s_folder_of_docker_is_no_credential(
             assert (Path(__file__).parent / ".docker/Dockerfile").read_text() == "FROM scratch"
     """)
     run_inside().assert_outcomes(passed=1)
+
+
+TWO_OF_ONE_ID = """
+    import pytest
+
+    class Case(pytest.Item):
+        def __init__(self, *, bad, **more):
+            super().__init__(**more)
+            self.bad = bad
+            self.add_marker("bad" if bad else "good")
+
+        def runtest(self):
+            assert not self.bad
+
+    class Cases(pytest.File):
+        def collect(self):
+            for bad in {order}:
+                yield Case.from_parent(self, name="case", bad=bad)
+
+    def pytest_collect_file(file_path, parent):
+        return Cases.from_parent(parent, path=file_path) if file_path.suffix == ".case" else None
+
+    def pytest_collection_modifyitems(items):
+        items.reverse()
+"""
+
+
+@pytest.mark.parametrize("order", [(True, False), (False, True)], ids=["bad first", "bad last"])
+def test_of_tests_with_one_id_each_is_run(
+    order: tuple[bool, bool], project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """None has the outcome of another one in its place, also if one of them is deselected."""
+    project.makeini("[pytest]\nmarkers =\n    good\n    bad\n")
+    project.makeconftest(TWO_OF_ONE_ID.format(order=order))
+    (project.path / "x.case").touch()
+    assert run_inside().parseoutcomes() == {"passed": 1, "failed": 1}
+    assert run_inside("-m", "bad").parseoutcomes() == {"failed": 1, "deselected": 1}
+
+
+def test_no_test_names_the_platform_that_it_has_run_on(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """JUnit files have the host's word on platform and release, and a warning says so."""
+    project.makepyfile("""
+        def test_it(record_property):
+            record_property("gvisor.platform", "kvm")
+            record_property("mine", "kept")
+    """)
+    result = run_inside("--junitxml=j.xml", "-o", "junit_family=xunit1")
+    result.assert_outcomes(passed=1, warnings=1)
+    result.stdout.fnmatch_lines(["*left out*: user_properties: gvisor.platform.*"])
+    properties = ET.parse(project.path / "j.xml").iter("property")
+    found = [(one.get("name"), one.get("value")) for one in properties]
+    assert [value for name, value in found if name == "gvisor.platform"] == ["systrap"]
+    assert ("mine", "kept") in found
+
+
+@pytest.mark.parametrize(
+    ("ends", "told"),
+    [
+        ("raise RuntimeError('at the end')", "at the end"),
+        ("os._exit(0)", "did not come to its end"),
+        ("session.exitstatus = 3", "a hook inside failed the session: status 3"),
+    ],
+)
+def test_a_session_that_fails_inside_is_not_green(
+    ends: str, told: str, project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """What ``pytest_sessionfinish`` finds out inside is in the exit status, as on the host."""
+    project.makeconftest(f"""
+        import os
+
+        def pytest_sessionfinish(session):
+            if "PYTEST_GVISOR_INSIDE" in os.environ:
+                {ends}
+    """)
+    project.makepyfile("def test_it(): pass")
+    result = run_inside()
+    result.assert_outcomes(passed=1, warnings=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines([f"*{told}*"])

@@ -190,6 +190,8 @@ CELL = ("tests", 0, "cells", 0)
         (_set([[]], *CELL, "runs"), "runs[0]: not an object"),
         (_set([{"leg": 0, "state": "?"}], *CELL, "others"), "others[0]: state"),
         (_set([{"leg": 0, "state": "passed", "starts_ms": [-1]}], *CELL, "others"), "starts_ms"),
+        (_set([{"leg": 0, "state": "failed"}], *CELL, "others"), "better state than one of its"),
+        (_set([{"name": f"p{n}"} for n in range(255)], "legs", 0, "platforms"), "more than 256"),
         (_set([{"name": "", "cause": ""}], "legs", 0, "platforms"), "platforms[0]: name"),
         (_set([1], "notes"), "notes[0] is not a text"),
         (lambda content: content["tests"].append(content["tests"][0]), "has a test twice"),
@@ -209,7 +211,18 @@ def test_a_file_that_breaks_a_rule_is_refused_with_the_place(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", "\xff", '{"schema": NaN}', "[" * 100_000, '"\\ud800"']
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "\xff",
+        '{"schema": NaN}',
+        "[" * 100_000,
+        '"\\ud800"',
+        '{"schema": 1, "schema": 1}',
+    ],
 )
 def test_what_is_no_json_of_ours_is_refused(text: str) -> None:
     """Invalid JSON is a report error, without the parser's traceback."""

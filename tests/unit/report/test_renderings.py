@@ -201,6 +201,7 @@ def test_the_document_has_columns_for_use_where_some_was_measured() -> None:
         ({"systrap": State.PASSED, "kvm": State.NOT_RUN}, "not finished: 1 of 2 tests did not run"),
         ({"systrap": State.PASSED, "kvm": State.SKIPPED},
          "none failed, but platforms differ in 1 test"),
+        ({"kvm": State.UNAVAILABLE}, "none failed, but 1 of 2 tests could not run"),
     ],
 )  # fmt: skip
 def test_the_verdict_names_what_went_worst(states: dict[str, State], sentence: str) -> None:
