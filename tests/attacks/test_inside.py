@@ -349,7 +349,7 @@ def test_of_tests_with_one_id_each_is_run(
 def test_no_test_names_the_platform_that_it_has_run_on(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
-    """JUnit files have the host's word on platform and release, and a warning says so."""
+    """JUnit files have the platform and the release that the host knows."""
     project.makepyfile("""
         def test_it(record_property):
             record_property("gvisor.platform", "kvm")
@@ -375,7 +375,7 @@ def test_no_test_names_the_platform_that_it_has_run_on(
 def test_a_session_that_fails_inside_is_not_green(
     ends: str, told: str, project: pytest.Pytester, run_inside: RunInside
 ) -> None:
-    """What ``pytest_sessionfinish`` finds out inside is in the exit status, as on the host."""
+    """A failure of ``pytest_sessionfinish`` inside is in the exit status, as on the host."""
     project.makeconftest(f"""
         import os
 
