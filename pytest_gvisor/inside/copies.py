@@ -10,7 +10,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ from pytest_gvisor.inside import early, host_files
 from pytest_gvisor.inside.link import Died, Hangs, Link, closed_on_error, gone
 from pytest_gvisor.inside.start import Plan, Started, launch
 from pytest_gvisor.plugin.stash import engine_of
+from pytest_gvisor.run.budget import Budget
 from pytest_gvisor.run.saved import check
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.settings import Network
@@ -165,7 +165,8 @@ class Copies:
             with closed_on_error(link):
                 go_on(link)
                 # A copy speaks before it loads any file of the project.
-                link.wait(time.monotonic() + _PATIENCE)
+                link.budget = Budget(_PATIENCE)
+                link.wait()
         except (GvisorError, Died, Hangs) as error:
             self._fail(f"one did not go on: {gone(error)}\n{link.told()}")
             self._drop(found)
@@ -183,10 +184,10 @@ class Copies:
             self._fail(why)
             return link
         self._saves += 1
-        deadline = time.monotonic() + _PATIENCE
+        link.budget = Budget(_PATIENCE)
         with closed_on_error(link):
             try:
-                held = link.rest(deadline)
+                held = link.rest()
             except SnapshotError as error:
                 self._fail(str(error))
                 return link
@@ -197,7 +198,7 @@ class Copies:
             return link
         try:
             with closed_on_error(link):
-                image, folder = link.save(deadline), self._folder()
+                image, folder = link.save(), self._folder()
                 os.rename(image, folder)
         except (GvisorError, OSError) as error:
             self._fail(str(error))

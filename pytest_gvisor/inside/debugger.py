@@ -1,19 +1,17 @@
 """The user's terminal for a debugger in a test inside: lines go in, escaped output comes out.
 
 The sandbox never has the terminal. The host reads each line that the pytest inside asks for, with
-its own line editing. The test's deadline is halted for that time.
+its own line editing. That time does not count as the test's.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import pdb  # noqa: T100 -- for the hooks of the host's plugins
 import re
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -55,15 +53,13 @@ class Debugger:
         self._show: Callable[[bytes], None] | None = None
         self._line = ""
         self._announced = False
-        self._halted = 0.0
-        self._since = math.inf
         self._reads = self._interrupted = False
         self._handler: Any = None
 
     def begin(self, link: Link, *, test: bool = True) -> None:
         """Begin a test, or else the start of its sandbox: no debugger is open."""
         self._link = link
-        self._announced, self._halted = False, 0.0
+        self._announced = False
         if test and is_asked_for(self._config):
             self._pass_on_interrupts()
 
@@ -73,11 +69,6 @@ class Debugger:
         if self._handler is not None:
             signal.signal(signal.SIGINT, self._handler)
             self._handler = None
-
-    def until(self, deadline: float) -> float:
-        """Return when the deadline is reached if the debugger goes on at once."""
-        now = time.monotonic()
-        return deadline + self._halted + max(0.0, now - self._since)
 
     def take(self, message: dict[str, Any], name: str, last: pytest.TestReport | None) -> None:
         """Open for the test ``name``, read a line, or end. ``last`` is its latest report."""
@@ -91,7 +82,11 @@ class Debugger:
             link.send("answer", text="")
         elif event == "read" and self._is_open:
             link.catch_up()
-            link.send("answer", text=self._read())
+            with link.budget.halted():
+                text = self._read()
+            if text and self._at_terminal():
+                link.budget.renew()
+            link.send("answer", text=text)
         elif event == "end" and self._is_open:
             self._close()
         else:
@@ -111,8 +106,6 @@ class Debugger:
         if self._show is None:
             link.show_from_here(Live(self._write).add_bytes)
         self._pass_on_interrupts()
-        if self._at_terminal():
-            self._since = time.monotonic()
         if not self._announced:
             self._announced = True
             self._announce(f"\n>>> gvisor: a debugger INSIDE asks for input: {escape(name)}\n")
@@ -126,8 +119,6 @@ class Debugger:
         self._link.catch_up()
         self._link.show, self._show = self._show, None
         self._is_open = False
-        self._halted += max(0.0, time.monotonic() - self._since)
-        self._since = math.inf
         self._config.hook.pytest_leave_pdb(config=self._config, pdb=self._stand_in())
         if (capture := self._capture()) is not None:
             # The input again. Output is captured only while a test runs on the host.
@@ -164,19 +155,15 @@ class Debugger:
         """Return the user's line, nothing at the end of the input, None for Ctrl-C."""
         if hasattr(self._config, "workerinput"):
             return ""  # a worker of xdist has no terminal
-        began = time.monotonic()
-        at_terminal = self._at_terminal()
         self._reads = True
         try:
-            return self._edit() if at_terminal else sys.stdin.readline()
+            return self._edit() if self._at_terminal() else sys.stdin.readline()
         except (EOFError, OSError, ValueError):  # at its end, closed, or no text
             return ""
         except KeyboardInterrupt:
             return None
         finally:
             self._reads = False
-            if not at_terminal:
-                self._halted += time.monotonic() - began
 
     def _edit(self) -> str:
         """Read a line at the terminal, with the editing and history of this Python's readline."""

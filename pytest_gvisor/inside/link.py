@@ -10,7 +10,6 @@ import contextlib
 import os
 import select
 import selectors
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,15 +21,13 @@ from pytest_gvisor.guest.checked_json import has_more_values, loads
 from pytest_gvisor.guest.frames import UNBOUNDED, Decoder, Encoder, FrameError
 from pytest_gvisor.guest.returns import MARK
 from pytest_gvisor.inside import byte_code
+from pytest_gvisor.run.budget import LATE, Budget
 from pytest_gvisor.run.connected import Driven, Ended
 from pytest_gvisor.run.logs import debugged
 
 MAX_MESSAGE = 64 * 1024 * 1024
 MAX_VALUES = 1_000_000
 """Bytes and values of one message."""
-
-_MOST = 256 * 1024 * 1024
-"""Bytes of messages that one test may send: what is made of them is kept until the session ends."""
 
 _SEND_DEADLINE = 10.0
 _TAIL = 8000
@@ -47,7 +44,7 @@ class Died(Exception):
 
 
 class Hangs(Exception):
-    """Raised when the deadline passes without a message."""
+    """Raised when the time of a phase is over."""
 
 
 class Link:
@@ -68,8 +65,11 @@ class Link:
         self._encoder = Encoder(max_json=UNBOUNDED, number=2 if copy else 0)
         with stage("output", "no memory for messages from inside"):
             self._decoder = decoder(number=1 if copy else 0)
+        self.budget = Budget(_SEND_DEADLINE)
+        """The budget of the phase that goes on, which all that is read from inside draws on."""
+
         self._messages: deque[tuple[int, dict[str, Any]]] = deque()
-        self._of_first: deque[dict[str, Any]] = deque()
+        self._of_first: deque[tuple[int, dict[str, Any]]] = deque()
         self.attended = False
         """Whether the pytest has ended, and the sandbox's first process sends what it left."""
 
@@ -77,10 +77,6 @@ class Link:
         self.holds = False
         """Whether the pytest holds messages back in memory that is read here too."""
 
-        self.received = 0
-        """Bytes of messages since `begin`."""
-
-        self._most = _MOST
         self._over: Died | ProtocolError | None = None
         """Why nothing is read any more."""
 
@@ -95,11 +91,7 @@ class Link:
 
         runsc waits for an answer before it boots the sandbox (`sentry.Listener`).
         """
-        until, listener = time.monotonic() + _GREETING, self._supervisor.listener
-        while not listener.greeted and not self._supervisor.over:
-            if (left := until - time.monotonic()) <= 0:
-                return
-            self._turn(left)
+        self._turn_until(lambda: self._supervisor.listener.greeted, Budget(_GREETING))
 
     def supply(self, shows: Callable[[str], bool]) -> None:
         """Store byte code of this process's modules for the pytest, while the sandbox boots.
@@ -112,49 +104,51 @@ class Link:
     def send(self, op: str, **fields: object) -> None:
         """Send a command. Raises `Died` if the pytest is gone or does not read."""
         data = memoryview(self._encoder.head({"op": op, **fields}))
-        deadline = time.monotonic() + _SEND_DEADLINE
+        sending = Budget(_SEND_DEADLINE)
         while data:
-            if self._over is not None or time.monotonic() > deadline:
+            left = min(sending.left, self.budget.left + LATE)
+            if self._over is not None or left <= 0:
                 raise Died("it takes no more commands")
             try:
                 data = data[os.write(self._socket, data) :]
             except BlockingIOError:
+                self._supervisor.read_rest()  # else who is to read this may wait to write
                 select.select([], [self._socket], [], 0.1)
             except OSError as error:
                 raise Died(f"it takes no more commands: {error.strerror}") from None
 
-    def begin(self, most: int = _MOST) -> None:
-        """Count received bytes from here on, for a new test or for none."""
-        self.received, self._most = 0, most
-
-    def receive(self, deadline: float) -> dict[str, Any]:
-        """Return the next message, until ``deadline`` (monotonic).
+    def receive(self) -> dict[str, Any]:
+        """Return the next message.
 
         Raises `Hangs`, `Died`, or `ProtocolError` for what is no message, or too much.
         """
         while not self._messages:
             if self.attended or self._given_up:
                 raise Died("it is gone")
-            self._await_message(deadline)
-        size, message = self._messages.popleft()
-        self.received += size
-        if self.received > self._most:
-            raise ProtocolError(f"more than {self._most} bytes of messages from inside at once")
+            self._await_message()
+        return self._take(self._messages)
+
+    def _take(self, messages: deque[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+        """Take the first of these messages, unless the time has long been over."""
+        if self.budget.left <= -LATE:
+            raise Hangs
+        size, message = messages.popleft()
+        self.budget.spend(size)
         return message
 
-    def wait(self, deadline: float) -> None:
+    def wait(self) -> None:
         """Wait for a message, and leave it there. Raises like `receive`."""
         while not self._messages:
-            self._await_message(deadline)
+            self._await_message()
 
-    def rest(self, deadline: float) -> list[str] | None:
+    def rest(self) -> list[str] | None:
         """Let the pytest wait at its gate to be saved; return the folders that it keeps in use.
 
         None if it does not get there: the next message says why. Raises like `receive`, and
         `SnapshotError` where copies would repeat random numbers.
         """
         self.send("save")
-        self.wait(deadline)
+        self.wait()
         if self._messages[0][1]["type"] != "rests":
             return None
         _size, message = self._messages.popleft()
@@ -166,37 +160,54 @@ class Link:
             raise SnapshotError(text)
         return held
 
-    def save(self, deadline: float) -> str:
+    def save(self) -> str:
         """Save the sandbox that rests; return the folder of the image, removed with the sandbox.
 
         The sandbox goes on. Raises `SnapshotError`: then the sandbox is of no use any more.
         """
-        return self._driven.save(deadline)
+        return self._driven.save(self.budget)
 
-    def receive_of_first(self, deadline: float) -> dict[str, Any]:
-        """Return the next message of the first process, which sends them when pytest has ended.
+    def await_end(self) -> None:
+        """Wait for the end of the pytest, after which the first process speaks.
 
-        Raises like `receive`.
+        Its last messages are dropped. Raises like `receive`.
         """
-        while not self._of_first:
-            self._await_message(deadline)
-        return self._of_first.popleft()
+        self._give_up()
+        while not self.attended:
+            self._await_message()
 
-    def _await_message(self, deadline: float) -> None:
+    def _give_up(self) -> None:
+        """Drop the messages of the pytest from here on."""
+        self._messages.clear()
+        self._given_up = True
+
+    def receive_of_first(self) -> dict[str, Any]:
+        """Return the next message of the first process. Raises like `receive`."""
+        while not self._of_first:
+            self._await_message()
+        return self._take(self._of_first)
+
+    def _await_message(self) -> None:
         if self._over is not None:
             raise self._over
         if self._supervisor.over:
             self._read()  # what it has sent before its end counts
             return
-        left = deadline - time.monotonic()
-        if left <= 0:
+        left = self.budget.left
+        if left <= -LATE:
             raise Hangs
-        if not self.holds:
-            self._turn(left)
-            return
-        self._turn(min(left, _LOOK))
-        if not self._messages and (error := self._look()):
+        before = len(self._messages) + len(self._of_first)
+        self._turn(max(0.0, min(left, _LOOK) if self.holds else left))
+        if self.holds and not self._messages and (error := self._look()):
             self._stop_reading(error)
+        # What has come by the end of the time is taken.
+        if left <= 0 and len(self._messages) + len(self._of_first) == before:
+            raise Hangs
+
+    def _turn_until(self, done: Callable[[], bool], budget: Budget) -> None:
+        """Take what comes, until ``done``, the sandbox's end, or the end of the time."""
+        while not (done() or self._supervisor.over) and (left := budget.left) > 0:
+            self._turn(left)
 
     def _turn(self, timeout: float) -> None:
         self._supervisor.turn(timeout)
@@ -209,16 +220,13 @@ class Link:
         stderr = self._supervisor.pipes.stderr
         if fresh := stderr.total - self._shown:
             self._shown = stderr.total
-            self.show(stderr.last(fresh))
+            self.show(self.budget.shown(stderr.last(fresh)))
 
     def catch_up(self) -> None:
         """Take the output that is on standard error by now."""
-        if self._ended is not None:
-            return
-        stderr, before = self._supervisor.pipes.stderr, -1
-        while before != stderr.total:
-            before = stderr.total
-            self._turn(0)
+        if self._ended is None:
+            self._supervisor.read_rest()
+            self._relay()
 
     def show_from_here(self, show: Callable[[bytes], None]) -> None:
         """Have the output shown that is not yet taken, and none before it."""
@@ -276,7 +284,7 @@ class Link:
                 self._heard = True
                 self._supervisor.heard()
             if self.attended:
-                self._of_first.append(message)
+                self._of_first.append((self._decoder.size, message))
             elif not self._given_up:
                 self._messages.append((self._decoder.size, message))
 
@@ -300,14 +308,9 @@ class Link:
 
     def terminate(self) -> None:
         """Send SIGTERM, and wait a moment: the pytest inside prints its threads' stacks."""
-        self._messages.clear()
-        self._given_up = True
+        self._give_up()
         self._supervisor.terminate()
-        until = time.monotonic() + _STACKS_TIME
-        while not (self._supervisor.over or self.attended):
-            if (left := until - time.monotonic()) <= 0:
-                return
-            self._turn(left)
+        self._turn_until(lambda: self.attended, Budget(_STACKS_TIME))
 
     def leave(self, patience: float = 0.0) -> Ended:
         """Wait ``patience`` seconds for the end, and kill the rest; return the end.

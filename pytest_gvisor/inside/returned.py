@@ -11,7 +11,6 @@ import base64
 import glob
 import os
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +25,7 @@ from pytest_gvisor.inside.landing import Arriving, Store
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
 from pytest_gvisor.plugin.placement import BASETEMP_GIVEN, RETURNS
 from pytest_gvisor.programs.paths import within
+from pytest_gvisor.run.budget import MOST_MESSAGES, Budget
 
 OUTPUT_FILES = ("log_file", "cucumber_json_path")
 OUTPUT_FOLDERS = ("allure_report_dir", "mpl_generate_path", "mpl_results_path")
@@ -51,8 +51,6 @@ LAST_ACTS = 10.0
 """Seconds that plugins inside may take after the last fixture has been torn down."""
 
 _PATIENCE = 30.0
-_SLOWEST = 256 * 1024
-"""Bytes a second: whoever sends less is taken to hang."""
 
 _TEMPORARY = frozenset({"tmp_path", "tmp_path_factory", "tmpdir", "tmpdir_factory"})
 _OPENED_BY_THE_HOST = (".coverage", ".testmondata", ".pymon")
@@ -229,15 +227,16 @@ class Taker:
     def receive(self, link: Link, start: float) -> bool:
         """Take all that the first process sends; return whether its pytest has ended.
 
-        That has to be within ``start`` seconds. Bytes extend the deadline.
+        That has to be within ``start`` seconds.
         """
-        began, had = time.monotonic(), self._store.bytes_left
+        link.budget = Budget(start)
         try:
-            while True:
-                patience = _PATIENCE if link.attended else start
-                came = (had - self._store.bytes_left) / _SLOWEST
-                if not self.take(link.receive_of_first(began + patience + came)):
-                    return True
+            link.await_end()
+            left = self._store.bytes_left
+            link.budget = Budget(_PATIENCE, size=2 * left + MOST_MESSAGES)
+            while self.take(link.receive_of_first()):
+                link.budget.earn(left - self._store.bytes_left)
+                left = self._store.bytes_left
         except (Died, Hangs, GvisorError) as error:
             self.lose(gone(error))
         return link.attended

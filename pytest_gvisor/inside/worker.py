@@ -29,6 +29,7 @@ from pytest_gvisor.inside.returned import LAST_ACTS, Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.inside.start import Inside
 from pytest_gvisor.plugin.placement import plan_key
+from pytest_gvisor.run.budget import MOST_MESSAGES, Budget
 from pytest_gvisor.sessions import places
 
 _OF_A_TEST = frozenset({"passed", "phase", "report", "done", "debugger", "stopped"})
@@ -36,8 +37,6 @@ _TEXTS = rules.list_of(rules.exact_text)
 _LAST_WORDS = 2.0
 
 _LONGEST_ERRORS = 100_000
-_SLOWEST = 256 * 1024
-"""Bytes a second of coverage: whoever sends less is taken to hang."""
 
 
 def _failures_left(item: pytest.Item) -> int:
@@ -121,17 +120,16 @@ class Worker:
         began = time.monotonic()
         link = self._ready()
         self._taker.name_sandbox(item.nodeid)
-        link.begin()
+        link.budget = Budget(self._timeout)
         if ids.inner not in self.ids:
             text = self._not_found(ids.inner)
             yield reports.made_up(item, "setup", text, time.monotonic() - began)
             return
-        deadline = began + self._timeout
         self._debugger.begin(link)
         try:
             self._under_way = self.ran = True
-            self._command(link, item, ids, deadline)
-            yield from self._reports(link, item, ids.inner, progress, deadline)
+            self._command(link, item, ids)
+            yield from self._reports(link, item, ids.inner, progress)
             self._under_way, self.ended = False, True
             self.ahead.took(time.monotonic() - began)
         except Hangs:
@@ -144,14 +142,14 @@ class Worker:
             if not self._stopped:  # else what is torn down is shown too
                 self._debugger.end()
 
-    def _command(self, link: Link, item: pytest.Item, ids: Ids, deadline: float) -> None:
+    def _command(self, link: Link, item: pytest.Item, ids: Ids) -> None:
         """Send the command to run a test, unless it runs already, and name the next one.
 
         Those after it are commanded too, where it is known that they will follow. Then the pytest
         inside goes on without waiting for the host to report.
         """
         while (first := self.ahead.first) not in (None, ids.inner):
-            while (message := link.receive(deadline))["type"] != "done":
+            while (message := link.receive())["type"] != "done":
                 self._unasked(message)
             _belongs(message, first)
             self.ahead.pop()
@@ -163,11 +161,11 @@ class Worker:
         self.ahead.send(link, ids, self.ids)
 
     def _reports(
-        self, link: Link, item: pytest.Item, inner: str, progress: Progress, deadline: float
+        self, link: Link, item: pytest.Item, inner: str, progress: Progress
     ) -> Iterator[pytest.TestReport]:
         kind, report = "", None
         while kind != "done":
-            message = self._receive(link, deadline)
+            message = link.receive()
             kind = message["type"]
             if kind == "bridge":
                 over = "teardown" in progress.reported
@@ -197,16 +195,6 @@ class Worker:
             raise ProtocolError(
                 f"it said that the test was done, without a report of its {missing}"
             )
-
-    def _receive(self, link: Link, deadline: float) -> dict[str, Any]:
-        """Receive a message. The time in which a debugger waits for the user does not count."""
-        while True:
-            until = self._debugger.until(deadline)
-            try:
-                return link.receive(until)
-            except Hangs:
-                if self._debugger.until(deadline) <= time.monotonic():
-                    raise
 
     def _full_report(self, message: dict[str, Any], item: pytest.Item) -> pytest.TestReport:
         report = reports.revive(self._config, message, item.nodeid, self._bounds)
@@ -269,10 +257,10 @@ class Worker:
         self._under_way = False
         link, self._taker = self._start()
         self._link = self.used = self.fresh = link
-        deadline = time.monotonic() + max(self._timeout, 60.0)
+        link.budget = Budget(max(self._timeout, 60.0))
         self._debugger.begin(link, test=False)
         try:
-            while (message := self._receive(link, deadline))["type"] != "collected":
+            while (message := link.receive())["type"] != "collected":
                 if message["type"] == "debugger":
                     self._debugger.take(message, "the collection of tests", None)
                 elif message["type"] == "ready":
@@ -340,7 +328,8 @@ class Worker:
         measured = self._coverage()
         complete = ends = False
         try:
-            link.begin(MOST_BYTES)
+            size = MOST_MESSAGES if measured is None else MOST_BYTES
+            link.budget = Budget(self._timeout, size=size)
             if not self._stopped:
                 link.send("finish")
             self._last_words(link, measured)
@@ -375,20 +364,14 @@ class Worker:
     def _last_words(self, link: Link, measured: InsideCoverage | None) -> None:
         """Take the messages of a pytest inside about its whole session.
 
-        Coverage of many contexts takes long to send. So its bytes, and the time that this process
-        spends on them, extend the deadline.
+        Coverage of many contexts takes long to send, and to take.
         """
-        began, spent = time.monotonic(), 0.0
-        while True:
-            deadline = began + self._timeout + spent + link.received / _SLOWEST
-            message = link.receive(deadline)
-            if message["type"] == "finished":
-                if status := message.get("status"):
-                    self._bounds.fail(f"a hook inside failed the session: status {status!r:.9}")
-                return
+        while (message := link.receive())["type"] != "finished":
             if message["type"] != "coverage" or measured is None:
                 self._unasked(message)
                 continue
             received = time.monotonic()
             measured.take(message)
-            spent += time.monotonic() - received
+            link.budget.earn(link.budget.latest, time.monotonic() - received)
+        if status := message.get("status"):
+            self._bounds.fail(f"a hook inside failed the session: status {status!r:.9}")

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from pytest_gvisor.completed import Completed
 from pytest_gvisor.errors import GvisorError, SnapshotError
 from pytest_gvisor.run import saved
+from pytest_gvisor.run.budget import Budget
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.supervisor import Supervisor
 
@@ -69,15 +69,15 @@ class Driven(Runner):
         """
         return saved.finish(self.workspace, self.supervisor.saved, too_large=self._too_large)
 
-    def save(self, deadline: float) -> str:
+    def save(self, budget: Budget) -> str:
         """Save the sandbox, in the thread that drives it; return the folder of `finish_save`.
 
-        The sandbox runs on. At ``deadline`` (monotonic) it is of no use any more: end it.
+        The sandbox runs on. At the end of the time it is of no use any more: end it.
         """
         self.begin_save()
         supervisor = self.supervisor
         while not self.is_saved() and not supervisor.over:
-            if (left := deadline - time.monotonic()) <= 0:
+            if (left := budget.left) <= 0:
                 raise SnapshotError("the sandbox was not saved in time")
             supervisor.turn(min(left, saved.WATCH))
         return self.finish_save()

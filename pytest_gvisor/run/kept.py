@@ -35,8 +35,8 @@ def keep(folder: str, workspace: Workspace, record: Record) -> None:
     for name in ("log", "panic"):
         with contextlib.suppress(OSError):
             shutil.copyfile(workspace.path(name), os.path.join(folder, name))
-    with contextlib.suppress(OSError):
-        shutil.copytree(workspace.path("logs"), os.path.join(folder, "logs"))
+    if workspace.logs is not None:
+        workspace.logs.keep(os.path.join(folder, "logs"))
     _copy_bundle(folder, workspace, record)
     order = _copy_order(folder, workspace, record)
     with open(os.path.join(folder, "stdin"), "wb") as stdin:

@@ -6,19 +6,78 @@ control characters are escaped.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import re
 
 from pytest_gvisor.escape import escape
+from pytest_gvisor.run.capture import CHUNK, Capture, Drain
+from pytest_gvisor.sessions.private import make_private
 
 _MAX = 256 * 1024
 _MAX_PANIC = 4096
+_KEPT = 16 * 1024 * 1024
+"""Bytes of one debug log that are kept, of its beginning and its end."""
+
+_COMMANDS = ("boot", "gofer", "restore", "run")
+"""The subcommands of runsc that write debug logs."""
 
 
-def text(path: str) -> str:
-    """Return the end of a file as escaped text, at most 256 KiB; ``""`` if it is missing."""
-    return escape(_read(path))
+class DebugLogs:
+    """The debug logs of one run, each of them a named pipe in a folder.
+
+    A file would grow with each system call of a workload. runsc waits while a pipe is full.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._by_command: dict[str, Drain] = {}
+        make_private(folder)
+        try:
+            self._open(folder)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, folder: str) -> None:
+        for command in _COMMANDS:
+            path = os.path.join(folder, command)
+            os.mkfifo(path, 0o600)
+            # For writing too: so it is at no end before runsc opens it.
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            self._by_command[command] = Drain(fd, Capture(_KEPT))
+            with contextlib.suppress(OSError):  # see pipes.py
+                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, CHUNK)
+
+    @property
+    def drains(self) -> list[Drain]:
+        """The readers of the pipes."""
+        return list(self._by_command.values())
+
+    def captured(self) -> dict[str, Capture]:
+        """Read what is in the pipes by now; return each log that is not empty, by subcommand."""
+        for drain in self.drains:
+            drain.rest()
+        return {name: d.capture for name, d in self._by_command.items() if d.capture.total}
+
+    def keep(self, folder: str) -> None:
+        """Write the kept bytes of each log to a folder. Raises `OSError`."""
+        os.mkdir(folder, 0o700)
+        for command, log in self.captured().items():
+            with open(os.path.join(folder, f"{command}.log"), "wb") as file:
+                file.write(log.data())
+
+    def close(self) -> None:
+        """Close the pipes."""
+        while self._by_command:
+            os.close(self._by_command.popitem()[1].fd)
+
+
+def end(log: Capture) -> str:
+    """Return the end of a log as escaped text, at most 256 KiB, and the number of bytes before."""
+    text = escape(log.last(_MAX).decode("utf-8", "backslashreplace"))
+    return text if log.total <= _MAX else f"{_CUT}{log.total - _MAX:,} bytes before …]\n{text}"
 
 
 def panic(path: str) -> str:
@@ -63,20 +122,6 @@ def records(path: str) -> tuple[str, ...]:
         message = entry.get("msg") if isinstance(entry, dict) else None
         found.append(str(message) if message is not None else json.dumps(entry))
     return tuple(map(escape, found))
-
-
-def folder(path: str) -> dict[str, str]:
-    """Return the debug logs in a folder by their subcommand: ``run``, ``gofer``, ``boot``, …"""
-    try:
-        names = sorted(os.listdir(path))
-    except OSError:
-        return {}
-    found: dict[str, str] = {}
-    for name in names:
-        # runsc.log.20260101-120000.000000.boot.txt
-        command = name.split(".")[-2] if name.count(".") > 1 else name
-        found[command] = found.get(command, "") + text(os.path.join(path, name))
-    return found
 
 
 _OTHER_RELEASE = re.compile(
@@ -157,13 +202,15 @@ def relevant(log: str) -> list[str]:
 
 
 _STRACE = "strace.go"
+_CUT = "[… "
 
 
 def debugged(log: str) -> tuple[list[str], list[str]]:
     """Return a boot log's lines (see `relevant`), and the last lines of the strace in it.
 
-    A strace is no warning, whatever words it quotes.
+    A strace is no warning, whatever words it quotes. A log that was cut says so first.
     """
     lines = log.splitlines()
+    cut = [lines.pop(0)] if log.startswith(_CUT) else []
     boot = "\n".join(line for line in lines if _STRACE not in line)
-    return relevant(boot), [line for line in lines if _STRACE in line][-_MOST_CALLS:]
+    return cut + relevant(boot), [line for line in lines if _STRACE in line][-_MOST_CALLS:]

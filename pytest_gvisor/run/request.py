@@ -14,6 +14,7 @@ from pytest_gvisor.errors import GvisorError
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.programs.sources import Source
+from pytest_gvisor.run.logs import DebugLogs
 from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.rootless import Way
@@ -35,6 +36,9 @@ class Workspace:
 
     netns: str
     """Where the child puts a network namespace, if the run needs a new one."""
+
+    logs: DebugLogs | None = None
+    """runsc's own logs, if it writes any."""
 
     sources: list[Source] = dataclasses.field(default_factory=list)
     """What the child binds before runsc starts, besides the mounts; whoever makes the root

@@ -69,7 +69,6 @@ class Runner:
         self.workspace: Workspace
         self.supervisor: Supervisor
         self._make_supervisor = supervise
-        self._wants_logs = request.settings.debug or request.logs
         self._cgroups = Cgroups()
         self._usage = Usage()
         self._listener: sentry.Listener
@@ -106,6 +105,8 @@ class Runner:
         with stage("pipes", "cannot make the workload's streams"):
             pipes = self.request.streams(settings.max_output, feed=self.request.input)
             undo.callback(pipes.close)
+            if self.workspace.logs is not None:
+                pipes.drains += self.workspace.logs.drains
             self.supervisor = self._make_supervisor(
                 order, pipes, timeout=timeout, listener=self._listener, stop=self.request.stop
             )
@@ -142,15 +143,17 @@ class Runner:
     def _make_workspace(self, session: SessionDir, undo: contextlib.ExitStack) -> Workspace:
         run = check_id("g" + secrets.token_hex(4))
         folder = os.path.join(session.path, run)
-        parts = ("root", "logs") if self._wants_logs else ("root",)
+        written: logs.DebugLogs | None = None
         with stage("workspace", f"cannot make {folder}"):
             # What is there is another run's: it is neither used nor, with the rest, removed.
             make_private(folder)
             undo.callback(shutil.rmtree, folder, ignore_errors=True)
-            for name in parts:
-                make_private(os.path.join(folder, name))
+            make_private(os.path.join(folder, "root"))
+            if self.request.settings.debug or self.request.logs:
+                written = logs.DebugLogs(os.path.join(folder, "logs"))
+                undo.callback(written.close)
         netns = os.path.join(folder, "netns")
-        return Workspace(id=run, folder=folder, shared=session.path, netns=netns)
+        return Workspace(id=run, folder=folder, shared=session.path, netns=netns, logs=written)
 
     def _order(self, workspace: Workspace, spec: Spec) -> Order:
         request, runsc = self.request, self.request.runsc
@@ -163,7 +166,7 @@ class Runner:
             platform=request.platform,
             network=request.settings.network,
             rootless=flag,
-            logs=self._wants_logs,
+            logs=workspace.logs is not None,
             strace=request.settings.debug,
             one_release=runsc.enforces_release,
             restores=request.restores,
@@ -211,8 +214,9 @@ class Runner:
         record.start = supervisor.start
         record.runsc_records = logs.records(workspace.path("log"))
         record.panic = logs.panic(workspace.path("panic"))
-        if self._wants_logs:
-            record.debug_logs = logs.folder(workspace.path("logs"))
+        if workspace.logs is not None:
+            captured = workspace.logs.captured()
+            record.debug_logs = {name: logs.end(log) for name, log in captured.items()}
         if self.keep is not None:
             self.keep(workspace, record)
         if supervisor.failure is not None:

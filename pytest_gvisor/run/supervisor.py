@@ -190,11 +190,15 @@ class Supervisor:
 
     def _stop_lingering(self) -> None:
         """Read the rest of the streams, and wait no longer for processes that hold them."""
-        # This process may have had no turn since the end.
-        for drain in self.pipes.drains:
-            if drain.fd in self.pipes.ours:
-                drain.rest()
+        self.read_rest()  # this process may have had no turn since the end
         self._enter(Phase.OVER)
+
+    def read_rest(self) -> None:
+        """Read what is in the output's pipes by now, and no more: a writer may never stop."""
+        watched = self._selector.get_map()
+        for drain in self.pipes.drains:
+            if drain.fd in watched:
+                drain.rest()
 
     def _ask(self, wish: str, argv: Sequence[str] = ()) -> None:
         if self._control is not None:

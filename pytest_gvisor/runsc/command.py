@@ -60,7 +60,7 @@ def run_argv(
     # fmt: on
     if logs:
         # Without --debug, with which the sentry's output goes into the workload's streams.
-        argv += ["--debug-log", f"{folder}/logs/"]
+        argv += ["--debug-log", f"{folder}/logs/%COMMAND%"]
     if strace:
         argv += ["--strace"]
     if one_release:

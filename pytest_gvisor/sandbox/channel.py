@@ -190,10 +190,11 @@ class Channel:
                 self._push()
 
     def wait_room(self, deadline: float) -> bool:
-        """Wait until little is waiting to be sent; False at the deadline."""
+        """Wait until little is waiting to be sent; False at the deadline, and after it."""
         with self.lock:
-            left = max(0.0, deadline - time.monotonic())
-            return self._changed.wait_for(lambda: not self.congested or self.gone, left)
+            left = deadline - time.monotonic()
+            relieved = self._changed.wait_for(lambda: not self.congested or self.gone, max(0, left))
+            return relieved and left > 0
 
     def chore(self, act: Callable[[], None]) -> None:
         """Have the listening thread call ``act``, with the lock held."""

@@ -288,6 +288,8 @@ class Process(Peer):
         for chunk in chunks:
             if not self.write_input(memoryview(chunk), deadline):
                 return
+            if not self.channel.wait_room(deadline):
+                raise self.not_ready("its input has no end within the deadline")
         self.close_input()
 
     def write_input(self, data: memoryview, deadline: float) -> bool:
@@ -306,7 +308,7 @@ class Process(Peer):
                 self._input_credit -= count
                 self.channel.send({"op": "data", "id": self.id}, bytes(data[:count]))
             data = data[count:]
-            if not self.channel.wait_room(deadline):
+            if not self.channel.wait_room(deadline) and data:
                 raise self.not_ready("the sandbox takes no more input")
         return True
 

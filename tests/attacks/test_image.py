@@ -18,6 +18,7 @@ import pytest
 from pytest_gvisor import Gvisor, UsageError, bind, directory, empty, tmpfs
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.store import Images
+from pytest_gvisor.run import logs
 from pytest_gvisor.sandbox.interpreter import PRIVATE
 from tests.unit.images.conftest import Item, configuration, folder, item, link, saved, tar
 
@@ -124,13 +125,15 @@ READS = re.compile(
 )
 
 
-def test_the_guest_reads_nothing_of_it(gvisor: Gvisor, make: Make) -> None:
+def test_the_guest_reads_nothing_of_it(
+    gvisor: Gvisor, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Loader, libc and Python open their own files alone: no cache, locale, zone or module."""
+    monkeypatch.setattr(logs, "_MAX", 16 * 1024 * 1024)
     with gvisor.sandbox(image=make(), debug=True) as sandbox:
         sandbox.exec([BB, "sh", "-c", "exit 7"], user=1)
         sandbox.put("/there", "")
-        (log,) = Path(gvisor._launcher.session().path).glob("*/logs/*.boot.*")
-        paths = set(READS.findall(log.read_text(errors="replace")))
+    paths = set(READS.findall(gvisor.records[-1].debug_logs["boot"]))
     own = {path for path in paths if path.startswith((f"{PRIVATE}/", "/proc/", "/sys/"))}
     assert f"{PRIVATE}/guest/loop.py" in own
     assert paths - own == {"/etc/ld.so.preload", "/dev/null", "/there"}

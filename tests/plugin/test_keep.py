@@ -154,10 +154,10 @@ def test_a_run_that_runsc_could_not_start_is_kept(alone: Project) -> None:
 
 
 def test_logs_are_kept_where_there_are_any(alone: Project) -> None:
-    """With `--gvisor-debug` runsc's own logs are beside the bundle, whole."""
+    """With `--gvisor-debug` runsc's own logs are beside the bundle."""
     alone.test("def test_it(gvisor): gvisor.run(['false'], check=True)")
     (run,) = alone.run("--gvisor-keep=failed", "--gvisor-debug").ends(failed=1).kept()
-    logs = {path.name.split(".")[-2]: path.read_text() for path in (run / "logs").iterdir()}
+    logs = {path.name.partition(".")[0]: path.read_text() for path in (run / "logs").iterdir()}
     assert {"boot", "gofer", "run"} <= logs.keys()
     assert "exit_group(0x1)" in logs["boot"]
 

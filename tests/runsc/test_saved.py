@@ -16,6 +16,7 @@ import pytest
 from pytest_gvisor import Gvisor, Outcome, RunscFailed, SandboxCrashed, SnapshotError
 from pytest_gvisor.completed import Completed
 from pytest_gvisor.run import saved
+from pytest_gvisor.run.budget import Budget
 from pytest_gvisor.run.connected import Driven, Ended
 from pytest_gvisor.run.pipes import Streams
 from pytest_gvisor.run.request import Record, Request, Workspace
@@ -62,7 +63,7 @@ class Run:
     def save(self, place: Path) -> str:
         """Save the run, and move the image."""
         image = str(place)
-        os.rename(self.driven.save(time.monotonic() + PATIENCE), image)
+        os.rename(self.driven.save(Budget(PATIENCE)), image)
         return image
 
     def end(self) -> Ended:
@@ -167,7 +168,7 @@ def test_an_image_that_is_too_large_is_refused_and_removed(
     run = start()
     run.ask("one")
     with pytest.raises(SnapshotError, match="more than 1000"):
-        run.driven.save(time.monotonic() + PATIENCE)
+        run.driven.save(Budget(PATIENCE))
     assert not os.path.exists(run.driven.workspace.path("image"))
     assert run.ask("two") == "two 2"
 
@@ -191,7 +192,7 @@ def test_an_image_takes_no_more_room_while_it_is_written(
 
     monkeypatch.setattr(saved, "is_too_large", look)
     with pytest.raises(SnapshotError, match="more than 10000000 bytes"):
-        run.driven.save(time.monotonic() + PATIENCE)
+        run.driven.save(Budget(PATIENCE))
     assert early
     assert left[-1] < 10_000_000
     assert not image.exists()

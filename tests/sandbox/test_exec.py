@@ -7,7 +7,6 @@ import inspect
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +23,7 @@ from pytest_gvisor import (
     WorkloadTimeout,
     is_gvisor_kernel,
 )
+from pytest_gvisor.run import logs
 from pytest_gvisor.sandbox import process, sandbox
 from tests.runsc.conftest import PATIENCE
 from tests.sandbox.conftest import alive
@@ -40,16 +40,17 @@ def test_many_programs_run_in_one_sandbox(gvisor_sandbox: Sandbox) -> None:
     assert done.args == ("cat", "/tmp/file")
 
 
-def test_a_start_takes_few_system_calls(gvisor: Gvisor) -> None:
+def test_a_start_takes_few_system_calls(gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Most of them are those of posix_spawn, which sets the action of each signal once."""
+    monkeypatch.setattr(logs, "_MAX", 16 * 1024 * 1024)
     with gvisor.sandbox(debug=True) as sandbox:
-        argv = sandbox._record.argv
-        (boot,) = Path(argv[argv.index("--debug-log") + 1]).glob("*boot*")
-        for _ in range(2):
-            sandbox.exec(["true"], check=True)
-        before = len(boot.read_text().splitlines())
-        sandbox.exec(["true"], check=True)
-        lines = boot.read_text().splitlines()[before:]
+        for word in ("first", "second", "third"):
+            sandbox.exec(["true", word], check=True)
+    log = gvisor.records[-1].debug_logs["boot"]
+    assert not log.startswith("[")
+    lines = log.splitlines()
+    starts = [number for number, line in enumerate(lines) if " E execve(" in line]
+    lines = lines[starts[-2] : starts[-1] + 1]
     done = [line for line in lines if "strace.go" in line and "] python" in line and " X " in line]
     done = [line for line in done if "newfstatat" not in line]  # one for each folder of PATH
     assert any("execve" in line for line in lines)

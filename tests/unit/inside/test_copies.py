@@ -33,19 +33,19 @@ class Sandbox:
         if name in self._faults:
             raise self._faults[name]
 
-    def rest(self, _deadline: float) -> list[str] | None:
+    def rest(self) -> list[str] | None:
         """Name the folders that are in use."""
         self._do("rest")
         return self.held
 
-    def save(self, _deadline: float) -> str:
+    def save(self) -> str:
         """Write an image."""
         self._do("save")
         image = self._folder / "image"
         image.mkdir()
         return str(image)
 
-    def wait(self, _deadline: float) -> None:
+    def wait(self) -> None:
         """Note that somebody waits."""
         self._do("wait")
 

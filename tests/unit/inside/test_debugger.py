@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import signal
 import sys
-import time
 from typing import Any, cast
 
 import pytest
@@ -13,6 +12,10 @@ import pytest
 from pytest_gvisor.errors import ProtocolError
 from pytest_gvisor.inside.debugger import Debugger, stopped
 from pytest_gvisor.inside.link import Link
+from pytest_gvisor.run.budget import Budget
+from tests.unit.run.test_budget import Clock, clock
+
+__all__ = ["clock"]
 
 
 class Pytest:
@@ -37,6 +40,7 @@ class Inside:
     show = None
 
     def __init__(self) -> None:
+        self.budget = Budget(5)
         self.answers: list[object] = []
         self.interrupts = 0
 
@@ -116,25 +120,41 @@ def test_a_worker_of_xdist_has_no_input(inside: Inside, monkeypatch: pytest.Monk
     assert inside.answers == ["", ""]
 
 
-def test_the_deadline_moves_by_the_time_of_the_user(
-    inside: Inside, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("at_terminal", "line", "left"), [(False, "c\n", 3), (True, "c\n", 5), (True, "", 3)]
+)
+def test_a_debugger_gets_no_time_but_by_a_line_of_the_user(
+    inside: Inside,
+    monkeypatch: pytest.MonkeyPatch,
+    clock: Clock,
+    *,
+    at_terminal: bool,
+    line: str,
+    left: float,
 ) -> None:
-    """A test's own time counts, and the time until a line comes does not."""
+    """While a line is waited for, no time goes by; at a terminal a line gives the whole time."""
 
-    class Slow(io.StringIO):
+    class User(io.StringIO):
+        def isatty(self) -> bool:
+            return at_terminal
+
         def readline(self, _size: int | None = -1, /) -> str:  # type: ignore[override]
-            time.sleep(0.3)
-            return "c\n"
+            clock.now += 3600
+            return line
 
-    monkeypatch.setattr(sys, "stdin", Slow())
+    monkeypatch.setattr(sys, "stdin", User())
+    monkeypatch.setattr(sys, "stdout", User())
     debugger = begun(inside)
+    inside.budget = Budget(5)
+    clock.now += 1
+    for _ in range(1000):
+        take(debugger, "open", "end")
     take(debugger, "open")
-    assert debugger.until(5.0) == 5.0
+    clock.now += 1
+    assert inside.budget.left == 3
     take(debugger, "read")
-    assert 5.3 <= debugger.until(5.0) < 60
+    assert inside.budget.left == left
     debugger.end()
-    debugger.begin(cast("Link", inside))
-    assert debugger.until(5.0) == 5.0
 
 
 def test_the_first_interrupt_goes_inside_and_the_second_is_ours(inside: Inside) -> None:

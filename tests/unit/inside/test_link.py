@@ -14,14 +14,18 @@ import pytest
 
 from pytest_gvisor.completed import Completed, Outcome
 from pytest_gvisor.errors import ProtocolError
-from pytest_gvisor.guest.frames import UNBOUNDED, Decoder, Encoder
+from pytest_gvisor.guest.frames import HEADER, UNBOUNDED, Decoder, Encoder
 from pytest_gvisor.guest.returns import MARK
 from pytest_gvisor.guest.unsent import HEAD, SIZE
 from pytest_gvisor.inside import start
-from pytest_gvisor.inside.link import Died, Link
+from pytest_gvisor.inside.link import MAX_MESSAGE, Died, Hangs, Link
+from pytest_gvisor.run.budget import LATE, Budget
 from pytest_gvisor.run.capture import Capture, streams
 from pytest_gvisor.run.request import Record
 from pytest_gvisor.settings import Platform, Settings
+from tests.unit.run.test_budget import Clock, clock
+
+__all__ = ["clock"]
 
 
 class Sandbox:
@@ -38,7 +42,9 @@ class Sandbox:
         self._selector = selectors.DefaultSelector()
         memory = os.memfd_create("test")
         os.ftruncate(memory, SIZE)
-        self.pipes = SimpleNamespace(socket=ours.fileno(), memory=memory)
+        stderr = Capture(2**20)
+        self.pipes = SimpleNamespace(socket=ours.fileno(), memory=memory, stderr=stderr)
+        self.drain: Callable[[], object] = lambda: None
         self.record: Any = None
         self.listener: Any = None
 
@@ -55,6 +61,10 @@ class Sandbox:
             self._selector.register(fd, event, act)
         else:
             self._selector.unregister(fd)
+
+    def read_rest(self) -> None:
+        """Read what there is on standard error."""
+        self.drain()
 
     def turn(self, timeout: float) -> None:
         """Look once."""
@@ -94,7 +104,6 @@ def test_a_limit_that_ended_the_sandbox_is_named_before_the_panic(sandbox: Sandb
         platform=Platform.SYSTRAP, outcome=Outcome.OUT_OF_TASKS, reason="pids=80 was reached",
     )  # fmt: skip
     sandbox.record = Record(completed=completed, panic="panic: createStub")
-    sandbox.pipes.stderr = Capture(0)
     first, second, *rest = Link(cast("Any", sandbox)).told().splitlines()
     assert first == "it ended with: out of tasks (signal 9, status 137)"
     assert (second, rest[0]) == ("pids=80 was reached", "panic log:")
@@ -130,11 +139,11 @@ def test_messages_held_back_are_taken_while_they_are_waited_for(sandbox: Sandbox
     link, sent = holding(sandbox), numbered(6)
     sandbox.inside.sendall(sent[0] + sent[1][:9])
     hold(sandbox, b"".join(sent[:4]))
-    assert [link.receive(soon())["n"] for _ in range(4)] == [0, 1, 2, 3]
+    assert [link.receive()["n"] for _ in range(4)] == [0, 1, 2, 3]
     hold(sandbox, b"".join(sent[:5]))
-    assert link.receive(soon())["n"] == 4
+    assert link.receive()["n"] == 4
     sandbox.inside.sendall(sent[1][9:] + b"".join(sent[2:]))
-    assert link.receive(soon())["n"] == 5
+    assert link.receive()["n"] == 5
 
 
 @pytest.mark.parametrize("ends", ["over", "attended"])
@@ -144,9 +153,9 @@ def test_messages_held_back_count_after_the_end(sandbox: Sandbox, ends: str) -> 
     sandbox.inside.sendall(sent[0] + sent[1][:9] + (MARK if ends == "attended" else b""))
     hold(sandbox, b"".join(sent))
     sandbox.over = ends == "over"
-    assert [link.receive(soon())["n"] for _ in range(3)] == [0, 1, 2]
+    assert [link.receive()["n"] for _ in range(3)] == [0, 1, 2]
     with pytest.raises(Died):
-        link.receive(soon())
+        link.receive()
 
 
 def test_nothing_is_taken_from_memory_before_the_pytest_is_ready(sandbox: Sandbox) -> None:
@@ -155,7 +164,7 @@ def test_nothing_is_taken_from_memory_before_the_pytest_is_ready(sandbox: Sandbo
     hold(sandbox, numbered(1)[0])
     sandbox.over = True
     with pytest.raises(Died):
-        link.receive(soon())
+        link.receive()
 
 
 @pytest.mark.parametrize(
@@ -175,7 +184,7 @@ def test_what_is_held_back_and_no_message_ends_the_reading(
     hold(sandbox, frames, length)
     with pytest.raises(ProtocolError, match="held back inside is no message"):  # noqa: PT012
         while True:
-            assert link.receive(soon()) == {"type": "phase", "n": 0}
+            assert link.receive() == {"type": "phase", "n": 0}
 
 
 def test_what_is_held_back_after_messages_that_were_sent_waits_for_them(sandbox: Sandbox) -> None:
@@ -201,12 +210,7 @@ def test_memory_that_changes_while_it_is_read_is_left_alone(
         return read(fd, size, place)
 
     monkeypatch.setattr(os, "pread", pread)
-    assert link.receive(soon())["n"] == 0
-
-
-def soon() -> float:
-    """A deadline."""
-    return time.monotonic() + 60
+    assert link.receive()["n"] == 0
 
 
 def test_what_was_sent_before_the_end_counts(sandbox: Sandbox) -> None:
@@ -215,10 +219,10 @@ def test_what_was_sent_before_the_end_counts(sandbox: Sandbox) -> None:
     long = {"type": "report", "text": "x" * 900_000}
     sandbox.inside.sendall(encoded(long, {"type": "done"}))
     sandbox.over = True
-    assert link.receive(soon()) == long
-    assert link.receive(soon()) == {"type": "done"}
+    assert link.receive() == long
+    assert link.receive() == {"type": "done"}
     with pytest.raises(Died):
-        link.receive(soon())
+        link.receive()
 
 
 def test_a_test_may_send_so_much(sandbox: Sandbox) -> None:
@@ -226,19 +230,19 @@ def test_a_test_may_send_so_much(sandbox: Sandbox) -> None:
     link = Link(cast("Any", sandbox))
     sandbox.inside.sendall(encoded(*[{"type": "report", "text": "x" * 600}] * 3))
     for _ in range(2):
-        link.begin(1000)
-        assert link.receive(soon())["type"] == "report"
+        link.budget = Budget(60, size=1000)
+        assert link.receive()["type"] == "report"
     with pytest.raises(ProtocolError, match="more than 1000 bytes"):
-        link.receive(soon())
+        link.receive()
 
 
 def test_what_is_no_message_ends_the_reading_after_all_before_it(sandbox: Sandbox) -> None:
     """The messages before it count; the sender is no longer read, and blocks."""
     link = Link(cast("Any", sandbox))
     sandbox.inside.sendall(encoded({"type": "report"}) + b"x" * 100)
-    assert link.receive(soon()) == {"type": "report"}
+    assert link.receive() == {"type": "report"}
     with pytest.raises(ProtocolError, match="no message: a frame with another tag"):
-        link.receive(soon())
+        link.receive()
     sandbox.inside.sendall(b"more")
     sandbox.turn(0)
     assert os.read(sandbox.pipes.socket, 100) == b"more"
@@ -256,7 +260,7 @@ def test_a_message_without_memory_for_it_is_a_protocol_error(
     monkeypatch.setattr(Decoder, "room", room)
     sandbox.inside.sendall(b"x")
     with pytest.raises(ProtocolError, match="no memory for a message"):
-        link.receive(soon())
+        link.receive()
 
 
 def test_nothing_is_read_any_more_when_it_is_closed(sandbox: Sandbox) -> None:
@@ -347,15 +351,15 @@ def test_a_pytest_that_died_in_the_midst_of_a_message_leaves_its_first_process(
     whole = len(encoded({"type": "report"}))
     files = [{"type": "file", "data": "y" * 900_000, "n": n} for n in range(3)]
     sandbox.inside.sendall(half[: whole + cut] + MARK + encoded(*files, {"type": "end"}))
-    assert link.receive(soon())["type"] == "report"
+    assert link.receive()["type"] == "report"
     with pytest.raises(Died, match="it is gone"):
-        link.receive(soon())
+        link.receive()
     assert link.attended
-    assert [link.receive_of_first(soon()) for _ in files] == files
-    assert link.receive_of_first(soon()) == {"type": "end"}
+    assert [link.receive_of_first() for _ in files] == files
+    assert link.receive_of_first() == {"type": "end"}
     sandbox.over = True
     with pytest.raises(Died):
-        link.receive_of_first(soon())
+        link.receive_of_first()
 
 
 def test_a_mark_that_comes_in_pieces_is_one(sandbox: Sandbox) -> None:
@@ -364,8 +368,8 @@ def test_a_mark_that_comes_in_pieces_is_one(sandbox: Sandbox) -> None:
     for byte in encoded({"type": "report"}) + MARK + encoded({"type": "end"}):
         sandbox.inside.sendall(bytes([byte]))
         sandbox.turn(1)
-    assert link.receive(soon()) == {"type": "report"}
-    assert link.receive_of_first(soon()) == {"type": "end"}
+    assert link.receive() == {"type": "report"}
+    assert link.receive_of_first() == {"type": "end"}
 
 
 def test_a_pytest_that_is_given_up_says_no_more(sandbox: Sandbox) -> None:
@@ -374,8 +378,8 @@ def test_a_pytest_that_is_given_up_says_no_more(sandbox: Sandbox) -> None:
     sandbox.inside.sendall(encoded({"type": "done"}) + MARK + encoded({"type": "end"}))
     link.terminate()
     with pytest.raises(Died):
-        link.receive(soon())
-    assert link.receive_of_first(soon()) == {"type": "end"}
+        link.receive()
+    assert link.receive_of_first() == {"type": "end"}
 
 
 def test_a_second_mark_is_no_frame(sandbox: Sandbox) -> None:
@@ -383,4 +387,104 @@ def test_a_second_mark_is_no_frame(sandbox: Sandbox) -> None:
     link = Link(cast("Any", sandbox))
     sandbox.inside.sendall(MARK + MARK + b"x" * 100)
     with pytest.raises(ProtocolError, match="no message"):
-        link.receive_of_first(soon())
+        link.receive_of_first()
+
+
+def wait(link: Link) -> None:
+    """Wait for one message after the other."""
+    link.receive()
+    link.wait()
+
+
+class Flood:
+    """A sandbox that sends something at each turn, which takes a second at most."""
+
+    def __init__(self, sandbox: Sandbox, clock: Clock, kind: str) -> None:
+        self._sandbox, self._clock, self._kind = sandbox, clock, kind
+        self._encoder = Encoder(max_json=UNBOUNDED)
+        self._turn = sandbox.turn
+        sandbox.turn = self  # type: ignore[method-assign]
+        if kind == "a part":  # of a frame of all that one may have
+            sandbox.inside.sendall(HEADER.pack(bytes(8), 0, MAX_MESSAGE, 0))
+
+    def __call__(self, timeout: float) -> None:
+        """Look once."""
+        match self._kind:
+            case "messages":
+                self._sandbox.inside.sendall(self._frame() + self._frame())
+            case "held":
+                hold(self._sandbox, self._frame())
+            case "bytes":
+                for byte in self._frame():
+                    self._sandbox.inside.sendall(bytes([byte]))
+                    self._turn(0)
+            case "a part":
+                self._sandbox.inside.sendall(b" ")
+            case "stderr":
+                self._sandbox.pipes.stderr.feed(memoryview(b"x" * 1000))
+        self._turn(0)
+        self._clock.now += min(timeout, 1)
+
+    def _frame(self) -> bytes:
+        return self._encoder.head({"type": "phase"})
+
+
+KINDS = ["messages", "held", "bytes", "a part", "stderr", "nothing"]
+
+
+@pytest.mark.parametrize(
+    "act", [Link.receive, wait, Link.rest, Link.await_end, Link.receive_of_first]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_wait_outlasts_its_phase_by_what_comes(
+    kind: str, act: Callable[[Link], object], sandbox: Sandbox, clock: Clock
+) -> None:
+    """Each loop ends a stated time after the end of its phase, however much or little comes."""
+    link = holding(sandbox) if kind == "held" else Link(cast("Any", sandbox))
+    link.budget, begun, clock.step = Budget(4), clock.now, 0.01
+    if act is Link.receive_of_first:
+        sandbox.inside.sendall(MARK)
+    Flood(sandbox, clock, kind)
+    with pytest.raises((Hangs, Died)):  # noqa: PT012
+        while True:
+            act(link)
+    assert 4 <= clock.now - begun <= 4 + LATE + 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_moment_lasts_longer_by_what_comes(kind: str, sandbox: Sandbox, clock: Clock) -> None:
+    """A greeting, the stacks at a deadline, and output so far are waited for a second at most."""
+    sandbox.listener = SimpleNamespace(greeted=False)
+    link, begun, clock.step = Link(cast("Any", sandbox)), clock.now, 0.01
+    Flood(sandbox, clock, kind)
+    for act in (Link.greet, Link.catch_up, Link.terminate):
+        act(link)
+    assert clock.now - begun <= 3
+
+
+def test_a_sandbox_that_reads_little_by_little_gets_no_command(
+    sandbox: Sandbox, clock: Clock
+) -> None:
+    """Neither the command's own time nor the phase's begins anew with a byte that is read."""
+    for seconds, longest in ((100, 10), (1, 1 + LATE)):
+        link, clock.step = Link(cast("Any", sandbox)), 0.5
+        link.budget, begun = Budget(seconds), clock.now
+        sandbox.drain = lambda: sandbox.inside.recv(8000)
+        with pytest.raises(Died, match="no more commands"):
+            link.send("run", ids=["x" * 20_000_000])
+        assert clock.now - begun <= longest + 2
+        sandbox.close()
+        sandbox.__init__()  # type: ignore[misc]
+
+
+def test_a_flood_is_shown_in_part(sandbox: Sandbox) -> None:
+    """Each phase shows so much; what came in between is not made up for."""
+    link, shown = Link(cast("Any", sandbox)), bytearray()
+    link.show = shown.extend
+    for letter in (b"a", b"b"):
+        link.budget = Budget(4, shown=100)
+        for _ in range(5):
+            sandbox.pipes.stderr.feed(memoryview(letter * 30))
+            link.catch_up()
+    assert (shown.count(b"a" * 30), shown.count(b"b" * 30)) == (3, 3)
+    assert shown.count(b"there is more output") == 2

@@ -31,6 +31,10 @@ from pytest_gvisor.inside.returned import (
     basetemp,
     check,
 )
+from pytest_gvisor.run.budget import LATE, LONGEST_MORE, Budget
+from tests.unit.run.test_budget import Clock, clock
+
+__all__ = ["clock"]
 
 Message = dict[str, Any]
 END: Message = {"type": "end"}
@@ -44,7 +48,12 @@ class Sandbox:
     def __init__(self, messages: Iterable[Message | BaseException]) -> None:
         self._messages: Iterator[Message | BaseException] = iter(messages)
 
-    def receive_of_first(self, _deadline: float) -> Message:
+    budget = Budget(60)
+
+    def await_end(self) -> None:
+        """The pytest has ended."""
+
+    def receive_of_first(self) -> Message:
         """The next message, or the next error."""
         message = next(self._messages, Died("it is gone"))
         if isinstance(message, BaseException):
@@ -429,3 +438,24 @@ def test_the_sandbox_gets_folders_that_the_host_has(tmp_path: Path) -> None:
     assert len(command["places"]) == 5
     assert os.path.isdir(tmp_path)
     assert Taker(Store(), Agreed(project="/p")).command()["places"] == []
+
+
+@pytest.mark.parametrize(("size", "longest"), [(0, 30), (1, 31), (5000, 30 + LONGEST_MORE)])
+def test_files_in_little_pieces_end_in_time(
+    host: Host, clock: Clock, monkeypatch: pytest.MonkeyPatch, size: int, longest: float
+) -> None:
+    """Pieces extend the return of files by what a slow sender needs, and up to a maximum."""
+    monkeypatch.setattr("pytest_gvisor.run.budget._SLOWEST", 1000)
+    piece = file("a", b"x" * size, more=True)
+
+    class Trickle(Sandbox):
+        def receive_of_first(self) -> Message:
+            clock.now += 1
+            if self.budget.left <= -LATE:
+                raise Hangs
+            return piece
+
+    begun = clock.now
+    assert Taker(host.store, host.agreed).receive(cast("Link", Trickle([])), 2.0)
+    assert clock.now - begun <= longest + LATE + 1
+    host.store.close()

@@ -16,7 +16,11 @@ from pytest_gvisor.inside.returned import Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.inside.start import Inside
 from pytest_gvisor.inside.worker import Worker
+from pytest_gvisor.run.budget import LATE, Budget
 from tests.unit.inside.test_reports import data_of
+from tests.unit.run.test_budget import Clock, clock
+
+__all__ = ["clock"]
 
 INNER = "test_it.py::test_it"
 COLLECTED = {"type": "collected", "ids": [INNER, "test_it.py::test_next"], "errors": []}
@@ -27,26 +31,22 @@ Message = dict[str, Any]
 class Script:
     """A substitute for a link, which fails after its given messages."""
 
-    received = 0
-
     def __init__(self, messages: Sequence[Message | BaseException]) -> None:
         self.messages = [*messages]
         self.sent: list[Message] = []
         self.closed = 0
+        self.budget = Budget(60)
 
     def send(self, op: str, **fields: object) -> None:
         """Note a command."""
         self.sent.append({"op": op, **fields})
 
-    def receive(self, _deadline: float) -> Message:
+    def receive(self) -> Message:
         """The next message, or the next error."""
         message = self.messages.pop(0) if self.messages else Died("it is gone")
         if isinstance(message, BaseException):
             raise message
         return message
-
-    def begin(self, _most: int = 0) -> None:
-        """Count nothing."""
 
     def terminate(self) -> None:
         """Send no signal."""
@@ -347,3 +347,47 @@ def test_a_death_in_a_test_ahead_is_that_test_s(host: Host) -> None:
     assert not worker.start()
     last = worker.run(host.item, Ids(inner=others[2]))
     assert [(one.when, one.outcome) for one in last] == passed
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"type": "warning", "text": "x" * 100},
+        {"type": "debugger", "id": "test_it.py::test_next", "event": "read"},
+        {"type": "phase", "id": INNER, "when": "call"},
+        PASSED[0],
+        {"type": "done", "id": "test_it.py::test_next"},
+        {"type": "coverage"},
+    ],
+    ids=["warning", "debugger", "phase", "report", "another test", "coverage"],
+)
+@pytest.mark.parametrize("phase", ["start", "test", "ahead", "end"])
+def test_no_flood_of_messages_keeps_the_host(
+    phase: str, message: Message, host: Host, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start, a test, one that was sent ahead, and the session's end are over in time."""
+    monkeypatch.setattr("pytest_gvisor.inside.reports.warn", lambda *_: None)
+    worker = host.worker()
+    script = host.script
+
+    def receive() -> Message:
+        clock.now += 0.08
+        if script.budget.left <= -LATE:
+            raise Hangs
+        return message
+
+    script.receive = receive  # type: ignore[method-assign]
+    begun, timeout = clock.now, 5.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if phase == "start":
+            worker._link, timeout = None, 60.0
+            assert "did not get as far as a test" in worker.start()
+        elif phase == "end":
+            worker.finish()
+        else:
+            if phase == "ahead":
+                worker.ahead._ids.append("test_it.py::test_next")
+            assert list(worker.run(host.item, Ids(inner=INNER)))[-1].failed
+    assert clock.now - begun <= timeout + LATE + 1
+    assert script.closed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 
 from pytest_gvisor.escape import escape
 from pytest_gvisor.run import logs
+from pytest_gvisor.run.capture import Capture
 
-LIMIT = 256 * 1024
+MOST = 16 * 1024
 
 
 @pytest.fixture
@@ -33,14 +35,11 @@ def test_records_have_nothing_between_them(log: Path) -> None:
 
 
 def test_no_file_is_no_record(log: Path) -> None:
-    """A missing or unreadable file has no records, no text and no logs."""
+    """A missing or unreadable file has no records and no text."""
     assert logs.records(str(log)) == ()
-    assert logs.text(str(log)) == ""
-    assert logs.folder(str(log)) == {}
     assert logs.panic(str(log)) == ""
     log.mkdir()
     assert logs.records(str(log)) == ()
-    assert logs.text(str(log)) == ""
 
 
 @pytest.mark.parametrize(
@@ -71,29 +70,56 @@ def test_any_bytes_are_read(tmp_path_factory: pytest.TempPathFactory, data: byte
     """Any bytes become escaped text, which a second escape does not change."""
     file = tmp_path_factory.getbasetemp() / "any-log"
     file.write_bytes(data)
-    for found in (*logs.records(str(file)), logs.text(str(file)), logs.panic(str(file))):
+    for found in (*logs.records(str(file)), logs.panic(str(file))):
         assert found == escape(found)
 
 
-def test_of_a_long_file_the_end_is_read(log: Path) -> None:
-    """The last 256 KiB of a log are read, and the beginning of a panic log, with the cause."""
-    log.write_bytes(b"a" * LIMIT + b"b" * LIMIT)
-    assert logs.text(str(log)) == "b" * LIMIT
+def test_of_a_panic_log_the_beginning_is_read(log: Path) -> None:
+    """The beginning has the cause."""
     log.write_bytes(b"fatal error: fault\n" + b"goroutine\n" * 100_000)
     assert logs.panic(str(log)).startswith("fatal error: fault\ngoroutine\n")
     assert len(logs.panic(str(log))) == 4096
 
 
-def test_debug_logs_are_found_by_their_subcommand(tmp_path: Path) -> None:
-    """Two of one subcommand are one text, in the order of their time."""
-    for name, text in {
-        "runsc.log.20260101-120000.000002.boot.txt": "second ",
-        "runsc.log.20260101-120000.000001.boot.txt": "first ",
-        "runsc.log.20260101-120000.000000.run.txt": "run\x1b",
-        "other": "x",
-    }.items():
-        (tmp_path / name).write_text(text)
-    assert logs.folder(str(tmp_path)) == {"boot": "first second ", "run": "run\\x1b", "other": "x"}
+@pytest.fixture
+def debug_logs(tmp_path: Path) -> Iterator[logs.DebugLogs]:
+    """The debug logs of a run."""
+    made = logs.DebugLogs(str(tmp_path / "logs"))
+    yield made
+    made.close()
+
+
+def test_debug_logs_are_read_by_their_subcommand(
+    debug_logs: logs.DebugLogs, tmp_path: Path
+) -> None:
+    """Two of one subcommand are one text; what is not escaped is kept as it is."""
+    for name, text in (("boot", "first "), ("boot", "second "), ("run", "run\x1b")):
+        (tmp_path / "logs" / name).write_text(text)
+    found = debug_logs.captured()
+    assert {name: logs.end(log) for name, log in found.items()} == {
+        "boot": "first second ", "run": "run\\x1b",
+    }  # fmt: skip
+    debug_logs.keep(str(tmp_path / "kept"))
+    kept = {path.name: path.read_text() for path in (tmp_path / "kept").iterdir()}
+    assert kept == {"boot.log": "first second ", "run.log": "run\x1b"}
+
+
+def test_a_debug_log_of_any_length_takes_a_bounded_room(
+    debug_logs: logs.DebugLogs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it is on disk; beginning and end are in memory, and the report says so."""
+    drain = debug_logs.drains[0]
+    drain.capture = Capture(2 * MOST)
+    with open(tmp_path / "logs/boot", "wb", buffering=0) as log:
+        for number in range(100):
+            log.write(b"%d" % (number % 10) * MOST)
+            drain.read()
+    found = debug_logs.captured()["boot"]
+    assert found.data() == b"0" * MOST + b"9" * MOST
+    assert (tmp_path / "logs/boot").stat().st_size == 0
+    monkeypatch.setattr(logs, "_MAX", 10)
+    boot, _strace = logs.debugged(logs.end(found))
+    assert boot == [f"[… {100 * MOST - 10:,} bytes before …]", "9" * 10]
 
 
 def test_of_a_boot_log_the_telling_lines_are_shown() -> None:
