@@ -33,10 +33,11 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append((f"{self.command} {path}", body))
         found = [made for key, made in self.server.answers.items()
                  if f"{self.command} {path}".endswith(key)]  # fmt: skip
-        status, value = found[-1] if found else (404, {"message": "no such thing"})
+        status, value, *headers = found[-1] if found else (404, {"message": "no such thing"})
         self.close_connection = True
         self.send_response(status)
-        self.send_header("Connection", "close")
+        for name, text in [("Connection", "close"), *headers]:
+            self.send_header(name, text)
         if isinstance(value, tuple):  # events, each of which is a chunk
             self.send_header("Transfer-Encoding", "chunked")
             chunks = [json.dumps(event).encode() + b"\r\n" for event in value]
@@ -65,7 +66,7 @@ class Serving:
     def __init__(self, server: Any, address: str) -> None:
         self.address = address
         self.asked: list[tuple[str, bytes]] = []
-        self.answers: dict[str, tuple[int, Any]] = {
+        self.answers: dict[str, tuple[Any, ...]] = {
             "/version": (200, VERSION),
         }
         self.queries: list[dict[str, str]] = []

@@ -27,13 +27,19 @@ class Adapter(unixconn.UnixHTTPAdapter):  # type: ignore[misc]
     def deadline(self, seconds: float) -> Iterator[None]:
         """Bound the answers that come in the block, to ``seconds`` and 16 MiB together.
 
-        Beyond these, reads raise `TimeoutError` and another `OSError`.
+        Beyond these, reads raise `TimeoutError` and another `OSError`. `heard` allows as many bytes
+        again.
         """
-        self.until, self.room = time.monotonic() + seconds, _MAX_BYTES
+        self.until = time.monotonic() + seconds
+        self.heard()
         try:
             yield
         finally:
             self.until = self.room = math.inf
+
+    def heard(self) -> None:
+        """Allow 16 MiB until the next whole piece of an answer."""
+        self.room = _MAX_BYTES
 
     def get_connection(self, url: str, proxies: Any = None) -> Any:
         """Return the SDK's pool for an address, with connections that keep the deadline."""
@@ -69,3 +75,10 @@ class _Socket(socket.socket):
         if self.adapter.room < 0:
             raise OSError(f"an answer of more than {_MAX_BYTES} bytes")
         return count
+
+
+def refuse_compressed(answer: Any, **_options: Any) -> None:
+    """Raise OSError before such an answer is read: some kilobytes unpack to gigabytes."""
+    if answer.headers.get("Content-Encoding", "identity") != "identity":
+        answer.close()
+        raise OSError("the answer is compressed, which was not asked for")

@@ -27,6 +27,8 @@ DEADLINE: Final = 4.0
 """Seconds for a daemon's whole answer to a simple question."""
 _SILENCE: Final = 120.0
 """Seconds without a word from it while it pulls, builds or exports."""
+_LONGEST: Final = 3600.0
+"""Seconds for a whole pull or build, however often the daemon says something."""
 _CHUNK: Final = 1024 * 1024
 _MAX_MESSAGE: Final = 64 * 1024
 
@@ -54,7 +56,9 @@ class Daemon:
             )
         self._client: Any = None
         self._silence = _SILENCE
+        # Of a daemon elsewhere, silence alone is bounded.
         self._deadline: Callable[[float], Any] = contextlib.nullcontext
+        self._heard: Callable[[], None] = lambda: None
         version = None  # of a daemon elsewhere: the SDK asks for it
         if is_local:
             self._connect(docker, docker.constants.DEFAULT_DOCKER_API_VERSION)
@@ -75,26 +79,29 @@ class Daemon:
             return found
         if pull is Pull.NEVER:
             raise ImageError("the daemon does not have it, and it is not to be pulled")
-        with self._explained("cannot be pulled"):
-            _follow(self._client.api.pull(reference, stream=True, decode=True))
+        with self._explained("cannot be pulled"), self._deadline(_LONGEST):
+            _follow(self._client.api.pull(reference, stream=True, decode=True), self._heard)
         if not (found := self._id(reference)):
             raise ImageError("the daemon does not have it, though it has been pulled")
         return found
 
     def build(self, path: str, *, dockerfile: str, args: Mapping[str, str]) -> str:
         """Build an image; return the daemon's id of it."""
-        with self._explained("cannot be built"), tempfile.TemporaryFile() as context:
+        with self._explained("cannot be built"), contextlib.ExitStack() as undo:
+            context = undo.enter_context(tempfile.TemporaryFile())
+            name = _add_context(path, dockerfile, context)
+            undo.enter_context(self._deadline(_LONGEST))
             answers = self._client.api.build(
                 fileobj=context,
                 custom_context=True,
-                dockerfile=_add_context(path, dockerfile, context),
+                dockerfile=name,
                 buildargs=dict(args),
                 labels={"dev.pytest-gvisor": "1"},
                 rm=True,
                 forcerm=True,
                 decode=True,
             )
-            built = [answer["aux"]["ID"] for answer in _follow(answers)]
+            built = [answer["aux"]["ID"] for answer in _follow(answers, self._heard)]
         if not built:
             raise ImageError("the daemon has built nothing")
         return str(built[-1])
@@ -103,9 +110,10 @@ class Daemon:
     def export(self, identity: str, limits: Limits) -> Iterator[str]:
         """Export the image to an unnamed file, gone with this process; yield its path."""
         with contextlib.ExitStack() as undo:
-            with self._explained("cannot be exported"):
+            with self._explained("cannot be exported"), self._deadline(limits.max_seconds):
                 file, size = undo.enter_context(tempfile.TemporaryFile()), 0
                 for data in self._archive(identity):
+                    self._heard()
                     size += len(data)
                     if size > limits.max_bytes:
                         raise ImageError(f"it holds more than {limits.max_bytes} bytes")
@@ -135,14 +143,16 @@ class Daemon:
                 next_step="It reads config.json in DOCKER_CONFIG or ~/.docker.",
             ) from error
         api = self._client.api
-        if version:
-            from pytest_gvisor.images.daemon_socket import Adapter  # noqa: PLC0415 -- has the SDK
+        from pytest_gvisor.images import daemon_socket  # noqa: PLC0415 -- imports the SDK
 
+        if version:
             path = api.get_adapter(api.base_url).socket_path
-            adapter = Adapter(f"http+unix://{path}", DEADLINE)
+            adapter = daemon_socket.Adapter(f"http+unix://{path}", DEADLINE)
             api.mount(api.base_url, adapter)
             api.max_redirects = 0  # the SDK follows them on the same socket, without the adapter
-            self._deadline = adapter.deadline
+            self._deadline, self._heard = adapter.deadline, adapter.heard
+        api.headers["Accept-Encoding"] = "identity"
+        api.hooks["response"].append(daemon_socket.refuse_compressed)
         send = api.send
 
         def bounded(request: Any, **options: Any) -> Any:
@@ -202,11 +212,12 @@ class Daemon:
             raise ImageError(f"it {what}: {text}") from error
 
 
-def _follow(answers: Any) -> list[dict[str, Any]]:
+def _follow(answers: Any, heard: Callable[[], None]) -> list[dict[str, Any]]:
     """Follow a daemon's events to their end; return those of made objects. Raises their errors."""
     made = []
     with contextlib.closing(answers):
         for answer in answers:
+            heard()
             if "error" in answer:
                 raise ImageError(f"the daemon says: {answer['error']}")
             if "aux" in answer:

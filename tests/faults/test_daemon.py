@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import tempfile
@@ -33,7 +34,7 @@ TRUNCATED = "the archive ends in the middle: it is truncated$"
 over = threading.Event()
 """Set while no test runs: who is silent then ends."""
 
-Answer = tuple[int, Any]
+Answer = tuple[Any, ...]
 
 
 def once(data: bytes) -> Answer:
@@ -64,6 +65,12 @@ def daemon(serve: Callable[[], Serving]) -> Iterator[dict[str, Answer]]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A silent daemon is waited for two seconds; a busy one may take longer than these."""
     monkeypatch.setattr(docker, "_SILENCE", 2.0)
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pull or a build may take two seconds in all."""
+    monkeypatch.setattr(docker, "_LONGEST", 2.0)
 
 
 @pytest.fixture
@@ -107,6 +114,44 @@ def test_an_export_without_end_is_cut_off(daemon: dict[str, Answer], images: Ima
     """An export is cut off at the limit for an image, and its files are removed."""
     daemon["/get"] = 200, endless
     refused(images, "holds more than", limits=Limits(max_bytes=64 * MIB))
+
+
+@pytest.mark.fault("H6")
+@pytest.mark.parametrize("path", ["/version", "/json", "/create", "/get"])
+def test_a_compressed_answer_is_not_read(
+    daemon: dict[str, Answer], images: Images, path: str
+) -> None:
+    """A few kilobytes cannot become gigabytes in memory: no answer is decompressed."""
+    daemon.update({"/create": once(b"{}\n"), "/get": once(b"no archive")})
+    daemon[path] = (200, gzip.compress(b"{}"), ("Content-Encoding", "gzip, gzip"))
+    refused(images, "the answer is compressed", pull="always")
+
+
+def trickle() -> Iterator[bytes]:
+    """A piece of an event or an archive each twentieth second, for longer than a test waits."""
+    for _ in range(IN_TIME * 20 + 200):
+        if over.wait(0.05):
+            return
+        yield b" "
+
+
+@pytest.mark.fault("H6")
+@pytest.mark.usefixtures("brief")
+@pytest.mark.parametrize(
+    ("path", "body", "says"),
+    [
+        ("/create", trickle, "pulled: .*timed out"),
+        ("/create", endless, "pulled: .*more than 16777216 bytes"),
+        ("/get", trickle, "exported: .*timed out"),
+    ],
+    ids=["pull-trickle", "pull-flood", "export-trickle"],
+)
+def test_a_daemon_that_is_never_silent_is_an_error_in_time(
+    daemon: dict[str, Answer], images: Images, path: str, body: object, says: str
+) -> None:
+    """A pull and an export have a deadline, and each event of a pull has a bound of its size."""
+    daemon.update({"/create": once(b"{}\n"), path: (200, body)})
+    refused(images, says, pull="always", limits=Limits(max_seconds=2))
 
 
 @pytest.mark.fault("H6")
@@ -179,14 +224,21 @@ def test_a_daemon_that_stops_half_way_is_an_error_in_time(
 
 
 @pytest.mark.fault("H1", "H6")
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
-    "body", [(200, silent), once(b"\xff\0\n")], ids=["falls silent", "no text"]
+    ("bound", "body"),
+    [("_SILENCE", (200, silent)), ("_SILENCE", once(b"\xff\0\n")), ("_LONGEST", (200, trickle))],
+    ids=["falls silent", "no text", "trickle"],
 )
 def test_a_daemon_that_stops_in_a_build_is_an_error_in_time(
-    daemon: dict[str, Answer], images: Images, tmp_path: Path, body: Answer
+    daemon: dict[str, Answer], images: Images, tmp_path: Path, bound: str, body: Answer
 ) -> None:
-    """The deadline is for the daemon's silence, in a build as in a pull."""
+    """A build has the deadlines of a pull: of silence, and of the whole."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(docker, bound, 2.0)
+        _is_not_built(daemon, images, tmp_path, body)
+
+
+def _is_not_built(daemon: dict[str, Answer], images: Images, tmp_path: Path, body: Answer) -> None:
     (tmp_path / "context").mkdir()
     (tmp_path / "context/Dockerfile").write_text("FROM scratch\n")
     daemon["/build"] = body

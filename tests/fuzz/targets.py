@@ -262,7 +262,7 @@ def docker_answer(data: bytes) -> None:
     value = config.load_json(data, "x")
     events = value if isinstance(value, list) else [value]
     with contextlib.suppress(ImageError):
-        docker._follow(config.objects(event, "x") for event in events)
+        docker._follow((config.objects(event, "x") for event in events), lambda: None)
 
 
 _CONFIG: Final = get_config([])

@@ -228,18 +228,18 @@ def test_a_pull_is_of_one_tag_or_digest(serve: Any, reference: str, parts: tuple
 def test_an_answer_of_more_bytes_than_any_is_an_error(
     serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A short question's answer is bounded; a pull's, after it on the same connection, is not."""
+    """A short question's answer is bounded; of a pull, each event is, and not their sum."""
     daemon = serve()
-    events = ({"status": "x" * 10_000},) * 10
+    events = ({"status": "x" * 10_000},) * 50
     daemon.answers |= {
         "POST /v1.41/images/create": (200, events),
         "/json": (200, {"Id": IDENTITY}),
     }
-    monkeypatch.setattr("pytest_gvisor.images.daemon_socket._MAX_BYTES", 2000)
+    monkeypatch.setattr("pytest_gvisor.images.daemon_socket._MAX_BYTES", 200_000)
     with Daemon() as opened:
         assert opened.find("a", Pull.ALWAYS) == IDENTITY
-        daemon.answers["/json"] = 200, b'{"Id": ' + b" " * 3000
-        with pytest.raises(ImageError, match="an answer of more than 2000 bytes"):
+        daemon.answers["/json"] = 200, b'{"Id": ' + b" " * 300_000
+        with pytest.raises(ImageError, match="an answer of more than 200000 bytes"):
             opened.find("a", Pull.MISSING)
 
 
