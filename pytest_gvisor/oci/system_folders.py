@@ -62,11 +62,11 @@ class System:
     def covered(self, taken: frozenset[str] = frozenset()) -> Iterator[str]:
         """Yield what is hidden: `covers`, and projects and home folders in the system's folders.
 
-        Nothing is hidden in what is mounted at ``taken``.
+        Nothing is hidden in what is mounted at ``taken``, nor what is gone by now.
         """
         places = {destination for destination, _source in self.binds}
         for path in (*self.covers, *filter(self.holds, _of_users())):
-            if _above(path, places | taken) in places - taken:
+            if _above(path, places | taken) in places - taken and os.path.lexists(path):
                 yield path
 
     def holds(self, path: str) -> bool:
@@ -154,7 +154,9 @@ def _covers(binds: Mapping[str, str], parted: Sequence[str]) -> Iterator[str]:
     ours = {path for path in (*_SETTINGS, *map(os.path.realpath, filter(None, sys.path)))
             if within(path, "/usr") and not _above(path, {*parted})}  # fmt: skip
     places += [(path, path) for path in ours if not any(below(path, other) for other in ours)]
-    found = [place + path[len(source) :] for place, source in places for path in private(source)]
+    # A folder with two names is searched once.
+    hidden = {source: [*private(source)] for source in dict.fromkeys(s for _, s in places)}
+    found = [place + path[len(source) :] for place, source in places for path in hidden[source]]
     if len(found) > MOST_PRIVATE:
         raise UsageError(
             f"the running Python has {len(found)} files and folders that other users may not read,"
@@ -190,16 +192,14 @@ def _judged(folder: str) -> tuple[list[str], list[str]]:
         try:
             readers = os.fstat(descriptor).st_mode & _READ
             for name in os.listdir(descriptor):
-                try:
+                mode = 0
+                with contextlib.suppress(FileNotFoundError):
                     mode = os.lstat(name, dir_fd=descriptor).st_mode
-                except FileNotFoundError:
-                    continue
-                is_folder = stat.S_ISDIR(mode)
-                if name == _BYTE_CODE or not (is_folder or stat.S_ISREG(mode)):
+                if name == _BYTE_CODE or not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
                     continue
                 if readers & ~mode:
                     found.append(f"{folder}/{name}")
-                elif is_folder:
+                elif stat.S_ISDIR(mode):
                     folders.append(f"{folder}/{name}")
         finally:
             os.close(descriptor)

@@ -6,7 +6,6 @@ followed on the way.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fnmatch
 import os
@@ -142,7 +141,7 @@ class Finder:
         self._paths = _compiled(f"*/{p}" for p in asked if "/" in p)
         self._passed_by = frozenset(passed_by)
         self._seen = 0
-        self._names_of: dict[int, list[str]] = {}
+        self._files: dict[tuple[int, int], list[str]] = {}
 
     def find(self, top: str) -> set[str]:
         """Return the paths below a folder, or of a file, that are to be hidden.
@@ -171,15 +170,8 @@ class Finder:
 
         A file in a hidden folder may have a name outside of it that is not found.
         """
-        shared = [names for names in self._names_of.values() if not found.isdisjoint(names)]
-        same = {
-            other
-            for names in shared
-            for path in found.intersection(names)
-            for other in names
-            if _is_same(path, other)
-        }
-        return found | same
+        shared = (names for names in self._files.values() if not found.isdisjoint(names))
+        return found.union(*shared)
 
     def _entries(self, folder: str, found: set[str]) -> Iterator[tuple[str, bool, bool]]:
         """Yield path, whether it is a folder and whether it is a link, of each entry."""
@@ -192,13 +184,14 @@ class Finder:
                 raise _cannot_look(folder, error) from error
             return
         try:
+            device = os.fstat(descriptor).st_dev
             with os.scandir(descriptor) as entries:
                 for entry in entries:
                     self._count(folder)
                     is_link = entry.is_symlink()
                     if entry.is_file(follow_symlinks=False):
-                        names = self._names_of.setdefault(entry.inode(), [])
-                        names.append(f"{folder}/{entry.name}")
+                        one = device, entry.inode()
+                        self._files.setdefault(one, []).append(f"{folder}/{entry.name}")
                     yield f"{folder}/{entry.name}", entry.is_dir(follow_symlinks=False), is_link
         except OSError as error:
             raise _cannot_look(folder, error) from error
@@ -223,12 +216,6 @@ class Finder:
         name = os.path.basename(path).casefold()
         below = path[len(top) :].casefold()
         return bool(self._names.match(name) or self._paths.match(below))
-
-
-def _is_same(path: str, other: str) -> bool:
-    with contextlib.suppress(OSError):
-        return os.path.samefile(path, other)
-    return False
 
 
 def _compiled(asked: Iterable[str]) -> re.Pattern[str]:

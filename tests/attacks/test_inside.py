@@ -270,6 +270,7 @@ HOME = """
     def test_it():
         assert list((HERE / ".ssh").iterdir()) == []
         assert list((HERE / ".aws").iterdir()) == []
+        assert list((HERE / ".azure").iterdir()) == list((HERE / "dotfiles/azure").iterdir()) == []
         assert (HERE / ".netrc").read_text() == ""
         assert (HERE / ".config/app").read_text() == "shown"
 """
@@ -279,10 +280,11 @@ def test_a_project_that_is_a_home_folder_shows_no_keys(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
     """Whoever runs pytest: ssh's keys tell that it is one, and the other entries go with them."""
-    for name in (".ssh/id_ed25519", ".aws/credentials", ".netrc"):
+    for name in (".ssh/id_ed25519", ".aws/credentials", ".netrc", "dotfiles/azure/token"):
         path = project.path / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(SECRET)
+    (project.path / ".azure").symlink_to("dotfiles/azure")
     (project.path / ".config").mkdir()
     (project.path / ".config/app").write_text("shown")
     project.makepyfile(HOME)

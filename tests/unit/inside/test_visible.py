@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pwd
 import sys
 import types
 from pathlib import Path
@@ -213,6 +214,45 @@ def test_a_link_to_a_home_folder_stays_a_link(home: Path, tmp_path: Path) -> Non
 def test_what_is_asked_for_by_name_is_shown(home: Path) -> None:
     """A name that begins with a dot is no obstacle there."""
     assert visible._opened([f"{home}/.config/tool"]).whole == (f"{home}/.config/tool",)
+
+
+def hidden(root: Path, *found: Path, asked: tuple[str, ...] = ()) -> set[str]:
+    """The hidden entries of home folders, for a project and what is shown."""
+    return {*visible._credentials(str(root), [*map(str, found)], asked)}
+
+
+@pytest.mark.parametrize("home_is", ["/", "link", "unset", "empty", "sudo", "owner"])
+def test_keys_of_a_home_folder_are_hidden_under_each_of_its_names(
+    home_is: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever says that it is one: HOME in any spelling, passwd, sudo, or the project's owner."""
+    (tmp_path / "link").symlink_to("homes")
+    entry = types.SimpleNamespace(pw_dir=str(home))
+    nowhere = types.SimpleNamespace(pw_dir=str(tmp_path / "nowhere"))
+    by_name = {"sudo": {"ada": entry}}.get(home_is, {})
+    monkeypatch.setattr(pwd, "getpwnam", by_name.__getitem__)
+    by_uid = entry if home_is in {"unset", "empty", "owner"} else nowhere
+    monkeypatch.setattr(pwd, "getpwuid", lambda _uid: by_uid)
+    monkeypatch.setenv("SUDO_USER", "ada")
+    given = {"/": f"{home}/", "link": f"{tmp_path}/link/me", "empty": ""}.get(home_is, "/nowhere")
+    monkeypatch.setenv("HOME", given)
+    if home_is == "unset":
+        monkeypatch.delenv("HOME")
+    ways = [tmp_path / "link", home.parent]
+    assert hidden(tmp_path, *ways) == {f"{way}/me/{n}" for way in ways for n in (".ssh", ".netrc")}
+    assert hidden(tmp_path, home / "project") == set()
+    assert hidden(tmp_path, home, asked=(str(home / ".ssh"),)) == {f"{home}/.netrc"}
+
+
+def test_a_link_to_keys_hides_its_target(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tools for dotfiles make such links. A project that is the target itself is shown."""
+    (home / "dotfiles/aws").mkdir(parents=True)
+    (home / ".aws").symlink_to("dotfiles/aws")
+    (home / "settings/gh").mkdir(parents=True)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "settings"))
+    assert hidden(home, home / "dotfiles") == {f"{home}/dotfiles/aws"}
+    assert hidden(home, home / "settings") == {f"{home}/settings/gh"}
+    assert hidden(home, home / ".ssh") == set()
 
 
 def test_entries_of_home_folders_are_bounded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

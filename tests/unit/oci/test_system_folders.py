@@ -87,6 +87,22 @@ def test_an_environment_that_is_private_as_a_whole_is_seen(
     assert seen(system_folders.system(), tmp_path / "venv") == {f"{PACKAGES}/a.py", "bin/python"}
 
 
+def test_a_prefix_with_two_names_is_seen_and_hidden_under_both(
+    tmp_path: Path, prefix: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Home folders may be on another disk, and /home a link to it."""
+    make(prefix, f"{PACKAGES}/secret.ini", mode=0o600)
+    (tmp_path / "link").symlink_to("venv")
+    names = [str(tmp_path / "link"), str(prefix)]
+    monkeypatch.setattr(system_folders, "prefixes", lambda: names)
+    system = system_folders.system()
+    for name in names:
+        assert dict(system.binds)[f"{name}/lib"] == f"{prefix}/lib"
+        assert f"{name}/{PACKAGES}/secret.ini" in system.covered()
+    (prefix / PACKAGES / "secret.ini").unlink()
+    assert not [path for path in system.covered() if path.endswith("secret.ini")]
+
+
 def test_packages_that_are_hidden_are_named(prefix: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many of them are an error, for each is a mount."""
     monkeypatch.setattr(sys, "path", [*sys.path, str(prefix / PACKAGES)])
@@ -118,6 +134,8 @@ def test_a_project_below_usr_is_hidden(
 ) -> None:
     """So are home folders there. The system's own folders and its packages stay."""
     system = system_folders.system()
+    assert root not in system.covered()
+    monkeypatch.setattr(os.path, "lexists", lambda _path: True)
     monkeypatch.setattr(system_folders, "projects", [root])
     assert (root in system.covered()) is hidden
     assert root not in system.covered(frozenset({root}))

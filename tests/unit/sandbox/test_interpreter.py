@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -11,6 +12,9 @@ import pytest
 
 import pytest_gvisor
 from pytest_gvisor import UsageError, bind, directory, host
+from pytest_gvisor.oci import skeleton
+from pytest_gvisor.oci.rootfs import host_system
+from pytest_gvisor.run.workload import make_workload
 from pytest_gvisor.sandbox import interpreter
 
 
@@ -43,6 +47,25 @@ def test_a_root_without_a_mount_point_is_an_error_that_names_the_folder_to_make(
     assert caught.value.next_step == "Make an empty folder .pytest-gvisor in it."
     (tmp_path / ".pytest-gvisor").mkdir()
     assert interpreter.start(directory(tmp_path), []).under == interpreter.PRIVATE
+
+
+def test_a_root_of_the_user_s_gets_no_more_of_the_host_than_the_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Projects lie below /usr as well, and in its ``lib``: they are hidden there."""
+    (tmp_path / ".pytest-gvisor").mkdir()
+    start = interpreter.start(directory(tmp_path), [])
+    prefix = interpreter.interpreter().prefix
+    project = f"{prefix}/lib/app"
+    assert not {"/usr", prefix} & {mount.source for mount in start.mounts}
+    system = dataclasses.replace(host_system(), covers=("/usr/src", project))
+    monkeypatch.setattr(interpreter, "host_system", lambda: system)
+    monkeypatch.setattr(os.path, "lexists", {project, "/usr/src"}.__contains__)
+    monkeypatch.setattr(skeleton, "write", lambda *_: None)
+    workload = make_workload(["guest"], lambda: directory(tmp_path))
+    made = interpreter.guest(workload, start, str(tmp_path)).mounts
+    hidden = [mount.destination for mount in made if mount not in start.mounts]
+    assert hidden == [start.under, f"{start.under}{project}"]
 
 
 def test_the_guest_is_the_folder_that_links_lead_to(tmp_path: Path) -> None:
