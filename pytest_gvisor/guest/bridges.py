@@ -170,11 +170,11 @@ class Benchmarks:
         finally:
             measured = self._config._benchmarksession.benchmarks
             for benchmark in measured:
-                self._send(id=item.nodeid, **_row(item, benchmark))
+                self._send(id=item.nodeid, **_row(benchmark))
             measured.clear()
 
 
-def _row(item: pytest.Item, benchmark: Any) -> dict[str, Any]:
+def _row(benchmark: Any) -> dict[str, Any]:
     """Return the data of one benchmark: the host knows the test's own names and parameters."""
     options = {
         name: getattr(value, "__name__", repr(value)) if callable(value) else value
@@ -182,7 +182,6 @@ def _row(item: pytest.Item, benchmark: Any) -> dict[str, Any]:
     }
     rounds = array.array("d", benchmark.stats.data)
     return {
-        "name": None if benchmark.name == item.name else benchmark.name,
         "group": benchmark.group,
         "extra_info": benchmark.extra_info,
         "options": options,

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-_TOLD = frozenset({"duration", "keywords", "location", "start", "stop", "when"})
-_UNSAID = frozenset({"_id", "longrepr", "nodeid", "outcome", "sections", "user_properties"})
+_TOLD = frozenset({"duration", "start", "stop", "when"})
+_UNSAID = frozenset({
+    "_id", "keywords", "location", "longrepr", "nodeid", "outcome", "sections", "user_properties",
+})  # fmt: skip
 _KNOWN = _TOLD | _UNSAID
 _PYTEST = ("_pytest.", "pytest_subtests.")
 
@@ -26,17 +28,14 @@ class Shortener:
 
     def __init__(self, *, usual: bool) -> None:
         self._usual = usual
-        self._told: object = None
+        self._keywords: list[str] = []
 
-    def begin(self) -> None:
-        """Begin with a test: the host knows nothing of it."""
-        self._told = None
+    def begin(self, item: Any) -> None:
+        """Begin with a test: the host knows the keywords that it has now."""
+        self._keywords = [*item.keywords]
 
     def short(self, report: Any) -> dict[str, Any] | None:
-        """Return the fields of a report's short form; None for a report that has more to say.
-
-        A short form has location and keywords only where those of the phase before differ.
-        """
+        """Return the fields of a report's short form; None for a report that has more to say."""
         fields = vars(report)
         if (
             not self._usual
@@ -44,16 +43,9 @@ class Shortener:
             or report.longrepr is not None
             or report.sections
             or report.user_properties
+            or [*report.keywords] != self._keywords
             or type(report).__name__ != "TestReport"
             or not fields.keys() <= _KNOWN
         ):
             return None
-        short: dict[str, Any] = {
-            "when": report.when,
-            "times": (report.duration, report.start, report.stop),
-        }
-        told = report.location, [*report.keywords]
-        if told != self._told:
-            self._told = told
-            short["location"], short["keywords"] = told
-        return short
+        return {"when": report.when, "times": (report.duration, report.start, report.stop)}

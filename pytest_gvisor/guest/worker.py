@@ -101,7 +101,7 @@ class Plugin:
                 continue
             self._not_run.discard(running)
             self._variables.clear()
-            self._short.begin()
+            self._short.begin(item)
             # At the last failure that the host allows, pytest tears everything down.
             session.testsfailed, session.config.option.maxfail = 0, maxfail
             self._run_protocol(item, items.get(then) if then else None)

@@ -13,6 +13,7 @@ from collections.abc import Collection
 
 import pytest
 
+from pytest_gvisor.errors import ProtocolError
 from pytest_gvisor.inside.debugger import is_asked_for
 from pytest_gvisor.inside.link import Died, Link
 from pytest_gvisor.settings import Network, Settings
@@ -55,16 +56,27 @@ class Progress:
     is_set_up: bool = False
 
     def add(self, report: pytest.TestReport) -> None:
-        """Take a report; a subtest's does not end a phase."""
-        if type(report) is not pytest.TestReport or report.when is None:
+        """Take a report; a subtest's does not end a phase.
+
+        Raises `ProtocolError` for a report out of turn. Phases come in order, each of them once.
+        Only a test that is not complete is set up again, for another try.
+        """
+        when = str(report.when)
+        if self.missing() is None:
+            raise ProtocolError(f"a report of the {when} of a test that is over")
+        if type(report) is not pytest.TestReport:
             return
+        if when == "setup":
+            self.reported.clear()
         # A plugin's own outcome, such as a rerun's, is followed by the report of another try.
-        if report.outcome in _FINAL:
-            self.reported.add(report.when)
-        else:
-            self.reported.discard(report.when)
+        if report.outcome not in _FINAL:
+            self.reported.discard(when)
+            return
+        if self.reported.intersection(PHASES[PHASES.index(when) :]):
+            raise ProtocolError(f"a report of the {when} that is one too many, or late")
+        self.reported.add(when)
         self.failed |= report.failed
-        if report.when == "setup":
+        if when == "setup":
             self.is_set_up = report.passed
 
     def missing(self) -> str | None:

@@ -12,7 +12,6 @@ import contextlib
 import functools
 import os
 import secrets
-import stat
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ import pytest
 from pytest_gvisor.errors import ProtocolError, UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.inside import configuration, rules
+from pytest_gvisor.inside.shown_files import ShownFiles
 from pytest_gvisor.programs.paths import within
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class InsideCoverage:
     """The coverage of one sandbox, written to a data file as it comes, for the host's ``cov``.
 
     It has files below ``shown``, apart from those below ``excluded``. Excluded are folders that
-    tests inside can write to, and folders of sessions, which they see empty.
+    tests inside can write to, and those that they see empty. Files below ``own`` are the sandbox's.
     """
 
     def __init__(
@@ -80,13 +80,13 @@ class InsideCoverage:
         *,
         shown: Sequence[str],
         excluded: Sequence[str],
+        own: Sequence[str],
         cwd: str,
         bounds: SessionBounds,
     ) -> None:
         self._cov = cov
         self._branch = bool(cov.get_option("run:branch"))
-        self._shown = [os.path.realpath(path) for path in shown]
-        self._excluded = [os.path.realpath(path) for path in excluded]
+        self._files = ShownFiles(shown, excluded, own)
         self._cwd = cwd
         self._bounds = bounds
         self._data: CoverageData | None = None
@@ -145,15 +145,12 @@ class InsideCoverage:
         """
         try:
             os.fsencode(path).decode()  # coverage stores UTF-8
-            real = os.path.realpath(os.path.join(self._cwd, path))
-            regular = stat.S_ISREG(os.lstat(real).st_mode)
+            real = self._files.find(os.path.normpath(os.path.join(self._cwd, path)))
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             return None  # made inside, and gone with the sandbox: nothing here can show it
         except (OSError, ValueError):
-            real, regular = path, False
-        below = any(within(real, folder) for folder in self._shown)
-        excluded = any(within(real, folder) for folder in self._excluded)
-        if not below or excluded or not regular:
+            real = None
+        if real is None:
             self._record_lost(path)
             return None
         here = os.path.realpath(self._cwd)
@@ -162,7 +159,9 @@ class InsideCoverage:
         return real
 
     def _is_traced(self, name: str, tracer: str) -> bool:
-        if not tracer or tracer in dict(self._cov.sys_info())["plugins.file_tracers"]:
+        known = not tracer or tracer in dict(self._cov.sys_info())["plugins.file_tracers"]
+        # coverage combines no data in which two sandboxes name different plugins for a file.
+        if known and self._bounds.tracers.setdefault(name, tracer) == tracer:
             return True
         self._record_lost(f"{name} (traced by {tracer})")
         return False
@@ -198,11 +197,13 @@ class InsideCoverage:
             self._file.close()
             if not complete:
                 self._file.erase()
+        self._files.close()
         if self._lost:
             self._bounds.say(
-                "coverage from inside was left out of what is no regular file, lies outside of the "
-                "folders that tests inside see, or lies below --gvisor-writable, where they could "
-                f"put a link in its place: {', '.join(self._lost)}"
+                "coverage from inside was left out of what is no regular file, is reached by a "
+                "link, lies outside of the folders that tests inside see, or lies below "
+                "--gvisor-writable, where they could put a link in its place: "
+                f"{', '.join(self._lost)}"
             )
 
 

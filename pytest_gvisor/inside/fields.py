@@ -25,11 +25,15 @@ _LONGEST_CAUSE = 100
 _MEDIA = ("image", "video")
 _TEXTS = ("html", "text", "url")
 
-# What the host knows itself: a test's id, what xdist's controller adds, and attributes of this
-# plugin. pytest-html 4 reads no `extra`: the one inside has put it into `extras`.
+# What the host knows itself: a test's id and place, what xdist's controller adds, and attributes
+# of this plugin. pytest-html 4 reads no `extra`: the one inside has put it into `extras`.
 _UNREAD = frozenset({
-    "_id", "extra", "item_index", "node", "nodeid", "result", "testrun_uid", "worker_id",
+    "_id", "extra", "item_index", "location", "node", "nodeid", "result", "testrun_uid",
+    "worker_id",
 })  # fmt: skip
+STATISTICS = "_hypothesis_stats"
+"""What hypothesis prints of a test at the end, its node id first."""
+
 _OURS = "gvisor_"
 _OUR_PROPERTIES = "gvisor."
 """The beginning of the names of what the host tells of a test, such as its platform."""
@@ -122,18 +126,22 @@ def _extra(value: Any) -> dict[str, Any]:
     return {**extra, "content": content}
 
 
+def _time(value: Any) -> float:
+    """Check a time, and return 0 in the place of one before 1970: clocks are turned back."""
+    return max(0.0, rules.seconds(value))
+
+
 _PROPERTIES = rules.list_of(rules.tuple_of(rules.any_text, rules.plain))
 phase = rules.one_of(*_PHASES)
-location = rules.tuple_of(rules.shown, rules.or_none(rules.number), rules.shown)
+times = rules.tuple_of(_time, _time, _time)
 
 _REQUIRED: dict[str, Rule] = {
     "outcome": rules.matching(_OUTCOME),
     "when": phase,
-    "duration": lambda value: max(0.0, rules.seconds(value)),  # clocks are turned back
-    "start": rules.seconds,
-    "stop": rules.seconds,
+    "duration": _time,
+    "start": _time,
+    "stop": _time,
     "keywords": rules.each(lambda _value: 1),
-    "location": location,
     "sections": rules.list_of(rules.tuple_of(rules.any_text, rules.any_text)),
     "longrepr": _longrepr,
 }
@@ -146,7 +154,7 @@ _OPTIONAL: dict[str, Rule] = {
         msg=rules.or_none(rules.text), kwargs=rules.each(rules.any_text)
     ),
     "rerun": rules.count,  # pytest-rerunfailures
-    "_hypothesis_stats": rules.shown,
+    STATISTICS: rules.shown,
     "_json_report_extra": _json_report,
     "_ctrf_metadata": rules.each(rules.plain),  # pytest-json-ctrf: tags and parameters
 }

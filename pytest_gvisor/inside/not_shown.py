@@ -1,18 +1,21 @@
 """Files that a failure inside names, that the host has, and that tests inside are not shown.
 
-The text comes from inside, so any path may be in it. A path is looked up by lstat and readlink
-alone, never on an automounter or on another machine's file system. That could start a mount, or
-wait for ever. The answer goes into the host's report, and never inside.
+The text comes from inside, so any path may be in it. A path is looked up by lstat and readlink on
+local file systems alone. Another one could start a mount, or wait for ever. The number of lookups
+is bounded. The answer goes into the host's report, and never inside.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
+import stat
 from collections.abc import Callable, Iterable, Iterator
 
 from pytest_gvisor.escape import escape
+from pytest_gvisor.inside.shown_files import LOCAL
 from pytest_gvisor.inside.visible import KEY, OPTION
 from pytest_gvisor.oci.mounts import danger
 from pytest_gvisor.programs.paths import within
@@ -23,12 +26,16 @@ _MISSING = re.compile(
 )
 _MODULE = re.compile(r"No module named '(\w+)")
 _PATH = re.compile(r"""'([^'\n]+)'|"([^"\n]+)"|(?:^|(?<=[\s=:(]))(/[^\s'":,;)]+)""")
+_MOST_TEXTS = 64
 _LONGEST_TEXT = 256 * 1024
 _LONGEST_LINE = 4096
+_MOST_NAMED = 4096
 _MOST_LOOKED_UP = 64
+_MOST_PARTS = 4096
+"""Parts of all paths together: of links to links there may be any number."""
+
 _MOST_TOLD = 5
 _MOST_LINKS = 40
-_REMOTE = frozenset({"9p", "afs", "ceph", "cifs", "nfs", "nfs4", "smb3"})
 # Tests inside have such folders of their own. The host may have files of the same names there.
 _OWN = "/tmp/pytest-of-"
 
@@ -38,9 +45,10 @@ def hint(texts: Iterable[str], holds: Callable[[str], bool], cwd: str) -> str:
 
     ``holds`` tells whether tests inside see a path. They start in ``cwd``.
     """
-    ends = (line for text in texts for line in text[-_LONGEST_TEXT:].splitlines())
-    lines = (line for line in ends if _MISSING.search(line))
-    named = dict.fromkeys(path for line in lines for path in _paths(line[:_LONGEST_LINE], cwd))
+    ends = (text[-_LONGEST_TEXT:] for text in itertools.islice(texts, _MOST_TEXTS))
+    lines = (line for text in ends for line in text.splitlines() if _MISSING.search(line))
+    paths = (path for line in lines for path in _paths(line[:_LONGEST_LINE], cwd))
+    named = dict.fromkeys(itertools.islice(paths, _MOST_NAMED))
     told: dict[str, str] = {}
     try:
         lookup = _Lookup(mounts(), holds)
@@ -70,10 +78,14 @@ class _Lookup:
     def __init__(self, table: list[Mount], holds: Callable[[str], bool]) -> None:
         self._holds = holds
         self._kinds = {mount.point: mount.kind for mount in table}  # the one on top counts
+        self._parts_left = _MOST_PARTS
 
     def hidden(self, path: str) -> tuple[str, str] | None:
         """Return the path to show and a sentence on it, for a file that is hidden from tests."""
-        real, seen, link = self._resolve(path) or ("", True, "")
+        try:
+            real, seen, link = self._resolve(path) or ("", True, "")
+        except (OSError, ValueError):  # it is not there, or this user may not look at it
+            return None
         shown = self._holds(real)
         if not real or danger(real) or (shown and seen):
             return None
@@ -86,22 +98,25 @@ class _Lookup:
         return f"{above}/.git" if git else path, escape(text)
 
     def _resolve(self, path: str) -> tuple[str, bool, str] | None:
-        """Resolve a path; None where it does not exist or is not to be looked up.
+        """Resolve a path; None where it is not to be looked up.
 
         Return the real path, whether tests inside see each link on the way, and the last link that
-        they see.
+        they see. Raises `OSError` or `ValueError`.
         """
         rest = [part for part in reversed(path.split("/")) if part]
         way, links, seen, last = "", 0, True, ""
         while rest:
+            self._parts_left -= 1
+            if self._parts_left < 0:
+                return None
             part = rest.pop()
             here = os.path.dirname(way) if part == ".." else f"{way}/{part}"
             if part == ".." or self._is_known(here):
                 way = here.rstrip("/")
                 continue
-            if self._is_elsewhere(here) or not os.path.lexists(here):
+            if self._is_elsewhere(here):
                 return None
-            if os.path.islink(here):
+            if stat.S_ISLNK(os.lstat(here).st_mode):
                 links += 1
                 if links > _MOST_LINKS:
                     return None
@@ -122,10 +137,10 @@ class _Lookup:
         return any(within(point, path) for point in self._kinds)
 
     def _is_elsewhere(self, path: str) -> bool:
-        """Whether looking a path up may start a mount, or ask another machine."""
+        """Whether looking a path up may start a mount, or ask another machine or a program."""
         point = max((point for point in self._kinds if within(path, point)), key=len, default="/")
-        kind = self._kinds.get(point, "")
-        if kind == "autofs":
-            return True
-        # A project that lies on such a file system needs it anyway.
-        return (kind in _REMOTE or kind.startswith("fuse")) and not self._holds(path)
+        if (kind := self._kinds.get(point, "")) in LOCAL:
+            return False
+        # A project that lies on such a file system needs it anyway, one mounted below it may not.
+        needed = self._holds(path) and not self._holds(os.path.dirname(point))
+        return kind == "autofs" or not needed

@@ -13,8 +13,7 @@ from _pytest._code.code import TerminalRepr
 from _pytest._io import TerminalWriter
 
 from pytest_gvisor.escape import safe, safe_but_colour
-from pytest_gvisor.inside import rules
-from pytest_gvisor.inside.fields import checked
+from pytest_gvisor.inside import fields, rules
 from pytest_gvisor.inside.session_bounds import COLLECTING, SessionBounds, place
 from pytest_gvisor.plugin.sections import escape_report
 
@@ -38,22 +37,23 @@ class Text(TerminalRepr):
 
 
 def revive(
-    config: pytest.Config, message: dict[str, Any], nodeid: str, bounds: SessionBounds
+    config: pytest.Config, message: dict[str, Any], item: pytest.Item, bounds: SessionBounds
 ) -> pytest.TestReport:
-    """Rebuild the report in a message, under the host's node id for the test.
+    """Rebuild the report of a test's phase from a message. The host knows which test it is of.
 
     ``bounds`` notes the fields that were left out. Raises `ProtocolError` for a message that is
     not the report of a test's phase.
     """
     with rules.reading("a report from inside that cannot be one"):
-        fields, left_out = checked(message.get("data"), bounds.fields)
-        fields["nodeid"] = nodeid
-        report = config.hook.pytest_report_from_serializable(config=config, data=fields)
-        _restore_subtest(report, fields)
+        data, left_out = fields.checked(message.get("data"), bounds.fields)
+        if fields.STATISTICS in data:
+            data[fields.STATISTICS] = _statistics(item.nodeid, data[fields.STATISTICS])
+        report = _make(config, item, data)
+        _restore_subtest(report, data)
         if isinstance(report.longrepr, str) and not message.get("plain"):
             report.longrepr = Text(report.longrepr)
-        if not isinstance(report, pytest.TestReport):
-            raise TypeError(f"no plugin here knows a report that is {type(report)}")
+        _complete(report, item)
+        _check_outcome(config, report)
         # The tests' own colours stay, in what they print too: so it looks on the host.
         escape_report(report, painted=safe_but_colour, output=safe_but_colour)
         str(report.longrepr)  # what can be written now can be written later
@@ -61,11 +61,68 @@ def revive(
     return report
 
 
-def _restore_subtest(report: object, fields: dict[str, Any]) -> None:
+def revive_passed(config: pytest.Config, short: Any, item: pytest.Item) -> pytest.TestReport:
+    """Make the report of a passed phase from its short form: see guest/passed.py.
+
+    Raises `ProtocolError` for data of another shape.
+    """
+    with rules.reading("a passed phase from inside that cannot be one"):
+        duration, start, stop = fields.times(short["times"])
+        data: dict[str, Any] = {
+            "keywords": (),
+            "outcome": "passed",
+            "longrepr": None,
+            "when": fields.phase(short["when"]),
+            "sections": [],
+            "duration": duration,
+            "start": start,
+            "stop": stop,
+            "user_properties": [],
+            "$report_type": "TestReport",
+        }
+        return _make(config, item, data)
+
+
+def _make(config: pytest.Config, item: pytest.Item, data: dict[str, Any]) -> pytest.TestReport:
+    """Make a report of checked fields. A test may have added keywords to itself, and no more."""
+    data |= {"nodeid": item.nodeid, "location": item.location}
+    data["keywords"] = dict.fromkeys([*data["keywords"], *item.keywords], 1)
+    report = config.hook.pytest_report_from_serializable(config=config, data=data)
+    if not isinstance(report, pytest.TestReport):
+        raise TypeError(f"no plugin here knows a report that is {type(report)}")
+    return report
+
+
+def _statistics(nodeid: str, text: str) -> str:
+    """Return what hypothesis prints of a test: a line with its node id, and indented lines."""
+    first, *lines = text.split("\n")
+    if first.startswith(" "):
+        lines = [first, *lines]
+    return "\n".join([f"{nodeid}:", *(line and f"  {line.removeprefix('  ')}" for line in lines)])
+
+
+def _complete(report: pytest.TestReport, item: pytest.Item) -> None:
+    """Give a report the failure or the skip's place that pytest and its plugins rely on."""
+    if report.skipped and not (hasattr(report, "wasxfail") or isinstance(report.longrepr, tuple)):
+        report.longrepr = (item.location[0], item.location[1] or 0, report.longreprtext)
+    elif report.failed and report.longrepr is None:
+        report.longrepr = Text("")
+
+
+def _check_outcome(config: pytest.Config, report: pytest.TestReport) -> None:
+    """Raise `ValueError` for an outcome that no plugin here has: others rely on known ones."""
+    if report.passed or report.failed or report.skipped:
+        return
+    status = config.hook.pytest_report_teststatus(report=report, config=config)
+    if status is None or status[1:] == ("F", report.outcome.upper()):  # pytest's for an unknown one
+        raise ValueError(f"no plugin here has the outcome {report.outcome!r}")
+
+
+def _restore_subtest(report: object, data: dict[str, Any]) -> None:
     """Undo the second repr of a subtest's arguments, which pytest takes whenever it makes one."""
     context = getattr(report, "context", None)
     if context is not None:
-        object.__setattr__(context, "kwargs", fields["_subtest.context"]["kwargs"])
+        object.__setattr__(context, "kwargs", data["_subtest.context"]["kwargs"])
 
 
 def warn(
@@ -82,6 +139,8 @@ def warn(
     if not bounds.takes([*words.values(), str(location)]):
         return
     words = {name: safe(text) for name, text in words.items()}
+    if words["when"] not in COLLECTING:
+        words["when"] = "runtest"
     line = message.get("lineno")
     recorded = warnings.WarningMessage(
         message=words["text"],

@@ -48,6 +48,9 @@ class SessionBounds:
         self.fields = frozenset(fields)
         """Fields of reports that the project names, for hooks of its own."""
 
+        self.tracers: dict[str, str] = {}
+        """The plugin of coverage that traces a file, as the first sandbox has named it."""
+
         self.known: set[Place] = set()
         """Warnings of the host's own collection."""
 

@@ -22,7 +22,6 @@ from pytest_gvisor.inside.configuration import measuring
 from pytest_gvisor.inside.coverage_data import MOST_BYTES, InsideCoverage
 from pytest_gvisor.inside.debugger import Debugger, stopped
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
-from pytest_gvisor.inside.passed import Reviver
 from pytest_gvisor.inside.plugins import Sender
 from pytest_gvisor.inside.plugins.bridges import Bridges
 from pytest_gvisor.inside.returned import LAST_ACTS, Taker
@@ -72,7 +71,6 @@ class Worker:
         self._shown = functools.cache(lambda: visible.shown(config, items, inside.readable))
         self._bounds = bounds
         self._bridges = bridges
-        self._passed = Reviver(config)
         self._debugger = Debugger(config)
         self._stopped = False
         self._taker: Taker
@@ -176,7 +174,7 @@ class Worker:
                 continue
             _belongs(message, inner)
             if "passed" in message:
-                report = self._passed.revive(message["passed"], item.nodeid)
+                report = reports.revive_passed(self._config, message["passed"], item)
                 progress.add(report)
                 yield report
             if kind == "phase":
@@ -197,7 +195,7 @@ class Worker:
             )
 
     def _full_report(self, message: dict[str, Any], item: pytest.Item) -> pytest.TestReport:
-        report = reports.revive(self._config, message, item.nodeid, self._bounds)
+        report = reports.revive(self._config, message, item, self._bounds)
         if report.failed:
             if hint := environment.hint(message.get("missed"), self._inside.held_back):
                 report.sections.append(("gvisor: environment", hint))
@@ -356,7 +354,8 @@ class Worker:
         return InsideCoverage(
             cov,
             shown=self._shown().folders,
-            excluded=[*self._inside.writable, *places.session_bases()],
+            excluded=[*self._inside.writable, *self._shown().hidden, *places.session_bases()],
+            own=["/tmp", *filter(None, [self._taker.agreed.basetemp])],
             cwd=str(self._config.invocation_params.dir),
             bounds=self._bounds,
         )

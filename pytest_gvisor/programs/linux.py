@@ -67,6 +67,7 @@ AT_FDCWD = -100
 # include/uapi/linux/openat2.h; the number is the same on every architecture
 _SYS_OPENAT2 = 437
 _TRIES = 64
+RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08

@@ -36,7 +36,6 @@ from pytest_gvisor.images.streams import Budget, Inflated, Limits, check_digest,
 from pytest_gvisor.inside import link as inside_link
 from pytest_gvisor.inside import reports
 from pytest_gvisor.inside.landing import Store
-from pytest_gvisor.inside.passed import Reviver
 from pytest_gvisor.inside.plugins import Sender
 from pytest_gvisor.inside.plugins.benchmark import Benchmarks
 from pytest_gvisor.inside.plugins.bridges import Bridges
@@ -269,6 +268,11 @@ _CONFIG: Final = get_config([])
 """The configuration of a pytest that does not run: its hooks make reports of the messages."""
 
 
+_ITEM: Final[Any] = SimpleNamespace(
+    nodeid="test_x.py::test_x", location=("test_x.py", 1, "test_x"), keywords=("test_x",)
+)
+
+
 def inside_report(data: bytes) -> None:
     """A report, or a warning, of a pytest inside."""
     try:
@@ -280,11 +284,12 @@ def inside_report(data: bytes) -> None:
     assert history is not None
     history.clear()
     with contextlib.suppress(ProtocolError):
-        short = Reviver(_CONFIG).revive(message.get("passed", message), "test_x.py::test_x")
+        short = reports.revive_passed(_CONFIG, message.get("passed", message), _ITEM)
         assert short.passed
         assert _CONFIG.hook.pytest_report_to_serializable(config=_CONFIG, report=short)
-    report = reports.revive(_CONFIG, message, "test_x.py::test_x", SessionBounds(_CONFIG))
-    assert report.nodeid == "test_x.py::test_x"
+    report = reports.revive(_CONFIG, message, _ITEM, SessionBounds(_CONFIG))
+    assert (report.nodeid, report.location) == (_ITEM.nodeid, _ITEM.location)
+    assert "test_x" in report.keywords
     assert report.when in ("setup", "call", "teardown")
     assert report.passed + report.failed + report.skipped <= 1
     for shown in (report.longreprtext, report.caplog, report.capstdout, report.head_line):

@@ -60,7 +60,7 @@ class Benchmarks:
             self._bounds.drop(f"benchmarks beyond {MOST_BENCHMARKS:,}, or {MOST_ROUNDS:,} rounds")
             return
         call = getattr(item, "callspec", None)
-        row |= {"name": row["name"] or item.name, "fullname": item.nodeid}
+        row |= {"name": item.name, "fullname": item.nodeid}
         row |= {"param": getattr(call, "id", None), "params": getattr(call, "params", None)}
         row["has_error"] |= not rounds  # one that has measured nothing cannot be summed up
         given = {name: row.pop(name) for name in ("iterations", "options")}
@@ -108,7 +108,6 @@ _FUNCTIONS = rules.list_of(
     10_000,
 )  # fmt: skip
 _ROW = rules.object_of(
-    name=rules.or_none(_name),
     group=rules.or_none(_name),
     extra_info=rules.each(rules.plain),
     cprofile_stats=rules.or_none(_profile),

@@ -22,6 +22,8 @@ _MOST_PROPERTIES = 10_000
 _MOST_TEXT = 4 * 1024 * 1024
 # ElementTree writes the name of an attribute unchanged.
 _ATTRIBUTE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
+_OWN = frozenset({"classname", "file", "line", "name", "xmlns"})
+"""The attributes that tell the test, and the one that would make another kind of element of it."""
 
 
 class Junit:
@@ -49,7 +51,9 @@ class Junit:
             self._xml.add_global_property(bin_xml_escape(name), value)
         elif sender is None or data["id"] != sender.inner or sender.over:
             raise ValueError("an attribute of a test that does not run")
-        elif _ATTRIBUTE.fullmatch(name):
-            self._xml.node_reporter(sender.item.nodeid).add_attribute(name, value)
-        else:
+        elif not _ATTRIBUTE.fullmatch(name):
             self._bounds.drop("attributes of the JUnit report whose name XML has not")
+        elif name in _OWN:
+            self._bounds.drop("attributes of the JUnit report that tell the test (classname, name)")
+        else:
+            self._xml.node_reporter(sender.item.nodeid).add_attribute(name, value)

@@ -100,7 +100,7 @@ def test_a_benchmark_is_sent_without_what_the_host_knows() -> None:
         next(steps)
     assert config._benchmarksession.benchmarks == []
     assert sent == [{
-        "id": "x::test_it", "name": None, "group": None, "extra_info": {},
+        "id": "x::test_it", "group": None, "extra_info": {},
         "options": {"timer": "len", "min_rounds": 5}, "iterations": 3, "has_error": False,
         "count": 1, "rounds": "AAAAAAAA4D8=",
         "cprofile_stats": [["file", 1, "name", 1, 2, 0.5, 0.25]],

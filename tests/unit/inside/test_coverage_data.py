@@ -13,9 +13,12 @@ import pytest
 from coverage.numbits import nums_to_numbits
 
 from pytest_gvisor.errors import ProtocolError, UsageError
-from pytest_gvisor.inside import coverage_data
+from pytest_gvisor.inside import coverage_data, shown_files
 from pytest_gvisor.inside.coverage_data import InsideCoverage, check_writable
 from pytest_gvisor.inside.session_bounds import SessionBounds
+from pytest_gvisor.inside.shown_files import ShownFiles
+from pytest_gvisor.programs import linux
+from pytest_gvisor.programs.proc import Mount
 
 
 class Sandbox:
@@ -48,6 +51,7 @@ class Sandbox:
             self.cov(branch=branch),
             shown=[str(self.project)],
             excluded=[str(self.writable)],
+            own=["/own"],
             cwd=str(self.project),
             bounds=SessionBounds(cast("Any", config)),
         )
@@ -138,19 +142,25 @@ def test_a_relative_name_stays_relative(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize(
     "what",
-    ["outside", "link", "up", "device", "fifo", "folder", "writable", "tracer", "nul", "bytes"],
-)
+    [
+        "outside", "missing", "link", "through", "up", "device", "fifo", "folder", "writable",
+        "tracer", "nul", "bytes", "long", "descriptor",
+    ],
+)  # fmt: skip
 def test_no_file_is_measured_that_the_host_must_not_open(what: str, sandbox: Sandbox) -> None:
     """A forbidden file is left out and named; the others count."""
     secret = sandbox.data.parent / "secret.py"
     secret.write_text("the user's own\n")
     (sandbox.project / "link.py").symlink_to(secret)
+    (sandbox.project / "away").symlink_to(secret.parent)
     os.mkfifo(sandbox.project / "fifo.py")
     (sandbox.writable / "made.py").write_text("x\n")
     path = {
-        "outside": secret, "link": sandbox.project / "link.py", "up": "../secret.py",
+        "outside": secret, "missing": "/no/such/file", "link": sandbox.project / "link.py",
+        "through": "away/secret.py", "up": "../secret.py", "long": "a" * 5000,
+        "descriptor": "/proc/self/exe",
         "device": "/dev/zero", "fifo": "fifo.py", "folder": sandbox.project,
-        "writable": "out/made.py", "tracer": "mine.py", "nul": "a\0b", "bytes": "\udcff.py",
+        "writable": "out/made.py", "tracer": "mine.py", "nul": "mine.py\0b", "bytes": "\udcff.py",
     }[what]  # fmt: skip
     taker = sandbox.measured()
     tracer = "other.Plugin" if what == "tracer" else ""
@@ -166,23 +176,55 @@ def test_no_file_is_measured_that_the_host_must_not_open(what: str, sandbox: San
 
 
 def test_a_file_that_was_made_inside_is_no_word_worth(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox,
 ) -> None:
     """A file that exists only inside is left out silently, because the host cannot show it."""
-
-    def lstat(_path: str) -> os.stat_result:
-        raise PermissionError(13, "Permission denied")
-
     taker = sandbox.measured()
-    taker.take(message("made-inside.py", lines=[["", bits(1)]]))
-    taker.take(message("mine.py/made-inside.py", lines=[["", bits(1)]]))
-    with monkeypatch.context() as context:
-        context.setattr(os, "lstat", lstat)
-        taker.take(message("/tmp/pytest-of-root/made-inside.py", lines=[["", bits(1)]]))
+    for path in ("made-inside.py", "mine.py/made-inside.py", "/own/made-inside.py"):
+        taker.take(message(path, lines=[["", bits(1)]]))
     taker.finish()
     taker.close(complete=True)
     assert not sandbox.files()
     assert not sandbox.said
+
+
+def test_a_file_is_looked_up_below_a_descriptor_of_its_folder_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On file systems of programs and other machines nothing is, nor on one of which it knows not.
+
+    A folder may be reached by a link, and a local file system may be mounted in it. A file may be
+    shown alone.
+    """
+    table = [("remote", "nfs4"), ("served", "fuse.x"), ("auto", "autofs"), ("local", "ext4")]
+    project, alone = tmp_path / "project", tmp_path / "alone.py"
+    for folder in ("", *(name for name, _ in table)):
+        (project / folder).mkdir()
+        (project / folder / "a.py").touch()
+    alone.touch()
+    (tmp_path / "alias").symlink_to(project)
+    real = [Mount("0:1", "/", str(project / name), kind, "") for name, kind in table]
+    monkeypatch.setattr(shown_files, "mounts", lambda: real)
+    asked: list[bytes] = []
+    openat2 = linux.openat2
+
+    def record(folder: int, path: bytes, flags: int, resolve: int) -> int:
+        asked.append(path)
+        return openat2(folder, path, flags, resolve)
+
+    monkeypatch.setattr(linux, "openat2", record)
+    files = ShownFiles([str(tmp_path / "alias"), str(alone), "/dev"], [], [])
+    for name, _kind in table[:3]:
+        assert files.find(f"{project}/{name}/a.py") is None
+    assert not asked
+    for path in ("a.py", "local/a.py"):
+        for way in (project, tmp_path / "alias"):
+            assert files.find(f"{way}/{path}") == f"{project}/{path}"
+    assert files.find(str(alone)) == str(alone)
+    assert asked.count(b"a.py") == 4
+    with pytest.raises(OSError, match="cross-device"):  # it is mounted, and the table lacks it
+        files.find("/dev/shm/a.py")
+    files.close()
 
 
 BAD = {
@@ -227,13 +269,25 @@ def test_what_is_no_coverage_is_a_protocol_error(
 
 
 def test_a_file_has_one_tracer(sandbox: Sandbox) -> None:
-    """A conflict that coverage itself refuses is a protocol error as well."""
-    taker = sandbox.measured()
-    taker._cov = sandbox.cov("a", "b")
-    taker.take(message("mine.py", "a"))
-    with pytest.raises(ProtocolError, match="tracer"):
-        taker.take(message("mine.py", "b"))
-    taker.close(complete=False)
+    """Else one sandbox could spoil the coverage of all: data that differ cannot be combined."""
+    first, second = sandbox.measured(), sandbox.measured()
+    first._cov = second._cov = sandbox.cov("a", "b")
+    second._bounds = first._bounds
+    first.take(message("mine.py", "a", lines=[["", bits(1)]]))
+    for tracer in ("b", ""):
+        second.take(message("mine.py", tracer, lines=[["", bits(2)]]))
+    second.take(message("mine.py", "a", lines=[["", bits(3)]]))
+    for taker in (first, second):
+        taker.finish()
+        taker.close(complete=True)
+    one, two = sandbox.files()
+    data = coverage.CoverageData(basename=str(one))
+    data.read()
+    other = coverage.CoverageData(basename=str(two))
+    other.read()
+    data.update(other)
+    assert sorted(data.lines("mine.py") or []) == [1, 3]
+    assert "mine.py (traced by b), mine.py (traced by )" in sandbox.said[0]
 
 
 def test_there_is_an_end_to_coverage(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:

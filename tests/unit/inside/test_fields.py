@@ -41,7 +41,7 @@ def test_a_file_that_hypothesis_would_read_is_left_out() -> None:
 
 def test_what_the_host_knows_itself_is_left_out_without_a_word() -> None:
     """Fields of xdist and of this plugin are left out silently."""
-    names = ("worker_id", "node", "item_index", "gvisor_cell", "gvisor_roster", "extra")
+    names = ("location", "worker_id", "node", "item_index", "gvisor_cell", "gvisor_roster", "extra")
     data, left_out = fields.checked(data_of(**dict.fromkeys(names, "x")))
     assert not left_out
     assert data.keys().isdisjoint(names)
@@ -157,7 +157,7 @@ def test_a_traceback_whose_sections_cannot_be_drawn_is_no_report(
     [
         ("rerun", 2**31 - 1, 2**31 - 1), ("rerun", -(2**31) + 1, 0), ("rerun", 0, 0),
         ("rerun", 1, 1),
-        ("duration", 9e10, 9e10), ("duration", -1.0, 0.0), ("start", -9e10, -9e10),
+        ("duration", 9e10, 9e10), ("duration", -1.0, 0.0), ("start", -9e10, 0.0),
         ("stop", 99_999_999_999.5, 99_999_999_999.5),
         ("keywords", {"slow": "x"}, {"slow": 1}), ("wasxfail", "caf\u00e9", "caf\u00e9"),
         ("wasxfail", "half \ud800", "half \\ud800"), ("wasxfail", 7, "7"),
@@ -174,8 +174,7 @@ def test_a_field_is_of_the_host_s_own_shape(field: str, given: object, kept: obj
     [
         ("rerun", 2**31), ("rerun", -(2**31)), ("start", 1e11), ("stop", -1e11),
         ("duration", float("nan")), ("duration", "1"), ("keywords", ["slow"]), ("sections", {}),
-        ("location", ["x", 1]), ("longrepr", {"reprcrash": []}),
-        ("outcome", "\x1b[1m"), ("outcome", "a" * 41),
+        ("longrepr", {"reprcrash": []}), ("outcome", "\x1b[1m"), ("outcome", "a" * 41),
     ],
 )  # fmt: skip
 def test_a_field_of_another_shape_is_no_report(field: str, given: object) -> None:

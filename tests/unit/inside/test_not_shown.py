@@ -110,23 +110,26 @@ def test_what_is_said_is_bounded_and_escaped(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "seen"), [("autofs", False), ("nfs4", False), ("fuse.sshfs", False), ("ext4", True)]
+    ("kind", "seen"), [("autofs", False), ("nfs4", False), ("of tomorrow", False), ("ext4", True)]
 )
 def test_nothing_is_looked_up_where_looking_has_an_effect(
     project: Path, monkeypatch: pytest.MonkeyPatch, kind: str, seen: bool
 ) -> None:
-    """An automounter would mount what the path names, another machine may never answer."""
+    """An automounter would mount what the path names, another machine may never answer.
+
+    So a file system counts that this kernel is known to serve alone.
+    """
     point = str(project.parent / "data")
     table = [Mount("0:1", "/", "/", "ext4", ""), Mount("0:2", "/", point, kind, "")]
     monkeypatch.setattr(not_shown, "mounts", lambda: table)
     looked: list[str] = []
-    lexists = os.path.lexists
+    lstat = os.lstat
 
-    def record(path: str) -> bool:
+    def record(path: str) -> os.stat_result:
         looked.append(path)
-        return lexists(path)
+        return lstat(path)
 
-    monkeypatch.setattr(os.path, "lexists", record)
+    monkeypatch.setattr(os, "lstat", record)
     for path in (f"{point}/file", f"{project}/link/file"):
         assert bool(told(project, MISSING.format(path))) is seen
     assert any(within(path, point) for path in looked) is seen
@@ -144,6 +147,53 @@ def test_a_project_on_such_a_file_system_is_looked_up(
     ]
     monkeypatch.setattr(not_shown, "mounts", lambda: table)
     assert told(project, MISSING.format(f"{project}/link/file"))
+
+
+def test_nothing_is_looked_up_on_what_is_mounted_below_a_project(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program that serves it may hang, and no test needs it."""
+    (project / "mnt").symlink_to("../data")
+    table = [Mount("0:1", "/", "/", "ext4", ""), Mount("0:2", "/", f"{project}/mnt", "fuse.x", "")]
+    monkeypatch.setattr(not_shown, "mounts", lambda: table)
+    assert not told(project, MISSING.format(f"{project}/mnt/file"))
+    assert told(project, MISSING.format(f"{project}/link/file"))
+
+
+def test_there_is_an_end_to_links_and_to_paths(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A test may leave links to links in a writable folder, and name any number of paths."""
+    way = "../project/" * 100
+    for number in range(30):
+        (project / f"l{number}").symlink_to(f"{way}l{number + 1}")
+    (project / "l30").symlink_to("../data/file")
+    assert told(project, MISSING.format("l10"))
+    looked: list[str] = []
+    lstat = os.lstat
+
+    def record(path: str) -> os.stat_result:
+        looked.append(path)
+        return lstat(path)
+
+    monkeypatch.setattr(os, "lstat", record)
+    named = "\n".join(MISSING.format(f"l{number % 30}/{number}") for number in range(100_000))
+    assert not told(project, *[named] * 1000)
+    assert len(looked) < 5000
+
+
+def test_a_link_that_this_user_may_not_read_is_no_error(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is a name that is too long, or that no file can have."""
+
+    def refuse(path: str) -> str:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "readlink", refuse)
+    for path in (f"{project}/link/file", "a" * 300, "a\ud800", "b/" * 2000):
+        assert not told(project, MISSING.format(path))
+    assert not told(project, f"No such file or directory: '{project}/\ud800'")
 
 
 def test_without_a_table_of_mounts_nothing_is_said(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from types import ModuleType
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -15,14 +15,19 @@ from pytest_gvisor.errors import ProtocolError
 from pytest_gvisor.inside import reports
 from pytest_gvisor.inside.session_bounds import SessionBounds
 
+ITEM = cast("pytest.Item", SimpleNamespace(
+    nodeid="test_it.py::test_it", location=("test_it.py", 3, "test_it"), keywords=["test_it"],
+))  # fmt: skip
+"""The host's test."""
+
 
 def data_of(**changes: Any) -> dict[str, Any]:
     """A passed call's report as pytest serialises it, apart from the changes."""
     usual = {
         "$report_type": "TestReport",
         "nodeid": "test_other.py::test_other",
-        "location": ["test_it.py", 3, "test_it"],
-        "keywords": {"test_it": 1},
+        "location": ["test_other.py", 7, "test_other"],
+        "keywords": {"slow": 1},
         "outcome": "passed",
         "longrepr": None,
         "when": "call",
@@ -38,14 +43,15 @@ def data_of(**changes: Any) -> dict[str, Any]:
 def revived(config: pytest.Config, **changes: Any) -> pytest.TestReport:
     """The report as the host rebuilds it."""
     message = {"data": data_of(**changes), "plain": True}
-    return reports.revive(config, message, "test_it.py::test_it", SessionBounds(config))
+    return reports.revive(config, message, ITEM, SessionBounds(config))
 
 
 def test_a_report_is_the_test_s_own(pytestconfig: pytest.Config) -> None:
-    """A report has the host's node id, and tuples where pytest has tuples."""
+    """Id and place are the host's, its keywords are there, and tuples where pytest has tuples."""
     report = revived(pytestconfig)
     assert report.nodeid == "test_it.py::test_it"
     assert report.location == ("test_it.py", 3, "test_it")
+    assert report.keywords == {"slow": 1, "test_it": 1}
     assert report.sections == [("Captured stdout call", "shown")]
     assert report.user_properties == [("key", "value")]
     assert report.passed
@@ -58,21 +64,63 @@ TRACEBACK: dict[str, Any] = {
 NOTHING = {**TRACEBACK["reprtraceback"], "reprentries": [{"type": "Nothing", "data": {}}]}
 
 
-@pytest.mark.parametrize("longrepr", ["boom", None, TRACEBACK])
+@pytest.mark.parametrize("longrepr", ["boom", TRACEBACK])
 @pytest.mark.parametrize("is_plain", [True, False])
 def test_a_failure_that_is_no_string_on_the_host_is_none_here(
     pytestconfig: pytest.Config, longrepr: object, *, is_plain: bool
 ) -> None:
     """pytest's summary has the first line of a string, and of another object none."""
     message = {"data": data_of(outcome="failed", longrepr=longrepr), "plain": is_plain}
-    found = reports.revive(pytestconfig, message, "x", SessionBounds(pytestconfig)).longrepr
+    found = reports.revive(pytestconfig, message, ITEM, SessionBounds(pytestconfig)).longrepr
     if longrepr == "boom":
         assert str(found) == "boom"
         assert isinstance(found, str) is is_plain
     else:
-        assert (found is None, hasattr(found, "reprtraceback")) == (
-            (True, False) if longrepr is None else (False, True)
-        )
+        assert hasattr(found, "reprtraceback")
+
+
+def test_a_failure_has_a_text_and_a_skip_a_place(pytestconfig: pytest.Config) -> None:
+    """pytest's JUnit report and summary break off the session without them."""
+    failed = revived(pytestconfig, outcome="failed", longrepr=None)
+    assert (failed.longrepr is not None, failed.longreprtext) == (True, "")
+    skipped = revived(pytestconfig, outcome="skipped", longrepr="so")
+    assert skipped.longrepr == ("test_it.py", 3, "so")
+    assert revived(pytestconfig, outcome="skipped", longrepr="so", wasxfail="").longrepr == "so"
+
+
+def test_an_outcome_is_one_that_a_plugin_here_has(pytestconfig: pytest.Config) -> None:
+    """Plugins that count outcomes break off the session at another one."""
+
+    class Plugin:
+        def pytest_report_teststatus(self, report: Any) -> object:
+            return ("better", "B", "BETTER") if report.outcome == "better" else None
+
+    with pytest.raises(ProtocolError, match="no plugin here has the outcome 'better'"):
+        revived(pytestconfig, outcome="better")
+    plugin = Plugin()
+    pytestconfig.pluginmanager.register(plugin)
+    try:
+        assert vars(revived(pytestconfig, outcome="better"))["outcome"] == "better"
+    finally:
+        pytestconfig.pluginmanager.unregister(plugin)
+
+
+STATISTICS = "test_it.py::test_it:\n\n  - during generate phase:\n    - 3 passing\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        (STATISTICS.replace("it:", "other:"), STATISTICS),
+        ("  - Stopped", "test_it.py::test_it:\n  - Stopped"),
+        ("a\ntest_other:\n\n  - b", "test_it.py::test_it:\n  test_other:\n\n  - b"),
+    ],
+)
+def test_statistics_of_hypothesis_name_the_host_s_test(
+    pytestconfig: pytest.Config, sent: str, shown: str
+) -> None:
+    """The line of another test would not be indented."""
+    assert vars(revived(pytestconfig, _hypothesis_stats=sent))["_hypothesis_stats"] == shown
 
 
 def test_the_cause_of_a_refusal_is_short(pytestconfig: pytest.Config) -> None:
@@ -105,11 +153,11 @@ def test_a_skip_keeps_its_place(pytestconfig: pytest.Config) -> None:
     "changes",
     [
         {"outcome": "splen\ndid"}, {"outcome": None}, {"when": "later"}, {"when": []},
-        {"duration": "long"}, {"start": None}, {"keywords": []}, {"location": None},
-        {"location": ["a"]}, {"location": "abc", "sections": 3}, {"sections": [["a"]]},
+        {"duration": "long"}, {"start": None}, {"keywords": []}, {"sections": 3},
+        {"sections": [["a"]]},
         {"sections": [1]}, {"user_properties": [[1, 2, 3]]}, {"longrepr": ["a", "b"]},
         {"longrepr": {"reprcrash": 1}}, {"longrepr": {"reprcrash": {}, "reprtraceback": {}}},
-        {"longrepr": 1}, {"longrepr": True}, {"duration": 1e300}, {"location": ["a", "b", "c"]},
+        {"longrepr": 1}, {"longrepr": True}, {"duration": 1e300},
         {"longrepr": {"reprcrash": {"path": 1, "lineno": [], "message": {}}, "sections": [],
                       "reprtraceback": {"reprentries": [{"type": "ReprEntry", "data": {}}],
                                         "extraline": 1, "style": 2}, "chain": None}},
@@ -127,10 +175,11 @@ def test_what_cannot_be_a_report_is_a_protocol_error(
         revived(pytestconfig, **changes)
 
 
-@pytest.mark.parametrize("duration", [-1e9, -0.5, -1])
-def test_no_phase_takes_less_than_no_time(pytestconfig: pytest.Config, duration: float) -> None:
-    """A negative duration, from a changed clock or a lie, becomes 0."""
-    assert revived(pytestconfig, duration=duration).duration == 0
+@pytest.mark.parametrize("time", [-1e9, -0.5, -1])
+def test_no_time_is_below_zero(pytestconfig: pytest.Config, time: float) -> None:
+    """A negative time, from a changed clock or a lie, becomes 0."""
+    report = revived(pytestconfig, duration=time, start=time, stop=time)
+    assert report.duration == report.start == report.stop == 0
 
 
 def test_what_is_the_host_s_own_is_not_taken(pytestconfig: pytest.Config) -> None:
@@ -148,7 +197,7 @@ def test_a_message_without_a_report_is_a_protocol_error(
 ) -> None:
     """An object with all the fields it must be."""
     with pytest.raises(ProtocolError):
-        reports.revive(pytestconfig, {"data": data}, "x", SessionBounds(pytestconfig))
+        reports.revive(pytestconfig, {"data": data}, ITEM, SessionBounds(pytestconfig))
 
 
 anything = st.recursive(
@@ -169,7 +218,7 @@ def test_any_field_may_be_anything(pytestconfig: pytest.Config, field: str, valu
     except ProtocolError:
         return
     assert report.nodeid == "test_it.py::test_it"
-    assert report.outcome in {"passed", "failed", "skipped", "rerun"}
+    assert report.outcome in {"passed", "failed", "skipped"}
 
 
 def recorded(config: pytest.Config) -> list[tuple[Any, Any]]:
@@ -218,15 +267,14 @@ def test_what_a_report_shows_is_escaped(pytestconfig: pytest.Config) -> None:
         outcome="failed",
         longrepr=BAD,
         sections=[["Captured stdout call", BAD + "\x1b[31mred\x1b[0m"]],
-        location=[BAD, 1, BAD],
         user_properties=[[BAD, BAD]],
         wasxfail=BAD,
     )
     shown = "\n".join(
-        [str(report.longrepr), *report.sections[0], *report.location[::2], report.wasxfail,
+        [str(report.longrepr), *report.sections[0], report.wasxfail,
          *map(str, report.user_properties[0])]
     )  # fmt: skip
-    assert shown.count("\\x1b]52;c;eA==\\x07\\u202e\n\\x3a:error") == 7
+    assert shown.count("\\x1b]52;c;eA==\\x07\\u202e\n\\x3a:error") == 5
     assert "\x1b[31mred\x1b[0m" in report.sections[0][1]
     assert "\x1b]" not in shown
 

@@ -72,8 +72,8 @@ def report(when: str, **changes: Any) -> Message:
 
 def short(kind: str, when: str, passed: str) -> Message:
     """A message that has the short form of a passed phase with it."""
-    form = {"when": passed, "times": [0.1, 1.0, 1.1], "location": ["test_it.py", 0, "test_it"]}
-    return {"type": kind, "id": INNER, "when": when, "passed": {**form, "keywords": []}}
+    form = {"when": passed, "times": [0.1, 1.0, 1.1]}
+    return {"type": kind, "id": INNER, "when": when, "passed": form}
 
 
 PASSED = [
@@ -146,7 +146,7 @@ def test_short_forms_of_three_phases_are_a_test(host: Host) -> None:
         ([short("phase", "call", "setup"), DONE], "call"),
         ([short("phase", "call", "setup"), short("done", "", "call")], "teardown"),
         ([short("phase", "call", "setup")], "call"),
-        ([short("phase", "teardown", "call")], "setup"),
+        ([short("phase", "teardown", "call"), short("phase", "teardown", "call")], "setup"),
         ([{**short("phase", "call", "setup"), "id": "test_it.py::test_next"}], "setup"),
         ([{**short("phase", "call", "setup"), "passed": {"when": "setup"}}], "setup"),
     ],
@@ -180,13 +180,56 @@ def test_no_test_is_done_without_its_own_reports(
     assert host.script.closed
 
 
+SUBTEST: dict[str, Any] = {
+    "_report_type": "SubTestReport", "_subtest.context": {"msg": "a", "kwargs": {}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("messages", "last"),
+    [
+        ([*PASSED[:3], PASSED[2]], "teardown"),
+        ([*PASSED[:3], report("call", outcome="failed", longrepr="x")], "teardown"),
+        ([PASSED[0], PASSED[4], PASSED[2]], "setup"),
+        ([*PASSED, PASSED[4], DONE], "teardown"),
+        ([*PASSED, PASSED[0], DONE], "teardown"),
+        ([*PASSED, report("call", **SUBTEST), DONE], "teardown"),
+    ],
+    ids=["twice", "two verdicts", "late", "torn down twice", "set up again", "a late subtest"],
+)
+def test_each_phase_of_a_test_has_one_report_in_order(
+    messages: list[Message], last: str, host: Host
+) -> None:
+    """One report too many is a failure, it is not logged, and the sandbox ends."""
+    logged = [one for one in messages if one["type"] == "report"][:-1]
+    ran = host.run(*messages)
+    assert len(ran) == len(logged) + 1
+    assert ran[-1] == (last, "failed")
+    assert host.script.closed
+
+
+class Outcomes:
+    """A plugin that has outcomes of its own."""
+
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """Return the letter of one."""
+        own: str = report.outcome
+        return (own, "R", "AGAIN") if own in {"rerun", "retried", "better"} else None
+
+
 @pytest.mark.parametrize("outcome", ["rerun", "retried", "better"])
-def test_a_plugin_s_own_outcome_ends_no_phase(host: Host, outcome: str) -> None:
+def test_a_plugin_s_own_outcome_ends_no_phase(
+    host: Host, outcome: str, request: pytest.FixtureRequest
+) -> None:
     """A phase is over with a report that passed, failed or was skipped, and that one comes last."""
+    plugin, manager = Outcomes(), host.item.config.pluginmanager
+    manager.register(plugin)
+    request.addfinalizer(lambda: manager.unregister(plugin))
     tried = report("call", outcome=outcome)
     end = PASSED[3:]
-    assert host.run(*PASSED[:2], tried, PASSED[2], *end, DONE)[-1] == ("teardown", "passed")
-    assert not host.script.closed
+    for again in ([PASSED[2]], PASSED[:3]):
+        assert host.run(*PASSED[:2], tried, *again, *end, DONE)[-1] == ("teardown", "passed")
+        assert not host.script.closed
     for calls in ([tried], [PASSED[2], tried]):
         assert host.run(*PASSED[:2], *calls, *end, DONE)[-1][1] == "failed"
         assert host.script.closed

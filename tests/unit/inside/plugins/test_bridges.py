@@ -100,9 +100,9 @@ def test_properties_of_the_suite_are_escaped(junit: Host, log_xml: LogXML) -> No
 
 def test_an_attribute_is_that_of_the_test_that_runs(junit: Host, log_xml: LogXML) -> None:
     """Not of another one, nor of one that is over, whose element has been written."""
-    given = {"id": INNER, "name": "file", "value": "x"}
+    given = {"id": INNER, "name": "owner", "value": "x"}
     junit.take("junit", given)
-    assert log_xml.node_reporter(junit.item.nodeid).attrs == {"file": "x"}
+    assert log_xml.node_reporter(junit.item.nodeid).attrs == {"owner": "x"}
     for data, changes in ((given, {"over": True}), ({**given, "id": "test_it.py::test_next"}, {})):
         with pytest.raises(ProtocolError, match="does not run"):
             junit.take("junit", data, **changes)
@@ -112,10 +112,12 @@ def test_an_attribute_is_that_of_the_test_that_runs(junit: Host, log_xml: LogXML
 
 
 def test_the_name_of_an_attribute_is_one_that_xml_has(junit: Host, log_xml: LogXML) -> None:
-    """Others are left out with a warning: they would be markup."""
-    junit.take("junit", {"id": INNER, "name": 'a="b"><x', "value": ""})
-    (said,) = junit.said()
-    assert said.startswith("1 attributes of the JUnit report")
+    """Others are left out with a warning: they would be markup, or take another test's place."""
+    for name in ('a="b"><x', "name", "classname", "file", "line", "xmlns"):
+        junit.take("junit", {"id": INNER, "name": name, "value": ""})
+    markup, identity = junit.said()
+    assert markup.startswith("1 attributes of the JUnit report")
+    assert identity.startswith("5 attributes of the JUnit report that tell the test")
     assert log_xml.node_reporters == {}
 
 
