@@ -68,7 +68,7 @@ class ImageRootfs(Rootfs):
         """Return a tmpfs for a volume, with the owner and mode of the folder there."""
         options = ["nosuid", "nodev"]
         place = paths.resolve(self.hold.path, path, {})
-        if place.exists and place.folder:
+        if os.path.isdir(place.host):
             status = os.lstat(place.host)
             options += [f"mode={status.st_mode & 0o7777:04o}"]
             uid, gid = status.st_uid, status.st_gid

@@ -31,14 +31,15 @@ class Place:
     """Its path inside, links resolved."""
     host: str
     """Its path on the host, links resolved."""
-    exists: bool
-    """Whether something is there."""
-    folder: bool
-    """Whether that is a folder."""
     bound: bool
     """Whether a bind mount, not the root, holds it."""
     loop: bool = False
     """Whether links go round."""
+
+    @property
+    def exists(self) -> bool:
+        """Whether something is there."""
+        return not self.loop and os.path.lexists(self.host)
 
 
 def resolve(root: str, path: str, binds: Mapping[str, str]) -> Place:
@@ -63,20 +64,12 @@ def resolve(root: str, path: str, binds: Mapping[str, str]) -> Place:
             continue
         links += 1
         if links > _MAX_LINKS:
-            return Place(
-                inside=inside, host=host, exists=False, folder=False, bound=bound, loop=True
-            )
+            return Place(inside=inside, host=host, bound=bound, loop=True)
         if target.startswith("/"):
             del way[1:]
         rest += [part for part in reversed(target.split("/")) if part not in {"", "."}]
     inside, host, bound = way[-1]
-    return Place(
-        inside=inside or "/",
-        host=host or "/",
-        exists=os.path.lexists(host or "/"),
-        folder=os.path.isdir(host or "/"),
-        bound=bound,
-    )
+    return Place(inside=inside or "/", host=host or "/", bound=bound)
 
 
 def _link(path: str) -> str | None:
@@ -107,7 +100,7 @@ def missing(root: str, mounts: Sequence[Mount]) -> list[str]:
                 f"mounts: {shown(destination)} does not exist in the root file system: make that"
                 f" {kind} ({shown(place.host)}) first, because runsc would make it on the host"
             )
-        elif place.folder != source_is_folder:
+        elif os.path.isdir(place.host) != source_is_folder:
             found.append(
                 f"mounts: {shown(destination)} is not a {kind}, as {shown(mount.source)} is"
             )

@@ -156,7 +156,7 @@ def _place(rootfs: Rootfs) -> str:
         return PRIVATE
     for path in (PRIVATE, *_EMPTY):
         place = paths.resolve(folder, path, {})
-        if not (place.exists and place.folder):
+        if not os.path.isdir(place.host):
             continue
         try:
             if not os.listdir(place.host):

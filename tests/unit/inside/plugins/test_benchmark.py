@@ -110,9 +110,6 @@ def test_a_benchmark_without_a_round_has_an_error(host: Measuring) -> None:
         {"iterations": True},
         {"iterations": 1.5},
         {"options": [["a", "b"]]},
-        {"options": {"a": []}},
-        {"options": {"a": 10**400}},
-        {"options": {"a": float("nan")}},
         {"options": {f"option{number}": 1 for number in range(1000)}},
         {"extra_info": []},
         {"cprofile_stats": 5},
@@ -141,19 +138,14 @@ def test_a_benchmark_belongs_to_a_test_that_runs(host: Measuring) -> None:
 def test_a_session_has_some_benchmarks_and_rounds(
     host: Measuring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One warning counts those beyond, and another those that no message can hold."""
-    monkeypatch.setattr(benchmark, "MOST_BENCHMARKS", 3)
-    monkeypatch.setattr(benchmark, "MOST_ROUNDS", 5)
-    host.add()
-    host.add()
+    """One warning counts those beyond, and those that no message can hold."""
+    monkeypatch.setattr(benchmark, "MOST_ROUNDS", 3 * benchmark._MORE + 6)
     host.add()
     host.add()
     host.add(count=10**6)
+    host.add()
     assert len(host.session.benchmarks) == 2
-    assert host.said() == [
-        "2 benchmarks beyond 3, or 5 rounds from inside were left out",
-        "1 benchmarks of too many rounds for a message from inside were left out",
-    ]
+    assert host.said() == ["2 benchmarks of too many rounds from inside were left out"]
 
 
 def test_where_nothing_is_measured_there_is_no_bridge(host: Measuring) -> None:
