@@ -74,7 +74,7 @@ def read(path: str) -> Report:
 
     It may be a pipe that has a writer, as of ``<(…)``. One without is empty, and not waited for.
     """
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+    with open(path, "rb", opener=files.at_once) as file:
         os.set_blocking(file.fileno(), True)
         return parse_report(file.read(MAX_BYTES + 1), where=escape(path))
 

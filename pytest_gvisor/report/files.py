@@ -18,6 +18,11 @@ BUDGET = 900 * 1024
 """Bytes of the file that are used; GitHub drops a step's summary of more than 1 MiB as a whole."""
 
 
+def at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for the other end of a pipe. Raises `OSError`."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
+
+
 def check(path: str) -> None:
     """Make the folder if it is missing, and check that a file can be made in it.
 
@@ -84,7 +89,7 @@ def append_summary(report: Report, environ: Mapping[str, str]) -> str:
         data = f"\n{text}".encode("utf-8", "backslashreplace")
         if used + len(data) > BUDGET:
             return f"it has {used} bytes already, and there is no room for a table"
-        with open(path, "ab") as file:
+        with open(path, "ab", opener=at_once) as file:
             file.write(data)
     except OSError as error:
         return error.strerror or str(error)
