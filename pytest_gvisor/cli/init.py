@@ -67,7 +67,10 @@ def parser() -> parse.Parser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the file. Raises `UsageError` for an existing file, `OSError` on failure."""
+    """Write the file.
+
+    Raises `UsageError` for an existing file and for one reached by a link, `OSError` on failure.
+    """
     given = parser().parse_args(arguments)
     chosen = given.file or guess(".")
     text = render(chosen, ".", kvm=given.kvm)
@@ -75,6 +78,8 @@ def main(arguments: Sequence[str]) -> int:
     if output == "-":
         print(text, end="")
         return 0
+    if not given.output and os.path.realpath(output) != os.path.realpath(os.curdir) + f"/{output}":
+        raise UsageError(f"a link leads to {output}", next_step="Name the place with --output.")
     _write(output, text, chosen, force=given.force)
     print(f"wrote {output}")
     if chosen == "devcontainer" and not os.path.lexists(PLACES["docker"]):

@@ -301,6 +301,21 @@ def test_a_file_is_written_once(
     assert "No such file or directory: '/proc/x'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("link", [".github/workflows", ".github/workflows/gvisor.yml"])
+def test_no_link_of_the_project_is_followed(
+    link: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A checkout may have a link to anywhere in the place of the file or of its folder."""
+    (tmp_path / "away").mkdir()
+    path = tmp_path / "app" / link
+    path.parent.mkdir(parents=True)
+    monkeypatch.chdir(project("plain", tmp_path / "app"))
+    path.symlink_to(tmp_path / ("away/file" if link.endswith(".yml") else "away"))
+    assert cli.main(["init", "github", "--force"]) == 2
+    assert "a link leads to" in capsys.readouterr().err
+    assert not [*(tmp_path / "away").iterdir()]
+
+
 def test_the_service_is_the_one_that_the_project_has(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,8 @@ def test_the_summary_of_a_step_is_appended_to_and_stays_in_its_budget(
 def test_a_summary_that_cannot_be_written_is_told_and_no_error(tmp_path: Path) -> None:
     """A folder in the place of the file; and nothing without the variable."""
     assert files.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(tmp_path)}) != ""
+    os.mkfifo(tmp_path / "unread")
+    assert files.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(tmp_path / "unread")}) != ""
     assert files.append_summary(WIDE, {}) == ""
     assert files.BUDGET == 900 * 1024
 
