@@ -11,11 +11,8 @@ from tests.inside.conftest import project
 
 __all__ = ["project"]
 
-TIMEOUT = "2"
-
-LOUD = """
-import os, signal, struct, sys, time, warnings
-import pytest
+PROJECT = """
+import os, signal, struct, time
 
 def loud():
     if os.fork() == 0:
@@ -23,104 +20,41 @@ def loud():
         while True:
             os.write(fd, b"x" * 9999 + b"\\n")
 
-def channel(config):
-    return config.pluginmanager.get_plugin("gvisor-worker")._channel
-
-def send_for_ever(config, kind, **fields):
-    test = os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0]
+def again(act, *args):
     while True:
-        channel(config).send(kind, id=test, **fields)
+        try:
+            act(*args)
+        except BaseException:
+            pass
 
-def at_the_end(config, act):
-    worker, real = config.pluginmanager.get_plugin("gvisor-worker"), channel(config)
+def test_it(pytestconfig, subtests):
+    channel = pytestconfig.pluginmanager.get_plugin("gvisor-worker")._channel
+    test = os.environ["PYTEST_CURRENT_TEST"].split(" ")[0]
+    head = struct.pack("<8sIII", bytes(8), 0, 2**26, 0)
 
-    class Ours:
-        def __getattr__(self, name):
-            return getattr(real, name)
+    def flood(kind, pause=0, **fields):
+        while time.sleep(pause) is None:
+            channel.send(kind, id=test, **fields)
 
-        def send(self, kind, **fields):
-            if kind == "finished":
-                act()
-            real.send(kind, **fields)
+    class AtTheEnd:
+        def pytest_sessionfinish(self):
+            {at_the_end}
 
-    worker._channel = Ours()
+    pytestconfig.pluginmanager.register(AtTheEnd())
+    {in_the_test}
 """
 
 ATTACKS = {
-    "a flood in a debugger": """
-def test_it():
-    loud()
-    breakpoint()
-""",
-    "a debugger again and again": """
-def test_it():
-    while True:
-        try:
-            breakpoint()
-        except BaseException:
-            pass
-""",
-    "questions without end": """
-def test_it(pytestconfig):
-    send_for_ever(pytestconfig, "debugger", event="open", shown=False)
-""",
-    "a trickle of warnings at the end": """
-def test_it(pytestconfig):
-    real = channel(pytestconfig)
-    def act():
-        while True:
-            real.send("warning", text="x" * 30_000, when="runtest")
-            time.sleep(0.08)
-    at_the_end(pytestconfig, act)
-""",
-    "a teardown of the session": """
-@pytest.fixture(scope="session")
-def held():
-    yield
-    loud()
-    while True:
-        warnings.warn("x" * 30_000)
-
-def test_it(held):
-    pass
-""",
-    "half a message": """
-def test_it(pytestconfig):
-    ours = channel(pytestconfig)
-    head = struct.pack("<8sIII", bytes(8), ours._encoder._number, 2**26, 0)
-    os.write(ours.socket, head + b"{")
-    while True:
-        os.write(ours.socket, b" ")
-        time.sleep(0.01)
-""",
-    "short messages": """
-def test_it(pytestconfig):
-    send_for_ever(pytestconfig, "phase", when="call")
-""",
-    "subtests": """
-def test_it(subtests):
-    while True:
-        with subtests.test():
-            pass
-""",
-    "a stop": """
-def test_it():
-    loud()
-    os.kill(os.getpid(), signal.SIGSTOP)
-""",
-    "pytest.exit": """
-@pytest.fixture(scope="session")
-def held():
-    yield
-    while True:
-        try:
-            pytest.exit("again")
-        except BaseException:
-            pass
-
-def test_it(held):
-    pytest.exit("now")
-""",
+    "a flood in a debugger": ("loud(); breakpoint()", ""),
+    "a debugger again and again": ("again(breakpoint)", ""),
+    "questions": ("flood('debugger', event='open', shown=False)", ""),
+    "a trickle at the end": ("", "flood('warning', 0.08, text='x' * 30_000, when='runtest')"),
+    "a flood at the end": ("", "loud(); signal.pause()"),
+    "half a message": ("again(os.write, channel.socket, head)", ""),
+    "short messages": ("flood('phase', when='call')", ""),
+    "subtests": ("again(lambda: subtests.test().__enter__())", ""),
+    "a stop": ("loud(); os.kill(os.getpid(), signal.SIGSTOP)", ""),
+    "pytest.exit": ("import pytest; pytest.exit('now')", "again(pytest.exit, 'again')"),
 }
 
 
@@ -129,12 +63,12 @@ def test_a_test_inside_keeps_the_host_for_its_time_alone(
     attack: str, project: pytest.Pytester
 ) -> None:
     """However much or little comes from inside, the session ends, and shows a bounded output."""
-    project.makepyfile(test_it=LOUD + ATTACKS[attack])
-    result = project.runpytest_subprocess(
-        "--in-gvisor", "--gvisor-strict", "--gvisor-timeout", TIMEOUT, timeout=120
-    )
+    test, end = ATTACKS[attack]
+    project.makepyfile(PROJECT.format(in_the_test=test or "pass", at_the_end=end or "pass"))
+    options = ("--in-gvisor", "--gvisor-strict", "--gvisor-timeout=2")
+    result = project.runpytest_subprocess(*options, timeout=120)
     assert sum(map(len, result.outlines)) < 40_000_000
-    assert result.outlines[-1].strip("= ").rpartition(" in ")[0]
+    assert " in " in result.outlines[-1]
 
 
 def test_an_strace_fills_neither_disk_nor_memory(gvisor: Gvisor) -> None:
@@ -142,12 +76,9 @@ def test_an_strace_fills_neither_disk_nor_memory(gvisor: Gvisor) -> None:
     calls = "import os\nfor _ in range(5000): os.getppid()"
     with gvisor.sandbox(debug=True) as sandbox:
         sandbox.exec(["python3", "-c", calls], check=True)
-        session = Path(gvisor._launcher.session().path)
-        written = [path.stat() for path in session.glob("*/logs/*")]
-        assert written
-        assert sum(info.st_size for info in written) == 0
-    log = gvisor.records[-1].debug_logs["boot"]
-    first, *lines = log.splitlines()
+        logs = Path(gvisor._launcher.session().path).glob("*/logs/*")
+        assert {path.stat().st_size for path in logs} == {0}
+    first, *lines = gvisor.records[-1].debug_logs["boot"].splitlines()
     assert first.endswith("bytes before …]")
     assert any("strace.go" in line for line in lines)
-    assert len(log.encode()) < 300_000
+    assert sum(map(len, lines)) < 300_000

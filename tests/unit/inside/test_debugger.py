@@ -124,37 +124,25 @@ def test_a_worker_of_xdist_has_no_input(inside: Inside, monkeypatch: pytest.Monk
     ("at_terminal", "line", "left"), [(False, "c\n", 3), (True, "c\n", 5), (True, "", 3)]
 )
 def test_a_debugger_gets_no_time_but_by_a_line_of_the_user(
-    inside: Inside,
-    monkeypatch: pytest.MonkeyPatch,
-    clock: Clock,
-    *,
-    at_terminal: bool,
-    line: str,
+    inside: Inside, monkeypatch: pytest.MonkeyPatch, clock: Clock, *, at_terminal: bool, line: str,
     left: float,
-) -> None:
+) -> None:  # fmt: skip
     """While a line is waited for, no time goes by; at a terminal a line gives the whole time."""
 
-    class User(io.StringIO):
-        def isatty(self) -> bool:
-            return at_terminal
+    def read(_debugger: Debugger) -> str:
+        clock.now += 3600
+        return line
 
-        def readline(self, _size: int | None = -1, /) -> str:  # type: ignore[override]
-            clock.now += 3600
-            return line
-
-    monkeypatch.setattr(sys, "stdin", User())
-    monkeypatch.setattr(sys, "stdout", User())
-    debugger = begun(inside)
-    inside.budget = Budget(5)
+    monkeypatch.setattr(Debugger, "_read", read)
+    monkeypatch.setattr(Debugger, "_at_terminal", lambda _debugger: at_terminal)
+    debugger, inside.budget = begun(inside), Budget(5)
     clock.now += 1
-    for _ in range(1000):
-        take(debugger, "open", "end")
     take(debugger, "open")
     clock.now += 1
     assert inside.budget.left == 3
-    take(debugger, "read")
-    assert inside.budget.left == left
+    take(debugger, "read", "end")
     debugger.end()
+    assert inside.budget.left == left
 
 
 def test_the_first_interrupt_goes_inside_and_the_second_is_ours(inside: Inside) -> None:

@@ -446,16 +446,15 @@ def test_files_in_little_pieces_end_in_time(
 ) -> None:
     """Pieces extend the return of files by what a slow sender needs, and up to a maximum."""
     monkeypatch.setattr("pytest_gvisor.run.budget._SLOWEST", 1000)
-    piece = file("a", b"x" * size, more=True)
+    piece, sandbox, begun = file("a", b"x" * size, more=True), Sandbox([]), clock.now
 
-    class Trickle(Sandbox):
-        def receive_of_first(self) -> Message:
-            clock.now += 1
-            if self.budget.left <= -LATE:
-                raise Hangs
-            return piece
+    def receive() -> Message:
+        clock.now += 1
+        if sandbox.budget.left <= -LATE:
+            raise Hangs
+        return piece
 
-    begun = clock.now
-    assert Taker(host.store, host.agreed).receive(cast("Link", Trickle([])), 2.0)
+    monkeypatch.setattr(sandbox, "receive_of_first", receive)
+    assert Taker(host.store, host.agreed).receive(cast("Link", sandbox), 2.0)
     assert clock.now - begun <= longest + LATE + 1
     host.store.close()

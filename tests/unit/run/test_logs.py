@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from pytest_gvisor.escape import escape
 from pytest_gvisor.run import logs
 from pytest_gvisor.run.capture import Capture
 
-MOST = 16 * 1024
+MOST = 256 * 1024
 
 
 @pytest.fixture
@@ -81,45 +80,23 @@ def test_of_a_panic_log_the_beginning_is_read(log: Path) -> None:
     assert len(logs.panic(str(log))) == 4096
 
 
-@pytest.fixture
-def debug_logs(tmp_path: Path) -> Iterator[logs.DebugLogs]:
-    """The debug logs of a run."""
-    made = logs.DebugLogs(str(tmp_path / "logs"))
-    yield made
-    made.close()
-
-
-def test_debug_logs_are_read_by_their_subcommand(
-    debug_logs: logs.DebugLogs, tmp_path: Path
-) -> None:
-    """Two of one subcommand are one text; what is not escaped is kept as it is."""
-    for name, text in (("boot", "first "), ("boot", "second "), ("run", "run\x1b")):
-        (tmp_path / "logs" / name).write_text(text)
-    found = debug_logs.captured()
-    assert {name: logs.end(log) for name, log in found.items()} == {
-        "boot": "first second ", "run": "run\\x1b",
-    }  # fmt: skip
-    debug_logs.keep(str(tmp_path / "kept"))
-    kept = {path.name: path.read_text() for path in (tmp_path / "kept").iterdir()}
-    assert kept == {"boot.log": "first second ", "run.log": "run\x1b"}
-
-
-def test_a_debug_log_of_any_length_takes_a_bounded_room(
-    debug_logs: logs.DebugLogs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing of it is on disk; beginning and end are in memory, and the report says so."""
-    drain = debug_logs.drains[0]
-    drain.capture = Capture(2 * MOST)
+def test_debug_logs_of_any_length_take_a_bounded_room(tmp_path: Path) -> None:
+    """Nothing is on disk, beginning and end are in memory, and the report has the cut."""
+    debug_logs = logs.DebugLogs(str(tmp_path / "logs"))
+    debug_logs.drains[0].capture = Capture(2 * MOST)
+    (tmp_path / "logs/run").write_bytes(b"run\x1b")
     with open(tmp_path / "logs/boot", "wb", buffering=0) as log:
-        for number in range(100):
-            log.write(b"%d" % (number % 10) * MOST)
-            drain.read()
-    found = debug_logs.captured()["boot"]
-    assert found.data() == b"0" * MOST + b"9" * MOST
+        for number in range(96):
+            log.write(b"%d" % (number // 48) * (MOST // 16))
+            debug_logs.drains[0].read()
+    ends = {name: logs.end(log) for name, log in debug_logs.captured().items()}
+    assert ends == {"boot": f"[… {5 * MOST:,} bytes before …]\n" + "1" * MOST, "run": "run\\x1b"}
+    assert logs.debugged(ends["boot"])[0][0].startswith("[… ")
     assert (tmp_path / "logs/boot").stat().st_size == 0
-    monkeypatch.setattr(logs, "_MAX", 10)
-    boot, _strace = logs.debugged(logs.end(found))
-    assert boot == [f"[… {100 * MOST - 10:,} bytes before …]", "9" * 10]
+    debug_logs.keep(str(tmp_path / "kept"))
+    debug_logs.close()
+    assert (tmp_path / "kept/boot.log").read_bytes() == b"0" * MOST + b"1" * MOST
+    assert (tmp_path / "kept/run.log").read_bytes() == b"run\x1b"
 
 
 def test_of_a_boot_log_the_telling_lines_are_shown() -> None:
