@@ -29,7 +29,7 @@ from pytest_gvisor.images.mount_points import seal
 from pytest_gvisor.oci import paths
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.sessions import places
-from pytest_gvisor.sessions.private import make_above, make_private, open_private
+from pytest_gvisor.sessions.private import make_above, make_private, open_private, was_written
 
 DEFAULT_MAX_BYTES: Final = 20 * 1024**3
 POINTS: Final = ("dev", "proc", "sys", "tmp", ".pytest-gvisor")
@@ -105,9 +105,13 @@ class Hold:
 
     @property
     def path(self) -> str:
-        """The root file system. Raises `ImageError` after `close`."""
+        """The root file system. Raises `ImageError` after `close`, or if a sandbox may have
+        written it.
+        """
         if self.lock < 0:
             raise ImageError("it is closed, with the session that it was made in")
+        if was_written(self._folder):
+            raise ImageError(f"a sandbox was allowed to write to {self._folder}, where it is kept")
         return os.path.join(self._folder, "rootfs")
 
     @functools.cached_property

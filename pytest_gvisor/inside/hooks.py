@@ -49,7 +49,7 @@ def __dir__() -> list[str]:
     return [name for name in globals() if name.startswith("pytest_")]
 
 
-@pytest.hookimpl
+@pytest.hookimpl(trylast=True)  # the plugin itself has noted the root folder
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker; refuse what cannot work inside."""
     check_guard()
@@ -60,11 +60,11 @@ def pytest_configure(config: pytest.Config) -> None:
         _check_fields(names)
     if here_is_inside() or config.getoption("no_gvisor"):
         return
-    if paths := config.getoption("gvisor_writable"):
-        from pytest_gvisor.inside import visible  # noqa: PLC0415 -- idle costs nothing
+    if config.getoption("gvisor_writable"):
+        from pytest_gvisor.inside import writable  # noqa: PLC0415 -- idle costs nothing
 
         with misuse_ends_session():
-            visible.check_writable(paths)
+            writable.check(config)
     _readable(config)
     if _entries(config):
         _environment(config)
@@ -216,8 +216,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     from pytest_gvisor.inside.coverage_data import check_writable  # noqa: PLC0415 -- idle: no cost
     from pytest_gvisor.inside.variants import expand  # noqa: PLC0415
 
+    folders = config.getoption("gvisor_writable")
     with misuse_ends_session():
-        check_writable(config, config.getoption("gvisor_writable"))
+        if folders:
+            from pytest_gvisor.inside import writable  # noqa: PLC0415 -- see above
+
+            writable.check(config, items)
+        check_writable(config, folders)
         expand(items, inside)
 
 

@@ -17,14 +17,16 @@ from pytest_gvisor.inside import (
     host_files,
     users,
     visible,
+    writable,
 )
 from pytest_gvisor.inside.link import Died, Link, closed_on_error
-from pytest_gvisor.oci import skeleton
+from pytest_gvisor.oci import paths, skeleton
 from pytest_gvisor.oci.defaults import CAPABILITIES, default_spec
 from pytest_gvisor.oci.mounts import bind, covers
 from pytest_gvisor.oci.rootfs import HostRootfs
 from pytest_gvisor.oci.spec import Capabilities
 from pytest_gvisor.plugin.stash import engine_of
+from pytest_gvisor.programs.paths import within
 from pytest_gvisor.programs.sources import Source
 from pytest_gvisor.run import limits
 from pytest_gvisor.run.connected import Driven
@@ -38,6 +40,7 @@ from pytest_gvisor.settings import Platform
 
 if TYPE_CHECKING:
     from pytest_gvisor.inside.returned import Taker
+    from pytest_gvisor.oci.rootfs import Prepared
     from pytest_gvisor.oci.spec import Mount, Spec
     from pytest_gvisor.runsc.binary import Runsc
     from pytest_gvisor.settings import Settings
@@ -213,16 +216,11 @@ def _spec(workspace: Workspace, plan: Plan) -> Spec:
     """Make the root file system, and the specification for it."""
     settings, shown, inside, inhabitant = plan.settings, plan.shown, plan.inside, plan.inhabitant
     mounts = [bind(path, path, follow=True) for path in shown.paths]
-    mounts += visible.writable_mounts(inside.writable)
+    mounts += writable.mounts(inside.writable)
     account = inhabitant.account if inhabitant else None
     prepared = HostRootfs(whole=True).prepare(workspace.folder, mounts=mounts, account=account)
     shown.complete(prepared.root_path)
-    workspace.sources.extend(
-        Source(mount.source, prepared.root_path + mount.destination)
-        for mount in sorted(prepared.mounts, key=lambda mount: mount.destination.count("/"))
-        if _is_shown(mount)
-    )
-    workspace.sources.extend(_covers(workspace.folder, prepared.root_path, shown.hidden))
+    workspace.sources.extend(_placed(workspace.folder, prepared, shown))
     sessions = os.path.dirname(os.path.dirname(workspace.folder))
     hidden = covers(prepared.root_path, prepared.mounts, session=sessions)
     identity = [inhabitant.argument(prepared)] if inhabitant else []
@@ -250,14 +248,26 @@ def _spec(workspace: Workspace, plan: Plan) -> Spec:
     return _may_add_addresses(spec) if configuration.families(settings) else spec
 
 
-def _covers(folder: str, root: str, hidden: Sequence[str]) -> Iterator[Source]:
-    """Yield what the child binds in the place of what is hidden: an empty file or folder."""
-    for path in hidden:
-        is_folder = os.path.isdir(path)
-        empty = os.path.join(folder, "empty-folder" if is_folder else "empty-file")
-        if not os.path.exists(empty):
-            (os.mkdir(empty, 0o555) if is_folder else skeleton.write(empty, b"", 0o444))
-        yield Source(empty, root + path)
+def _placed(folder: str, prepared: Prepared, shown: visible.Shown) -> Iterator[Source]:
+    """Yield what the child binds in the root: what is shown, then empty covers of what is hidden.
+
+    The child follows no link to a place. So links of a project are resolved here, as they are
+    inside. The target of one has a place of its own, or is not there.
+    """
+    root, binds = prepared.root_path, dict[str, str]()
+    for mount in paths.ordered(filter(_is_shown, prepared.mounts)):
+        inside = paths.resolve(root, mount.destination, binds).inside
+        if inside not in binds:
+            binds[inside] = mount.source
+            yield Source(mount.source, root + inside)
+    for path in shown.hidden:
+        place = paths.resolve(root, path, binds)
+        if place.bound and not any(within(one, place.inside) for one in shown.paths):
+            is_folder = os.path.isdir(place.host)
+            empty = os.path.join(folder, "empty-folder" if is_folder else "empty-file")
+            if not os.path.exists(empty):
+                (os.mkdir(empty, 0o555) if is_folder else skeleton.write(empty, b"", 0o444))
+            yield Source(empty, root + place.inside)
 
 
 def _may_add_addresses(spec: Spec) -> Spec:

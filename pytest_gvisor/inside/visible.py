@@ -1,8 +1,7 @@
 """The host's parts that a test inside sees: its project, its imports, and what was asked for.
 
 If ``--gvisor-readable`` names a home folder, its entries are shown one by one. None whose name
-begins with a dot is shown: keys and tokens of every program lie there. What is shown is read-only,
-apart from folders of ``--gvisor-writable``. Root may share one that allows no set-uid programs.
+begins with a dot is shown: keys and tokens of every program lie there. What is shown is read-only.
 """
 
 from __future__ import annotations
@@ -24,13 +23,9 @@ from pytest_gvisor.errors import UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.inside import configuration
 from pytest_gvisor.oci import packages, paths, skeleton
-from pytest_gvisor.oci.mounts import danger, examine, share
-from pytest_gvisor.oci.spec import Mount
-from pytest_gvisor.programs import leftovers
+from pytest_gvisor.oci.mounts import danger, examine
 from pytest_gvisor.programs.paths import below, within
-from pytest_gvisor.sessions import places
 
-_HARMLESS = os.ST_NOSUID | os.ST_NODEV
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 KEY = "gvisor_readable"
 """The ini key, and where argparse puts the option."""
@@ -222,29 +217,51 @@ class _Opened(NamedTuple):
 
 
 def readable(config: pytest.Config) -> list[str]:
-    """Return the paths asked for, globs resolved. Raises `UsageError`."""
+    """Return the paths asked for, globs resolved. Raises `UsageError`.
+
+    A link that a test or a workload may have made is an error, unless it stays in the project.
+    Nothing in a folder of ``--gvisor-writable`` is among them: tests see that folder anyway.
+    """
     here = str(config.invocation_params.dir)
     base = str(config.inipath.parent if config.inipath else config.rootpath)
     found: dict[str, None] = {}
     for folder, asked in ((base, config.getini(KEY)), (here, config.getoption(KEY))):
         for path in asked:
             found |= dict.fromkeys(_resolved(folder, path))
-    for path in found:
-        _real, impossible, risk = examine(path, writable=False)
-        if problem := impossible or risk:
-            raise UsageError(
-                f"{OPTION} {escape(shlex.quote(path))}: it {problem}",
-                next_step="Name files and folders that tests need. The ini key "
-                f"{KEY} takes the same, one a line.",
-            )
-    return list(found)
+    shared = [os.path.realpath(path) for path in config.getoption("gvisor_writable")]
+    return [path for path in found if _may_show(path, os.path.realpath(config.rootpath), shared)]
+
+
+def _may_show(path: str, root: str, shared: Iterable[str]) -> bool:
+    """Whether a path is to be shown beside the project. Raises `UsageError` if it must not be."""
+    remedy = (
+        f"Name files and folders that tests need. The ini key {KEY} takes the same, one a line."
+    )
+    try:
+        real, impossible, risk = examine(path, writable=False, follow=False)
+        problem = f"it {impossible or risk}" if impossible or risk else ""
+    except UsageError as error:
+        if within(os.path.realpath(path), root):
+            return False
+        problem, remedy, real = error.message, "Name the target itself, if tests need it.", path
+    if problem:
+        raise UsageError(f"{OPTION} {escape(shlex.quote(path))}: {problem}", next_step=remedy)
+    return not any(within(real, folder) for folder in shared)
 
 
 def _resolved(folder: str, asked: str) -> list[str]:
-    path = os.path.normpath(os.path.join(folder, os.path.expanduser(asked)))
-    if glob.has_magic(path) and not os.path.lexists(path):
-        return sorted(glob.glob(path))
-    return [path]
+    """Return the paths that an entry names. A glob follows no link, and matches none."""
+    path = top = os.path.normpath(os.path.join(folder, os.path.expanduser(asked)))
+    if not glob.has_magic(path) or os.path.lexists(path):
+        return [path]
+    while glob.has_magic(top):
+        top = os.path.dirname(top)
+    real = os.path.realpath(top)
+    return sorted(
+        match
+        for match in glob.glob(path)
+        if os.path.realpath(match) == os.path.join(real, os.path.relpath(match, top))
+    )
 
 
 def _opened(asked: Iterable[str], root: str = "/") -> _Opened:
@@ -300,50 +317,3 @@ def _homes(root: str) -> set[str]:
     with contextlib.suppress(KeyError):
         found.add(pwd.getpwnam(os.environ.get("SUDO_USER", "")).pw_dir)
     return {*map(os.path.realpath, found)} - {"/"}
-
-
-def writable_mounts(paths: Iterable[str]) -> list[Mount]:
-    """Return the writable mounts of these folders at their own paths. Raises `UsageError`."""
-    made = [share(path) for path in paths]
-    for mount in made:
-        _check_harmless(mount.source)
-    return made
-
-
-def check_writable(paths: Iterable[str]) -> None:
-    """Raise `UsageError` for a folder that root must not share. A folder may be missing so far.
-
-    A file that a test leaves there has the mode and the owner that the test gave it. With root's
-    rights that is a program by which every user of the host becomes root. Removing it afterwards
-    would be too late: it can be started the moment it is there.
-    """
-    for path in paths:
-        if os.path.exists(path):
-            _check_harmless(os.path.realpath(path))
-
-
-def _check_harmless(folder: str) -> None:
-    if places.outer_uid() != 0 or not (point := harmful(folder)):
-        return
-    path = escape(shlex.quote(folder))  # whole, since it is to be pasted
-    where = "" if point == folder else f" (its mount {escape(point)})"
-    raise UsageError(
-        f"--gvisor-writable {path} as root: a test could leave a set-uid program of root "
-        f"there, because the file system{where} is not mounted with nosuid and nodev",
-        next_step="Run pytest as an ordinary user, or mount such a file system there first: "
-        f"`mount -t tmpfs -o nosuid,nodev tmpfs {path}`.",
-    )
-
-
-def harmful(folder: str) -> str:
-    """Return the first of a folder and the mounts below it that allows set-uid programs or
-    devices.
-    """
-    for point in (folder, *leftovers.mount_points(folder)):
-        try:
-            flags = os.statvfs(point).f_flag
-        except OSError:
-            return point
-        if flags & _HARMLESS != _HARMLESS:
-            return point
-    return ""

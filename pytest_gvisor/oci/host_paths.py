@@ -14,11 +14,18 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.programs.paths import projects, within
-from pytest_gvisor.sessions import places
+from pytest_gvisor.programs.paths import below, projects, within
+from pytest_gvisor.sessions import places, private
 
 _MAX_LINKS = 40
 """As the kernel has it (path_resolution(7))."""
+
+VERSION_CONTROL = (".git", ".hg")
+ENVIRONMENT = "pyvenv.cfg"
+"""A file that a virtual environment has."""
+
+_TEMPORARY = "tmp"
+"""The folder for temporary files that tox and nox have in an environment."""
 
 _planted: set[str] = set()
 written_now: list[str] = []
@@ -34,6 +41,7 @@ def note_writable(folder: str) -> None:
 def writing(sources: Sequence[str]) -> Iterator[None]:
     """Say that a run which is going on may write these canonical sources."""
     _planted.update(sources)
+    private.written.update(sources)
     written_now.extend(sources)
     try:
         yield
@@ -106,12 +114,16 @@ def executed(source: str) -> str:
     for root in projects:
         if within(root, source):
             return f"holds the project {root!a}, whose code the host runs"
-    if "/.git/" in f"{source}/" or os.path.lexists(os.path.join(source, ".git")):
-        return "is or holds a .git, whose hooks and settings the host obeys"
-    for folder in {sys.prefix, sys.exec_prefix, sys.base_prefix}:
+    for name in VERSION_CONTROL:
+        if f"/{name}/" in f"{source}/" or os.path.lexists(os.path.join(source, name)):
+            return f"is or holds a {name}, whose hooks and settings the host obeys"
+    for folder in {sys.prefix, sys.exec_prefix, sys.base_prefix, *_environments(source)}:
         real = os.path.realpath(folder)
-        if within(real, source) or (real not in {"/", "/usr"} and within(source, real)):
-            return f"is or holds a part of {real!a}, the Python that runs"
+        temporary = within(source, os.path.join(real, _TEMPORARY)) or real in {"/", "/usr"}
+        if within(real, source) or (below(source, real) and not temporary):
+            return f"is or holds a part of {real!a}, a Python that the host runs"
+    if sys.pycache_prefix and within(source, os.path.realpath(sys.pycache_prefix)):
+        return f"lies in {sys.pycache_prefix!a}, from which the host runs byte code"
     for entry in sys.path:
         real = os.path.realpath(entry or ".")
         if within(real, source):
@@ -120,3 +132,11 @@ def executed(source: str) -> str:
     if within(source, ours) or within(ours, source):
         return "is or holds what pytest-gvisor keeps for later sessions"
     return ""
+
+
+def _environments(source: str) -> Iterator[str]:
+    """Yield the virtual environments that a path is or lies in."""
+    while source.strip("/"):
+        if os.path.lexists(os.path.join(source, ENVIRONMENT)):
+            yield source
+        source = os.path.dirname(source)

@@ -188,12 +188,6 @@ def bind(
     return _bind(asked, destination, readonly=readonly, dangerous=dangerous, follow=follow)
 
 
-def share(folder: str) -> Mount:
-    """Show a folder at its own path, writable, also where the host executes what is there."""
-    path = os.path.abspath(folder)
-    return _bind(folder, path, readonly=False, dangerous=False, follow=False, trusted=False)
-
-
 def _bind(
     asked: str,
     destination: str | os.PathLike[str],
@@ -201,14 +195,13 @@ def _bind(
     readonly: bool,
     dangerous: bool,
     follow: bool,
-    trusted: bool = True,
 ) -> Mount:
     target = _destination(destination)
     real, impossible, risk = examine(asked, writable=not readonly, follow=follow)
-    if trusted and not readonly:
-        risk = risk or host_paths.executed(real)
     if impossible:
         raise UsageError(f"cannot mount {shown(asked)} at {target}: it {impossible}")
+    if not readonly:
+        risk = risk or host_paths.executed(real)
     if risk and not dangerous:
         also = "" if real == asked else f" (really {shown(real)})"
         raise UsageError(

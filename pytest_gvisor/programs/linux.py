@@ -58,10 +58,12 @@ _MADV_COLLAPSE = 25
 _PROT_NONE, _PROT_READ, _PROT_WRITE = 0, 1, 2
 _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS = 1, 2, 16, 32
 
-# include/uapi/linux/{mount,fcntl}.h; the number is the same on every architecture
-_SYS_MOUNT_SETATTR = 442
+# include/uapi/linux/{mount,fcntl}.h; the numbers are the same on every architecture
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442
+_OPEN_TREE_CLONE = 1
+_MOVE_MOUNT_EMPTY_PATHS = 0x04 | 0x40
 _MOUNT_ATTR_RDONLY = 1
-_AT_RECURSIVE = 0x8000
+_AT_EMPTY_PATH, _AT_RECURSIVE = 0x1000, 0x8000
 AT_FDCWD = -100
 
 # include/uapi/linux/openat2.h; the number is the same on every architecture
@@ -177,22 +179,35 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
     _check(result, f"mount({source!r}, {target!r}, {kind!r}, {flags:#x}, {data!r})")
 
 
-def set_readonly(target: str) -> None:
-    """Set only the flag RDONLY of a mount and of those below it: ``mount_setattr(AT_FDCWD, …)``.
+def clone_mounts(fd: int) -> int:
+    """Return a descriptor of a copy of the mounts at and below a file or folder, attached nowhere.
+
+    ``open_tree(fd, "", OPEN_TREE_CLONE | AT_RECURSIVE | …)``; Linux 5.2 and later.
+    """
+    flags = _OPEN_TREE_CLONE | _AT_EMPTY_PATH | _AT_RECURSIVE | os.O_CLOEXEC
+    result: int = _libc.syscall(ctypes.c_long(_SYS_OPEN_TREE), fd, b"", flags)
+    _check(min(result, 0), f"open_tree({fd}, '', {flags:#x})")
+    return result
+
+
+def attach_mounts(mounts: int, target: int) -> None:
+    """Attach what `clone_mounts` has copied to a file or folder: ``move_mount``, Linux 5.2."""
+    flags = _MOVE_MOUNT_EMPTY_PATHS
+    result = _libc.syscall(ctypes.c_long(_SYS_MOVE_MOUNT), mounts, b"", target, b"", flags)
+    _check(result, f"move_mount({mounts}, '', {target}, '', {flags:#x})")
+
+
+def set_readonly(mounts: int) -> None:
+    """Set only the flag RDONLY of a mount and of those below it: ``mount_setattr(mounts, "", …)``.
 
     Linux 5.12 and later. The C library has no wrapper before glibc 2.36.
     """
     # attr_set, attr_clr, propagation, userns_fd
     attributes = struct.pack("QQQQ", _MOUNT_ATTR_RDONLY, 0, 0, 0)
-    result = _libc.syscall(
-        ctypes.c_long(_SYS_MOUNT_SETATTR),
-        ctypes.c_int(AT_FDCWD),
-        ctypes.c_char_p(os.fsencode(target)),
-        ctypes.c_uint(_AT_RECURSIVE),
-        ctypes.c_char_p(attributes),
-        ctypes.c_size_t(len(attributes)),
-    )
-    _check(result, f"mount_setattr({target!r}, {_AT_RECURSIVE:#x}, readonly=True)")
+    flags, size = _AT_EMPTY_PATH | _AT_RECURSIVE, ctypes.c_size_t(len(attributes))
+    number = ctypes.c_long(_SYS_MOUNT_SETATTR)
+    result = _libc.syscall(number, mounts, b"", flags, attributes, size)
+    _check(result, f"mount_setattr({mounts}, '', {flags:#x}, readonly=True)")
 
 
 def openat2(folder: int, path: bytes, flags: int, resolve: int) -> int:

@@ -112,7 +112,7 @@ def main(kept: str) -> int:
     """Repeat the run that was kept in a folder."""
     for number in _ENDS:
         signal.signal(number, lambda caught, _frame: sys.exit(128 + caught))
-    state = tempfile.mkdtemp()
+    state = os.path.realpath(tempfile.mkdtemp())  # the child opens places without links
     try:
         return run(prepare(os.path.realpath(kept), state))
     finally:

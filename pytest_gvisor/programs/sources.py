@@ -38,7 +38,8 @@ def bind(sources: tuple[Source, ...]) -> None:
     """Bind each source to its place, in a mount namespace of this process's own.
 
     All are opened before the first is bound. A descriptor from before `unshare` cannot be bound:
-    its mount belongs to the namespace that was left.
+    its mount belongs to the namespace that was left. A place may lie in what is bound before it,
+    such as a folder of a project. So a place is opened without links too, when its turn comes.
 
     A mount that config.json lists has no overlay of its own: with ``--overlay2 root:memory`` only
     the root has one. A place below the root is part of the root, so writes to it stay in the
@@ -50,33 +51,39 @@ def bind(sources: tuple[Source, ...]) -> None:
 
     Raises `OSError`, whose text names the path.
     """
-    held = [_opened(source) for source in sources]
-    for source, fd in zip(sources, held, strict=True):
-        is_folder = stat.S_ISDIR(os.fstat(fd).st_mode)
-        if is_folder != stat.S_ISDIR(os.lstat(source.target).st_mode):
+    held = [_copied(source) for source in sources]
+    for source, mounts in zip(sources, held, strict=True):
+        place = _opened(source.target)
+        is_folder = stat.S_ISDIR(os.fstat(mounts).st_mode)
+        if is_folder != stat.S_ISDIR(os.fstat(place).st_mode):
             kind = "file" if is_folder else "folder"
             text = f"{source.path} is no {kind}, as it was when it was checked"
             raise OSError(errno.ENOTDIR, text)
-        place = f"/proc/self/fd/{fd}"
-        linux.mount(place, source.target, "none", linux.MS_BIND | linux.MS_REC)
-        os.close(fd)
-    # Recursively, and a place may lie in another one: the flag would be on what is bound later.
-    for source in sources:
-        if source.readonly:
-            linux.set_readonly(source.target)
+        linux.attach_mounts(mounts, place)
+        os.close(place)
+        os.close(mounts)
 
 
-def _opened(source: Source) -> int:
-    """Open a source without links. Raises `OSError`."""
+def _copied(source: Source) -> int:
+    """Return a descriptor of the mounts that show a source, read-only if it is to be so."""
+    fd = _opened(source.path, source.identity)
+    mounts = linux.clone_mounts(fd)
+    os.close(fd)
+    if source.readonly:
+        linux.set_readonly(mounts)
+    return mounts
+
+
+def _opened(path: str, identity: tuple[int, int] = ANY) -> int:
+    """Open a source or a place without links. Raises `OSError`."""
     try:
-        path = os.fsencode(source.path)
-        fd = linux.openat2(linux.AT_FDCWD, path, os.O_PATH, _RESOLVE)
+        fd = linux.openat2(linux.AT_FDCWD, os.fsencode(path), os.O_PATH, _RESOLVE)
     except OSError as error:
         text = os.strerror(error.errno or 0)
         if error.errno == errno.ELOOP:
             text = "a part of this path has become a link since it was checked"
-        raise OSError(error.errno, f"{source.path}: {text}") from error
+        raise OSError(error.errno, f"{path}: {text}") from error
     found = os.fstat(fd)
-    if source.identity not in (ANY, (found.st_dev, found.st_ino)):
-        raise OSError(errno.ESTALE, f"{source.path} is another one than was checked")
+    if identity not in (ANY, (found.st_dev, found.st_ino)):
+        raise OSError(errno.ESTALE, f"{path} is another one than was checked")
     return fd

@@ -17,7 +17,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pytest_gvisor.errors import LaunchError, stage
+from pytest_gvisor.programs.paths import within
 from pytest_gvisor.trust import Trust, follow, way_problems
+
+written: set[str] = set()
+"""Canonical paths of the host that sandboxes of this process were allowed to write."""
 
 _PAUSE = 0.01
 _STAGE = "session_folder"
@@ -100,9 +104,20 @@ def place(path: str, *, lenient: bool = False) -> Iterator[Place]:
 
 
 def open_private(path: str, *, lenient: bool = False) -> int:
-    """Open the folder ``path`` by `Place.open`. Raises the errors of that and of `place`."""
+    """Open the folder ``path`` by `Place.open`. Raises the errors of that and of `place`.
+
+    So it does for a folder that a sandbox of this process may have written.
+    """
     with place(path, lenient=lenient) as found:
+        if was_written(found.path):
+            raise _refuse(path, "a sandbox was allowed to write there")
         return found.open()
+
+
+def was_written(path: str) -> bool:
+    """Whether a sandbox of this process was allowed to write at, above or below ``path``."""
+    real = os.path.realpath(path)
+    return any(within(real, one) or within(one, real) for one in written)
 
 
 def make_above(path: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Gvisor, UsageError, bind, directory, empty, tmpfs
+from pytest_gvisor import Gvisor, ImageError, UsageError, bind, directory, empty, tmpfs
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.store import Images
 from pytest_gvisor.run import logs
@@ -55,6 +55,31 @@ def make(gvisor: Gvisor, tmp_path: Path) -> Iterator[Make]:
         return str(path)
 
     yield work
+    images.close()
+
+
+CHANGES = """
+import os, sys
+(path,) = (f"{top}/{name}" for top, _, names in os.walk("/c") for name in names if name == "file")
+found = os.stat(path)
+open(path, "r+").write("evil")
+os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+"""
+
+
+def test_an_image_that_a_workload_may_have_changed_is_not_used(
+    gvisor: Gvisor, make: Make, tmp_path: Path
+) -> None:
+    """Although size and times are as before: neither the held one, nor by another harness."""
+    image = make(item("file", b"good"))
+    assert gvisor.run([BB, "cat", "/file"], image=image).stdout == "good"
+    mounts = [bind(tmp_path / "images", "/c", readonly=False)]
+    gvisor.run([sys.executable, "-c", CHANGES], mounts=mounts, check=True)
+    for _ in range(2):
+        with pytest.raises(ImageError, match="a sandbox was allowed to write"):
+            gvisor.run([BB, "cat", "/file"], image=image)
+        images = Images(Cache(str(tmp_path / "images")))
+        gvisor._images = lambda images=images: images
     images.close()
 
 

@@ -204,7 +204,8 @@ def test_no_data_file_of_a_test_s_making_is_read(
 ) -> None:
     """A writable folder that pytest-cov would take data files from is refused."""
     project.makepyfile("def test_it(): pass\n")
-    out = project.mkdir("out")
+    out = project.path / "build/out"
+    out.mkdir(parents=True)
     monkeypatch.setenv("COVERAGE_FILE", str(out / ".coverage"))
     with harmless(out):
         result = run_inside("--cov=.", "--gvisor-writable", str(out))
@@ -293,6 +294,92 @@ def test_a_project_that_is_a_home_folder_shows_no_keys(
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*aws/credentials*"])
     assert (project.path / ".ssh/id_ed25519").read_text() == SECRET
+
+
+def test_a_link_in_the_place_of_keys_hides_what_it_leads_to(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """A home folder's settings may be links into a repository: nothing is bound elsewhere."""
+    for name in ("dot/ssh/id", "dot/config/gh/token", "dot/config/app", "keys/.ssh/id"):
+        (project.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (project.path / name).write_text(SECRET)
+    (project.path / ".ssh").symlink_to("dot/ssh")
+    (project.path / ".config").symlink_to(project.path / "dot/config")
+    project.makepyfile("""
+        import os
+
+        def test_it():
+            assert os.listdir("dot/ssh") == os.listdir(".ssh") == []
+            assert os.listdir("dot/config/gh") == os.listdir(".config/gh") == []
+            assert os.listdir("keys/.ssh") == ["id"]
+            assert os.path.exists(".config/app")
+    """)
+    run_inside().assert_outcomes(passed=1)
+
+
+PLANTS = """
+import os
+
+def test_it():
+    if not os.path.lexists(OUT + "/link"):
+        os.symlink(os.path.dirname(CANARY), OUT + "/link")
+        os.symlink(CANARY, OUT + "/file")
+    else:
+        assert os.path.exists(OUT + "/real/file")
+        assert not os.path.exists(OUT + "/link/authorized_keys")
+        assert not os.path.exists(OUT + "/file")
+    assert not os.path.exists(CANARY)
+"""
+
+
+def test_a_link_in_a_writable_folder_shows_a_later_session_nothing(
+    project: pytest.Pytester,
+    run_inside: RunInside,
+    canary: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """In the project and beside it, by a glob of the ini file, with and without the option."""
+    for out in (project.path / "build/out", tmp_path_factory.mktemp("out")):
+        (out / "real").mkdir(parents=True)
+        project.makeini(f"[pytest]\ngvisor_readable = {out}/*\n")
+        project.makepyfile(f"OUT, CANARY = {str(out)!r}, {str(canary)!r}\n{PLANTS}")
+        with harmless(out):
+            (out / "real").mkdir(exist_ok=True)
+            (out / "real/file").touch()
+            for options in ([f"--gvisor-writable={out}"], [], [f"--gvisor-writable={out}"]):
+                run_inside(*options).assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("when", ["PYTHONPATH", "collection"])
+def test_no_writable_folder_becomes_code_of_the_host(
+    project: pytest.Pytester,
+    run_inside: RunInside,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+    when: str,
+) -> None:
+    """No test runs, wherever the folder that the host imports from was named."""
+    top = tmp_path_factory.mktemp("top")
+    if when == "PYTHONPATH":
+        monkeypatch.setenv(when, str(top / "lib"))
+    project.makepyfile(f"""
+        import sys
+
+        sys.path.append({str(top / "lib")!r})
+        import helper
+
+        def test_it():
+            open(helper.__file__, "a").write("raise SystemExit")
+    """)
+    with harmless(top):
+        (top / "lib").mkdir()
+        (top / "lib/helper.py").touch()
+        for folder in (top, top / "lib"):
+            result = run_inside(f"--gvisor-writable={folder}")
+            assert result.ret == pytest.ExitCode.USAGE_ERROR
+            told = result.stderr.str() + result.stdout.str()
+            assert f"--gvisor-writable {folder}: it holds '{top}/lib'" in told
+        assert (top / "lib/helper.py").read_text() == ""
 
 
 def test_a_project_s_folder_of_docker_is_no_credential(

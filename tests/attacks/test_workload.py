@@ -38,7 +38,8 @@ def leaving(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose test leaves a set-uid program in this folder."""
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    out = pytester.mkdir("out")
+    out = pytester.path / "build/out"
+    out.mkdir(parents=True)
     pytester.makeini("[pytest]\n")
     pytester.makepyfile(f"OUT = {str(out)!r}\n{LEAVES_A_DOOR}")
     return out

@@ -36,11 +36,11 @@ PATIENCE = 60.0
 CONFTEST = """\
 import os
 
-from pytest_gvisor.inside import visible
+from pytest_gvisor.inside import writable
 from pytest_gvisor.run import cgroup
 from pytest_gvisor.sessions import session_folder
 
-visible.harmful = lambda folder: ""
+writable.harmful = lambda folder: ""
 if "LITTLE_BASE" in os.environ:  # and not inside
     session_folder.base_folder = lambda: os.environ["LITTLE_BASE"]
     session_folder.session_bases = lambda: iter(())
@@ -87,7 +87,7 @@ class Little:
 
     def write(self, **tests: str) -> None:
         """Write ``NAME.py`` for each, its indentation taken off."""
-        self.folder.mkdir(exist_ok=True)
+        (self.folder / "build/notes").mkdir(parents=True, exist_ok=True)
         (self.folder / "conftest.py").write_text(CONFTEST)
         (self.folder / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\n")
         for name, text in tests.items():
@@ -129,8 +129,8 @@ class Little:
         return (self.folder / "output").read_text(errors="replace")
 
     def note(self, name: str) -> bool:
-        """Whether a test of the project has made this file in its folder."""
-        return (self.folder / name).exists()
+        """Whether a test of the project has made this file, in its folder or that of notes."""
+        return any((self.folder / place / name).exists() for place in ("", "build/notes"))
 
     def keepers(self) -> list[int]:
         """The keepers of the project's sessions, without their forks before an execve."""
@@ -188,7 +188,7 @@ HANGING = """
     COMMAND = ["sh", "-c", "trap '' TERM; for n in 1 2 3; do sleep 100 & done; sleep 100"]
 
     def up(number):
-        pathlib.Path(f"up-{number}").touch()
+        pathlib.Path(f"build/notes/up-{number}").touch()
 
     @pytest.mark.parametrize("number", range(2))
     def test_run(gvisor, number):
@@ -217,7 +217,7 @@ HANGING = """
 WAYS = {
     "run": ("test_it.py::test_run[0]",),
     "sandbox": ("test_it.py::test_sandbox",),
-    "inside": ("test_it.py::test_inside", "--in-gvisor", "--gvisor-writable=."),
+    "inside": ("test_it.py::test_inside", "--in-gvisor", "--gvisor-writable=build/notes"),
     "xdist": ("test_it.py::test_run", "-n2"),
 }
 """The arguments that select the test of each kind of sandbox."""

@@ -209,12 +209,12 @@ INSIDE = """
 
     @pytest.mark.parametrize("part", ["runsc", "gofer", "boot", "keeper"])
     def test_it(part):
-        pathlib.Path(part).touch()
+        pathlib.Path("build/notes", part).touch()
         time.sleep(50)
 
     @pytest.mark.gvisor(timeout=3)
     def test_stopped():
-        pathlib.Path("stopped").touch()
+        pathlib.Path("build/notes/stopped").touch()
         time.sleep(50)
 
     def test_after():
@@ -230,13 +230,12 @@ def test_a_part_that_is_killed_or_stopped_fails_the_test_inside_that_ran(
     """A killed or stopped part fails its test, also the keeper; the next test has a new sandbox."""
 
     def up(name: str) -> int:
-        there = (any_little.folder / name).exists
-        assert eventually(there) is not None, any_little.output()
+        assert eventually(lambda: any_little.note(name)) is not None, any_little.output()
         (keeper,) = any_little.keepers()
         return keeper
 
     any_little.write(test_it=INSIDE, impatient=IMPATIENT)
-    process = any_little.start("-p", "impatient", "--in-gvisor", "--gvisor-writable=.")
+    process = any_little.start("-p", "impatient", "--in-gvisor", "--gvisor-writable=build/notes")
     for part in PARTS:
         os.kill(part_of(up(part), part), signal.SIGKILL)
     os.kill(up("keeper"), signal.SIGKILL)

@@ -318,7 +318,8 @@ if not is_gvisor_kernel(os.uname().release):
 """,
         test_it="def test_passes(): pass\n\ndef test_fails(): assert 0",
     )
-    out = project.mkdir("out")
+    out = project.path / "build/out"
+    out.mkdir(parents=True)
     with harmless(out):
         result = run_inside("-p", "early_plugin", "--gvisor-writable", str(out))
     assert result.ret == 1

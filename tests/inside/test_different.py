@@ -83,7 +83,8 @@ def test_a_writable_folder_lets_writes_through(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
     """Files that a test writes below `--gvisor-writable` are on the host afterwards."""
-    out = project.mkdir("out")
+    out = project.path / "build/out"
+    out.mkdir(parents=True)
     project.makepyfile(f"def test_it(): open({str(out / 'made')!r}, 'w').write('inside')\n")
     with harmless(out):
         assert run_inside("--gvisor-writable", str(out)).parseoutcomes() == {"passed": 1}
@@ -94,7 +95,8 @@ def test_no_test_writes_outside_before_the_verdict_on_the_one_before(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
     """A session that stops after a test has no effects of the next one in a writable folder."""
-    folder = project.mkdir("outside")
+    folder = project.path / "build/outside"
+    folder.mkdir(parents=True)
     project.makeconftest(
         """
         def pytest_runtest_logfinish(nodeid):

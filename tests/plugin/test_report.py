@@ -296,14 +296,14 @@ def test_a_command_repeats_a_test_inside_with_what_it_was_given(alone: Project) 
         from pathlib import Path
 
         def test_it():
-            Path("out", os.environ["WORD"]).write_text(os.environ["OTHER"])
+            Path("build/out", os.environ["WORD"]).write_text(os.environ["OTHER"])
             assert 0, "as before"
     """)
-    out = alone.folder / "out"
-    out.mkdir(mode=0o777)
+    out = alone.folder / "build/out"
+    out.mkdir(parents=True)
     out.chmod(0o777)
     given = ["--gvisor-env=WORD=it's", "--gvisor-env=OTHER"]
-    given += ["--gvisor-user=root", "--gvisor-writable=out"]
+    given += ["--gvisor-user=root", "--gvisor-writable=build/out"]
     options = ["--in-gvisor", *given, "--gvisor-isolation=test", "--gvisor-report=r.json"]
     with harmless(out):
         alone.run(*options, OTHER="x").ends(failed=1)

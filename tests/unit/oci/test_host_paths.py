@@ -111,3 +111,22 @@ def test_what_the_host_executes_is_not_to_be_written(
         bind(tmp_path / name, "/data")
     for name in ("top/project/out", "imports/below"):
         bind(tmp_path / name, "/data", readonly=False)
+
+
+def test_of_an_environment_what_is_temporary_may_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tox and nox have pytest's base temp in it; its programs and packages are refused."""
+    for name in ("bin", "lib/python3", "tmp/test_it0"):
+        (tmp_path / "env" / name).mkdir(parents=True)
+    (tmp_path / "env/pyvenv.cfg").touch()
+    for running in (sys.prefix, str(tmp_path / "env")):
+        monkeypatch.setattr(sys, "prefix", running)
+        bind(tmp_path / "env/tmp/test_it0", "/data", readonly=False)
+        for name in ("", "bin", "lib/python3", "pyvenv.cfg"):
+            with pytest.raises(UsageError, match="a Python that the host runs"):
+                bind(tmp_path / "env" / name, "/data", readonly=False)
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path / "code"))
+    (tmp_path / "code/below").mkdir(parents=True)
+    with pytest.raises(UsageError, match="byte code"):
+        bind(tmp_path / "code/below", "/data", readonly=False)

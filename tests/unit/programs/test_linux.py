@@ -33,9 +33,19 @@ BAD_FLAGS = 0x1  # no CLONE_ flag: the low byte is a signal number (sched.h)
             "mount('none', '/nowhere/x', 'tmpfs', 0x1, 'a=b')",
         ),
         (
-            lambda: linux.set_readonly("/nowhere/x"),
-            (errno.ENOENT, errno.EPERM),
-            "mount_setattr('/nowhere/x', 0x8000, readonly=True)",
+            lambda: linux.clone_mounts(-7),
+            (errno.EBADF, errno.EPERM),
+            "open_tree(-7, '', 0x89001)",
+        ),
+        (
+            lambda: linux.attach_mounts(-7, -8),
+            (errno.EBADF, errno.EPERM),
+            "move_mount(-7, '', -8, '', 0x44)",
+        ),
+        (
+            lambda: linux.set_readonly(-7),
+            (errno.EBADF, errno.EPERM),
+            "mount_setattr(-7, '', 0x9000, readonly=True)",
         ),
         (
             lambda: linux.openat2(-100, b"/nowhere/x", os.O_RDONLY, linux.RESOLVE_NO_MAGICLINKS),

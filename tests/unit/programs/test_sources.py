@@ -88,6 +88,23 @@ def test_a_place_may_lie_in_another(alone: Alone) -> None:
     ) == [["in"], ["two"], [errno.EROFS, errno.EROFS]]
 
 
+@pytest.mark.parametrize("place", ["link", "link/secret", "above/link"])
+def test_no_link_on_the_way_to_a_place_is_followed(alone: Alone, place: str) -> None:
+    """A place in a project, where a test has put a link: nothing is bound where that leads."""
+    assert alone(
+        f"""
+        made("project/above", "kept", "secret/secret", "secret/link", "root/x")
+        os.symlink(f"{{here}}/secret", "project/link")
+        os.symlink(f"{{here}}/secret", "project/above/link")
+        number, text = failure(Source(f"{{here}}/project", f"{{here}}/root/x"),
+                               Source(f"{{here}}/kept", f"{{here}}/root/x/{place}"))
+        result = [number, "/root/x/{place}: a part of this path has become a link" in text,
+                  os.path.ismount("secret"), os.path.ismount("secret/secret")]
+        """,
+        before=NAMES,
+    ) == [errno.ELOOP, True, False, False]
+
+
 @pytest.mark.parametrize(
     ("planted", "path", "number"),
     [
