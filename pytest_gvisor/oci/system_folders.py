@@ -26,6 +26,12 @@ _PARTS: Final = (
     "bin", "sbin", "lib", "lib32", "lib64", "libexec", "include", "share", "pyvenv.cfg",
     "openssl/lib", "ssl/cert.pem", "ssl/cacert.pem", "ssl/openssl.cnf",
 )  # fmt: skip
+_BREW: Final = "/home/linuxbrew/.linuxbrew"
+_STORES: Final = {
+    "/nix/store": ("/nix/store",),
+    "/gnu/store": ("/gnu/store",),
+    _BREW: tuple(f"{_BREW}/{name}" for name in ("bin", "lib", "opt", "Cellar")),
+}
 _SYSTEM: Final = ("/usr", "/usr/local")
 _SOURCES: Final = ("/usr/src", "/usr/local/src")
 _SETTINGS: Final = ("/usr/etc", "/usr/local/etc")
@@ -100,8 +106,8 @@ def system(*, whole: bool = False) -> System:
     notes, parted = [], []
     for prefix in prefixes():
         known = any(within(prefix, place) for place in binds)
-        if store := _store(prefix):
-            binds[store] = os.path.realpath(store)
+        if stores := _store(prefix):
+            binds.update((store, os.path.realpath(store)) for store in stores)
         elif prefix in _SYSTEM or (whole and known):
             continue
         elif reason := _too_wide(prefix):
@@ -115,6 +121,9 @@ def system(*, whole: bool = False) -> System:
             links[place.lstrip("/")] = os.readlink(place)
         elif os.path.exists(place):
             binds[place] = os.path.realpath(place)
+    for step in _steps():
+        if os.path.islink(step) and not _above(step, {*binds}):
+            links[step.lstrip("/")] = os.readlink(step)
     covers = [] if whole else [*_covers(binds, parted)]
     names = (os.path.basename(path) for path in covers if os.path.dirname(path) in sys.path)
     if packages := [name for name in names if name.removesuffix(".py").isidentifier()]:
@@ -209,23 +218,39 @@ def _judged(folder: str) -> tuple[list[str], list[str]]:
 def prefixes() -> list[str]:
     """Return the prefixes of the running Python and of its layers, the innermost first.
 
-    A virtual environment's program is a link, in one step or more, to another prefix's. Each step
-    has to be there, under the name that the link before it uses.
+    Each has the names by which the links to its program use it.
     """
-    found = [sys.prefix, *_layers()]
-    step = sys.executable
+    ours = [sys.prefix, *_layers(), sys.base_prefix]
+    real = {*map(os.path.realpath, ours)}
+    used = [
+        prefix
+        for step in _steps()
+        if os.path.realpath(prefix := os.path.dirname(os.path.dirname(step))) in real
+        # The program itself; and /tmp is a file system of its own, in which no link can be made.
+        or not os.path.islink(step)
+        or within(step, "/tmp")
+    ]
+    found = [*ours[:-1], *used, ours[-1]]
+    # A program that was started by a relative path has ".." in its own: no path of a mount may.
+    both = [way for p in found for way in (os.path.normpath(p), os.path.realpath(p))]
+    return [way for way in dict.fromkeys(both) if os.path.isabs(way) and os.path.isdir(way)]
+
+
+def _steps() -> Iterator[str]:
+    """Yield the running program and what the links lead to, as far as they lie in a ``bin``.
+
+    A virtual environment's program is a link, in one step or more, to another prefix's. Each has to
+    be there, under the name that the link before it uses. ``~/.local/bin`` may have such a link.
+    """
+    step = os.path.normpath(sys.executable)
     for _ in range(40):
         folder = os.path.dirname(step)
         if os.path.basename(folder) == "bin":
-            found.append(os.path.dirname(folder))
+            yield step
         try:
             step = os.path.normpath(os.path.join(folder, os.readlink(step)))
         except OSError:
             break
-    found.append(sys.base_prefix)
-    # A program that was started by a relative path has ".." in its own: no path of a mount may.
-    both = [way for p in found for way in (os.path.normpath(p), os.path.realpath(p))]
-    return [way for way in dict.fromkeys(both) if os.path.isabs(way) and os.path.isdir(way)]
 
 
 def _layers() -> list[str]:
@@ -239,9 +264,10 @@ def _layers() -> list[str]:
     return [folder for folder in folders if os.path.isfile(f"{folder}/pyvenv.cfg")]
 
 
-def _store(prefix: str) -> str:
-    """Return the package store of a prefix: its libraries are beside the prefix, not in it."""
-    return next((store for store in ("/nix/store", "/gnu/store") if within(prefix, store)), "")
+def _store(prefix: str) -> list[str]:
+    """Return the folders of packages for a prefix whose libraries are beside it, not in it."""
+    parts = next((parts for store, parts in _STORES.items() if within(prefix, store)), ())
+    return [*filter(os.path.isdir, parts)]
 
 
 def _too_wide(prefix: str) -> str:

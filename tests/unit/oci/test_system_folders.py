@@ -103,6 +103,39 @@ def test_a_prefix_with_two_names_is_seen_and_hidden_under_both(
     assert not [path for path in system.covered() if path.endswith("secret.ini")]
 
 
+def test_of_a_link_to_the_python_its_folder_is_not_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uv makes ``~/.local/bin/python3``, and there are other programs and other users' data."""
+    local, real = tmp_path / ".local", tmp_path / "uv/cpython"
+    make(local, "bin/tool", "share/keyrings/login", "lib/x")
+    make(real, "bin/python3", f"{PACKAGES}/x.py")
+    (local / "bin/python3").symlink_to(real / "bin/python3")
+    for name, value in (("executable", local / "bin/python3"), ("prefix", real), ("path", [])):
+        monkeypatch.setattr(sys, name, value if name == "path" else str(value))
+    monkeypatch.setattr(sys, "base_prefix", str(real))
+    monkeypatch.setattr(system_folders, "within", lambda p, f: f != "/tmp" and paths.within(p, f))
+    for whole in (False, True):
+        system = system_folders.system(whole=whole)
+        assert not [path for path in dict(system.binds) if path.startswith(str(local))]
+        assert (f"{local}/bin/python3".lstrip("/"), f"{real}/bin/python3") in system.links
+        assert system.holds(f"{real}/bin/python3")
+        assert system.path == (f"{real}/bin",)
+
+
+def test_packages_of_stores_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries of Nix and Homebrew lie beside the prefix; settings of services do not count."""
+    monkeypatch.setattr(os.path, "isdir", lambda path: not path.startswith("/usr/"))
+    brew = "/home/linuxbrew/.linuxbrew"
+    prefixes = [f"{brew}/opt/python@3.13", "/nix/store/x-python3"]
+    monkeypatch.setattr(system_folders, "prefixes", lambda: prefixes)
+    system = system_folders.system()
+    assert system.holds("/nix/store/y-openssl/lib/x.so")
+    assert system.holds(f"{brew}/opt/openssl@3/lib/x.so")
+    assert not system.holds(f"{brew}/etc/x.conf")
+    assert system.path == tuple(f"{prefix}/bin" for prefix in prefixes)
+
+
 def test_packages_that_are_hidden_are_named(prefix: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many of them are an error, for each is a mount."""
     monkeypatch.setattr(sys, "path", [*sys.path, str(prefix / PACKAGES)])
