@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno
 import fnmatch
+import functools
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Final
@@ -27,7 +28,7 @@ KEY: Final = "gvisor_project_hidden"
 """The ini key."""
 
 PATTERNS: Final = (
-    ".env*", "*.env", ".flaskenv", ".direnv", ".dev.vars", ".git", ".hg", ".svn", ".bzr", ".jj",
+    ".env*", "?*.env", ".flaskenv", ".direnv", ".dev.vars", ".git", ".hg", ".svn", ".bzr", ".jj",
     "*.pem", "*.key", "*.p8", "*.pk8", "*.p12", "*.pfx", "*.jks", "*.keystore",
     "keystore.properties", "*.kdbx", "*.ppk", "*.gpg", "*.ovpn", "id_rsa*", "id_dsa*", "id_ecdsa*",
     "id_ed25519*", ".ssh", ".gnupg", ".aws", ".azure", ".gcloud", ".config/gcloud", ".config/gh",
@@ -137,8 +138,11 @@ class Finder:
     """Finds the entries of folders whose names are in a list of patterns."""
 
     def __init__(self, asked: Sequence[str], passed_by: Sequence[str] = ()) -> None:
-        self._names = _compiled(p for p in asked if "/" not in p)
-        self._paths = _compiled(f"*/{p}" for p in asked if "/" in p)
+        paths = [pattern for pattern in asked if "/" in pattern]
+        # Most names are there many times, and few are the last part of such a path.
+        self._named = _cached(pattern for pattern in asked if pattern not in paths)
+        self._last = _cached(pattern.rpartition("/")[2] for pattern in paths)
+        self._paths = _compiled(f"*/{pattern}" for pattern in paths)
         self._passed_by = frozenset(passed_by)
         self._seen = 0
         self._files: dict[tuple[int, int], list[str]] = {}
@@ -213,9 +217,16 @@ class Finder:
         return os.path.lexists(target) and not os.path.islink(target) and not known
 
     def _is_secret(self, path: str, top: str) -> bool:
-        name = os.path.basename(path).casefold()
-        below = path[len(top) :].casefold()
-        return bool(self._names.match(name) or self._paths.match(below))
+        name = path.rpartition("/")[2]
+        if self._named(name) or not self._last(name):
+            return self._named(name)
+        return self._paths.match(path[len(top) :].casefold()) is not None
+
+
+def _cached(asked: Iterable[str]) -> Callable[[str], bool]:
+    """Return a function that tells whether a name has one of these patterns."""
+    match = _compiled(asked).match
+    return functools.cache(lambda name: match(name.casefold()) is not None)
 
 
 def _compiled(asked: Iterable[str]) -> re.Pattern[str]:
