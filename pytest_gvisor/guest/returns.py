@@ -31,21 +31,18 @@ MOST_NAMES = 100
 
 REASONS = {
     "name": "its name is too long, or has a character that is not printable",
-    "suffix": "its name is not one of a text, an image or a snapshot: put it into gvisor_returns",
+    "suffix": "not one of the names of data, or directly in the project: name it in gvisor_returns",
     "size": "too large, or one file too many",
     "unreadable": "it could not be read",
 }
-_SUFFIXES = frozenset({
+_DATA = frozenset({
     ".ambr", ".bmp", ".csv", ".diff", ".err", ".gif", ".htm", ".html", ".jpeg", ".jpg", ".json",
-    ".jsonl", ".log", ".markdown", ".md", ".ndjson", ".out", ".pdf", ".png", ".raw", ".rst",
-    ".snap", ".svg", ".tif", ".tiff", ".tsv", ".txt", ".webp", ".xml", ".yaml", ".yml",
+    ".jsonl", ".log", ".ndjson", ".out", ".pdf", ".png", ".raw", ".snap", ".svg", ".tif", ".tiff",
+    ".tsv", ".webp", ".xml",
 })  # fmt: skip
-# Files with such a suffix that tools run programs from.
-_RUN_BY_TOOLS = re.compile(
-    r"(?i)requirements.*|constraints.*|cmakelists\.txt|package(-lock)?\.json|composer\.json"
-    r"|[jt]sconfig.*\.json|(docker-)?compose.*\.ya?ml|pnpm-.*\.ya?ml|taskfile.*\.ya?ml"
-    r"|mkdocs\.ya?ml|environment.*\.ya?ml|action\.ya?ml|pom\.xml|build\.xml|pyrightconfig\.json"
-)
+_TEXTS = _DATA | {".markdown", ".md", ".rst", ".txt", ".yaml", ".yml"}
+"""Of these, tools run some by their names, and pytest runs some as doctests."""
+
 _COUNTING = 1.0
 """Seconds for files that nobody has asked for: a stat of one takes 0.1 ms."""
 
@@ -58,10 +55,9 @@ _NOT_COUNTED = frozenset({
 })  # fmt: skip
 
 
-def refusal(path: str, *, guarded: bool) -> str:
-    """Return why a file of this path below its place stays inside, a key of `REASONS`, or nothing.
-
-    ``guarded`` is a place where the host imports or runs files.
+def refusal(place: Place, path: str) -> str:
+    """Return why a file of this path below its place stays inside, a key of `REASONS`, or
+    nothing.
     """
     parts = path.split("/")
     try:
@@ -71,12 +67,14 @@ def refusal(path: str, *, guarded: bool) -> str:
     plain = path.isprintable() and not {"", ".", ".."}.intersection(parts)
     if not plain or max(sizes) > _LONGEST_NAME or sum(sizes) > _LONGEST_PATH:
         return "name"
-    if guarded:
-        suffix = os.path.splitext(parts[-1])[1].lower()
-        dotted = any(part.startswith(".") for part in parts)
-        if dotted or suffix not in _SUFFIXES or _RUN_BY_TOOLS.fullmatch(parts[-1]):
-            return "suffix"
-    return ""
+    if place.name or place.free:
+        return ""
+    parent, name = os.path.split(path)
+    dotted = any(part.startswith(".") for part in parts)
+    # Tools look for their settings in the project's folder and in those above it.
+    settings = place.project is not None and (not parent or _within(place.project, parent))
+    known = os.path.splitext(name)[1].lower() in (_TEXTS if place.own else _DATA)
+    return "" if known and not dotted and not settings else "suffix"
 
 
 @functools.cache
@@ -96,13 +94,21 @@ class Place(NamedTuple):
     """A file that the host has agreed to, or what matches a glob below a folder."""
 
     folder: str
-    guarded: bool
-    """Whether the host may import or run files there, so that only harmless names come back."""
-
     name: str = ""
     """The path of the only file of this place below its folder; empty for a glob."""
 
     glob: str = "**"
+    free: bool = False
+    """Whether names do not matter: the host imports and collects nothing from there."""
+
+    own: bool = False
+    """Whether a plugin writes there by an option that was given now. Then texts come back too, and
+    replace other files."""
+
+    project: str | None = None
+    """The path of the project below the folder, empty for the folder itself; None if it is
+    elsewhere."""
+
     merged: bool = False
     """Whether its file gets what every sandbox wrote, in the order in which sandboxes end."""
 
@@ -257,7 +263,7 @@ class _Sender:
         for number, place in enumerate(self._places):
             relative = place.relative(path)
             if relative:
-                why = refusal(relative, guarded=place.guarded) or self._read(path, number, relative)
+                why = refusal(place, relative) or self._read(path, number, relative)
                 if why:
                     self._left_out.setdefault(why, []).append(path)
                 return

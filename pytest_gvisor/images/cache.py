@@ -28,7 +28,7 @@ from pytest_gvisor.images.folders import Folders, failing, id_of, is_id
 from pytest_gvisor.images.mount_points import seal
 from pytest_gvisor.oci import paths
 from pytest_gvisor.oci.spec import Mount
-from pytest_gvisor.sessions import places
+from pytest_gvisor.programs.paths import caches
 from pytest_gvisor.sessions.private import make_above, make_private, open_private, was_written
 
 DEFAULT_MAX_BYTES: Final = 20 * 1024**3
@@ -47,7 +47,7 @@ Opened = Callable[[], contextlib.AbstractContextManager[Content]]
 
 def default_folder() -> str:
     """Return the folder for images."""
-    return places.caches("images-2")
+    return caches("images-2")
 
 
 @dataclass(frozen=True, kw_only=True)

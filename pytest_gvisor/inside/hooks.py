@@ -26,6 +26,7 @@ from pytest_gvisor.plugin.placement import (
     plan_key,
     select_inside,
 )
+from pytest_gvisor.programs.paths import caches
 
 if TYPE_CHECKING:
     from pytest_gvisor.inside.session import InsideSession
@@ -58,7 +59,13 @@ def pytest_configure(config: pytest.Config) -> None:
         _isolation(config)
     if names := config.getini(FIELDS):
         _check_fields(names)
-    if here_is_inside() or config.getoption("no_gvisor"):
+    if here_is_inside():
+        return
+    if os.path.isdir(caches("returned")):
+        from pytest_gvisor.inside.records import LeftOut  # noqa: PLC0415 -- idle costs nothing
+
+        config.pluginmanager.register(LeftOut())
+    if config.getoption("no_gvisor"):
         return
     if config.getoption("gvisor_writable"):
         from pytest_gvisor.inside import writable  # noqa: PLC0415 -- idle costs nothing

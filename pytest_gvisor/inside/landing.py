@@ -1,20 +1,16 @@
 """The files that came back from the sandboxes of one process: kept, counted, written at the end.
 
 They wait in an unnamed file until the plugins of the host have written theirs. They wait, too,
-until it is known that no two sandboxes differ. On the way to a path of the host nothing may lead
-elsewhere. The kernel holds each path below its folder (openat2(2)), and follows no link. A file is
-written under no name, and gets its name when it is whole.
+until it is known that no two sandboxes differ. A file of the host is replaced if it is as it came
+back from inside. So is one that an option updates which was given now.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import os
-import secrets
-import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,24 +18,18 @@ from typing import IO, Any
 
 import pytest
 
-from pytest_gvisor.errors import ProtocolError
+from pytest_gvisor.errors import LaunchError, ProtocolError
 from pytest_gvisor.escape import escape
-from pytest_gvisor.programs import linux
+from pytest_gvisor.guest.returns import Place
+from pytest_gvisor.inside import anchors, records
+from pytest_gvisor.inside.anchors import MOST_BYTES, Anchor, Anchors
+from pytest_gvisor.inside.records import Records
 
 MOST_FILES = 100_000
-MOST_BYTES = 1024 * 1024 * 1024
-"""Of the files of one process's sandboxes."""
-
 _MOST_LINES = 1000
 _MOST_DIGESTS = 10_000
 _FEW = 5
 _KEY = "gvisor_returned"
-_BELOW = linux.RESOLVE_BENEATH | linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS
-_MODE = 0o666  # less the umask
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY
-_UNNAMED_REFUSED = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
-_CHUNK = 1024 * 1024
-_NO_FILE = "there is something on the host that is no regular file"
 
 
 @dataclass(kw_only=True)
@@ -91,35 +81,38 @@ _tally_key = pytest.StashKey[Tally]()
 class Arriving:
     """A file as one sandbox has sent it: a piece of the unnamed file."""
 
-    folder: str
+    place: Place
     path: str
-    """Its path below the folder."""
+    """Its path below the folder of the place."""
 
-    merged: bool
-    """Whether it is added to what is there."""
-
+    anchor: Anchor
     sandbox: str
-    offset: int
+    wanted: bool
+    """Whether it is to land; else it counts and is dropped."""
+
+    offset: int = 0
     size: int = 0
     digest: Any = dataclasses.field(default_factory=hashlib.sha256)
 
 
 class Store:
-    """The files of the sandboxes of this process."""
+    """The files of the sandboxes of this process, and the anchors of their places."""
 
-    def __init__(self, *, files: int = MOST_FILES, size: int = MOST_BYTES) -> None:
+    def __init__(self, found: Anchors, *, files: int = MOST_FILES, size: int = MOST_BYTES) -> None:
         self.files_left, self.bytes_left = files, size
+        self.anchors = found
         self.tally = Tally()
         self._spool: IO[bytes] | None = None
         self._end = 0
         self._files: dict[str, list[Arriving]] = {}
 
-    def begin(self, folder: str, path: str, *, merged: bool, sandbox: str) -> Arriving:
+    def begin(self, file: Arriving) -> Arriving:
         """Begin to keep a file. Raises `ProtocolError` if it is one too many."""
         if not self.files_left:
             raise ProtocolError("more files from inside than are kept")
         self.files_left -= 1
-        return Arriving(folder=folder, path=path, merged=merged, sandbox=sandbox, offset=self._end)
+        file.offset = self._end
+        return file
 
     def add(self, file: Arriving, data: bytes) -> None:
         """Keep the next bytes of a file. Raises `ProtocolError` for more than are kept."""
@@ -141,47 +134,80 @@ class Store:
 
     def keep(self, file: Arriving) -> None:
         """Keep a file that is whole."""
-        self._files.setdefault(os.path.join(file.folder, file.path), []).append(file)
+        if file.wanted:
+            path = os.path.join(file.place.folder, file.path)
+            self._files.setdefault(path, []).append(file)
 
     def write(self) -> Tally:
         """Write all files to the host; return what came of it. Later calls write what is new."""
-        for path, files in self._files.items():
-            try:
-                self._write(path, files)
-            except (OSError, ValueError) as error:
-                reason = getattr(error, "strerror", None) or error
-                self.tally.say("errors", f"{path} could not be written: {reason}")
+        free = {path for path, files in self._files.items() if files[0].place.free}
+        for path in filter(self._may_land, free):
+            self._land(path)
+        others = [path for path in self._files if path not in free]
+        try:
+            with records.locked() if others else contextlib.nullcontext() as known:
+                # They are recorded first: a later pytest collects none, whatever happens here.
+                others = [path for path in others if self._may_land(path, known)]
+                if known is not None:
+                    known.save()
+                for path in others:
+                    self._land(path)
+        except (LaunchError, OSError) as error:
+            told = f"{len(others)} files stay inside, because they cannot be recorded: {error}"
+            self.tally.say("errors", f"{told} Set XDG_CACHE_HOME to a folder of this user's.")
         self._files.clear()
         self.close()
         return self.tally
 
+    def _may_land(self, path: str, known: Records | None = None) -> bool:
+        """Whether a file is to be written, which is noted in ``known``."""
+        files, tally = self._files[path], self.tally
+        first, new = files[0], "-"
+        if not first.place.merged:
+            new = first.digest.hexdigest()
+            try:
+                there = anchors.digest(first.anchor, first.path)
+            except OSError as error:
+                return self._fail(path, f"could not be written: {error.strerror}")
+            if any(file.digest.digest() != first.digest.digest() for file in files):
+                names = " and ".join(dict.fromkeys(file.sandbox for file in files))
+                why = f"came back with different content, and is not written: from {names}"
+                return self._fail(path, why)
+            if len(tally.digests) < _MOST_DIGESTS:
+                tally.digests[line(path)] = [new, line(first.sandbox)]
+            if there == new:
+                return False
+            before = known.digests(f"{first.anchor.folder}/{first.path}") if known else set()
+            if there and not (first.place.own or first.place.free or there in before):
+                why = "is not replaced: as it is on the host, it did not come back from inside"
+                return self._fail(path, f"{why}. Remove it, or give the option for updates")
+        if known is not None:
+            known.note(first.anchor.folder, first.path, new)
+        return True
+
+    def _land(self, path: str) -> None:
+        files, spool = self._files[path], -1 if self._spool is None else self._spool.fileno()
+        write = anchors.append if files[0].place.merged else anchors.land
+        try:
+            for file in files if files[0].place.merged else files[:1]:
+                write(file.anchor, file.path, spool, file.offset, file.size)
+        except OSError as error:
+            self._fail(path, f"could not be written: {error.strerror}")
+        else:
+            self.tally.count += 1
+            self.tally.say("written", path)
+
+    def _fail(self, path: str, why: str) -> bool:
+        self.tally.say("errors", f"{path} {why}")
+        return False
+
     def close(self) -> None:
-        """Drop the content of all files."""
+        """Drop the content of all files, and close the anchors."""
         if self._spool is not None:
             self._spool.close()
             self._spool = None
         self._end = 0
-
-    def _write(self, path: str, files: list[Arriving]) -> None:
-        spool = -1 if self._spool is None else self._spool.fileno()
-        first, tally = files[0], self.tally
-        if first.merged:
-            for file in files:
-                append(first.folder, first.path, spool, file.offset, file.size)
-        elif len({file.digest.digest() for file in files}) > 1:
-            names = " and ".join(dict.fromkeys(file.sandbox for file in files))
-            tally.say(
-                "errors",
-                f"{path} came back with different content, and is not written: from {names}",
-            )
-            return
-        else:
-            if len(tally.digests) < _MOST_DIGESTS:
-                tally.digests[line(path)] = [first.digest.hexdigest(), line(first.sandbox)]
-            if not land(first.folder, first.path, spool, first.offset, first.size):
-                return
-        tally.count += 1
-        tally.say("written", path)
+        self.anchors.close()
 
 
 def line(text: str) -> str:
@@ -264,116 +290,3 @@ def _show_names(reporter: pytest.TerminalReporter, names: list[str], count: int)
 
 def _files(count: int, word: str = "file") -> str:
     return f"{count:,} {word}{'' if count == 1 else 's'}"
-
-
-def land(folder: str, path: str, source: int, offset: int, size: int) -> bool:
-    """Write ``size`` bytes of the file ``source`` to a path below a folder; return whether it was
-    another file before.
-
-    Raises `OSError`.
-    """
-    os.makedirs(folder, exist_ok=True)
-    with _opened(os.open(folder, _FOLDER | os.O_CLOEXEC)) as base:
-        parent, name = os.path.split(path)
-        with _opened(_make_folders(base, parent)) as here:
-            if _is_same(here, name, source, offset, size):
-                return False
-            _write(here, name, source, offset, size)
-            return True
-
-
-def append(folder: str, name: str, source: int, offset: int, size: int) -> None:
-    """Add bytes to the end of a file that the host has begun itself. Raises `OSError`."""
-    os.makedirs(folder, exist_ok=True)
-    flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK
-    with _opened(os.open(folder, _FOLDER | os.O_CLOEXEC)) as base:
-        try:
-            fd = linux.openat2(base, os.fsencode(name), flags, _BELOW)
-        except FileNotFoundError:
-            _write(base, name, source, offset, size)
-            return
-        with _opened(fd):
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise FileExistsError(errno.EEXIST, _NO_FILE)
-            _copy(fd, source, offset, size)
-
-
-@contextlib.contextmanager
-def _opened(fd: int) -> Iterator[int]:
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _make_folders(base: int, path: str) -> int:
-    """Open a folder below another one, and make what is missing of it."""
-    encoded = os.fsencode(path or ".")
-    with contextlib.suppress(FileNotFoundError):
-        return linux.openat2(base, encoded, _FOLDER, _BELOW)
-    parts = encoded.split(b"/")
-    fd = os.dup(base)
-    for part in parts:
-        with _opened(fd) as here:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(part, dir_fd=here)
-            fd = linux.openat2(here, part, _FOLDER, _BELOW)
-    return fd
-
-
-def _is_same(here: int, name: str, source: int, offset: int, size: int) -> bool:
-    """Whether the file is there with these bytes. Raises `OSError` for what is no regular file."""
-    try:
-        info = os.stat(name, dir_fd=here, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    if not stat.S_ISREG(info.st_mode):
-        raise FileExistsError(errno.EEXIST, _NO_FILE)
-    if info.st_size != size:
-        return False
-    try:
-        fd = linux.openat2(here, os.fsencode(name), os.O_RDONLY | os.O_NONBLOCK, _BELOW)
-    except OSError:
-        return False
-    with _opened(fd):
-        for start in range(0, size, _CHUNK):
-            count = min(_CHUNK, size - start)
-            if os.pread(fd, count, start) != os.pread(source, count, offset + start):
-                return False
-    return True
-
-
-def _write(here: int, name: str, source: int, offset: int, size: int) -> None:
-    other = f".pytest-gvisor-{secrets.token_hex(8)}"
-    try:
-        with _opened(_new_file(here, other)) as fd:
-            _copy(fd, source, offset, size)
-            with contextlib.suppress(FileExistsError):
-                # Under no name so far, so that nothing is left if this process is killed.
-                os.link(f"/proc/self/fd/{fd}", other, dst_dir_fd=here, follow_symlinks=True)
-        os.rename(other, name, src_dir_fd=here, dst_dir_fd=here)
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(other, dir_fd=here)
-
-
-def _new_file(here: int, name: str) -> int:
-    """Open a new file without a name, or with this one where the file system wants one."""
-    flags = os.O_WRONLY | os.O_CLOEXEC
-    try:
-        return os.open(".", flags | os.O_TMPFILE, _MODE, dir_fd=here)
-    except OSError as error:
-        if error.errno not in _UNNAMED_REFUSED:
-            raise
-    return os.open(name, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _MODE, dir_fd=here)
-
-
-def _copy(fd: int, source: int, offset: int, size: int) -> None:
-    end = offset + size
-    while offset < end:
-        data = memoryview(os.pread(source, min(_CHUNK, end - offset), offset))
-        if not data:
-            raise OSError(errno.EIO, "the kept content is gone")
-        offset += len(data)
-        while data:
-            data = data[os.write(fd, data) :]

@@ -8,9 +8,10 @@ untrusted: landing.py keeps what it sends.
 from __future__ import annotations
 
 import base64
+import contextlib
 import glob
 import os
-import sys
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +21,9 @@ import pytest
 from pytest_gvisor.errors import GvisorError, UsageError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.guest.returns import MOST_NAMES, REASONS, Place, refusal
-from pytest_gvisor.inside import configuration, rules
-from pytest_gvisor.inside.landing import Arriving, Store
+from pytest_gvisor.inside import configuration, rules, visible
+from pytest_gvisor.inside.anchors import Anchor, Anchors
+from pytest_gvisor.inside.landing import Arriving, Store, line
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
 from pytest_gvisor.plugin.placement import BASETEMP_GIVEN, RETURNS
 from pytest_gvisor.programs.paths import within
@@ -67,36 +69,63 @@ class Agreed:
 
     writable: tuple[str, ...] = ()
     basetemp: str | None = None
+    notes: tuple[str, ...] = ()
+    """Lines on files that stay inside."""
 
 
 def agree(
     config: pytest.Config,
     items: Sequence[pytest.Item],
     *,
+    anchors: Anchors,
     writable: Iterable[str],
     basetemp: str | None,
 ) -> Agreed:
-    """Return the places of a sandbox with these tests. Raises `UsageError`."""
-    through = tuple(map(os.path.abspath, writable))
-    places = [*_named(config), *_outputs(config), *_snapshots(config, items)]
-    if basetemp is not None:
-        place = _place(config, basetemp)
+    """Return the places of a sandbox with these tests, which have anchors. Raises `UsageError`."""
+    places: list[Place] = []
+    notes: list[str] = []
+    for place in (*_named(config), *_outputs(config), *_snapshots(config, items)):
+        try:
+            anchor = anchors.find(place.folder)
+        except (UsageError, OSError) as error:
+            notes.append(f"files below {place.folder} stay inside: {error}")
+            continue
+        if anchor is not None:
+            # Inside, a project that a link leads to is there by either path, with other changes.
+            ways = dict.fromkeys((place.folder, anchor.folder))
+            places += [place._replace(folder=way, project=anchor.project) for way in ways]
+    if basetemp is not None and anchors.find(basetemp) is not None:
+        place = Place(basetemp, free=True)
         if not _is_basetemp_given(config):
             place = place._replace(failed_only=True, most=MOST_OF_FAILED)
-        places.append(place)
+        if not (folder := _imported_from(config, basetemp)):
+            places.append(place)
+        elif _needs_basetemp(items):
+            notes.append(
+                f"files below {basetemp} stay inside, because the host imports or collects what is "
+                f"below {folder}. Give --basetemp a folder elsewhere"
+            )
     return Agreed(
-        # What tests write below a writable folder is there already, and so may be their links.
-        places=tuple(p for p in places if not any(within(p.folder, path) for path in through)),
+        # A file belongs to the first of its places: to the one that allows most.
+        places=tuple(sorted(places, key=lambda place: (not place.name, not place.own))),
         project=str(config.rootpath),
-        writable=through,
+        writable=tuple(map(os.path.abspath, writable)),
         basetemp=basetemp,
+        notes=tuple(notes),
     )
 
 
 def check(config: pytest.Config) -> None:
     """Raise `UsageError` for an entry of the ini key that can name no file to return."""
-    for _place in _named(config):
-        pass
+    with contextlib.closing(Anchors(str(config.rootpath))) as anchors:
+        for place in _named(config):
+            anchors.find(place.folder)
+
+
+def _imported_from(config: pytest.Config, base: str) -> str:
+    """Return the folder of the project, or of ``sys.path``, that a folder lies in; or nothing."""
+    folders = (str(config.rootpath), *visible.import_folders(str(config.invocation_params.dir)))
+    return next((path for path in folders if within(base, os.path.realpath(path))), "")
 
 
 def _named(config: pytest.Config) -> Iterator[Place]:
@@ -108,11 +137,10 @@ def _named(config: pytest.Config) -> Iterator[Place]:
         fixed = next((n for n, part in enumerate(parts) if glob.has_magic(part)), None)
         if fixed is None:
             folder, name = os.path.split(path)
-            yield _place(config, folder, name=name)
-            yield _place(config, path)
+            yield Place(folder, name)
+            yield Place(path)
         else:
-            folder, below = "/".join(parts[:fixed]) or "/", "/".join(parts[fixed:])
-            yield _place(config, folder, below)
+            yield Place("/".join(parts[:fixed]) or "/", glob="/".join(parts[fixed:]))
 
 
 def _check_entry(entry: str, path: str) -> None:
@@ -138,9 +166,9 @@ def _outputs(config: pytest.Config) -> Iterator[Place]:
         path = os.path.normpath(os.path.join(here, os.fspath(value)))
         if dest in OUTPUT_FILES:
             folder, name = os.path.split(path)
-            yield _place(config, folder, name=name, merged=dest in MERGED)
+            yield Place(folder, name, own=True, merged=dest in MERGED)
         else:
-            yield _place(config, path)
+            yield Place(path, own=True)
 
 
 def _snapshots(config: pytest.Config, items: Sequence[pytest.Item]) -> Iterator[Place]:
@@ -148,31 +176,14 @@ def _snapshots(config: pytest.Config, items: Sequence[pytest.Item]) -> Iterator[
     option = config.option
     for dest, below in SNAPSHOTS.items():
         if getattr(option, dest, False) is True:
-            yield _place(config, str(config.rootpath), below)
+            yield Place(str(config.rootpath), glob=below, own=True)
     for dest in RECORDINGS:
         if isinstance(mode := getattr(option, dest, None), str) and mode != "none":
-            yield _place(config, str(config.rootpath), "**/cassettes/**")
+            yield Place(str(config.rootpath), glob="**/cassettes/**", own=True)
     for dest in DATA_FOLDERS:
         if getattr(option, dest, False) is True:
             for path in configuration.files(items):
-                yield _place(config, os.path.splitext(path)[0])
-
-
-def _place(
-    config: pytest.Config, folder: str, below: str = "**", *, name: str = "", merged: bool = False
-) -> Place:
-    guarded = not name and any(
-        within(folder, path) or within(path, folder) for path in _guarded(config)
-    )
-    glob = "" if name else below
-    return Place(folder=folder, guarded=guarded, name=name, glob=glob, merged=merged)
-
-
-def _guarded(config: pytest.Config) -> Iterator[str]:
-    """Yield the folders where pytest, or the tools of the project, import or run files."""
-    for path in (str(config.rootpath), str(config.invocation_params.dir), *sys.path):
-        yield os.path.abspath(path)
-        yield os.path.realpath(path)
+                yield Place(os.path.splitext(path)[0], own=True)
 
 
 def basetemp(config: pytest.Config, items: Iterable[pytest.Item], number: int) -> str | None:
@@ -182,11 +193,14 @@ def basetemp(config: pytest.Config, items: Iterable[pytest.Item], number: int) -
     report names a file that is there. None if no test needs one.
     """
     factory = getattr(config, "_tmp_path_factory", None)
-    needed = any(_TEMPORARY.intersection(getattr(item, "fixturenames", ())) for item in items)
-    if factory is None or not (needed or _is_basetemp_given(config)):
+    if factory is None or not (_needs_basetemp(items) or _is_basetemp_given(config)):
         return None
     base = str(factory.getbasetemp())
     return base if number == 1 else os.path.join(base, f"sandbox-{number}")
+
+
+def _needs_basetemp(items: Iterable[pytest.Item]) -> bool:
+    return any(_TEMPORARY.intersection(getattr(item, "fixturenames", ())) for item in items)
 
 
 def _is_basetemp_given(config: pytest.Config) -> bool:
@@ -204,10 +218,33 @@ class Taker:
         self._store = store
         self._file: Arriving | None = None
         self._said: set[str] = set()
+        self._left = [place.most for place in agreed.places]
+        self._failed: set[str] = set()
+        self._folders_of_failed: set[str] = set()
+        known = store.tally.notes
+        store.tally.say("notes", *(note for note in agreed.notes if line(note) not in known))
 
     def name_sandbox(self, nodeid: str) -> None:
         """Take the node id of the first test as the name of the sandbox."""
         self._sandbox = self._sandbox or nodeid
+
+    def note_failed(self, inner: str) -> None:
+        """Note a test that the host has seen fail, or lost, by its node id inside."""
+        self._failed.add(re.sub(r"\W", "_", inner))
+
+    def _is_wanted(self, place: Place, path: str) -> bool:
+        """Whether the host wants a file: of tests that failed, each has one folder.
+
+        pytest names it by the first 30 characters of the test's name, and a number.
+        """
+        folder = path.partition("/")[0]
+        if not place.failed_only or folder in self._folders_of_failed:
+            return True
+        name = folder.rstrip("0123456789")
+        wanted = any(f"__{name}" in test for test in self._failed)
+        if wanted := wanted and len(self._folders_of_failed) < len(self._failed):
+            self._folders_of_failed.add(folder)
+        return wanted
 
     def command(self) -> dict[str, Any]:
         """Return for the first process what it is to send, with the number and size of files."""
@@ -268,15 +305,32 @@ class Taker:
         read = _FILE(message)
         place, path = self.agreed.places[read["place"]], read["path"]
         if self._file is None:
-            _check(place, path)
-            sandbox = self._sandbox or "no test"
-            self._file = self._store.begin(place.folder, path, merged=place.merged, sandbox=sandbox)
-        elif (self._file.folder, self._file.path) != (place.folder, path):
+            file = Arriving(
+                place=place,
+                path=path,
+                anchor=self._checked(place, path),
+                sandbox=self._sandbox or "no test",
+                wanted=self._is_wanted(place, path),
+            )
+            self._file = self._store.begin(file)
+        elif (self._file.place, self._file.path) != (place, path):
             raise ValueError("half a file, and then another one")
+        self._left[read["place"]] -= len(read["data"])
+        if self._left[read["place"]] < 0:
+            raise ValueError(f"more than {place.most} bytes below {place.folder}")
         self._store.add(self._file, read["data"])
         if not read["more"]:
             self._store.keep(self._file)
             self._file = None
+
+    def _checked(self, place: Place, path: str) -> Anchor:
+        """Return the anchor of a place. Raises `ValueError` for a path that it does not allow."""
+        why = refusal(place, path)
+        anchor = self._store.anchors.find(place.folder)
+        if why or not place.has(path) or anchor is None:
+            told = REASONS.get(why, "it belongs to no place")
+            raise ValueError(f"{path!r:.200} was not agreed ({told})")
+        return anchor
 
     def _take_names(self, message: dict[str, Any]) -> None:
         """Take a number of files that stayed inside, and the first names. Each may come once."""
@@ -295,14 +349,6 @@ class Taker:
         tally.say("notes", *(f"{path} stayed inside: {told}" for path in paths))
         if count > len(paths):
             tally.say("notes", f"{count - len(paths)} more stayed inside: {told}")
-
-
-def _check(place: Place, path: str) -> None:
-    """Raise `ValueError` for a path that its place does not allow."""
-    why = refusal(path, guarded=place.guarded)
-    if why or not place.has(path):
-        told = REASONS.get(why, "it belongs to no place")
-        raise ValueError(f"{path!r:.200} was not agreed ({told})")
 
 
 def _whether(value: Any) -> bool:

@@ -6,20 +6,21 @@ import functools
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_gvisor.escape import Live
 from pytest_gvisor.inside import ahead, early, reports
+from pytest_gvisor.inside.anchors import Anchors
 from pytest_gvisor.inside.copies import Copies
 from pytest_gvisor.inside.groups import Group, planned, seat_key
 from pytest_gvisor.inside.landing import Landing, Store
 from pytest_gvisor.inside.plugins import allure, unbridged
 from pytest_gvisor.inside.plugins.bridges import Bridges
 from pytest_gvisor.inside.requirements import is_refused, require_platform
-from pytest_gvisor.inside.returned import Taker, agree, basetemp
+from pytest_gvisor.inside.returned import Agreed, Taker, agree, basetemp
 from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.inside.start import Inside, collect, plan
 from pytest_gvisor.inside.worker import Worker
@@ -49,8 +50,9 @@ class InsideSession:
         self._config.pluginmanager.register(self._bounds)
         self._bridges = Bridges(self._config, self._bounds)
         self._inside = inside
-        self._returned = Store()
+        self._returned = Store(Anchors(str(self._config.rootpath), inside.writable))
         self._config.pluginmanager.register(Landing(self._returned))
+        self._agree(session.items)  # which opens the anchors of all before the first test
 
         self._started = 0
         self.copies = Copies(self._config)
@@ -205,13 +207,8 @@ class InsideSession:
     def _start(self, group: Group, platform: Platform) -> tuple[Link, Taker]:
         """Start a sandbox for a group, and let its pytest collect. Raises `GvisorError`."""
         self._started += 1
-        agreed = agree(
-            self._config,
-            group.items,
-            writable=self._inside.writable,
-            basetemp=basetemp(self._config, group.items, self._started),
-        )
-        taker = Taker(self._returned, agreed)
+        base = basetemp(self._config, group.items, self._started)
+        taker = Taker(self._returned, self._agree(group.items, base))
         planned = plan(
             self._config,
             platform=platform,
@@ -236,6 +233,11 @@ class InsideSession:
             link = early.begun(self._config, planned).link
             go_on(link)
         return link, taker
+
+    def _agree(self, items: Sequence[pytest.Item], base: str | None = None) -> Agreed:
+        """Return the places of a sandbox with these tests."""
+        found, writable = self._returned.anchors, self._inside.writable
+        return agree(self._config, items, anchors=found, writable=writable, basetemp=base)
 
     def _prepare_next(self, group: Group) -> None:
         """Start the next test's sandbox, if it has one of its own that is a copy like this one."""
@@ -288,6 +290,7 @@ class InsideSession:
     def end(self) -> None:
         """Wait until the last sandbox is removed: it goes while pytest's own session ends."""
         self._settle(None)
+        self._returned.close()
 
     def _look_at_plugins(self) -> None:
         """Warn, in one process, of plugins whose summaries lack these tests."""

@@ -137,7 +137,7 @@ def _needed(
 ) -> dict[str, tuple[str, str]]:
     """Return the folders that have to be shown, with the reason and a remedy for each."""
     imports = "it is on sys.path", "Take it off sys.path"
-    wanted = dict.fromkeys(_import_folders(start), imports)
+    wanted = dict.fromkeys(import_folders(start), imports)
     files = [*(str(item.path) for item in items), *configuration.files(items)]
     for folder, name in map(os.path.split, files):
         wanted[folder] = f"{name} lies in it", "Move the tests into a folder of their own"
@@ -145,7 +145,7 @@ def _needed(
     return {**wanted, str(config.rootpath): root}
 
 
-def _import_folders(start: str) -> Iterator[str]:
+def import_folders(start: str) -> Iterator[str]:
     """Yield the folders of ``sys.path``.
 
     ``python -m pytest`` puts the folder of the start there, which tests need not import from.

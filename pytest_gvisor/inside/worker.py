@@ -132,9 +132,11 @@ class Worker:
             self.ahead.took(time.monotonic() - began)
         except Hangs:
             link.terminate()
+            self._taker.note_failed(ids.inner)
             cause = f"it did not end within {self._timeout:g} s (--gvisor-timeout)"
             yield from self._dead(item, progress, began, link, cause)
         except (Died, GvisorError) as error:
+            self._taker.note_failed(ids.inner)
             yield from self._dead(item, progress, began, link, gone(error))
         finally:
             if not self._stopped:  # else what is torn down is shown too
@@ -183,10 +185,13 @@ class Worker:
             elif kind == "report":
                 report = self._full_report(message, item)
                 progress.add(report)
+                if report.failed:
+                    self._taker.note_failed(inner)
                 yield report
             elif kind == "debugger":
                 self._debugger.take(message, item.nodeid, report)
             elif kind == "stopped":
+                self._taker.note_failed(inner)
                 self._under_way, self._stopped = False, True
                 raise stopped(message)
         if missing := progress.missing():

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.programs.paths import below, projects, within
-from pytest_gvisor.sessions import places, private
+from pytest_gvisor.programs.paths import below, caches, projects, within
+from pytest_gvisor.sessions import private
 
 _MAX_LINKS = 40
 """As the kernel has it (path_resolution(7))."""
@@ -128,7 +128,7 @@ def executed(source: str) -> str:
         real = os.path.realpath(entry or ".")
         if within(real, source):
             return f"holds {real!a}, from which the host imports"
-    ours = os.path.realpath(os.path.dirname(places.caches("")))
+    ours = os.path.realpath(os.path.dirname(caches("")))
     if within(source, ours) or within(ours, source):
         return "is or holds what pytest-gvisor keeps for later sessions"
     return ""

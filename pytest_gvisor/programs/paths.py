@@ -38,3 +38,14 @@ def below(path: str, folder: str) -> bool:
 def within(path: str, folder: str) -> bool:
     """Whether ``path`` is ``folder`` or lies in it."""
     return path == folder or below(path, folder)
+
+
+def caches(name: str) -> str:
+    """Return a folder of this package in the user's cache folder.
+
+    As the XDG Base Directory Specification defines it, a variable with a relative path is ignored.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):
+        base = os.path.expanduser("~/.cache")
+    return os.path.join(base, "pytest-gvisor", name)

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import stat
 import time
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ from typing import TYPE_CHECKING
 
 from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.guest.checked_json import loads
+from pytest_gvisor.programs.paths import caches
 from pytest_gvisor.runsc.features import QUESTIONS
-from pytest_gvisor.sessions import places, private
+from pytest_gvisor.sessions import private
 
 if TYPE_CHECKING:
     from pytest_gvisor.runsc.sidecars import State
@@ -63,7 +63,7 @@ def keep(identity: State, answers: Answers) -> None:
     if time.time_ns() - identity.ctime_ns > _SETTLED:
         with contextlib.suppress(LaunchError, OSError):
             private.make_above(folder())
-            _write(_path(identity), json.dumps([answers.sha256, *answers.texts]))
+            private.write(_path(identity), json.dumps([answers.sha256, *answers.texts]))
             sweep(folder())
 
 
@@ -88,7 +88,7 @@ def _decode(text: str) -> Answers | None:
 
 def folder() -> str:
     """Return the folder for answers."""
-    return places.caches("answers")
+    return caches("answers")
 
 
 def boot_id() -> str:
@@ -114,16 +114,3 @@ def _read(path: str) -> str:
         if found.st_uid != os.geteuid() or not stat.S_ISREG(found.st_mode):
             return ""
         return file.read(_MAX).decode("utf-8", "replace")
-
-
-def _write(path: str, text: str) -> None:
-    """Write the text; nothing is there after a failure. Raises `OSError`."""
-    new = f"{path}.{secrets.token_hex(4)}"
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(new, path)
-    except BaseException:
-        os.unlink(new)
-        raise

@@ -41,17 +41,6 @@ def outer_uid() -> int:
     return inside
 
 
-def caches(name: str) -> str:
-    """Return a folder of this package in the user's cache folder.
-
-    As the XDG Base Directory Specification defines it, a variable with a relative path is ignored.
-    """
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):
-        base = os.path.expanduser("~/.cache")
-    return os.path.join(base, "pytest-gvisor", name)
-
-
 def session_bases() -> Iterator[str]:
     """Yield the folders that may hold this process's sessions, the best first.
 

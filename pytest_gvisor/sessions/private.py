@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import stat
 import time
 from collections.abc import Iterator
@@ -129,6 +130,19 @@ def make_above(path: str) -> None:
     if not os.path.isdir(above):
         make_above(above)
         os.close(open_private(above, lenient=True))
+
+
+def write(path: str, text: str) -> None:
+    """Write a whole file of this user's alone, or nothing. Raises `OSError`."""
+    new = f"{path}.{secrets.token_hex(4)}"
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(new, path)
+    except BaseException:
+        os.unlink(new)
+        raise
 
 
 def open_lock(path: str, folder: int | None = None) -> int:

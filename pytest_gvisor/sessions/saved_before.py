@@ -11,7 +11,7 @@ import os
 import shutil
 
 from pytest_gvisor.errors import LaunchError
-from pytest_gvisor.sessions import places
+from pytest_gvisor.programs.paths import caches
 from pytest_gvisor.sessions.private import place, take_lock
 
 NAME = "sandboxes-1"
@@ -23,7 +23,7 @@ def remove() -> list[str]:
     One that a session of an earlier version uses stays. So does the whole folder if others can
     enter or replace it.
     """
-    path = places.caches(NAME)
+    path = caches(NAME)
     removed: list[str] = []
     if not os.path.isdir(path):
         return removed

@@ -35,6 +35,7 @@ from pytest_gvisor.images import choose, config, daemon_socket, docker, tar, use
 from pytest_gvisor.images.streams import Budget, Inflated, Limits, check_digest, drain
 from pytest_gvisor.inside import link as inside_link
 from pytest_gvisor.inside import reports
+from pytest_gvisor.inside.anchors import Anchors
 from pytest_gvisor.inside.landing import Store
 from pytest_gvisor.inside.plugins import Sender
 from pytest_gvisor.inside.plugins.benchmark import Benchmarks
@@ -299,20 +300,18 @@ def inside_report(data: bytes) -> None:
 
 def inside_file(data: bytes) -> None:
     """The messages of a sandbox's first process: no file leads out of its place."""
-    store = Store(files=100, size=10_000)
-    places = tuple(
-        Place(folder, guarded=guarded)
-        for folder, guarded in {"/guarded": True, "/free": False}.items()
-    )
-    taker = Taker(store, Agreed(places=places, project="/guarded"))
+    store = Store(Anchors("/"), files=100, size=10_000)
+    places = Place("/guarded"), Place("/free", free=True), Place("/own", own=True)
+    taker = Taker(store, Agreed(places=places, project="/"))
     with contextlib.suppress(guest_frames.FrameError, ProtocolError), contextlib.closing(store):
         for line in data.split(b"\n"):
             taker.take(inside_link._decode(line))
     for path in store._files:
         assert path.isprintable()
         assert os.path.normpath(path) == path
-        assert path.startswith(("/free/", "/guarded/"))
+        assert path.startswith(("/free/", "/guarded/", "/own/"))
         assert path.startswith("/free/") or os.path.splitext(path)[1] not in ("", ".py", ".so")
+        assert not path.startswith("/guarded/") or not path.endswith((".txt", ".yml"))
     for shown in (*store.tally.others, *store.tally.notes):
         assert not any(map(moves, shown))
 

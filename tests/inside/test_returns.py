@@ -27,7 +27,7 @@ def test_files_below_basetemp_and_named_ones_come_back(
         def test_writes(tmp_path):
             (tmp_path / "deep").mkdir()
             (tmp_path / "deep/a.py").write_text("a")
-            for name in ("out.json", "exact.sh", "gen/x/g.yml", "gen/g.py", "res/b/c/r.xml",
+            for name in ("out.json", "exact.sh", "gen/x/g.csv", "gen/g.py", "res/b/c/r.xml",
                          "res/r.txt", "other.txt"):
                 os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
                 with open(name, "w") as file:
@@ -52,8 +52,8 @@ def test_files_below_basetemp_and_named_ones_come_back(
 
             def pytest_unconfigure():
                 os.makedirs("gen", exist_ok=True)
-                with open("gen/last.txt", "w") as file:
-                    file.write("gen/last.txt")
+                with open("gen/last.json", "w") as file:
+                    file.write("gen/last.json")
         """
     )
     result = run_inside("-v", f"--basetemp={base}")
@@ -69,7 +69,7 @@ def test_files_below_basetemp_and_named_ones_come_back(
         consecutive=False,
     )
     here = project.path
-    for name in ("out.json", "exact.sh", "gen/x/g.yml", "res/b/c/r.xml", "gen/last.txt"):
+    for name in ("out.json", "exact.sh", "gen/x/g.csv", "res/b/c/r.xml", "gen/last.json"):
         assert (here / name).read_text() == name
         assert not (here / name).stat().st_mode & 0o111
     assert not [name for name in ("gen/g.py", "res/r.txt", "other.txt") if (here / name).exists()]

@@ -28,6 +28,7 @@ from pytest_gvisor.guest import frames, returns
 from pytest_gvisor.images import cache, docker, mount_points, streams
 from pytest_gvisor.inside import (
     ahead,
+    anchors,
     coverage_data,
     fields,
     landing,
@@ -277,7 +278,7 @@ NUMBERS = [
     ("inside.md", f"shown one by one, {visible._MOST_ENTRIES} at most"),
     ("inside.md", f"retention applies. {returned.MOST_OF_FAILED // MIB} MiB a sandbox"),
     ("inside.md", f"a path of more than {returns._LONGEST_PATH:,} bytes"),
-    ("inside.md", f"keeps {landing.MOST_FILES:,} files and {landing.MOST_BYTES // GIB} GiB"),
+    ("inside.md", f"keeps {landing.MOST_FILES:,} files and {anchors.MOST_BYTES // GIB} GiB"),
     ("inside.md", f"names up to {ahead.MOST} tests ahead"),
     ("internals.md", f"looks into the file each {link._LOOK * 1000:g} ms"),
     ("internals.md", f"at most {frames.MAX_JSON // 1024} KiB of JSON"),

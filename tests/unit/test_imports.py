@@ -273,6 +273,14 @@ COLLECTS = {
     "pytest_gvisor.removed", "pytest_gvisor.setting_table",
 }  # fmt: skip
 IDLE = COLLECTS | {"pytest_gvisor.plugin.stash"}
+
+
+@pytest.fixture(autouse=True)
+def no_records(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This user's records of files that came back change no session here."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 ALONE_OF_OTHERS = [f"-pno:{name}" for name in ("cacheprovider", "hypothesispytest", "xdist")]
 SESSION = """
 import pytest, sys
@@ -303,6 +311,17 @@ def collect(folder: Path, code: str) -> str:
 def test_a_collection_without_gvisor_imports_no_more(tmp_path: Path) -> None:
     """The same of a session that runs no test."""
     assert set(collect(tmp_path, "print(*loaded)").split()) == COLLECTS
+
+
+def test_a_record_of_files_that_came_back_elsewhere_costs_one_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each later session of the user looks whether one is of its project."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "pytest-gvisor/returned").mkdir(parents=True)
+    (tmp_path / "pytest-gvisor/returned/0.json").touch()
+    found = set(collect(tmp_path, "print(*loaded)").split())
+    assert found == COLLECTS | {"pytest_gvisor.inside.records"}
 
 
 def test_a_session_without_gvisor_has_few_plugins_of_ours(tmp_path: Path) -> None:

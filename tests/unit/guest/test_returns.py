@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.guest import returns
-from pytest_gvisor.guest.returns import Changes, pattern, refusal
+from pytest_gvisor.guest.returns import Changes, Place, pattern, refusal
 from pytest_gvisor.inside import link
 
 Messages = list[dict[str, Any]]
 
 
-def place(folder: Path, glob: str = "**", *, name: str = "", guarded: bool = False) -> Any:
+def place(folder: Path, *, name: str = "", free: bool = True) -> Any:
     """A place as the host names it."""
-    return {"folder": str(folder), "glob": "" if name else glob, "name": name, "guarded": guarded}
+    return {"folder": str(folder), "name": name, "free": free}
 
 
 def sent(
@@ -74,27 +74,38 @@ def changes(tmp_path: Path) -> Changes:
     return from_now(tmp_path)
 
 
+DATA, OWN, FREE = Place("/x"), Place("/x", own=True), Place("/x", free=True)
+EXACT = Place("/x", name="n")
+
+
 @pytest.mark.parametrize(
-    ("path", "guarded", "why"),
+    ("path", "place", "why"),
     [
-        ("a/b.py", False, ""),
-        ("a/b.JSON", True, ""),
-        ("a/é.yml", True, ""),
-        *[(f"a/{name}", True, "suffix") for name in (
+        ("a/b.JSON", DATA, ""),
+        ("a/é.csv", DATA, ""),
+        *[(f"a/b.{suffix}", place, why) for suffix in ("txt", "yml", "YAML", "md", "rst")
+          for place, why in {DATA: "suffix", OWN: "", FREE: "", EXACT: ""}.items()],
+        *[(f"a/{name}", place, why) for name in (
             "b.py", "b.pth", "b.so", "b.sh", "b", "b.toml", "b.cfg", "b.ini", "b.pkl", "b.sqlite",
-            ".b.json", "package.json", "Requirements-dev.txt", "compose.yaml", "CMakeLists.txt",
-        )],
-        (".git/b.json", True, "suffix"),
-        (".vscode/settings.json", True, "suffix"),
-        *[(path, False, "name") for path in (
+            ".b.json", ".json", "Makefile", ".envrc",
+        ) for place, why in {DATA: "suffix", OWN: "suffix", FREE: "", EXACT: ""}.items()],
+        (".git/b.json", DATA, "suffix"),
+        ("cassettes/.vscode/settings.json", OWN, "suffix"),
+        *[("package.json", place._replace(project=project), why)
+          for project in ("", "x", "x/y")
+          for place, why in {DATA: "suffix", OWN: "suffix", FREE: "", EXACT: ""}.items()],
+        ("a/package.json", DATA._replace(project=""), ""),
+        ("a/package.json", DATA._replace(project="a/b/c"), "suffix"),
+        ("a/package.json", DATA._replace(project="ab"), ""),
+        *[(path, FREE, "name") for path in (
             "", "/", "/a", "a//b", "../a", "a/..", "a/./b", "a\nb", "a\x1b[2Jb", "a\0b", "\udcffa",
             "a\u202eb", "x" * 256, "é" * 128, "/".join(["xxxx"] * 600),
         )],
     ],
 )  # fmt: skip
-def test_a_name_is_refused_that_could_harm(path: str, guarded: bool, why: str) -> None:
-    """In a guarded place the host may run a file by its name, or import it."""
-    assert refusal(path, guarded=guarded) == why
+def test_a_name_is_refused_that_could_harm(path: str, place: Place, why: str) -> None:
+    """The host may run a file by its name; of a project, tools look into its own folder."""
+    assert refusal(place, path) == why
 
 
 @pytest.mark.parametrize(
@@ -122,18 +133,18 @@ def test_what_was_there_before_stays_and_what_is_new_goes(tmp_path: Path) -> Non
     (tmp_path / "old").mkdir()
     (tmp_path / "old/old.txt").write_text("old")
     changes = from_now(tmp_path)
-    for name in ("out/a.txt", "out/b.py", "out/sub/c.txt", "x.json", "y.txt", "__pycache__/z.pyc"):
+    for name in ("out/a.json", "out/b.py", "out/sub/c.csv", "x.json", "y.txt", "__pycache__/z.pyc"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     messages = sent(
         changes,
         tmp_path,
         place(tmp_path, name="x.json"),
-        place(tmp_path / "out", guarded=True),
+        place(tmp_path / "out", free=False),
         place(tmp_path / "out/sub"),
         place(tmp_path / "missing", name="x"),
     )
-    assert paths(messages) == ["x.json", "a.txt", "sub/c.txt"]
+    assert paths(messages) == ["x.json", "a.json", "sub/c.csv"]
     left_out, wrote, end = messages[-3:]
     assert (left_out["why"], left_out["paths"]) == ("suffix", [str(tmp_path / "out/b.py")])
     assert (wrote["count"], wrote["paths"]) == (1, [str(tmp_path / "y.txt")])

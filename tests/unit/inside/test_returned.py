@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import errno
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,7 +18,8 @@ import pytest
 
 from pytest_gvisor.errors import ProtocolError, UsageError
 from pytest_gvisor.guest.returns import MOST_NAMES, Place
-from pytest_gvisor.inside import landing
+from pytest_gvisor.inside import anchors
+from pytest_gvisor.inside.anchors import Anchor, Anchors
 from pytest_gvisor.inside.landing import Store
 from pytest_gvisor.inside.link import Died, Hangs, Link
 from pytest_gvisor.inside.returned import (
@@ -62,18 +65,20 @@ class Sandbox:
 
 
 class Host:
-    """A project with a guarded folder, a free one, a file and a log."""
+    """A project with a folder of data, a free one, a file, a log and a plugin's own folder."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, **bounds: int) -> None:
         self.base = base
-        self.store = Store()
-        folders = {name: str(base / name) for name in ("guarded", "free", "log")}
+        self.written = base / "data/written"
+        self.store = Store(Anchors(str(base), [str(self.written)]), **bounds)
+        folders = {name: str(base / name) for name in ("data", "free", "log", "own")}
         self.agreed = Agreed(
             places=(
-                Place(folders["guarded"], guarded=True),
-                Place(folders["free"], guarded=False),
-                Place(folders["guarded"], name="x.py", guarded=False),
-                Place(folders["log"], name="l", guarded=False, merged=True),
+                Place(folders["data"]),
+                Place(folders["free"], free=True),
+                Place(folders["data"], name="x.py"),
+                Place(folders["log"], name="l", merged=True),
+                Place(folders["own"], own=True),
             ),
             project=str(base),
         )
@@ -91,9 +96,13 @@ class Host:
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Host:
-    """A host with nothing in its folders."""
-    return Host(tmp_path)
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    """A host with nothing in its folders, and with a cache beside them."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "project").mkdir()
+    made = Host(tmp_path / "project")
+    yield made
+    made.store.close()
 
 
 def file(path: object, data: bytes = b"x", *, place: object = 1, more: object = False) -> Message:
@@ -107,13 +116,13 @@ def test_files_are_written_at_the_end_of_the_session(host: Host) -> None:
     (host.base / "free").mkdir()
     (host.base / "free/same").write_bytes(b"x")
     assert host.take(
-        file("a/b.txt", place=0), file("c", b"1", more=True), file("c", b"2"), file("same"),
+        file("a/b.json", place=0), file("c", b"1", more=True), file("c", b"2"), file("same"),
         file("x.py", place=2), END,
     )  # fmt: skip
     assert list(host.files()) == ["free/same"]
     tally = host.store.write()
     assert host.files() == {
-        "free/c": b"12", "free/same": b"x", "guarded/a/b.txt": b"x", "guarded/x.py": b"x",
+        "free/c": b"12", "free/same": b"x", "data/a/b.json": b"x", "data/x.py": b"x",
     }  # fmt: skip
     assert (tally.count, tally.errors, tally.notes) == (3, [], [])
 
@@ -151,10 +160,11 @@ HOSTILE: dict[str, Message] = {
     "an empty path": file(""),
     "a path that is none": file(7),
     "a suffix": file("conftest.py", place=0),
-    "a dot": file(".git/x.txt", place=0),
-    "a tool's": file("package.json", place=0),
+    "a text": file("test_it.txt", place=0),
+    "a dot": file(".git/x.json", place=0),
+    "a plugin's code": file("x.py", place=4),
     "another name": file("y.py", place=2),
-    "no place": file("a", place=4),
+    "no place": file("a", place=5),
     "a place before the first": file("a", place=-1),
     "a place that is true": file("a", place=True),
     "a place that is a text": file("a", place="1"),
@@ -184,6 +194,76 @@ def test_a_file_that_was_not_agreed_ends_the_taking(host: Host, message: Message
     assert note.isprintable()
 
 
+def test_a_file_of_the_host_s_is_replaced_if_it_came_back_from_inside(host: Host) -> None:
+    """A user's file is not, and neither is one that the user has changed since."""
+    for round_, content in enumerate((b"1", b"2")):
+        host.take(*(file(f"{name}.json", content, place=0) for name in "abc"), END)
+        if not round_:
+            (host.base / "data").mkdir()
+            (host.base / "data/a.json").write_bytes(b"the user's")
+        tally = host.store.write()
+        (host.base / "data/c.json").write_bytes(b"changed")
+        assert [error.split()[0] for error in tally.errors] == [
+            f"{host.base}/data/{name}.json" for name in ("a", "ac")[round_]
+        ]
+        assert "is not replaced" in tally.errors[-1]
+        tally.errors.clear()
+    assert host.files() == {
+        "data/a.json": b"the user's", "data/b.json": b"2", "data/c.json": b"changed",
+    }  # fmt: skip
+    # What is the same already is left alone, and is no file from inside for that.
+    host.take(file("a.json", b"the user's", place=0), END)
+    assert host.store.write().errors == []
+    host.take(file("a.json", b"3", place=0), END)
+    assert len(host.store.write().errors) == 1
+
+
+def test_an_option_that_was_given_now_replaces_files_of_its_own_folder(host: Host) -> None:
+    """So snapshots are updated: texts, and no code."""
+    (host.base / "own").mkdir()
+    (host.base / "own/x.yml").write_bytes(b"the user's")
+    host.take(file("x.yml", b"new", place=4), file("y.txt", place=4), END)
+    assert host.store.write().errors == []
+    assert host.files() == {"own/x.yml": b"new", "own/y.txt": b"x"}
+
+
+def test_where_nothing_can_be_recorded_nothing_lands(host: Host) -> None:
+    """A later session would collect it. Temporary folders need no record."""
+    cache = host.base.parent / "cache"
+    cache.write_text("no folder")
+    host.take(file("a.json", place=0), file("l", place=3), file("a"), END)
+    (error,) = host.store.write().errors
+    assert host.files() == {"free/a": b"x"}
+    assert error.startswith("2 files stay inside, because they cannot be recorded")
+    assert "XDG_CACHE_HOME" in error
+
+
+def test_the_host_counts_the_bytes_of_a_place(host: Host) -> None:
+    """The bound is the place's, whatever the sandbox says of it."""
+    some = Place(str(host.base / "free"), free=True, most=10)
+    host.agreed = dataclasses.replace(host.agreed, places=(some,))
+    host.take(file("a", b"x" * 10, place=0), file("b", place=0), END)
+    tally = host.store.write()
+    assert list(host.files()) == ["free/a"]
+    assert "more than 10 bytes" in tally.notes[0]
+
+
+def test_the_host_knows_the_folders_of_failed_tests(host: Host) -> None:
+    """One for each test that it has seen fail; others are dropped, and the rest is taken."""
+    some = Place(str(host.base / "free"), free=True, failed_only=True)
+    taker = Taker(host.store, dataclasses.replace(host.agreed, places=(some,)))
+    long = "test_" + "x" * 40
+    for inner in ("t/test_a.py::test_b[1-é]", "t/test_a.py::C::test_c9", f"t/test_a.py::{long}"):
+        taker.note_failed(inner)
+    wanted = ["test_b_1_é_0/x", "test_c90/x/y", "test_c90/z", f"{long[:30]}12/x"]
+    dropped = ["test_passes0/x", "test_b_1_é_1/x", "other0/x", "x"]
+    messages = [file(path, place=0) for path in (*dropped[:1], *wanted, *dropped[1:])]
+    assert taker.receive(cast("Link", Sandbox([*messages, END])), 0.0)
+    tally = host.store.write()
+    assert {*host.files()} == {f"free/{path}" for path in wanted}
+    assert (tally.count, tally.errors, tally.notes) == (len(wanted), [], [])
+
+
 def test_half_a_file_is_none(host: Host) -> None:
     """Neither before another one, nor at the end."""
     host.take(file("a", more=True), file("b"), END, sandbox="one")
@@ -197,7 +277,7 @@ def test_half_a_file_is_none(host: Host) -> None:
 
 def test_a_million_files_are_not_kept(host: Host) -> None:
     """Files before the bound are there."""
-    host.store = Store(files=3)
+    host = Host(host.base, files=3)
     host.take(*(file(str(number)) for number in range(10)), END)
     assert list(host.files()) == []
     tally = host.store.write()
@@ -207,7 +287,7 @@ def test_a_million_files_are_not_kept(host: Host) -> None:
 
 def test_ten_gigabytes_are_not_kept(host: Host) -> None:
     """The bound is for all sandboxes together."""
-    host.store = Store(size=2_000_000)
+    host = Host(host.base, size=2_000_000)
     host.take(file("a", b"x" * 1_000_000), END)
     endless = (file("b", b"x" * 400_000, more=True) for _ in range(100))
     host.take(*endless, END)
@@ -232,13 +312,13 @@ def test_what_cannot_be_written_is_an_error_and_the_rest_is_written(host: Host) 
     """A link in the place of a file, for instance."""
     (host.base / "free").mkdir()
     (host.base / "free/link").symlink_to("/etc/passwd")
-    (host.base / "free/out").symlink_to(host.base / "guarded")
+    (host.base / "free/out").symlink_to(host.base / "data")
     host.take(file("link"), file("out/x.py"), file("z"), END)
     tally = host.store.write()
     assert list(host.files())[-1] == "free/z"
-    assert not (host.base / "guarded").exists()
+    assert not (host.base / "data").exists()
     assert len(tally.errors) == 2
-    assert "no regular file" in tally.errors[0]
+    assert "symbolic links" in tally.errors[0]
 
 
 def test_a_full_disk_is_an_error_with_its_path(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +331,7 @@ def test_a_full_disk_is_an_error_with_its_path(host: Host, monkeypatch: pytest.M
     with monkeypatch.context() as context:
         context.setattr(os, "pwrite", full)
         host.take(file("b"), END)
-    monkeypatch.setattr(landing, "land", full)
+    monkeypatch.setattr(anchors, "land", full)
     tally = host.store.write()
     assert tally.errors == [f"{host.base}/free/a could not be written: No space left on device"]
     assert "no place to keep a file from inside" in tally.notes[0]
@@ -304,11 +384,25 @@ test_item.__test__ = False  # type: ignore[attr-defined]  # a helper
 
 
 def places(
-    *entries: str, items: Any = (), writable: Any = (), temporary: Any = None, **options: Any
+    *entries: str, items: Any = (), temporary: Any = None, **options: Any
 ) -> list[tuple[str, str, str, bool]]:
-    """Folder, name, glob and guard of each place."""
-    found = agree(config(*entries, **options), items, writable=writable, basetemp=temporary)
-    return [(place.folder, place.name, place.glob, place.guarded) for place in found.places]
+    """Folder, name, glob of each place, and whether it is a plugin's own."""
+    found = agreed(config(*entries, **options), items, temporary)
+    return [(place.folder, place.name, place.glob, place.own) for place in found.places]
+
+
+class Anywhere(Anchors):
+    """Anchors of folders that need not be there."""
+
+    def find(self, folder: str) -> Anchor:
+        """Follow no link, and open nothing."""
+        return Anchor(-1, "", folder, None)
+
+
+def agreed(config: Any, items: Any, temporary: str | None) -> Agreed:
+    """The places of a sandbox where each folder has an anchor."""
+    found = Anywhere(str(PROJECT))
+    return agree(config, items, anchors=found, writable=["/w"], basetemp=temporary)
 
 
 def test_without_an_option_nothing_comes_back() -> None:
@@ -317,25 +411,30 @@ def test_without_an_option_nothing_comes_back() -> None:
 
 
 def test_an_entry_is_a_file_or_a_folder_or_a_glob() -> None:
-    """An exact name is not guarded; what it stands for as a folder is."""
-    assert places("out/a.py") == [
-        ("/srv/project/out", "a.py", "", False),
-        ("/srv/project/out/a.py", "", "**", True),
+    """Exact names come first: a file of two places belongs to the one that allows more."""
+    assert places("out", "out/a.py") == [
+        ("/srv/project", "out", "**", False),
+        ("/srv/project/out", "a.py", "**", False),
+        ("/srv/project/out", "", "**", False),
+        ("/srv/project/out/a.py", "", "**", False),
     ]
-    assert places("out/**/*.xml", "/var/x/*") == [
-        ("/srv/project/out", "", "**/*.xml", True),
+    assert places("out/**/*.xml", "/var/x/*", "/srv/*/x", snapshot_update=True) == [
+        ("/srv/project", "", "**/snapshots/**", True),
+        ("/srv/project/out", "", "**/*.xml", False),
         ("/var/x", "", "*", False),
+        ("/srv", "", "*/x", False),
     ]
-    # A glob above the project could lead into it.
-    assert places("/srv/*/x") == [("/srv", "", "*/x", True)]
 
 
 @pytest.mark.parametrize("entry", [
     "/", "/proc/x", "/sys/**", "/dev/x", "/dev/../proc/1", ".testmondata", "a/.testmondata-wal",
     ".pymon", ".coverage", "x/.coverage.host", "*/.coverage",
 ])  # fmt: skip
-def test_an_entry_that_can_name_no_file_is_a_usage_error(entry: str) -> None:
+def test_an_entry_that_can_name_no_file_is_a_usage_error(
+    entry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """So is a database that a plugin opens on the host."""
+    monkeypatch.setattr(f"{__name__}.PROJECT", tmp_path)
     with pytest.raises(UsageError, match=r"^gvisor_returns = "):
         check(config("fine.txt", entry))
     check(config("fine.txt"))
@@ -344,16 +443,16 @@ def test_an_entry_that_can_name_no_file_is_a_usage_error(entry: str) -> None:
 @pytest.mark.parametrize("dest", OUTPUT_FILES)
 def test_the_path_of_an_output_option_comes_back(dest: str) -> None:
     """The path is relative to where pytest was started, and may lie anywhere."""
-    assert places(**{dest: "x/y.py"}) == [("/srv/project/here/x", "y.py", "", False)]
-    assert places(**{dest: Path("/var/y")}) == [("/var", "y", "", False)]
+    assert places(**{dest: "x/y.py"}) == [("/srv/project/here/x", "y.py", "**", True)]
+    assert places(**{dest: Path("/var/y")}) == [("/var", "y", "**", True)]
     assert places(**{dest: None}) == places(**{dest: ""}) == places(**{dest: open}) == []
 
 
 @pytest.mark.parametrize("dest", OUTPUT_FOLDERS)
 def test_the_folder_of_an_output_option_comes_back(dest: str) -> None:
-    """In the project it is guarded."""
+    """Texts come back there too: the folder is the plugin's own."""
     assert places(**{dest: "x"}) == [("/srv/project/here/x", "", "**", True)]
-    assert places(**{dest: "/var/x"}) == [("/var/x", "", "**", False)]
+    assert places(**{dest: "/var/x"}) == [("/var/x", "", "**", True)]
 
 
 def test_snapshots_come_back_with_their_own_option_alone() -> None:
@@ -394,10 +493,24 @@ def test_each_option_is_documented() -> None:
     assert {*re.findall(r"`(--[\w-]+)`", table)} == {*written.values(), "--basetemp"}
 
 
-def test_no_place_lies_in_a_writable_folder() -> None:
-    """Files are there already, and so may be links that a test has made."""
-    assert places("a", "out/x", writable=[str(PROJECT / "out")]) == places("a")
-    assert places(temporary="/tmp/x/base", writable=["/tmp/x"]) == []
+def test_no_place_lies_in_a_writable_folder(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are there already. If a link leads out of the project, a note names it."""
+    host.written.mkdir(parents=True)
+    (host.base / "away").symlink_to("/etc")
+    monkeypatch.setattr(f"{__name__}.PROJECT", host.base)
+    given = config("data/written/a", "away/x", "b")
+    store = Store(Anchors(str(host.base), [str(host.written)]))
+    found = agree(given, [], anchors=store.anchors, writable=[], basetemp=str(host.written))
+    assert [(place.folder, place.name) for place in found.places] == [
+        (str(host.base), "b"), (f"{host.base}/b", ""),
+    ]  # fmt: skip
+    for _sandbox in "12":
+        Taker(store, found)
+    note, _other = store.tally.notes
+    assert note.startswith(f"files below {host.base}/away stay inside: a link leads")
+    with pytest.raises(UsageError, match="a link leads from"):
+        check(given)
+    store.close()
 
 
 def test_the_base_temporary_folder_is_the_host_s() -> None:
@@ -412,6 +525,21 @@ def test_the_base_temporary_folder_is_the_host_s() -> None:
     assert basetemp(without, uses, 1) is None
 
 
+@pytest.mark.parametrize("folder", ["/srv/project/tmp", "/imports/tmp", "/linked/tmp"])
+def test_no_temporary_folder_comes_back_to_where_the_host_imports(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files there may have any name. A note says so if a test has a temporary folder."""
+    (tmp_path / "imports").mkdir()
+    (tmp_path / "linked").symlink_to("imports")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "linked")])
+    base = folder if folder.startswith("/srv") else os.path.realpath(f"{tmp_path}{folder}")
+    found = agreed(config(basetemp=base), [test_item("/t.py", "tmp_path")], base)
+    assert found.places == ()
+    assert found.notes[0].startswith(f"files below {base} stay inside, because the host imports")
+    assert agreed(config(basetemp=base), [test_item("/t.py")], base).notes == ()
+
+
 @pytest.mark.parametrize(
     ("options", "failed_only"),
     [
@@ -424,20 +552,19 @@ def test_the_base_temporary_folder_is_the_host_s() -> None:
 )
 def test_all_below_it_comes_back_if_the_user_has_given_it(options: Any, failed_only: bool) -> None:
     """To its workers xdist always gives one, and the controller knows whose it is."""
-    found = agree(config(**options), [], writable=[], basetemp="/tmp/base")
-    (place,) = found.places
-    assert (place.failed_only, place.folder) == (failed_only, "/tmp/base")
+    (place,) = agreed(config(**options), [], "/tmp/base").places
+    assert (place.failed_only, place.folder, place.free) == (failed_only, "/tmp/base", True)
 
 
 def test_the_sandbox_gets_folders_that_the_host_has(tmp_path: Path) -> None:
     """The parent of the base is one of them, and no other folder that is missing."""
-    found = agree(config(f"{tmp_path}/x", "/nowhere/y"), [], writable=[], basetemp="/tmp/a/base")
-    command = Taker(Store(files=7, size=8), found).command()
+    found = agreed(config(f"{tmp_path}/x", "/nowhere/y"), [], "/tmp/a/base")
+    command = Taker(Store(Anchors("/p"), files=7, size=8), found).command()
     assert command["folders"] == [str(tmp_path), "/tmp/a"]
     assert (command["files"], command["bytes"]) == (7, 8)
     assert len(command["places"]) == 5
     assert os.path.isdir(tmp_path)
-    assert Taker(Store(), Agreed(project="/p")).command()["places"] == []
+    assert Taker(Store(Anchors("/p")), Agreed(project="/p")).command()["places"] == []
 
 
 @pytest.mark.parametrize(("size", "longest"), [(0, 30), (1, 31), (5000, 30 + LONGEST_MORE)])

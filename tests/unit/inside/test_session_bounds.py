@@ -108,6 +108,7 @@ def test_the_last_sandbox_is_removed_while_the_session_ends(writable: tuple[str,
         copies=SimpleNamespace(close=lambda: None),
         _config=SimpleNamespace(workerinput={"workerid": "gw1"}, stash={}),
         _bounds=SimpleNamespace(close=lambda: None),
+        _returned=SimpleNamespace(close=lambda: None),
     )
     these.close()
     assert [one.closed for one in sandboxes] == [True, True, False]

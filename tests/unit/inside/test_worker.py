@@ -295,6 +295,10 @@ class Files:
         """Note the name."""
         self.said.append(nodeid.rpartition("::")[2])
 
+    def note_failed(self, inner: str) -> None:
+        """Note the test."""
+        self.said.append(f"{inner} failed")
+
     def receive(self, _link: Link, _start: float) -> bool:
         """Note whether the sandbox is there."""
         self.said.append(f"received, closed {self._script.closed}")
@@ -325,7 +329,9 @@ def test_files_are_taken_before_a_sandbox_is_removed(
         list(worker.run(host.item, Ids(inner=INNER)))
         worker.finish()
     name = "test_files_are_taken_before_a_sandbox_is_removed"
-    assert [line.partition("[")[0] for line in host.files.said] == [name, "received, closed 0"]
+    said = [line.partition("[")[0] for line in host.files.said]
+    assert [one for one in said if "failed" not in one] == [name, "received, closed 0"]
+    assert (f"{INNER} failed" in said) == (DONE not in messages)
     assert host.script.closed == 1
 
 

@@ -10,7 +10,7 @@ from pytest_gvisor.errors import UsageError
 from pytest_gvisor.oci import host_paths
 from pytest_gvisor.oci.host_paths import canonical, executed
 from pytest_gvisor.oci.mounts import bind
-from pytest_gvisor.sessions import places
+from pytest_gvisor.programs.paths import caches
 
 
 @pytest.fixture(autouse=True)
@@ -98,11 +98,11 @@ def test_what_the_host_executes_is_not_to_be_written(
     projects.append(str(tmp_path / "top/project"))
     monkeypatch.setattr(sys, "path", [str(tmp_path / "imports")])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    caches = places.caches("images-2")
-    Path(caches).mkdir(parents=True)
+    images = caches("images-2")
+    Path(images).mkdir(parents=True)
     refused = [
         "top", "top/project", "imports", "clone", "clone/.git", "clone/.git/hooks", "cache",
-        caches, sys.prefix, os.path.join(sys.prefix, "bin"),
+        images, sys.prefix, os.path.join(sys.prefix, "bin"),
     ]  # fmt: skip
     for name in refused:
         with pytest.raises(UsageError, match="dangerous=True"):

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.errors import LaunchError
-from pytest_gvisor.sessions import places, private
+from pytest_gvisor.programs.paths import caches
+from pytest_gvisor.sessions import private
 from pytest_gvisor.trust import Trust
 from tests.mounts import masked
 
@@ -205,7 +206,7 @@ def test_the_cache_folder_is_the_one_of_the_xdg_specification(
     """A relative path is ignored, as if there were none."""
     monkeypatch.setenv("XDG_CACHE_HOME", variable)
     monkeypatch.setenv("HOME", "/home/a")
-    assert places.caches("answers") == f"{above}/pytest-gvisor/answers"
+    assert caches("answers") == f"{above}/pytest-gvisor/answers"
 
 
 @pytest.fixture

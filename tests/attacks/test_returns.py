@@ -1,0 +1,174 @@
+"""A test inside attacks the host by files that come back from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.inside.conftest import project, run_inside
+from tests.mounts import harmless
+
+__all__ = ["project", "run_inside"]
+
+RunInside = Callable[..., pytest.RunResult]
+
+WRITES = """
+import os, pathlib
+
+def test_it():
+    for name in {names!r}:
+        path = pathlib.Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(">>> import os; os.mkdir({canary!r})")
+"""
+"""A test whose files are doctests that make a folder on the host."""
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Path:
+    """A folder that is there if the host has executed what came back."""
+    return tmp_path / "canary"
+
+
+def files(folder: Path) -> set[str]:
+    """All files below a folder, apart from those of Python and of this package."""
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return {name for name in found if not name.startswith((".cache", "__pycache__"))}
+
+
+NAMES = (
+    "test_summary.txt", "conftest.py", "Makefile", ".envrc", "lefthook.yml", "azure-pipelines.yml",
+    "dev-requirements.txt", ".vscode/settings.json", "x.pth", "README.md", "test_x.rst",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["reports", "../reports", "below"])
+def test_only_data_comes_back_wherever_it_goes(
+    where: str, project: pytest.Pytester, run_inside: RunInside, canary: Path
+) -> None:
+    """No later pytest runs any of it, and no tool is configured by it."""
+    root = project.mkdir("tests")
+    project.makeini("[pytest]\n")
+    reports = (root / where).resolve()
+    reports.mkdir(exist_ok=True)
+    (reports / "package.json").write_text("the user's")
+    (root / "pytest.ini").write_text(f"[pytest]\ngvisor_returns = {where}\n")
+    names = [f"{reports}/{name}" for name in (*NAMES, "a.json", "package.json")]
+    (root / "test_it.py").write_text(WRITES.format(names=names, canary=str(canary)))
+    shown = f"--gvisor-readable={reports}"
+    result = run_inside("--rootdir", str(root), str(root), shown)
+    assert result.parseoutcomes() == {"passed": 1}
+    assert files(reports) == {"a.json", "package.json"}
+    assert (reports / "package.json").read_text() == "the user's"
+    result.stdout.fnmatch_lines(["*gvisor: ERROR: *package.json is not replaced*"])
+    project.runpytest_subprocess(str(reports), "-pno:cacheprovider", "--doctest-glob=*")
+    assert not canary.exists()
+
+
+LATER = (
+    (), ("out",), ("--doctest-glob=*.txt",), ("--rootdir=out", "out"), ("--no-gvisor", "link"),
+    ("-n1", "out"), ("out/test_mine.txt", "out/test_exact.txt", "link/test_log.txt"),
+)  # fmt: skip
+
+
+def test_no_later_pytest_collects_what_came_back(
+    project: pytest.Pytester, run_inside: RunInside, canary: Path
+) -> None:
+    """A file that the user has named may have any name, and is left out whoever asks for it."""
+    project.makeini("[pytest]\ngvisor_returns = out/test_exact.txt\nlog_file = out/test_log.txt\n")
+    project.makeconftest("def pytest_ignore_collect(): return False\n")
+    code = WRITES.format(names=["out/test_exact.txt"], canary=str(canary))
+    logged = f"\n>>> import os; os.mkdir({str(canary)!r})"
+    project.makepyfile(f"{code}    import logging; logging.warning({logged!r})")
+    run_inside().assert_outcomes(passed=1)
+    assert files(project.path) >= {"out/test_exact.txt", "out/test_log.txt"}
+    (project.path / "link").symlink_to("out")
+    (project.path / "out/test_mine.txt").write_text(">>> 1\n1\n")
+    for arguments in LATER:
+        result = project.runpytest_subprocess("-v", "-pno:cacheprovider", *arguments)
+        assert not canary.exists()
+        assert "test_mine.txt" in result.stdout.str() or len(arguments) == 3
+
+
+def test_a_file_is_replaced_only_as_it_came_back(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """The next session replaces its own files, and none that the user has made or changed."""
+    project.makeini("[pytest]\ngvisor_returns =\n    out\n    exact.sh\n")
+    names = ("out/a.json", "out/b.json", "exact.sh")
+    project.makepyfile(f"import uuid\ndef test_it():\n    for name in {names}:\n"
+                       "        open(name, 'w').write(uuid.uuid4().hex)\n")  # fmt: skip
+    project.mkdir("out")
+    run_inside().assert_outcomes(passed=1)
+    first = [(project.path / name).read_text() for name in names]
+    (project.path / "out/b.json").write_text("mine")
+    result = run_inside()
+    result.assert_outcomes(passed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["gvisor: ERROR: *out/b.json is not replaced*"])
+    later = [(project.path / name).read_text() for name in names]
+    assert later[0] != first[0]
+    assert later[2] != first[2]
+    assert later[1] == "mine"
+
+
+def test_a_temporary_folder_in_the_project_keeps_its_files_inside(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """Files there may have any name; a note says where to put the folder."""
+    project.makepyfile(
+        "def test_it(tmp_path):\n    (tmp_path / 'conftest.py').touch()\n    assert 0\n"
+    )
+    result = run_inside("--basetemp=made")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["gvisor: files below */made stay inside, *Give --basetemp*"])
+    assert not [path for path in (project.path / "made").rglob("*") if path.is_file()]
+
+
+PLANTS = """
+import os
+
+def test_plants():
+    os.symlink({home!r}, {written!r} + "/x")
+    os.makedirs("to_written/x", exist_ok=True)
+    open("to_written/x/config.json", "w").write("planted")
+    os.makedirs("out", exist_ok=True)
+    open("out/a.json", "w").write("fine")
+"""
+
+
+@pytest.mark.parametrize("linked", [False, True], ids=["real", "by a link"])
+def test_nothing_lands_through_a_link_of_a_test_s_making(
+    linked: bool, project: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by a project's link into the writable folder, nor by a rootdir that is a link."""
+    home, written, real = tmp_path / "home", tmp_path / "real/written", tmp_path / "real"
+    home.mkdir()
+    written.mkdir(parents=True)
+    (real / "to_written").symlink_to("written")
+    (real / "pytest.ini").write_text(
+        "[pytest]\ngvisor_returns =\n    to_written/x\n    written/x/config.json\n    out\n"
+    )
+    (real / "test_it.py").write_text(PLANTS.format(home=str(home), written=str(written)))
+    root = tmp_path / "root" if linked else real
+    if linked:
+        root.symlink_to(real)
+    monkeypatch.chdir(root)
+    with harmless(written):
+        result = project.runpytest_subprocess(
+            "--in-gvisor", "--gvisor-strict", "-pno:cacheprovider", f"--rootdir={root}",
+            f"--gvisor-writable={written}", f"--gvisor-readable={home}", "--basetemp=/tmp/x",
+        )  # fmt: skip
+        assert result.parseoutcomes() == {"passed": 1}
+        assert (real / "out/a.json").read_text() == "fine"
+        assert os.readlink(written / "x") == str(home)
+        assert list(home.iterdir()) == []
+        # The link stays: the next session, which does not share the folder, follows it as little.
+        (real / "test_it.py").write_text("def test_it(): pass\n")
+        result = project.runpytest_subprocess("--in-gvisor", f"--rootdir={root}")
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines(["*a link leads from */to_written/x*"])
+    assert list(home.iterdir()) == []
