@@ -7,6 +7,7 @@ set-uid programs.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import itertools
 import os
@@ -32,6 +33,12 @@ _REMEDY = (
     "Give it a folder that holds data alone, and that pytest does not collect from: "
     "--gvisor-writable=build/data. By default, the ini key norecursedirs names build."
 )
+_READ_ALONE = frozenset({
+    "deselect", "file_or_dir", "gvisor_readable", "gvisor_writable", "ignore", "ignore_glob",
+    "keyword", "markexpr",
+})  # fmt: skip
+"""Options that name no file for the host to write."""
+
 _MOST_SEARCHED = 1000
 """The folders below one that are looked into for what the host executes."""
 
@@ -56,15 +63,15 @@ def check(config: pytest.Config, items: Sequence[pytest.Item] = ()) -> None:
             folder, missing, reason = examine(path, writable=True, follow=False)
         except UsageError as error:
             raise _refused(path, error.message) from error
-        if missing:
-            continue
+        folder = os.path.realpath(path) if missing else folder
         tops = [os.path.realpath(top) for top in _collected(config, items)]
         reason = reason or host_paths.executed(folder) or _held(config, tops, folder)
         if reason := reason or _lies(config, tops, folder):
             raise _refused(path, f"it {reason}")
         if nested := [one for one in known if below(folder, one) or below(one, folder)]:
             raise _refused(path, f"{nested[0]!a} is writable too, and one lies in the other")
-        _check_harmless(folder)
+        if not missing:
+            _check_harmless(folder)
         host_paths.note_writable(folder)
         known.append(folder)
 
@@ -93,6 +100,7 @@ def _held(config: pytest.Config, tops: Sequence[str], folder: str) -> str:
         (tops, "from which pytest collects"),
         (programs, "a folder of PATH"),
         ([str(config.inipath)], "the ini file"),
+        (_outputs(config), "which an option names: the host would write through a test's link"),
     )
     for paths, use in kinds:
         for path in paths:
@@ -100,6 +108,20 @@ def _held(config: pytest.Config, tops: Sequence[str], folder: str) -> str:
                 return f"holds {path!a}, {use}"
     found = _search(folder, *host_paths.VERSION_CONTROL, host_paths.ENVIRONMENT)
     return f"holds {found!a}, which programs of the host obey" if found else ""
+
+
+def _outputs(config: pytest.Config) -> Iterator[str]:
+    """Yield the paths, among other texts, that options of this session have as values."""
+    values = [value for name, value in vars(config.option).items() if name not in _READ_ALONE]
+    for key in ("log_file", "cache_dir"):
+        with contextlib.suppress(ValueError):  # its plugin is blocked
+            values.append(os.path.join(config.rootpath, config.getini(key) or ""))
+    while values:
+        value = values.pop()
+        if isinstance(value, list | tuple | dict):
+            values += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, str | os.PathLike) and "\0" not in str(value):
+            yield os.path.join(config.invocation_params.dir, value)
 
 
 def _files(module: object) -> Iterator[str]:
@@ -145,10 +167,12 @@ def _importable(folder: str, entry: str) -> str:
     take the place of another module.
     """
     names = _parts(folder, entry)
+    if names and names[0].endswith((".dist-info", ".egg-info")):
+        return names[0]
     if not names or not all(map(str.isidentifier, names)):
         return ""
     above = [os.path.join(entry, *names[:count]) for count in range(1, len(names))]
-    holds_code = any(name.endswith(".py") for top in above for name in os.listdir(top))
+    holds_code = any(glob.glob(os.path.join(glob.escape(top), "*.py")) for top in above)
     if len(names) == 1:
         spec = PathFinder.find_spec(names[0])
         known = names[0] in {*sys.stdlib_module_names, *sys.modules}

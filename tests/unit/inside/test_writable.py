@@ -89,6 +89,7 @@ def test_the_ini_file_says_where_pytest_collects(pytester: pytest.Pytester, key:
         ("", "pytest", "imported as pytest"),
         ("", "generated", "imported as generated"),
         ("", "build/generated", "imported as build.generated"),
+        ("src", "src/pkg.egg-info", "imported as pkg.egg-info"),
         ("", "build/data", ""),
         ("", "build/lib-1", ""),
         ("", "out", ""),
@@ -151,6 +152,28 @@ def test_no_folder_is_written_that_the_host_obeys(
     with pytest.raises(UsageError, match=r"holds|lies in"):
         check(pytester, name)
     check(pytester, "build/venv/tmp")  # tox and nox have their temporary folders there
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--junitxml=build/data/r.xml", "--log-file=build/data/log", "--basetemp=build/data",
+     "--gvisor-report=build/data/r.html", "-o log_file=build/data/log"],
+)  # fmt: skip
+def test_the_host_writes_no_file_in_a_writable_folder(
+    pytester: pytest.Pytester, option: str
+) -> None:
+    """A test could put a link in the place of a report, and the host would write to its target."""
+    with pytest.raises(UsageError, match="would write through a test's link"):
+        check(pytester, "build/data", args=option.split())
+    check(pytester, "build/lib", args=[*option.split(), "--ignore=build/lib", "-kdata"])
+
+
+def test_a_folder_that_is_not_there_yet_is_refused_by_its_place(pytester: pytest.Pytester) -> None:
+    """A fixture of the host may make it before the first test inside."""
+    with pytest.raises(UsageError, match="pytest collects"):
+        check(pytester, "later")
+    with pytest.raises(UsageError, match="one lies in the other"):
+        check(pytester, "build/later", "build/later/deep")
 
 
 def test_no_two_writable_folders_lie_in_each_other(pytester: pytest.Pytester) -> None:
