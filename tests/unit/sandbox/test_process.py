@@ -126,3 +126,14 @@ def test_input_that_makes_a_program_end_is_written(
 
     monkeypatch.setattr(channel, "wait_room", wait_room)
     process.stdin.write("\n")
+
+
+def test_input_that_is_read_at_once_does_not_outlast_a_deadline(connect: Connect) -> None:
+    """A program that reads without end gets no more input after the deadline."""
+    channel, _peer = connect(talking())
+    process = started(channel, reads=True)
+    now = time.monotonic()
+    with pytest.raises(NotReady, match="takes no more input"):
+        process.write_input(memoryview(bytes(600_000)), now)
+    with pytest.raises(NotReady, match="has no end within the deadline"):
+        process.feed(itertools.repeat(b"x"), now)
