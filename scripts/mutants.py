@@ -67,6 +67,8 @@ def prepare(folder: Path, python: str) -> None:
                 run = [str(tool / str(name)), *map(str, rest)]
                 subprocess.run(run, check=True, cwd=CHECKOUT, stdout=subprocess.DEVNULL)
             skip_annotations(session, source)
+            if (name := wanted()["parts"].get(module)) is not None:
+                skip_all_but(session, source, name)
         elif old[1] != state[1]:
             with sqlite3.connect(session) as database:
                 database.execute("delete from work_results where test_outcome = 'SURVIVED'")
@@ -86,6 +88,20 @@ def skip_annotations(session: Path, source: str) -> None:
                         "and (end_pos_row, end_pos_col) <= (?, ?)",
                         (at.lineno, at.col_offset, at.end_lineno, at.end_col_offset),
                     )
+
+
+def skip_all_but(session: Path, source: str, name: str) -> None:
+    """Leave out the mutants outside of one class of a module."""
+    classes = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
+    (part,) = (node for node in classes if node.name == name)
+    first = min([part.lineno, *(node.lineno for node in part.decorator_list)])
+    with sqlite3.connect(session) as database:
+        database.execute(
+            "insert or ignore into work_results (worker_outcome, job_id) "
+            "select 'SKIPPED', job_id from mutation_specs "
+            "where start_pos_row < ? or start_pos_row > ?",
+            (first, part.end_lineno),
+        )
 
 
 def change(diff: str) -> str:

@@ -29,9 +29,7 @@ class Account:
 
 def account_of(uid: int, gid: int) -> Account | None:
     """Return the account of a workload's user; None for those that each root file system has."""
-    if uid == 0 and gid in _GROUPS:
-        return None
-    if uid == 65534 and gid in _GROUPS:
+    if uid in {0, 65534} and gid in _GROUPS:
         return None
     return Account(uid=uid, gid=gid, groups=((gid, NAME),))
 

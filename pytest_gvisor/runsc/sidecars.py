@@ -172,7 +172,7 @@ class _Look:
                 way = follow(name, held, above)
             except OSError as error:
                 why = f"it cannot be reached: {text_of(error)}"
-                raise self._refusal(path, why) from None
+                raise refusal(path, why, None, self._runsc) from None
             node = way.stack[-1]
             is_folder = stat.S_ISDIR(node.info.st_mode)
             problems = [
@@ -181,7 +181,7 @@ class _Look:
                 *noexec_problem(node.fd),
             ]
             if reasons := distinct(problems):
-                raise self._refusal(node.path, reasons, node.info)
+                raise refusal(node.path, reasons, node.info, self._runsc)
             self.states[known] = State.of(node.info)
             if is_folder:
                 self._entries(way.stack, node, known, depth)
@@ -189,8 +189,8 @@ class _Look:
     def _entries(self, stack: list[Node], folder: Node, known: str, depth: int) -> None:
         for name in self._names(folder):
             if depth == DEEPEST or len(self.states) > MOST_ENTRIES:
-                most = f"{MOST_ENTRIES} entries, or folders {DEEPEST} deep"
-                raise self._refusal(folder.path, f"it holds more than {most}", folder.info)
+                why = f"it holds more than {MOST_ENTRIES} entries, or folders {DEEPEST} deep"
+                raise refusal(folder.path, why, folder.info, self._runsc)
             self.entry(stack, name, os.path.join(known, name), depth + 1)
 
     def _names(self, folder: Node) -> list[str]:
@@ -231,10 +231,7 @@ class _Look:
             return os.open(f"/proc/self/fd/{node.fd}", os.O_RDONLY | os.O_CLOEXEC | flags)
         except OSError as error:
             why = f"it cannot be read, so it cannot be checked: {text_of(error)}"
-            raise self._refusal(node.path, why, node.info) from None
-
-    def _refusal(self, path: str, reason: str, info: os.stat_result | None = None) -> InsecureRunsc:
-        return refusal(path, reason, info, self._runsc)
+            raise refusal(node.path, why, node.info, self._runsc) from None
 
 
 def refusal(path: str, reason: str, info: os.stat_result | None, runsc: str = "") -> InsecureRunsc:
