@@ -25,6 +25,7 @@ from pytest_gvisor.inside import configuration, rules, visible
 from pytest_gvisor.inside.anchors import Anchor, Anchors
 from pytest_gvisor.inside.landing import Arriving, Store, line
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
+from pytest_gvisor.inside.plugins import allure
 from pytest_gvisor.plugin.placement import BASETEMP_GIVEN, RETURNS
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.run.budget import MOST_MESSAGES, Budget
@@ -72,6 +73,10 @@ class Agreed:
     notes: tuple[str, ...] = ()
     """Lines on files that stay inside."""
 
+    items: tuple[pytest.Item, ...] = ()
+    results: str = ""
+    """The folder of Allure's results, of which the sandbox may send those of its own tests."""
+
 
 def agree(
     config: pytest.Config,
@@ -112,6 +117,8 @@ def agree(
         writable=tuple(map(os.path.abspath, writable)),
         basetemp=basetemp,
         notes=tuple(notes),
+        items=tuple(items),
+        results=allure.folder(config),
     )
 
 
@@ -320,8 +327,20 @@ class Taker:
             raise ValueError(f"more than {place.most} bytes below {place.folder}")
         self._store.add(self._file, read["data"])
         if not read["more"]:
-            self._store.keep(self._file)
+            if self._is_foreign(self._file):
+                told = "stayed inside: it is no result of a test of its sandbox"
+                self._store.tally.say("notes", f"{os.path.join(place.folder, path)} {told}")
+            else:
+                self._store.keep(self._file)
             self._file = None
+
+    def _is_foreign(self, file: Arriving) -> bool:
+        """Whether Allure would take a file for the result of another sandbox's test."""
+        path, folder = os.path.join(file.anchor.folder, file.path), self.agreed.results
+        if not (folder and path.endswith(allure.RESULT) and within(path, folder)):
+            return False
+        data = self._store.read(file) if file.size <= allure.MOST_OF_RESULT else b""
+        return allure.is_foreign(data, self.agreed.items)
 
     def _checked(self, place: Place, path: str) -> Anchor:
         """Return the anchor of a place. Raises `ValueError` for a path that it does not allow."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.inside.conftest import project, run_inside
+from tests.inside.conftest import PLUGINS, project, run_inside
 
 __all__ = ["project", "run_inside"]
 
@@ -195,3 +195,51 @@ def test_a_session_that_a_test_ends_is_no_success(
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert "\x1b]" not in result.stdout.str() + result.stderr.str()
     assert "never_runs" not in result.stdout.str() + (project.path / "junit.xml").read_text()
+
+
+RESULTS = """
+import hashlib, json, pathlib
+
+import pytest
+
+OUT = pathlib.Path(__file__).parent / "out"
+
+def md5(text):
+    return hashlib.md5(text.encode()).hexdigest()
+
+def write(name, full, history):
+    OUT.mkdir(exist_ok=True)
+    result = {"uuid": name, "name": "test_fails", "fullName": full, "testCaseId": md5(full),
+              "historyId": md5(history), "status": "passed", "labels": []}
+    (OUT / f"{name}-result.json").write_text(json.dumps(result))
+
+@pytest.mark.in_gvisor(fresh=True)
+def test_forges():
+    write("of-another", "test_it#test_fails", "test_it#test_fails")
+    write("with-its-history", "test_it#test_forges", "test_it#test_fails")
+    (OUT / "half-result.json").write_text("{")
+
+def test_fails():
+    assert 0
+"""
+
+
+@pytest.mark.parametrize("returns", ["", "gvisor_returns = out"])
+def test_no_result_of_allure_takes_the_place_of_another_s(
+    returns: str,
+    project: pytest.Pytester,
+    run_inside: RunInside,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A sandbox sends results of its own tests alone, by whichever place of files."""
+    monkeypatch.setenv("PYTHONPATH", str(PLUGINS))
+    project.makeini(f"[pytest]\n{returns}\n")
+    project.makepyfile(test_it=RESULTS)
+    result = run_inside("-p", "no:randomly", "--alluredir=out")
+    result.assert_outcomes(passed=1, failed=1)
+    found = [json.loads(path.read_text()) for path in project.path.glob("out/*-result.json")]
+    assert sorted((one["fullName"], one["status"]) for one in found) == [
+        ("test_it#test_fails", "failed"),
+        ("test_it#test_forges", "passed"),
+    ]
+    result.stdout.fnmatch_lines(["*out/of-another-result.json stayed inside: it is no result of*"])

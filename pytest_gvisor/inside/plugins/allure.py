@@ -8,11 +8,59 @@ did not come to its end inside.
 from __future__ import annotations
 
 import importlib
+import os
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from pytest_gvisor.escape import safe
+from pytest_gvisor.guest.checked_json import has_more_values, loads, unique
+
+RESULT = "-result.json"
+"""The end of the name of each result."""
+
+MOST_OF_RESULT = 16 * 1024 * 1024
+_MOST_VALUES = 1_000_000
+_PLAIN = (str, bytes, int, float, type(None))
+_owners_key = pytest.StashKey[dict[str, set[pytest.Item]]]()
+
+
+def folder(config: pytest.Config) -> str:
+    """Return the real path of the folder of the results, or nothing."""
+    given = config.getoption("allure_report_dir", None)
+    return os.path.realpath(os.path.join(config.invocation_params.dir, given)) if given else ""
+
+
+def is_foreign(data: bytes, items: Sequence[pytest.Item]) -> bool:
+    """Whether a result from the sandbox of these tests is none of theirs.
+
+    Allure knows a test by its full name, and shows one result for each id of a history.
+    """
+    utils: Any = importlib.import_module("allure_pytest.utils")
+    if has_more_values(data, _MOST_VALUES):
+        return True
+    try:
+        result = loads(data, pairs=unique)
+        name, case, history = map(result.get, ("fullName", "testCaseId", "historyId"))
+    except (ValueError, AttributeError):
+        return True
+    if name not in map(utils.allure_full_name, items) or case != utils.md5(name):
+        return True
+    return not _owners(utils, items[0].session).get(str(history), {items[0]}) & {*items}
+
+
+def _owners(utils: Any, session: pytest.Session) -> dict[str, set[pytest.Item]]:
+    """Return the tests of each id of a history, as allure-pytest makes it of their parameters."""
+    if _owners_key not in session.stash:
+        session.stash[_owners_key] = found = defaultdict[str, set[pytest.Item]](set)
+        for item in session.items:
+            given = getattr(getattr(item, "callspec", None), "params", {})
+            values = [given[name] for name in sorted(given) if not name.startswith("gvisor_")]
+            if all(isinstance(value, _PLAIN) for value in values):  # others differ by their place
+                found[utils.md5(utils.allure_full_name(item), *values)].add(item)
+    return session.stash[_owners_key]
 
 
 def settle(item: pytest.Item, *, ended: bool, lost: pytest.TestReport | None) -> None:

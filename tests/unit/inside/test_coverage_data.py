@@ -143,8 +143,8 @@ def test_a_relative_name_stays_relative(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize(
     "what",
     [
-        "outside", "missing", "link", "through", "up", "device", "fifo", "folder", "writable",
-        "tracer", "nul", "bytes", "long", "descriptor",
+        "outside", "missing", "link", "within", "through", "up", "device", "fifo", "folder",
+        "writable", "tracer", "nul", "bytes", "long", "descriptor",
     ],
 )  # fmt: skip
 def test_no_file_is_measured_that_the_host_must_not_open(what: str, sandbox: Sandbox) -> None:
@@ -152,13 +152,14 @@ def test_no_file_is_measured_that_the_host_must_not_open(what: str, sandbox: San
     secret = sandbox.data.parent / "secret.py"
     secret.write_text("the user's own\n")
     (sandbox.project / "link.py").symlink_to(secret)
+    (sandbox.project / "within.py").symlink_to("mine.py")
     (sandbox.project / "away").symlink_to(secret.parent)
     os.mkfifo(sandbox.project / "fifo.py")
     (sandbox.writable / "made.py").write_text("x\n")
     path = {
         "outside": secret, "missing": "/no/such/file", "link": sandbox.project / "link.py",
-        "through": "away/secret.py", "up": "../secret.py", "long": "a" * 5000,
-        "descriptor": "/proc/self/exe",
+        "within": "within.py", "through": "away/secret.py", "up": "../secret.py",
+        "long": "a" * 5000, "descriptor": "/proc/self/exe",
         "device": "/dev/zero", "fifo": "fifo.py", "folder": sandbox.project,
         "writable": "out/made.py", "tracer": "mine.py", "nul": "mine.py\0b", "bytes": "\udcff.py",
     }[what]  # fmt: skip

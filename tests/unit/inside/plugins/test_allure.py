@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pytest_gvisor.inside.plugins import allure
 from pytest_gvisor.inside.plugins.allure import settle
 
 
@@ -78,3 +80,64 @@ def test_a_plugin_of_another_form_is_left_alone(listener: object) -> None:
     """Nor is there anything to do without the plugin, or for a test that it does not know."""
     settle(item_of(listener), ended=True, lost=None)
     settle(item_of(Listener(), "x::other"), ended=True, lost=None)
+
+
+class Named:
+    """A test of a session, which ``NAMES`` knows by its name."""
+
+    def __init__(self, name: str, session: Any, params: dict[str, object]) -> None:
+        self.name = name
+        self.session = session
+        self.callspec = SimpleNamespace(params=params)
+        session.items.append(self)
+
+
+def session_of() -> Any:
+    """A session without tests."""
+    return SimpleNamespace(items=[], stash=pytest.Stash())
+
+
+NAMES = SimpleNamespace(allure_full_name=lambda item: item.name, md5=lambda *parts: repr(parts))
+RESULT = {"fullName": "own", "testCaseId": "('own',)", "historyId": "('own', 1)", "status": "x"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "foreign"),
+    [
+        ({}, False),
+        ({"historyId": None}, False),
+        ({"historyId": "('own', 'of a dynamic parameter')"}, False),
+        ({"historyId": "('own', 2)"}, True),
+        ({"historyId": "('other',)"}, True),
+        ({"fullName": "other"}, True),
+        ({"fullName": ["own"]}, True),
+        ({"fullName": "other", "testCaseId": "('other',)", "historyId": "('other',)"}, True),
+        ({"testCaseId": "('other',)"}, True),
+    ],
+)
+def test_a_result_is_of_a_test_of_its_own_sandbox(
+    changes: dict[str, object], foreign: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Allure would show it in the place of the other test's."""
+    monkeypatch.setitem(sys.modules, "allure_pytest.utils", NAMES)
+    session = session_of()
+    own: Any = Named("own", session, {"number": 1})
+    Named("own", session, {"number": 2})
+    Named("other", session, {})
+    Named("odd", session, {"number": object()})
+    assert allure.is_foreign(json.dumps(RESULT | changes).encode(), [own]) is foreign
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"{", b"[]", b"7", b'{"fullName": "other", "fullName": "own"}', b"[" * 100_000,
+        json.dumps({**RESULT, "steps": [[]] * 1_000_001}).encode(),
+    ],
+    ids=["empty", "half", "list", "number", "twice", "deep", "many"],
+)  # fmt: skip
+def test_what_is_no_result_is_of_no_test(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two readers may find another name in a key that comes twice."""
+    monkeypatch.setitem(sys.modules, "allure_pytest.utils", NAMES)
+    own: Any = Named("own", session_of(), {"number": 1})
+    assert allure.is_foreign(data, [own])
