@@ -52,7 +52,9 @@ _COPIED: Final = (
 
 _BUNDLE: Final = "ca-certificates.crt"
 
-_SHARED = frozenset({"/", "/home", "/tmp", "/var", "/etc", "/run", "/var/tmp"})
+_SHARED = frozenset(
+    {"/", "/home", "/tmp", "/var", "/etc", "/run", "/usr", "/usr/local", "/var/tmp"}
+)
 _NOT_SHOWN = ("/proc", "/sys", "/dev")
 
 # Names under these that hold keys, or the name of this machine.

@@ -63,7 +63,9 @@ def test_a_root_of_another_group_keeps_its_name() -> None:
     assert entries(account, "group")[1001][0] == "user"
 
 
-@pytest.mark.parametrize("path", ["/", "/home", "/tmp", "/proc/self", "/dev", "/tmp/../var"])
+@pytest.mark.parametrize(
+    "path", ["/", "/home", "/tmp", "/proc/self", "/dev", "/tmp/../var", "/usr"]
+)
 def test_what_all_share_is_wide(path: str) -> None:
     """Nobody owns such a folder, by whatever path."""
     assert skeleton.is_wide(path)

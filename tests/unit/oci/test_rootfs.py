@@ -169,19 +169,6 @@ def test_a_home_folder_is_never_taken_for_a_python(
     assert len(system.notes) == 1
 
 
-def test_a_python_in_a_home_folder_is_taken_without_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An interpreter that lives below a home folder is bound alone; tests inside see all of it."""
-    version = tmp_path / ".pyenv/versions/3.99"
-    (version / "lib").mkdir(parents=True)
-    monkeypatch.setattr(system_folders, "prefixes", lambda: [str(version)])
-    for whole, place in ((False, version / "lib"), (True, version)):
-        binds = dict(system_folders.system(whole=whole).binds)
-        assert [p for p in binds if within(p, str(tmp_path))] == [str(place)]
-        assert binds[str(place)] == str(place)
-
-
 def test_a_directory_is_checked(tmp_path: Path) -> None:
     """A root folder is there, is a folder, and is not the host's root."""
     (tmp_path / "file").write_text("")

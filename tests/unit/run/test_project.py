@@ -158,7 +158,8 @@ KEPT = (
     " secrets.yml app-secret.yaml secrets.enc.yaml .streamlit/secrets.toml local_settings.py"
     " wp-config.php .dockerconfigjson .docker/config.json kubeconfig prod.kubeconfig .vault-token"
     " .vault_pass .aws/credentials .cargo/credentials.toml .m2/settings.xml .config/gh/hosts.yml"
-    " auth.json NuGet.Config .htpasswd .databrickscfg .psql_history kaggle.json vault-password.txt"
+    " worktree/.git auth.json NuGet.Config .htpasswd .databrickscfg .psql_history kaggle.json"
+    " vault-password.txt"
 )
 SHOWN = (
     "env.py environment.yml settings.py secrets.py test_secrets.py credentials.py tokens.json"
@@ -178,12 +179,6 @@ def test_names_of_code_and_plain_data_are_shown(tmp_path: Path) -> None:
     """A module called ``secrets`` is code."""
     make(tmp_path, *SHOWN.split())
     assert found(tmp_path) == []
-
-
-def test_a_file_of_a_worktree_s_repository_is_hidden_like_a_folder(tmp_path: Path) -> None:
-    """Such a file names the repository, as that of a submodule does."""
-    make(tmp_path, "worktree/.git", "sub/module/.git")
-    assert found(tmp_path) == ["sub/module/.git", "worktree/.git"]
 
 
 def test_every_name_of_a_secret_file_is_hidden(root: Path, tmp_path: Path) -> None:
