@@ -130,14 +130,21 @@ def test_a_temporary_folder_in_the_project_keeps_its_files_inside(
 
 PLANTS = """
 import os
+from pytest_gvisor.guest import encoding, frames, returns
 
-def test_plants():
-    os.symlink({home!r}, {written!r} + "/x")
-    os.makedirs("to_written/x", exist_ok=True)
-    open("to_written/x/config.json", "w").write("planted")
+def test_writes():
     os.makedirs("out", exist_ok=True)
     open("out/a.json", "w").write("fine")
+
+def test_plants(pytestconfig):
+    os.symlink({home!r}, {written!r} + "/x")
+    socket = pytestconfig.pluginmanager.get_plugin("gvisor-worker")._channel.socket
+    encoder = frames.Encoder(max_json=frames.UNBOUNDED)
+    file = dict(place=1, path="config.json", data="QUFB", more=False)
+    os.write(socket, returns.MARK + encoder.framed(encoding.encoded("file", file)))
+    os._exit(0)
 """
+"""The second test sends a file in the place of its sandbox's first process."""
 
 
 @pytest.mark.parametrize("linked", [False, True], ids=["real", "by a link"])
@@ -145,13 +152,11 @@ def test_nothing_lands_through_a_link_of_a_test_s_making(
     linked: bool, project: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither by a project's link into the writable folder, nor by a rootdir that is a link."""
-    home, written, real = tmp_path / "home", tmp_path / "real/written", tmp_path / "real"
+    home, written, real = tmp_path / "home", tmp_path / "real/build/written", tmp_path / "real"
     home.mkdir()
     written.mkdir(parents=True)
-    (real / "to_written").symlink_to("written")
-    (real / "pytest.ini").write_text(
-        "[pytest]\ngvisor_returns =\n    to_written/x\n    written/x/config.json\n    out\n"
-    )
+    (real / "to_written").symlink_to("build/written")
+    (real / "pytest.ini").write_text("[pytest]\ngvisor_returns =\n    to_written/x\n    out\n")
     (real / "test_it.py").write_text(PLANTS.format(home=str(home), written=str(written)))
     root = tmp_path / "root" if linked else real
     if linked:
@@ -160,9 +165,9 @@ def test_nothing_lands_through_a_link_of_a_test_s_making(
     with harmless(written):
         result = project.runpytest_subprocess(
             "--in-gvisor", "--gvisor-strict", "-pno:cacheprovider", f"--rootdir={root}",
-            f"--gvisor-writable={written}", f"--gvisor-readable={home}", "--basetemp=/tmp/x",
+            f"--gvisor-writable={written}", f"--gvisor-readable={home}", "--gvisor-isolation=test",
         )  # fmt: skip
-        assert result.parseoutcomes() == {"passed": 1}
+        assert result.parseoutcomes() == {"passed": 1, "failed": 1}
         assert (real / "out/a.json").read_text() == "fine"
         assert os.readlink(written / "x") == str(home)
         assert list(home.iterdir()) == []
