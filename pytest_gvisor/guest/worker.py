@@ -63,6 +63,7 @@ class Plugin:
         """Reports that are not yet sent."""
 
         self._running = ""
+        self._items: dict[str, pytest.Item] = {}
         self._not_run: set[str] = set()
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -81,15 +82,21 @@ class Plugin:
             self._errors.append(f"{report.nodeid}: {report.longreprtext}"[:20000])
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Send the collected tests."""
-        ids = [*map(_name, session.items)]
-        self._channel.send("collected", ids=ids, errors=self._errors)
+        """Send the collected tests, without those that nobody can tell apart."""
+        several = set()
+        for item in session.items:
+            if self._items.setdefault(_name(item), item) is not item:
+                several.add(_name(item))
+        for name in several:
+            del self._items[name]
+            self._errors.append(f"{name}: a hook has made several tests of this node id"[:20000])
+        self._channel.send("collected", ids=[*self._items], errors=self._errors)
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Run the tests that the host names, in place of pytest's own loop."""
         usual = passed.is_usual(session.config.hook.pytest_report_to_serializable)
         self._short = passed.Shortener(usual=usual)
-        items = {_name(item): item for item in session.items}
+        items = self._items
         self._not_run.update(items)
         self._terminal.relayed = self._relays
         for running, then, maxfail in self._commanded():

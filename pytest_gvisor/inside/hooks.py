@@ -233,6 +233,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         expand(items, inside)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Plan the tests that hooks have made since: they too are to run inside."""
+    if is_asked_for(session.config):
+        pytest_collection_modifyitems(session.config, session.items)
+
+
 @pytest.hookimpl
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     """Note the tests that the pytest inside need not collect."""

@@ -124,7 +124,7 @@ def is_asked_for(config: pytest.Config) -> bool:
 
 
 def select_inside(config: pytest.Config, items: Iterable[pytest.Item]) -> list[pytest.Item]:
-    """Return the tests that are to run inside.
+    """Return the tests that are to run inside and have no plan so far.
 
     One that uses a sandbox itself cannot: its sandboxes are the host's.
     """
@@ -135,6 +135,8 @@ def select_inside(config: pytest.Config, items: Iterable[pytest.Item]) -> list[p
         item
         for item in items
         if (every or item.get_closest_marker("in_gvisor") is not None)
+        and native_key not in item.stash
+        and plan_key not in item.stash
         and FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
     ]
 

@@ -435,6 +435,26 @@ def test_of_tests_with_one_id_each_is_run(
     assert run_inside("-m", "bad").parseoutcomes() == {"failed": 1, "deselected": 1}
 
 
+def test_a_test_that_a_hook_has_made_runs_inside_or_not_at_all(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """No such test is left to the host, and no test passes in the place of another one."""
+    project.makeconftest("""
+        import copy, os, pytest
+
+        class Made(pytest.Item):
+            def runtest(self):
+                assert "PYTEST_GVISOR_INSIDE" in os.environ
+
+        def pytest_collection_modifyitems(session, items):
+            items += [copy.copy(items[0]), Made.from_parent(session, name="made")]
+    """)
+    project.makepyfile("def test_it(): pass")
+    result = run_inside()
+    result.assert_outcomes(errors=2, passed=1)
+    result.stdout.fnmatch_lines(["*::test_it: a hook has made several tests of this node id"])
+
+
 def test_no_test_names_the_platform_that_it_has_run_on(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
