@@ -25,14 +25,16 @@ CGROUP_PREFIX = "pytest-gvisor-"
 PATIENCE = 2.0
 
 
-def _is_starting(pid: int) -> bool:
-    """Whether a process without a command line is in execve(2): its new memory has none at first.
+def _is_between(pid: int) -> bool:
+    """Whether a process without a command line begins, or has threads that still end.
 
-    A zombie and a kernel's thread have no memory.
+    In execve(2) its new memory has no command line at first. Nor has a process whose first thread
+    has ended. A killed fork bomb has thousands of others, which end one by one. A zombie of one
+    thread is gone.
     """
     try:
         with open(f"/proc/{pid}/statm", "rb") as sizes:
-            return not sizes.read().startswith(b"0 ")
+            return not sizes.read().startswith(b"0 ") or len(os.listdir(f"/proc/{pid}/task")) > 1
     except OSError:
         return False
 
@@ -61,12 +63,12 @@ def processes(root: str, *, everywhere: bool = False) -> list[int]:
 
     Looks among this process's children, where a subreaper finds every orphan of its own. With
     ``everywhere``, it looks among all processes that this user may kill. A child that is just being
-    executed counts: whose it is will be known when it is asked about again.
+    executed, or that is killed and not yet gone, counts whosever it is.
     """
     found = []
     for pid in proc.pids() if everywhere else proc.children_of_self():
         words = proc.words_of(pid)
-        is_one = _names(words, root) if words else not everywhere and _is_starting(pid)
+        is_one = _names(words, root) if words else not everywhere and _is_between(pid)
         if is_one and pid != os.getpid() and _may_be_killed(pid):
             found.append(pid)
     return found

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 _FEWEST_FDS = 4
 EXIT_GRACE = 0.5
+DEATH_GRACE = 10.0
+"""Seconds until what has been killed is told: the threads of a fork bomb end one by one."""
 
 _NOTHING = Order(id="", argv=(), term=(), env={}, folder="", root="")
 """The order of a run whose message could not be read: there is nothing to remove."""
@@ -235,7 +237,7 @@ class Run:
         """Take one step of the cleanup; return True when nothing is left to do."""
         late = now > self.due
         if late and self.state is State.LEAVES:
-            self.enter(State.CLEARS, EXIT_GRACE)
+            self.enter(State.CLEARS, DEATH_GRACE)
             late = False
         try:
             leaks = self._step(last=late)

@@ -7,6 +7,7 @@ daemon threads are not waited for, and the kernel kills those that wait.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import resource
@@ -45,13 +46,19 @@ def start(thread: threading.Thread) -> None:
 def look(at: Callable[[], _Answer], otherwise: _Answer) -> _Answer:
     """Return what ``at`` returns, or ``otherwise`` if that takes longer than `DEADLINE`.
 
-    As long as one look hangs, no other is begun.
+    So too where ``at`` raises `OSError`: the current folder may be gone. As long as one look hangs,
+    no other is begun.
     """
     _hung[:] = [thread for thread in _hung if thread.is_alive()]
     if _hung:
         return otherwise
     answers: list[_Answer] = []
-    thread = threading.Thread(target=lambda: answers.append(at()), name="gvisor-look", daemon=True)
+
+    def ask() -> None:
+        with contextlib.suppress(OSError):
+            answers.append(at())
+
+    thread = threading.Thread(target=ask, name="gvisor-look", daemon=True)
     try:
         start(thread)
     except LaunchError:

@@ -218,7 +218,7 @@ class Process(Peer):
         it is there. So ``port (\d+)`` may match half of a number, ``port (\d+)\n`` does not.
 
         If the program ends without a match, or at the deadline, raises `NotReady`. The output that
-        was there at the call is looked at first.
+        was there at the call is looked at first, for five seconds beyond the deadline at most.
         """
         deadline = time.monotonic() + self.patience(timeout)
         sought = re.compile(pattern)
@@ -233,7 +233,7 @@ class Process(Peer):
                 with self.changed:
                     waits = any(watch.waits for watch in watches)
                     early = any(watch.behind for watch in watches)
-                    if early or (waits and time.monotonic() < deadline):
+                    if waits and time.monotonic() < deadline + early * _EARLY:
                         continue
                     if not waits and all(watch.stream.ended for watch in watches):
                         self.check_alive()
@@ -384,6 +384,8 @@ class Writer:
         self._program.close_input()
 
 
+_EARLY = 5.0
+"""Seconds beyond a deadline for a search in output that was there before it."""
 _OUTPUT = {"data": Process._on_data, "eof": Process._on_eof}
 _ACTS: Mapping[_State, Mapping[str, Callable[[Process, Message], None]]] = {
     _State.ASKED: {"started": Process._on_started, "failed": Process._on_failed},

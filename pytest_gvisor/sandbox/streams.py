@@ -19,6 +19,8 @@ from pytest_gvisor.sandbox.peers import Peer
 
 _STEP = WINDOW // 4
 _OVERLAP = 64 * 1024
+_LOOK = 16 * 1024
+"""Bytes that a search takes at once. It cannot be interrupted, and a stranger wrote the text."""
 
 Pattern = re.Pattern[str] | re.Pattern[bytes]
 Match = re.Match[str] | re.Match[bytes]
@@ -131,7 +133,7 @@ class Watch:
     def look(self, lock: threading.Condition) -> Match | None:
         """Search the bytes that have come since."""
         with lock:
-            data = self._tap.take(WINDOW)
+            data = self._tap.take(_LOOK)
             self._early -= len(data)
             self.stream.settle()
         if not data:

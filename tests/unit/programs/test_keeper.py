@@ -567,6 +567,6 @@ def test_cleaning_waits_for_better_times_but_not_for_ever(
     assert not run.clean(now)
     assert not run.clean(now + one_run.EXIT_GRACE)
     assert told() == []
-    assert run.clean(now + 3 * one_run.EXIT_GRACE)
+    assert run.clean(now + 3 * one_run.EXIT_GRACE + one_run.DEATH_GRACE)
     (cleaned,) = told()
     assert "no descriptors" in cleaned["leaks"][0]

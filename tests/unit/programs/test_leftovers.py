@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -191,6 +192,28 @@ def test_a_zombie_is_no_process_that_is_left(start: Start) -> None:
     os.kill(pid, signal.SIGKILL)
     assert gone(pid)
     assert leftovers.processes(ROOT) == []
+
+
+HALF_DEAD = """
+import ctypes, threading
+threading.Thread(target=input).start()
+ctypes.CDLL(None).syscall(EXIT, 0)
+"""
+
+
+def test_a_killed_process_counts_until_its_last_thread_has_ended() -> None:
+    """A process whose first thread is a zombie, and which still has threads, is not gone yet."""
+    number = {"x86_64": 60, "aarch64": 93}[os.uname().machine]  # exit(2), of one thread alone
+    argv = [sys.executable, "-c", HALF_DEAD.replace("EXIT", str(number))]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE) as process:
+        while (stat := proc.stat_of(process.pid)) and stat.state != "Z":
+            time.sleep(0.001)
+        assert proc.words_of(process.pid) == []
+        assert process.pid in leftovers.processes(ROOT)
+        process.kill()
+        while len(os.listdir(f"/proc/{process.pid}/task")) > 1:
+            time.sleep(0.001)
+        assert process.pid not in leftovers.processes(ROOT)
 
 
 def test_removing_says_what_stays(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 import time
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -22,6 +23,16 @@ def test_an_answer_comes_through() -> None:
         return "late"
 
     assert threads.look(late, "") == "late"
+
+
+def test_a_look_that_fails_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A current folder that is gone raises nothing in the thread."""
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    failed: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    assert threads.look(lambda: os.path.abspath("x"), "none") == "none"
+    assert failed == []
 
 
 def test_a_look_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,31 @@ def test_what_has_come_is_looked_at_whatever_the_deadline(connect: Connect) -> N
         process.wait_for_output("other", timeout=0)
 
 
+def test_a_search_that_takes_long_does_not_go_on_for_ever(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Output that was there is looked at in small pieces, and until five seconds too late."""
+    channel, _peer = connect(talking())
+    process = started(channel)
+    with channel.lock:
+        for _ in range(8):
+            process._streams[1].feed(memoryview(b"1" * 500_000))
+    begun = time.monotonic()
+    looks: list[int] = []
+    searched = Watch.look
+
+    def slow(watch: Watch, lock: threading.Condition) -> object:
+        looks.append(watch._early)
+        return searched(watch, lock)
+
+    monkeypatch.setattr(Watch, "look", slow)
+    monkeypatch.setattr(time, "monotonic", lambda: begun + len(looks))
+    with pytest.raises(NotReady):
+        process.wait_for_output(r"^x", timeout=0)
+    assert len(looks) < 12
+    assert looks[0] - looks[2] <= 16 * 1024
+
+
 @pytest.mark.parametrize("max_output", [0, 1000])
 def test_a_read_of_nothing_is_nothing_at_once(
     connect: Connect, monkeypatch: pytest.MonkeyPatch, max_output: int
