@@ -286,6 +286,8 @@ def _records(data: bytes) -> dict[bytes, bytes]:
         key, equals, value = record[len(digits) + 1 : -1].partition(b"=")
         if not equals or not key or len(record) != length or record[-1:] != b"\n":
             raise ImageError("a pax header is damaged")
+        if key in found:
+            raise ImageError(f"a pax header has {shown_bytes(key)} twice")
         found[key] = value
         at += length
     return found

@@ -242,3 +242,59 @@ def test_a_field_that_reaches_nothing_of_the_host_is_accepted(
     assert Path("/proc/sys/kernel/hostname").read_text() == before
     cgroups = Path("/sys/fs/cgroup")
     assert [*cgroups.glob(name), *cgroups.glob(f"*/{name}")] == []
+
+
+STEERS = {
+    "dev.gvisor.flag.network": "host",
+    "dev.gvisor.flag.host-uds": "all",
+    "dev.gvisor.spec.rootfs.source": "SECRET",
+    "dev.gvisor.spec.mount.there.source": "SECRET",
+    "dev.gvisor.spec.mount.there.type": "bind",
+    "dev.gvisor.tar.rootfs.upper": "SECRET/file",
+    "io.kubernetes.cri.container-type": "container",
+    "io.kubernetes.cri-o.SandboxID": "x",
+}
+
+
+def test_no_annotation_shows_a_file_or_steers_runsc(
+    gvisor: Gvisor, foreign: Foreign, secret: Path
+) -> None:
+    """Hints for roots, mounts and flags are dropped, and a note counts them."""
+    hints = {name: value.replace("SECRET", str(secret)) for name, value in STEERS.items()}
+    script = "busybox ls /there /proc/net/dev; busybox grep -c : /proc/net/dev"
+    bundle = Bundle.open(foreign(script, there(kind="tmpfs", source="x"), annotations=hints))
+    done = gvisor.run_bundle(bundle)
+    assert done.stdout == "/proc/net/dev\n\n/there:\n1\n"
+    assert "and 3 more: they steer runsc itself" in str(bundle.notes)  # of eight
+
+
+@pytest.mark.parametrize("kind", ["BIND", "erofs", "overlay", "9p", "fuse", "gofer", "ext4"])
+def test_no_other_kind_of_mount_reads_a_file_of_the_host(
+    foreign: Foreign, secret: Path, kind: str
+) -> None:
+    """Only bind mounts have a source on the host; `erofs` and others are no kinds of a bundle."""
+    with pytest.raises(InvalidBundle, match=f"unknown mount type {kind}"):
+        Bundle.open(foreign("true", there("ro", kind=kind, source=str(secret / "file"))))
+
+
+@NEEDS_ROOT
+@pytest.mark.parametrize("path", ["/NAME", "NAME", "../NAME", "/NAME/../NAME", "/NAME/below"])
+def test_a_cgroup_of_the_host_is_neither_joined_nor_removed(
+    gvisor: Gvisor, foreign: Foreign, path: str
+) -> None:
+    """A bundle names a cgroup, and limits: the limits are of a cgroup of its own."""
+    name = f"attacked-{os.getpid()}"
+    root = next(folder for folder in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup"))
+                if (folder / "cgroup.procs").exists())  # fmt: skip
+    (root / name).mkdir()
+    try:
+        before = (root / name / "pids.max").read_text() if root.name == "pids" else ""
+        limits = {"pids": {"limit": 120}}
+        linux = {"cgroupsPath": path.replace("NAME", name), "resources": limits}
+        assert gvisor.run_bundle(Bundle.open(foreign("exit 7", linux=linux))).returncode == 7
+        assert (root / name).is_dir()
+        assert [child.name for child in (root / name).iterdir() if child.is_dir()] == []
+        if before:
+            assert (root / name / "pids.max").read_text() == before
+    finally:
+        (root / name).rmdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -328,3 +329,44 @@ def test_a_workload_cannot_uncover_a_secret_of_the_project(gvisor: Gvisor, tmp_p
     done = gvisor.run(["sh", "-c", UNCOVERS], project=True)
     assert done.stdout == "seen\n"
     assert (root / ".git/config").read_text() == "SECRET\n"
+
+
+SPECIAL = """
+import os, socket, stat, sys
+def try_all(*acts):
+    for act in acts:
+        try:
+            if got := act(): print(got)
+        except OSError: pass
+try_all(
+    lambda: os.open("/shown/fifo", os.O_RDONLY | os.O_NONBLOCK),
+    lambda: os.open("/shown/fifo", os.O_WRONLY | os.O_NONBLOCK),
+    lambda: os.open("/shown/disk", os.O_RDONLY | os.O_NONBLOCK),
+    lambda: os.mkfifo("/shown/new-fifo"),
+    lambda: os.mknod("/shown/new-disk", stat.S_IFBLK | 0o666, os.makedev(254, 0)),
+    lambda: os.mknod("/shown/new-mem", stat.S_IFCHR | 0o666, os.makedev(1, 1)),
+    lambda: os.setxattr("/shown/file", "security.capability", bytes(20)),
+    lambda: socket.socket(socket.AF_UNIX).bind("/shown/new-socket"),
+    lambda: socket.socket(socket.AF_UNIX).connect_ex(chr(0) + sys.argv[1]) == 0,
+    lambda: socket.create_connection(("169.254.169.254", 80), 1),
+    lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW),
+)
+"""
+
+
+def test_special_files_and_nameless_sockets_are_no_doors(gvisor: Gvisor, tmp_path: Path) -> None:
+    """A writable folder has no FIFO, device or socket to use or to make for the host."""
+    os.mkfifo(tmp_path / "fifo", 0o666)
+    (tmp_path / "file").touch()
+    if os.geteuid() == 0:
+        os.mknod(tmp_path / "disk", stat.S_IFBLK | 0o666, os.makedev(254, 0))
+    before = set(os.listdir(tmp_path))
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"\0{tmp_path.name}-{os.getpid()}")
+        server.listen()
+        argv = ["python3", "-c", SPECIAL, f"{tmp_path.name}-{os.getpid()}"]
+        done = gvisor.run(argv, mounts=[bind(tmp_path, "/shown", readonly=False)])
+    # gVisor may keep a FIFO and a socket of its own at the new names.
+    assert (done.stdout, done.stderr) == ("", "")
+    assert set(os.listdir(tmp_path)) == before
+    assert os.listxattr(tmp_path / "file") == []

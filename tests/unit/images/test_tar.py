@@ -53,8 +53,9 @@ def test_a_folder_from_before_there_was_a_type_for_it_is_one() -> None:
         [(b"K", b"b\0"), (b"x", b"14 linkpath=a\n")],
         [(b"x", b"10 path=a\n"), (b"x", b"10 path=b\n")],
         [(b"L", b"a\0"), (b"L", b"b\0")],
+        [(b"x", b"10 path=a\n10 path=b\n")],
     ],
-    ids=["path", "target", "pax twice", "gnu twice"],
+    ids=["path", "target", "pax twice", "gnu twice", "one pax"],
 )
 def test_what_is_said_twice_of_an_entry_is_refused(headers: list[tuple[bytes, bytes]]) -> None:
     """Some programs take the first, and others the last."""
