@@ -8,7 +8,6 @@ Nothing here touches the file system.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import enum
@@ -128,10 +127,6 @@ def _shape(cls: type) -> dict[str, _Field]:
     return made
 
 
-class _EnoughError(Exception):
-    """Ends the reading when there are too many problems."""
-
-
 class _Reader:
     """Reads values by their annotations, and collects the problems."""
 
@@ -141,10 +136,9 @@ class _Reader:
         """Whether no value of the object that is being read is bad so far."""
 
     def _add(self, path: str, text: str, *, spoils: bool = True) -> object:
-        if len(self.problems) >= MAX_PROBLEMS:
-            self.problems.append(_MORE)
-            raise _EnoughError
-        self.problems.append(f"{path}: {text}" if path else text)
+        # One more than are shown, so that it shows that there are more.
+        if len(self.problems) <= MAX_PROBLEMS:
+            self.problems.append(f"{path}: {text}" if path else text)
         self._is_whole = self._is_whole and not spoils
         return _BAD
 
@@ -253,10 +247,8 @@ def read(cls: type, value: object) -> tuple[Any, list[str]]:
     type.
     """
     reader = _Reader()
-    made: Any = _BAD
-    with contextlib.suppress(_EnoughError):
-        made = reader.instance(cls, value, "")
-    return (None if made is _BAD else made), reader.problems
+    made = reader.instance(cls, value, "")
+    return (None if made is _BAD else made), bounded(reader.problems)
 
 
 def write(value: object) -> Any:
