@@ -12,12 +12,12 @@ import contextlib
 import functools
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gvisor.errors import ProtocolError, UsageError
+from pytest_gvisor.errors import ProtocolError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.inside import configuration, rules
 from pytest_gvisor.inside.shown_files import ShownFiles
@@ -47,24 +47,13 @@ def _data_file(cov: Any) -> str:
     return os.path.abspath(cov.get_option("run:data_file") or ".coverage")
 
 
-def check_writable(config: pytest.Config, folders: Iterable[str]) -> None:
-    """Raise `UsageError` for a writable folder where pytest-cov looks for data files.
+def data_folder(config: pytest.Config) -> str:
+    """Return the folder of the data file; empty if pytest-cov does not measure.
 
-    It opens each of them as an SQLite database, and tests inside could put one there.
+    pytest-cov opens each file there that begins like it as an SQLite database.
     """
     cov = configuration.measuring(config)
-    if cov is None:
-        return
-    base = _data_file(cov)
-    place = os.path.realpath(os.path.dirname(base))
-    for folder in folders:
-        if within(place, os.path.realpath(folder)):
-            raise UsageError(
-                f"tests inside could write to {place}, where pytest-cov reads every file whose "
-                f"name begins with {os.path.basename(base)}",
-                next_step="Set COVERAGE_FILE, or data_file in coverage's settings, to a file "
-                f"outside of {folder}, or give --gvisor-writable a smaller folder.",
-            )
+    return "" if cov is None else os.path.dirname(_data_file(cov))
 
 
 class InsideCoverage:

@@ -220,16 +220,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     inside = select_inside(config, items)
     if not inside:
         return
-    from pytest_gvisor.inside.coverage_data import check_writable  # noqa: PLC0415 -- idle: no cost
-    from pytest_gvisor.inside.variants import expand  # noqa: PLC0415
+    from pytest_gvisor.inside.variants import expand  # noqa: PLC0415 -- idle costs nothing
 
-    folders = config.getoption("gvisor_writable")
     with misuse_ends_session():
-        if folders:
+        if config.getoption("gvisor_writable"):
             from pytest_gvisor.inside import writable  # noqa: PLC0415 -- see above
 
             writable.check(config, items)
-        check_writable(config, folders)
         expand(items, inside)
 
 

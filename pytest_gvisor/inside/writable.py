@@ -21,6 +21,7 @@ import pytest
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.escape import escape
+from pytest_gvisor.inside.coverage_data import data_folder
 from pytest_gvisor.oci import host_paths, packages
 from pytest_gvisor.oci.mounts import bind, examine
 from pytest_gvisor.oci.spec import Mount
@@ -100,6 +101,7 @@ def _held(config: pytest.Config, tops: Sequence[str], folder: str) -> str:
         (tops, "from which pytest collects"),
         (programs, "a folder of PATH"),
         ([str(config.inipath)], "the ini file"),
+        (filter(None, [data_folder(config)]), "where pytest-cov reads data: set COVERAGE_FILE"),
         (_outputs(config), "which an option names: the host would write through a test's link"),
     )
     for paths, use in kinds:

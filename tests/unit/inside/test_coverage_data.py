@@ -12,9 +12,9 @@ import coverage
 import pytest
 from coverage.numbits import nums_to_numbits
 
-from pytest_gvisor.errors import ProtocolError, UsageError
+from pytest_gvisor.errors import ProtocolError
 from pytest_gvisor.inside import coverage_data, shown_files
-from pytest_gvisor.inside.coverage_data import InsideCoverage, check_writable
+from pytest_gvisor.inside.coverage_data import InsideCoverage, data_folder
 from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.inside.shown_files import ShownFiles
 from pytest_gvisor.programs import linux
@@ -301,17 +301,12 @@ def test_there_is_an_end_to_coverage(sandbox: Sandbox, monkeypatch: pytest.Monke
     taker.close(complete=False)
 
 
-def test_no_writable_folder_holds_the_data_file(tmp_path: Path) -> None:
-    """pytest-cov opens every file there whose name begins like it."""
-    (tmp_path / "link").symlink_to(tmp_path / "deep")
-    (tmp_path / "deep").mkdir()
+def test_the_folder_of_the_data_file_is_known_where_pytest_cov_measures(tmp_path: Path) -> None:
+    """No writable folder may hold it: pytest-cov opens every file there that begins like it."""
     cov = SimpleNamespace(get_option=lambda _: str(tmp_path / "deep/.coverage"))
-    controller = SimpleNamespace(cov_controller=SimpleNamespace(cov=cov))
-    config = cast("Any", SimpleNamespace(
-        pluginmanager=SimpleNamespace(get_plugin=lambda _: controller)
-    ))  # fmt: skip
-    (tmp_path / "deep/out").mkdir()
-    check_writable(config, [str(tmp_path / "deep/out"), "/usr/lib"])
-    for folder in (tmp_path, tmp_path / "deep", tmp_path / "link"):
-        with pytest.raises(UsageError, match=r"pytest-cov reads every file"):
-            check_writable(config, [str(folder)])
+    for plugin, folder in (
+        (SimpleNamespace(cov_controller=SimpleNamespace(cov=cov)), str(tmp_path / "deep")),
+        (None, ""),
+    ):
+        manager = SimpleNamespace(get_plugin=lambda _, plugin=plugin: plugin)
+        assert data_folder(cast("Any", SimpleNamespace(pluginmanager=manager))) == folder

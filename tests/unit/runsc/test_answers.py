@@ -13,7 +13,7 @@ import pytest
 from pytest_gvisor.cli import sweep
 from pytest_gvisor.runsc import answers, features
 from pytest_gvisor.runsc.binary import Runsc
-from pytest_gvisor.sessions import session_folder
+from pytest_gvisor.sessions import private, session_folder
 from tests.unit.runsc.conftest import FakeRunsc
 
 
@@ -52,6 +52,23 @@ def test_a_later_session_asks_nothing(
     settle(monkeypatch)
     assert find(good) == find(good)
     assert asked.call_count == 1
+
+
+def test_answers_where_a_sandbox_may_have_written_are_not_used(
+    good: Path, asked: Mock, monkeypatch: pytest.MonkeyPatch, base: Path
+) -> None:
+    """At the folder, above or below it."""
+    settle(monkeypatch)
+    find(good)
+    asked.reset_mock()
+    for written in (base, base.parents[2], base / "some.json"):
+        monkeypatch.setattr(private, "written", {os.path.realpath(written)})
+        find(good)
+        asked.assert_called_once()
+        asked.reset_mock()
+    monkeypatch.setattr(private, "written", {str(base.parent / "other")})
+    find(good)
+    asked.assert_not_called()
 
 
 def test_a_process_asks_once(good: Path, asked: Mock) -> None:
