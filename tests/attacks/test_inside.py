@@ -159,10 +159,12 @@ def test_no_coverage_names_a_file_that_tests_inside_cannot_see(
     session = sessions / "session.py"
     session.write_text(canary.read_text())
     monkeypatch.setenv("TMPDIR", str(sessions.parent))
+    netrc = project.path / ".netrc"  # tests inside find it empty
+    netrc.write_text(canary.read_text())
     line = "base64.b64encode(bytes([2])).decode()"
     pieces = ", ".join(
         f"{{'file': {str(path)!r}, 'tracer': '', 'lines': [['', {line}]]}}"
-        for path in ("/dev/zero", canary, link, "../../authorized_keys", session)
+        for path in ("/dev/zero", canary, link, "../../authorized_keys", session, netrc)
     )
     project.makepyfile(test_it=f"import base64\nPIECES = [{pieces}]\n{LYING_COVERAGE}")
     result = project.runpytest_subprocess(
@@ -173,7 +175,7 @@ def test_no_coverage_names_a_file_that_tests_inside_cannot_see(
     assert not canary.with_name(canary.name + ",cover").exists()
     assert not list(project.path.glob(".coverage.*"))
     for path in project.path.rglob("*"):
-        if path.is_file() and path not in (link, session):
+        if path.is_file() and path not in (link, session, netrc):
             assert "of the user" not in path.read_text("utf-8", "replace")
 
 
