@@ -377,5 +377,5 @@ class Worker:
             received = time.monotonic()
             measured.take(message)
             link.budget.earn(link.budget.latest, time.monotonic() - received)
-        if status := message.get("status"):
+        if (status := message.get("status")) and not self._stopped:
             self._bounds.fail(f"a hook inside failed the session: status {status!r:.9}")
