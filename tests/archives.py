@@ -1,7 +1,5 @@
 """The fixture images as archives of `make images`, and the expected result of each."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

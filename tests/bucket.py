@@ -1,7 +1,5 @@
 """A server on the loopback with the layout of gVisor's bucket, and archives for it."""
 
-from __future__ import annotations
-
 import bz2
 import contextlib
 import functools

@@ -4,8 +4,6 @@ Also those of probes, of warm sandboxes, of tests inside, and of the pytests tha
 `ENVIRONMENT`.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

@@ -4,8 +4,6 @@ PYTEST_PLUGINS loads it in the pytests that tests start, too. It imports the sta
 so that an idle session stays cheap.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

@@ -1,7 +1,5 @@
 """The set-up of these tests that examples do without: the schema needs a package of its own."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """A docker daemon on a socket or port that answers as a test says."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re

@@ -1,7 +1,5 @@
 """Mounts of this process's namespace, its umask, and a state folder for a runsc of a test's own."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

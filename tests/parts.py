@@ -4,8 +4,6 @@ A CI job's page shows the end of its log alone, and a part may have failed an ho
 pytest plugin does nothing without the variables of scripts/test.
 """
 
-from __future__ import annotations
-
 import os
 
 import pytest

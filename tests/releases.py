@@ -1,7 +1,5 @@
 """The releases of runsc in tests: the one that the search finds, and that of 2024."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

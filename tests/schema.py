@@ -1,7 +1,5 @@
 """The OCI runtime specification's own JSON schema, as an independent validator."""
 
-from __future__ import annotations
-
 import functools
 import json
 import re

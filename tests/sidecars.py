@@ -1,7 +1,5 @@
 """A sentry that leaves a mark when it starts, for tests of the programs that runsc starts."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

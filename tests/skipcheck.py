@@ -4,8 +4,6 @@ A pytest plugin for this repository's own suite, loaded by the conftest at the t
 under ``--gvisor-strict`` and where ``PYTEST_GVISOR_STRICT_SKIPS`` is set, as `make test` does.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import re

@@ -1,7 +1,5 @@
 """Somebody at a terminal, in front of a program: presses keys, and waits for answers."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """A foreign bundle with the real runsc, and the parts of the host that it must not reach."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

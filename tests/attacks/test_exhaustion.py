@@ -1,7 +1,5 @@
 """A workload that takes what the host has: its memory and its processes."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A foreign image, which must not send anything in the guest's name."""
 
-from __future__ import annotations
-
 import io
 import os
 import re

@@ -1,7 +1,5 @@
 """A test inside attacks the host, with any message that its interpreter can make."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

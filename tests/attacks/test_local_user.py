@@ -3,8 +3,6 @@
 Root plays both. Neither has a folder in /run/user, as under su, cron and CI.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

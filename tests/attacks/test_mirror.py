@@ -1,7 +1,5 @@
 """A mirror of gVisor's bucket that its user has named, and its answers against that user."""
 
-from __future__ import annotations
-
 import bz2
 import contextlib
 import os

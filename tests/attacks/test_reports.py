@@ -1,7 +1,5 @@
 """A test inside forges reports: of itself, of other tests, and of tests that never ran."""
 
-from __future__ import annotations
-
 import json
 import xml.etree.ElementTree as ET
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A test inside attacks the host by files that come back from it."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

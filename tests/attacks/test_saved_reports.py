@@ -1,7 +1,5 @@
 """A saved report that somebody else has made, for ``report merge`` and ``report show``."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A test inside, or a workload, wants to keep the host for ever, or to fill it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Code in a sandbox that wants more than the sandbox: the host's rights, or others' output."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The doctor and the error in a chroot, as in a package build: both name it and a remedy."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """``python -m pytest_gvisor``: doctor, run, sweep, and their common behaviour."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """``pytest-gvisor doctor`` under obstacles to sandboxes: it names each with a remedy."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """``pytest-gvisor images``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """``pytest-gvisor init``, and every file for a CI that this project has: linters find nothing."""
 
-from __future__ import annotations
-
 import configparser
 import json
 import os

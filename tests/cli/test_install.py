@@ -1,7 +1,5 @@
 """``pytest-gvisor install``, from a server on the loopback that has the real runsc."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

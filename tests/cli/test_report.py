@@ -1,7 +1,5 @@
 """``pytest-gvisor report``: joining the reports of several runs, and printing one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

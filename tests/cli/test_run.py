@@ -1,7 +1,5 @@
 """``pytest-gvisor run``: the abilities of ``gvisor.run`` at a shell."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

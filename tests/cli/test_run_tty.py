@@ -1,7 +1,5 @@
 """``pytest-gvisor run --tty``: a terminal inside, connected with a real pseudo-terminal here."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import signal

@@ -1,7 +1,5 @@
 """``pytest-gvisor sweep``: dead sessions, and what earlier versions saved."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

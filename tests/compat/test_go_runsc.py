@@ -1,7 +1,5 @@
 """``scripts/go-runsc``, which set-up uses: a scripted Go, and the real one's checksum database."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

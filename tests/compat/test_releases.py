@@ -1,7 +1,5 @@
 """The features of each release of runsc: features.toml compared with each binary that is here."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import subprocess

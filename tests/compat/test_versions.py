@@ -1,7 +1,5 @@
 """The built wheel, installed alone into a fresh environment, serves a separate little project."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """An engine of a test's own."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

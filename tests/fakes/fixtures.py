@@ -1,7 +1,5 @@
 """The fixtures of a scripted runsc; they need a `launcher`, which each folder's conftest has."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

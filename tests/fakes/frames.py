@@ -1,7 +1,5 @@
 """Bytes for a decoder of frames, as if they had been read."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Fixtures for tests of runs and sessions: a launcher of their own, and runs of a fake runsc."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Runs of a fake runsc, from the request to the end."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, fields
 from typing import Any

@@ -11,8 +11,6 @@ it has to be:
 4. a census of the machine before and after each. What else uses docker or /tmp is in it too.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import random

@@ -1,7 +1,5 @@
 """A census of the remains that a run of the suite could leave, and the facts of a file tree."""
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import hashlib

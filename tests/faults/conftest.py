@@ -1,7 +1,5 @@
 """Fixtures of the tests of faults: little projects, runs of a scripted runsc, and a canary."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

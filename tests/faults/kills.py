@@ -3,8 +3,6 @@
 The rounds of test_sigkill.py, and of ``python -m tests.faults``.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import random

@@ -4,8 +4,6 @@ Its sessions are in a base folder of the project's own, and its cgroups have a t
 its remains differ from those of other sessions on this machine.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import glob

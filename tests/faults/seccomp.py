@@ -4,8 +4,6 @@ It runs in the little projects' pytest, since it cannot be undone. Everything th
 there has it too.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import platform

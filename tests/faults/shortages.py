@@ -1,7 +1,5 @@
 """Shortages of resources in a process, for tests and for the programs that they start."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import resource

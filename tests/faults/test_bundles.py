@@ -1,7 +1,5 @@
 """Malicious ids, users, JSON and bundles; a canary tree beside them stays unchanged."""
 
-from __future__ import annotations
-
 import errno
 import json
 import secrets

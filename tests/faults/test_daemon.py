@@ -1,7 +1,5 @@
 """A docker daemon that says too much, bytes that are no text, or nothing any more half-way."""
 
-from __future__ import annotations
-
 import gzip
 import itertools
 import json

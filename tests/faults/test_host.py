@@ -1,7 +1,5 @@
 """Workloads that take all there is: memory, disk, processors; and a host that has none to give."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import secrets

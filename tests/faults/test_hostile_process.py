@@ -1,7 +1,5 @@
 """A pytest process in an odd state: the sandbox is the same as from any other."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

@@ -1,7 +1,5 @@
 """Ctrl-C, a closed terminal, a polite kill: pytest ends as without us, and nothing is left."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

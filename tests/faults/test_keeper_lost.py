@@ -1,7 +1,5 @@
 """A killed or stopped keeper: its runs are dead, their tests fail, the next run works."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

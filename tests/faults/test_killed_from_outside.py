@@ -1,7 +1,5 @@
 """runsc, the gofer or the sandbox is killed from outside: never a workload's verdict."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

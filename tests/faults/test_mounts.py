@@ -5,8 +5,6 @@ the host has no mount namespace of its own. Its mount is one of the host's. An o
 a namespace of runsc's, and releases before 2026-08 have none.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

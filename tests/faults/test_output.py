@@ -1,7 +1,5 @@
 """Floods of output, scripted and of the real runsc: this process stays as small as it was."""
 
-from __future__ import annotations
-
 import gc
 import os
 import re

@@ -1,7 +1,5 @@
 """A platform is available only if the probe's workload succeeds and names gVisor's kernel."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

@@ -1,7 +1,5 @@
 """The kernel, or a seccomp filter around pytest, refuses a call: typed, and no way around it."""
 
-from __future__ import annotations
-
 import errno
 import sys
 from pathlib import Path

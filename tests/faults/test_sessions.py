@@ -1,7 +1,5 @@
 """Several sessions at once, and one whose end is interrupted."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

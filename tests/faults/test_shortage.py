@@ -1,7 +1,5 @@
 """Out of descriptors, processes or disk: a typed error, nothing left, and it works again after."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

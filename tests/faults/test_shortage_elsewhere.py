@@ -1,7 +1,5 @@
 """Out of descriptors, memory, threads or disk: where images are unpacked, in warm sandboxes."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import lzma

@@ -1,7 +1,5 @@
 """Out of descriptors, memory, processes or disk where tests run inside: they fail and say why."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """SIGKILL of pytest, at any moment: the keeper outlives it for as long as it takes."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal

@@ -1,7 +1,5 @@
 """A runsc that hangs wherever it can, and a clock that jumps."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import time

@@ -1,7 +1,5 @@
 """A worker of xdist is killed: the others go on, and nothing is left."""
 
-from __future__ import annotations
-
 import os
 import signal
 

@@ -4,8 +4,6 @@ A fixture of a module or of the session keeps things for longer than one test. S
 remembered with the test's name, and told if they are still there at the end.
 """
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 import time

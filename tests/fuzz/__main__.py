@@ -7,8 +7,6 @@ beyond what the interpreter has. One that takes more, or raises no error of ours
 is kept in .build/fuzz/, and becomes a file of tests/fuzz/cases/TARGET/ when it is mended.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import dataclasses

@@ -3,8 +3,6 @@
 Such an import takes four seconds of a processor, once for all targets.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

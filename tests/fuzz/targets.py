@@ -4,8 +4,6 @@ A target takes input, or refuses it with an error of its own tree. Anything else
 find. Where a result can be checked, the target does that.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

@@ -1,7 +1,5 @@
 """Generated inputs for all readers of untrusted bytes, and the finds of fuzzing by name."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Runs a little project twice, inside gVisor and on the host, for comparison."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Callable

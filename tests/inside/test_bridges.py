@@ -1,7 +1,5 @@
 """Data that a plugin gathers in the tests' process arrive on the host."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import xml.etree.ElementTree as ET

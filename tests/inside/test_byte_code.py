@@ -1,7 +1,5 @@
 """The pytest inside imports from byte code that the host has stored for it."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """However tests are named on the command line, the pytest inside collects the host's node ids."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

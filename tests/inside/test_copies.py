@@ -1,7 +1,5 @@
 """Sandboxes of tests inside that begin as copies of one that was saved before any conftest.py."""
 
-from __future__ import annotations
-
 import _ctypes
 import time
 from collections import Counter

@@ -1,7 +1,5 @@
 """Tests that take their sandbox with them, or do not end."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """A debugger in tests inside, with a real pseudo-terminal and with lines from a pipe."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

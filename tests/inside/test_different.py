@@ -1,7 +1,5 @@
 """Intended differences between tests inside and tests on the host."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """The sandbox that is started with the host's session, and its end where it is not wanted."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 

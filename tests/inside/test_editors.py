@@ -1,7 +1,5 @@
 """Plugins that report to an editor stay on the host, and report tests inside from there."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

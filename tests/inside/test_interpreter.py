@@ -1,7 +1,5 @@
 """The interpreter inside is the one outside, and so are the programs beside it."""
 
-from __future__ import annotations
-
 import site
 import sys
 import sysconfig

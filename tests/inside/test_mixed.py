@@ -1,7 +1,5 @@
 """Tests inside and on the host in one run: each side's fixtures live as long as they should."""
 
-from __future__ import annotations
-
 import pytest
 
 FILE = """

@@ -1,7 +1,5 @@
 """Files and folders of the host that tests inside see, beside their project."""
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A test inside may replace functions that pytest and our worker need: its sandbox lives on."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

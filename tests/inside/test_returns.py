@@ -1,7 +1,5 @@
 """Files that tests inside write, and that come back to the host."""
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from collections.abc import Callable

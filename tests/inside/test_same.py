@@ -1,7 +1,5 @@
 """A suite inside has the same reports as on the host."""
 
-from __future__ import annotations
-
 import os
 import re
 import resource

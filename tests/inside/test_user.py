@@ -1,7 +1,5 @@
 """The user of tests inside: the caller, root or a given one."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Other plugins treat tests inside as they treat tests on the host."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

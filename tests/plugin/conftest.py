@@ -10,8 +10,6 @@ header. It is also for anything that each process does anew: collection, probes,
 run with workers takes twice the processor time.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import os

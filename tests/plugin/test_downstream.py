@@ -1,7 +1,5 @@
 """A project that follows README."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import json

@@ -1,7 +1,5 @@
 """Untrusted output: nothing that a workload prints reaches a terminal or a report as it is."""
 
-from __future__ import annotations
-
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator

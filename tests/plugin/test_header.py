@@ -1,7 +1,5 @@
 """The header line, and the costs that a session without gVisor does not have."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

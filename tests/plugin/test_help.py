@@ -1,7 +1,5 @@
 """The listings of pytest: ``--help``, ``--markers``, ``--fixtures``, ``--collect-only``."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import re

@@ -1,7 +1,5 @@
 """The hooks that a conftest.py may implement."""
 
-from __future__ import annotations
-
 from tests.plugin.conftest import Project
 
 

@@ -1,7 +1,5 @@
 """``--gvisor-image``, the marker's ``image``, and the fixture ``gvisor_image``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

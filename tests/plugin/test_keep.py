@@ -1,7 +1,5 @@
 """``--gvisor-keep``: bundle, logs and a script that repeats the run, under pytest's base temp."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

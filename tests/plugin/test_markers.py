@@ -1,7 +1,5 @@
 """The markers: their effects, their places, and the errors for wrong ones."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.plugin.conftest import Project

@@ -1,7 +1,5 @@
 """Misuse that is an error: forks, scopes, calls with wrong arguments."""
 
-from __future__ import annotations
-
 from tests.plugin.conftest import Project
 
 

@@ -1,7 +1,5 @@
 """``native`` among the platforms: tests inside run on the host as well, to compare with."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

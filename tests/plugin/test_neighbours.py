@@ -1,7 +1,5 @@
 """Other plugins: without pytest's own ones, and with those that stop a session early."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.plugin.conftest import Project

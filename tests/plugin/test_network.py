@@ -1,7 +1,5 @@
 """``--gvisor-network``: which network the sandboxes of a session have."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

@@ -1,7 +1,5 @@
 """``--gvisor-platform``: the platforms of the tests, and the tests' ids."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

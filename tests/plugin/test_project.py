@@ -1,7 +1,5 @@
 """``project=True`` and ``gvisor_project``: workloads see the project without its secrets."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 

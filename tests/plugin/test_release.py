@@ -1,7 +1,5 @@
 """``gvisor_release`` and ``requires_runsc(">=…")``: another release is an error, no skip."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

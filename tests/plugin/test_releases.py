@@ -1,7 +1,5 @@
 """``--gvisor-runsc LABEL=PATH``, given twice or more: each test once per release."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``replay.sh``: each release and each end of it leaves nothing."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """``--gvisor-report``, the summary of differences, and sandboxes in other reporters."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -1,7 +1,5 @@
 """``requires_runsc``, ``requires_kvm``, ``requires_platform``: availability, found out once."""
 
-from __future__ import annotations
-
 from tests.plugin.conftest import Project
 
 TEST = """

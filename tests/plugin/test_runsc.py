@@ -1,7 +1,5 @@
 """``--gvisor-runsc``: one binary without a search, and the tests without a binary."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The fixtures ``gvisor_sandbox`` and ``gvisor_sandboxes``."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.plugin.conftest import Project

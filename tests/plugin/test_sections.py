@@ -1,7 +1,5 @@
 """The sections about sandboxes in the report of a failed test."""
 
-from __future__ import annotations
-
 import shlex
 import subprocess
 

@@ -1,7 +1,5 @@
 """The variables that point runsc to another sentry never reach it."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

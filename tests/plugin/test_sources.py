@@ -1,7 +1,5 @@
 """The sources of settings: marker, command line, environment, ini file, default."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``--gvisor-strict``: tests that would be skipped fail."""
 
-from __future__ import annotations
-
 import json
 import textwrap
 from pathlib import Path

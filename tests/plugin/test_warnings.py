@@ -1,7 +1,5 @@
 """`PytestGvisorWarning`: notes for a reader, which fail nothing by themselves."""
 
-from __future__ import annotations
-
 import pytest
 
 import pytest_gvisor

@@ -1,7 +1,5 @@
 """``@pytest.mark.gvisor(xfail={"ptrace": "reason"})``: a test that is to fail on a platform."""
 
-from __future__ import annotations
-
 from tests.plugin.conftest import Project
 
 RUN = """

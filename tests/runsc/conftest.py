@@ -1,7 +1,5 @@
 """Fixtures of the tests with the real runsc: a workload that runs while the test looks at it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

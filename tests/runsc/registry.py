@@ -1,7 +1,5 @@
 """A registry on loopback, and the parts of its HTTP interface that tests need."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import subprocess

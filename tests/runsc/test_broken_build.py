@@ -1,7 +1,5 @@
 """Debian forky's 20240729, built with Go 1.26: `uname -r` runs, and next to nothing else does."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Bundles made by other tools, and by `oci_bundle`, run as they were validated."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The end of a call at its deadline, with the output so far and no process of the sandbox left."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

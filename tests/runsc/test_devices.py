@@ -1,7 +1,5 @@
 """Devices of the host, which a sandbox gets by name alone."""
 
-from __future__ import annotations
-
 import errno
 import os
 import sys

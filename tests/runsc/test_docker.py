@@ -1,7 +1,5 @@
 """Images of a real docker daemon, and the same in ``docker run --runtime=runsc``."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from collections.abc import Iterator

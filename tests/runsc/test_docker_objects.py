@@ -1,7 +1,5 @@
 """The objects in a docker daemon after a SIGKILL of this package."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Runsc's process as the host's /proc shows it, and the environment that the workload finds."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """The images of fixtures/, from their archives, without a daemon; test_docker.py has the peer."""
 
-from __future__ import annotations
-
 import urllib.request
 import warnings
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Images under the real runsc: their configuration applies inside."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The input of a workload: the bytes arrive exactly, and no input can hang the call."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The parts of the host that a sandbox can see and change: the named ones, and no others."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

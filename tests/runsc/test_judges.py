@@ -15,8 +15,6 @@ These differences are intended:
   namespace that has version 2 alone.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Memory, tasks and processors: limits that hold, verdicts that name them, nothing left."""
 
-from __future__ import annotations
-
 import os
 import secrets
 import subprocess

@@ -1,7 +1,5 @@
 """The filter that spares runsc its registration for membarrier(2): its place and its effects."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

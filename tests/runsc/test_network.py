@@ -1,7 +1,5 @@
 """Each network, for real: loopback alone, the host's, and gVisor's own stack over a veth pair."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The release of December 2022, from Debian 12: it is refused, and never looks like no runsc."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

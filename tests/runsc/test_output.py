@@ -1,7 +1,5 @@
 """The output of a workload: byte for byte, or bounded and counted."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

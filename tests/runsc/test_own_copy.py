@@ -1,7 +1,5 @@
 """Later runs start runsc from a copy on huge pages, and its sidecars from their files."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

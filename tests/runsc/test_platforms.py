@@ -1,7 +1,5 @@
 """The platforms that work here, found by a bounded real run, each with its cause."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Podman's service instead of a docker daemon, by DOCKER_HOST."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

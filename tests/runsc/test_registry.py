@@ -1,7 +1,5 @@
 """Pulling from a registry on loopback through a docker daemon: by tag, by digest, by policy."""
 
-from __future__ import annotations
-
 import base64
 import json
 import os

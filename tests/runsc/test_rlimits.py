@@ -1,7 +1,5 @@
 """Resource limits of the workload's process: they are in config.json, and gVisor enforces them."""
 
-from __future__ import annotations
-
 import os
 import resource
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The ways without root, kept apart: mappings in the bundle, the child's namespace, runsc's."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """A run that is saved while it goes on, and others that begin where it was saved."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import select

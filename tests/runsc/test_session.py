@@ -1,7 +1,5 @@
 """A session without pytest, in a process of its own."""
 
-from __future__ import annotations
-
 import asyncio
 import subprocess
 import sys

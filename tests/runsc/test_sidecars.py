@@ -1,7 +1,5 @@
 """The real runsc with a sentry beside it: which one is booted, and which one never is."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The exact end of a workload, never confused with the end of runsc or the sandbox."""
 
-from __future__ import annotations
-
 import signal
 import time
 from collections.abc import Callable

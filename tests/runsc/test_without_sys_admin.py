@@ -1,7 +1,5 @@
 """Root without CAP_SYS_ADMIN, as in a container without a seccomp profile: as an ordinary user."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

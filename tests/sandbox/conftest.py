@@ -1,7 +1,5 @@
 """Fixtures and helpers of the tests of warm sandboxes."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Sandboxes whose start or end goes wrong: none is left running."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """A warm sandbox that dies under its users, and programs that attack the guest."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

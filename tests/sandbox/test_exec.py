@@ -1,7 +1,5 @@
 """`Sandbox.exec`: statuses, streams, environment, folder, user, many at once."""
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 import os

@@ -1,7 +1,5 @@
 """`Sandbox.put`, `get` and `ping`."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`Sandbox.forward` and `wait_for_port`: a server inside, reached from here."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

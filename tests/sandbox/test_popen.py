@@ -1,7 +1,5 @@
 """`Sandbox.popen`: programs that run while the test goes on."""
 
-from __future__ import annotations
-
 import re
 import signal
 import time

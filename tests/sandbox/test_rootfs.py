@@ -1,7 +1,5 @@
 """Warm sandboxes in root file systems that have no Python, or nothing at all."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from pathlib import Path

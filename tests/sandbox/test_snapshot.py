@@ -1,7 +1,5 @@
 """Snapshots: a warm sandbox is saved, and copies of it go on from there."""
 
-from __future__ import annotations
-
 import glob
 import subprocess
 import sys

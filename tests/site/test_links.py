@@ -1,7 +1,5 @@
 """The links of the documents: to files, to titles, and to other sites."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The pages that show pytest's output: each file and each command of them, with what it prints."""
 
-from __future__ import annotations
-
 import doctest
 import os
 import re

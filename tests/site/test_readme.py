@@ -1,7 +1,5 @@
 """README is short, its links lead somewhere, and its pictures are those of real runs."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """docs/report.schema.json is the form of the reports that pytest writes."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """The site of the documents."""
 
-from __future__ import annotations
-
 import html
 import importlib
 import re

@@ -1,7 +1,5 @@
 """Compares the suites of real projects, inside gVisor and on the host, test by test."""
 
-from __future__ import annotations
-
 import fnmatch
 import functools
 import json

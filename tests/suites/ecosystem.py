@@ -1,7 +1,5 @@
 """Larger parts of the suites of real projects, for `make ecosystem`."""
 
-from __future__ import annotations
-
 import pytest
 
 from pytest_gvisor import Platform

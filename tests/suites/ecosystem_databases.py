@@ -1,7 +1,5 @@
 """docs/databases.md with PostgreSQL and Redis of Debian: run by ``make ecosystem``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """docs/environments.md with uv, tox, nox and pip from PyPI, and with pyenv: ``make ecosystem``."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Plugins that people use, for `make ecosystem`: a tiny project for each shows the same inside."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

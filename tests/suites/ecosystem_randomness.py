@@ -1,7 +1,5 @@
 """Random numbers in 64 copies of a saved sandbox, with packages of PyPI: ``make ecosystem``."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

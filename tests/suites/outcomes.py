@@ -1,7 +1,5 @@
 """A pytest plugin: writes how each phase of each test ended to the file in OUTCOMES_FILE."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections import defaultdict

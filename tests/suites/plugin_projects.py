@@ -10,8 +10,6 @@ A file of plugins/ is named like the plugin's distribution, and has these keys:
 - ``difference``: patterns of lines that only the host or only the run inside has, and the cause.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import fnmatch

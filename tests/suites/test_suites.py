@@ -1,7 +1,5 @@
 """The test suites of real projects, unmodified: inside gVisor each test ends as on the host."""
 
-from __future__ import annotations
-
 import pytest
 
 from pytest_gvisor import Platform

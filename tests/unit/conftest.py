@@ -1,7 +1,5 @@
 """Generated examples without a clock: a busy machine is no reason for a test to fail."""
 
-from __future__ import annotations
-
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(

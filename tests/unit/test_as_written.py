@@ -1,7 +1,5 @@
 """The modules of this package are imported by Python's own loader, and no others."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """A test that writes an invalid config.json fails."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The checks of the fault tests: trees are compared to the last byte, and remains are seen."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

@@ -1,7 +1,5 @@
 """The documents have the errors, numbers and signatures of the code."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import importlib

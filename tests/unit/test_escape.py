@@ -1,7 +1,5 @@
 """Untrusted text on its way to a reader."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 

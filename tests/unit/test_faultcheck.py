@@ -1,7 +1,5 @@
 """The list of faults, which tests carry which, and the table."""
 
-from __future__ import annotations
-
 import ast
 import os
 from collections import Counter

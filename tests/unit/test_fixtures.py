@@ -1,7 +1,5 @@
 """The builds of fixtures/make.py by their need; the tests of images use the results."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

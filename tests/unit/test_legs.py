@@ -1,7 +1,5 @@
 """The parts of scripts/test: together they run every test, and the end says how each ended."""
 
-from __future__ import annotations
-
 import glob
 import re
 import signal

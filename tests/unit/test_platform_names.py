@@ -1,7 +1,5 @@
 """`Platform` is a text, one object for each name, and its class lists the known ones."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """The table of plugins in docs/inside.md has at least fifty, each with a test or a tiny project."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

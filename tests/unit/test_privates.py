@@ -3,8 +3,6 @@
 Nothing of them that has no public name is replaced or set for speed.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The docstrings of the Python API, which are pages of the site."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 import itertools

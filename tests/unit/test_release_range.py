@@ -1,7 +1,5 @@
 """The accepted releases: dates are compared, and invalid comparisons are refused."""
 
-from __future__ import annotations
-
 import pytest
 
 from pytest_gvisor import UnwantedRelease, UsageError

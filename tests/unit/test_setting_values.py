@@ -1,7 +1,5 @@
 """Each written value of a setting is read, or refused with its name."""
 
-from __future__ import annotations
-
 import enum
 import math
 import os

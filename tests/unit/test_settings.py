@@ -1,7 +1,5 @@
 """The values that users write, and the settings that they become."""
 
-from __future__ import annotations
-
 import re
 import typing
 from pathlib import Path

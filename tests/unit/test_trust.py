@@ -1,7 +1,5 @@
 """Trust in files and folders by owner, mode and place, and the walk along a path."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import io

@@ -4,8 +4,6 @@ One process of each checker looks at all of it, since a start costs several seco
 that of basedpyright. Its wheel brings the program that runs it.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re

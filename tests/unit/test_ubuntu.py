@@ -1,7 +1,5 @@
 """The work of scripts/setup on Ubuntu, with its own functions and another machine's answers."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Values cannot be changed, and their fields are named where they are made."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 

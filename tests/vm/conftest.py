@@ -1,7 +1,5 @@
 """The VM that tests make: scripts/vm-parts got its parts, and left the options that name them."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

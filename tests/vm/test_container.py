@@ -1,7 +1,5 @@
 """The VM in docker's default container, where the profile forbids each sandbox of runsc's."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The scripts of this project where no VM can be made: they say so, and nothing else fails."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """``python -m pytest_gvisor vm``: a real VM with a real kvm, and nothing left."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The findings of ``doctor`` as text and JSON, with the commands that mend them."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

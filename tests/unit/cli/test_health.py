@@ -1,7 +1,5 @@
 """The findings of ``doctor`` about the machine, from a /proc that is made here."""
 
-from __future__ import annotations
-
 import errno
 import os
 import sys

@@ -1,7 +1,5 @@
 """The commands that mend a machine: which they are, and how they are shown."""
 
-from __future__ import annotations
-
 import grp
 import os
 import pwd

@@ -1,7 +1,5 @@
 """Help texts of the commands."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import re

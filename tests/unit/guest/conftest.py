@@ -1,3 +1,1 @@
-from __future__ import annotations
-
 from tests.unit.sandbox.conftest import guest  # noqa: F401 -- a fixture

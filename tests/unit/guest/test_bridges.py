@@ -1,7 +1,5 @@
 """The ends of bridges in the sandbox send what the host's ends take."""
 
-from __future__ import annotations
-
 import logging
 import threading
 from types import SimpleNamespace

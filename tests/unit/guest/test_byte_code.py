@@ -1,7 +1,5 @@
 """Modules are found in the memory that the host has filled, until that ends."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys

@@ -1,7 +1,5 @@
 """The socket of a pytest inside: whole frames in order, whoever sends."""
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Untrusted JSON: a value, or one kind of error with a short text."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

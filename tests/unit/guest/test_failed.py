@@ -1,7 +1,5 @@
 """The temporary folders of failed tests, as the first process hears of them."""
 
-from __future__ import annotations
-
 import mmap
 import os
 import resource

@@ -1,7 +1,5 @@
 """Frames: a written frame is read, and other bytes are refused."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

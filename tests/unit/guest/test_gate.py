@@ -1,7 +1,5 @@
 """The gate of the pytest inside: both ends of it, each with descriptors of its own."""
 
-from __future__ import annotations
-
 import copy
 import os
 import random

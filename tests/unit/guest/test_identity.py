@@ -1,7 +1,5 @@
 """The user of a pytest inside: maps of ids, and refusals of the kernel."""
 
-from __future__ import annotations
-
 import errno
 import itertools
 import json

@@ -1,7 +1,5 @@
 """The messages that add an address to the loopback, and the right to do so."""
 
-from __future__ import annotations
-
 import socket
 import struct
 from types import SimpleNamespace

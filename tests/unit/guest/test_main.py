@@ -1,7 +1,5 @@
 """The guest program on this machine, spoken to in its own protocol."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import os

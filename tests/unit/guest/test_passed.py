@@ -1,7 +1,5 @@
 """The short form of a report: for passed phases without anything else to say."""
 
-from __future__ import annotations
-
 import json
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """The random generators of a pytest that is saved, and of its copies."""
 
-from __future__ import annotations
-
 import os
 import random
 import sys

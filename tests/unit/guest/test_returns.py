@@ -1,7 +1,5 @@
 """The files of a sandbox that its first process finds and sends, here without a sandbox."""
 
-from __future__ import annotations
-
 import os
 import socket
 import threading

@@ -1,7 +1,5 @@
 """Frames in memory that the host reads."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

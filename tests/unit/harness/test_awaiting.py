@@ -1,7 +1,5 @@
 """A run that asyncio awaits."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import os

@@ -1,7 +1,5 @@
 """The findings of one pytest process, and the time for which it remembers them."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import io

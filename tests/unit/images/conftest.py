@@ -1,7 +1,5 @@
 """Archives and layouts for the tests of images, made in Python, hostile ones too."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import hashlib

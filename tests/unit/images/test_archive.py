@@ -1,7 +1,5 @@
 """Reading images from files of each kind; damaged ones are refused."""
 
-from __future__ import annotations
-
 import errno
 import gzip
 import json

@@ -1,7 +1,5 @@
 """The cache of unpacked images."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

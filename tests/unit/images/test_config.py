@@ -1,7 +1,5 @@
 """An image's configuration as typed data."""
 
-from __future__ import annotations
-
 import json
 import signal
 from typing import Any

@@ -1,7 +1,5 @@
 """The requests to a docker daemon, and the results of its answers."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

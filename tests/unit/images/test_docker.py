@@ -1,7 +1,5 @@
 """Daemons that are missing, foreign, silent, or far away."""
 
-from __future__ import annotations
-
 import os
 import select
 import socket

@@ -1,7 +1,5 @@
 """Unpacking: the meaning of layers, and no path out of the folder."""
 
-from __future__ import annotations
-
 import io
 import os
 import stat

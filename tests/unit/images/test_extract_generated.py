@@ -1,7 +1,5 @@
 """Unpacking of generated layers: nothing outside of the root changes."""
 
-from __future__ import annotations
-
 import shutil
 import tarfile
 from typing import Final

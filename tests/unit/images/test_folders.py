@@ -1,7 +1,5 @@
 """The folders of images under many processes at once, and under SIGKILL."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The limits of an image: bytes, entries and depth, with never more on the disk."""
 
-from __future__ import annotations
-
 import errno
 import gzip
 import io

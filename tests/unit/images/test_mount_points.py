@@ -1,7 +1,5 @@
 """The seal of a tree."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The owners in an image, the parts that are left out, and the time for unpacking."""
 
-from __future__ import annotations
-
 import errno
 import os
 import stat

@@ -1,7 +1,5 @@
 """The sources of images by name; each image is exported once, and checked by its digest."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

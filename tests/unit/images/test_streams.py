@@ -1,7 +1,5 @@
 """Decompression of layers and archives: whole, bounded, and by four libraries in one way."""
 
-from __future__ import annotations
-
 import io
 import lzma
 import sys

@@ -1,7 +1,5 @@
 """Entries that programs read differently: each is refused, or all programs read it alike."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 

@@ -4,8 +4,6 @@ Times are compared where the image says them. A folder that no entry names has t
 was made.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Users by an image's own passwd and group."""
 
-from __future__ import annotations
-
 import errno
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The commands to run tests that are sent before the host asks for their reports."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, cast
 

@@ -1,7 +1,5 @@
 """The folders of files from inside, and the way of a file below them, where others may be."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

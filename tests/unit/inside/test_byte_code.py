@@ -1,7 +1,5 @@
 """The byte code of the host's modules is stored as Python's own import would take it."""
 
-from __future__ import annotations
-
 import compileall
 import importlib
 import marshal

@@ -1,7 +1,5 @@
 """When a sandbox is saved at its gate, and when a later one begins as its copy."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Coverage from a pytest inside, as the host keeps it: checked and bounded."""
 
-from __future__ import annotations
-
 import base64
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The host's side of a debugger inside, with a link that is none."""
 
-from __future__ import annotations
-
 import io
 import signal
 import sys

@@ -1,7 +1,5 @@
 """When a sandbox is started before the collection, and when it is taken."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The variables of tests inside: an allow-list, the user's entries, and a hint at a missing one."""
 
-from __future__ import annotations
-
 import socket
 
 import pytest

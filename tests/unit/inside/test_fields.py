@@ -1,7 +1,5 @@
 """Each field of a report from inside has a rule, and a field without one is left out."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Messages from inside: any cut gives the same ones, and invalid ones are a typed error."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The summary of files from inside."""
 
-from __future__ import annotations
-
 import dataclasses
 from types import SimpleNamespace
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """Files that a failure names and that tests inside are not shown."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

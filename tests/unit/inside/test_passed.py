@@ -1,7 +1,5 @@
 """Reports of passed phases from untrusted short forms."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

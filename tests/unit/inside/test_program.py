@@ -1,7 +1,5 @@
 """The interpreter inside: its flags, and the names of its program."""
 
-from __future__ import annotations
-
 import itertools
 import sys
 import types

@@ -1,7 +1,5 @@
 """Records of files that came back, which only this user and this package have written."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

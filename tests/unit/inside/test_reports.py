@@ -1,7 +1,5 @@
 """Reports from inside become pytest's own, and invalid ones are a typed error."""
 
-from __future__ import annotations
-
 import sys
 import warnings
 from types import ModuleType, SimpleNamespace

@@ -1,7 +1,5 @@
 """Files from a hostile sandbox, and what the host makes of them."""
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 import errno

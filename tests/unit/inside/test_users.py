@@ -1,7 +1,5 @@
 """The user of tests inside: read, and resolved for a way to start runsc."""
 
-from __future__ import annotations
-
 import json
 import os
 import pwd

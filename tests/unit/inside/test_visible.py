@@ -1,7 +1,5 @@
 """The host's folders that a test inside sees."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import pwd

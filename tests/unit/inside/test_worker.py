@@ -1,7 +1,5 @@
 """The host's side of a pytest inside, with a scripted one that may send anything."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from typing import Any, cast

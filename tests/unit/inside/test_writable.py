@@ -1,7 +1,5 @@
 """The folders of ``--gvisor-writable`` that the host would import, collect or execute from."""
 
-from __future__ import annotations
-
 import os
 import sys
 import types

@@ -1,7 +1,5 @@
 """Files of servers that are slow, silent, endless or wrong: a deadline and a size hold for all."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

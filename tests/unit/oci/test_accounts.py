@@ -1,7 +1,5 @@
 """The passwd and group files of root file systems of ours."""
 
-from __future__ import annotations
-
 import os
 import pwd
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Packages outside of the folders of ``sys.path``."""
 
-from __future__ import annotations
-
 import sys
 import types
 import zipfile

@@ -1,7 +1,5 @@
 """The host's folders that a workload sees by default, and what is hidden in them."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A test's settings, as its markers have them."""
 
-from __future__ import annotations
-
 import pytest
 
 from pytest_gvisor.errors import UsageError

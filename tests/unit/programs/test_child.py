@@ -1,7 +1,5 @@
 """The child's steps up to runsc, and the error of each failing step."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """The keeper: a process that no request, no signal and no shortage ends before its work is done."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json

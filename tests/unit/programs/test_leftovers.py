@@ -1,7 +1,5 @@
 """The remains of a sandbox are found and removed; others' processes and files are not touched."""
 
-from __future__ import annotations
-
 import errno
 import io
 import json

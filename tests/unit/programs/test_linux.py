@@ -1,7 +1,5 @@
 """The kernel calls: the effect of each, and a refusal that names the whole call."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

@@ -1,7 +1,5 @@
 """The message of a run: it comes back as it was, and another shape is refused."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """A copy of runsc on huge pages: used after some runs, sealed, and never stale."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

@@ -1,7 +1,5 @@
 """Readers of /proc: processes that live, have ended, or bear odd names; mounts."""
 
-from __future__ import annotations
-
 import builtins
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The host's files of a run are opened once, checked by the descriptor, and bound from it."""
 
-from __future__ import annotations
-
 import errno
 import os
 from collections.abc import Callable

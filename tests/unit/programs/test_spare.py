@@ -1,7 +1,5 @@
 """The child that is forked ahead: the next run uses it, and is the same as without it."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """The warden ends a command with all its processes in each case, and removes the folder."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

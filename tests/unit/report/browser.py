@@ -3,8 +3,6 @@
 https://chromedevtools.github.io/devtools-protocol/: each message is JSON, followed by a NUL byte.
 """
 
-from __future__ import annotations
-
 import fcntl
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Reports for the tests of this folder."""
 
-from __future__ import annotations
-
 from pytest_gvisor.report.model import Binary, Cell, Column, Leg, Report, Row, Run, State
 
 HOSTILE = (

@@ -1,7 +1,5 @@
 """The HTML report in a headless Chromium: filters, cells, keyboard, and its policy."""
 
-from __future__ import annotations
-
 import importlib.resources
 from collections.abc import Callable, Iterator
 from pathlib import Path

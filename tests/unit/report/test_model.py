@@ -1,7 +1,5 @@
 """The model: its counts, and its way to a file and back."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from typing import Any

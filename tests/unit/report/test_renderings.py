@@ -1,7 +1,5 @@
 """The model as Markdown, in GitHub's summary and a terminal, and as HTML without a browser."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """A phase's budget by a clock that stands still until a test moves it."""
 
-from __future__ import annotations
-
 import pytest
 
 from pytest_gvisor.run import budget

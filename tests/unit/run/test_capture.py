@@ -1,7 +1,5 @@
 """The kept bytes of a stream: all, or its head and tail with the count."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Cgroups: found in every layout of the hierarchies, made with the limits, or refused."""
 
-from __future__ import annotations
-
 import errno
 import os
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The end of a driven run, and its removal, which may go on while others run."""
 
-from __future__ import annotations
-
 import contextlib
 from types import SimpleNamespace
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """The script that repeats a run, for runs that no test of tests/plugin makes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Limits of sandboxes: those that follow the host's, the memory that is shown, and tasks."""
 
-from __future__ import annotations
-
 import os
 import resource
 from pathlib import Path

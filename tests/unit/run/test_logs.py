@@ -1,7 +1,5 @@
 """The logs of a run: read with limits, escaped, and without an error for any content."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

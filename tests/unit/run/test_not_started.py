@@ -1,7 +1,5 @@
 """Programs that cannot be started, and files that are on the host alone."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The streams of a run: written, read and closed once, and none left where they cannot be made."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

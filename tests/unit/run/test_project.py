@@ -1,7 +1,5 @@
 """The mounts that show a project, and those that hide its secrets."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

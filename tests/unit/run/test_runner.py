@@ -1,7 +1,5 @@
 """Whole runs of a scripted fake runsc: each has one verdict, and leaves nothing."""
 
-from __future__ import annotations
-
 import errno
 import itertools
 import signal

@@ -1,7 +1,5 @@
 """The reports of the sentry: read strictly and with limits, from any sender."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The network namespaces that a sandbox may join."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One run as it is watched: input, pipes, and a keeper that is lost or does not answer."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -1,7 +1,5 @@
 """A run at a terminal, seen from the screen."""
 
-from __future__ import annotations
-
 import os
 import threading
 import time

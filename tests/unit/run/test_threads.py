@@ -1,7 +1,5 @@
 """Looks at the host's files have a deadline."""
 
-from __future__ import annotations
-
 import errno
 import os
 import threading

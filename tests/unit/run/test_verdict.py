@@ -1,7 +1,5 @@
 """The verdict from the evidence, and its form for users."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import os

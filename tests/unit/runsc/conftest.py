@@ -1,7 +1,5 @@
 """Files to check: fake binaries made by the C compiler, folders of every mode, other users."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

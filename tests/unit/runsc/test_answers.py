@@ -1,7 +1,5 @@
 """The answers of a runsc: kept for later sessions, of one state of one file."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

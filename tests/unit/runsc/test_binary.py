@@ -1,7 +1,5 @@
 """`Runsc`: one value with everything about a validated binary."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import os

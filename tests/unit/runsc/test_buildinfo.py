@@ -1,7 +1,5 @@
 """The version of Go in a binary: read from files made here, and from real ones."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

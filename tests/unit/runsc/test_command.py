@@ -1,7 +1,5 @@
 """The line for a shell that runs runsc as it was run."""
 
-from __future__ import annotations
-
 import shlex
 import subprocess
 

@@ -1,7 +1,5 @@
 """The features that a runsc reports, and the ways in which it can fail to."""
 
-from __future__ import annotations
-
 import datetime as dt
 import os
 import shutil

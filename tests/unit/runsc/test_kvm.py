@@ -1,7 +1,5 @@
 """The message on a device of KVM that cannot be opened, before anything runs."""
 
-from __future__ import annotations
-
 import errno
 import os
 from pathlib import Path

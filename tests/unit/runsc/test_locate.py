@@ -1,7 +1,5 @@
 """The search for runsc, and each rule that refuses one, with real files."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

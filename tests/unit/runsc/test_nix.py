@@ -1,7 +1,5 @@
 """Nix: sealed files of any owner, and wrappers that are read and never run."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator

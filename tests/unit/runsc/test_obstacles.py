@@ -1,7 +1,5 @@
 """The obstacles to a sandbox on a machine, from a /proc that is made here."""
 
-from __future__ import annotations
-
 import datetime as dt
 import errno
 import os

@@ -1,7 +1,5 @@
 """The way to start runsc for each caller: by its uid, its namespace and one capability."""
 
-from __future__ import annotations
-
 import pytest
 
 from pytest_gvisor.errors import UsageError

@@ -1,7 +1,5 @@
 """Programs in `gvisor-bin` beside runsc: each rule that refuses one, and each change since."""
 
-from __future__ import annotations
-
 import contextlib
 import datetime as dt
 import functools

@@ -1,7 +1,5 @@
 """A guest on this machine, and a channel whose other end is the test instead of a sandbox."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import selectors

@@ -1,7 +1,5 @@
 """A channel's start and end: no message is lost, no waiter hangs, and nothing is left."""
 
-from __future__ import annotations
-
 import socket
 import threading
 import time

@@ -1,7 +1,5 @@
 """A forward with more connections than it takes, and one without file descriptors."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import resource

@@ -1,7 +1,5 @@
 """A channel whose guest lies, dies or says nothing: an error, never a hang or a wrong result."""
 
-from __future__ import annotations
-
 import contextlib
 import socket
 import threading

@@ -1,7 +1,5 @@
 """How the guest's Python is started."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """A guest's messages: each has exactly its fields, in their ranges."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

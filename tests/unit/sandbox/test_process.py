@@ -1,7 +1,5 @@
 """A program's output and a sandbox's end on the host's side, with a guest that behaves."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import re

@@ -1,7 +1,5 @@
 """This process's end of the keeper: made when needed, made again when lost, gone when closed."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

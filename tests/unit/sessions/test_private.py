@@ -1,7 +1,5 @@
 """Private folders: made safely, verified, and checked with the whole path to them."""
 
-from __future__ import annotations
-
 import dataclasses
 import errno
 import fcntl

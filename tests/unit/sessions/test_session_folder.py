@@ -1,7 +1,5 @@
 """The session folder: made safely, locked while it lives, swept when it is dead."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

@@ -1,7 +1,5 @@
 """A keeper that was stopped goes on where its pytest is dead, and nowhere else."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import signal

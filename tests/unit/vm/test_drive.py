@@ -1,7 +1,5 @@
 """The output of a VM's console."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """One VM: its command line, its script and its shared folders."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import subprocess

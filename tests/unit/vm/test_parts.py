@@ -1,7 +1,5 @@
 """The parts of a VM: programs, QEMU's version, kernels and their modules, and the remedy."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The host's result of a test inside is dropped, or completed if the test did not end there."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Benchmarks from inside become those of pytest-benchmark's session here, or an error."""
 
-from __future__ import annotations
-
 import array
 import base64
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """The host's ends of bridges, with data from inside that may be anything."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import re

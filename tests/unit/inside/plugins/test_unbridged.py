@@ -1,7 +1,5 @@
 """The warning of plugins whose summaries lack what tests inside have gathered."""
 
-from __future__ import annotations
-
 import sys
 import types
 from collections.abc import Callable
