@@ -313,3 +313,14 @@ def test_a_number_in_words_is_the_code_s() -> None:
     """The phrase has the value of the constant."""
     wrong = [row for row in WORDS if row[1] not in doc(row[0]) or row[2] != row[3]]
     assert wrong == []
+
+
+def test_each_boundary_of_the_page_on_security_has_its_test() -> None:
+    """Each item there names a test of this suite, and the page is short."""
+    text = (CHECKOUT / "docs/security.md").read_text()
+    held = re.split(r"(?m)^- ", text.partition("## What is not promised")[0])[1:]
+    assert [item for item in held if not re.search(r"`test_\w+`", item)] == []
+    sources = [path.read_text() for path in (CHECKOUT / "tests").rglob("test_*.py")]
+    there = {name for source in sources for name in re.findall(r"(?m)^def (test_\w+)", source)}
+    assert set(re.findall(r"`(test_\w+)`", text)) - there == set()
+    assert len(text.split()) <= 900
