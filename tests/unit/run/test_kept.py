@@ -31,7 +31,7 @@ def test_a_copy_of_a_saved_sandbox_is_repeated_by_a_fresh_start(tmp_path: Path) 
         assert str(tmp_path) not in script
     assert "run --bundle '$state/bundle' g1" in (tmp_path / "kept/replay.sh").read_text()
     order = order._replace(argv=("/opt/a\ntouch made\n#/runsc", *argv[1:]))
-    keep(str(tmp_path / "named"), workspace, Record(argv=argv, order=order, spec=spec))
+    keep(str(tmp_path / "named"), workspace, Record(argv=order.argv, order=order, spec=spec))
     assert "touch made" not in (tmp_path / "named/replay.sh").read_text().splitlines()
 
 
