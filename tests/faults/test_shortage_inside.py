@@ -98,6 +98,8 @@ def told(little: Little, *shortages: str) -> list[str]:
 
     Those of no shortage pass; the session goes on to its end; nothing is left.
     """
+    # The session's first start opens the places to which files come back, and keeps them open.
+    shortages = ("none", *shortages)
     little.write(
         pressure=PRESSURE.replace("FOLDER", repr(FOLDER)).replace("ROOMY", ROOMY),
         test_it=TESTS.replace("SHORTAGES", repr(shortages)),
