@@ -98,8 +98,6 @@ def told(little: Little, *shortages: str) -> list[str]:
 
     Those of no shortage pass; the session goes on to its end; nothing is left.
     """
-    # The session's first start opens the places to which files come back, and keeps them open.
-    shortages = ("none", *shortages)
     little.write(
         pressure=PRESSURE.replace("FOLDER", repr(FOLDER)).replace("ROOMY", ROOMY),
         test_it=TESTS.replace("SHORTAGES", repr(shortages)),
@@ -119,7 +117,8 @@ def told(little: Little, *shortages: str) -> list[str]:
 @pytest.mark.fault("G6")
 def test_a_shortage_on_the_host_is_told_by_the_tests_inside(any_little: Little) -> None:
     """The failed test names the errno and the step, for descriptors, memory and processes."""
-    shortages = ("descriptors 6", "memory -64", "none", "forks", "forks slow")
+    # The session's first start opens the places to which files come back, and keeps them open.
+    shortages = ("none", "descriptors 6", "memory -64", "none", "forks", "forks slow")
     descriptors, memory, *forks = told(any_little, *shortages)
     assert "the launch failed at pipes" in descriptors
     assert "EMFILE: Too many open files" in descriptors
