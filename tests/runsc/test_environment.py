@@ -19,7 +19,7 @@ from pytest_gvisor.programs.child import HIGH_FD
 from pytest_gvisor.programs.proc import children_of, words_of
 from pytest_gvisor.sessions.launcher import Launcher
 from tests.mounts import masked
-from tests.runsc.conftest import Running, Start, status_of
+from tests.runsc.conftest import Running, Start, status_of, wait_for
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -162,6 +162,17 @@ def _open_files(pid: int) -> dict[int, os.stat_result]:
     return found
 
 
+def _paths(pid: int) -> set[str]:
+    """The paths of what a process has open beside its standard streams."""
+    names = set()
+    for fd in _open_files(pid).keys() - {0, 1, 2}:
+        with contextlib.suppress(FileNotFoundError):  # closed since
+            names.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    # Go's runtime, from 1.25 on, keeps the files of its own cgroup's CPU limit open, read-only.
+    quota = r"/sys/fs/cgroup/.*cpu\.(cfs_quota_us|cfs_period_us|max)"
+    return {name for name in names if name.startswith("/") and not re.fullmatch(quota, name)}
+
+
 @pytest.mark.fault("D1")
 def test_no_descriptor_of_pytest_reaches_runsc(
     held: list[os.stat_result], newly: Callable[[], Start]
@@ -175,20 +186,15 @@ def test_no_descriptor_of_pytest_reaches_runsc(
     secrets = {(found.st_dev, found.st_ino) for found in held}
     for pid in (run.runsc, run.keeper):
         assert [fd for fd, file in _open_files(pid).items() if _id(file) in secrets] == []
-    # What else runsc has is what it opened: its log, and things that have no name.
-    names = set()
-    for fd in files:
-        with contextlib.suppress(FileNotFoundError):  # closed since
-            names |= {os.readlink(f"/proc/{run.runsc}/fd/{fd}")} if fd > 2 else set()
-    # Go's runtime, from 1.25 on, keeps the files of its own cgroup's CPU limit open, read-only.
-    quota = r"/sys/fs/cgroup/.*cpu\.(cfs_quota_us|cfs_period_us|max)"
-    paths = {n for n in names if n.startswith("/") and not re.fullmatch(quota, n)}
+    # Beside these, runsc keeps its log, and things that have no name. While it starts the sandbox,
+    # it opens its state, and closes it again.
+    log = f"{os.path.dirname(run.root)}/log"
+    own = {log, os.readlink(f"/proc/{run.runsc}/exe")}
+    wait_for(lambda: _paths(run.runsc) <= own, "runsc to keep nothing but its log and its program")
     program = os.stat(f"/proc/{run.runsc}/exe")
     assert _id(files[HIGH_FD]) == _id(program)
     flags = Path(f"/proc/{run.runsc}/fdinfo/{HIGH_FD}").read_text().split("flags:")[1].split()[0]
     assert int(flags, 8) & os.O_ACCMODE == os.O_RDONLY
-    log = f"{os.path.dirname(run.root)}/log"
-    assert paths <= {log, os.readlink(f"/proc/{run.runsc}/exe")}
     run.end()
 
 

@@ -286,9 +286,9 @@ def test_ctrl_c_while_the_keeper_comes_up_leaves_nothing(
     real = subprocess.Popen
 
     def popen(*arguments: Any, **options: Any) -> Any:
-        process = real(*arguments, **options)
+        # A program that never says that it is ready, as a keeper may in the time up to a signal.
+        process = real(["sleep", "60"], **options)
         started.append(process.pid)
-        os.kill(process.pid, signal.SIGSTOP)
         threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
         return process
 
