@@ -141,14 +141,6 @@ def test_run_finished_hears_of_every_end(alone: Project) -> None:
     ]
 
 
-def test_a_misspelt_argument_of_a_hook_is_pluggys_error(alone: Project) -> None:
-    """The hooks are declared, so pluggy checks their implementations."""
-    alone.test(
-        "def test_it(): pass", conftest="def pytest_gvisor_run_finished(item, complete): pass"
-    )
-    alone.run().exits(1).shows("PluginValidationError", "complete")
-
-
 def test_sandboxes_that_belong_to_no_one_test_have_no_hooks_and_are_not_kept(
     alone: Project,
 ) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.sessions import session_folder
 from tests.plugin.conftest import Project
 from tests.schema import problems_of_file
 
@@ -160,15 +159,6 @@ def test_logs_are_kept_where_there_are_any(alone: Project) -> None:
     assert "exit_group(0x1)" in logs["boot"]
 
 
-def test_nothing_of_a_kept_run_points_into_the_session(alone: Project) -> None:
-    """Script and config.json name no folder that is gone with the session."""
-    alone.test("def test_it(gvisor): gvisor.run(['true'])")
-    (run,) = alone.run("--gvisor-keep=all").ends(passed=1).kept()
-    base = session_folder.base_folder()
-    for name in ("replay.sh", "order.json", "bundle/config.json"):
-        assert base not in (run / name).read_text()
-
-
 def test_what_cannot_be_kept_is_a_warning_and_no_verdict(project: Project) -> None:
     """A disk that is full when a run is kept changes nothing about the run, and is not silent."""
     project.test(
@@ -185,10 +175,3 @@ def test_what_cannot_be_kept_is_a_warning_and_no_verdict(project: Project) -> No
     )
     ran = project.run("--gvisor-keep=all", "-W", "default").ends(passed=1, warnings=1)
     ran.shows("PytestGvisorWarning: not kept: [Errno 28] No space left on device")
-
-
-def test_another_word_is_a_usage_error(alone: Project) -> None:
-    """The message has the choices."""
-    ran = alone.test("def test_it(): pass").run("--gvisor-keep=some")
-    ran.exits(pytest.ExitCode.USAGE_ERROR)
-    ran.shows("--gvisor-keep: keep='some' is not one of none, failed, all")

@@ -115,21 +115,6 @@ def test_the_closest_marker_wins_setting_by_setting(alone: Project) -> None:
     alone.run("--gvisor-network", "host", "--gvisor-timeout", "9").ends(passed=4)
 
 
-def test_a_marker_on_a_parameter_holds_for_that_parameter(alone: Project) -> None:
-    """``pytest.param(…, marks=…)`` sets the settings of its own test."""
-    alone.test("""
-        import pytest
-
-        @pytest.mark.parametrize(
-            "n", [1, pytest.param(2, marks=pytest.mark.gvisor(timeout=50, max_output=3))]
-        )
-        def test_it(gvisor, n):
-            assert gvisor.settings.timeout == (60 if n == 1 else 50)
-            assert gvisor.run(["echo", "hello"]).truncated is (n == 2)
-    """)
-    alone.run().ends(passed=2)
-
-
 MISUSES = {
     "requires_platform": 'write @pytest.mark.requires_platform("systrap"), not with () {}',
     "requires_platform()": 'write @pytest.mark.requires_platform("systrap"), not with () {}',

@@ -251,40 +251,29 @@ def test_what_was_not_run_is_not_green(project: Project) -> None:
         assert len(found) == 60
 
 
-def test_the_command_of_a_row_repeats_its_cell(alone: Project) -> None:
-    """Pasted into a shell it runs that test, on that platform, with the same settings."""
-    alone.test("""
-        import pytest
-
-        @pytest.mark.parametrize("word", ["it's", "b"])
-        def test_it(gvisor_platform, word, pytestconfig):
-            assert pytestconfig.getoption("gvisor_network") == "host"
-            assert gvisor_platform == "systrap" or word == "b"
-    """)
-    ran = alone.run("--gvisor-platform=systrap,ptrace", "--gvisor-network", "host")
-    words = shlex.split(ran.ends(passed=3, failed=1).line("  again: ").split(": ", 1)[1])
-    assert words[:3] == ["python", "-m", "pytest"]
-    alone.run(*words[3:]).ends(failed=1).shows("test_it[ptrace-it's]")
-
-
-def test_commands_hold_where_pytest_was_started(
+def test_the_command_of_a_row_repeats_its_cell(
     alone: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A command from the summary or a failure's report works in a folder beside the tests."""
+    """A shell runs that test on that platform with the same settings, where pytest was started."""
     alone.write({
         "tests/test_it.py": """
-            def test_it(gvisor):
+            import pytest
+
+            @pytest.mark.parametrize("word", ["it's", "b"])
+            def test_it(gvisor, word):
+                assert gvisor.settings.network == "host"
                 gvisor.run(["true"])
-                assert gvisor.platform == "systrap"
+                assert gvisor.platform == "systrap" or word == "b"
         """,
         "else/where": "", "pytest.ini": "[pytest]\n",
     })  # fmt: skip
     monkeypatch.chdir(alone.folder / "else")
-    ran = alone.run("--gvisor-platform=systrap,ptrace", "../tests").ends(passed=1, failed=1)
+    options = ("--gvisor-platform=systrap,ptrace", "--gvisor-network", "host")
+    ran = alone.run(*options, "../tests").ends(passed=3, failed=1)
     for start in ("again: ", "  again: "):
         words = shlex.split(ran.line(start).split(": ", 1)[1])
-        assert words[3] == "../tests/test_it.py::test_it[ptrace]"
-        alone.run(*words[3:]).ends(failed=1).shows("tests/test_it.py::test_it[ptrace]")
+        assert words[:4] == ["python", "-m", "pytest", "../tests/test_it.py::test_it[ptrace-it's]"]
+        alone.run(*words[3:]).ends(failed=1).shows("tests/test_it.py::test_it[ptrace-it's]")
 
 
 def test_a_command_repeats_a_test_inside_with_what_it_was_given(alone: Project) -> None:

@@ -54,12 +54,6 @@ def test_a_test_is_skipped_for_the_platform_that_is_missing(project: Project, no
     assert all(line.startswith("SKIPPED [1] test_it.py:") for line in skips)
 
 
-def test_strict_makes_a_failure_of_it(alone: Project, no_kvm: str) -> None:
-    """``--gvisor-strict`` fails a skipped test for the same cause."""
-    ran = alone.test(TEST, conftest=no_kvm).run("--gvisor-strict").ends(passed=2, errors=3)
-    ran.shows("platform kvm is not available here: no device", "Load kvm_intel or kvm_amd")
-
-
 def test_no_test_runs_before_its_requirements_are_met(alone: Project, no_kvm: str) -> None:
     """Fixtures of a test whose requirement fails are not set up."""
     alone.test(
@@ -99,13 +93,6 @@ def test_each_platform_is_probed_once_for_all_tests_and_workers(project: Project
     """)
     ran = project.run("--gvisor-platform", "systrap,ptrace,kvm").ends(passed=7, skipped=4)
     assert sorted(ran.lines("probes")) == ["kvm", "ptrace", "systrap"]
-
-
-def test_two_sessions_ask_anew(alone: Project) -> None:
-    """A verdict is kept for one session and no longer."""
-    alone.write({"conftest.py": COUNTING}).test("def test_it(gvisor_platform): pass")
-    for count in (1, 2):
-        assert alone.run().ends(passed=1).lines("probes") == ["systrap"] * count
 
 
 def test_requirements_that_are_only_collected_probe_nothing(alone: Project) -> None:
@@ -152,25 +139,3 @@ def test_a_platform_that_hangs_is_tried_once_by_each_session(alone: Project) -> 
     assert probes.read_text() == "10\n"
     alone.run("--gvisor-timeout=120").ends(skipped=2).shows("the probe hung: it spun")
     assert probes.read_text() == "10\n20\n"
-
-
-def test_a_workload_is_ended_at_the_deadline(alone: Project) -> None:
-    """The option's deadline ends a workload; a marker's or a call's own one is another."""
-    alone.test("""
-        import pytest
-        from pytest_gvisor import WorkloadTimeout
-
-        def test_option(gvisor):
-            with pytest.raises(WorkloadTimeout, match="still running after 0.5 s") as caught:
-                gvisor.run(["sh", "-c", "echo so far; sleep 1000"])
-            assert caught.value.stdout in ("so far\\n", "")
-
-        @pytest.mark.gvisor(timeout=0.7)
-        def test_marker(gvisor):
-            with pytest.raises(WorkloadTimeout, match="still running after 0.7 s"):
-                gvisor.run(["sleep", "1000"])
-
-        def test_call(gvisor):
-            gvisor.run(["sleep", "0.6"], timeout=100, check=True)
-    """)
-    alone.run("--gvisor-timeout", "0.5").ends(passed=3)

@@ -5,7 +5,6 @@ import subprocess
 
 import pytest
 
-from pytest_gvisor import Runsc
 from tests.plugin.conftest import Project
 
 
@@ -28,48 +27,18 @@ def test_a_failed_test_shows_how_each_run_ended(project: Project) -> None:
     ran.hides("ran: ", "env -i")
 
 
-def test_the_command_line_of_runsc_is_shown_on_request(alone: Project, runsc: Runsc) -> None:
-    """With ``--gvisor-debug`` each run has runsc's command line."""
-    alone.test("def test_it(gvisor): assert gvisor.run(['false']).returncode == 0")
-    ran = alone.run("--gvisor-debug").ends(failed=1)
-    words = shlex.split(ran.line("ran: ").removeprefix("ran: "))
-    assert words[:2] == ["env", "-i"]
-    assert words[words.index(runsc.path) :][:2] == [runsc.path, "--root"]
-    assert words[words.index("run") + 1] == "--bundle"
-
-
 def test_a_file_of_the_host_alone_is_named(alone: Project) -> None:
     """A workload whose argument names a file that only the host has fails with the remedy."""
     alone.test("""
-        import pytest
-        from pytest_gvisor import bind, WorkloadFailed
-
-        def test_relative(gvisor):
+        def test_it(gvisor):
             assert gvisor.run(["python3", "runner.py"]).returncode == 0
-
-        def test_absolute(gvisor, tmp_path):
-            (tmp_path / "tool.py").touch()
-            gvisor.run(["python3", tmp_path / "tool.py"], check=True)
-
-        def test_shown(gvisor, tmp_path):
-            (tmp_path / "tool.py").write_text("raise SystemExit(3)")
-            shown = [bind(tmp_path, tmp_path)]
-            done = gvisor.run(["python3", tmp_path / "tool.py"], mounts=shown)
-            assert (done.returncode, done.hint) == (3, "")
-
-        def test_a_word_is_no_file(gvisor):
-            done = gvisor.run(["sh", "-c", "exit 1", "test_it.py.none", "tests", "/usr/bin"])
-            assert (done.returncode, done.hint) == (1, "")
     """)
-    (alone.folder / "runner.py").touch()
-    ran = alone.run().ends(failed=2, passed=2)
-    here = str(alone.folder)
-    ran.shows(f'"{here}/runner.py" exists here but not in the sandbox. Show it with')
-    runner = f"{here}/runner.py"  # alone: pytester makes the folder the home folder
-    ran.shows(
-        f"mounts=[bind({runner!r}, {runner!r})] (pytest-gvisor run: --mount), or the whole project "
-        "with @pytest.mark.gvisor(project=True) (ini: gvisor_project).",
-        'tool.py" exists here but not in the sandbox',
+    runner = alone.folder / "runner.py"  # alone: pytester makes the folder the home folder
+    runner.touch()
+    alone.run().ends(failed=1).shows(
+        f'"{runner}" exists here but not in the sandbox. Show it with '
+        f"mounts=[bind({str(runner)!r}, {str(runner)!r})] (pytest-gvisor run: --mount), or the "
+        "whole project with @pytest.mark.gvisor(project=True) (ini: gvisor_project).",
     )
 
 
@@ -95,31 +64,6 @@ def test_what_runsc_ignores_of_a_bundle_is_shown_where_its_test_fails(alone: Pro
     ran = alone.run().ends(failed=1)
     assert "ignored by runsc" in ran.line("noted: linux.maskedPaths")
     assert "dev.gvisor.flag.debug" in ran.line("noted: dropped annotations")
-
-
-def test_a_program_that_cannot_be_started_is_named_once(alone: Project) -> None:
-    """The error is one sentence, with the nearest name there is, and without runsc's own record."""
-    alone.test("""
-        import pytest
-        from pytest_gvisor import ProgramNotStarted, RunscFailed
-
-        def test_missing(gvisor):
-            gvisor.run(["pyton3", "-V"])
-
-        def test_no_program(gvisor):
-            with pytest.raises(RunscFailed) as caught:
-                gvisor.run(["/etc/hostname"])
-            assert isinstance(caught.value, ProgramNotStarted)
-            assert (caught.value.program, caught.value.exit_status) == ("/etc/hostname", 126)
-            gvisor.run(["/etc/hostname"])
-    """)
-    ran = alone.run().ends(failed=2)
-    ran.shows(
-        'pytest_gvisor.ProgramNotStarted: program "pyton3" was not found in the sandbox (PATH='
-    )
-    ran.shows('Did you mean "python3"?', " gvisor: pyton3 -V -", "runsc failed after ")
-    ran.shows('program "/etc/hostname" cannot be executed in the sandbox: permission denied')
-    ran.hides("error finding executable", "running container", "failed to load")
 
 
 def test_a_timeout_and_a_bundle_that_is_not_valid_have_their_sections(alone: Project) -> None:

@@ -49,12 +49,6 @@ def test_the_stop_signal_of_an_image_is_sent_at_the_deadline(
     assert str(error.stdout).endswith("/made is mounted\nstopped\n")
 
 
-def test_a_volume_begins_empty(gvisor: Gvisor, unpacked: Images) -> None:
-    """Docker would fill the volume with the image's files."""
-    done = gvisor.run(["busybox", "ls", "/state"], image=archive("volumes"), entrypoint="")
-    assert (done.stdout, done.returncode) == ("", 0)
-
-
 def test_a_server_in_an_image_answers_the_test(gvisor: Gvisor, unpacked: Images) -> None:
     """Through the sandbox's loopback, in an image that has no Python."""
     with (

@@ -1,6 +1,5 @@
 """Images under the real runsc: their configuration applies inside."""
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from pytest_gvisor import (
 )
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.store import Images
-from tests.runsc.conftest import Expire
 from tests.unit.images.conftest import configuration, folder, item, link, saved, tar
 
 NAMES = ("sh", "cat", "echo", "id", "env", "ls", "pwd", "touch", "true", "stat", "mount", "grep")
@@ -44,12 +42,6 @@ def make(gvisor: Gvisor, tmp_path: Path) -> Iterator[Make]:
 
     yield work
     images.close()
-
-
-def trees(folder: Path) -> list[tuple[str, int]]:
-    """The paths in a cache, and when each was changed."""
-    paths = sorted(p for p in folder.rglob("*") if p.name != "lock")
-    return [(str(p), p.lstat().st_mtime_ns) for p in paths]
 
 
 def test_an_image_runs_as_it_says(gvisor: Gvisor, make: Make) -> None:
@@ -110,43 +102,6 @@ def test_labels_are_no_annotations(gvisor: Gvisor, make: Make) -> None:
     assert "annotations" not in seen[0]
 
 
-def test_the_stop_signal_is_what_a_deadline_sends(
-    gvisor: Gvisor, make: Make, patient_timeout: Expire
-) -> None:
-    """The deadline sends the image's stop signal, and then SIGKILL."""
-    image = make(StopSignal="SIGUSR1")
-    script = (
-        "trap 'echo stopped; exit' USR1; trap '' TERM; echo up;"
-        " while :; do /bin/busybox sleep 0.1; done"
-    )
-    error = patient_timeout(gvisor, ["sh", "-c", script], image=image)
-    assert error.stdout == "up\nstopped\n"
-
-
-def test_runs_share_an_image_and_none_changes_it(
-    gvisor: Gvisor, make: Make, tmp_path: Path
-) -> None:
-    """No run sees another run's writes or runsc's files, and none are kept."""
-    image = make()
-    for _ in range(2):  # the second one makes the copy that runsc reads without a gofer
-        gvisor.run(["true"], image=image, check=True)
-    before = trees(tmp_path / "images")
-    for _ in range(2):
-        script = "ls /new 2>/dev/null; touch /new /etc/passwd && echo ok"
-        assert gvisor.run(["sh", "-c", script], image=image).stdout == "ok\n"
-    assert trees(tmp_path / "images") == before
-    (tmp_path / "s").mkdir()
-    (tmp_path / "s/f").write_text("bound")
-    mounts = [bind(tmp_path / "s", "/not/there/yet")]
-    done = gvisor.run(["cat", "/not/there/yet/f"], image=image, mounts=mounts)
-    assert done.stdout == "bound"
-    (user,) = (tmp_path / "images").rglob("tree-*/users/*")
-    assert user.readlink().parent.name.startswith("s-")  # the sandbox's folder, which is gone
-    assert not user.exists()
-    kept = [entry for entry in trees(tmp_path / "images") if "/tree-" not in entry[0]]
-    assert [path for path, _ in kept] == [path for path, _ in before]
-
-
 def test_a_warm_sandbox_of_an_image(gvisor: Gvisor, make: Make) -> None:
     """A warm sandbox has the image's configuration and users."""
     image = make(Env=["A=1", "PATH=/bin"], WorkingDir="/etc", User="app", Entrypoint=["/bin/false"])
@@ -158,21 +113,6 @@ def test_a_warm_sandbox_of_an_image(gvisor: Gvisor, make: Make) -> None:
         assert sandbox.get("/etc/new") == b"x"
         with pytest.raises(ImageError, match="no user"):
             sandbox.exec(["id"], user="nobody")
-
-
-def test_the_second_use_costs_next_to_nothing(
-    gvisor: Gvisor, make: Make, *, is_first_platform: bool
-) -> None:
-    """Preparing an image that is there takes no longer than 10 ms."""
-    image = make()
-    gvisor.run(["true"], image=image, check=True)
-    times = []
-    for _ in range(5):
-        begun = time.monotonic()
-        rootfs = gvisor._image(gvisor._chosen(None, {"image": image}))
-        rootfs.prepare("/unused")
-        times.append(time.monotonic() - begun)
-    assert min(times) < 0.01
 
 
 def test_a_rootfs_tarball_is_enough(gvisor: Gvisor, make: Make, tmp_path: Path) -> None:
