@@ -300,53 +300,6 @@ def test_nothing_is_saved_on_a_network(project: pytest.Pytester, run_inside: Run
     result.stdout.fnmatch_lines([NONE.format("network=host")])
 
 
-def test_the_next_copy_starts_while_a_test_runs(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
-    """None waits during the last test, nor before a test that begins in another way."""
-    project.makepyfile(
-        """
-        import pytest
-
-        def test_a(): pass
-        def test_b(): pass
-        @pytest.mark.gvisor(timeout=50)
-        def test_other(): pass
-        def test_c(): pass
-        def test_d(): pass
-        """
-    )
-    project.makeconftest(
-        INSIDE
-        + WHILE
-        + """
-seen = []
-
-def pytest_runtest_logreport(report):
-    if not inside and report.when == "call":
-        seen.append(f"{report.location[2]}={plugin._next is not None}")
-
-def pytest_runtest_logstart(nodeid):
-    if not inside:
-        global plugin
-        plugin = copies(config)
-
-def pytest_sessionstart(session):
-    global config
-    config = session.config
-
-def pytest_terminal_summary(terminalreporter):
-    terminalreporter.write_line(" ".join(seen))
-"""
-    )
-    result = run_inside("-v", "--gvisor-isolation=test")
-    assert result.parseoutcomes() == {"passed": 5}
-    result.stdout.fnmatch_lines(
-        ["test_a=True test_b=False test_other=False test_c=True test_d=False"]
-    )
-    result.stdout.fnmatch_lines([COPIES.format("3 sandboxes")])
-
-
 ENDS = {
     "a failure": ("", ("-x",)),
     "Ctrl-C": ("raise KeyboardInterrupt", ()),

@@ -84,21 +84,6 @@ def test_debug_shows_what_a_lost_sandbox_did_last(
     result.stdout.fnmatch_lines(["*exit_group(0x3)*"])
 
 
-def test_a_hang_ends_at_the_deadline_with_its_stack(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
-    """A test that hangs fails at the deadline, shows where it was, and the next one runs."""
-    project.makepyfile(
-        "import time\n"
-        "def waits_for_ever(): time.sleep(1000)\n"
-        "def test_hangs(): waits_for_ever()\n"
-        "def test_after(): pass\n"
-    )
-    result = run_inside("--gvisor-timeout", "10")
-    assert result.parseoutcomes() == {"passed": 1, "failed": 1}
-    result.stdout.fnmatch_lines(["*did not end within 10 s*", "*in waits_for_ever*"])
-
-
 def test_a_death_in_setup_is_an_error(project: pytest.Pytester, run_inside: RunInside) -> None:
     """A fixture that ends the interpreter is reported as an error in setup."""
     project.makepyfile(
@@ -201,38 +186,6 @@ def test_ctrl_c_ends_the_session_in_the_midst_of_a_test(project: pytest.Pytester
     assert "1 passed" in rest
 
 
-def test_a_host_that_is_slow_tells_a_death_as_what_it_is(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
-    """Reports of a pytest inside count although it died before the next command."""
-    project.makeconftest(
-        """
-        import time
-        from pytest_gvisor.inside.link import Link
-
-        send = Link.send
-
-        def slow(self, op, **fields):
-            time.sleep(0.7 if op == "run" else 0)
-            send(self, op, **fields)
-
-        Link.send = slow
-        """
-    )
-    project.makepyfile(
-        """
-        import os
-
-        def test_before(): pass
-        def test_dies(): os._exit(3)
-        def test_after(): pass
-        """
-    )
-    result = run_inside("-v")
-    assert result.parseoutcomes() == {"passed": 2, "failed": 1}
-    result.stdout.fnmatch_lines(["*the sandbox was lost in this test's call*"])
-
-
 def test_a_fork_that_comes_back_says_nothing(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
@@ -256,28 +209,6 @@ def test_a_fork_that_comes_back_says_nothing(
     assert result.parseoutcomes() == {"passed": 1, "failed": 1}
     result.stdout.fnmatch_lines(["*::test_waits PASSED*", "*::test_fails FAILED*"])
     result.stdout.no_fnmatch_line("*the fork*")
-
-
-def test_a_fork_by_c_code_that_comes_back_says_nothing(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
-    """A fork that Python does not know of is killed before it reports the test of its parent."""
-    project.makepyfile(
-        """
-        import ctypes, os
-
-        def test_forks():
-            if child := ctypes.CDLL(None).fork():
-                _, status = os.waitpid(child, 0)
-                assert os.waitstatus_to_exitcode(status) == -11
-                raise AssertionError("of the parent")
-
-        def test_after(): pass
-        """
-    )
-    result = run_inside()
-    assert result.parseoutcomes() == {"failed": 1, "passed": 1}
-    result.stdout.fnmatch_lines(["E * AssertionError: of the parent"])
 
 
 def test_the_start_of_a_sandbox_is_not_of_a_test_s_time(

@@ -170,22 +170,3 @@ def test_a_setting_that_a_hook_has_broken_fails_its_test_alone(project: pytest.P
     result = project.runpytest_subprocess("--in-gvisor")
     assert result.parseoutcomes() == {"passed": 2, "errors": 1}
     result.stdout.fnmatch_lines(["*test_last (*: @pytest.mark.gvisor: timeout='soon'*"])
-
-
-def test_a_marker_that_comes_with_the_turn_of_its_test_is_read(project: pytest.Pytester) -> None:
-    """The host decides once for all tests without markers of ours, and anew for one that has."""
-    project.makeconftest(
-        """
-        import pytest
-
-        @pytest.hookimpl(wrapper=True)
-        def pytest_runtest_protocol(item):
-            if item.name == "test_last":
-                item.add_marker(pytest.mark.requires_platform())
-            return (yield)
-        """
-    )
-    project.makepyfile("def test_first(): pass\ndef test_second(): pass\ndef test_last(): pass\n")
-    result = project.runpytest_subprocess("--in-gvisor")
-    assert result.parseoutcomes() == {"passed": 2, "errors": 1}
-    result.stdout.fnmatch_lines(["*requires_platform*"])

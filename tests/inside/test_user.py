@@ -152,21 +152,3 @@ def test_a_test_names_its_user_and_has_a_sandbox_of_its_own(
     )
     project.path.chmod(0o755)  # root's is closed to the others, as on the host
     assert run_inside("--gvisor-user", "77").parseoutcomes() == {"passed": 4}
-
-
-@pytest.mark.parametrize("word", ["nobody", "-1", "4294967295", "1000:", "0:7", ""])
-def test_nonsense_is_a_usage_error(
-    project: pytest.Pytester, run_inside: RunInside, word: str
-) -> None:
-    """Nonsense for a user ends the session before any test, wherever it is written."""
-    project.makepyfile(
-        f"import pytest\n@pytest.mark.in_gvisor(user={word!r})\ndef test_it(): pass\n"
-    )
-    marker = run_inside()
-    project.makepyfile("def test_it(): pass\n")
-    results = [marker, run_inside(f"--gvisor-user={word}")]
-    if word:
-        results.append(run_inside("-o", f"gvisor_user={word}"))
-    for result in results:
-        assert result.ret == pytest.ExitCode.USAGE_ERROR
-        result.stderr.fnmatch_lines([f"ERROR: pytest-gvisor: *user*{word}*"])

@@ -252,21 +252,6 @@ def test_the_host_reaches_a_sandbox_over_its_veth(running: Start, veth: Veth) ->
 
 
 @needs_root
-@pytest.mark.parametrize(
-    "path", ["/proc/1/ns/net", "/proc/self/ns/net", "/proc/thread-self/ns/net"]
-)
-def test_the_hosts_own_namespace_is_refused(gvisor: Gvisor, path: str) -> None:
-    """runsc would take the host's addresses away; it is not even started, by no name of it."""
-    before = interfaces()
-    # In a container root may not look at process 1's namespaces; then they cannot be used either.
-    reason = "host's own network namespace" if os.path.exists(path) else "Permission denied"
-    with pytest.raises(UsageError, match=reason):
-        gvisor.run(["true"], network="sandbox", netns=path)
-    assert gvisor.records == []
-    assert interfaces() == before
-
-
-@needs_root
 def test_the_hosts_own_namespace_is_refused_by_another_name(gvisor: Gvisor, tmp_path: str) -> None:
     """A link or a bind mount that leads to the host's namespace is the host's namespace."""
     link = os.path.join(tmp_path, "link")

@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -75,19 +74,6 @@ def test_a_server_may_end_its_half_first(gvisor_sandbox: Sandbox) -> None:
             client.sendall(b"x" * 300_000)
             client.shutdown(socket.SHUT_WR)
             server.wait_for_output("got 300000\n")
-
-
-def test_many_connections_at_once(echo: Forward) -> None:
-    """Twenty clients at the same time, each with data of its own, and each gets that back."""
-    together = threading.Barrier(20)
-
-    def talk(number: int) -> None:
-        data = os.urandom(50_000 + number)
-        together.wait(30)
-        assert exchange(echo, data) == data + b"that was all"
-
-    with ThreadPoolExecutor(20) as pool:
-        list(pool.map(talk, range(20)))
 
 
 def test_hundreds_of_connections_stay_open(

@@ -1,6 +1,5 @@
 """Warm sandboxes in root file systems that have no Python, or nothing at all."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,25 +42,6 @@ def test_a_static_binary_is_enough(gvisor: Gvisor, busybox: bytes) -> None:
         assert sandbox.exec([BB, "true"]).returncode == 0
         with pytest.raises(InsideError, match="ENOENT"):
             sandbox.exec(["python3"])
-
-
-def test_it_is_as_fast_without_a_python(
-    gvisor: Gvisor, busybox: bytes, *, is_first_platform: bool
-) -> None:
-    """A program costs the same in an empty root as in the host's, within a wide margin."""
-    if not is_first_platform:
-        return
-
-    def fastest(**options: object) -> float:
-        times = []
-        with gvisor.sandbox(mounts=[bind(BB, "/busybox")], **options) as sandbox:  # type: ignore[arg-type]
-            for _ in range(20):
-                begun = time.monotonic()
-                sandbox.exec(["/busybox", "true"], check=True)
-                times.append(time.monotonic() - begun)
-        return min(times)
-
-    assert fastest(rootfs=empty()) < 3 * fastest() + 0.02
 
 
 @pytest.mark.parametrize("place", [".pytest-gvisor", "boot", "media", "srv"])

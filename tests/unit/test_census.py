@@ -17,7 +17,6 @@ import pytest
 from pytest_gvisor import Runsc
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.proc import words_of
-from tests.faults import __main__ as runner
 from tests.faults.census import census, facts
 from tests.faults.kills import SLACK, Round, last_seen
 from tests.faults.little import FILES_AFTER, Little, eventually
@@ -191,27 +190,3 @@ def test_what_shows_itself_after_the_kill_is_waited_for() -> None:
     assert files == 0
     endless = Staged(0.0, 1000)
     assert last_seen(endless, endless.began - FILES_AFTER * SLACK + 0.2) == (None, 0)
-
-
-@pytest.mark.parametrize(
-    ("work", "left", "said"),
-    [
-        (True, [], "well   x"),
-        (False, [], "NOT SO x"),
-        (True, ["mount /x"], "NOT SO nothing left by the x"),
-    ],
-)
-def test_the_runner_s_status_is_that_of_its_parts(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    *,
-    work: bool,
-    left: list[str],
-    said: str,
-) -> None:
-    """A part that fails, or leaves something, is named and fails the whole."""
-    monkeypatch.setattr(runner, "census", frozenset)
-    monkeypatch.setattr(runner, "left_since", lambda _before: frozenset(left))
-    monkeypatch.setattr(runner, "PARTS", {"x": lambda _asked: work})
-    assert runner.main([]) == (1 if "NOT" in said else 0)
-    assert f"faults: {said}\n" in capsys.readouterr().out

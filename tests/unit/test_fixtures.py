@@ -2,8 +2,6 @@
 
 import shutil
 import subprocess
-import sys
-import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,17 +70,3 @@ def test_no_daemon_and_a_failed_build_are_said(
     assert make.main() == 1
     assert capsys.readouterr().err == "images: docker build: no space\n"
     assert (make.ARCHIVES / "server.stamp").read_text() != make.stamp("server")
-
-
-def test_the_interpreter_is_collected_with_what_it_loads(tmp_path: Path) -> None:
-    """The files belong to root, have the loader's names, and leave out the unneeded."""
-    context = make.context("python", tmp_path / "python")
-    with tarfile.open(context / "interpreter.tar") as archive:
-        members = {member.name: member for member in archive}
-    names = set(members)
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    assert any(name.endswith(f"{version}/json/__init__.py") for name in names)
-    assert any("/libc.so.6" in name for name in names)
-    assert "usr/bin/python3" in names
-    assert not [name for name in names if "/site-packages/" in name or "/idlelib/" in name]
-    assert {(member.uid, member.gid) for member in members.values()} == {(0, 0)}
