@@ -10,7 +10,7 @@ import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from pytest_gvisor.errors import UnwantedRelease, UsageError
 from pytest_gvisor.escape import escape
@@ -22,8 +22,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Clause:
+class Clause(NamedTuple):
     """One comparison. Without a ``.N`` in it, only the date counts."""
 
     sign: str

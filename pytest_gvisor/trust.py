@@ -11,7 +11,7 @@ import dataclasses
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_gvisor.escape import escape
 from pytest_gvisor.programs.paths import below, within
@@ -34,8 +34,7 @@ _SHARED_FOLDERS = frozenset(
 _NODE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclasses.dataclass(frozen=True)
-class Node:
+class Node(NamedTuple):
     """A file, folder or symlink that is held open by an O_PATH descriptor."""
 
     path: str
@@ -43,8 +42,7 @@ class Node:
     info: os.stat_result
 
 
-@dataclasses.dataclass(frozen=True)
-class Lookup:
+class Lookup(NamedTuple):
     """One step of the way: ``entry`` was looked up in ``folder``."""
 
     folder: Node
@@ -58,8 +56,7 @@ def _open_node(path: str, name: str, folder: int | None, held: contextlib.ExitSt
     return Node(path, fd, os.fstat(fd))
 
 
-@dataclasses.dataclass(frozen=True)
-class Way:
+class Way(NamedTuple):
     """A walk: ``stack`` is the canonical path, from ``/`` to the file, ``lookups`` each step."""
 
     stack: list[Node]

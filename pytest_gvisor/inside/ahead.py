@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 from collections import deque
 from collections.abc import Collection
+from typing import NamedTuple
 
 import pytest
 
@@ -32,8 +33,7 @@ _SHORTEST = 0.015
 """Seconds of a short test, of which many are named ahead, and of one so short that most are."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Ids:
+class Ids(NamedTuple):
     """Node ids inside: a test's, and those of the following tests in the same sandbox."""
 
     inner: str

@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
 
@@ -37,8 +37,7 @@ _PATIENCE = 30.0
 """Seconds to get to the gate, to be saved there, or to go on from there."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Saved:
+class _Saved(NamedTuple):
     """A saved sandbox: its image, how it was started, and the host's files at that time."""
 
     folder: str
@@ -51,8 +50,7 @@ class _Saved:
     """These folders, without those above them."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Next:
+class _Next(NamedTuple):
     """The copy that waits at its gate for the next test."""
 
     link: Link

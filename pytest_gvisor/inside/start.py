@@ -7,7 +7,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -132,8 +132,7 @@ def plan(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Started:
+class Started(NamedTuple):
     """A sandbox, how it was started, and the host's files at that time."""
 
     link: Link

@@ -8,8 +8,7 @@ import os
 import pwd
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pytest_gvisor.errors import GvisorError, InsideError, ProtocolError, UsageError
 from pytest_gvisor.escape import safe
@@ -78,8 +77,7 @@ def refused(message: Mapping[str, Any]) -> GvisorError:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Inhabitant:
+class Inhabitant(NamedTuple):
     """A user who is not root, as one sandbox has them."""
 
     account: Account

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 _ROOT: Final = "root:x:0:0:root:/root:/bin/sh\n"
 _NOBODY: Final = "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
@@ -14,8 +13,7 @@ NAME: Final = "user"
 """The name of a user, and of a group, that has no other."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Account:
+class Account(NamedTuple):
     """A user other than root, with an entry of its own."""
 
     uid: int

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pytest_gvisor.escape import shown
 from pytest_gvisor.oci.reader import MAX_PROBLEMS, bounded
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
 _MAX_LINKS: Final = 40
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
+class Place(NamedTuple):
     """The host's side of a path inside."""
 
     inside: str

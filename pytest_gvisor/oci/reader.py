@@ -16,7 +16,6 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, NamedTuple, TypeGuard
 
 from pytest_gvisor.errors import InvalidBundle
@@ -29,8 +28,7 @@ MAX_PROBLEMS: Final = 100
 _MORE: Final = "... and more"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Range:
+class Range(NamedTuple):
     """The whole numbers that a field takes, both ends included."""
 
     low: int

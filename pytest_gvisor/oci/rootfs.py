@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import os
@@ -18,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from pytest_gvisor.errors import GvisorError, InvalidBundle, LaunchError, UsageError
 from pytest_gvisor.escape import shown
@@ -33,8 +32,7 @@ from pytest_gvisor.programs.sources import ANY
 SHARED: Final = "host"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A prepared root file system, and the mounts that it needs."""
 
     root_path: str
@@ -49,8 +47,7 @@ class Prepared:
     """The device and inode of the folder, where it must be the one that was checked."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Says:
+class Says(NamedTuple):
     """The user, environment and folder that a root file system sets for programs; images do."""
 
     entrypoint: tuple[str, ...]
@@ -135,7 +132,7 @@ class HostRootfs(Rootfs):
             if shared and account is None:
                 root = _made_once(shared, system)
                 if not paths.missing(root, made.mounts):
-                    return dataclasses.replace(made, root_path=root)
+                    return made._replace(root_path=root)
             skeleton.make(made.root_path, system.binds, system.links, account)
             make_points(made.root_path, made.mounts)
         return made

@@ -106,7 +106,9 @@ def make(
     for path, text in {**_GENERATED, **accounts.files(account)}.items():
         write(f"{folder}/{path}", text.encode("utf-8", "surrogateescape"))
     for name in _wanted():
-        _copy(f"/etc/{name}", folder)
+        if os.path.lexists(f"/etc/{name}"):
+            point(folder, os.path.dirname(f"/etc/{name}"), is_folder=True)
+            _copy(f"/etc/{name}", folder)
 
 
 def point(root: str, path: str, *, is_folder: bool) -> None:
@@ -177,7 +179,6 @@ def _copy_link(source: str, root: str) -> None:
     if not within(direct, "/usr"):
         direct = os.path.realpath(source)
     if within(direct, "/usr") or within(direct, "/etc"):
-        point(root, os.path.dirname(source), is_folder=True)
         os.symlink(text, root + source)
     elif _is_kept_back(direct):
         return
@@ -189,5 +190,4 @@ def _copy_file(source: str, root: str, path: str) -> None:
     descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         if os.fstat(file.fileno()).st_size <= _MAX_FILE:
-            point(root, os.path.dirname(path), is_folder=True)
             write(root + path, file.readall())

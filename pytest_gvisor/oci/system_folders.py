@@ -13,8 +13,7 @@ import re
 import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.escape import shown
@@ -50,8 +49,7 @@ MOST_PRIVATE: Final = 128
 """The private entries of a Python that are hidden: each is a mount."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class System:
+class System(NamedTuple):
     """The host's folders that are bound into a skeleton."""
 
     binds: tuple[tuple[str, str], ...]

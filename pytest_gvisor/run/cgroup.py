@@ -12,7 +12,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytest_gvisor.completed import Usage
 from pytest_gvisor.errors import LaunchError, stage
@@ -44,8 +44,7 @@ def limits_of(spec: Spec) -> Limits:
     return {controller: limit for controller, limit in asked.items() if limit > 0}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hierarchy:
+class Hierarchy(NamedTuple):
     """The mount point of a controller's hierarchy, and this process's cgroup in it."""
 
     version: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytest_gvisor.completed import Completed
 from pytest_gvisor.errors import GvisorError, SnapshotError
@@ -19,8 +19,7 @@ from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.supervisor import Supervisor
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ended:
+class Ended(NamedTuple):
     """The end of a driven run: ``error`` is None if its process ended by itself, with 0."""
 
     completed: Completed | None

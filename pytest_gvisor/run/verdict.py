@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytest_gvisor.completed import Outcome
 from pytest_gvisor.run.logs import other_release
@@ -47,8 +47,7 @@ class Evidence:
     """Whether the gofer is known to have died before the workload did."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Verdict(NamedTuple):
     """The outcome, and the return code in the sense of `subprocess`."""
 
     outcome: Outcome
@@ -133,4 +132,4 @@ def _judge_end(evidence: Evidence, code: int, told: Sequence[int]) -> Verdict:
         elif evidence.started:
             outcome, reason = Outcome.SANDBOX_CRASHED, "it ended without a word on its process"
         return Verdict(outcome=outcome, returncode=code, reason=reason)
-    return dataclasses.replace(_by_code(code), exact=False)
+    return _by_code(code)._replace(exact=False)

@@ -15,8 +15,7 @@ import os
 import re
 import stat
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.guest.checked_json import loads
@@ -37,8 +36,7 @@ _NAME = re.compile(r"[av]-[0-9a-f]{16}-([0-9a-f-]{13})-\w+\.json(\.[0-9a-f]{8})?
 _known: dict[State, Answers] = {}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answers:
+class Answers(NamedTuple):
     """The hexadecimal SHA-256 of a binary, and its answer to each question of `features`."""
 
     sha256: str

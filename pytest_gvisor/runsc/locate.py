@@ -18,7 +18,7 @@ import os
 import re
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_gvisor.errors import InsecureRunsc, RunscNotFound, UsageError, stage
 from pytest_gvisor.escape import escape
@@ -179,8 +179,7 @@ class _Fault(enum.Enum):
     INSECURE = "others could replace it, or it cannot be checked: a search ends"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Verdict:
+class _Verdict(NamedTuple):
     """The verdict on one path: ``judged``, or the target that a wrapper ``names``, or a fault."""
 
     path: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytest_gvisor.errors import UsageError, stage
 from pytest_gvisor.programs.proc import ALL_IDS, IdRange, id_map, status_of
@@ -29,8 +29,7 @@ class Way(enum.StrEnum):
     """``--rootless``: an unprivileged caller. runsc makes the user namespace, with one id."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Caller:
+class Caller(NamedTuple):
     """This process's ids, id maps and capabilities."""
 
     euid: int

@@ -15,7 +15,7 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytest_gvisor.errors import LaunchError, stage
 from pytest_gvisor.programs.paths import within
@@ -36,8 +36,7 @@ def make_private(path: str, folder: int | None = None) -> None:
     os.chmod(path, 0o700, dir_fd=folder)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
+class Place(NamedTuple):
     """The place of a private folder: ``name`` in the folder of the descriptor ``above``.
 
     ``path`` is canonical. ``trust`` has judged the way to it.

@@ -1,6 +1,5 @@
 """How the guest's Python is started."""
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -56,7 +55,7 @@ def test_a_root_of_the_user_s_gets_no_more_of_the_host_than_the_python(
     prefix = interpreter.interpreter().prefix
     project = f"{prefix}/lib/app"
     assert not {"/usr", prefix} & {mount.source for mount in start.mounts}
-    system = dataclasses.replace(host_system(), covers=("/usr/src", project))
+    system = host_system()._replace(covers=("/usr/src", project))
     monkeypatch.setattr(interpreter, "host_system", lambda: system)
     monkeypatch.setattr(os.path, "lexists", {project, "/usr/src"}.__contains__)
     monkeypatch.setattr(skeleton, "write", lambda *_: None)

@@ -1,6 +1,5 @@
 """Private folders: made safely, verified, and checked with the whole path to them."""
 
-import dataclasses
 import errno
 import fcntl
 import os
@@ -80,7 +79,7 @@ def test_a_folder_is_judged_by_its_owner(base: str, trusted: int, overflow: int 
         own = found.trust.euid
         trust = Trust(own + trusted, "", None if overflow is None else own)
         with pytest.raises(LaunchError, match=f"owned by uid {own}, not by uid {own + trusted}"):
-            dataclasses.replace(found, trust=trust).open()
+            found._replace(trust=trust).open()
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling", "file", "fifo"])
