@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -47,15 +46,6 @@ def test_a_shell_can_be_worked_in(platform: str) -> None:
         me.type(b"stty size\n", r"20 50\r\n# ")
         me.type(b"exit 7\n", "exit 7\r\n")
         assert me.end() == 7
-
-
-def test_output_comes_whole_to_a_slow_reader() -> None:
-    """More than a terminal's buffer holds, byte for byte."""
-    with user("--", "seq", "30000") as me:
-        time.sleep(1)
-        me.end()
-    lines = me.text.split(b"\r\n")
-    assert lines == [b"%d" % number for number in range(1, 30001)] + [b""]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import Gvisor, GvisorError, LaunchError, Runsc
-from pytest_gvisor.programs import leftovers
-from pytest_gvisor.sessions import session_folder
 from tests.faults.conftest import entries, on_disk, own_files, until_well, used_bytes
 from tests.faults.little import Little
 from tests.faults.shortages import spare_descriptors
@@ -161,30 +159,6 @@ def test_a_disk_that_is_full_at_any_byte_is_a_typed_error(
         errors = until_well(attempt, range(30), "well")
         assert len(errors) > 1
         assert set(errors) <= {"LaunchError", "RunscFailed", "SandboxCrashed"}, errors
-
-
-@pytest.mark.fault("G5")
-@needs_root
-def test_a_journal_on_a_disk_that_is_full_is_a_typed_error(
-    short_folder: str, small_disk: Callable[[str], None]
-) -> None:
-    """The kernel writes as much as the last page takes, and that line is ignored."""
-    small_disk("size=50m")
-    session = session_folder.SessionDir.create(f"{short_folder}/base/s-1")
-    try:
-        cgroup = "/sys/fs/cgroup/pytest-gvisor-it"
-        journal = Path(session.path, leftovers.JOURNAL)
-        journal.write_bytes(b"\n" * (4096 - 20))
-        small_disk(f"size={used_bytes(short_folder)}")
-        with pytest.raises(LaunchError) as caught:
-            session.journal(id="g1", cgroups=[f"{cgroup}-1"])
-        assert (caught.value.stage, caught.value.errno) == ("session_folder", errno.ENOSPC)
-        assert journal.stat().st_size == 4096
-        small_disk("size=50m")
-        session.journal(id="g2", cgroups=[f"{cgroup}-2"])
-        assert list(leftovers.journalled_cgroups(session.path)) == [f"{cgroup}-2"]
-    finally:
-        assert session.remove() == []
 
 
 @pytest.mark.fault("G5")

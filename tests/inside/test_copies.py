@@ -210,45 +210,6 @@ def test_copy_of_that():
     result.stdout.fnmatch_lines([NONE.format("files of the project had changed")])
 
 
-DAMAGE = {
-    "cut off": "os.truncate(path, os.path.getsize(path) // 2)",
-    "gone": "os.unlink(path)",
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_saved_sandbox_that_is_broken_costs_nothing_but_time(
-    damage: str, project: pytest.Pytester, run_inside: RunInside
-) -> None:
-    """The test begins in another way, as if nothing had been saved; `-v` says why."""
-    project.makeconftest(
-        INSIDE
-        + f"""
-if not inside:
-    from pytest_gvisor.inside.copies import Copies
-    prepare = Copies.prepare
-
-    def damage(self):
-        for saved in self._saved:
-            for name in os.listdir(saved.folder):
-                path = os.path.join(saved.folder, name)
-                {DAMAGE[damage]}
-        if {damage == "gone"}:  # else the next copy is not started ahead
-            prepare(self)
-
-    Copies.prepare = damage
-"""
-    )
-    project.makepyfile(
-        INSIDE + "def test_a(): assert inside\ndef test_b(): assert inside\n"
-        "def test_c(): assert inside\n"
-    )
-    result = run_inside("-v", "--gvisor-isolation=test")
-    assert result.parseoutcomes() == {"passed": 3}
-    result.stdout.fnmatch_lines([NONE.format("")])
-    result.stdout.no_fnmatch_line(COPIES.format("*"))
-
-
 def test_a_death_in_a_copy_is_that_tests(project: pytest.Pytester, run_inside: RunInside) -> None:
     """An exit, a hang and a killed sandbox are reported with phase and cause, as elsewhere."""
     project.makepyfile(

@@ -49,28 +49,6 @@ def pytest_collection_finish(session):
     result.stdout.no_fnmatch_line("*a sandbox was started before*")
 
 
-def test_the_sandbox_starts_before_the_rest_of_the_session(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
-    """All plugins are configured by then; the terminal's header and the collection come later."""
-    project.makepyfile(
-        conftest=INSIDE
-        + """
-def pytest_configure(config):
-    if not inside:
-        assert config.pluginmanager.get_plugin("gvisor-early") is None
-
-def pytest_sessionstart(session):
-    if not inside:
-        assert session.config.pluginmanager.get_plugin("gvisor-early")._started is not None
-""",
-        test_it=INSIDE + "def test_it(): assert inside",
-    )
-    result = run_inside("-v")
-    assert result.parseoutcomes() == {"passed": 1}
-    result.stdout.no_fnmatch_line("*a sandbox was started before*")
-
-
 def test_the_host_imports_nothing_of_the_pytest_inside_and_no_harness_before_the_start(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:

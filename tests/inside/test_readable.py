@@ -140,22 +140,3 @@ def test_tests_start_in_a_folder_that_is_not_shown(
     monkeypatch.chdir("/")
     result = run_inside(f"--rootdir={project.path}", str(project.path))
     assert result.parseoutcomes() == {"passed": 1}
-
-
-def test_a_project_that_is_the_home_folder_runs_where_it_is_asked_for(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
-    """The error without the option names it."""
-    home = str(project.path)
-    project.makeconftest(
-        f"from pytest_gvisor.oci import skeleton\nskeleton.home = lambda: {home!r}"
-    )
-    project.mkdir(".ssh")
-    project.makepyfile("import os\ndef test_it(): assert '.ssh' not in os.listdir()\n")
-    refused = run_inside()
-    assert refused.parseoutcomes() == {"errors": 1}
-    refused.stdout.fnmatch_lines([f"*would need all of {home} *", f"*: --gvisor-readable {home}."])
-    assert run_inside("--gvisor-readable=.").parseoutcomes() == {"passed": 1}
-    wrong = run_inside("--gvisor-readable=missing")
-    wrong.stderr.fnmatch_lines([f"ERROR: pytest-gvisor: --gvisor-readable {home}/missing: *"])
-    assert wrong.ret == pytest.ExitCode.USAGE_ERROR

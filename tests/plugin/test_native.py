@@ -6,8 +6,6 @@ import shlex
 import subprocess
 import sys
 
-import pytest
-
 from tests.plugin.conftest import Project
 
 TESTS = """
@@ -63,12 +61,6 @@ def test_the_host_s_copy_can_be_chosen(alone: Project) -> None:
     assert sorted(re.findall(r"::(\S+) PASSED", ran.output)) == [
         "Test::test_it[native]", "test_it[native]",
     ]  # fmt: skip
-
-
-def test_native_alone_is_a_usage_error(alone: Project) -> None:
-    """The platform `native` alone is refused; the error names `--no-gvisor`."""
-    ran = alone.test(TESTS).run("--gvisor-platform", "native").exits(pytest.ExitCode.USAGE_ERROR)
-    ran.shows("platform=native alone is no platform of gVisor's", "--no-gvisor")
 
 
 def test_the_host_s_copy_is_a_column_of_the_report(alone: Project) -> None:

@@ -96,28 +96,6 @@ def test_subtests_are_reported_with_their_sandboxes(project: Project) -> None:
     assert len(ran.kept()) == 4
 
 
-def test_unittest_classes_can_use_the_fixture(alone: Project) -> None:
-    """A ``TestCase`` gets ``gvisor`` through an autouse fixture, as unittest has it."""
-    alone.test("""
-        import unittest
-        import pytest
-
-        @pytest.mark.gvisor(timeout=7)
-        class TestIt(unittest.TestCase):
-            @pytest.fixture(autouse=True)
-            def take(self, gvisor):
-                self.gvisor = gvisor
-
-            def test_works(self):
-                self.assertEqual(self.gvisor.settings.timeout, 7)
-                self.assertEqual(self.gvisor.run(["echo", "x"]).stdout, "x\\n")
-
-            def test_fails(self):
-                self.gvisor.run(["sh", "-c", "echo reason >&2; exit 1"], check=True)
-    """)
-    alone.run().ends(passed=1, failed=1).shows("| reason")
-
-
 def test_a_doctest_and_a_failing_collection_go_by(alone: Project) -> None:
     """Items that are not functions, and files that cannot be imported, are pytest's affair."""
     alone.write({"test_doc.txt": ">>> 1 + 1\n3\n"})
@@ -141,18 +119,3 @@ def test_every_way_of_distribution_works(alone: Project, dist: str) -> None:
     count = 8 if dist == "each" else 4
     args = ("-n2", f"--dist={dist}", "--gvisor-platform=systrap,ptrace")
     alone.run(*args).ends(passed=count)
-
-
-def test_a_worker_that_dies_takes_only_its_test_along(alone: Project) -> None:
-    """A replacement of a killed xdist worker works, and so do the other workers."""
-    alone.test("""
-        import os, signal
-        import pytest
-
-        @pytest.mark.parametrize("n", range(5))
-        def test_it(gvisor, n):
-            gvisor.run(["true"], check=True)
-            if n == 1:
-                os.kill(os.getpid(), signal.SIGKILL)
-    """)
-    alone.run("-n2").ends(passed=4, failed=1).shows("crashed")

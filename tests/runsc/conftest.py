@@ -214,6 +214,15 @@ def compile_c(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 
 @pytest.fixture
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A copy of the ``BUILT`` of the test's module, which the user of the tests owns."""
+    copy = tmp_path / "runsc"
+    shutil.copyfile(request.module.BUILT, copy)
+    copy.chmod(0o755)
+    return str(copy)
+
+
+@pytest.fixture
 def busybox_root(tmp_path: Path) -> Path:
     """A small root file system of the host's static busybox, with every mount point."""
     root = tmp_path / "busybox-root"

@@ -1,6 +1,5 @@
 """Debian forky's 20240729, built with Go 1.26: `uname -r` runs, and next to nothing else does."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -18,15 +17,6 @@ TRIES = 3
 pytestmark = pytest.mark.skipif(
     not BUILT.exists(), reason="no Debian archive with forky's runsc: scripts/older-runsc"
 )
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> str:
-    """The broken binary, owned by the user of the tests."""
-    copy = tmp_path / "runsc"
-    shutil.copyfile(BUILT, copy)
-    copy.chmod(0o755)
-    return str(copy)
 
 
 @pytest.mark.parametrize("platform", [Platform.SYSTRAP, Platform.PTRACE])

@@ -1,7 +1,6 @@
 """The release of December 2022, from Debian 12: it is refused, and never looks like no runsc."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,15 +14,6 @@ BUILT = Path(__file__).parents[2] / ".build/runsc-2022/usr/bin/runsc"
 pytestmark = pytest.mark.skipif(
     not BUILT.exists(), reason="no Debian archive with the 2022 runsc: scripts/older-runsc"
 )
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> str:
-    """The old binary, owned by the user of the tests."""
-    copy = tmp_path / "runsc"
-    shutil.copyfile(BUILT, copy)
-    copy.chmod(0o755)
-    return str(copy)
 
 
 def sentence(path: str) -> str:
