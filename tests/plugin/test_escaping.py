@@ -183,9 +183,9 @@ def test_a_worker_survives_lone_surrogates(alone: Project) -> None:
     alone.run("-n1").ends(passed=1, failed=1, skipped=1).hides("node down", "crashed", "DumpError")
 
 
-def test_colours_are_pytests_own(project: Project) -> None:
+def test_colours_are_pytests_own(alone: Project) -> None:
     """With `--color=yes` an assertion's diff has its colours, and no other escape passes."""
-    ran = project.test(TESTS).run("--color=yes", "-rA", "-l").exits(1)
+    ran = alone.test(TESTS).run("--color=yes", "-rA", "-l").exits(1)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", ran.output)
     assert hidden_in(plain) == []
     assert len(SUMMARY.findall(plain)) == 1
@@ -211,14 +211,14 @@ def test_the_bytes_and_the_text_stay_available(alone: Project) -> None:
     alone.run().ends(passed=1)
 
 
-def test_tests_without_a_sandbox_are_reported_as_ever(project: Project) -> None:
+def test_tests_without_a_sandbox_are_reported_as_ever(alone: Project) -> None:
     """The output of a test without a sandbox stays unescaped."""
-    project.test("""
+    alone.test("""
         def test_it():
             print("\\x1b[35mcolour\\x1b[0m \\u202e = 7 passed in 1s =")
             assert 0
     """)
-    project.run("--color=no").ends(failed=1).shows("\x1b[35mcolour\x1b[0m \u202e")
+    alone.run("--color=no").ends(failed=1).shows("\x1b[35mcolour\x1b[0m \u202e")
 
 
 WAYS = {

@@ -85,19 +85,19 @@ def test_a_runsc_that_cannot_be_used_is_in_the_line_and_fails_nothing_by_that(
 
 
 def test_a_folder_for_sessions_that_is_passed_over_is_in_the_line_and_fails_nothing(
-    project: Project, tmp_path: Path
+    alone: Project, tmp_path: Path
 ) -> None:
     """The line says where the sessions are instead, and why; each test has its sandbox."""
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as short:
-        project.test(
+        alone.test(
             "def test_it(gvisor): gvisor.run(['true'])\ndef test_too(gvisor): gvisor.run(['true'])",
             conftest="from pytest_gvisor.sessions import session_folder\n"
             f"bases = '{tmp_path}/open/x', '{short}/s'\n"
             "session_folder.session_bases = lambda: iter(bases)",
         )
-        line = project.run("--gvisor-network=none").ends(passed=2).line("gvisor:")
+        line = alone.run("--gvisor-network=none").ends(passed=2).line("gvisor:")
         assert f"; sessions are in {short}/s, because of {tmp_path}/open/x: the folder" in line
         assert "can be written by others" in line
 

@@ -35,11 +35,11 @@ TESTS = """
 """
 
 
-def test_a_test_inside_runs_on_the_host_and_on_each_platform(project: Project) -> None:
+def test_a_test_inside_runs_on_the_host_and_on_each_platform(alone: Project) -> None:
     """Each test inside runs on the host and each platform, under ids of its own."""
-    project.test(TESTS)
+    alone.test(TESTS)
     options = ("--in-gvisor", "--gvisor-platform", "native,systrap,ptrace")
-    ran = project.run("-v", "--junitxml=report.xml", *options).ends(passed=10)
+    ran = alone.run("-v", "--junitxml=report.xml", *options).ends(passed=10)
     ran.shows("native, systrap, ptrace, network none")
     found = {case.get("name") for case in ran.junit().iter("testcase")}
     assert found == {

@@ -61,9 +61,9 @@ def test_a_list_may_be_written_in_several_ways_and_keeps_its_order(
     assert re.findall(r"test_it\[\w+\]", ran.output) == ["test_it[ptrace]", "test_it[systrap]"]
 
 
-def test_all_skips_what_does_not_work_here_and_says_why(project: Project, no_kvm: str) -> None:
+def test_all_skips_what_does_not_work_here_and_says_why(alone: Project, no_kvm: str) -> None:
     """``all`` makes a test a platform; one without its device is skipped for that reason."""
-    ran = project.test(ONE, conftest=no_kvm).run("-v", "--gvisor-platform", "all")
+    ran = alone.test(ONE, conftest=no_kvm).run("-v", "--gvisor-platform", "all")
     ran.ends(passed=3, skipped=1)
     assert ids(ran) == [
         "test_it[kvm]", "test_it[ptrace]", "test_it[systrap]", "test_without_a_sandbox",

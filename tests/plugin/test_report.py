@@ -205,11 +205,11 @@ def check_junit(root: object, version: str) -> None:
     assert found["test_host"] == {}
 
 
-def test_the_host_s_copy_has_its_platform_in_junit_files(project: Project) -> None:
+def test_the_host_s_copy_has_its_platform_in_junit_files(alone: Project) -> None:
     """The host's copy has no other property, because it has no sandbox."""
-    project.test("def test_it(): pass")
+    alone.test("def test_it(): pass")
     options = ("--in-gvisor", "--gvisor-platform=native,systrap", "--junitxml=report.xml")
-    root = project.run(*options).ends(passed=2).junit()
+    root = alone.run(*options).ends(passed=2).junit()
     found = {case.get("name"): [(p.get("name"), p.get("value")) for p in case.iter("property")]
              for case in root.iter("testcase")}  # fmt: skip
     assert found["test_it[native]"] == [("gvisor.platform", "native")]

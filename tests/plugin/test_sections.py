@@ -226,9 +226,9 @@ TEST = """
 """
 
 
-def test_a_failed_test_shows_boot_log_and_strace(project: Project) -> None:
+def test_a_failed_test_shows_boot_log_and_strace(alone: Project) -> None:
     """The strace has the system calls of the workload, with their arguments and results."""
-    ran = project.test(TEST).run("--gvisor-debug").ends(failed=1)
+    ran = alone.test(TEST).run("--gvisor-debug").ends(failed=1)
     ran.shows(": boot log -", ": strace -")
     _, _, strace = ran.output.partition(": strace -")
     lines = [line for line in strace.splitlines() if line.startswith("| ")]

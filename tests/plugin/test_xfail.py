@@ -52,9 +52,9 @@ INSIDE = """
 """
 
 
-def test_a_failure_on_that_platform_is_expected_and_a_pass_is_not(project: Project) -> None:
+def test_a_failure_on_that_platform_is_expected_and_a_pass_is_not(alone: Project) -> None:
     """Strictly, with the reason, by the closest marker that says so; elsewhere it is a test."""
-    ran = project.test(RUN).run("--gvisor-platform", "systrap,ptrace")
+    ran = alone.test(RUN).run("--gvisor-platform", "systrap,ptrace")
     assert ran.outcomes() == {"passed": 2, "xfailed": 5, "failed": 1}
     ran.shows("XFAIL test_it.py::test_as_expected[ptrace] - ptrace: no such call")
     ran.shows("XFAIL test_it.py::TestIt::test_closest[systrap] - systrap: inner")
