@@ -10,10 +10,8 @@ import contextlib
 import os
 import signal
 import time
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+from collections import namedtuple
+from collections.abc import Generator, Iterable
 
 MARK = "PYTEST_GVISOR_EXEC"
 """The environment variable that marks what an exec has started."""
@@ -22,13 +20,8 @@ _PATIENCE = 1.5
 _FREEZES = 20
 
 
-class Process:
-    """The facts on a process in /proc/PID/stat."""
-
-    def __init__(self, parent: int, session: int, *, zombie: bool) -> None:
-        self.parent = parent
-        self.session = session
-        self.zombie = zombie
+Process = namedtuple("Process", "parent session zombie")  # noqa: PYI024 -- typing is slow to import
+"""The facts on a process in /proc/PID/stat."""
 
 
 def _read(path: str) -> bytes:
@@ -78,40 +71,28 @@ def _send(pids: Iterable[int], number: int) -> None:
             os.kill(pid, number)
 
 
-class Killer:
-    """A killer of one tree, step by step. `left` counts its processes at the last look."""
+def kill(session: int, mark: bytes) -> Generator[None, None, int]:
+    """Kill a tree step by step, until nothing is left, or the time is up.
 
-    def __init__(self, session: int, mark: bytes) -> None:
-        self.left = 0
-        self._session = session
-        self._mark = mark
-        self._steps = self._run()
-
-    def step(self) -> bool:
-        """Take a step; return False when nothing is left, or the time is up."""
-        return next(self._steps, None) is not None
-
-    def _look(self) -> set[int]:
-        found = members(table(), self._session, self._mark)
-        self.left = len(found)
-        return found
-
-    def _run(self) -> Iterator[bool]:
-        deadline = time.monotonic() + _PATIENCE
-        while time.monotonic() < deadline:
-            # What is stopped starts nothing more, and stays the parent of what it has started.
-            stopped: set[int] = set()
-            for _ in range(_FREEZES):
-                found = self._look()
-                if found <= stopped:
-                    break
-                _send(found - stopped, signal.SIGSTOP)
-                stopped |= found
-                if time.monotonic() > deadline:
-                    break
-            if not stopped:
-                return
-            # The leader first, whose signal is reported: by the death of another, its group of
-            # stopped processes can become an orphan, which the kernel ends with SIGHUP (_exit(2)).
-            _send(sorted(stopped, key=lambda pid: pid != self._session), signal.SIGKILL)
-            yield True
+    Returns how many of its processes the last look found.
+    """
+    found: set[int] = set()
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        # What is stopped starts nothing more, and stays the parent of what it has started.
+        stopped: set[int] = set()
+        for _ in range(_FREEZES):
+            found = members(table(), session, mark)
+            if found <= stopped:
+                break
+            _send(found - stopped, signal.SIGSTOP)
+            stopped |= found
+            if time.monotonic() > deadline:
+                break
+        if not stopped:
+            return 0
+        # The leader first, whose signal is reported: by the death of another, its group of
+        # stopped processes can become an orphan, which the kernel ends with SIGHUP (_exit(2)).
+        _send(sorted(stopped, key=lambda pid: pid != session), signal.SIGKILL)
+        yield
+    return len(found)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import heapq
 import os
 import select
 import time
@@ -27,6 +26,7 @@ WRITE = select.EPOLLOUT
 _CONGESTED = 1024 * 1024
 _RELIEVED = 256 * 1024
 _CREDIT_STEP = frames.WINDOW // 8
+_PAUSE = 0.003
 
 
 class Loop:
@@ -34,6 +34,7 @@ class Loop:
 
     def __init__(self, host: int) -> None:
         self.host = host
+        self._to_host = os.dup(host)
         os.set_blocking(host, False)
         self.encoder = frames.Encoder()
         self.decoder = frames.Decoder()
@@ -42,39 +43,33 @@ class Loop:
         self.oldest = 0  # nothing is sent about earlier ids, which this host does not know
         self._out = frames.Outbox()
         self._epoll = select.epoll()
-        self._acts: dict[int, dict[int, Callable[[], None]]] = {}
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._timer_count = 0
+        self._acts: dict[int, Callable[[], None]] = {}
+        self._timers: collections.deque[tuple[float, Callable[[], None]]] = collections.deque()
         self._soon: collections.deque[Callable[[], None]] = collections.deque()
 
     def want(self, fd: int, event: int, act: Callable[[], None] | None) -> None:
-        """Call ``act`` whenever ``fd`` is ready in this way; None stops it."""
-        acts = self._acts.setdefault(fd, {})
-        before = sum(acts)
+        """Call ``act`` whenever ``fd`` is ready in this way; None stops it.
+
+        A descriptor is for one direction. A socket has two, each with a descriptor of its own.
+        """
         if act is None:
-            acts.pop(event, None)
-        else:
-            acts[event] = act
-        after = sum(acts)
-        if before and after and before != after:
-            self._epoll.modify(fd, after)
-        elif after and not before:
-            self._epoll.register(fd, after)
-        elif before and not after:
-            self._epoll.unregister(fd)
-        if not after:
-            del self._acts[fd]
+            if self._acts.pop(fd, None) is not None:
+                self._epoll.unregister(fd)
+            return
+        if fd not in self._acts:
+            self._epoll.register(fd, event)
+        self._acts[fd] = act
 
     def close(self, fd: int) -> None:
         """Close a descriptor of the guest's that the loop may wait for."""
-        for event in (READ, WRITE):
-            self.want(fd, event, None)
+        self.want(fd, 0, None)
         os.close(fd)
 
-    def later(self, seconds: float, act: Callable[[], None]) -> None:
-        """Call ``act`` once, after ``seconds``."""
-        self._timer_count += 1
-        heapq.heappush(self._timers, (time.monotonic() + seconds, self._timer_count, act))
+    def later(self, act: Callable[[], None]) -> None:
+        """Call ``act`` once, after a pause that is the same for all, so that the first is due
+        first.
+        """
+        self._timers.append((time.monotonic() + _PAUSE, act))
 
     def soon(self, act: Callable[[], None]) -> None:
         """Call ``act`` once, in the next turn."""
@@ -96,7 +91,7 @@ class Loop:
             pass
         except OSError:
             raise SystemExit(0) from None
-        self.want(self.host, WRITE, self.flush if self._out.size else None)
+        self.want(self._to_host, WRITE, self.flush if self._out.size else None)
         limit = _RELIEVED if self.congested else _CONGESTED
         if self.congested != (self._out.size > limit):
             self.congested = not self.congested
@@ -129,16 +124,14 @@ class Loop:
         timeout = None
         if self._timers:
             timeout = max(0.0, self._timers[0][0] - time.monotonic())
-        for fd, mask in self._epoll.poll(0 if self._soon else timeout):
-            for event, other in ((READ, WRITE), (WRITE, READ)):
-                # An error or a hang-up is for whoever waits, in either direction.
-                act = self._acts.get(fd, {}).get(event) if mask & ~other else None
-                if act is not None:
-                    act()
+        for fd, _event in self._epoll.poll(0 if self._soon else timeout):
+            act = self._acts.get(fd)  # an earlier one of this turn may have stopped it
+            if act is not None:
+                act()
         for _ in range(len(self._soon)):
             self._soon.popleft()()
         while self._timers and self._timers[0][0] <= time.monotonic():
-            heapq.heappop(self._timers)[2]()
+            self._timers.popleft()[1]()
         if self._out.size:
             self.flush()
 
@@ -249,13 +242,13 @@ class Sink:
         self._id = number
         self._failed = failed
         self._at_end: Callable[[], None] | None = None
-        self._parts: collections.deque[memoryview] = collections.deque()
+        self._waiting = frames.Outbox()
         self._credit = 0
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the host."""
         if self.fd >= 0 and not self.ended:
-            self._parts.append(memoryview(data))
+            self._waiting.add(data)
             self._write()
 
     def finish(self, act: Callable[[], None]) -> None:
@@ -270,34 +263,30 @@ class Sink:
         self._failed = lambda _number: self.close()
 
     def _write(self) -> None:
+        if self.fd < 0:
+            return
+        before = self._waiting.size
         try:
-            while self.fd >= 0 and self._parts:
-                count = os.write(self.fd, self._parts[0])
-                self._credit += count
-                if count == len(self._parts[0]):
-                    self._parts.popleft()
-                else:
-                    self._parts[0] = self._parts[0][count:]
+            self._waiting.write(self.fd)
         except BlockingIOError:
             pass
         except OSError as error:
-            self._parts.clear()
+            self._waiting.clear()
             self._failed(error.errno or 0)
             return
-        if self.fd < 0:
-            return
-        self._loop.want(self.fd, WRITE, self._write if self._parts else None)
+        self._credit += before - self._waiting.size
+        self._loop.want(self.fd, WRITE, self._write if self._waiting.size else None)
         if self._credit >= _CREDIT_STEP and not self.ended:
             self._loop.send({"op": "credit", "id": self._id, "n": self._credit})
             self._credit = 0
-        if not self._parts and self._at_end is not None:
+        if not self._waiting.size and self._at_end is not None:
             act, self._at_end = self._at_end, None
             act()
 
     def close(self) -> None:
         """Stop writing."""
         self.ended = True
-        self._parts.clear()
+        self._waiting.clear()
         if self.fd >= 0:
             with contextlib.suppress(OSError):
                 self._loop.close(self.fd)

@@ -27,9 +27,10 @@ if not __package__:
         sys.modules[name] = package = type(sys)(name)
         package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
 
-from pytest_gvisor.guest import frames, killer
+from pytest_gvisor.guest import frames
 from pytest_gvisor.guest.children import Exec, Limits, Program
 from pytest_gvisor.guest.flows import Connection, Dial, Get, Put
+from pytest_gvisor.guest.killer import kill
 from pytest_gvisor.guest.loop import READ, Loop
 
 TYPE_CHECKING = False
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
     Peer = Union[Exec, Connection, Put, Get]  # noqa: UP007 -- Python 3.8
 
-_KILL_PAUSE = 0.003
 _REMEMBERED = 4096
 _NOBODY = 65534
 
@@ -146,28 +146,29 @@ class Guest:
         code = (error.errno or 0) if isinstance(error, OSError) else errno.EINVAL
         self.loop.send({"op": "failed", "id": number, "errno": code})
 
-    def _killer(self, number: int) -> killer.Killer | None:
-        """Return the killer of a program's tree; None for an unknown one."""
+    def _tree(self, number: int) -> tuple[int, bytes]:
+        """Return the session and the mark of a program's tree. Raises KeyError if it is unknown."""
         program = self.peers.get(number)
         if isinstance(program, Exec) and not program.exited:
-            return killer.Killer(program.pid, program.mark)
-        if number not in self.past:
-            return None
+            return program.pid, program.mark
         session, mark = self.past[number]
         # The number of that session may be another's by now.
-        return killer.Killer(0 if session in self.running else session, mark)
+        return 0 if session in self.running else session, mark
 
     def _kill(self, number: int, message: dict[str, Any], _payload: bytes) -> None:
-        kill = self._killer(message["of"])
-        if kill is None:
+        try:
+            steps = kill(*self._tree(message["of"]))
+        except KeyError:
             self.loop.send({"op": "killed", "id": number, "left": 0})
             return
 
         def step() -> None:
-            if kill.step():
-                self.loop.later(_KILL_PAUSE, step)
+            try:
+                next(steps)
+            except StopIteration as end:
+                self.loop.send({"op": "killed", "id": number, "left": end.value})
             else:
-                self.loop.send({"op": "killed", "id": number, "left": kill.left})
+                self.loop.later(step)
 
         step()
 
@@ -241,8 +242,7 @@ def leave(guest: Guest) -> None:
         return
     running = [(program.pid, program.mark) for program in guest.running.values()]
     for session, mark in (*running, *((0, mark) for _, mark in guest.past.values())):
-        kill = killer.Killer(session, mark)
-        while kill.step():
+        for _ in kill(session, mark):
             pass
 
 
