@@ -61,7 +61,7 @@ class Supply:
     """A finder of the modules whose byte code is in a file."""
 
     def __init__(self, fd: int) -> None:
-        """Take a descriptor of the file, and close it at the end."""
+        """Take a descriptor of the file, and close it at the end; -1 is no file."""
         self._fd = fd
         self._index: Mapping[str, Entry] = {}
 
@@ -112,11 +112,10 @@ class Supply:
         self._fd, self._index = -1, {}
 
 
-def supplied() -> Supply | None:
-    """Return the supply in the file that came as descriptor 1; None where none came."""
+def supplied() -> Supply:
+    """Return the supply in the file that came as descriptor 1; an empty one where none came."""
     state = os.fstat(1)
-    if not stat.S_ISREG(state.st_mode) or state.st_size < PLACE + MOST:
-        return None
-    supply = Supply(os.dup(1))
+    came = stat.S_ISREG(state.st_mode) and state.st_size >= PLACE + MOST
+    supply = Supply(os.dup(1) if came else -1)
     supply.begin()
     return supply

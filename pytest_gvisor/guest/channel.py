@@ -144,9 +144,7 @@ class Channel:
         if self._unsent is not None:
             if self._unsent.add(frame):
                 return
-            self._messages.write(self._unsent.frames())
-            self._messages.flush()
-            self._unsent.clear()
+            self._flush()
             if self._unsent.add(frame):
                 return
             self._hurry = True

@@ -115,17 +115,14 @@ class Program:
         the started program could kill it in that moment.
         """
         reader, writer = os.pipe()
-        try:
-            pid = os.fork()
-            if pid == 0:
-                self._become(streams, writer)
-            os.close(writer)
-            writer = -1
-            problem = os.read(reader, 16)
-        finally:
-            os.close(reader)
-            if writer >= 0:
+        with os.fdopen(reader, "rb") as answer:
+            try:
+                pid = os.fork()
+                if pid == 0:
+                    self._become(streams, writer)
+            finally:
                 os.close(writer)
+            problem = answer.read()
         if problem:
             os.waitpid(pid, 0)
             raise OSError(int(problem), "cannot be started")
@@ -202,7 +199,7 @@ class Exec:
                 theirs.append(pair[1 if stream else 0])
                 self._take(stream, pair[0 if stream else 1])
             self.pid = program.start(limits, theirs if reads else [limits.nothing, *theirs])
-        except BaseException:
+        except (OSError, ValueError):
             for end in (self._stdin, *self._sources.values()):
                 if end is not None:
                     end.close()

@@ -9,12 +9,10 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from pytest_gvisor.guest.channel import Channel
+from pytest_gvisor.guest.channel import Channel
 
 
 class _Keys(io.FileIO):
@@ -34,13 +32,8 @@ class _Keys(io.FileIO):
         self._rest = line[count:]
         return count
 
-    def readall(self) -> bytes:
-        """Read all lines up to the end of the input."""
-        parts = [self._rest]
-        self._rest = b""
-        while line := self._ask():
-            parts.append(line)
-        return b"".join(parts)
+    # Those of FileIO read the descriptor; these call `readinto`.
+    read, readall = io.RawIOBase.read, io.RawIOBase.readall  # type: ignore[assignment]
 
 
 class Debugger:

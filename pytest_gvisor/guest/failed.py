@@ -1,17 +1,12 @@
 """The temporary folders of failed tests, noted by the pytest inside for the first process.
 
-For worker.py. Imports pytest only after ``sys.path`` is the host's.
+For worker.py: standard library only.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import pytest
 
 _SIZE = 1024 * 1024
 _SLOT = 4096
@@ -43,43 +38,3 @@ class Notes:
         # No further than needed: in a sandbox, a page that nobody has used takes long to read.
         failed = self._memory[_SLOT : self._memory.find(b"\0\0", _SLOT)].split(b"\0")
         return [os.fsdecode(path) for path in dict.fromkeys([running, *failed]) if path]
-
-
-class _Watch:
-    """A plugin that notes ``tmp_path`` of tests."""
-
-    def __init__(self, notes: Notes) -> None:
-        self._notes = notes
-        self._path = ""
-
-    def pytest_runtest_protocol(self) -> None:
-        """Begin with a test, which has no folder yet."""
-        self._path = ""
-        self._notes.begin()
-
-    def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[Any]:
-        """Note a folder as soon as there is one."""
-        value = yield
-        if fixturedef.argname == "tmp_path":
-            self._path = str(value)
-            self._notes.begin(self._path)
-        return value
-
-    def pytest_runtest_logfinish(self) -> None:
-        """Forget the folder of a test that is over."""
-        self._notes.begin()
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep the folder of a test that fails."""
-        if report.failed and self._path:
-            self._notes.keep(self._path)
-
-
-def register(config: pytest.Config, notes: Notes) -> None:
-    """Have the folders of failed tests noted."""
-    import pytest  # noqa: PLC0415 -- sys.path is the host's only now
-
-    watch = _Watch(notes)
-    pytest.hookimpl(tryfirst=True)(_Watch.pytest_runtest_protocol)
-    pytest.hookimpl(wrapper=True)(_Watch.pytest_fixture_setup)
-    config.pluginmanager.register(watch, "gvisor-failed")

@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING
 
-from pytest_gvisor.guest import returns
-
-if TYPE_CHECKING:
-    from pytest_gvisor.guest import failed
-    from pytest_gvisor.guest.channel import Channel
-    from pytest_gvisor.guest.gate import Gate
+from pytest_gvisor.guest import failed, returns
+from pytest_gvisor.guest.channel import Channel
+from pytest_gvisor.guest.gate import Gate
 
 
 def attend(pytest_pid: int, channel: Channel, notes: failed.Notes, gate: Gate) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import socket
 import stat
@@ -60,31 +61,26 @@ class Dial:
             except OSError as error:
                 self._error = self._error or error.errno or errno.EIO
                 continue
-            self._loop.want(self._socket.fileno(), WRITE, self._answered)
+            act = functools.partial(self._answered, self._socket)
+            self._loop.want(self._socket.fileno(), WRITE, act)
             return
         self._loop.soon(lambda: self._done(None, self._error))
 
-    def _answered(self) -> None:
-        made = self._forget()
-        number = 0 if made is None else made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if made is not None and number:
+    def _answered(self, made: socket.socket) -> None:
+        self._socket = None
+        self._loop.want(made.fileno(), WRITE, None)
+        number = made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
             made.close()
             self._error = self._error or number
             self._next()
-        elif made is not None:
+        else:
             self._done(made, 0)
-
-    def _forget(self) -> socket.socket | None:
-        made, self._socket = self._socket, None
-        if made is not None:
-            self._loop.want(made.fileno(), WRITE, None)
-        return made
 
     def close(self) -> None:
         """End an attempt that goes on; ``done`` is not called."""
-        made = self._forget()
-        if made is not None:
-            made.close()
+        if self._socket is not None:
+            self._loop.close(self._socket.detach())
 
 
 class Connection:
@@ -213,38 +209,36 @@ class Put(_File):
     def __init__(self, loop: Loop, number: int, message: dict[str, Any]) -> None:
         super().__init__(loop, number)
         self._mode = message["mode"]
-        self._size = 0
         path = message["path"].encode("utf-8", "surrogateescape")
         os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-        self._fd = _regular(path, os.O_WRONLY | os.O_CREAT, self._mode & 0o777)
-        os.ftruncate(self._fd, 0)
+        fd = _regular(path, os.O_WRONLY | os.O_CREAT, self._mode & 0o777)
+        self._file = os.fdopen(fd, "wb")
+        self._file.truncate(0)
 
     def on_data(self, _message: dict[str, Any], payload: bytes) -> None:
         """Write bytes to the file."""
-        self._try(lambda: self._write(payload))
-
-    def _write(self, payload: bytes) -> None:
-        rest = memoryview(payload)
-        while rest:
-            count = os.write(self._fd, rest)
-            self._size += count
-            rest = rest[count:]
+        self._try(lambda: self._file.write(payload))
 
     def on_eof(self, *_: object) -> None:
         """Finish the file, which is complete."""
-        self._try(lambda: os.fchmod(self._fd, self._mode))
-        if not self.over:
-            self.over = True
-            os.close(self._fd)
-            self.loop.send({"op": "answer", "id": self.number, "n": self._size})
+        self._try(self._finish)
 
-    def _try(self, act: Callable[[], None]) -> None:
+    def _finish(self) -> None:
+        self._file.flush()
+        os.fchmod(self._file.fileno(), self._mode)
+        size = self._file.tell()
+        self._file.close()
+        self.over = True
+        self.loop.send({"op": "answer", "id": self.number, "n": size})
+
+    def _try(self, act: Callable[[], object]) -> None:
         if self.over:
             return
         try:
             act()
         except OSError as error:
-            os.close(self._fd)
+            with contextlib.suppress(OSError):  # what it has not written, it tries once more
+                self._file.close()
             self._fail(error)
 
 

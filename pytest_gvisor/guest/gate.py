@@ -14,16 +14,13 @@ import os
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
+from pytest_gvisor.guest.byte_code import Supply
 from pytest_gvisor.guest.channel import Channel
 from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.guest.randomness import Randomness
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from pytest_gvisor.guest.byte_code import Supply
 
 # Tests replace functions of modules; so may a plugin.
 _exit = os._exit
@@ -32,9 +29,9 @@ _exit = os._exit
 class Gate:
     """A plugin of the pytest, with an end in the sandbox's first process. Made before the fork."""
 
-    def __init__(self, supply: Supply | None = None) -> None:
+    def __init__(self, supply: Supply) -> None:
         """``supply`` finds modules until the pytest is here."""
-        self._supply = supply
+        self.supply = supply
         self._first, self._pytest = socket.socketpair()
         self.command: dict[str, Any] = {}
         """The second command, when the pytest has passed."""
@@ -51,11 +48,6 @@ class Gate:
         with contextlib.suppress(OSError), self._first:
             self._first.sendall(b"\n")
 
-    def supply_modules(self) -> None:
-        """Let imports up to here find modules, if that has not begun."""
-        if self._supply is not None:
-            self._supply.begin()
-
     def register(self, config: Any, channel: Channel, path: list[str]) -> None:
         """Stop this configuration before it loads a conftest.py; ``path`` is its ``sys.path``."""
         import pytest  # noqa: PLC0415 -- sys.path is the host's only now
@@ -68,8 +60,7 @@ class Gate:
 
     def pytest_load_initial_conftests(self, early_config: Any, args: list[str]) -> Iterator[Any]:
         """Wait for the second command, before what plugins do here themselves."""
-        if self._supply is not None:
-            self._supply.end()
+        self.supply.end()
         self._randomness.end_watch()
         command = self._channel.receive()
         while command["op"] == "save":

@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, NamedTuple
+import socket
+from typing import Any, NamedTuple
 
 from pytest_gvisor.guest import checked_json, program
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 _OTHERS = 65534
 """The id in the sandbox of everybody but the caller: overflowuid of the kernel."""
@@ -79,10 +77,9 @@ def outer_groups(who: Identity) -> list[int]:
     return [points.get(gid, gid + _OFFSET) for gid in who.groups if gid in points or gid < _IDS]
 
 
-def kernel_calls() -> ModuleType:
+def kernel_calls() -> Any:
     """Return the module of kernel calls."""
-    found: ModuleType = program.beside("../programs/linux")
-    return found
+    return program.beside("../programs/linux")
 
 
 class Refused(OSError):
@@ -95,25 +92,21 @@ class Change:
     def __init__(self, who: Identity) -> None:
         self._who = who
         self._linux = kernel_calls()
-        self._asked, self._ask = os.pipe()
-        self._answers, self._answer = os.pipe()
+        self._first, self._child = socket.socketpair()
 
     def serve(self, pid: int) -> None:
         """Map the ids of the child that asks, and hand out what is root's and what is theirs."""
-        os.close(self._ask)
-        os.close(self._answers)
-        if os.read(self._asked, 1):
-            answer = "0"
-            try:
-                self._map(pid)
-                self._settle()
-            except OSError as error:
-                answer = f"{error.errno or 0} {error}"
-            # The child is gone if a step of its own was refused: the host knows why.
-            with contextlib.suppress(BrokenPipeError):
-                os.write(self._answer, answer.encode("utf-8", "backslashreplace"))
-        os.close(self._asked)
-        os.close(self._answer)
+        self._child.close()
+        # The child is gone if a step of its own was refused: the host knows why.
+        with self._first, contextlib.suppress(BrokenPipeError):
+            if self._first.recv(1):
+                answer = "0"
+                try:
+                    self._map(pid)
+                    self._settle()
+                except OSError as error:
+                    answer = f"{error.errno or 0} {error}"
+                self._first.sendall(answer.encode("utf-8", "backslashreplace"))
         if self._who.nested:
             self._keep_root_apart()
 
@@ -152,15 +145,13 @@ class Change:
             raise Refused(error.errno or 0, error.strerror or str(error)) from error
 
     def _become(self) -> None:
-        os.close(self._asked)
-        os.close(self._answer)
+        self._first.close()
         who, linux = self._who, self._linux
         if who.nested:
             os.setgroups(outer_groups(who))
             linux.unshare(linux.CLONE_NEWUSER)
-        os.write(self._ask, b"x")
-        os.close(self._ask)
-        with open(self._answers, encoding="utf-8") as answers:
+        with self._child, self._child.makefile(encoding="utf-8") as answers:
+            self._child.sendall(b"x")
             number, _, text = answers.read().partition(" ")
         if number != "0" or text:
             raise OSError(int(number or 0), f"the ids, the home folder or root's files: {text}")

@@ -11,10 +11,7 @@ import contextlib
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from types import ModuleType
+from typing import Any
 
 # glibc's sysdeps/unix/sysv/linux/check_pf.c compares with these two addresses alone.
 _ADDRESSES = {
@@ -31,7 +28,7 @@ _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _HEADER = struct.Struct("=IHHII")
 
 
-def make_count(families: list[str], linux: ModuleType) -> None:
+def make_count(families: list[str], linux: Any) -> None:
     """Add an address for each of ``families``, and give up the right to that for ever.
 
     Raises OSError if the right is kept.

@@ -10,16 +10,12 @@ from __future__ import annotations
 
 import builtins
 import functools
-import importlib.util
 import os
 import sys
-from importlib.machinery import ModuleSpec
+from collections.abc import Iterable
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import ModuleType
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any
+from typing import Any
 
 
 def assume(
@@ -45,54 +41,46 @@ def assume(
 def beside(name: str) -> Any:
     """Load a module of this folder by its path: the program's imports are over."""
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py")
-    spec = importlib.util.spec_from_file_location(f"pytest_gvisor_{os.path.basename(name)}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = ModuleType(f"pytest_gvisor_{os.path.basename(name)}")
+    module.__file__ = path
+    SourceFileLoader(module.__name__, path).exec_module(module)
     return module
 
 
-class _Variables(dict):  # type: ignore[type-arg]  # of os.environ, by encoded names
-    """The data of `os.environ`: `os.getenv`, ``in`` and all else look a name up here."""
+class Watch(dict):  # type: ignore[type-arg]  # of os.environ, by encoded names
+    """The data of `os.environ`: `os.getenv`, ``in`` and all else look a name up here.
 
-    def __init__(self, data: dict[Any, Any], watched: Iterable[str]) -> None:
-        super().__init__(data)
-        self._watched = {os.fsencode(name): name for name in watched}
-        self.missed: dict[str, None] = {}
+    It records the names that the host has and this process does not.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        environ: Any = os.environ
+        super().__init__(environ._data)
+        self._watched = {os.fsencode(name): name for name in names}
+        self._missed: dict[str, None] = {}
         self.in_test = True
+        """Whether names are recorded: a test runs, and no plugin reports."""
+
+        # Both views of the environment share their data (os.py), and go on sharing it.
+        environ._data = self
+        os.environb._data = self  # type: ignore[attr-defined]
 
     def __missing__(self, key: Any) -> Any:
         """Record a watched name that a test looks for, and raise the KeyError of any dictionary."""
         if key in self._watched and self.in_test:
-            self.missed[self._watched[key]] = None
+            self._missed[self._watched[key]] = None
         raise KeyError(key)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         """Set a variable. A test that sets it itself does not miss it."""
         super().__setitem__(key, value)
-        self.missed.pop(self._watched.get(key, ""), None)
+        self._missed.pop(self._watched.get(key, ""), None)
 
-
-class Watch:
-    """A watch over names that the host has and this process does not."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        environ: Any = os.environ
-        self._variables = _Variables(environ._data, names)
-        # Both views of the environment share their data (os.py), and go on sharing it.
-        environ._data = self._variables
-        os.environb._data = self._variables  # type: ignore[attr-defined]
-
-    def clear(self) -> None:
-        """Forget what was looked for so far."""
-        self._variables.missed.clear()
-        self._variables.in_test = True
-
-    def pause(self, *, over: bool) -> None:
-        """Record nothing from now on, until ``over``: plugins report, and no test runs."""
-        self._variables.in_test = over
+    def begin(self) -> None:
+        """Begin with a test: forget what was looked for so far."""
+        self._missed.clear()
+        self.in_test = True
 
     def missed(self) -> list[str]:
-        """Return the names that were looked for since `clear`, in order."""
-        return list(self._variables.missed)
+        """Return the names that were looked for since `begin`, in order."""
+        return list(self._missed)

@@ -13,12 +13,10 @@ import os
 import sys
 import types
 import weakref
-from typing import TYPE_CHECKING, Any, BinaryIO
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
 from pytest_gvisor.guest import program
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _OPENSSL = b"OpenSSL NIST SP 800-90A DRBG"
 """A text in each OpenSSL since 1.1.1, which its generators begin with."""

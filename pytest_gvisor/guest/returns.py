@@ -14,12 +14,10 @@ import os
 import re
 import stat
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from pytest_gvisor.guest import encoding, frames
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MARK = b"\xff" * 16
 """It ends the messages of pytest, in whose midst it may have died. UTF-8 has no such bytes, and no
@@ -171,12 +169,9 @@ class Changes:
                     info = entry.stat(follow_symlinks=False)
                     if self._is_new_file(info, device):
                         yield entry.path
-                    elif self._may_hold_new_ones(info) and entry.path not in skipped:
+                    elif stat.S_ISDIR(info.st_mode) and info.st_ctime_ns >= self._since:
                         folders.append(entry.path)
-            stack += reversed(folders)
-
-    def _may_hold_new_ones(self, info: os.stat_result) -> bool:
-        return stat.S_ISDIR(info.st_mode) and info.st_ctime_ns >= self._since
+            stack += (path for path in reversed(folders) if path not in skipped)
 
     def _is_new_file(self, info: os.stat_result, folder_device: int) -> bool:
         # A file that the host changes meanwhile is new too, and in the overlay's lower layer.
@@ -289,15 +284,13 @@ class _Sender:
         return ""
 
     def _send_content(self, file: Any, number: int, relative: str) -> None:
-        data = file.read(min(PIECE, self._bytes))
         more = True
         while more:
+            data = file.read(min(PIECE, self._bytes))
             self._bytes -= len(data)
-            following = file.read(min(PIECE, self._bytes)) if len(data) == PIECE else b""
             text = base64.b64encode(data).decode()
-            more = bool(following)
+            more = len(data) == PIECE
             self._send("file", place=number, path=relative, data=text, more=more)
-            data = following
 
     def _send(self, kind: str, **fields: Any) -> None:
         self._write(self._encoder.framed(encoding.encoded(kind, fields)))

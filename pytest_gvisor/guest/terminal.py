@@ -6,11 +6,10 @@ Used by worker.py alone; imports pytest only after ``sys.path`` is the host's.
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import Any, TextIO, cast
 
-if TYPE_CHECKING:
-    from pytest_gvisor.guest.channel import Channel
-    from pytest_gvisor.guest.debugger import Debugger
+from pytest_gvisor.guest.channel import Channel
+from pytest_gvisor.guest.debugger import Debugger
 
 
 class Terminal(io.TextIOBase):
@@ -18,12 +17,12 @@ class Terminal(io.TextIOBase):
 
     encoding = "utf-8"
 
-    def __init__(self, channel: Channel, words: TextIO) -> None:
+    def __init__(self, channel: Channel, words: TextIO, debugger: Debugger) -> None:
         self._channel = channel
         self._words = words
+        self._debugger = debugger
         self.relayed = False
         self.in_test = False
-        self.debugger: Debugger | None = None
 
     def replace(self, config: Any) -> None:
         """Have pytest's terminal plugin write to this file."""
@@ -39,7 +38,7 @@ class Terminal(io.TextIOBase):
         Text written in the midst of a test is its last words. pytest-timeout's thread method writes
         all stacks and ends the process.
         """
-        if self.debugger is not None and self.debugger.reports:
+        if self._debugger.reports:
             self.say(text)
         elif self.relayed and text:
             self._channel.send("terminal", text=text)

@@ -16,10 +16,12 @@ import linecache
 import os
 import signal
 import sys
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pytest_gvisor.guest import encoding, failed, first, identity, passed, program
+from pytest_gvisor.guest.byte_code import Supply
 from pytest_gvisor.guest.channel import Channel
 from pytest_gvisor.guest.debugger import Debugger
 from pytest_gvisor.guest.gate import Gate
@@ -27,11 +29,8 @@ from pytest_gvisor.guest.terminal import Terminal, drop_summaries
 from pytest_gvisor.guest.unsent import take_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     import pytest
 
-    from pytest_gvisor.guest.byte_code import Supply
     from pytest_gvisor.guest.measure import Coverage
 
 GUARD = "PYTEST_GVISOR_INSIDE"  # see plugin/placement.py
@@ -46,14 +45,16 @@ class Plugin:
         self,
         channel: Channel,
         terminal: Terminal,
+        debugger: Debugger,
+        notes: failed.Notes,
+        *,
         files: Iterable[str],
         variables: program.Watch,
-        coverage: Coverage | None = None,
-        *,
-        debugger: Debugger,
+        coverage: Coverage | None,
     ) -> None:
         self._channel = channel
-        self._debugger = terminal.debugger = debugger
+        self._debugger = debugger
+        self._notes = notes
         self._wanted = {part for path in files for part in _with_parents(path)}
         self._variables = variables
         self._coverage = coverage
@@ -63,11 +64,15 @@ class Plugin:
         """Reports that are not yet sent."""
 
         self._running = ""
+        self._folder = ""
+        """The folder of ``tmp_path`` of the test that runs; empty until there is one."""
+
         self._items: dict[str, pytest.Item] = {}
         self._not_run: set[str] = set()
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """Take the place of the terminal before the terminal plugin writes its first line."""
+        self._config = session.config
         option = vars(session.config.option)
         self._relays = bool(option.get("setupshow") or option.get("setuponly"))
         self._terminal.replace(session.config)
@@ -107,8 +112,10 @@ class Plugin:
                 self._channel.send("missing", id=running)
                 continue
             self._not_run.discard(running)
-            self._variables.clear()
+            self._variables.begin()
             self._short.begin(item)
+            self._folder = ""
+            self._notes.begin()
             # At the last failure that the host allows, pytest tears everything down.
             session.testsfailed, session.config.option.maxfail = 0, maxfail
             self._run_protocol(item, items.get(then) if then else None)
@@ -117,6 +124,7 @@ class Plugin:
                 self._terminal.say(f"a fork came back from {self._running}, and ends here\n")
                 _exit(1)
             self._debugger.end()
+            self._notes.begin()
             self._send_reports()
             # The host decides when to stop. The public properties warn when they are unset.
             session._shouldfail = session._shouldstop = False
@@ -149,14 +157,24 @@ class Plugin:
             self._channel.send("stopped", id=self._running, text=text, status=status)
             raise
 
+    def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[Any]:
+        """Note the temporary folder of a test as soon as there is one."""
+        value = yield
+        if fixturedef.argname == "tmp_path":
+            self._folder = str(value)
+            self._notes.begin(self._folder)
+        return value
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Send a report; last of all plugins, since pytest's subtests change it until then."""
         self._reports.append(report)
+        if report.failed and self._folder:
+            self._notes.keep(self._folder)
         # A test that has replaced what this takes puts it back in its teardown. Its reports go with
         # a later one, or before the test is done.
         with suppress(Exception):
             self._send_reports()
-        self._variables.pause(over=True)
+        self._variables.in_test = True
 
     def _send_reports(self) -> None:
         while self._reports:
@@ -208,15 +226,13 @@ class Plugin:
         self._channel.send("phase", id=self._running, when="teardown")
 
     def _switch(self, item: pytest.Item, phase: str) -> None:
-        self._terminal.in_test = True
-        self._variables.pause(over=True)
+        self._terminal.in_test = self._variables.in_test = True
         if self._coverage is not None:
             self._coverage.switch(item.nodeid, phase)
 
     def pytest_runtest_makereport(self) -> None:
         """Note that a phase is over, and that plugins now make a report of it."""
-        self._terminal.in_test = False
-        self._variables.pause(over=False)
+        self._terminal.in_test = self._variables.in_test = False
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Report that all is torn down: nobody has to wait for the rest of pytest's work.
@@ -234,10 +250,6 @@ class Plugin:
     def pytest_internalerror(self, excrepr: object) -> None:
         """Report why the session ends."""
         self._channel.send("internal error", text=str(excrepr)[:100000])
-
-    def pytest_configure(self, config: pytest.Config) -> None:
-        """Keep the configuration for the reports."""
-        self._config = config
 
 
 def _name(item: pytest.Item) -> str:
@@ -264,6 +276,7 @@ def _hook_order(plugin: Plugin) -> None:
     last(type(plugin).pytest_sessionfinish)
     for phase in ("setup", "call", "teardown", "makereport"):
         first(getattr(type(plugin), f"pytest_runtest_{phase}"))
+    pytest.hookimpl(wrapper=True)(type(plugin).pytest_fixture_setup)
     first(type(plugin).pytest_runtestloop)
     first(type(plugin).pytest_sessionstart)
     first(type(plugin).pytest_ignore_collect)
@@ -291,21 +304,23 @@ def run(
     program.assume(**start["program"])
     measured: dict[str, Any] | None = start["coverage"]
     coverage: Coverage | None = program.beside("measure").Coverage(measured) if measured else None
-    gate.supply_modules()
+    gate.supply.begin()
     from _pytest.config import get_config  # noqa: PLC0415 -- sys.path is the host's only now
 
-    terminal = Terminal(channel, words)
+    terminal = Terminal(channel, words, debugger)
     watch = program.Watch(start["held_back"])
     # As Config.fromdictargs, with a plugin that is there before the others.
     config = get_config(start["args"])
     config.option.__dict__.update(start["options"])
     gate.register(config, channel, start["sys_path"])
     config.parse(start["args"], addopts=False)
-    plugin = Plugin(channel, terminal, gate.command["files"], watch, coverage, debugger=debugger)
+    files = gate.command["files"]
+    plugin = Plugin(
+        channel, terminal, debugger, notes, files=files, variables=watch, coverage=coverage
+    )
     debugger.register(config)
     _hook_order(plugin)
     config.pluginmanager.register(plugin, "gvisor-worker")
-    failed.register(config, notes)
     ids = start["worker"]
     if ids and config.pluginmanager.hasplugin("xdist"):
         fixtures = program.beside("bridges").xdist_fixtures(ids)
@@ -318,7 +333,7 @@ def run(
     return int(config.hook.pytest_cmdline_main(config=config) or 0)
 
 
-def main(supply: Supply | None) -> None:
+def main(supply: Supply) -> None:
     """Run the program; ``supply`` finds modules for imports up to the gate."""
     who = identity.wanted(sys.argv[1:])
     change = None if who is None else identity.Change(who)
@@ -334,8 +349,7 @@ def main(supply: Supply | None) -> None:
     if pid := os.fork():
         if memory is not None:
             os.close(memory)
-        if supply is not None:
-            supply.end()
+        supply.end()
         if change is not None:
             change.serve(pid)
         first.attend(pid, channel, notes, gate)

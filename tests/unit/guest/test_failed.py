@@ -63,49 +63,6 @@ def test_another_process_hears_of_them() -> None:
     assert notes.folders() == ["/tmp/a", "/tmp/b"]
 
 
-def test_a_pytest_notes_them(pytester: pytest.Pytester) -> None:
-    """A folder is noted as soon as there is one, whoever asks for it, and kept after a failure."""
-    pytester.makeconftest(
-        """
-        from pytest_gvisor.guest.failed import Notes, register
-
-        def pytest_configure(config):
-            config.notes = Notes()
-            register(config, config.notes)
-
-        def pytest_unconfigure(config):
-            print(*(path.rpartition("/")[2] for path in config.notes.folders()), sep="|")
-        """
-    )
-    pytester.makepyfile(
-        """
-        import pytest
-
-        @pytest.fixture
-        def breaks(tmp_path):
-            assert 0
-
-        def test_fails(tmp_path):
-            assert 0
-
-        def test_breaks(breaks):
-            pass
-
-        def test_asks(request):
-            request.getfixturevalue("tmp_path")
-            assert 0
-
-        def test_has_none():
-            assert 0
-
-        def test_passes(tmp_path):
-            pass
-        """
-    )
-    result = pytester.runpytest("-q", "--no-summary", "-p", "no:gvisor")
-    assert "test_fails0|test_breaks0|test_asks0" in result.outlines
-
-
 @pytest.fixture
 def watch() -> Iterator[program.Watch]:
     """A watch over the names A and B, in this process until the test's end."""
@@ -125,14 +82,14 @@ def test_a_name_that_a_test_looks_for_is_recorded(watch: program.Watch) -> None:
     assert os.getenv("NOT_HERE_B") is None
     assert os.getenv("NOT_HERE_C") is None
     assert watch.missed() == ["NOT_HERE_B", "NOT_HERE_A"]
-    watch.clear()
+    watch.begin()
     assert watch.missed() == []
 
 
 def test_a_name_that_a_plugin_looks_for_while_it_reports_is_not(watch: program.Watch) -> None:
     """The hint in a failure would name a variable that the test never read."""
-    watch.pause(over=False)
+    watch.in_test = False
     assert os.getenv("NOT_HERE_A") is None
-    watch.pause(over=True)
+    watch.in_test = True
     assert os.getenv("NOT_HERE_B") is None
     assert watch.missed() == ["NOT_HERE_B"]

@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 
 from pytest_gvisor.guest import gate
+from pytest_gvisor.guest.byte_code import Supply
 from pytest_gvisor.guest.gate import Gate
 
 COMMAND: dict[str, Any] = {
@@ -25,7 +26,7 @@ COMMAND: dict[str, Any] = {
 @pytest.fixture
 def ends() -> Iterator[tuple[Gate, Gate]]:
     """The gate as the first process has it after the fork, and as the pytest has it."""
-    first = Gate()
+    first = Gate(Supply(-1))
     inner = copy.copy(first)
     inner._first, inner._pytest = first._first.dup(), first._pytest.dup()
     yield first, inner

@@ -173,5 +173,5 @@ def test_ids_that_did_not_change_are_a_refusal(
     change = Change(someone(uid=os.getuid() + 1))
     with pytest.raises(OSError, match="the ids are"):
         change._verify()
-    for fd in (change._asked, change._ask, change._answers, change._answer):
-        os.close(fd)
+    change._first.close()
+    change._child.close()
