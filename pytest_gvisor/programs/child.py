@@ -15,13 +15,10 @@ import struct
 import sys
 import termios
 from collections.abc import Sequence
+from typing import NoReturn
 
 from pytest_gvisor.programs import linux, proc, sources
 from pytest_gvisor.programs.order import Order
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import NoReturn
 
 HIGH_FD = 1000
 """A descriptor that runsc inherits, of its executable, so that its processes have large tables.
@@ -109,17 +106,6 @@ def _place_descriptors(fds: Sequence[int], error_pipe: int) -> None:
     linux.close_from(len(wanted))
 
 
-def _become_session_leader(parent: int) -> None:
-    os.setsid()
-    # execve keeps the signal, but for a program with set-user-ID or capabilities (prctl(2)).
-    # A new user namespace keeps the signal: commit_creds() clears it with the ids or for
-    # capabilities over the old one.
-    linux.set_parent_death_signal(signal.SIGKILL)
-    # The signal is sent when the parent ends; a parent that ended before the prctl sends nothing.
-    if os.getppid() != parent:
-        raise OSError(0, "the keeper is gone")
-
-
 def skip_membarrier() -> None:
     """Have runsc's registration for membarrier(2) succeed at once, by a filter.
 
@@ -162,13 +148,18 @@ def _verify() -> None:
 
 
 def settle(parent: int) -> None:
-    """Take the steps that are the same for each order. Raises `OSError`."""
-    _become_session_leader(parent)
-    _reset()
+    """Take the steps that are the same for each order. Raises `OSError`.
 
-
-def _reset() -> None:
-    """Undo what the keeper has set for itself, and be the first that the host's OOM killer ends."""
+    They undo what the keeper has set for itself. The host's OOM killer ends this process first.
+    """
+    os.setsid()
+    # execve keeps the signal, but for a program with set-user-ID or capabilities (prctl(2)).
+    # A new user namespace keeps the signal: commit_creds() clears it with the ids or for
+    # capabilities over the old one.
+    linux.set_parent_death_signal(signal.SIGKILL)
+    # The signal is sent when the parent ends; a parent that ended before the prctl sends nothing.
+    if os.getppid() != parent:
+        raise OSError(0, "the keeper is gone")
     with (
         contextlib.suppress(OSError),  # where /proc is read-only
         open("/proc/self/oom_score_adj", "w", encoding="ascii") as score,
@@ -190,9 +181,7 @@ def become(
     stage = "session"
     try:
         if not settled:
-            _become_session_leader(parent)
-            stage = "signals"
-            _reset()
+            settle(parent)
         stage = "descriptors"
         _place_descriptors(fds, error_pipe)
         error_pipe = _ERROR_PIPE
@@ -226,11 +215,10 @@ def become(
             os.dup2(_EXECUTABLE, HIGH_FD)
         # By descriptor: the file that was checked is the one that runs, whatever its path names.
         os.execve(_EXECUTABLE, order.argv, order.env)
-    except OSError as error:
-        report = f"{stage} {error.errno or 0} {error.strerror or error}"
+    except Exception as error:  # noqa: BLE001 -- the keeper reports it, whatever it is
+        number = getattr(error, "errno", None) or 0
+        report = f"{stage} {number} {getattr(error, 'strerror', None) or repr(error)}"
         os.write(error_pipe, report.encode("utf-8", "backslashreplace")[:2000])
-    except BaseException as error:  # noqa: BLE001 -- a fork of the keeper must never run on
-        os.write(error_pipe, f"{stage} 0 {error!r}".encode("utf-8", "backslashreplace")[:2000])
-    finally:
+    finally:  # a fork of the keeper must never run on
         sys.stderr.flush()
         os._exit(127)

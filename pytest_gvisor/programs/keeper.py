@@ -45,7 +45,6 @@ class Keeper:
         self.leaving = False
         self.spare: Spare | None = None
         self.copy: Copy | None = None
-        self.copy_begun = False
         self.until_copy = RUNS_BEFORE
         self.held: list[int] = []
         """Descriptors that say, by a lock on them, that this process is alive."""
@@ -149,8 +148,8 @@ class Keeper:
     def copy_ahead(self, run: Run) -> None:
         """Begin a copy of a run's executable after some runs, while no run goes on."""
         self.until_copy -= 1
-        if self.until_copy <= 0 and not (self.runs or self.leaving or self.copy_begun):
-            self.copy_begun = True  # once in a session, whatever comes of it
+        if self.until_copy <= 0 and not (self.runs or self.leaving):
+            self.until_copy = sys.maxsize  # once in a session, whatever comes of it
             with contextlib.suppress(OSError):
                 self.copy = Copy(run.executable, run.order)
 
@@ -209,20 +208,14 @@ def main(arguments: list[str]) -> None:
         os.chdir("/")
         keeper = Keeper(caller, int(arguments[1]), arguments[2])
     except OSError as error:
-        if not _tell(caller, f"{error.errno or 0} {error.strerror}"):
+        try:
+            caller.send(f"{error.errno or 0} {error.strerror}".encode())
+        except OSError:  # pytest is dead, and leaves its folder
             leftovers.clear_session(arguments[2], everywhere=False)
     else:
-        _tell(caller, "ready")
+        with contextlib.suppress(OSError):
+            caller.send(b"ready")
         keeper.serve()
-
-
-def _tell(caller: socket.socket, word: str) -> bool:
-    """Send a message to pytest; return False if pytest is dead, which leaves its folder."""
-    try:
-        caller.send(word.encode())
-    except OSError:
-        return False
-    return True
 
 
 if __name__ == "__main__":

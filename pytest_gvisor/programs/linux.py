@@ -217,13 +217,8 @@ def openat2(folder: int, path: bytes, flags: int, resolve: int) -> int:
     """
     how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, resolve)  # flags, mode, resolve
     for _ in range(_TRIES):
-        result: int = _libc.syscall(
-            ctypes.c_long(_SYS_OPENAT2),
-            ctypes.c_int(folder),
-            ctypes.c_char_p(path),
-            ctypes.c_char_p(how),
-            ctypes.c_size_t(len(how)),
-        )
+        number, size = ctypes.c_long(_SYS_OPENAT2), ctypes.c_size_t(len(how))
+        result: int = _libc.syscall(number, folder, path, how, size)
         if result >= 0:
             return result
         # EAGAIN: something on the way was renamed meanwhile, so the kernel could not be sure.

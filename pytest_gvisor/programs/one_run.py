@@ -13,11 +13,11 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from pytest_gvisor.programs import child, leftovers, paths
 from pytest_gvisor.programs.order import Order
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from typing import Protocol
@@ -114,23 +114,15 @@ class Run:
             raise ValueError(f"{len(fds)} descriptors came with the order")
         self.order = order
         self.executable = os.dup(fds[0])
-        self._fork(message, fds)
-
-    def _fork(self, message: bytes, fds: list[int]) -> None:
         # The child's writer is close-on-exec: the end of an empty pipe says that execve was done.
-        reader, writer = os.pipe2(os.O_CLOEXEC)
+        self.report, writer = os.pipe2(os.O_CLOEXEC)
         try:
-            self.keeper.watch(reader, self.launched)
-            self.report = reader
+            self.keeper.watch(self.report, self.launched)
             me = os.getpid()
-            fds = [self.keeper.executable(fds[0], self.order), *fds[1:]]
+            fds = [self.keeper.executable(fds[0], order), *fds[1:]]
             self.pid = self.keeper.take_spare(message, fds, error_pipe=writer) or os.fork()
             if self.pid == 0:
-                child.become(self.order, fds, parent=me, error_pipe=writer)
-        except BaseException:
-            if self.report < 0:
-                os.close(reader)
-            raise
+                child.become(order, fds, parent=me, error_pipe=writer)
         finally:
             os.close(writer)
 

@@ -19,14 +19,11 @@ import fcntl
 import mmap
 import os
 import sys
+from typing import NoReturn
 
 from pytest_gvisor.programs import child, linux
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.programs.paths import SIDECARS_VARIABLE
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import NoReturn
 
 RUNS_BEFORE = 8
 """Runs of a session until the copy is made."""
@@ -89,7 +86,7 @@ class Copy:
             self.pid = os.fork()
             if self.pid == 0:
                 _make(executable, self.fd, self._of, word=word, parent=me, order=trial)
-        except BaseException:
+        except OSError:
             os.close(self.fd)
             raise
 

@@ -7,7 +7,6 @@ gone. After a SIGKILL of this program, the folder of the run stays, and no proce
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -22,7 +21,7 @@ if not __package__:
         sys.modules[name] = package = type(sys)(name)
         package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
 
-from pytest_gvisor.programs import child, linux
+from pytest_gvisor.programs import child, leftovers, linux
 from pytest_gvisor.programs.order import Order
 
 ORDER = "order.json"
@@ -31,6 +30,9 @@ STATE = "/@state"
 
 KEPT = "/@kept"
 """Stands there for the folder of what was kept: files of the run's own."""
+
+_PATIENCE = 10.0
+"""Seconds for what was killed to end: the threads of a fork bomb end one by one."""
 
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -91,21 +93,11 @@ def run(order: Order) -> int:
     try:
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     finally:
-        _end(pid)
+        # With runsc, the gofer and the sandbox die; they are children of this process then.
+        for number in _ENDS:
+            signal.signal(number, signal.SIG_IGN)
+        leftovers.kill_children(patience=_PATIENCE)
     return status if status >= 0 else 128 - status
-
-
-def _end(pid: int) -> None:
-    """Kill runsc, with which the gofer and the sandbox die, and wait until all are gone."""
-    for number in _ENDS:
-        signal.signal(number, signal.SIG_IGN)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    while True:
-        try:
-            os.wait()
-        except ChildProcessError:
-            return
 
 
 def main(kept: str) -> int:

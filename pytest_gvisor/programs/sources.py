@@ -51,7 +51,13 @@ def bind(sources: tuple[Source, ...]) -> None:
 
     Raises `OSError`, whose text names the path.
     """
-    held = [_copied(source) for source in sources]
+    held = []
+    for source in sources:
+        fd = _opened(source.path, source.identity)
+        held.append(linux.clone_mounts(fd))
+        os.close(fd)
+        if source.readonly:
+            linux.set_readonly(held[-1])
     for source, mounts in zip(sources, held, strict=True):
         place = _opened(source.target)
         is_folder = stat.S_ISDIR(os.fstat(mounts).st_mode)
@@ -62,16 +68,6 @@ def bind(sources: tuple[Source, ...]) -> None:
         linux.attach_mounts(mounts, place)
         os.close(place)
         os.close(mounts)
-
-
-def _copied(source: Source) -> int:
-    """Return a descriptor of the mounts that show a source, read-only if it is to be so."""
-    fd = _opened(source.path, source.identity)
-    mounts = linux.clone_mounts(fd)
-    os.close(fd)
-    if source.readonly:
-        linux.set_readonly(mounts)
-    return mounts
 
 
 def _opened(path: str, identity: tuple[int, int] = ANY) -> int:

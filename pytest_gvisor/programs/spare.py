@@ -14,13 +14,10 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from pytest_gvisor.programs import child, linux
 from pytest_gvisor.programs.order import Order
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import NoReturn
 
 MAX_MESSAGE = 128 * 1024
 MAX_FDS = 16
@@ -45,7 +42,7 @@ class Spare:
                 self.pid = os.fork()
                 if self.pid == 0:
                     _wait(theirs.fileno(), parent=me)
-        except BaseException:
+        except OSError:
             ours.close()
             raise
         self._socket = ours

@@ -17,8 +17,8 @@ import select
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable
+from typing import NoReturn
 
 if not __package__:
     # A program: with -I -S, site-packages is not on sys.path.
@@ -27,10 +27,6 @@ if not __package__:
         package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
 
 from pytest_gvisor.programs import leftovers, linux
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import NoReturn
 
 
 def become(argv: list[str], *above: int) -> NoReturn:
@@ -63,13 +59,10 @@ def _fork(entry: Callable[..., NoReturn], argv: list[str], *above: int) -> int:
     Returns the child's pid.
     """
     me = os.pidfd_open(os.getpid())
-    try:
-        pid = os.fork()
-        if pid == 0:
-            entry(argv, me, *above)
-        return pid
-    finally:
-        os.close(me)
+    pid = os.fork()
+    if pid == 0:
+        entry(argv, me, *above)
+    return pid
 
 
 def guard(argv: list[str], parent: int) -> NoReturn:
@@ -77,42 +70,30 @@ def guard(argv: list[str], parent: int) -> NoReturn:
 
     ``parent`` is a pidfd of the warden.
     """
-    status = 127 << 8
+    status: int | None = 127 << 8
     try:
         linux.set_child_subreaper()
-        status = _command_or(parent, _fork(become, argv, parent))
+        pid = _fork(become, argv, parent)
+        # Pipes and the session's lock are the warden's: held here, they would outlive it.
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd, number in ((null, 0), (null, 1), (null, 2), (parent, 3)):
+            os.dup2(fd, number)
+        linux.close_from(4)
+        status = wait(pid, 3)
     finally:
         leftovers.kill_children()
-        code = os.waitstatus_to_exitcode(status)
+        code = os.waitstatus_to_exitcode(signal.SIGKILL if status is None else status)
         if code < 0:
             linux.reset_signals()
             os.kill(os.getpid(), -code)
         os._exit(code if code >= 0 else 127)
 
 
-def _command_or(warden: int, pid: int) -> int:
-    """Return the command's raw status, or that of SIGKILL if the warden ends first."""
-    # Pipes and the session's lock are the warden's: held here, they would outlive it.
-    null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
+def wait(pid: int, *others: int, seconds: float | None = None) -> int | None:
+    """Return a child's raw status; None if the time, or the end of another, comes first."""
     child = os.pidfd_open(pid)
-    os.dup2(warden, 3)
-    os.dup2(child, 4)
-    linux.close_from(5)
-    ready = select.select([3, 4], [], [])[0]
-    return os.waitpid(pid, 0)[1] if 4 in ready else int(signal.SIGKILL)
-
-
-def wait(pid: int, parent: int, deadline: float) -> int | None:
-    """Return the command's raw status; None if the deadline or the caller's end comes first."""
-    child = os.pidfd_open(pid)
-    try:
-        left = max(0.0, deadline - time.monotonic())
-        ready = select.select([0, parent, child], [], [], left)[0]
-        return os.waitpid(pid, 0)[1] if child in ready else None
-    finally:
-        os.close(child)
+    ready = select.select([child, *others], [], [], seconds)[0]
+    return os.waitpid(pid, 0)[1] if child in ready else None
 
 
 def main(arguments: list[str]) -> None:
@@ -120,16 +101,16 @@ def main(arguments: list[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
         signal.signal(number, signal.SIG_IGN)
     linux.set_child_subreaper()
-    parent, seconds, folder, command = int(arguments[0]), arguments[1], arguments[2], arguments[3:]
-    deadline = time.monotonic() + float(seconds)
+    parent, seconds, folder, *command = arguments
+    above = (0, int(parent))
     try:
-        status = wait(_fork(guard, command), parent, deadline)
+        status = wait(_fork(guard, command), *above, seconds=float(seconds))
         leftovers.kill_children()
         told = "late" if status is None else str(os.waitstatus_to_exitcode(status))
         with contextlib.suppress(OSError):  # nobody is there to be told
             os.write(1, told.encode())
             os.close(1)
-        select.select([0, parent], [], [])
+        select.select(above, [], [])
     finally:
         leftovers.kill_children()
         shutil.rmtree(folder, ignore_errors=True)

@@ -50,7 +50,7 @@ PROGRAMS = {
     "programs/one_run.py": {"child", "leftovers", "paths", "order"},
     "programs/child.py": {"linux", "order", "proc", "sources"},
     "programs/order.py": {"sources"},
-    "programs/replay.py": {"child", "linux", "order"},
+    "programs/replay.py": {"child", "leftovers", "linux", "order"},
     "programs/sources.py": {"linux"},
     "programs/leftovers.py": {"linux", "paths", "proc"},
     "programs/warden.py": {"linux", "leftovers"},

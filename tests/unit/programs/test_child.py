@@ -179,8 +179,8 @@ def test_the_registration_for_membarrier_is_answered_and_not_made(alone: Alone, 
         ("os.setsid", "session", errno.EPERM),
         ("linux.set_parent_death_signal", "session", errno.EINVAL),
         ("os.dup2", "descriptors", errno.EMFILE),
-        ("linux.reset_signals", "signals", errno.EINVAL),
-        ("os.chdir", "signals", errno.EACCES),
+        ("linux.reset_signals", "session", errno.EINVAL),
+        ("os.chdir", "session", errno.EACCES),
         ("linux.set_no_new_privs", "no_new_privs", errno.EPERM),
         ("proc.status_of", "verify", errno.ENOENT),
         ("linux.set_seccomp_filter", "seccomp", errno.EINVAL),
@@ -290,7 +290,7 @@ def test_the_parent_death_signal_is_kept_in_a_user_namespace(alone: Alone) -> No
     assert (
         alone("""
         import ctypes
-        child._become_session_leader(os.getppid())
+        child.settle(os.getppid())
         child._own_users()
         found = ctypes.c_int()
         ctypes.CDLL(None).prctl(2, ctypes.byref(found), 0, 0, 0)  # PR_GET_PDEATHSIG
