@@ -14,12 +14,10 @@ from __future__ import annotations
 import collections
 import contextlib
 import errno
-import functools
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
 
 if not __package__:
     # A program: the package is not installed here, and only this folder of it is shown.
@@ -35,10 +33,12 @@ from pytest_gvisor.guest.loop import READ, Loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Union
 
     Peer = Union[Exec, Connection, Put, Get]  # noqa: UP007 -- Python 3.8
 
+_PEERS: dict[str, Callable[..., Peer]] = {"put": Put, "get": Get, "connect": Connection}
 _REMEMBERED = 4096
 _NOBODY = 65534
 
@@ -57,24 +57,12 @@ class Guest:
         self.past: collections.OrderedDict[int, tuple[int, bytes]] = collections.OrderedDict()
         self._strings = b""
         self._ready = False
-        self._acts: dict[str, Callable[[int, dict[str, Any], bytes], None]] = {
-            "more": self._more,
-            "exec": self._exec,
-            "kill": self._kill,
-            "ping": self._ping,
-            "put": functools.partial(self._open, Put),
-            "get": functools.partial(self._open, Get),
-            "connect": functools.partial(self._open, Connection),
-            "probe": self._probe,
-            "rest": self._rest,
-        }
         self.loop.want(host, READ, self._read)
         self._watch_children()
 
     def _watch_children(self) -> None:
-        reader, writer = (end.detach() for end in socket.socketpair())
-        os.set_blocking(reader, False)
-        os.set_blocking(writer, False)
+        ends = socket.socketpair(type=socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        reader, writer = (end.detach() for end in ends)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._wake = reader
@@ -112,15 +100,18 @@ class Guest:
         op, number = message["op"], message["id"]
         if not self._ready:
             self._hello(message)
-        elif op == "exit":
-            raise SystemExit(0)
-        elif op in self._acts:
-            self._acts[op](number, message, payload)
-        elif number in self.peers:
-            # A peer has a method for each message that means something to it.
-            act = getattr(self.peers[number], f"on_{op}", None)
-            if act is not None:
-                act(message, payload)
+        elif op in _PEERS:
+            try:
+                self.peers[number] = _PEERS[op](self.loop, number, message)
+            except _REFUSED as error:
+                self._refuse(number, error)
+        else:
+            # This object or a peer has a method for each message that means something to it.
+            for one in (self, self.peers.get(number)):
+                act = getattr(one, f"on_{op}", None)
+                if act is not None:
+                    act(message, payload)
+                    return
 
     def _hello(self, message: dict[str, Any]) -> None:
         tag = bytes.fromhex(message["tag"])
@@ -128,10 +119,17 @@ class Guest:
         self._ready = True
         self.loop.send({"op": "hello", "id": 0, "version": frames.VERSION})
 
-    def _more(self, _number: int, _message: dict[str, Any], payload: bytes) -> None:
+    def on_exit(self, *_: object) -> None:
+        """End everything."""
+        raise SystemExit(0)
+
+    def on_more(self, _message: dict[str, Any], payload: bytes) -> None:
+        """Take a part of the strings of the next program."""
         self._strings += payload
 
-    def _exec(self, number: int, message: dict[str, Any], payload: bytes) -> None:
+    def on_exec(self, message: dict[str, Any], payload: bytes) -> None:
+        """Start a program."""
+        number: int = message["id"]
         strings, self._strings = (self._strings + payload).split(b"\0"), b""
         started = Exec(self.loop, number)
         try:
@@ -155,7 +153,9 @@ class Guest:
         # The number of that session may be another's by now.
         return 0 if session in self.running else session, mark
 
-    def _kill(self, number: int, message: dict[str, Any], _payload: bytes) -> None:
+    def on_kill(self, message: dict[str, Any], _payload: bytes) -> None:
+        """Kill the tree of a program, step by step."""
+        number: int = message["id"]
         try:
             steps = kill(*self._tree(message["of"]))
         except KeyError:
@@ -172,30 +172,23 @@ class Guest:
 
         step()
 
-    def _ping(self, number: int, _message: dict[str, Any], _payload: bytes) -> None:
-        self.loop.send({"op": "answer", "id": number, "n": 1})
+    def on_ping(self, message: dict[str, Any], _payload: bytes) -> None:
+        """Answer."""
+        self.loop.send({"op": "answer", "id": message["id"], "n": 1})
 
-    def _open(
-        self, make: Callable[..., Peer], number: int, message: dict[str, Any], _payload: bytes
-    ) -> None:
-        try:
-            self.peers[number] = make(self.loop, number, message)
-        except _REFUSED as error:
-            self._refuse(number, error)
-
-    def _probe(self, number: int, message: dict[str, Any], _payload: bytes) -> None:
+    def on_probe(self, message: dict[str, Any], _payload: bytes) -> None:
         """Answer whether something listens on a port."""
 
         def dialled(made: socket.socket | None, _errno: int) -> None:
             if made is not None:
                 made.close()
-            self.loop.send({"op": "answer", "id": number, "n": int(made is not None)})
+            self.loop.send({"op": "answer", "id": message["id"], "n": int(made is not None)})
 
         Dial(self.loop, message["port"], dialled)
 
-    def _rest(self, number: int, message: dict[str, Any], _payload: bytes) -> None:
+    def on_rest(self, message: dict[str, Any], payload: bytes) -> None:
         """Be at rest while the sandbox is saved. A restored copy of this process wakes up here."""
-        self.loop.send({"op": "answer", "id": number, "n": 1})
+        self.on_ping(message, payload)
         woken = self.loop.rest(bytes.fromhex(message["tag"]))
         if woken["restored"]:
             self.loop.begin_anew(woken["oldest"])

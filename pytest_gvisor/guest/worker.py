@@ -18,9 +18,10 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TextIO
 
-from pytest_gvisor.guest import encoding, failed, first, identity, passed, program
+from pytest_gvisor.guest import encoding, first, identity, passed, program
 from pytest_gvisor.guest.byte_code import Supply
 from pytest_gvisor.guest.channel import Channel
 from pytest_gvisor.guest.debugger import Debugger
@@ -46,7 +47,7 @@ class Plugin:
         channel: Channel,
         terminal: Terminal,
         debugger: Debugger,
-        notes: failed.Notes,
+        notes: first.Notes,
         *,
         files: Iterable[str],
         variables: program.Watch,
@@ -55,7 +56,7 @@ class Plugin:
         self._channel = channel
         self._debugger = debugger
         self._notes = notes
-        self._wanted = {part for path in files for part in _with_parents(path)}
+        self._wanted = {*files}.union(*(map(str, PurePath(file).parents) for file in files))
         self._variables = variables
         self._coverage = coverage
         self._terminal = terminal
@@ -90,8 +91,10 @@ class Plugin:
         """Send the collected tests, without those that nobody can tell apart."""
         several = set()
         for item in session.items:
-            if self._items.setdefault(_name(item), item) is not item:
-                several.add(_name(item))
+            # In messages it has its node id, or see APART in plugin/placement.py.
+            name: str = getattr(item, "gvisor_apart", item.nodeid)
+            if self._items.setdefault(name, item) is not item:
+                several.add(name)
         for name in several:
             del self._items[name]
             self._errors.append(f"{name}: a hook has made several tests of this node id"[:20000])
@@ -181,17 +184,17 @@ class Plugin:
             report = self._reports[0]
             if short := self._short.short(report):
                 self._channel.put_off("passed", id=self._running, passed=short)
-                del self._reports[0]
-                continue
-            hook = self._config.hook
-            data = hook.pytest_report_to_serializable(config=self._config, report=report)
-            data["sections"] = [
-                (title, encoding.cut(text)) for title, text in data.get("sections", [])
-            ]
-            plain = isinstance(report.longrepr, str)
-            missed = self._variables.missed() if report.failed else []
-            self._channel.put_off("report", id=self._running, data=data, plain=plain, missed=missed)
+            else:
+                self._send_whole(report)
             del self._reports[0]
+
+    def _send_whole(self, report: pytest.TestReport) -> None:
+        hook = self._config.hook
+        data = hook.pytest_report_to_serializable(config=self._config, report=report)
+        data["sections"] = [(title, encoding.cut(text)) for title, text in data.get("sections", [])]
+        plain = isinstance(report.longrepr, str)
+        missed = self._variables.missed() if report.failed else []
+        self._channel.put_off("report", id=self._running, data=data, plain=plain, missed=missed)
 
     def pytest_warning_recorded(
         self, warning_message: Any, when: str, nodeid: str, location: Any
@@ -252,19 +255,6 @@ class Plugin:
         self._channel.send("internal error", text=str(excrepr)[:100000])
 
 
-def _name(item: pytest.Item) -> str:
-    """Return a test's name in messages: its node id, or see APART in plugin/placement.py."""
-    name: str = getattr(item, "gvisor_apart", item.nodeid)
-    return name
-
-
-def _with_parents(path: str) -> Iterator[str]:
-    yield path
-    while (parent := os.path.dirname(path)) != path:
-        yield parent
-        path = parent
-
-
 def _hook_order(plugin: Plugin) -> None:
     """Mark the hooks whose place in the order matters, now that pytest can be imported."""
     import pytest  # noqa: PLC0415 -- sys.path is the host's only now
@@ -286,7 +276,7 @@ def run(
     channel: Channel,
     start: dict[str, Any],
     words: TextIO,
-    notes: failed.Notes,
+    notes: first.Notes,
     *,
     gate: Gate,
     debugger: Debugger,
@@ -345,7 +335,7 @@ def main(supply: Supply) -> None:
         return
     if start["families"]:
         program.beside("loopback").make_count(start["families"], identity.kernel_calls())
-    notes, gate = failed.Notes(), Gate(supply)
+    notes, gate = first.Notes(), Gate(supply)
     if pid := os.fork():
         if memory is not None:
             os.close(memory)

@@ -37,8 +37,8 @@ PYTEST = ("plugin", "inside")
 """The folders that import pytest; and guest/worker.py, which is a pytest in the sandbox."""
 
 PYTEST_INSIDE = {
-    "guest.bridges", "guest.debugger", "guest.failed", "guest.gate", "guest.measure",
-    "guest.terminal", "guest.worker",
+    "guest.bridges", "guest.debugger", "guest.gate", "guest.measure", "guest.terminal",
+    "guest.worker",
 }  # fmt: skip
 """The modules of the pytest in the sandbox."""
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_gvisor.guest import failed, program
-from pytest_gvisor.guest.failed import Notes
+from pytest_gvisor.guest import first, program
+from pytest_gvisor.guest.first import Notes
 
 
 def test_the_running_test_and_the_failed_ones_count_once() -> None:
@@ -33,23 +33,23 @@ def test_memory_that_no_name_is_in_is_not_read() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     assert notes.folders() == ["/tmp/one"]
     made = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-    assert made < failed._SIZE // mmap.PAGESIZE // 2
+    assert made < first._SIZE // mmap.PAGESIZE // 2
 
 
 def test_there_is_an_end_to_it() -> None:
     """Folders beyond the room are left out, and none is cut."""
     notes = Notes()
-    names = [f"/{number:08}" for number in range(failed._SIZE // 10 + 10)]
+    names = [f"/{number:08}" for number in range(first._SIZE // 10 + 10)]
     for name in names[:3]:
         notes.keep(name)
-    notes._memory[failed._SLOT : failed._SIZE - 20] = (
-        b"/" + b"x" * (failed._SIZE - 20 - failed._SLOT - 2) + b"\0"
+    notes._memory[first._SLOT : first._SIZE - 20] = (
+        b"/" + b"x" * (first._SIZE - 20 - first._SLOT - 2) + b"\0"
     )
     notes.keep("/fits")
     notes.keep("/does/not/fit")
     notes.begin("/" + "y" * 10_000)
     running, full, last = notes.folders()
-    assert (len(running), full[:2], last) == (failed._SLOT - 2, "/x", "/fits")
+    assert (len(running), full[:2], last) == (first._SLOT - 2, "/x", "/fits")
 
 
 def test_another_process_hears_of_them() -> None:
