@@ -215,7 +215,7 @@ def test_no_program_reaches_into_the_guest(gvisor: Gvisor) -> None:
 @pytest.mark.parametrize("user", [0, 1000], ids=["of the guest", "of other users"])
 def test_no_program_takes_output(gvisor: Gvisor, user: int) -> None:
     """Root takes none through the guest's descriptors, nor a user that of another's programs."""
-    script = TAKES.replace("SECONDS", "4").replace("EVERYONE", str(user != 0))
+    script = TAKES.replace("SECONDS", "2").replace("EVERYONE", str(user != 0))
     expected = "".join(f"{number}\n" for number in range(1, 1001))
     with (
         gvisor.sandbox() as sandbox,
