@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import subprocess
 import time
@@ -14,10 +15,10 @@ from benchmarks.peers import OfficialPackage, install_package
 from benchmarks.results import Figure, Phase, Result
 from benchmarks.timing import Series, interleaved
 from pytest_gvisor.completed import Outcome
-from pytest_gvisor.run.request import Record
+from pytest_gvisor.run.request import Hooks, Record, workspace_of
 from pytest_gvisor.run.runner import Runner
-from pytest_gvisor.run.supervisor import Supervisor
-from pytest_gvisor.sessions.launcher import Keeper
+from pytest_gvisor.run.specification import make_spec
+from pytest_gvisor.run.supervisor import NAP
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -154,46 +155,37 @@ def _status(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-class _TimedSupervisor(Supervisor):
-    """Notes when the keeper reported that runsc was started."""
-
-    spawned_at = 0.0
-
-    def _hear(self) -> bool:
-        going_on = super()._hear()
-        if self.pid and not self.spawned_at:
-            self.spawned_at = time.monotonic()
-        return going_on
-
-
-class _TimedRunner(Runner):
-    """Notes when each step of a run was done."""
-
-    prepared_at = judged_at = removed_at = 0.0
-
-    def _launch(self, keeper: Keeper) -> None:
-        self.prepared_at = time.monotonic()
-        super()._launch(keeper)
-
-    def _clean(self) -> None:
-        if not self.judged_at:
-            self.judged_at = time.monotonic()
-            super()._clean()
-            self.removed_at = time.monotonic()
-
-    def steps(self) -> Iterator[tuple[str, float]]:
-        """Each step of a run that is over, in order, with the moment of its end."""
-        yield "making workspace and bundle", self.prepared_at
-        watch = self.supervisor
-        assert isinstance(watch, _TimedSupervisor)
-        spawned_at, start = watch.spawned_at, watch.start
-        running_at = spawned_at if start is None else watch.started_at + start
+def _steps(bench: Bench) -> Iterator[tuple[str, float]]:
+    """Run once, and yield each step in order, with the moment of its end."""
+    request, record = bench.gvisor.request(TRUE), Record()
+    with contextlib.ExitStack() as undo:
+        workspace = undo.enter_context(workspace_of(request, bench.launcher, record))
+        spec = make_spec(request, workspace, Hooks())
+        run = Runner(request, spec, workspace, bench.launcher, record)
+        run.start(undo, DEADLINE)
+        watch = run.supervisor
+        yield "making workspace and bundle", watch.started_at
+        while not (watch.pid or watch.over):
+            watch.turn(NAP)
+        spawned_at = time.monotonic()
+        watch.watch()
+        watch.drain_events()
+        running_at = spawned_at if watch.start is None else watch.started_at + watch.start
         # The sentry can be heard before the keeper.
         yield "request to the keeper, fork, until runsc's execve", min(spawned_at, running_at)
-        if start is not None:
+        if watch.start is not None:
             yield "runsc and the sentry, until the container's start", running_at
-        yield "the workload, and runsc's end", self.judged_at
-        yield "removing what the run made", self.removed_at
+        removed = []
+
+        def remove() -> None:
+            removed.append(time.monotonic())
+            run.clean()
+            removed.append(time.monotonic())
+
+        run.finish(remove)
+        yield "the workload, and runsc's end", removed[0]
+        yield "removing what the run made", removed[1]
+    yield "the return to the caller", time.monotonic()
 
 
 def phases(bench: Bench, count: int) -> list[Phase]:
@@ -204,14 +196,10 @@ def phases(bench: Bench, count: int) -> list[Phase]:
     spent: dict[str, list[float]] = {}
     for _ in range(count):
         last = begun = time.monotonic()
-        request = bench.gvisor.request(TRUE)
-        runner = _TimedRunner(request, bench.launcher, Record(), supervise=_TimedSupervisor)
-        runner.run()
-        ended = time.monotonic()
-        for name, at in [*runner.steps(), ("the return to the caller", ended)]:
+        for name, at in _steps(bench):
             spent.setdefault(name, []).append(at - last)
             last = at
-        spent.setdefault("all of it", []).append(ended - begun)
+        spent.setdefault("all of it", []).append(last - begun)
     once = {
         "once: finding, judging and questioning runsc": [bench.finding],
         "once: a session's first run, keeper and root filesystem included": [first],

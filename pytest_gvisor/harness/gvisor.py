@@ -11,23 +11,15 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from pytest_gvisor.completed import Completed
 from pytest_gvisor.errors import UsageError
-from pytest_gvisor.oci import validate
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import HOSTNAME
 from pytest_gvisor.oci.rootfs import Rootfs, host, python
-from pytest_gvisor.oci.spec import Mount, Spec
+from pytest_gvisor.oci.spec import Mount
+from pytest_gvisor.run import runner
 from pytest_gvisor.run.pipes import Streams
 from pytest_gvisor.run.project import Project
-from pytest_gvisor.run.request import Hooks, Record, Request, Workspace, forget
-from pytest_gvisor.run.runner import Runner
-from pytest_gvisor.run.specification import (
-    adapted,
-    chosen_settings,
-    input_of,
-    make_spec,
-    netns_of,
-    way_of,
-)
+from pytest_gvisor.run.request import Hooks, Record, Request, forget
+from pytest_gvisor.run.specification import chosen_settings, input_of, netns_of, way_of
 from pytest_gvisor.run.workload import Who, Workload, make_workload, split, unusual
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.command import check_extra
@@ -163,12 +155,10 @@ class Gvisor:
         chosen = self._chosen(timeout, settings)
         project = self._project if chosen.project else None
         asked = make_workload(args, lambda: self._image(chosen), project, **given)
-        way = way_of(chosen)
         repeat = {"input": input if isinstance(input, str | bytes) else None, "timeout": timeout}
         return self._request(
             chosen,
-            way,
-            lambda workspace: self._spec(workspace, asked, chosen, way),
+            asked,
             input=input_of(input),
             project="" if chosen.project else self._project.root,
             stop_signal=asked.rootfs.says.stop_signal if asked.rootfs.says else signal.SIGTERM,
@@ -191,16 +181,8 @@ class Gvisor:
         """
         bundle.check_sources()
         chosen = self._chosen(timeout, settings)
-        way = way_of(chosen)
-        netns = netns_of(bundle.spec, chosen)
-
-        def make(workspace: Workspace) -> Spec:
-            workspace.identities.update(bundle.identities)
-            spec = adapted(bundle.spec, chosen.network, netns or workspace.netns, way)
-            return self._modified(spec)
-
-        settled = dataclasses.replace(chosen, netns=netns)
-        request = self._request(settled, way, make, input=input_of(input))
+        settled = dataclasses.replace(chosen, netns=netns_of(bundle.spec, chosen))
+        request = self._request(settled, bundle, input=input_of(input))
         return self._finish(request, check=check, notes=bundle.notes)
 
     def sandbox(
@@ -225,13 +207,9 @@ class Gvisor:
         With ``snapshot`` it is a copy of a saved sandbox, and has that one's root file system,
         mounts and settings. Raises `UsageError` for others, and `SnapshotError`.
         """
-        from pytest_gvisor.sandbox import interpreter  # noqa: PLC0415 -- only for who has one
-        from pytest_gvisor.sandbox.sandbox import Sandbox  # noqa: PLC0415
+        from pytest_gvisor.sandbox.sandbox import Sandbox  # noqa: PLC0415 -- only for who has one
 
         chosen = self._chosen(timeout, settings)
-        way = way_of(chosen)
-        if way is Way.FLAG:
-            way = Way.OWN  # no sandbox is restored with --rootless
         if snapshot is None:
             workload = make_workload(
                 ["guest"], lambda: self._image(chosen), self._project if chosen.project else None,
@@ -242,16 +220,10 @@ class Gvisor:
             if rootfs is not None or mounts or hostname != HOSTNAME or readonly:
                 raise UsageError("a snapshot has its own rootfs, mounts, hostname and readonly")
             workload = snapshot.workload_with(env=env, cwd=cwd, user=user)
-        start = interpreter.start(workload.rootfs, workload.mounts)
-
-        def make(workspace: Workspace) -> Spec:
-            guest = interpreter.guest(workload, start, workspace.folder)
-            spec = self._spec(workspace, guest, chosen, way)
-            interpreter.check_preload(spec.root.path, spec.mounts)
-            return spec
-
         restores = snapshot.folder if snapshot else ""
-        request = self._request(chosen, way, make, restores=restores, streams=Streams)
+        request = self._request(chosen, workload, restores=restores, streams=Streams)
+        if request.way is Way.FLAG:  # no sandbox is restored with --rootless
+            request = dataclasses.replace(request, way=Way.OWN)
         if snapshot is not None:
             snapshot.check(request)
         started = Sandbox(
@@ -279,42 +251,18 @@ class Gvisor:
         changes = dict(settings) if timeout is None else {**settings, "timeout": timeout}
         return chosen_settings(self.settings, changes)
 
-    def _request(
-        self, chosen: Settings, way: Way, make_spec: Callable[[Workspace], Spec], **more: Any
-    ) -> Request:
+    def _request(self, chosen: Settings, workload: Workload | Bundle, **more: Any) -> Request:
         flags = check_extra(self._hooks.runsc_args(), self.runsc.flags)
         return Request(
-            runsc=self.runsc, platform=self.platform, settings=chosen, make_spec=make_spec,
-            way=way, extra_flags=flags, **more,
+            runsc=self.runsc, platform=self.platform, settings=chosen, workload=workload,
+            way=way_of(chosen), extra_flags=flags, **more,
         )  # fmt: skip
-
-    def _spec(self, workspace: Workspace, asked: Workload, chosen: Settings, way: Way) -> Spec:
-        if self._hooks.modify_spec is not None:
-            # A hook may write to the root's folder: no other run uses that.
-            workspace = dataclasses.replace(workspace, shared="")
-        return self._modified(make_spec(workspace, asked, chosen, way))
-
-    def _modified(self, spec: Spec) -> Spec:
-        if self._hooks.modify_spec is None:
-            return spec
-        config = spec.to_json()
-        self._hooks.modify_spec(config)
-        if config == spec.to_json():
-            return spec
-        changed = validate.read(config)
-        mounts = (
-            dataclasses.replace(mount, source=os.path.realpath(mount.source))
-            if mount.is_bind
-            else mount
-            for mount in changed.mounts
-        )
-        return dataclasses.replace(changed, mounts=tuple(mounts))
 
     def _finish(self, request: Request, *, check: bool, notes: tuple[str, ...] = ()) -> Completed:
         record = Record(notes=notes)
         self.records.append(record)
         try:
-            completed = Runner(request, self._launcher, record, self._hooks.keep).run()
+            completed = runner.run(request, self._launcher, record, self._hooks)
         finally:
             self._hooks.run_finished(record)
             forget(self.records)

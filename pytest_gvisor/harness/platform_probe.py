@@ -14,9 +14,9 @@ from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.harness.gvisor import Gvisor
 from pytest_gvisor.oci import rootfs
+from pytest_gvisor.run import runner
 from pytest_gvisor.run.logs import cause
-from pytest_gvisor.run.request import Record
-from pytest_gvisor.run.runner import Runner
+from pytest_gvisor.run.request import Hooks, Record
 from pytest_gvisor.runsc import elf, platforms
 from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.runsc.platforms import Availability
@@ -85,7 +85,7 @@ class PlatformProbe:
         def run(deadline: float) -> Completed:
             for args in (*programs, platforms.WITHOUT):
                 request = dataclasses.replace(gvisor.request(args, timeout=deadline), logs=True)
-                completed = Runner(request, self._launcher, record).run()
+                completed = runner.run(request, self._launcher, record, Hooks())
                 # The loader's status for a library that is found by an environment variable alone.
                 if completed.returncode != platforms.NOT_STARTED:
                     break

@@ -31,7 +31,8 @@ from pytest_gvisor.programs.sources import Source
 from pytest_gvisor.run import limits
 from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.pipes import SharedStreams, Streams
-from pytest_gvisor.run.request import Record, Request, Workspace
+from pytest_gvisor.run.request import Record, Request, Workspace, workspace_of
+from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.specification import id_mappings
 from pytest_gvisor.runsc import rootless
 from pytest_gvisor.runsc.rootless import Caller, Way
@@ -157,14 +158,17 @@ def launch(config: pytest.Config, plan: Plan, saved: str = "") -> Link:
         platform=plan.platform,
         # The limit on output is that of a workload, and not of what a pytest inside shows.
         settings=dataclasses.replace(plan.settings, max_output=DEFAULT_MAX_OUTPUT),
-        make_spec=lambda workspace: _spec(workspace, plan),
         # With folders to bind, the child makes the user namespace itself: see programs/child.py.
         way=Way.OWN if plan.way is Way.FLAG else plan.way,
         # A file of the host's that is mapped there has not been tried on kvm's page tables.
         streams=Streams if plan.platform is Platform.KVM else SharedStreams,
         restores=saved,
     )
-    link = Link(Driven(request, engine_of(config).launcher, Record()), copy=bool(saved))
+    launcher, record = engine_of(config).launcher, Record()
+    with contextlib.ExitStack() as undo:
+        workspace = undo.enter_context(workspace_of(request, launcher, record))
+        runner = Runner(request, _spec(workspace, plan), workspace, launcher, record)
+        link = Link(Driven(runner, undo), copy=bool(saved))
     if not saved:
         _command(link, "start", **plan.command, sys_path=configuration.search_path())
         with closed_on_error(link):

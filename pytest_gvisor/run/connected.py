@@ -26,24 +26,23 @@ class Ended(NamedTuple):
     error: GvisorError | None
 
 
-class Driven(Runner):
+class Driven:
     """One driven run: `start`, then the supervisor's turns by the caller, then `end`."""
 
-    _undo: contextlib.ExitStack
-    _too_large = False
+    def __init__(self, runner: Runner, undo: contextlib.ExitStack) -> None:
+        """``undo`` removes what was made for the run. A run that is started takes it over."""
+        self.runner = runner
+        self.request, self.record, self.workspace = runner.request, runner.record, runner.workspace
+        self._undo = undo
+        self._too_large = False
 
     def start(self) -> Supervisor:
         """Make the streams and hand the run to the keeper. Raises the errors of `run` before a
         start.
         """
-        try:
-            with contextlib.ExitStack() as undo:
-                self._begin(undo, math.inf)
-                self._undo = undo.pop_all()
-        except GvisorError as error:
-            self.record.error = error
-            raise
-        return self.supervisor
+        self.runner.start(self._undo, math.inf)
+        self._undo = self._undo.pop_all()
+        return self.runner.supervisor
 
     def begin_save(self) -> None:
         """Begin to save the sandbox, whose guest is at rest; see `Supervisor.saved`.
@@ -51,7 +50,7 @@ class Driven(Runner):
         Raises `SnapshotError` where that cannot be.
         """
         self._too_large = False
-        self.supervisor.save(saved.begin(self.workspace, self.request))
+        self.runner.supervisor.save(saved.begin(self.workspace, self.request))
 
     def is_saved(self) -> bool:
         """Whether the command that saves has ended. Call it each `saved.WATCH` seconds.
@@ -59,14 +58,14 @@ class Driven(Runner):
         An image that becomes too large is emptied meanwhile.
         """
         self._too_large = saved.is_too_large(self.workspace) or self._too_large
-        return self.supervisor.saved is not None
+        return self.runner.supervisor.saved is not None
 
     def finish_save(self) -> str:
         """Return the folder of the image when the command that saves has ended.
 
         The image is removed with the run, unless it is moved. Raises `SnapshotError`.
         """
-        return saved.finish(self.workspace, self.supervisor.saved, too_large=self._too_large)
+        return saved.finish(self.workspace, self.runner.supervisor.saved, too_large=self._too_large)
 
     def save(self, budget: Budget) -> str:
         """Save the sandbox, in the thread that drives it; return the folder of `finish_save`.
@@ -74,7 +73,7 @@ class Driven(Runner):
         The sandbox runs on. At the end of the time it is of no use any more: end it.
         """
         self.begin_save()
-        supervisor = self.supervisor
+        supervisor = self.runner.supervisor
         while not self.is_saved() and not supervisor.over:
             if (left := budget.left) <= 0:
                 raise SnapshotError("the sandbox was not saved in time")
@@ -83,12 +82,12 @@ class Driven(Runner):
 
     def oom_kills(self) -> int:
         """Return the number of its processes that the kernel has killed for memory."""
-        return self._cgroups.oom_kills()
+        return self.runner.cgroups.oom_kills()
 
     def end(self, patience: float = 0.0) -> Ended:
         """Wait ``patience`` seconds for its end, kill the rest, and remove everything."""
         with self._undo:
-            return self._finish(patience, self._clean)
+            return self._finish(patience, self.runner.clean)
 
     def leave(self, patience: float = 0.0) -> Ended:
         """End it like `end`, and return while the keeper removes everything; then `settle`.
@@ -97,7 +96,7 @@ class Driven(Runner):
         """
         with contextlib.ExitStack() as undo:
             undo.push(self._undo)
-            ended = self._finish(patience, self.supervisor.release)
+            ended = self._finish(patience, self.runner.supervisor.release)
             undo.pop_all()
         return ended
 
@@ -109,12 +108,10 @@ class Driven(Runner):
         """End it, and have it removed by ``remove``."""
         error: GvisorError | None = None
         try:
-            killed = self.supervisor.end(patience)
-            verdict = self._judge()
-            remove()
-            completed = self._completed(verdict)
-            if not killed:
-                self._raise_for(verdict, completed)
+            killed = self.runner.supervisor.end(patience)
+            _completed, found = self.runner.finish(remove)
+            error = None if killed else found
         except GvisorError as caught:
-            self.record.error = error = caught
+            error = caught
+        self.record.error = error
         return Ended(completed=self.record.completed, error=error)

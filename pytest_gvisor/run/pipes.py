@@ -15,6 +15,8 @@ from pytest_gvisor.run.capture import CHUNK, Capture, Drain
 _SOCKET_BUFFER = 1024 * 1024
 
 Input = bytes | Iterable[bytes] | None
+Change = Callable[[int, int, Callable[[], bool]], None]
+"""`Supervisor.change`."""
 
 
 class Feed:
@@ -89,15 +91,20 @@ class Pipes:
             fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, CHUNK)
         self.drains.append(Drain(reader, capture))
 
-    def watched(self) -> Iterator[tuple[int, int, Callable[[], bool]]]:
-        """Yield each of our ends to wait for, with its event and its callback.
-
-        The call returns False at the end of its stream.
-        """
+    def watch(self, change: Change) -> None:
+        """Have our ends waited for. What is called then returns False at the end of its stream."""
         if self._feed is not None:
-            yield self._feed.fd, selectors.EVENT_WRITE, self._feed.write
+            change(self._feed.fd, selectors.EVENT_WRITE, self._feed.write)
         for drain in self.drains:
-            yield drain.fd, selectors.EVENT_READ, drain.read
+            change(drain.fd, selectors.EVENT_READ, drain.read)
+
+    def is_open(self) -> bool:
+        """Whether the workload may still write. That it may read does not count."""
+        return any(drain.fd in self.ours for drain in self.drains)
+
+    def is_slow(self) -> bool:
+        """Whether output is still on its way although runsc has ended a while ago."""
+        return False
 
     def hand_over(self) -> None:
         """Close the workload's ends here: a stream ends only when nobody holds its other end."""
@@ -160,19 +167,3 @@ class SharedStreams(Streams):
         seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
         fcntl.fcntl(self.memory, fcntl.F_ADD_SEALS, seals)
         os.dup2(self.memory, self.theirs[1], inheritable=False)
-
-
-class TerminalPipes(Pipes):
-    """One terminal as all three streams; our end twice, for reading and for writing."""
-
-    terminal = True
-
-    def _open(self, feed: Input) -> None:
-        del feed
-        ours, theirs = os.openpty()
-        self.ours.append(ours)
-        self.theirs.append(theirs)
-        self.ours.append(os.dup(ours))
-        for _ in range(2):
-            self.theirs.append(os.dup(theirs))
-        os.set_blocking(ours, False)

@@ -1,23 +1,31 @@
-"""The request for a run, its folder, and its record."""
+"""The request for a run, its record, and the folder that is made for it."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import secrets
+import shutil
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pytest_gvisor.completed import Completed
-from pytest_gvisor.errors import GvisorError
+from pytest_gvisor.errors import GvisorError, stage
+from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.programs.sources import Source
 from pytest_gvisor.run.logs import DebugLogs
 from pytest_gvisor.run.pipes import Pipes
+from pytest_gvisor.run.workload import Workload
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.rootless import Way
+from pytest_gvisor.sessions.launcher import Launcher
+from pytest_gvisor.sessions.private import make_private
 from pytest_gvisor.settings import Network, Platform, Settings
 
 MAX_RECORDS = 50
@@ -46,6 +54,9 @@ class Workspace:
     identities: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
     """Device and inode of sources, by path, that must be the very ones that were checked."""
 
+    begun: float = dataclasses.field(default_factory=time.monotonic)
+    """When the run began, on the monotonic clock."""
+
     def netns_if(self, network: Network) -> str | None:
         """Return `netns` if the network is the sandbox's own stack, else None."""
         return self.netns if network is Network.SANDBOX else None
@@ -66,8 +77,8 @@ class Request:
     settings: Settings
     """How the sandbox is started, apart from the platform; network, limits of time and output."""
 
-    make_spec: Callable[[Workspace], Spec]
-    """Makes the root filesystem in the workspace and the specification that goes with it."""
+    workload: Workload | Bundle | None = None
+    """What runs, for `specification.make_spec`; None where the caller makes a specification."""
 
     way: Way = Way.PRIVILEGED
     input: bytes | Iterable[bytes] | None = None
@@ -87,8 +98,8 @@ class Request:
     """A descriptor that ends the run once it is readable; None where nobody can end it."""
 
     extra_flags: tuple[str, ...] = ()
-    streams: type[Pipes] = Pipes
-    """What the workload's standard streams are."""
+    streams: Callable[..., Pipes] = Pipes
+    """Makes the workload's standard streams; takes the arguments of `Pipes`."""
 
     repeat: Mapping[str, object] = dataclasses.field(default_factory=dict)
     """Keyword arguments that repeat this run, for the repr."""
@@ -119,6 +130,32 @@ class Record:
     spec: Spec | None = None
     start: float | None = None
     """Seconds from the hand-over to the keeper until the sentry said that the workload starts."""
+
+
+@contextlib.contextmanager
+def workspace_of(request: Request, launcher: Launcher, record: Record) -> Iterator[Workspace]:
+    """Yield a new folder for a run, and remove it at the end of the block.
+
+    An error of the block is noted in the record. Raises `LaunchError`.
+    """
+    written: DebugLogs | None = None
+    try:
+        shared, run = launcher.session().path, "g" + secrets.token_hex(4)
+        folder = os.path.join(shared, run)
+        with contextlib.ExitStack() as undo:
+            with stage("workspace", f"cannot make {folder}"):
+                # If it exists, it is another run's: it is neither used nor removed.
+                make_private(folder)
+                undo.callback(shutil.rmtree, folder, ignore_errors=True)
+                make_private(os.path.join(folder, "root"))
+                if request.settings.debug or request.logs:
+                    written = DebugLogs(os.path.join(folder, "logs"))
+                    undo.callback(written.close)
+            netns = os.path.join(folder, "netns")
+            yield Workspace(id=run, folder=folder, shared=shared, netns=netns, logs=written)
+    except GvisorError as error:
+        record.error = error
+        raise
 
 
 def forget(records: list[Record]) -> None:

@@ -1,17 +1,14 @@
-"""One whole run: workspace, bundle, launch, supervision, verdict, removal.
+"""One whole run: workspace, specification, bundle, launch, supervision, verdict, removal.
 
-This is where the parts meet. Whatever happens, a workspace that was made is removed, and an error
-is one of our tree.
+This is where the parts meet. Each value is made from the one before, and nothing below calls back.
+Whatever happens, a workspace that was made is removed, and an error is one of our tree.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pytest_gvisor.completed import Completed, Outcome, Usage
 from pytest_gvisor.errors import GvisorError, stage
@@ -19,217 +16,159 @@ from pytest_gvisor.oci import host_paths
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.mounts import shows_devices
 from pytest_gvisor.oci.spec import Spec
-from pytest_gvisor.oci.validate import check_id
 from pytest_gvisor.programs.order import Order
-from pytest_gvisor.run import (
-    bad_news,
-    cgroup,
-    limits,
-    logs,
-    not_started,
-    saved,
-    sentry,
-)
+from pytest_gvisor.run import bad_news, cgroup, limits, logs, not_started, saved, sentry
 from pytest_gvisor.run.capture import streams
 from pytest_gvisor.run.cgroup import Cgroups, limits_of, measured
 from pytest_gvisor.run.host_sources import check_points, placed, written
-from pytest_gvisor.run.request import Record, Request, Workspace
+from pytest_gvisor.run.request import Hooks, Record, Request, Workspace, workspace_of
+from pytest_gvisor.run.specification import make_spec
 from pytest_gvisor.run.supervisor import Supervisor
 from pytest_gvisor.run.verdict import Evidence, Verdict, judge
-from pytest_gvisor.runsc.command import (
-    gofer_flags,
-    run_argv,
-    runsc_env,
-    shell_line,
-    term_argv,
-)
+from pytest_gvisor.runsc.command import gofer_flags, run_argv, runsc_env, shell_line, term_argv
 from pytest_gvisor.runsc.features import registers_in_vain
 from pytest_gvisor.runsc.rootless import Way
-from pytest_gvisor.sessions.launcher import Keeper, Launcher
-from pytest_gvisor.sessions.private import make_private
-from pytest_gvisor.sessions.session_folder import SessionDir
+from pytest_gvisor.sessions.launcher import Launcher
 from pytest_gvisor.settings import Network
 
 
+def run(request: Request, launcher: Launcher, record: Record, hooks: Hooks) -> Completed:
+    """Run a request to its end, and note it in the record.
+
+    Raises `InvalidBundle`, `UsageError`, `InsecureRunsc` or `LaunchError` before anything has
+    started, and `RunscFailed`, `SandboxCrashed` or `WorkloadTimeout` after.
+    """
+    with workspace_of(request, launcher, record) as workspace:
+        spec = make_spec(request, workspace, hooks)
+        return Runner(request, spec, workspace, launcher, record, keep=hooks.keep).run()
+
+
 class Runner:
-    """A runner of requests, one after the other; several runners may share a `Launcher`."""
+    """One run of a specification. `run` is all of it: `start`, the supervisor's turns, `finish`.
+
+    The workspace is removed by whoever made it. Several runners may share a `Launcher`.
+    """
 
     def __init__(
         self,
         request: Request,
+        spec: Spec,
+        workspace: Workspace,
         launcher: Launcher,
         record: Record,
+        *,
         keep: Callable[[Workspace, Record], None] | None = None,
-        supervise: Callable[..., Supervisor] = Supervisor,
     ) -> None:
         self.request = request
+        self.workspace = workspace
         self.launcher = launcher
         self.record = record
-        self.keep = keep
-        self.workspace: Workspace
+        record.args, record.spec = spec.process.args, spec
         self.supervisor: Supervisor
-        self._make_supervisor = supervise
-        self._cgroups = Cgroups()
+        self.cgroups = Cgroups()
+        self._spec = spec
+        self._keep = keep
         self._usage = Usage()
-        self._listener: sentry.Listener
         self._leaks: tuple[str, ...] | None = None
-        """What could not be removed; None before `_clean`."""
-
-        self._started_at = time.monotonic()
+        """What could not be removed; None before `clean`."""
 
     def run(self) -> Completed:
-        """Run the request to its end.
-
-        Raises `InvalidBundle`, `UsageError`, `InsecureRunsc` or `LaunchError` before anything has
-        started, and
-        `RunscFailed`, `SandboxCrashed` or `WorkloadTimeout` after.
-        """
-        try:
-            with contextlib.ExitStack() as undo:
-                self._begin(undo, self.request.settings.timeout)
-                self.supervisor.watch()
-                self.supervisor.drain_events()
-                verdict = self._judge()
-                self._clean()
-                completed = self._completed(verdict)
-            self._raise_for(verdict, completed)
-        except GvisorError as error:
-            self.record.error = error
-            raise
+        """Run it to its end. Raises as the function `run`."""
+        with contextlib.ExitStack() as undo:
+            self.start(undo, self.request.settings.timeout)
+            self.supervisor.watch()
+            self.supervisor.drain_events()
+            completed, error = self.finish(self.clean)
+        if error is not None:
+            raise error
         return completed
 
-    def _begin(self, undo: contextlib.ExitStack, timeout: float) -> None:
-        """Make the run's parts and hand it to the keeper; ``undo`` ends and removes it all."""
-        keeper, order = self._prepare(undo)
-        settings = self.request.settings
-        with stage("pipes", "cannot make the workload's streams"):
-            pipes = self.request.streams(settings.max_output, feed=self.request.input)
-            undo.callback(pipes.close)
-            if self.workspace.logs is not None:
-                pipes.drains += self.workspace.logs.drains
-            self.supervisor = self._make_supervisor(
-                order, pipes, timeout=timeout, listener=self._listener, stop=self.request.stop
-            )
-            undo.callback(self.supervisor.close)
-        undo.callback(self._clean)
-        self._launch(keeper)
-
-    def _prepare(self, undo: contextlib.ExitStack) -> tuple[Keeper, Order]:
-        """Make everything that the launch needs; ``undo`` removes it."""
-        if self.request.restores:
-            saved.check(self.request.platform, self.request.way)
-        keeper, session = self.launcher.keeper(), self.launcher.session()
-        workspace = self.workspace = self._make_workspace(session, undo)
+    def start(self, undo: contextlib.ExitStack, timeout: float) -> None:
+        """Make what the run needs, and hand it to the keeper; ``undo`` ends and removes it all."""
+        request, workspace = self.request, self.workspace
+        if request.restores:
+            saved.check(request.platform, request.way)
+        keeper = self.launcher.keeper()
         with stage("events", "cannot listen to the sandbox"):
-            self._listener = sentry.Listener(workspace.folder)
-            undo.callback(self._listener.close)
-        spec = self.request.make_spec(workspace)
-        self.record.args, self.record.spec = spec.process.args, spec
-        check_points(spec, host_paths.written_now)
-        undo.enter_context(host_paths.writing(written(spec)))
-        told, sources = placed(spec, workspace)
+            listener = sentry.Listener(workspace.folder)
+            undo.callback(listener.close)
+        with stage("pipes", "cannot make the workload's streams"):
+            pipes = request.streams(request.settings.max_output, feed=request.input)
+            undo.callback(pipes.close)
+        if workspace.logs is not None:
+            pipes.drains += workspace.logs.drains
+        check_points(self._spec, host_paths.written_now)
+        undo.enter_context(host_paths.writing(written(self._spec)))
+        told, sources = placed(self._spec, workspace)
         workspace.sources.extend(sources)
-        Bundle.create(workspace.path("bundle"), told, terminal=self.request.streams.terminal)
-        limited = limits_of(spec)
-        memory = limited.get("memory")
-        if memory is not None:
+        Bundle.create(workspace.path("bundle"), told, terminal=pipes.terminal)
+        self._limit(undo)
+        order = order_of(request, self._spec, workspace, self.cgroups.folders, pipes.terminal)
+        self._note(order)
+        with stage("pipes", "cannot make the workload's streams"):
+            self.supervisor = Supervisor(
+                order, pipes, timeout=timeout, listener=listener, stop=request.stop
+            )
+        undo.callback(self.supervisor.close)
+        undo.callback(self.clean)
+        # Last of all: what is written to the file from here on has the time of an execve.
+        request.runsc.check_unchanged()
+        with self.cgroups.descriptors() as fds:
+            self.supervisor.launch(keeper, request.runsc.fd, fds)
+
+    def _limit(self, undo: contextlib.ExitStack) -> None:
+        """Make the cgroups of the limits, and show runsc the one on memory."""
+        workspace, session, limited = self.workspace, self.launcher.session(), limits_of(self._spec)
+        if (memory := limited.get("memory")) is not None:
             workspace.sources.extend(limits.total_memory(int(memory), workspace.folder))
-        self._cgroups = cgroup.create(
+        self.cgroups = cgroup.create(
             limited, lambda path: session.journal(id=workspace.id, cgroups=[path])
         )
-        undo.callback(self._cgroups.remove)
-        return keeper, self._order(workspace, spec)
+        undo.callback(self.cgroups.remove)
 
-    def _make_workspace(self, session: SessionDir, undo: contextlib.ExitStack) -> Workspace:
-        run = check_id("g" + secrets.token_hex(4))
-        folder = os.path.join(session.path, run)
-        written: logs.DebugLogs | None = None
-        with stage("workspace", f"cannot make {folder}"):
-            # What is there is another run's: it is neither used nor, with the rest, removed.
-            make_private(folder)
-            undo.callback(shutil.rmtree, folder, ignore_errors=True)
-            make_private(os.path.join(folder, "root"))
-            if self.request.settings.debug or self.request.logs:
-                written = logs.DebugLogs(os.path.join(folder, "logs"))
-                undo.callback(written.close)
-        netns = os.path.join(folder, "netns")
-        return Workspace(id=run, folder=folder, shared=session.path, netns=netns, logs=written)
-
-    def _order(self, workspace: Workspace, spec: Spec) -> Order:
-        request, runsc = self.request, self.request.runsc
-        root = workspace.path("root")
-        # With --rootless, only runsc is in a user namespace in which something may be mounted.
-        flag = request.way is Way.FLAG and not workspace.sources
-        argv = run_argv(
-            workspace.id,
-            workspace.folder,
-            platform=request.platform,
-            network=request.settings.network,
-            rootless=flag,
-            logs=workspace.logs is not None,
-            strace=request.settings.debug,
-            one_release=runsc.enforces_release,
-            restores=request.restores,
-            extra=(*self._gofer_flags(spec), *request.extra_flags),
-        )
-        hide = request.settings.network is Network.SANDBOX
-        order = Order(
-            id=workspace.id,
-            argv=argv,
-            term=term_argv(workspace.id, workspace.folder, request.stop_signal),
-            env=runsc_env(root, runsc.sidecars.folder if runsc.uses_sidecars else ""),
-            folder=workspace.folder,
-            root=root,
-            cgroups=tuple(self._cgroups.folders),
-            hide_net_sysctls=hide,
-            own_users=not flag and request.way in (Way.OWN, Way.FLAG),
-            skip_membarrier=registers_in_vain(runsc.date, request.platform),
-            netns="" if not hide or request.settings.netns else workspace.netns,
-            sources=tuple(workspace.sources),
-            terminal=request.streams.terminal,
-        )
+    def _note(self, order: Order) -> None:
         record = self.record
-        record.order, record.argv = order, (runsc.path, *argv[1:])
+        record.order, record.argv = order, (self.request.runsc.path, *order.argv[1:])
         record.command = shell_line(record.argv, order.env)
-        if isinstance(request.input, bytes):
-            record.input = request.input
-        return order
+        if isinstance(self.request.input, bytes):
+            record.input = self.request.input
 
-    def _gofer_flags(self, spec: Spec) -> tuple[str, ...]:
-        binds = [mount for mount in spec.mounts if mount.is_bind and "nodev" not in mount.options]
-        devices = any(shows_devices(mount.source) for mount in binds)
-        return gofer_flags(self.request.runsc.flags, devices=devices)
+    def finish(self, remove: Callable[[], None]) -> tuple[Completed, GvisorError | None]:
+        """Judge a run that has ended and have it removed by ``remove``; return the result.
 
-    def _launch(self, keeper: Keeper) -> None:
-        # Last of all: what is written to the file from here on has the time of an execve.
-        runsc = self.request.runsc
-        runsc.check_unchanged()
-        with self._cgroups.descriptors() as fds:
-            self.supervisor.launch(keeper, runsc.fd, fds)
+        With it comes the error that is to be raised.
+        """
+        verdict = self._judge()
+        remove()
+        completed = self._completed(verdict)
+        return completed, self.supervisor.failure or bad_news.error_of(
+            verdict, self.request, self.record, completed,
+            had_started=self.supervisor.listener.started,
+        )  # fmt: skip
 
     def _judge(self) -> Verdict:
         """Read what runsc has left, have it kept, and return the verdict on all of it."""
         record, workspace, supervisor = self.record, self.workspace, self.supervisor
-        self._usage = measured(self._cgroups.places)
+        self._usage = measured(self.cgroups.places)
         record.start = supervisor.start
         record.runsc_records = logs.records(workspace.path("log"))
         record.panic = logs.panic(workspace.path("panic"))
         if workspace.logs is not None:
             captured = workspace.logs.captured()
             record.debug_logs = {name: logs.end(log) for name, log in captured.items()}
-        if self.keep is not None:
-            self.keep(workspace, record)
+        if self._keep is not None:
+            self._keep(workspace, record)
         if supervisor.failure is not None:
             return Verdict(outcome=Outcome.LAUNCH_FAILED, returncode=127)
-        listener = self._listener
+        listener = supervisor.listener
         evidence = Evidence(
             runsc_status=9 if supervisor.status is None else supervisor.status,
             records=record.runsc_records,
             panic=record.panic,
             timed_out=supervisor.timed_out,
             cancelled=supervisor.cancelled,
-            oom_kills=self._cgroups.oom_kills(),
-            refused_tasks=self._cgroups.refused_tasks(),
+            oom_kills=self.cgroups.oom_kills(),
+            refused_tasks=self.cgroups.refused_tasks(),
             sentry_reports=listener.complete,
             started=listener.started,
             workload_statuses=listener.workload_statuses,
@@ -237,7 +176,7 @@ class Runner:
         )
         return judge(evidence)
 
-    def _clean(self) -> None:
+    def clean(self) -> None:
         """Have the keeper remove everything of the run. A second call does nothing."""
         if self._leaks is not None:
             return
@@ -259,7 +198,7 @@ class Runner:
             args=self.record.args,
             returncode=verdict.returncode,
             **streams(pipes.stdout, pipes.stderr),
-            duration=time.monotonic() - self._started_at,
+            duration=time.monotonic() - self.workspace.begun,
             platform=self.request.platform,
             outcome=verdict.outcome,
             exact=verdict.exact,
@@ -273,9 +212,41 @@ class Runner:
         self.record.completed = completed
         return completed
 
-    def _raise_for(self, verdict: Verdict, completed: Completed) -> None:
-        error = self.supervisor.failure or bad_news.error_of(
-            verdict, self.request, self.record, completed, had_started=self._listener.started
-        )
-        if error is not None:
-            raise error
+
+def order_of(
+    request: Request, spec: Spec, workspace: Workspace, cgroups: Sequence[str], terminal: bool
+) -> Order:
+    """Return the order to the keeper for a run. Raises `UsageError` for a NUL byte in a flag."""
+    runsc, root, network = request.runsc, workspace.path("root"), request.settings.network
+    # With --rootless, only runsc is in a user namespace in which something may be mounted.
+    flag = request.way is Way.FLAG and not workspace.sources
+    binds = [mount for mount in spec.mounts if mount.is_bind and "nodev" not in mount.options]
+    devices = any(shows_devices(mount.source) for mount in binds)
+    argv = run_argv(
+        workspace.id,
+        workspace.folder,
+        platform=request.platform,
+        network=network,
+        rootless=flag,
+        logs=workspace.logs is not None,
+        strace=request.settings.debug,
+        one_release=runsc.enforces_release,
+        restores=request.restores,
+        extra=(*gofer_flags(runsc.flags, devices=devices), *request.extra_flags),
+    )
+    hide = network is Network.SANDBOX
+    return Order(
+        id=workspace.id,
+        argv=argv,
+        term=term_argv(workspace.id, workspace.folder, request.stop_signal),
+        env=runsc_env(root, runsc.sidecars.folder if runsc.uses_sidecars else ""),
+        folder=workspace.folder,
+        root=root,
+        cgroups=tuple(cgroups),
+        hide_net_sysctls=hide,
+        own_users=not flag and request.way in (Way.OWN, Way.FLAG),
+        skip_membarrier=registers_in_vain(runsc.date, request.platform),
+        netns="" if not hide or request.settings.netns else workspace.netns,
+        sources=tuple(workspace.sources),
+        terminal=terminal,
+    )

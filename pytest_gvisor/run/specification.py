@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_gvisor import settings as words
 from pytest_gvisor.errors import InvalidBundle, PytestGvisorWarning, UsageError
+from pytest_gvisor.oci import validate
 from pytest_gvisor.oci.accounts import account_of
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import default_spec, parse_user
@@ -21,7 +22,7 @@ from pytest_gvisor.oci.vocabulary import NamespaceType
 from pytest_gvisor.programs.sources import ANY
 from pytest_gvisor.run import limits
 from pytest_gvisor.run.project import Project
-from pytest_gvisor.run.request import Workspace
+from pytest_gvisor.run.request import Hooks, Request, Workspace
 from pytest_gvisor.run.workload import OPTIONS, Workload, make_workload, split
 from pytest_gvisor.runsc import rootless
 from pytest_gvisor.runsc.rootless import Caller, Way
@@ -67,7 +68,39 @@ def way_of(chosen: Settings) -> Way:
     return rootless.decide(chosen.rootless, Caller.read(os.geteuid()), chosen.network)
 
 
-def make_spec(workspace: Workspace, workload: Workload, chosen: Settings, way: Way) -> Spec:
+def make_spec(request: Request, workspace: Workspace, hooks: Hooks) -> Spec:
+    """Make the root file system of a request's workload, and return the specification for it.
+
+    A change by a plugin's hook is validated. Raises `InvalidBundle`, `UsageError` or `LaunchError`.
+    """
+    workload, chosen = request.workload, request.settings
+    if isinstance(workload, Bundle):
+        workspace.identities.update(workload.identities)
+        netns = chosen.netns or workspace.netns
+        spec = adapted(workload.spec, chosen.network, netns, request.way)
+    else:
+        assert workload is not None
+        if hooks.modify_spec is not None:
+            # A hook may write to the root's folder: no other run uses that.
+            workspace = dataclasses.replace(workspace, shared="")
+        spec = _spec_of(workload, workspace, chosen, request.way)
+    if hooks.modify_spec is None:
+        return spec
+    config = spec.to_json()
+    hooks.modify_spec(config)
+    if config == spec.to_json():
+        return spec
+    changed = validate.read(config)
+    mounts = (
+        dataclasses.replace(mount, source=os.path.realpath(mount.source))
+        if mount.is_bind
+        else mount
+        for mount in changed.mounts
+    )
+    return dataclasses.replace(changed, mounts=tuple(mounts))
+
+
+def _spec_of(workload: Workload, workspace: Workspace, chosen: Settings, way: Way) -> Spec:
     """Make the workload's root file system, and the specification for it."""
     named = parse_user(workload.user if workload.entry is None else workload.entry)
     project = workload.project
@@ -131,7 +164,7 @@ def write_bundle(
     os.makedirs(path, 0o700, exist_ok=True)
     # No namespace is made for a bundle that is only written: whoever runs it decides on one.
     workspace = Workspace(id=os.path.basename(path), folder=path, shared="", netns="")
-    bundle = Bundle.create(path, make_spec(workspace, workload, chosen, way_of(chosen)))
+    bundle = Bundle.create(path, _spec_of(workload, workspace, chosen, way_of(chosen)))
     judged = {path: identity for path, identity in workspace.identities.items() if identity != ANY}
     return dataclasses.replace(bundle, identities=judged)
 

@@ -107,8 +107,7 @@ class Supervisor:
 
     def _register(self) -> None:
         """Wait for the streams, and for messages of the keeper and the sentry."""
-        for fd, event, act in self.pipes.watched():
-            self.change(fd, event, act)
+        self.pipes.watch(self.change)
         if self._control is not None:
             self.change(self._control.fileno(), selectors.EVENT_READ, self._hear)
         self.change(self.listener.fileno(), selectors.EVENT_READ, self._listen)
@@ -125,7 +124,7 @@ class Supervisor:
 
     def watch(self) -> None:
         """Wait until runsc has ended and its output is drained, or the deadline has killed it."""
-        while (self.status is None or self._streams_open()) and self._phase not in _LAST:
+        while (self.status is None or self.pipes.is_open()) and self._phase not in _LAST:
             self.turn(NAP)
 
     def turn(self, timeout: float | None) -> None:
@@ -161,10 +160,6 @@ class Supervisor:
                     self._stop_lingering()
         return max(0.0, left)
 
-    def _streams_open(self) -> bool:
-        """Whether an output pipe is still open. The input's does not count."""
-        return any(drain.fd in self.pipes.ours for drain in self.pipes.drains)
-
     def _expire(self) -> None:
         """Apply the deadline: SIGTERM and a grace, then SIGKILL, then no more waiting."""
         # An input that blocks, or a stop of this process, may have come before the end was heard.
@@ -191,7 +186,10 @@ class Supervisor:
     def _stop_lingering(self) -> None:
         """Read the rest of the streams, and wait no longer for processes that hold them."""
         self.read_rest()  # this process may have had no turn since the end
-        self._enter(Phase.OVER)
+        if self.pipes.is_slow():
+            self._enter(Phase.LINGERS, LINGER)
+        else:
+            self._enter(Phase.OVER)
 
     def read_rest(self) -> None:
         """Read what is in the output's pipes by now, and no more: a writer may never stop."""

@@ -20,15 +20,13 @@ import time
 import tty
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from pytest_gvisor.completed import Completed
 from pytest_gvisor.errors import UsageError
+from pytest_gvisor.run import runner
 from pytest_gvisor.run.capture import Capture
-from pytest_gvisor.run.pipes import TerminalPipes
-from pytest_gvisor.run.request import Record, Request
-from pytest_gvisor.run.runner import Runner
-from pytest_gvisor.run.supervisor import LINGER, Phase, Supervisor
+from pytest_gvisor.run.pipes import Change, Input, Pipes
+from pytest_gvisor.run.request import Hooks, Record, Request
 from pytest_gvisor.sessions.launcher import Launcher
 
 _PIECE = 4096
@@ -80,65 +78,77 @@ def _own_description(fd: int) -> int:
 
 
 def run(request: Request, launcher: Launcher, record: Record, terminal: Terminal) -> Completed:
-    """Run a request at a terminal, to its end. Raises the errors of `Runner.run`."""
+    """Run a request at a terminal, to its end. Raises the errors of `runner.run`."""
     settings = dataclasses.replace(request.settings, max_output=_MAX_KEPT)
-    asked = dataclasses.replace(request, settings=settings, streams=TerminalPipes, input=None)
-    supervise = functools.partial(_TerminalSupervisor, terminal)
-    return Runner(asked, launcher, record, supervise=supervise).run()
+    streams = functools.partial(TerminalPipes, terminal)
+    asked = dataclasses.replace(request, settings=settings, streams=streams, input=None)
+    return runner.run(asked, launcher, record, Hooks())
 
 
-class _TerminalSupervisor(Supervisor):
-    """A supervisor that passes on keys, output, and the size of the user's terminal."""
+class TerminalPipes(Pipes):
+    """One terminal as all three streams; our end twice, for reading and for writing.
 
-    _resized: object = signal.SIG_DFL
+    Keys, output, and the size of the user's terminal are passed on.
+    """
+
+    terminal = True
+    _resized: object = None
     _output: _Pump | None = None
     _patient_until = 0.0
 
-    def __init__(self, terminal: Terminal, *arguments: Any, **more: Any) -> None:
-        super().__init__(*arguments, **more)
-        self.terminal = terminal
+    def __init__(self, user: Terminal, max_output: int, *, feed: Input = None) -> None:
+        self.user = user
+        super().__init__(max_output, feed=feed)
+
+    def _open(self, feed: Input) -> None:
+        del feed
+        ours, theirs = os.openpty()
+        self.ours.append(ours)
+        self.theirs.append(theirs)
+        self.ours.append(os.dup(ours))
+        for _ in range(2):
+            self.theirs.append(os.dup(theirs))
+        os.set_blocking(ours, False)
         self.resize()
 
     def resize(self, *_: object) -> None:
         """Give the workload's terminal the size of the user's."""
-        if self.pipes.ours:
-            self.terminal.copy_size(self.pipes.ours[-1])
+        if self.ours:
+            self.user.copy_size(self.ours[-1])
 
-    def _register(self) -> None:
-        super()._register()
-        reader, writer = self.pipes.ours
-        _Pump(self._selector, self.terminal.keys, writer).start()
-        self._output = _Pump(self._selector, reader, self.terminal.screen, self.pipes.stdout)
+    def watch(self, change: Change) -> None:
+        """Have the keys, the output and the terminal's size waited for."""
+        super().watch(change)
+        reader, writer = self.ours
+        _Pump(change, self.user.keys, writer).start()
+        self._output = _Pump(change, reader, self.user.screen, self.stdout)
         self._output.start()
         self._resized = signal.signal(signal.SIGWINCH, self.resize)
         self.resize()
 
-    def _streams_open(self) -> bool:
+    def is_open(self) -> bool:
+        """Whether there may be more output."""
         return self._output is not None and not self._output.over
 
-    def _stop_lingering(self) -> None:
-        """Wait for output on its way to the screen, at most as long as a slow terminal takes."""
+    def is_slow(self) -> bool:
+        """Whether output is on its way to the screen, at most for as long as a slow one takes."""
         now = time.monotonic()
         self._patient_until = self._patient_until or now + _SCREEN_PATIENCE
-        if self._output is not None and self._output.busy() and now < self._patient_until:
-            self._enter(Phase.LINGERS, LINGER)
-        else:
-            self._enter(Phase.OVER)
+        return self._output is not None and self._output.busy() and now < self._patient_until
 
     def close(self) -> None:
-        if self._output is not None:
+        """Close the remaining ends, and leave the user's terminal alone."""
+        if self._resized is not None:
             signal.signal(signal.SIGWINCH, self._resized)  # type: ignore[arg-type]
-            self._output = None
+            self._resized = None
         super().close()
 
 
 class _Pump:
     """A copier from one descriptor to another, as fast as the slower of the two."""
 
-    def __init__(
-        self, selector: selectors.BaseSelector, source: int, to: int, seen: Capture | None = None
-    ) -> None:
-        self._selector = selector
+    def __init__(self, change: Change, source: int, to: int, seen: Capture | None = None) -> None:
+        self._change = change
         self._source = source
         self._to = to
         self._seen = seen
@@ -147,7 +157,7 @@ class _Pump:
 
     def start(self) -> None:
         """Wait for the source."""
-        self._selector.register(self._source, selectors.EVENT_READ, self._read)
+        self._change(self._source, selectors.EVENT_READ, self._read)
 
     def _read(self) -> bool:
         try:
@@ -163,8 +173,8 @@ class _Pump:
             self._seen.feed(memoryview(piece))
         self._rest = memoryview(piece)
         if not self._write():
-            self._selector.unregister(self._source)
-            self._selector.register(self._to, selectors.EVENT_WRITE, self._flush)
+            self._change(self._source, 0, self._read)
+            self._change(self._to, selectors.EVENT_WRITE, self._flush)
         return True
 
     def busy(self) -> bool:
@@ -177,7 +187,7 @@ class _Pump:
 
     def _flush(self) -> bool:
         if self._write():
-            self._selector.unregister(self._to)
+            self._change(self._to, 0, self._flush)
             self.start()
         return True
 

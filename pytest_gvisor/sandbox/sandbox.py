@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import dataclasses
 import threading
 import time
 import warnings
@@ -21,9 +23,11 @@ from pytest_gvisor.errors import (
 )
 from pytest_gvisor.oci.reader import whole
 from pytest_gvisor.run.connected import Driven
-from pytest_gvisor.run.request import Hooks, Record, Request, forget
-from pytest_gvisor.run.specification import input_of
+from pytest_gvisor.run.request import Hooks, Record, Request, forget, workspace_of
+from pytest_gvisor.run.runner import Runner
+from pytest_gvisor.run.specification import input_of, make_spec
 from pytest_gvisor.run.workload import Who, Workload, argv
+from pytest_gvisor.sandbox import interpreter
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.command import check_path, command
 from pytest_gvisor.sandbox.files import Download, Upload
@@ -68,6 +72,7 @@ class Sandbox:
         """
         self._request = request
         self._workload = workload
+        self._start_of_guest = interpreter.start(workload.rootfs, workload.mounts)
         self._launcher = launcher
         self._hooks = hooks
         self._records = records
@@ -101,18 +106,19 @@ class Sandbox:
             return channel
 
     def _start(self) -> Channel:
-        record = Record()
-        driven = Driven(self._request, self._launcher, record, self._hooks.keep)
+        record = self._record = Record()
         snapshot = self._snapshot
         woken = () if snapshot is None else (snapshot.wake, snapshot.last_id)
-        channel = Channel(driven, *woken)
-        self._record = record
         try:
-            channel.start(max(self._request.settings.timeout, _START_DEADLINE))
-            self._channel = channel
+            with contextlib.ExitStack() as undo:
+                channel = Channel(Driven(self._runner(record, undo), undo), *woken)
+                with contextlib.ExitStack() as given_up:
+                    given_up.callback(channel.join)
+                    given_up.callback(channel.kill, "its start was given up")
+                    channel.start(max(self._request.settings.timeout, _START_DEADLINE))
+                    self._channel = channel
+                    given_up.pop_all()
         except BaseException as error:
-            channel.kill("its start was given up")
-            channel.join()
             self._finished(record)
             if snapshot is not None and isinstance(error, RunscFailed | SandboxCrashed):
                 raise SnapshotError(
@@ -122,6 +128,16 @@ class Sandbox:
                 ) from error
             raise
         return channel
+
+    def _runner(self, record: Record, undo: contextlib.ExitStack) -> Runner:
+        """Return a run of the guest; ``undo`` removes its folder."""
+        request, launcher = self._request, self._launcher
+        workspace = undo.enter_context(workspace_of(request, launcher, record))
+        guest = interpreter.guest(self._workload, self._start_of_guest, workspace.folder)
+        asked = dataclasses.replace(request, workload=guest)
+        spec = make_spec(asked, workspace, self._hooks)
+        interpreter.check_preload(spec.root.path, spec.mounts)
+        return Runner(asked, spec, workspace, launcher, record, keep=self._hooks.keep)
 
     def _settle(self, channel: Channel) -> None:
         channel.close()

@@ -92,7 +92,7 @@ def test_a_runsc_that_dies_in_a_flood_is_no_verdict(runs: Runs, fake: FakeRunsc)
     ended = runs(max_output=KEPT)
     assert ended.completed is None
     assert ended.outcome is Outcome.RUNSC_FAILED
-    told = ended.runner.record.completed
+    told = ended.record.completed
     assert told is not None
     assert (told.stdout_total, told.stderr_total) == (8 * MIB, 8 * MIB)
     assert runs.left() == []

@@ -1,5 +1,6 @@
 """A run that is saved while it goes on, and others that begin where it was saved."""
 
+import contextlib
 import dataclasses
 import os
 import select
@@ -17,7 +18,9 @@ from pytest_gvisor.run import saved
 from pytest_gvisor.run.budget import Budget
 from pytest_gvisor.run.connected import Driven, Ended
 from pytest_gvisor.run.pipes import Streams
-from pytest_gvisor.run.request import Record, Request, Workspace
+from pytest_gvisor.run.request import Hooks, Record, Request, Workspace, workspace_of
+from pytest_gvisor.run.runner import Runner
+from pytest_gvisor.run.specification import make_spec
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.settings import Platform
 
@@ -43,8 +46,12 @@ class Run:
         request = dataclasses.replace(request, way=way, streams=Streams)
         request = dataclasses.replace(request, **changes)
         self.request: Request = request
-        self.driven = Driven(request, gvisor._launcher, Record())
-        self.supervisor = self.driven.start()
+        launcher, record = gvisor._launcher, Record()
+        with contextlib.ExitStack() as undo:
+            workspace = undo.enter_context(workspace_of(request, launcher, record))
+            spec = make_spec(request, workspace, Hooks())
+            self.driven = Driven(Runner(request, spec, workspace, launcher, record), undo)
+            self.supervisor = self.driven.start()
         self.socket = self.supervisor.pipes.socket
 
     def ask(self, word: str) -> str:
@@ -111,7 +118,7 @@ def test_a_run_goes_on_after_it_was_saved_and_each_copy_goes_on_from_there(
     copies = [start(restores=image) for _ in range(2)]
     assert [copy.ask("three") for copy in copies] == ["three 2", "three 2"]
     assert [copy.supervisor.start is not None for copy in copies] == [True, True]
-    assert [copy.driven._listener.started for copy in copies] == [True, True]
+    assert [copy.supervisor.listener.started for copy in copies] == [True, True]
     for run in (first, *copies):
         result = completed(run.end())
         assert (result.returncode, result.outcome, result.exact) == (3, Outcome.EXITED, True)

@@ -308,7 +308,9 @@ def test_a_start_that_takes_no_command_leaves_nothing(
 
     engine = SimpleNamespace(binary=lambda _: None, launcher=None)
     monkeypatch.setattr(start, "engine_of", lambda _: engine)
-    monkeypatch.setattr(start, "Driven", lambda *_: None)
+    monkeypatch.setattr(start, "workspace_of", lambda *_: contextlib.nullcontext())
+    for name in ("_spec", "Runner", "Driven"):
+        monkeypatch.setattr(start, name, lambda *_: None)
     monkeypatch.setattr(start, "Link", lambda *_, **_options: Deaf())
 
     def begin() -> object:

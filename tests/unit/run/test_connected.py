@@ -1,6 +1,7 @@
 """The end of a driven run, and its removal, which may go on while others run."""
 
 import contextlib
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ import pytest
 from pytest_gvisor.errors import LaunchError, ProtocolError
 from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.request import Record
+from pytest_gvisor.run.runner import Runner
 
 
 class Supervisor:
@@ -34,25 +36,24 @@ class Supervisor:
 
 def driven(did: list[str], *, killed: bool = True, error: Exception | None = None) -> Driven:
     """A run that ends by being killed, or whose verdict is ``error``."""
-    run = Driven.__new__(Driven)
-    given = cast("Any", run)
-    given.supervisor, given.record, given.workspace = Supervisor(did, killed=killed), Record(), None
-    given.keep, given.launcher, given._leaks = None, SimpleNamespace(left=0), None
+    undo = contextlib.ExitStack()
+    undo.callback(did.append, "undone")
+    runner = Runner.__new__(Runner)
+    given = cast("Any", runner)
+    given.supervisor, given.launcher = Supervisor(did, killed=killed), SimpleNamespace(left=0)
+    given.request = given.workspace = None
+    given.record, given._leaks = Record(), None
 
-    def judge() -> None:
+    def finish(remove: Callable[[], None]) -> tuple[None, Exception | None]:
         if isinstance(error, ProtocolError):
             raise error
+        remove()
+        did.append(f"left {len(runner._leaks or ())}")
+        return None, error
 
-    def raise_for(*_: object) -> None:
-        if error is not None:
-            raise error
-
-    given._judge, given._raise_for = judge, raise_for
-    given._completed = lambda _verdict: did.append(f"left {len(run._leaks or ())}")
-    given._undo = contextlib.ExitStack()
-    given._undo.callback(did.append, "undone")
-    given._undo.callback(run._clean)
-    return run
+    given.finish = finish
+    undo.callback(runner.clean)
+    return Driven(runner, undo)
 
 
 def test_the_end_waits_for_the_removal() -> None:
@@ -62,7 +63,7 @@ def test_the_end_waits_for_the_removal() -> None:
     run.end()
     run.settle()
     assert did == ["ended", "cleaned", "left 1", "undone"]
-    assert run.launcher.left == 1
+    assert run.runner.launcher.left == 1
 
 
 def test_a_run_that_leaves_is_removed_while_others_run() -> None:
@@ -74,7 +75,7 @@ def test_a_run_that_leaves_is_removed_while_others_run() -> None:
     run.settle()
     run.settle()
     assert did[3:] == ["cleaned", "undone"]
-    assert run.launcher.left == 1
+    assert run.runner.launcher.left == 1
 
 
 @pytest.mark.parametrize("error", [ProtocolError("no"), LaunchError("fork", "no")])
@@ -97,7 +98,7 @@ def test_an_interrupted_end_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     def interrupted(_patience: float) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run.supervisor, "end", interrupted)
+    monkeypatch.setattr(run.runner.supervisor, "end", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run.leave()
     assert did == ["cleaned", "undone"]

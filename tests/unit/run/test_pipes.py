@@ -5,15 +5,22 @@ import errno
 import fcntl
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from pytest_gvisor.run.capture import Capture, Drain
-from pytest_gvisor.run.pipes import Feed, Pipes, Streams, TerminalPipes
+from pytest_gvisor.run.pipes import Feed, Pipes, Streams
+from pytest_gvisor.run.terminal import Terminal, TerminalPipes
 
 Ends = tuple[int, int]
+Kind = Callable[[int], Pipes]
+
+
+def at_terminal(max_output: int) -> Pipes:
+    """The streams of a run at a terminal that has hung up."""
+    return TerminalPipes(Terminal(keys=0, screen=0), max_output)
 
 
 @pytest.fixture
@@ -78,12 +85,12 @@ def test_pipes_are_closed_once() -> None:
         *((Pipes, "pipe2", number) for number in range(3)),
         *((Streams, "dup", number) for number in range(3)),
         (Streams, "pipe2", 0),
-        (TerminalPipes, "openpty", 0),
-        *((TerminalPipes, "dup", number) for number in range(3)),
+        (at_terminal, "openpty", 0),
+        *((at_terminal, "dup", number) for number in range(3)),
     ],
 )
 def test_streams_that_cannot_be_made_leave_none(
-    monkeypatch: pytest.MonkeyPatch, kind: type[Pipes], call: str, allowed: int
+    monkeypatch: pytest.MonkeyPatch, kind: Kind, call: str, allowed: int
 ) -> None:
     """A shortage at any of the calls that make them."""
     before = set(os.listdir("/proc/self/fd"))
@@ -107,7 +114,9 @@ def test_a_socket_is_read_and_written_by_its_owner() -> None:
     """The socket is the workload's input; the run waits for one pipe, of its output."""
     with contextlib.closing(Streams(10)) as streams:
         stdin, stdout, stderr = streams.theirs
-        assert [fd for fd, _event, _act in streams.watched()] == [streams.drains[0].fd]
+        watched: list[int] = []
+        streams.watch(lambda fd, _event, _act: watched.append(fd))
+        assert watched == [streams.drains[0].fd]
         os.write(streams.socket, b"in")
         os.write(stdin, b"back")
         os.write(stdout, b"out")
@@ -130,10 +139,8 @@ def test_only_our_ends_are_ended() -> None:
             os.fstat(ended)
 
 
-@pytest.mark.parametrize("kind", [Pipes, Streams, TerminalPipes])
-def test_a_descriptor_is_not_closed_twice(
-    kind: type[Pipes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("kind", [Pipes, Streams, at_terminal])
+def test_a_descriptor_is_not_closed_twice(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Ctrl-C during the close must not close a number that another file has by then."""
     pipes, real = kind(10), os.close
     closed: list[int] = []

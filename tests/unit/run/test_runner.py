@@ -5,6 +5,7 @@ import itertools
 import signal
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,11 +13,10 @@ from hypothesis import strategies as st
 
 from pytest_gvisor.completed import Completed, Outcome, SandboxCrashed, WorkloadTimeout
 from pytest_gvisor.errors import GvisorError, InsecureRunsc, InvalidBundle, LaunchError, RunscFailed
-from pytest_gvisor.oci.spec import Spec
-from pytest_gvisor.run.request import Workspace
+from pytest_gvisor.run.request import Hooks
 from pytest_gvisor.run.supervisor import LINGER, TERM_GRACE
 from tests.fakes.fake import FINE, FakeRunsc, Step
-from tests.fakes.runs import Ended, Runs, make_spec
+from tests.fakes.runs import Ended, Runs
 from tests.faults.little import STRICT
 
 TIMEOUT = 0.4
@@ -161,7 +161,7 @@ def test_whatever_runsc_does_there_is_one_verdict_and_nothing_left(
     verdict = check_machine(ended)
     assert duration < LONGEST
     assert runs.left() == []
-    completed = ended.runner.record.completed
+    completed = ended.record.completed
     assert completed is not None
     assert completed.leaks == ()
     if verdict in WORKLOADS:
@@ -211,7 +211,7 @@ def test_each_end_has_its_verdict(
     fake.script(*steps)
     ended = runs()
     verdict = check_machine(ended)
-    completed = ended.runner.record.completed
+    completed = ended.record.completed
     assert completed is not None
     assert (verdict, completed.returncode, completed.exact) == expected
     assert runs.left() == []
@@ -226,7 +226,7 @@ def test_a_sentry_that_ends_after_its_gofer_has_crashed(
     fake.script(["gofer"], *FINE, ["kill_gofer"], ["sleep", 2.0], *signalled(9).steps)
     ended = runs()
     verdict = check_machine(ended)
-    completed = ended.runner.record.completed
+    completed = ended.record.completed
     assert completed is not None
     assert (verdict, completed.returncode, completed.exact) == (Outcome.SANDBOX_CRASHED, 137, True)
     assert runs.left() == []
@@ -246,11 +246,12 @@ def test_an_endless_input_of_nothing_does_not_hold_up_the_deadline(
 def test_an_error_before_the_start_leaves_nothing(runs: Runs) -> None:
     """A specification that cannot be made ends the run before anything has started."""
 
-    def refuse(_workspace: Workspace) -> Spec:
+    def refuse(_config: dict[str, Any]) -> None:
         raise InvalidBundle(["no"])
 
-    ended = runs(make_spec=refuse)
+    ended = runs(hooks=Hooks(modify_spec=refuse))
     assert isinstance(ended.error, InvalidBundle)
+    assert ended.record.error is ended.error
     assert not ended.was_prepared
     assert runs.left() == []
 
@@ -325,7 +326,7 @@ def test_a_binary_that_was_changed_is_not_executed(runs: Runs, fake: FakeRunsc) 
 def test_the_start_is_measured_up_to_the_sentry_s_word(runs: Runs, fake: FakeRunsc) -> None:
     """The start time goes from the request to the sentry's report, not to the workload's end."""
     fake.script(["connect"], ["sleep", 0.3], ["started"], ["sleep", 0.5], *exited(0).steps)
-    record = runs().runner.record
+    record = runs().record
     assert record.completed is not None
     assert record.start is not None
     assert 0.3 <= record.start <= record.completed.duration - 0.5
@@ -334,7 +335,7 @@ def test_the_start_is_measured_up_to_the_sentry_s_word(runs: Runs, fake: FakeRun
 def test_a_start_that_nobody_reported_is_not_made_up(runs: Runs, fake: FakeRunsc) -> None:
     """A runsc that ends too early gives no start time."""
     fake.script(["connect"], ["exit", 0])
-    assert runs().runner.record.start is None
+    assert runs().record.start is None
 
 
 @pytest.mark.fault("A7")
@@ -343,14 +344,12 @@ def test_a_binary_that_changes_while_the_bundle_is_made_is_not_started(
 ) -> None:
     """The content is checked last before the start, and nothing of the run stays."""
 
-    def make(workspace: Workspace) -> Spec:
-        spec = make_spec(workspace)
+    def change(_config: dict[str, Any]) -> None:
         with fake.path.open("ab") as file:
             file.write(b"other")
-        return spec
 
     fake.script(["note", str(fake.path.with_name("started"))], *FINE)
-    ended = runs(make_spec=make)
+    ended = runs(hooks=Hooks(modify_spec=change))
     assert isinstance(ended.error, InsecureRunsc)
     assert not fake.path.with_name("started").exists()
     assert runs.left() == []

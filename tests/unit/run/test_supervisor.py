@@ -23,15 +23,12 @@ from pytest_gvisor.errors import LaunchError, ProtocolError
 from pytest_gvisor.programs import proc
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run import supervisor as supervisor_module
-from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.pipes import Pipes
-from pytest_gvisor.run.request import Record, Request
 from pytest_gvisor.run.sentry import Listener
 from pytest_gvisor.run.supervisor import Supervisor, _find_gofer
 from pytest_gvisor.sessions.launcher import Control, Keeper
-from pytest_gvisor.settings import Platform, Settings
 from tests.fakes.fake import FINE, FakeRunsc, Step
-from tests.fakes.runs import Runs, make_spec
+from tests.fakes.runs import Runs
 
 
 def test_streams_that_cannot_be_waited_for_are_a_typed_error(
@@ -177,11 +174,8 @@ def test_a_driven_run_whose_gofer_dies_before_the_start_is_killed(
     """The sentry, just starting, does not see it: the start's deadline is not waited for."""
     monkeypatch.setattr(supervisor_module, "TERM_GRACE", 0.1)
     fake.script(["gofer"], ["connect"], ["kill_gofer"], ["hang"])
-    request = Request(
-        runsc=runs.binary, platform=Platform.SYSTRAP, settings=Settings(), make_spec=make_spec
-    )
-    driven = Driven(request, runs.launcher, Record())
-    supervisor = driven.start()
+    with runs.driven() as driven:
+        supervisor = driven.start()
     deadline = time.monotonic() + 60
     while not supervisor.over and time.monotonic() < deadline:
         supervisor.turn(deadline - time.monotonic())
@@ -215,11 +209,8 @@ def test_a_driven_run_is_over_although_a_stopped_keeper_says_nothing_of_its_end(
     monkeypatch.setattr(supervisor_module, "TERM_GRACE", 0.1)
     monkeypatch.setattr(supervisor_module, "KILL_DEADLINE", 0.1)
     fake.script(["gofer"], *FINE, ["hang"])
-    request = Request(
-        runsc=runs.binary, platform=Platform.SYSTRAP, settings=Settings(), make_spec=make_spec
-    )
-    driven = Driven(request, runs.launcher, Record())
-    supervisor = driven.start()
+    with runs.driven() as driven:
+        supervisor = driven.start()
     while supervisor._gofer is None or supervisor.start is None:
         supervisor.turn(1.0)
     os.kill(runs.launcher.keeper().pid, signal.SIGSTOP)

@@ -9,10 +9,9 @@ import pytest
 
 from pytest_gvisor.completed import Outcome
 from pytest_gvisor.run import supervisor, terminal
-from pytest_gvisor.run.request import Record, Request
-from pytest_gvisor.settings import Platform, Settings
+from pytest_gvisor.run.request import Record
 from tests.fakes.fake import FINE, FakeRunsc
-from tests.fakes.runs import Runs, make_spec
+from tests.fakes.runs import Runs
 
 # A pseudo-terminal holds 14 to 20 kB: this is less than two of them hold.
 MORE_THAN_A_SCREEN_TAKES = 22_000
@@ -22,7 +21,6 @@ def test_output_comes_whole_to_a_screen_that_is_slow_at_the_end(
     runs: Runs, fake: FakeRunsc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The workload has ended while its output waits for the user's terminal, byte for byte."""
-    monkeypatch.setattr(terminal, "LINGER", 0.1)
     monkeypatch.setattr(supervisor, "LINGER", 0.1)
     about_to_end = tmp_path / "about to end"
     fake.script(
@@ -42,12 +40,8 @@ def test_output_comes_whole_to_a_screen_that_is_slow_at_the_end(
 
     user = threading.Thread(target=look)
     user.start()
-    request = Request(
-        runsc=runs.binary, platform=Platform.SYSTRAP, settings=Settings(timeout=30.0),
-        make_spec=make_spec,
-    )  # fmt: skip
     with terminal.raw(theirs, theirs) as screen:
-        completed = terminal.run(request, runs.launcher, Record(), screen)
+        completed = terminal.run(runs.request(), runs.launcher, Record(), screen)
     os.write(theirs, b".")  # behind all that has come
     user.join()
     for fd in (ours, theirs):
