@@ -9,23 +9,27 @@ import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
+from pytest_gvisor import settings as words
 from pytest_gvisor.completed import Completed
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import HOSTNAME
+from pytest_gvisor.oci.reader import nearest
 from pytest_gvisor.oci.rootfs import Rootfs, host, python
 from pytest_gvisor.oci.spec import Mount
+from pytest_gvisor.programs.sources import ANY
 from pytest_gvisor.run import runner
 from pytest_gvisor.run.pipes import Streams
 from pytest_gvisor.run.project import Project
-from pytest_gvisor.run.request import Hooks, Record, Request, forget
-from pytest_gvisor.run.specification import chosen_settings, input_of, netns_of, way_of
-from pytest_gvisor.run.workload import Who, Workload, make_workload, split, unusual
+from pytest_gvisor.run.request import Hooks, Record, Request, Workspace, forget
+from pytest_gvisor.run.specification import check_netns, input_of, netns_of, spec_of, way_of
+from pytest_gvisor.run.workload import OPTIONS, Who, Workload, make_workload, split, unusual
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.command import check_extra
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.sessions.launcher import Launcher
-from pytest_gvisor.settings import CallSettings, Platform, Settings
+from pytest_gvisor.setting_table import BY_NAME, names_from
+from pytest_gvisor.settings import CallSettings, Network, Platform, Settings
 
 if TYPE_CHECKING:
     from pytest_gvisor.images.store import Images
@@ -269,6 +273,67 @@ class Gvisor:
         if check:
             completed.check_returncode()
         return completed
+
+
+def write_bundle(
+    folder: str | os.PathLike[str],
+    args: Sequence[str | os.PathLike[str]],
+    settings: Settings,
+    project: Project,
+    /,
+    *,
+    images: Callable[[], Images],
+    **options: Any,
+) -> Bundle:
+    """Write a bundle for ``args`` to ``folder``; ``options`` are those of `Gvisor.run`.
+
+    The bundle of an image can be used as long as ``images`` are open. Raises
+    `InvalidBundle`, `UsageError`, `ImageError` or `LaunchError`.
+    """
+    path = os.path.abspath(os.fspath(folder))
+    given, changes = split(options)
+    chosen = chosen_settings(settings, changes)
+
+    def image() -> Rootfs:
+        return host() if chosen.image is None else images().rootfs(chosen.image)
+
+    workload = make_workload(args, image, project if chosen.project else None, **given)
+    os.makedirs(path, 0o700, exist_ok=True)
+    # No namespace is made for a bundle that is only written: whoever runs it decides on one.
+    workspace = Workspace(id=os.path.basename(path), folder=path, shared="", netns="")
+    bundle = Bundle.create(path, spec_of(workload, workspace, chosen, way_of(chosen)))
+    judged = {path: identity for path, identity in workspace.identities.items() if identity != ANY}
+    return dataclasses.replace(bundle, identities=judged)
+
+
+def chosen_settings(settings: Settings, changes: Mapping[str, object]) -> Settings:
+    """Return ``settings`` with the changes of one call. Raises `UsageError`."""
+    for name in changes:
+        words.refuse_removed(name)
+        if name not in BY_NAME:
+            raise _no_argument(name)
+        if "call" not in BY_NAME[name].sources:
+            raise UsageError(
+                f"{name} is decided for a whole test",
+                next_step=f"Use @pytest.mark.gvisor({name}=…) or the command line.",
+            )
+    chosen = words.replaced(settings, changes)
+    if chosen.netns is not None:
+        if chosen.network is not Network.SANDBOX:
+            raise UsageError("netns needs network='sandbox'")
+        check_netns(chosen.netns)
+    return chosen
+
+
+def _no_argument(name: str) -> UsageError:
+    """Return the error for an argument that no call takes, with the nearest name."""
+    own = ["mounts", *(other for other in OPTIONS if other != "mounts"), "input", "timeout"]
+    settings = [setting for setting in names_from("call") if setting not in own]
+    return UsageError(
+        f"{name!r} is not a setting, nor another argument of this call"
+        f"{nearest(name, [*own, *settings])}",
+        next_step=f"There are {', '.join(own)}; and settings: {', '.join(settings)}.",
+    )
 
 
 async def in_thread(run: Callable[[int], Completed]) -> Completed:

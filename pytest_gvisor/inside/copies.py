@@ -21,7 +21,7 @@ from pytest_gvisor.inside.link import Died, Hangs, Link, closed_on_error, gone
 from pytest_gvisor.inside.start import Plan, Started, launch
 from pytest_gvisor.plugin.stash import engine_of
 from pytest_gvisor.run.budget import Budget
-from pytest_gvisor.run.saved import check
+from pytest_gvisor.run.connected import check
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.settings import Network
 

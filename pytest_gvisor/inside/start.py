@@ -28,12 +28,11 @@ from pytest_gvisor.oci.spec import Capabilities
 from pytest_gvisor.plugin.stash import engine_of
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.programs.sources import Source
-from pytest_gvisor.run import limits
 from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.pipes import SharedStreams, Streams
 from pytest_gvisor.run.request import Record, Request, Workspace, workspace_of
 from pytest_gvisor.run.runner import Runner
-from pytest_gvisor.run.specification import id_mappings
+from pytest_gvisor.run.specification import arguments
 from pytest_gvisor.runsc import rootless
 from pytest_gvisor.runsc.rootless import Caller, Way
 from pytest_gvisor.setting_table import DEFAULT_MAX_OUTPUT
@@ -236,14 +235,7 @@ def _spec(workspace: Workspace, plan: Plan) -> Spec:
         cwd=shown.start,
         mounts=[*hidden, *(mount for mount in prepared.mounts if not _is_shown(mount))],
         path=prepared.path,
-        network=settings.network,
-        netns=settings.netns or workspace.netns_if(settings.network),
-        memory=settings.memory,
-        pids=settings.pids,
-        cpus=settings.cpus,
-        shm=limits.shm(settings),
-        nofile=limits.nofile(settings),
-        id_mappings=id_mappings(plan.way),
+        **arguments(settings, workspace, plan.way),
     )
     # The root's overlay is memory too; a tmpfs would hide a project that lies in /tmp.
     others = tuple(mount for mount in spec.mounts if mount.destination != _TMP)

@@ -14,6 +14,7 @@ import pytest
 
 from pytest_gvisor import setting_values
 from pytest_gvisor.errors import PytestGvisorWarning, UsageError
+from pytest_gvisor.harness.gvisor import write_bundle
 from pytest_gvisor.oci import host_paths
 from pytest_gvisor.plugin import markers
 from pytest_gvisor.plugin.precedence import (
@@ -28,7 +29,6 @@ from pytest_gvisor.plugin.stash import engine_of, has_failed, record_harness, re
 from pytest_gvisor.run import project
 from pytest_gvisor.run.project import Project
 from pytest_gvisor.run.request import Hooks
-from pytest_gvisor.run.specification import write_bundle
 from pytest_gvisor.settings import Keep, Platform, Settings
 
 if TYPE_CHECKING:

@@ -2,21 +2,38 @@
 
 Its standard input is a socket, which the caller reads and writes; its standard output and error are
 captured, together. Everything else is as in any other run.
+
+It can be saved: `runsc` writes an image of the sandbox, from which other runs go on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import os
+import shutil
 from collections.abc import Callable
 from typing import NamedTuple
 
 from pytest_gvisor.completed import Completed
 from pytest_gvisor.errors import GvisorError, SnapshotError
-from pytest_gvisor.run import saved
+from pytest_gvisor.run import logs
 from pytest_gvisor.run.budget import Budget
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.supervisor import Supervisor
+from pytest_gvisor.runsc.command import save_argv
+from pytest_gvisor.runsc.rootless import Way
+from pytest_gvisor.sessions.private import make_private
+from pytest_gvisor.settings import Platform
+
+LARGEST = 4 * 1024**3
+"""Bytes of an image. The session folder may be in memory."""
+
+WATCH = 0.05
+"""Seconds between two looks at an image that is being written."""
+
+_LOG = "save.log"
+_PLATFORMS = (Platform.SYSTRAP, Platform.PTRACE)
 
 
 class Ended(NamedTuple):
@@ -24,6 +41,18 @@ class Ended(NamedTuple):
 
     completed: Completed | None
     error: GvisorError | None
+
+
+def check(platform: Platform, way: Way) -> None:
+    """Raise `SnapshotError` where no sandbox can be saved, nor be started from what was saved."""
+    if platform not in _PLATFORMS:
+        names = " and ".join(_PLATFORMS)
+        raise SnapshotError(
+            f"there are no snapshots on platform {platform}, only on {names}",
+            next_step=f"Use platform={_PLATFORMS[0]}.",
+        )
+    if way is Way.FLAG:
+        raise SnapshotError("runsc restores no sandbox with --rootless")
 
 
 class Driven:
@@ -34,12 +63,15 @@ class Driven:
         self.runner = runner
         self.request, self.record, self.workspace = runner.request, runner.record, runner.workspace
         self._undo = undo
+        self._image = runner.workspace.path("image")
         self._too_large = False
 
     def start(self) -> Supervisor:
         """Make the streams and hand the run to the keeper. Raises the errors of `run` before a
         start.
         """
+        if self.request.restores:
+            check(self.request.platform, self.request.way)
         self.runner.start(self._undo, math.inf)
         self._undo = self._undo.pop_all()
         return self.runner.supervisor
@@ -49,15 +81,27 @@ class Driven:
 
         Raises `SnapshotError` where that cannot be.
         """
+        check(self.request.platform, self.request.way)
+        self._discard()
+        try:
+            make_private(self._image)
+        except OSError as error:
+            raise SnapshotError(f"cannot make {self._image}: {error.strerror}") from error
         self._too_large = False
-        self.runner.supervisor.save(saved.begin(self.workspace, self.request))
+        self.runner.supervisor.save(save_argv(self.workspace.id, self.workspace.folder))
 
     def is_saved(self) -> bool:
-        """Whether the command that saves has ended. Call it each `saved.WATCH` seconds.
+        """Whether the command that saves has ended. Call it each `WATCH` seconds.
 
-        An image that becomes too large is emptied meanwhile.
+        The files of an image that becomes too large are emptied meanwhile, so that they take no
+        more room. The sentry writes to descriptors that it has got, also when the command is
+        killed. It goes on after the last byte.
         """
-        self._too_large = saved.is_too_large(self.workspace) or self._too_large
+        if size_of(self._image) > LARGEST:
+            self._too_large = True
+            with contextlib.suppress(OSError), os.scandir(self._image) as entries:
+                for entry in entries:
+                    os.truncate(entry.path, 0)
         return self.runner.supervisor.saved is not None
 
     def finish_save(self) -> str:
@@ -65,7 +109,21 @@ class Driven:
 
         The image is removed with the run, unless it is moved. Raises `SnapshotError`.
         """
-        return saved.finish(self.workspace, self.runner.supervisor.saved, too_large=self._too_large)
+        if self._too_large or size_of(self._image) > LARGEST:
+            error = SnapshotError(f"the saved sandbox has more than {LARGEST} bytes")
+        elif self.runner.supervisor.saved != 0:
+            records = logs.records(self.workspace.path(_LOG))
+            error = SnapshotError("the sandbox could not be saved", records=records)
+        else:
+            return self._image
+        self._discard()
+        raise error
+
+    def _discard(self) -> None:
+        """Remove an image, whole or not."""
+        shutil.rmtree(self._image, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.unlink(self.workspace.path(_LOG))
 
     def save(self, budget: Budget) -> str:
         """Save the sandbox, in the thread that drives it; return the folder of `finish_save`.
@@ -77,7 +135,7 @@ class Driven:
         while not self.is_saved() and not supervisor.over:
             if (left := budget.left) <= 0:
                 raise SnapshotError("the sandbox was not saved in time")
-            supervisor.turn(min(left, saved.WATCH))
+            supervisor.turn(min(left, WATCH))
         return self.finish_save()
 
     def oom_kills(self) -> int:
@@ -115,3 +173,12 @@ class Driven:
             error = caught
         self.record.error = error
         return Ended(completed=self.record.completed, error=error)
+
+
+def size_of(image: str) -> int:
+    """Return the number of bytes in the files of an image; 0 where it is gone."""
+    try:
+        with os.scandir(image) as entries:
+            return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+    except OSError:
+        return 0

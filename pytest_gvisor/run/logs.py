@@ -34,21 +34,17 @@ class DebugLogs:
     def __init__(self, folder: str) -> None:
         self._by_command: dict[str, Drain] = {}
         make_private(folder)
-        try:
-            self._open(folder)
-        except BaseException:
-            self.close()
-            raise
-
-    def _open(self, folder: str) -> None:
-        for command in _COMMANDS:
-            path = os.path.join(folder, command)
-            os.mkfifo(path, 0o600)
-            # For writing too: so it is at no end before runsc opens it.
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            self._by_command[command] = Drain(fd, Capture(_KEPT))
-            with contextlib.suppress(OSError):  # see pipes.py
-                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, CHUNK)
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(self.close)
+            for command in _COMMANDS:
+                path = os.path.join(folder, command)
+                os.mkfifo(path, 0o600)
+                # For writing too: so it is at no end before runsc opens it.
+                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                self._by_command[command] = Drain(fd, Capture(_KEPT))
+                with contextlib.suppress(OSError):  # see pipes.py
+                    fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, CHUNK)
+            on_failure.pop_all()
 
     @property
     def drains(self) -> list[Drain]:

@@ -68,11 +68,10 @@ class Pipes:
         self.stdout = Capture(max_output)
         self.stderr = Capture(max_output)
         self._feed: Feed | None = None
-        try:
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(self.close)
             self._open(feed)
-        except BaseException:
-            self.close()
-            raise
+            on_failure.pop_all()
 
     def _open(self, feed: Input) -> None:
         reader, writer = os.pipe2(os.O_CLOEXEC)

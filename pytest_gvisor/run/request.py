@@ -26,7 +26,7 @@ from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.sessions.launcher import Launcher
 from pytest_gvisor.sessions.private import make_private
-from pytest_gvisor.settings import Network, Platform, Settings
+from pytest_gvisor.settings import Platform, Settings
 
 MAX_RECORDS = 50
 MAX_REMEMBERED = 64 * 1024 * 1024
@@ -56,10 +56,6 @@ class Workspace:
 
     begun: float = dataclasses.field(default_factory=time.monotonic)
     """When the run began, on the monotonic clock."""
-
-    def netns_if(self, network: Network) -> str | None:
-        """Return `netns` if the network is the sandbox's own stack, else None."""
-        return self.netns if network is Network.SANDBOX else None
 
     def path(self, name: str) -> str:
         """Return the path of a part: ``bundle``, ``root``, ``runtime``, ``logs``, ``log``,

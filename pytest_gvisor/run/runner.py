@@ -17,14 +17,14 @@ from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.mounts import shows_devices
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.programs.order import Order
-from pytest_gvisor.run import bad_news, cgroup, limits, logs, not_started, saved, sentry
+from pytest_gvisor.run import cgroup, limits, logs, not_started, sentry
 from pytest_gvisor.run.capture import streams
 from pytest_gvisor.run.cgroup import Cgroups, limits_of, measured
 from pytest_gvisor.run.host_sources import check_points, placed, written
 from pytest_gvisor.run.request import Hooks, Record, Request, Workspace, workspace_of
 from pytest_gvisor.run.specification import make_spec
 from pytest_gvisor.run.supervisor import Supervisor
-from pytest_gvisor.run.verdict import Evidence, Verdict, judge
+from pytest_gvisor.run.verdict import Evidence, Verdict, error_of, judge, most_tasks
 from pytest_gvisor.runsc.command import gofer_flags, run_argv, runsc_env, shell_line, term_argv
 from pytest_gvisor.runsc.features import registers_in_vain
 from pytest_gvisor.runsc.rootless import Way
@@ -86,8 +86,6 @@ class Runner:
     def start(self, undo: contextlib.ExitStack, timeout: float) -> None:
         """Make what the run needs, and hand it to the keeper; ``undo`` ends and removes it all."""
         request, workspace = self.request, self.workspace
-        if request.restores:
-            saved.check(request.platform, request.way)
         keeper = self.launcher.keeper()
         with stage("events", "cannot listen to the sandbox"):
             listener = sentry.Listener(workspace.folder)
@@ -141,7 +139,7 @@ class Runner:
         verdict = self._judge()
         remove()
         completed = self._completed(verdict)
-        return completed, self.supervisor.failure or bad_news.error_of(
+        return completed, self.supervisor.failure or error_of(
             verdict, self.request, self.record, completed,
             had_started=self.supervisor.listener.started,
         )  # fmt: skip
@@ -192,7 +190,7 @@ class Runner:
         pipes = self.supervisor.pipes
         reason = ""
         if verdict.outcome is Outcome.OUT_OF_TASKS:
-            most = bad_news.most_tasks(self.record)
+            most = most_tasks(self.record)
             reason = limits.tasks_reached(most, self.request.platform)
         completed = Completed(
             args=self.record.args,

@@ -5,62 +5,23 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
-from pytest_gvisor import settings as words
 from pytest_gvisor.errors import InvalidBundle, PytestGvisorWarning, UsageError
 from pytest_gvisor.oci import validate
 from pytest_gvisor.oci.accounts import account_of
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import default_spec, parse_user
 from pytest_gvisor.oci.mounts import covers
-from pytest_gvisor.oci.reader import nearest
-from pytest_gvisor.oci.rootfs import Rootfs, host
 from pytest_gvisor.oci.spec import IdMapping, Linux, Namespace, Spec
 from pytest_gvisor.oci.vocabulary import NamespaceType
-from pytest_gvisor.programs.sources import ANY
 from pytest_gvisor.run import limits
-from pytest_gvisor.run.project import Project
 from pytest_gvisor.run.request import Hooks, Request, Workspace
-from pytest_gvisor.run.workload import OPTIONS, Workload, make_workload, split
+from pytest_gvisor.run.workload import Workload
 from pytest_gvisor.runsc import rootless
 from pytest_gvisor.runsc.rootless import Caller, Way
-from pytest_gvisor.setting_table import BY_NAME, names_from
 from pytest_gvisor.settings import Network, Settings
-
-if TYPE_CHECKING:
-    from pytest_gvisor.images.store import Images
-
-
-def chosen_settings(settings: Settings, changes: Mapping[str, object]) -> Settings:
-    """Return ``settings`` with the changes of one call. Raises `UsageError`."""
-    for name in changes:
-        words.refuse_removed(name)
-        if name not in BY_NAME:
-            raise _no_argument(name)
-        if "call" not in BY_NAME[name].sources:
-            raise UsageError(
-                f"{name} is decided for a whole test",
-                next_step=f"Use @pytest.mark.gvisor({name}=…) or the command line.",
-            )
-    chosen = words.replaced(settings, changes)
-    if chosen.netns is not None:
-        if chosen.network is not Network.SANDBOX:
-            raise UsageError("netns needs network='sandbox'")
-        check_netns(chosen.netns)
-    return chosen
-
-
-def _no_argument(name: str) -> UsageError:
-    """Return the error for an argument that no call takes, with the nearest name."""
-    own = ["mounts", *(other for other in OPTIONS if other != "mounts"), "input", "timeout"]
-    settings = [setting for setting in names_from("call") if setting not in own]
-    return UsageError(
-        f"{name!r} is not a setting, nor another argument of this call"
-        f"{nearest(name, [*own, *settings])}",
-        next_step=f"There are {', '.join(own)}; and settings: {', '.join(settings)}.",
-    )
 
 
 def way_of(chosen: Settings) -> Way:
@@ -83,7 +44,7 @@ def make_spec(request: Request, workspace: Workspace, hooks: Hooks) -> Spec:
         if hooks.modify_spec is not None:
             # A hook may write to the root's folder: no other run uses that.
             workspace = dataclasses.replace(workspace, shared="")
-        spec = _spec_of(workload, workspace, chosen, request.way)
+        spec = spec_of(workload, workspace, chosen, request.way)
     if hooks.modify_spec is None:
         return spec
     config = spec.to_json()
@@ -100,7 +61,7 @@ def make_spec(request: Request, workspace: Workspace, hooks: Hooks) -> Spec:
     return dataclasses.replace(changed, mounts=tuple(mounts))
 
 
-def _spec_of(workload: Workload, workspace: Workspace, chosen: Settings, way: Way) -> Spec:
+def spec_of(workload: Workload, workspace: Workspace, chosen: Settings, way: Way) -> Spec:
     """Make the workload's root file system, and the specification for it."""
     named = parse_user(workload.user if workload.entry is None else workload.entry)
     project = workload.project
@@ -125,48 +86,10 @@ def _spec_of(workload: Workload, workspace: Workspace, chosen: Settings, way: Wa
         home=workload.home,
         mounts=[*prepared.mounts, *covers(prepared.root_path, prepared.mounts), *hidden],
         path=prepared.path,
-        network=chosen.network,
-        netns=chosen.netns or (workspace.netns if chosen.network is Network.SANDBOX else None),
         hostname=workload.hostname,
         readonly_root=workload.readonly,
-        memory=chosen.memory,
-        pids=chosen.pids,
-        cpus=chosen.cpus,
-        shm=limits.shm(chosen),
-        nofile=limits.nofile(chosen),
-        id_mappings=id_mappings(way),
+        **arguments(chosen, workspace, way),
     )
-
-
-def write_bundle(
-    folder: str | os.PathLike[str],
-    args: Sequence[str | os.PathLike[str]],
-    settings: Settings,
-    project: Project,
-    /,
-    *,
-    images: Callable[[], Images],
-    **options: Any,
-) -> Bundle:
-    """Write a bundle for ``args`` to ``folder``; ``options`` are those of `Gvisor.run`.
-
-    The bundle of an image can be used as long as ``images`` are open. Raises
-    `InvalidBundle`, `UsageError`, `ImageError` or `LaunchError`.
-    """
-    path = os.path.abspath(os.fspath(folder))
-    given, changes = split(options)
-    chosen = chosen_settings(settings, changes)
-
-    def image() -> Rootfs:
-        return host() if chosen.image is None else images().rootfs(chosen.image)
-
-    workload = make_workload(args, image, project if chosen.project else None, **given)
-    os.makedirs(path, 0o700, exist_ok=True)
-    # No namespace is made for a bundle that is only written: whoever runs it decides on one.
-    workspace = Workspace(id=os.path.basename(path), folder=path, shared="", netns="")
-    bundle = Bundle.create(path, _spec_of(workload, workspace, chosen, way_of(chosen)))
-    judged = {path: identity for path, identity in workspace.identities.items() if identity != ANY}
-    return dataclasses.replace(bundle, identities=judged)
 
 
 def input_of(given: object) -> bytes | Iterable[bytes] | None:
@@ -193,6 +116,21 @@ def _pieces(given: Iterable[object]) -> Iterator[bytes]:
         if not isinstance(piece, bytes | bytearray | memoryview):
             raise UsageError(f"a piece of input is not bytes: {piece!r}; the workload was ended")
         yield bytes(piece)
+
+
+def arguments(chosen: Settings, workspace: Workspace, way: Way) -> dict[str, Any]:
+    """Return the arguments of `default_spec` that settings decide. Raises `UsageError`."""
+    made = workspace.netns if chosen.network is Network.SANDBOX else None
+    return {
+        "network": chosen.network,
+        "netns": chosen.netns or made,
+        "memory": chosen.memory,
+        "pids": chosen.pids,
+        "cpus": chosen.cpus,
+        "shm": limits.shm(chosen),
+        "nofile": limits.nofile(chosen),
+        "id_mappings": id_mappings(way),
+    }
 
 
 def id_mappings(way: Way) -> tuple[Sequence[IdMapping], Sequence[IdMapping]] | None:

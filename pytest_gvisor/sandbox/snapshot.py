@@ -15,7 +15,7 @@ from typing import Self
 
 from pytest_gvisor.errors import GvisorError, NotReady, SnapshotError, UsageError
 from pytest_gvisor.guest.frames import TAG_SIZE, Encoder
-from pytest_gvisor.run import saved
+from pytest_gvisor.run import connected
 from pytest_gvisor.run.request import Request
 from pytest_gvisor.run.workload import Who, Workload, identified
 from pytest_gvisor.sandbox.channel import Channel
@@ -110,7 +110,7 @@ def take(workload: Workload, channel: Channel, wait: float) -> Snapshot:
     Raises `SnapshotError`, also where the time is up; the sandbox is killed then.
     """
     request, deadline = channel.driven.request, time.monotonic() + wait
-    saved.check(request.platform, request.way)
+    connected.check(request.platform, request.way)
     tag = secrets.token_bytes(TAG_SIZE)
     rest = Answer(channel.lock, channel.check)
     channel.hold(rest, {"op": "rest", "tag": tag.hex()})
@@ -126,7 +126,7 @@ def take(workload: Workload, channel: Channel, wait: float) -> Snapshot:
     image = channel.driven.finish_save()
     session = os.path.dirname(channel.driven.workspace.folder)
     folder = os.path.join(session, f"saved-{secrets.token_hex(4)}")
-    size = saved.size_of(image)
+    size = connected.size_of(image)
     try:
         os.rename(image, folder)
     except OSError as error:
@@ -150,7 +150,7 @@ def _save(channel: Channel, rest: Answer, deadline: float, wait: float) -> None:
                 rest.wait_change(deadline, text)
             channel.driven.begin_save()
             while not channel.driven.is_saved():
-                rest.wait_change(deadline, text, saved.WATCH)
+                rest.wait_change(deadline, text, connected.WATCH)
     except NotReady:
         channel.kill("it could not be saved in time")
         raise SnapshotError(text) from None

@@ -14,11 +14,11 @@ import pytest
 
 from pytest_gvisor import Gvisor, Outcome, RunscFailed, SandboxCrashed, SnapshotError
 from pytest_gvisor.completed import Completed
-from pytest_gvisor.run import saved
+from pytest_gvisor.run import connected
 from pytest_gvisor.run.budget import Budget
 from pytest_gvisor.run.connected import Driven, Ended
 from pytest_gvisor.run.pipes import Streams
-from pytest_gvisor.run.request import Hooks, Record, Request, Workspace, workspace_of
+from pytest_gvisor.run.request import Hooks, Record, Request, workspace_of
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.specification import make_spec
 from pytest_gvisor.runsc.rootless import Way
@@ -169,7 +169,7 @@ def test_an_image_that_is_too_large_is_refused_and_removed(
     start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The session folder may be in memory. The run goes on."""
-    monkeypatch.setattr(saved, "LARGEST", 1000)
+    monkeypatch.setattr(connected, "LARGEST", 1000)
     run = start()
     run.ask("one")
     with pytest.raises(SnapshotError, match="more than 1000"):
@@ -182,20 +182,20 @@ def test_an_image_takes_no_more_room_while_it_is_written(
     start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its files are emptied again and again. The run goes on."""
-    monkeypatch.setattr(saved, "LARGEST", 10_000_000)
+    monkeypatch.setattr(connected, "LARGEST", 10_000_000)
     run = start(script=f"held = b'x' * {MUCH}\n{ECHO}")
     run.ask("one")
     image = Path(run.driven.workspace.path("image"))
-    real, early, left = saved.is_too_large, 0, []
+    real, early, left = Driven.is_saved, 0, []
 
-    def look(workspace: Workspace) -> bool:
+    def look(driven: Driven) -> bool:
         nonlocal early
-        found = real(workspace)
-        early += found and run.supervisor.saved is None
+        found = real(driven)
+        early += driven._too_large and not found
         left.append(sum(512 * file.stat().st_blocks for file in image.iterdir()))
         return found
 
-    monkeypatch.setattr(saved, "is_too_large", look)
+    monkeypatch.setattr(Driven, "is_saved", look)
     with pytest.raises(SnapshotError, match="more than 10000000 bytes"):
         run.driven.save(Budget(PATIENCE))
     assert early

@@ -20,7 +20,7 @@ from pytest_gvisor import (
 )
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.proc import words_of
-from pytest_gvisor.run import saved
+from pytest_gvisor.run import connected
 from tests.runsc.conftest import wait_for
 from tests.sandbox.conftest import BUSYBOX, alive
 
@@ -244,7 +244,7 @@ def test_a_sandbox_that_cannot_be_saved_says_why_and_runs_on(
 ) -> None:
     """The message of runsc is in the error."""
     monkeypatch.setattr(
-        saved, "save_argv", lambda _, folder: ("runsc", "--root", f"{folder}/root", "?")
+        connected, "save_argv", lambda _, folder: ("runsc", "--root", f"{folder}/root", "?")
     )
     with gvisor.sandbox() as first:
         with pytest.raises(SnapshotError, match="could not be saved"):
@@ -256,7 +256,7 @@ def test_a_sandbox_that_is_too_large_to_save_runs_on(
     gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No image of it is left."""
-    monkeypatch.setattr(saved, "LARGEST", 1_000_000)
+    monkeypatch.setattr(connected, "LARGEST", 1_000_000)
     with gvisor.sandbox() as first:
         before = sorted(Path(gvisor._launcher.session().path).rglob("image*"))
         with pytest.raises(SnapshotError, match="more than 1000000 bytes"):

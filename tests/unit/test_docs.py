@@ -40,7 +40,7 @@ from pytest_gvisor.install import archive, fetch, release
 from pytest_gvisor.oci import reader
 from pytest_gvisor.plugin import entries, matrix
 from pytest_gvisor.report import files, run_texts, terminal
-from pytest_gvisor.run import limits, project, saved
+from pytest_gvisor.run import connected, limits, project
 from pytest_gvisor.run.request import MAX_RECORDS
 from pytest_gvisor.runsc import platforms, sidecars
 from pytest_gvisor.sandbox import forward, process
@@ -281,7 +281,7 @@ NUMBERS = [
     ("internals.md", f"looks into the file each {link._LOOK * 1000:g} ms"),
     ("internals.md", f"at most {frames.MAX_JSON // 1024} KiB of JSON"),
     ("sandbox.md", f"A forward has {forward.MOST} connections at once"),
-    ("sandbox.md", f"A snapshot has at most {saved.LARGEST // GIB} GiB"),
+    ("sandbox.md", f"A snapshot has at most {connected.LARGEST // GIB} GiB"),
     ("runsc.md", f"more than {sidecars.MOST_ENTRIES} entries are refused"),
     ("runsc.md", f"whose path has more than {session_folder.LONGEST_BASE} bytes"),
     ("bundles.md", f"all of them together, {reader.MAX_PROBLEMS} at most"),

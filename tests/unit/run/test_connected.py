@@ -41,7 +41,7 @@ def driven(did: list[str], *, killed: bool = True, error: Exception | None = Non
     runner = Runner.__new__(Runner)
     given = cast("Any", runner)
     given.supervisor, given.launcher = Supervisor(did, killed=killed), SimpleNamespace(left=0)
-    given.request = given.workspace = None
+    given.request, given.workspace = None, SimpleNamespace(path=str)
     given.record, given._leaks = Record(), None
 
     def finish(remove: Callable[[], None]) -> tuple[None, Exception | None]:

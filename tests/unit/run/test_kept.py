@@ -7,7 +7,7 @@ import pytest
 from pytest_gvisor.errors import SnapshotError
 from pytest_gvisor.oci.defaults import default_spec
 from pytest_gvisor.programs.order import Order
-from pytest_gvisor.run import saved
+from pytest_gvisor.run import connected
 from pytest_gvisor.run.kept import keep
 from pytest_gvisor.run.request import Record, Workspace
 from pytest_gvisor.runsc.command import run_argv
@@ -41,13 +41,13 @@ def test_sandboxes_of_root_and_in_a_user_namespace_can_be_saved(
     platform: Platform, way: Way
 ) -> None:
     """On the two platforms that need no device."""
-    saved.check(platform, way)
+    connected.check(platform, way)
 
 
 def test_the_reasons_against_it_are_named() -> None:
     """A platform, and a way to start runsc."""
     with pytest.raises(SnapshotError, match="platform kvm") as caught:
-        saved.check(Platform.KVM, Way.PRIVILEGED)
+        connected.check(Platform.KVM, Way.PRIVILEGED)
     assert "systrap" in str(caught.value.next_step)
     with pytest.raises(SnapshotError, match="--rootless"):
-        saved.check(Platform.SYSTRAP, Way.FLAG)
+        connected.check(Platform.SYSTRAP, Way.FLAG)
