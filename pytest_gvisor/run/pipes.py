@@ -91,14 +91,14 @@ class Pipes:
         self.drains.append(Drain(reader, capture))
 
     def watch(self, change: Change) -> None:
-        """Have our ends waited for. What is called then returns False at the end of its stream."""
+        """Wait for our ends. A callback returns False at the end of its stream."""
         if self._feed is not None:
             change(self._feed.fd, selectors.EVENT_WRITE, self._feed.write)
         for drain in self.drains:
             change(drain.fd, selectors.EVENT_READ, drain.read)
 
     def is_open(self) -> bool:
-        """Whether the workload may still write. That it may read does not count."""
+        """Whether the workload may still write. Its standard input does not count."""
         return any(drain.fd in self.ours for drain in self.drains)
 
     def is_slow(self) -> bool:

@@ -132,10 +132,7 @@ class Runner:
             record.input = self.request.input
 
     def finish(self, remove: Callable[[], None]) -> tuple[Completed, GvisorError | None]:
-        """Judge a run that has ended and have it removed by ``remove``; return the result.
-
-        With it comes the error that is to be raised.
-        """
+        """Return the result of a run that has ended, and its error; ``remove`` removes the run."""
         verdict = self._judge()
         remove()
         completed = self._completed(verdict)
