@@ -77,7 +77,7 @@ in_vm() {
         status=0
         # shellcheck disable=SC2016
         sh -c 'echo $$ >"$0/pid"; exec "$@"' "$folder" \
-            env ${PYTEST_GVISOR_TESTS_FAILED:+"PYTEST_GVISOR_TESTS_FAILED=$noted"} \
+            env ${TESTS_FAILED:+"TESTS_FAILED=$noted"} \
             "$venv/bin/python" -m pytest_gvisor vm "${options[@]}" --timeout "$1" --share "$folder/clock" -- \
             bash -c "$in_guest" "$folder/clock" "$found" "$(same_as "$found")" "${@:2}" || status=$?
         kill "$watcher" 2>/dev/null || true
@@ -85,7 +85,7 @@ in_vm() {
             say "THE VM STOOD STILL: its clock had not moved for two minutes"
             status=125
         fi
-        [ -z "${PYTEST_GVISOR_TESTS_FAILED:-}" ] || cat "$noted" >"$PYTEST_GVISOR_TESTS_FAILED"
+        [ -z "${TESTS_FAILED:-}" ] || cat "$noted" >"$TESTS_FAILED"
         rm -rf "$folder"
         [ "$status" -eq 125 ] && [ "$try" = first ] || return "$status"
         say "THE VM DIED, and is started once more: what is above says nothing of the tests"

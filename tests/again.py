@@ -1,6 +1,6 @@
 """Runs pytest, and once more the tests whose sentry has panicked; also the plugin that finds them.
 
-    python -m tests.again OPTION… -- TEST…
+    python -m tests.again [pytest's arguments]
 
 An emulated processor is not perfect, and a panic there may be its fault. Nothing else is repeated:
 where another test has failed, or the run itself was broken, its status is the answer.
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 # pytest.ExitCode.TESTS_FAILED: the import of pytest takes seconds on an emulated processor.
 _TESTS_FAILED = 1
-_FILE = "PYTEST_GVISOR_TESTS_CRASHED"
-_ONLY = "PYTEST_GVISOR_TESTS_ONLY"
+_FILE = "TESTS_CRASHED"
+_ONLY = "TESTS_ONLY"
 
 
 class Crashes:
@@ -75,8 +75,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def main(arguments: list[str]) -> int:
     """The status of the run, or of the second one."""
-    at = arguments.index("--")
-    arguments = [*arguments[:at], *arguments[at + 1 :]]
     status, found = _run(arguments, [])
     crashed = sorted(set(found["crashed"]) - set(found["failed"]))
     if status != _TESTS_FAILED or found["failed"] or not crashed:

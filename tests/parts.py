@@ -10,10 +10,10 @@ import pytest
 
 from pytest_gvisor.escape import escape
 
-FAILED = "PYTEST_GVISOR_TESTS_FAILED"
+FAILED = "TESTS_FAILED"
 """The file to which a part's pytest adds a line for each failed test."""
 
-ENDED = "PYTEST_GVISOR_TESTS_PARTS"
+ENDED = "TESTS_PARTS"
 """The lines to show: how each part before this pytest ended, and its failed tests."""
 
 _LONGEST = 200

@@ -1,7 +1,7 @@
 """A skip is never a pass: fails each skipped test whose reason allowed-skips.txt does not list.
 
 A pytest plugin for this repository's own suite, loaded by the conftest at the top. It is active
-under ``--gvisor-strict`` and where ``PYTEST_GVISOR_STRICT_SKIPS`` is set, as `make test` does.
+under ``--gvisor-strict`` and where ``TESTS_STRICT_SKIPS`` is set, as `make test` does.
 """
 
 import dataclasses
@@ -81,6 +81,6 @@ class SkipCheck:
 
 def pytest_configure(config: pytest.Config) -> None:
     strict = config.getoption("gvisor_strict", default=False)
-    if strict or os.environ.get("PYTEST_GVISOR_STRICT_SKIPS"):
+    if strict or os.environ.get("TESTS_STRICT_SKIPS"):
         leg = "root" if os.geteuid() == 0 else "user"
         config.pluginmanager.register(SkipCheck(read_rules(ALLOWED), leg), "skipcheck-active")

@@ -70,8 +70,8 @@ def run_pytest(*arguments: str, **variables: str) -> bool:
         ],
         cwd=CHECKOUT,
         env={
-            **kept, "PYTEST_GVISOR_STRICT_SKIPS": "1",
-            "PYTEST_GVISOR_STRICT_TIMES": "1", **variables,
+            **kept, "TESTS_STRICT_SKIPS": "1",
+            "TESTS_STRICT_TIMES": "1", **variables,
         },
     )  # fmt: skip
     return done.returncode == 0
@@ -92,7 +92,7 @@ def flood(asked: argparse.Namespace) -> bool:
     return run_pytest(
         "-rP", "-k", "flood or neighbour",
         "tests/faults/test_output.py", "tests/faults/test_host.py",
-        PYTEST_GVISOR_FLOOD_MIB=str(asked.flood), PYTEST_GVISOR_NEIGHBOURS=str(NEIGHBOURS),
+        TESTS_FLOOD_MIB=str(asked.flood), TESTS_NEIGHBOURS=str(NEIGHBOURS),
     )  # fmt: skip
 
 

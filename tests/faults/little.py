@@ -19,7 +19,7 @@ from pathlib import Path
 from pytest_gvisor.programs import proc
 from tests.bundlecheck import ENVIRONMENT
 
-STRICT = os.environ.get("PYTEST_GVISOR_STRICT_TIMES") == "1"
+STRICT = os.environ.get("TESTS_STRICT_TIMES") == "1"
 """Whether the promised times are checked exactly, as in `make faults`, alone on the machine."""
 PROCESSES_AFTER = 1.0
 FILES_AFTER = 2.0

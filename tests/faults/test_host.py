@@ -108,7 +108,7 @@ def test_sigkill_while_the_root_is_filled_leaves_no_file_store(
 
 
 SPIN = "for n in 1 2 3 4 5 6 7 8; do while :; do :; done & done; wait"
-NEIGHBOURS = int(os.environ.get("PYTEST_GVISOR_NEIGHBOURS", "4"))
+NEIGHBOURS = int(os.environ.get("TESTS_NEIGHBOURS", "4"))
 """The neighbour's number of runs: enough for a 99th percentile in `make faults`."""
 
 

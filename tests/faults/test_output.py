@@ -14,7 +14,7 @@ from tests.fakes.fake import FINE, FakeRunsc
 from tests.fakes.runs import Runs
 
 MIB = 1024 * 1024
-FLOOD = int(os.environ.get("PYTEST_GVISOR_FLOOD_MIB", "64"))
+FLOOD = int(os.environ.get("TESTS_FLOOD_MIB", "64"))
 """How much comes out of the real runsc, in MiB."""
 KEPT = 1 * MIB
 

@@ -48,7 +48,7 @@ def again(folder: Path, keywords: str, more: str = "") -> tuple[int, str, int, i
     text = TESTS.replace("KEYWORDS", keywords) + more
     (folder / "test_it.py").write_text(textwrap.dedent(text))
     (folder / "pytest.ini").write_text("[pytest]\n")
-    argv = [sys.executable, "-m", "tests.again", "-p", "no:cacheprovider", "--", "test_it.py"]
+    argv = [sys.executable, "-m", "tests.again", "-p", "no:cacheprovider", "test_it.py"]
     done = subprocess.run(
         argv, cwd=folder, env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
         capture_output=True, text=True, timeout=180,

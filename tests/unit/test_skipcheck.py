@@ -84,7 +84,7 @@ def run(project: pytest.Pytester, *args: str) -> pytest.RunResult:
 def test_unlisted_skips_fail_the_run_and_are_shown_with_their_reason(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, workers: list[str]
 ) -> None:
-    monkeypatch.setenv("PYTEST_GVISOR_STRICT_SKIPS", "1")
+    monkeypatch.setenv("TESTS_STRICT_SKIPS", "1")
     result = run(project, *workers)
     result.assert_outcomes(skipped=2, failed=2, errors=1, xfailed=1)
     result.stdout.fnmatch_lines(["*does not list for the leg*: today is Tuesday"])
@@ -94,7 +94,7 @@ def test_unlisted_skips_fail_the_run_and_are_shown_with_their_reason(
 def test_a_file_that_skips_itself_for_an_unlisted_reason_fails_the_run(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTEST_GVISOR_STRICT_SKIPS", "1")
+    monkeypatch.setenv("TESTS_STRICT_SKIPS", "1")
     project.makepyfile(test_whole="import pytest; pytest.importorskip('no_such_module')")
     result = run(project, "test_whole.py")
     result.assert_outcomes(errors=1)
@@ -104,5 +104,5 @@ def test_a_file_that_skips_itself_for_an_unlisted_reason_fails_the_run(
 def test_without_strictness_skips_are_skips(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("PYTEST_GVISOR_STRICT_SKIPS", raising=False)
+    monkeypatch.delenv("TESTS_STRICT_SKIPS", raising=False)
     run(project).assert_outcomes(skipped=5, xfailed=1)

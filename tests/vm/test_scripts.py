@@ -66,8 +66,8 @@ FAKE = """\
 read -r what number <outcomes
 sed -i 1d outcomes
 while [ "$1" != --share ]; do shift; done
-[ "${PYTEST_GVISOR_TESTS_FAILED%/*}" = "$2" ] || exit 3
-echo "test_of_$number" >>"$PYTEST_GVISOR_TESTS_FAILED"
+[ "${TESTS_FAILED%/*}" = "$2" ] || exit 3
+echo "test_of_$number" >>"$TESTS_FAILED"
 [ "$what" = status ] && exit "$number"
 touch -d "-$number seconds" "$2/beat"
 exec sleep 15
@@ -107,7 +107,7 @@ def test_only_a_vm_that_died_or_stood_still_is_started_once_more(
     noted = tmp_path / "noted"
     done = subprocess.run(
         ["bash", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
-        env={**os.environ, "PYTEST_GVISOR_TESTS_FAILED": str(noted)},
+        env={**os.environ, "TESTS_FAILED": str(noted)},
     )  # fmt: skip
     assert done.returncode == status, done
     assert (tmp_path / "outcomes").read_text().count("\n") == left
