@@ -8,11 +8,10 @@ import itertools
 import json
 import os
 import stat
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from pytest_gvisor.errors import InvalidBundle, LaunchError
 from pytest_gvisor.escape import shown
@@ -20,6 +19,7 @@ from pytest_gvisor.oci import mount_options, paths, reach, validate
 from pytest_gvisor.oci.reader import MAX_BYTES, MAX_PROBLEMS, at, bounded, load
 from pytest_gvisor.oci.vocabulary import MountType, normal
 from pytest_gvisor.programs.paths import within
+from pytest_gvisor.sessions import private
 
 if TYPE_CHECKING:
     from pytest_gvisor.oci.spec import Mount, Spec
@@ -61,14 +61,22 @@ class Bundle:
         found = validate.problems(spec, value)
         if terminal:
             value["process"]["terminal"] = True
-        data = b"" if found else json.dumps(value, separators=(",", ":")).encode()
-        if len(data) > MAX_BYTES:
+        text = "" if found else json.dumps(value, separators=(",", ":"))
+        if len(text) > MAX_BYTES:
             found.append(f"larger than {MAX_BYTES} bytes")
+        file = os.path.join(folder, CONFIG)
         if found:
-            raise InvalidBundle(found, where=os.path.join(folder, CONFIG))
+            raise InvalidBundle(found, where=file)
+        made = False
         try:
-            _write(folder, data)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder, 0o700)
+                made = True
+            private.write(file, text)
         except (OSError, ValueError) as error:
+            with contextlib.suppress(OSError):
+                if made:
+                    os.rmdir(folder)
             number = getattr(error, "errno", None) or 0
             raise LaunchError("bundle", f"cannot write {shown(folder)}", errno=number) from error
         return cls(path=os.path.abspath(folder), spec=spec)
@@ -138,24 +146,6 @@ def _id(folder: str) -> tuple[int, int] | None:
         status = os.stat(folder)
         return status.st_dev, status.st_ino
     return None
-
-
-def _write(folder: str, data: bytes) -> None:
-    with contextlib.ExitStack() as on_failure:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder, 0o700)
-            on_failure.callback(_quietly, os.rmdir, folder)
-        descriptor, temporary = tempfile.mkstemp(prefix=".config-", dir=folder)
-        on_failure.callback(_quietly, os.unlink, temporary)
-        with open(descriptor, "wb") as file:
-            file.write(data)
-        os.rename(temporary, os.path.join(folder, CONFIG))
-        on_failure.pop_all()
-
-
-def _quietly(remove: Any, path: str) -> None:
-    with contextlib.suppress(OSError):
-        remove(path)
 
 
 def _read(folder: str) -> bytes:

@@ -15,7 +15,7 @@ import functools
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, NamedTuple, TypeGuard
 
 from pytest_gvisor.errors import InvalidBundle
@@ -38,11 +38,12 @@ class Range(NamedTuple):
 
 
 class Words:
-    """The strings that a field takes; the noun names them in a problem."""
+    """The strings that a field takes; the noun names them in a problem, the kind makes values."""
 
-    def __init__(self, noun: str, words: str) -> None:
+    def __init__(self, noun: str, words: str, kind: Callable[[Any], object] = str) -> None:
         self.noun = noun
         self.words = words.split()
+        self.kind = kind
 
 
 U16 = Annotated[int, Range(low=0, high=2**16 - 1)]
@@ -52,6 +53,10 @@ I32 = Annotated[int, Range(low=-(2**31), high=2**31 - 1)]
 I64 = Annotated[int, Range(low=-(2**63), high=2**63 - 1)]
 # 2**32 - 1 is (uid_t)-1: the kernel reads it as "leave it as it is".
 Id = Annotated[int, Range(low=0, high=2**32 - 2)]
+
+_Place = tuple[str | int, ...]
+_Way = tuple[Callable[..., object], Any]
+_PLAIN: Final = frozenset({str, int, bool})
 
 _BAD: Final = dataclasses.MISSING
 """The result for a bad value, which is no better than one that is not there."""
@@ -105,11 +110,11 @@ def load(data: bytes, *, where: str) -> object:
 
 
 class _Field(NamedTuple):
-    """A key of a JSON object: the attribute for it, and its annotation."""
+    """A key of a JSON object: the attribute for it, and how it is read."""
 
     attribute: str
     default: object
-    hint: Any
+    way: _Way
 
 
 @functools.cache
@@ -121,98 +126,112 @@ def _shape(cls: type) -> dict[str, _Field]:
         name = field.metadata.get("json") or head + "".join(part.capitalize() for part in rest)
         factory = field.default_factory
         default = field.default if factory is dataclasses.MISSING else factory()
-        made[name] = _Field(field.name, default, hints[field.name])
+        made[name] = _Field(field.name, default, _way(hints[field.name]))
     return made
 
 
+def _way(hint: Any) -> _Way:
+    """Return the method that reads values of this annotation, and its first argument."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return (_Reader.number if isinstance(args[1], Range) else _Reader.word), args[1]
+    if origin in {typing.Union, types.UnionType}:
+        # Absent is None; a JSON null is not a value of any key.
+        return _way(args[0])
+    if origin is tuple:
+        return _Reader.list, _way(args[0])
+    if origin is Mapping:
+        return _Reader.table, _way(args[1])
+    if dataclasses.is_dataclass(hint):
+        return _Reader.instance, hint
+    if hint is bool:
+        return _Reader.boolean, None
+    if hint is str:
+        return _Reader.text, None
+    noun = re.sub(r"(?<!^)([A-Z])", r" \1", hint.__name__).lower()
+    return _Reader.word, Words(noun, " ".join(hint), hint)
+
+
 class _Reader:
-    """Reads values by their annotations, and collects the problems."""
+    """Reads values, each by the method of its annotation, and collects the problems.
+
+    A place is a tuple of keys and indexes. It becomes text where there is a problem.
+    """
 
     def __init__(self) -> None:
         self.problems: list[str] = []
         self._is_whole = True
         """Whether no value of the object that is being read is bad so far."""
 
-    def _add(self, path: str, text: str, *, spoils: bool = True) -> object:
+    def _add(self, place: _Place, text: str, *, within: str = "", spoils: bool = True) -> object:
         # One more than are shown, so that it shows that there are more.
         if len(self.problems) <= MAX_PROBLEMS:
+            path = ""
+            for part in place:
+                path = f"{path}[{part}]" if isinstance(part, int) else at(path, part)
+            path = (path + within).removeprefix(".")
             self.problems.append(f"{path}: {text}" if path else text)
         self._is_whole = self._is_whole and not spoils
         return _BAD
 
-    def value(self, hint: Any, value: object, path: str) -> object:
-        """Read a value of this annotation; `_BAD` for a bad one."""
-        origin, args = typing.get_origin(hint), typing.get_args(hint)
-        if origin is Annotated:
-            read = self._number if isinstance(args[1], Range) else self._word
-            return read(args[1], value, path)
-        if origin in {typing.Union, types.UnionType}:
-            # Absent is None; a JSON null is not a value of any key.
-            return self.value(args[0], value, path)
-        if origin is tuple:
-            return self._list(args[0], value, path)
-        if origin is Mapping:
-            return self._table(args[1], value, path)
-        if dataclasses.is_dataclass(hint):
-            return self.instance(hint, value, path)
-        if hint is bool:
-            if isinstance(value, bool):
-                return value
-            return self._add(path, f"must be true or false, not {shown(value)}")
-        if hint is str:
-            return self._text(value, path)
-        noun = re.sub(r"(?<!^)([A-Z])", r" \1", hint.__name__).lower()
-        found = self._word(Words(noun, " ".join(hint)), value, path)
-        return found if found is _BAD else hint(found)
+    def boolean(self, _: None, value: object, place: _Place) -> object:
+        if isinstance(value, bool):
+            return value
+        return self._add(place, f"must be true or false, not {shown(value)}")
 
-    def _text(self, value: object, path: str) -> object:
+    def text(self, _: None, value: object, place: _Place, within: str = "") -> object:
         if not isinstance(value, str):
-            return self._add(path, f"must be a string, not {shown(value)}")
+            return self._add(place, f"must be a string, not {shown(value)}", within=within)
         if "\0" in value:
-            return self._add(path, "has a NUL byte")
+            return self._add(place, "has a NUL byte", within=within)
         try:
             value.encode()
         except UnicodeEncodeError:
-            return self._add(path, "has a lone surrogate, which is not text")
+            problem = "has a lone surrogate, which is not text"
+            return self._add(place, problem, within=within)
         return value
 
-    def _number(self, limits: Range, value: object, path: str) -> object:
+    def number(self, limits: Range, value: object, place: _Place) -> object:
         if not whole(value):
-            return self._add(path, f"must be a whole number, not {shown(value)}")
+            return self._add(place, f"must be a whole number, not {shown(value)}")
         if not limits.low <= value <= limits.high:
-            return self._add(path, f"{shown(value)} is not in {limits.low}..{limits.high}")
+            return self._add(place, f"{shown(value)} is not in {limits.low}..{limits.high}")
         return value
 
-    def _word(self, known: Words, value: object, path: str) -> object:
-        text = self._text(value, path)
-        if text is _BAD or text in known.words:
-            return text
+    def word(self, known: Words, value: object, place: _Place) -> object:
+        text = self.text(None, value, place)
+        if text is _BAD:
+            return _BAD
+        if text in known.words:
+            return known.kind(text)
         plain = text if re.fullmatch(r"\w{1,40}", str(text), re.ASCII) else shown(text)
         hint = nearest(str(text), known.words)
-        return self._add(path, f"unknown {known.noun} {plain}{hint}")
+        return self._add(place, f"unknown {known.noun} {plain}{hint}")
 
-    def _list(self, hint: Any, value: object, path: str) -> object:
+    def list(self, way: _Way, value: object, place: _Place) -> object:
         if not isinstance(value, list | tuple):
-            return self._add(path, f"must be a list, not {shown(value)}")
-        made = [self.value(hint, entry, f"{path}[{at}]") for at, entry in enumerate(value)]
+            return self._add(place, f"must be a list, not {shown(value)}")
+        read, about = way
+        made = [read(self, about, entry, (*place, index)) for index, entry in enumerate(value)]
         return tuple(entry for entry in made if entry is not _BAD)
 
-    def _table(self, hint: Any, value: object, path: str) -> object:
+    def table(self, way: _Way, value: object, place: _Place) -> object:
         if not isinstance(value, Mapping):
-            return self._add(path, f"must be an object, not {shown(value)}")
+            return self._add(place, f"must be an object, not {shown(value)}")
+        read, about = way
         made: dict[str, object] = {}
         for name, entry in value.items():
-            where = at(path, str(name))
-            is_text = self._text(name, f"{where} (the key)") is not _BAD
-            if is_text and (found := self.value(hint, entry, where)) is not _BAD:
+            where = (*place, str(name))
+            is_text = self.text(None, name, where, " (the key)") is not _BAD
+            if is_text and (found := read(self, about, entry, where)) is not _BAD:
                 made[name] = found
         return made
 
-    def instance(self, cls: Any, value: object, path: str) -> Any:
+    def instance(self, cls: Any, value: object, place: _Place) -> Any:
         """Read an object. Problems in it leave the object around it whole, if it can be made."""
         outer, self._is_whole = self._is_whole, True
         if not isinstance(value, Mapping):
-            return self._add(path, f"must be an object, not {shown(value)}")
+            return self._add(place, f"must be an object, not {shown(value)}")
         shape = _shape(cls)
         made: dict[str, object] = {}
         for name, entry in value.items():
@@ -220,20 +239,21 @@ class _Reader:
             if field is None:
                 refused = getattr(cls, "REFUSED", {}).get(name)
                 hint = "" if refused else nearest(str(name), list(shape))
-                self._add(at(path, str(name)), refused or f"unknown key{hint}", spoils=False)
+                self._add((*place, str(name)), refused or f"unknown key{hint}", spoils=False)
                 continue
-            found = self.value(field.hint, entry, at(path, name))
+            read, about = field.way
+            found = read(self, about, entry, (*place, name))
             made[field.attribute] = field.default if found is _BAD else found
         for name, field in shape.items():
-            if field.attribute not in made and field.default is _BAD:
-                made[field.attribute] = self._add(at(path, name), "missing")
+            if field.default is _BAD and field.attribute not in made:
+                made[field.attribute] = self._add((*place, name), "missing")
         if _BAD in made.values():
             return _BAD
         is_whole, self._is_whole = self._is_whole, outer
         instance = cls(**made)
         if is_whole and hasattr(instance, "problems"):
             for where, text in instance.problems():
-                self._add((path + where).removeprefix("."), text, spoils=False)
+                self._add(place, text, within=where, spoils=False)
         return instance
 
 
@@ -245,12 +265,14 @@ def read(cls: type, value: object) -> tuple[Any, list[str]]:
     type.
     """
     reader = _Reader()
-    made = reader.instance(cls, value, "")
+    made = reader.instance(cls, value, ())
     return (None if made is _BAD else made), bounded(reader.problems)
 
 
 def write(value: object) -> Any:
     """Return the value as plain JSON types, without fields that have their default."""
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, tuple | list):

@@ -66,17 +66,27 @@ class System(NamedTuple):
     def covered(self, taken: frozenset[str] = frozenset()) -> Iterator[str]:
         """Yield what is hidden: `covers`, and projects and home folders in the system's folders.
 
-        Nothing is hidden in what is mounted at ``taken``, nor what is gone by now.
+        Nothing is hidden in what is mounted at ``taken``, nor what is gone or empty by now.
         """
         places = {destination for destination, _source in self.binds}
         for path in (*self.covers, *filter(self.holds, _of_users())):
-            if _above(path, places | taken) in places - taken and os.path.lexists(path):
+            if _above(path, places | taken) in places - taken and is_filled(path):
                 yield path
 
     def holds(self, path: str) -> bool:
         """Whether a path lies in what is bound, and is not hidden."""
         places = {destination for destination, _source in self.binds}
         return _above(path, places | {*self.covers}) in places
+
+
+def is_filled(path: str) -> bool:
+    """Whether a path is a file, or a folder that is not empty or cannot be listed."""
+    try:
+        return bool(os.listdir(path))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 def _above(path: str, folders: frozenset[str] | set[str]) -> str:
@@ -117,7 +127,7 @@ def system(*, whole: bool = False) -> System:
     for place in (f"{prefix}/{part}" for prefix in parted for part in _PARTS):
         if os.path.islink(place):
             links[place.lstrip("/")] = os.readlink(place)
-        elif os.path.exists(place):
+        elif _has_files(place):
             binds[place] = os.path.realpath(place)
     for step in _steps():
         if os.path.islink(step) and not _above(step, {*binds}):
@@ -133,6 +143,14 @@ def system(*, whole: bool = False) -> System:
         path=tuple(f for f in folders if os.path.isdir(f) and _above(f, {*binds})),
         notes=tuple(notes),
         covers=tuple(covers),
+    )
+
+
+def _has_files(path: str) -> bool:
+    """Whether a path is a file, or a folder with more than folders in it, such as ``include``."""
+    return os.path.isfile(path) or any(
+        files or any(os.path.islink(f"{top}/{name}") for name in folders)
+        for top, folders, files in os.walk(path)
     )
 
 

@@ -117,6 +117,23 @@ def test_of_a_link_to_the_python_its_folder_is_not_seen(
         assert system.path == (f"{real}/bin",)
 
 
+def test_what_has_nothing_to_show_or_hide_is_no_mount(
+    tmp_path: Path, prefix: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each mount takes runsc a millisecond; what has become more by the next run is mounted."""
+    (prefix / "include/x.h").unlink()
+    (prefix / "include/python3.11").mkdir()
+    (tmp_path / "src").mkdir()
+    monkeypatch.setattr(system_folders, "_SOURCES", (str(tmp_path / "src"),))
+    monkeypatch.setattr(system_folders, "_top_level", lambda: ({str(tmp_path): ""}, {}))
+    system = system_folders.system()
+    assert f"{prefix}/share" in dict(system.binds)
+    assert f"{prefix}/include" not in dict(system.binds)
+    assert str(tmp_path / "src") not in system.covered()
+    make(tmp_path, "src/app/.env")
+    assert str(tmp_path / "src") in system.covered()
+
+
 def test_packages_of_stores_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Libraries of Nix and Homebrew lie beside the prefix; settings of services do not count."""
     monkeypatch.setattr(os.path, "isdir", lambda path: not path.startswith("/usr/"))
@@ -162,7 +179,7 @@ def test_a_project_below_usr_is_hidden(
     """So are home folders there. The system's own folders and its packages stay."""
     system = system_folders.system()
     assert root not in system.covered()
-    monkeypatch.setattr(os.path, "lexists", lambda _path: True)
+    monkeypatch.setattr(system_folders, "is_filled", lambda _path: True)
     monkeypatch.setattr(system_folders, "projects", [root])
     assert (root in system.covered()) is hidden
     assert root not in system.covered(frozenset({root}))

@@ -9,7 +9,7 @@ import pytest
 
 import pytest_gvisor
 from pytest_gvisor import UsageError, bind, directory, host
-from pytest_gvisor.oci import skeleton
+from pytest_gvisor.oci import skeleton, system_folders
 from pytest_gvisor.oci.rootfs import host_system
 from pytest_gvisor.run.workload import make_workload
 from pytest_gvisor.sandbox import interpreter
@@ -57,7 +57,7 @@ def test_a_root_of_the_user_s_gets_no_more_of_the_host_than_the_python(
     assert not {"/usr", prefix} & {mount.source for mount in start.mounts}
     system = host_system()._replace(covers=("/usr/src", project))
     monkeypatch.setattr(interpreter, "host_system", lambda: system)
-    monkeypatch.setattr(os.path, "lexists", {project, "/usr/src"}.__contains__)
+    monkeypatch.setattr(system_folders, "is_filled", {project, "/usr/src"}.__contains__)
     monkeypatch.setattr(skeleton, "write", lambda *_: None)
     workload = make_workload(["guest"], lambda: directory(tmp_path))
     made = interpreter.guest(workload, start, str(tmp_path)).mounts
