@@ -2,10 +2,9 @@
 
     prose.py PATH…
 
-A summary is the first paragraph of the docstring of a module, a class or a function. Of the
-paragraphs below it, and of the docstrings of attributes, only the length of sentences is checked.
-A help text is a literal that is given to argparse or pytest. A page is all that stands outside of
-its code blocks.
+A summary is the first paragraph of the docstring of a module, a class or a function. A help text
+is a literal that is given to argparse or pytest. A page is all that stands outside of its code
+blocks.
 
 Each find is printed as FILE:LINE: RULE: TEXT. If there are any, the exit status is 1. Vale reads
 no help texts, no summaries apart from their bodies, and takes minutes to build.
@@ -14,7 +13,6 @@ no help texts, no summaries apart from their bodies, and takes minutes to build.
 from __future__ import annotations
 
 import ast
-import itertools
 import re
 import sys
 from collections.abc import Iterator
@@ -33,9 +31,6 @@ PRIVATE = (
 )  # fmt: skip
 """Words that this project once used in a sense of its own, as regular expressions."""
 
-MOST_WORDS = 20
-"""The longest sentence. On a page, code counts as one word, and so does each link of a list."""
-
 PAGE_BEGINNINGS = (
     "what", "who", "whom", "whose", "in which", "of which", "one that", "one who", "the one that",
     "the ones", "those that", "those who",
@@ -52,7 +47,6 @@ FENCE = re.compile(r"^ *```(?s:.*?)^ *```$|^(?: {4}.*\n)+", re.MULTILINE)
 LINKS = re.compile(rf"{LINK.pattern}(?:,\s+{LINK.pattern}){{2,}}")
 LISTED = re.compile(r"`code`(?:,? `code`)+")
 WORD = re.compile(rf"\b(?:{'|'.join(PRIVATE)})\b", re.IGNORECASE)
-ITEM = re.compile(r"^(?: |- |\d+\. )", re.MULTILINE)
 HELP = {"help", "description", "epilog"}
 """Keyword arguments that hold help texts; ``addini`` takes one by position."""
 
@@ -85,14 +79,6 @@ def broken(text: str, no_subject: re.Pattern[str] = SUMMARIES) -> Iterator[tuple
             yield "names no subject", sentence
         if found := WORD.search(sentence):
             yield f"private word {found[0]!r}", sentence
-    yield from too_long(text)
-
-
-def too_long(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the sentences that are too long, each with the rule."""
-    for sentence in SENTENCE.split(" ".join(CODE.sub("`code`", text).split())):
-        if (count := sum(map(_is_word, sentence.split()))) > MOST_WORDS:
-            yield f"{count} words, more than {MOST_WORDS}", sentence
 
 
 def _is_word(token: str) -> bool:
@@ -110,20 +96,6 @@ def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
             if isinstance(node.func, ast.Attribute) and node.func.attr == "addini":
                 literals += node.args[1:2]
             yield from ((literal.lineno, _text(literal)) for literal in literals)
-
-
-def bodies(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Yield the paragraphs below summaries, and attributes' docstrings, each with its line.
-
-    A paragraph with an indented line is a table or code, and one with a dash or a number a list.
-    """
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            paragraphs = (ast.get_docstring(node) or "").split("\n\n")[1:]
-            yield from ((node.body[0].lineno, text) for text in paragraphs if not ITEM.search(text))
-            for above, below in itertools.pairwise(node.body):
-                if isinstance(above, ast.Assign | ast.AnnAssign) and isinstance(below, ast.Expr):
-                    yield below.lineno, _text(below.value)
 
 
 def _text(literal: ast.expr) -> str:
@@ -174,7 +146,6 @@ def check(path: Path) -> list[Find]:
         return check_page(path)
     tree = ast.parse(path.read_bytes())
     finds = [(line, find) for line, text in texts(tree) for find in broken(text)]
-    finds += [(line, find) for line, text in bodies(tree) for find in too_long(text)]
     return sorted(Find(str(path), line, *find) for line, find in finds)
 
 

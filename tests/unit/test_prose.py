@@ -21,7 +21,6 @@ from scripts.prose import broken, main
         ("An unknown word ends the sandbox.", "private word 'word'"),
         ("Skip for want of runsc.", "private word 'want of'"),
         ("The layers that can be had.", "private word 'be had'"),
-        ("One " + "very " * 18 + "long sentence.", "21 words, more than 20"),
     ],
 )
 def test_a_sentence_that_breaks_a_rule_is_found(text: str, rule: str) -> None:
@@ -36,13 +35,12 @@ def test_a_sentence_that_breaks_a_rule_is_found(text: str, rule: str) -> None:
         "The endpoints of a channel: each has an id.",
         "Messages from the guest, parsed and checked. An unknown message closes the sandbox.",
         "`what` is code, and so is ``it said a word``.",
-        "One " + "very " * 17 + "long sentence. " + "It's" + " a short one.",
         "Run the unit tests.",
         "Itself.",
     ],
 )
 def test_plain_english_passes(text: str) -> None:
-    """Names, code and a sentence at its longest break no rule."""
+    """Names and code break no rule."""
     assert list(broken(text)) == []
 
 
