@@ -24,6 +24,7 @@ from pytest_gvisor.runsc import locate
 from pytest_gvisor.runsc.binary import Runsc
 from tests.bucket import PLACE, Answer, Bucket, a_real_runsc, archive, send, served
 from tests.runsc.conftest import wait_for
+from tests.unit.runsc.conftest import ANSWERS, SOURCE
 
 
 @pytest.fixture
@@ -37,6 +38,15 @@ def bucket() -> Iterator[Bucket]:
 def real() -> bytes:
     """The bytes of a runsc."""
     return a_real_runsc()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The bytes of a program that answers as a runsc does. A real one takes seconds to pack."""
+    folder = tmp_path_factory.mktemp("compiled")
+    (folder / "fake.c").write_text(SOURCE % ANSWERS)
+    subprocess.run(["cc", "-o", "runsc", "fake.c"], cwd=folder, check=True)
+    return (folder / "runsc").read_bytes()
 
 
 def get(bucket: Bucket, folder: Path, **limits: float) -> place.Installed:
@@ -73,9 +83,9 @@ def test_a_release_that_is_one_file(bucket: Bucket, real: bytes, tmp_path: Path)
     assert f"--gvisor-runsc={path}".encode() in out
 
 
-def test_a_release_that_is_an_archive(bucket: Bucket, real: bytes, tmp_path: Path) -> None:
+def test_a_release_that_is_an_archive(bucket: Bucket, small: bytes, tmp_path: Path) -> None:
     """The newer layout is runsc with its gvisor-bin; the previous release stays for its users."""
-    made = archive(runsc=real, gvisor_bin__gvisor_sentry=b"one", shim=b"x", __etc__passwd=b"x")
+    made = archive(runsc=small, gvisor_bin__gvisor_sentry=b"one", shim=b"x", __etc__passwd=b"x")
     bucket.put("gvisor.tar.bz2", made)
     bucket.put("runsc", b"the other layout is not asked for")
     first = get(bucket, tmp_path)
@@ -87,23 +97,23 @@ def test_a_release_that_is_an_archive(bucket: Bucket, real: bytes, tmp_path: Pat
     judged = locate.find(first.path)
     judged.close()
     assert judged.path == first.real
-    bucket.put("gvisor.tar.bz2", archive(runsc=real, gvisor_bin__gvisor_sentry=b"two"))
+    bucket.put("gvisor.tar.bz2", archive(runsc=small, gvisor_bin__gvisor_sentry=b"two"))
     second = get(bucket, tmp_path)
     assert second.previous == str(home)
     assert (Path(second.real).parent / "gvisor-bin" / "gvisor_sentry").read_bytes() == b"two"
     assert home.is_dir()
 
 
-def broken(bucket: Bucket, kind: str, real: bytes) -> dict[str, float]:
+def broken(bucket: Bucket, kind: str, small: bytes) -> dict[str, float]:
     """Make the bucket's runsc one that must be refused; return the limits for the attempt."""
     path = f"{PLACE}/runsc"
-    bucket.put("runsc", real)
+    bucket.put("runsc", small)
     if kind == "digest":
-        bucket.put("runsc", real, "0" * 128)
+        bucket.put("runsc", small, "0" * 128)
     elif kind == "no digest":
         bucket.files[f"{path}.sha512"] = b"<html>\x1b[31m"
     elif kind == "truncated":
-        bucket.files[path] = lambda handler: send(handler, real[:100], len(real))
+        bucket.files[path] = lambda handler: send(handler, small[:100], len(small))
     elif kind == "nothing":
         bucket.files.clear()
     elif kind == "gone":
@@ -192,10 +202,10 @@ def redirect(handler: BaseHTTPRequestHandler, to: str) -> None:
     ],
 )
 def test_what_cannot_be_used_is_said_and_not_left(
-    kind: str, told: str, bucket: Bucket, real: bytes, tmp_path: Path
+    kind: str, told: str, bucket: Bucket, small: bytes, tmp_path: Path
 ) -> None:
     """A typed error within its deadline; the runsc that was there is as it was, alone."""
-    limits = broken(bucket, kind, real)
+    limits = broken(bucket, kind, small)
     (tmp_path / "runsc").write_bytes(b"as it was")
     started = time.monotonic()
     with pytest.raises(InstallFailed, match=told) as caught:
@@ -216,11 +226,11 @@ def test_a_deadline_that_passed_is_status_124(bucket: Bucket, tmp_path: Path) ->
 
 
 def test_a_redirect_on_the_loopback_is_followed(
-    bucket: Bucket, real: bytes, tmp_path: Path
+    bucket: Bucket, small: bytes, tmp_path: Path
 ) -> None:
     """A server of one's own may send its clients from one place to another."""
-    bucket.put("runsc", real)
-    bucket.files["/elsewhere"] = real
+    bucket.put("runsc", small)
+    bucket.files["/elsewhere"] = small
     bucket.files[f"{PLACE}/runsc"] = lambda handler: redirect(handler, f"{bucket.url}/elsewhere")
     assert get(bucket, tmp_path).path == str(tmp_path / "runsc")
 
@@ -269,10 +279,10 @@ main.main(sys.argv[1:])
 
 
 def test_a_release_whose_link_never_came_is_removed_by_the_next_installation(
-    bucket: Bucket, real: bytes, tmp_path: Path
+    bucket: Bucket, small: bytes, tmp_path: Path
 ) -> None:
     """The next installation removes the unlinked release, and keeps the releases before it."""
-    bucket.put("gvisor.tar.bz2", archive(runsc=real, gvisor_bin__x=b"one"))
+    bucket.put("gvisor.tar.bz2", archive(runsc=small, gvisor_bin__x=b"one"))
     before = tmp_path / "gvisor-20200101.0-0123abcd"
     before.mkdir()
     command = [sys.executable, "-c", KILLED, "install", "--to", str(tmp_path)]
@@ -285,10 +295,10 @@ def test_a_release_whose_link_never_came_is_removed_by_the_next_installation(
 
 
 def test_two_installations_at_once_do_not_remove_each_other_s_folder(
-    bucket: Bucket, real: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: Bucket, small: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other installation looks for remains before this one's new folder is locked."""
-    bucket.put("runsc", real)
+    bucket.put("runsc", small)
     flock, others = fcntl.flock, [place._remove_stale]
 
     def late(fd: int, operation: int) -> None:
@@ -302,10 +312,10 @@ def test_two_installations_at_once_do_not_remove_each_other_s_folder(
 
 
 def test_a_new_folder_that_another_installation_has_removed_is_made_again(
-    bucket: Bucket, real: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: Bucket, small: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other installation removes it before this one has opened it."""
-    bucket.put("runsc", real)
+    bucket.put("runsc", small)
     is_locked, others = place._is_locked, [place._remove_stale]
 
     def late(path: str, stack: contextlib.ExitStack) -> bool:
@@ -319,10 +329,10 @@ def test_a_new_folder_that_another_installation_has_removed_is_made_again(
 
 
 def test_a_new_folder_that_another_process_has_locked_is_left_to_it(
-    bucket: Bucket, real: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: Bucket, small: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The installation takes another folder, and waits for nobody."""
-    bucket.put("runsc", real)
+    bucket.put("runsc", small)
     flock, others = fcntl.flock, list[int]()
 
     def late(fd: int, operation: int) -> None:
