@@ -64,12 +64,18 @@ def test_a_build_has_a_name_and_its_sentry_beside_it(tmp_path: Path) -> None:
 
 def test_a_long_build_says_every_ten_seconds_that_it_goes_on(tmp_path: Path) -> None:
     """A failed one leaves nothing, and the script prints the end of Go's output."""
-    install = "echo internal/one >&2; sleep 11; echo 'no disk' >&2; exit 1"
+    slept = tmp_path / "slept"  # a line for each second that the script has waited, once Go builds
+    (tmp_path / "sleep").write_text(
+        f"#!/bin/sh\nuntil [ -e {slept} ]; do :; done; echo >> {slept}\n"
+    )
+    (tmp_path / "sleep").chmod(0o755)
+    install = f"echo internal/one >&2; : > {slept}; until [ $(wc -l < {slept}) -ge 11 ]; do :; done"
+    install += "; echo 'no disk' >&2; exit 1"
     done = build(tmp_path / "to", PATH=scripted(tmp_path, install))
     assert done.returncode == 1
     assert done.stdout == f"go could not build {MODULE}@{VERSION}: internal/one no disk\n"
-    assert done.stderr == "go-runsc: building runsc with Go: 10 s, 1 packages\n"
-    assert sorted(os.listdir(tmp_path)) == ["go", "seen"]
+    assert done.stderr.startswith("go-runsc: building runsc with Go: 10 s, 1 packages\n")
+    assert sorted(os.listdir(tmp_path)) == ["go", "seen", "sleep", "slept"]
 
 
 def test_a_module_that_is_not_what_the_database_says_is_refused(tmp_path: Path) -> None:
