@@ -215,9 +215,9 @@ def test_the_start_of_a_sandbox_is_not_of_a_test_s_time(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
     """A new sandbox starts outside of the next test's deadline."""
-    project.makeconftest(f"import time\n{INSIDE} time.sleep(10)\n")
+    project.makeconftest(f"import time\n{INSIDE} time.sleep(5)\n")
     project.makepyfile("import os\ndef test_dies(): os._exit(3)\ndef test_after(): pass\n")
-    assert run_inside("--gvisor-timeout=10").parseoutcomes() == {"passed": 1, "failed": 1}
+    assert run_inside("--gvisor-timeout=5").parseoutcomes() == {"passed": 1, "failed": 1}
 
 
 def test_the_last_sandbox_ends_by_itself_if_it_writes_to_the_host(

@@ -213,11 +213,11 @@ def test_passes(): pass
 def test_at_a_terminal_the_deadline_is_halted(project: pytest.Pytester) -> None:
     """A user who thinks for longer than the deadline goes on, and the next test runs."""
     project.makepyfile(FAILING)
-    with user("--in-gvisor", "--pdb", "--gvisor-timeout=10") as me:
+    with user("--in-gvisor", "--pdb", "--gvisor-timeout=5") as me:
         shown = me.type("")
         assert ANNOUNCED + "test_at_a_terminal_the_deadline_is_halted.py::test_fails" in shown
         assert "post_mortem" in shown
-        time.sleep(11)
+        time.sleep(6)
         assert "41" in me.type("p there\n")
         me.type("c\n", "1 failed, 1 passed in ")
         assert me.end() == pytest.ExitCode.TESTS_FAILED

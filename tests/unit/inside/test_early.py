@@ -106,14 +106,26 @@ def test_a_sandbox_of_the_same_plan_is_taken_once(
     assert sandbox.did == ["greeted"]
 
 
+OTHERS = {
+    "platform": Platform.PTRACE,
+    "settings": Settings(timeout=3),
+    "way": Way.OWN,
+    "shown": Shown(paths=("/elsewhere",), start="/elsewhere"),
+    "inside": start.Inside(env={"A": "2"}),
+    "command": {"options": {"rootdir": "/", "verbose": 1}},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_a_sandbox_of_another_plan_is_removed(
-    make: Make, plan: start.Plan, sandbox: Sandbox
+    name: str, make: Make, plan: start.Plan, sandbox: Sandbox
 ) -> None:
-    """The part that is another is named."""
+    """Each part of a plan counts, and is named."""
     begun = make()
-    assert begun.take(dataclasses.replace(plan, settings=Settings(timeout=3))) is None
+    changes: dict[str, Any] = {name: OTHERS[name]}
+    assert begun.take(dataclasses.replace(plan, **changes)) is None
     assert sandbox.did == ["greeted", "closed"]
-    assert begun._refused == "settings"
+    assert begun._refused == name
 
 
 @pytest.mark.parametrize(
