@@ -17,14 +17,12 @@ import struct
 import termios
 
 from pytest_gvisor.guest.killer import MARK
-from pytest_gvisor.guest.loop import Sink, Source
+from pytest_gvisor.guest.loop import Loop, Peer, Sink, Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
-
-    from pytest_gvisor.guest.loop import Loop
 
 _MOST_FILES = 65536
 _DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
@@ -175,17 +173,14 @@ class Program:
                 yield path
 
 
-class Exec:
+class Exec(Peer):
     """One program and its streams for the host."""
 
     def __init__(self, loop: Loop, number: int) -> None:
-        self.loop = loop
-        self.number = number
+        super().__init__(loop, number)
         self.pid = 0
         self.mark = b""
         self.exited = False
-        self._sources: dict[int, Source] = {}
-        self._stdin: Sink | None = None
 
     def start(self, program: Program, limits: Limits, *, reads: bool) -> None:
         """Start the program. Raises OSError.
@@ -200,53 +195,41 @@ class Exec:
                 self._take(stream, pair[0 if stream else 1])
             self.pid = program.start(limits, theirs if reads else [limits.nothing, *theirs])
         except (OSError, ValueError):
-            for end in (self._stdin, *self._sources.values()):
-                if end is not None:
-                    end.close()
+            self.close()
             raise
         finally:
             for fd in theirs:
                 os.close(fd)
         self.mark = MARK.encode() + b"=" + program.mark
-        self.loop.send({"op": "started", "id": self.number})
+        self.tell("started")
 
     def _take(self, stream: int, fd: int) -> None:
         """Take the guest's end of a stream."""
         os.set_blocking(fd, False)
         if stream:
             done = functools.partial(self._at_end, stream)
-            self._sources[stream] = Source(self.loop, fd, (self.number, stream), done)
+            self.sources[stream] = Source(self.loop, fd, (self.number, stream), done)
         else:
-            self._stdin = Sink(self.loop, fd, self.number, self._stdin_broke)
+            self.sink = Sink(self.loop, fd, self.number, self._stdin_broke)
 
     def _at_end(self, stream: int, _error: int) -> None:
-        self.loop.send({"op": "eof", "id": self.number, "s": stream})
+        self.tell("eof", s=stream)
 
     def _stdin_broke(self, _number: int) -> None:
         """Report that nobody reads standard input any more."""
-        if self._stdin is not None:
-            self._stdin.close()
-            self.loop.send({"op": "eof", "id": self.number, "s": 0})
+        if self.sink is not None:
+            self.sink.close()
+            self.tell("eof", s=0)
 
     @property
-    def over(self) -> bool:
+    def over(self) -> bool:  # type: ignore[override]
         """Whether everything has been reported to the host."""
-        return self.exited and all(source.ended for source in self._sources.values())
-
-    def on_data(self, _message: dict[str, Any], payload: bytes) -> None:
-        """Take bytes for its standard input."""
-        if self._stdin is not None:
-            self._stdin.feed(payload)
+        return self.exited and all(source.ended for source in self.sources.values())
 
     def on_eof(self, *_: object) -> None:
         """Take the end of its standard input."""
-        if self._stdin is not None:
-            self._stdin.finish(self._stdin.close)
-
-    def on_credit(self, message: dict[str, Any], _payload: bytes) -> None:
-        """Take credit: the host can receive more of a stream."""
-        if message["s"] in self._sources:
-            self._sources[message["s"]].add_credit(message["n"])
+        if self.sink is not None:
+            self.sink.finish(self.sink.close)
 
     def on_signal(self, message: dict[str, Any], _payload: bytes) -> None:
         """Send the program a signal, unless it has ended."""
@@ -261,18 +244,17 @@ class Exec:
         read, so that they get no SIGPIPE, and dropped.
         """
         self.exited = True
-        if self._stdin is not None:
-            self._stdin.close()
-        self.loop.send({"op": "exit", "id": self.number, "status": status})
-        for source in self._sources.values():
+        if self.sink is not None:
+            self.sink.close()
+        self.tell("exit", status=status)
+        for source in self.sources.values():
             source.finish(_waiting(source.fd) if source.fd >= 0 else 0)
 
     def abandon(self) -> None:
         """Let the program run on: it waits for input in vain, and its output goes nowhere."""
-        if self._stdin is not None:
-            self._stdin.abandon()
-        for source in self._sources.values():
-            source.abandon()
+        for end in (self.sink, *self.sources.values()):
+            if end is not None:
+                end.abandon()
 
 
 def _waiting(fd: int) -> int:

@@ -13,14 +13,12 @@ import socket
 import stat
 import struct
 
-from pytest_gvisor.guest.loop import WRITE, Sink, Source
+from pytest_gvisor.guest.loop import WRITE, Loop, Peer, Sink, Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
-
-    from pytest_gvisor.guest.loop import Loop
 
 _LOOPBACKS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
@@ -83,17 +81,12 @@ class Dial:
             self._loop.close(self._socket.detach())
 
 
-class Connection:
+class Connection(Peer):
     """One TCP connection to a server in the sandbox."""
 
-    over = False
-
     def __init__(self, loop: Loop, number: int, message: dict[str, Any]) -> None:
-        self.loop = loop
-        self.number = number
+        super().__init__(loop, number)
         self._error = 0
-        self._source: Source | None = None
-        self._sink: Sink | None = None
         self._write_side_closed = False
         self._socket: socket.socket | None = None
         self._dial = Dial(loop, message["port"], self._connected)
@@ -103,25 +96,25 @@ class Connection:
             return
         self._socket = made
         if made is None:
-            self._close(number)
+            self._end(number)
             return
         with contextlib.suppress(OSError):
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # A descriptor for each direction: each is closed when its direction is over.
         try:
-            self._sink = Sink(self.loop, os.dup(made.fileno()), self.number, self._broke)
+            self.sink = Sink(self.loop, os.dup(made.fileno()), self.number, self._broke)
             fd = os.dup(made.fileno())
         except OSError as error:
-            self._close(error.errno or errno.EMFILE)
+            self._end(error.errno or errno.EMFILE)
             return
-        self.loop.send({"op": "started", "id": self.number})
-        self._source = Source(self.loop, fd, (self.number, 1), self._read_all)
+        self.tell("started")
+        self.sources[1] = Source(self.loop, fd, (self.number, 1), self._read_all)
 
     def _read_all(self, number: int) -> None:
         if number:
-            self._close(number)
+            self._end(number)
             return
-        self.loop.send({"op": "eof", "id": self.number, "s": 1})
+        self.tell("eof", s=1)
         self._settle()
 
     def _broke(self, number: int) -> None:
@@ -136,16 +129,16 @@ class Connection:
         self._end_writing()
 
     def _end_writing(self) -> None:
-        if self._sink is not None:
-            self._sink.close()
+        if self.sink is not None:
+            self.sink.close()
         self._write_side_closed = True
         self._settle()
 
     def _settle(self) -> None:
-        if self._write_side_closed and self._source is not None and self._source.ended:
-            self._close(self._error)
+        if self._write_side_closed and 1 in self.sources and self.sources[1].ended:
+            self._end(self._error)
 
-    def _close(self, number: int, *, abort: bool = False) -> None:
+    def _end(self, number: int, *, abort: bool = False) -> None:
         if self.over:
             return
         self.over = True
@@ -154,29 +147,22 @@ class Connection:
             with contextlib.suppress(OSError):
                 option = struct.pack("ii", 1, 0)
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
-        for part in (self._dial, self._sink, self._source, self._socket):
-            if part is not None:
-                part.close()
-        self.loop.send({"op": "closed", "id": self.number, "errno": number})
-
-    def on_data(self, _message: dict[str, Any], payload: bytes) -> None:
-        """Take bytes for the server."""
-        if self._sink is not None:
-            self._sink.feed(payload)
+        self._dial.close()
+        self.close()
+        if self._socket is not None:
+            self._socket.close()
+        self.tell("closed", errno=number)
 
     def on_eof(self, *_: object) -> None:
         """Take the end of the client's bytes."""
-        if self._sink is not None and not self._sink.ended:
-            self._sink.finish(self._written_all)
-
-    def on_credit(self, message: dict[str, Any], _payload: bytes) -> None:
-        """Take credit: the client can receive more."""
-        if self._source is not None:
-            self._source.add_credit(message["n"])
+        if self.sink is not None and not self.sink.ended:
+            self.sink.finish(self._written_all)
 
     def on_reset(self, *_: object) -> None:
         """Close the connection, since the client is gone."""
-        self._close(0, abort=True)
+        self._end(0, abort=True)
+
+    abandon = on_reset
 
 
 def _regular(path: bytes, flags: int, mode: int = 0) -> int:
@@ -189,21 +175,7 @@ def _regular(path: bytes, flags: int, mode: int = 0) -> int:
     return fd
 
 
-class _File:
-    """A transfer of a file."""
-
-    over = False
-
-    def __init__(self, loop: Loop, number: int) -> None:
-        self.loop = loop
-        self.number = number
-
-    def _fail(self, error: OSError) -> None:
-        self.over = True
-        self.loop.send({"op": "failed", "id": self.number, "errno": error.errno or 0})
-
-
-class Put(_File):
+class Put(Peer):
     """A file that the host writes."""
 
     def __init__(self, loop: Loop, number: int, message: dict[str, Any]) -> None:
@@ -229,7 +201,7 @@ class Put(_File):
         size = self._file.tell()
         self._file.close()
         self.over = True
-        self.loop.send({"op": "answer", "id": self.number, "n": size})
+        self.tell("answer", n=size)
 
     def _try(self, act: Callable[[], object]) -> None:
         if self.over:
@@ -239,32 +211,28 @@ class Put(_File):
         except OSError as error:
             with contextlib.suppress(OSError):  # what it has not written, it tries once more
                 self._file.close()
-            self._fail(error)
+            self.over = True
+            self.tell("failed", errno=error.errno or 0)
 
 
-class Get(_File):
+class Get(Peer):
     """A file that the host reads."""
 
     def __init__(self, loop: Loop, number: int, message: dict[str, Any]) -> None:
         super().__init__(loop, number)
         path = message["path"].encode("utf-8", "surrogateescape")
-        self._source = Source(
-            loop, _regular(path, os.O_RDONLY), (number, 1), self._read_all, waits=False
-        )
+        fd = _regular(path, os.O_RDONLY)
+        self.sources[1] = Source(loop, fd, (number, 1), self._read_all, waits=False)
 
     def _read_all(self, number: int) -> None:
-        if number:
-            self._fail(OSError(number, os.strerror(number)))
-            return
         self.over = True
-        self.loop.send({"op": "eof", "id": self.number, "s": 1})
-
-    def on_credit(self, message: dict[str, Any], _payload: bytes) -> None:
-        """Take credit: the host can receive more."""
-        self._source.add_credit(message["n"])
+        if number:
+            self.tell("failed", errno=number)
+        else:
+            self.tell("eof", s=1)
 
     def on_reset(self, *_: object) -> None:
         """Stop: the host no longer wants the file."""
         if not self.over:
-            self._source.close()
-            self._fail(OSError(errno.ECANCELED, "cancelled"))
+            self.close()
+            self._read_all(errno.ECANCELED)

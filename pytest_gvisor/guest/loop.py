@@ -291,3 +291,40 @@ class Sink:
             with contextlib.suppress(OSError):
                 self._loop.close(self.fd)
             self.fd = -1
+
+
+class Peer:
+    """What a number of the host's stands for, with a stream in and others out."""
+
+    over = False
+    """Whether everything has been reported to the host."""
+
+    def __init__(self, loop: Loop, number: int) -> None:
+        self.loop = loop
+        self.number = number
+        self.sink: Sink | None = None
+        self.sources: dict[int, Source] = {}
+
+    def tell(self, op: str, **fields: int) -> None:
+        """Send a message about it."""
+        self.loop.send({"op": op, "id": self.number, **fields})
+
+    def on_data(self, _message: dict[str, Any], payload: bytes) -> None:
+        """Take bytes for the stream in."""
+        if self.sink is not None:
+            self.sink.feed(payload)
+
+    def on_credit(self, message: dict[str, Any], _payload: bytes) -> None:
+        """Take credit: the host can receive more of a stream."""
+        if message["s"] in self.sources:
+            self.sources[message["s"]].add_credit(message["n"])
+
+    def close(self) -> None:
+        """Close its streams."""
+        for end in (self.sink, *self.sources.values()):
+            if end is not None:
+                end.close()
+
+    def abandon(self) -> None:
+        """Be unknown to the host from now on."""
+        self.close()

@@ -29,14 +29,12 @@ from pytest_gvisor.guest import frames
 from pytest_gvisor.guest.children import Exec, Limits, Program
 from pytest_gvisor.guest.flows import Connection, Dial, Get, Put
 from pytest_gvisor.guest.killer import kill
-from pytest_gvisor.guest.loop import READ, Loop
+from pytest_gvisor.guest.loop import READ, Loop, Peer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Union
-
-    Peer = Union[Exec, Connection, Put, Get]  # noqa: UP007 -- Python 3.8
+    from typing import Any
 
 _PEERS: dict[str, Callable[..., Peer]] = {"put": Put, "get": Get, "connect": Connection}
 _REMEMBERED = 4096
@@ -193,10 +191,7 @@ class Guest:
         if woken["restored"]:
             self.loop.begin_anew(woken["oldest"])
             for peer in self.peers.values():
-                if isinstance(peer, Exec):
-                    peer.abandon()
-                elif not isinstance(peer, Put):
-                    peer.on_reset()
+                peer.abandon()
             self.peers.clear()
             self._hello(woken)
 
@@ -227,27 +222,13 @@ def hide() -> None:
         os.seteuid(0)
 
 
-def leave(guest: Guest) -> None:
-    """Kill all processes; as init by one call, elsewhere (in a test) tree by tree."""
-    if os.getpid() == 1:
-        with contextlib.suppress(OSError):
-            os.kill(-1, signal.SIGKILL)
-        return
-    running = [(program.pid, program.mark) for program in guest.running.values()]
-    for session, mark in (*running, *((0, mark) for _, mark in guest.past.values())):
-        for _ in kill(session, mark):
-            pass
-
-
 def main() -> None:
-    """Serve the host, then kill everything."""
+    """Serve the host. With the end of this init, the kernel kills all other processes."""
     hide()
     os.chdir("/")
     guest = Guest(take_host(), nothing=0)
-    try:
+    with contextlib.suppress(SystemExit):
         guest.serve()
-    except SystemExit:
-        leave(guest)
     os._exit(0)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Completed, Outcome, Platform
-from pytest_gvisor.guest import frames
+from pytest_gvisor.guest import frames, killer
 from pytest_gvisor.run.capture import Capture, streams
 from pytest_gvisor.run.connected import Ended
 from pytest_gvisor.sandbox.channel import Channel
@@ -197,6 +197,7 @@ class Guest(Peer):
     """The guest as a program of this machine, started as in a sandbox; it is no init here."""
 
     def __init__(self, python: str, *program: str) -> None:
+        self.mark = f"TESTS_GUEST={os.urandom(8).hex()}"
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
@@ -214,9 +215,9 @@ class Guest(Peer):
 
     def run(self, number: int, *args: str, reads: bool = False, **fields: Any) -> None:
         """Ask for a program."""
-        strings = (*args, "PATH=/usr/bin:/bin")
+        strings = (*args, "PATH=/usr/bin:/bin", self.mark)
         me = {"uid": os.getuid(), "gid": os.getgid(), "groups": os.getgroups()}
-        message = {"op": "exec", "id": number, "args": len(args), "env": 1, "cwd": "/", **me}
+        message = {"op": "exec", "id": number, "args": len(args), "env": 2, "cwd": "/", **me}
         payload = b"\0".join(map(os.fsencode, strings))
         self.send({**message, "reads": int(reads), **fields}, payload)
 
@@ -231,9 +232,13 @@ class Guest(Peer):
         return seen
 
     def close(self) -> None:
-        """Hang up, and see it end."""
+        """Hang up, see it end, and kill its programs, which die with it in a sandbox."""
         super().close()
-        assert self.process.wait(PATIENCE) == 0
+        try:
+            assert self.process.wait(PATIENCE) == 0
+        finally:
+            for _ in killer.kill(0, self.mark.encode()):
+                pass
 
 
 @pytest.fixture(params=pythons(), ids=lambda path: Path(path).name)
