@@ -1,6 +1,6 @@
 """A program that becomes a question to runsc, such as ``runsc --version``.
 
-Started as ``python -I -S ask_runsc.py PARENT EXECUTABLE_FD ERROR_FD WORDS…``. pytest has threads,
+Started by start.py, with ``PARENT EXECUTABLE_FD ERROR_FD WORDS…``. pytest has threads,
 so nothing may run between its fork and an execve. This program is what pytest executes, and does
 then what the keeper's child does for a run. There is no way through without no-new-privs and the
 parent-death signal. A failed step is a line ``stage errno text`` in the error pipe.
@@ -10,13 +10,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-
-if not __package__:
-    # A program: with -I -S, site-packages is not on sys.path.
-    for name in ("pytest_gvisor", "pytest_gvisor.programs"):
-        sys.modules[name] = package = type(sys)(name)
-        package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
 
 from pytest_gvisor.programs import linux
 from pytest_gvisor.programs.paths import SYSTEM_PATH
@@ -46,7 +39,3 @@ def main(arguments: list[str]) -> None:
         report = f"{stage} {error.errno or 0} {error.strerror}\n"
         os.write(error_pipe, report.encode("utf-8", "backslashreplace"))
     os._exit(127)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -1,7 +1,7 @@
 """The keeper: one small single-threaded program that owns every sandbox of one pytest process.
 
-It forks, reaps (as child subreaper), kills, and removes what a run made. It is started as ``python
--I -S keeper.py``, and imports the standard library and its siblings only. It sits in a session of
+It forks, reaps (as child subreaper), kills, and removes what a run made. It is started by
+start.py, and imports the standard library and its siblings only. It sits in a session of
 its own, and ignores the terminal's signals. So it outlives pytest's death by any signal, until
 nothing is left behind.
 
@@ -21,12 +21,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-
-if not __package__:
-    # A program: with -I -S, site-packages is not on sys.path.
-    for name in ("pytest_gvisor", "pytest_gvisor.programs"):
-        sys.modules[name] = package = type(sys)(name)
-        package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
 
 from pytest_gvisor.programs import leftovers, linux
 from pytest_gvisor.programs.one_run import Run, State
@@ -194,7 +188,7 @@ class Keeper:
 
 
 def main(arguments: list[str]) -> None:
-    """Run ``keeper.py MAIN_SOCKET_FD PYTEST_PIDFD SESSION_FOLDER``; the folder may be missing yet.
+    """Keep, with ``MAIN_SOCKET_FD PYTEST_PIDFD SESSION_FOLDER``; the folder may be missing yet.
 
     Says ``ready``, or the errno and text of the call that was refused.
     """
@@ -216,9 +210,3 @@ def main(arguments: list[str]) -> None:
         with contextlib.suppress(OSError):
             caller.send(b"ready")
         keeper.serve()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
-    # pytest waits for this end: nothing here needs Python's own.
-    os._exit(0)

@@ -6,6 +6,7 @@ Standard library only: `leftovers` runs with ``-I -S``.
 from __future__ import annotations
 
 import os
+import sys
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """The PATH of every program that must not see this user's."""
@@ -25,6 +26,18 @@ LOCK = "lock"
 projects: list[str] = []
 """Root folders of pytest sessions of this process, without links. Here, because an idle plugin
 notes its own and imports nothing heavy."""
+
+
+_START = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
+
+
+def command(program: str, *words: object) -> list[str]:
+    """Return the command that runs a program of this folder: see start.py.
+
+    Flags -I -S: no site-packages, no user site, no environment. That takes 10 ms instead of 30, and
+    nothing that a project has put on ``sys.path`` can run in the program.
+    """
+    return [sys.executable, "-I", "-S", _START, program, *map(str, words)]
 
 
 def below(path: str, folder: str) -> bool:

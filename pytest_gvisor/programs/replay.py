@@ -1,4 +1,4 @@
-"""``python -I -S replay.py FOLDER``: repeats a kept run, and ends with runsc's status.
+"""A program that repeats a kept run, and ends with runsc's status.
 
 The child takes the steps of the run itself: it opens the sources anew, without links, and binds
 them. Standard input is the run's. The child and its descendants get SIGKILL when this program is
@@ -14,12 +14,6 @@ import signal
 import sys
 import tempfile
 from typing import Any
-
-if not __package__:
-    # A program: with -I -S, site-packages is not on sys.path.
-    for name in ("pytest_gvisor", "pytest_gvisor.programs"):
-        sys.modules[name] = package = type(sys)(name)
-        package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
 
 from pytest_gvisor.programs import child, leftovers, linux
 from pytest_gvisor.programs.order import Order
@@ -100,16 +94,12 @@ def run(order: Order) -> int:
     return status if status >= 0 else 128 - status
 
 
-def main(kept: str) -> int:
-    """Repeat the run that was kept in a folder."""
+def main(arguments: list[str]) -> int:
+    """Repeat the run that was kept in the folder ``arguments[0]``."""
     for number in _ENDS:
         signal.signal(number, lambda caught, _frame: sys.exit(128 + caught))
     state = os.path.realpath(tempfile.mkdtemp())  # the child opens places without links
     try:
-        return run(prepare(os.path.realpath(kept), state))
+        return run(prepare(os.path.realpath(arguments[0]), state))
     finally:
         shutil.rmtree(state, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))

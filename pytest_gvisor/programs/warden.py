@@ -1,6 +1,6 @@
 """The warden: a small program that owns one command and all of its descendants.
 
-Started as ``python -I -S warden.py``, in a session of its own. It kills the command and all of its
+Started by start.py, in a session of its own. It kills the command and all of its
 descendants when the command ends, and at its deadline. It does so, too, when the process that asked
 for it is gone, and when standard input closes. It then says what came of it on standard output. It
 waits until nobody needs the folder any more, and removes it.
@@ -16,15 +16,8 @@ import os
 import select
 import shutil
 import signal
-import sys
 from collections.abc import Callable
 from typing import NoReturn
-
-if not __package__:
-    # A program: with -I -S, site-packages is not on sys.path.
-    for name in ("pytest_gvisor", "pytest_gvisor.programs"):
-        sys.modules[name] = package = type(sys)(name)
-        package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
 
 from pytest_gvisor.programs import leftovers, linux
 
@@ -97,7 +90,7 @@ def wait(pid: int, *others: int, seconds: float | None = None) -> int | None:
 
 
 def main(arguments: list[str]) -> None:
-    """Run ``warden.py PARENT_PIDFD SECONDS FOLDER COMMAND…``; write ``late`` or the exit code."""
+    """Run ``PARENT_PIDFD SECONDS FOLDER COMMAND…``; write ``late`` or the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
         signal.signal(number, signal.SIG_IGN)
     linux.set_child_subreaper()
@@ -114,7 +107,3 @@ def main(arguments: list[str]) -> None:
     finally:
         leftovers.kill_children()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -7,11 +7,9 @@ import json
 import os
 import shlex
 import shutil
-import sys
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.programs import replay
-from pytest_gvisor.programs.paths import within
+from pytest_gvisor.programs import paths, replay
 
 if TYPE_CHECKING:
     from pytest_gvisor.programs.order import Order
@@ -25,7 +23,7 @@ _SCRIPT = """\
 # The sentry writes to a file at an offset of its own, so two streams sent to one file overwrite
 # each other: pipe the output (replay.sh 2>&1 | cat).
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
-exec {python} -I -S {program} "$here" < "$here/stdin"
+exec {program} "$here" < "$here/stdin"
 """
 
 
@@ -47,8 +45,7 @@ def keep(folder: str, workspace: Workspace, record: Record) -> None:
         file.write(
             _SCRIPT.format(
                 command=command.replace("\n", "\\n"),  # a comment ends with its line
-                python=shlex.quote(sys.executable),
-                program=shlex.quote(os.path.abspath(replay.__file__)),
+                program=shlex.join(paths.command(os.path.abspath(replay.__file__))),
             )
         )
     os.chmod(script, 0o700)
@@ -62,7 +59,7 @@ def _copy_bundle(folder: str, workspace: Workspace, record: Record) -> None:
     os.makedirs(bundle, 0o700, exist_ok=True)
     config = record.spec.to_json()
     root = config["root"]["path"]
-    if within(root, workspace.shared):
+    if paths.within(root, workspace.shared):
         shutil.copytree(root, os.path.join(bundle, "rootfs"), symlinks=True)
         config["root"]["path"] = "rootfs"
     with open(os.path.join(bundle, "config.json"), "w", encoding="utf-8") as file:
@@ -84,7 +81,7 @@ def _copy_order(folder: str, workspace: Workspace, record: Record) -> Order:
     sources = []
     for source in record.order.sources:
         path = source.path
-        if within(path, workspace.folder):
+        if paths.within(path, workspace.folder):
             name = os.path.basename(path)
             shutil.copyfile(path, os.path.join(folder, name))
             path = f"{replay.KEPT}/{name}"

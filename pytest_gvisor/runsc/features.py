@@ -16,7 +16,6 @@ import selectors
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING
 from pytest_gvisor.errors import LaunchError, RunscFailed, UnwantedRelease, stage
 from pytest_gvisor.escape import escape
 from pytest_gvisor.programs import ask_runsc
-from pytest_gvisor.programs.paths import ENVIRONMENT
+from pytest_gvisor.programs.paths import ENVIRONMENT, command
 from pytest_gvisor.settings import Platform
 from pytest_gvisor.trust import SHORTAGES
 
@@ -115,7 +114,7 @@ class _Question:
         # A group of its own, so that a descendant can be killed with it. Both streams are one:
         # `runsc flags` answers on standard error and the others on standard output.
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", _PROGRAM, str(os.getpid()), *map(str, fds), *words],
+            command(_PROGRAM, os.getpid(), *fds, *words),
             pass_fds=fds,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

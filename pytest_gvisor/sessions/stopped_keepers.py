@@ -56,7 +56,7 @@ def _keeps(pid: int, base: str) -> tuple[str, str] | None:
     Both are in its command line: see `launcher.Keeper`.
     """
     match proc.words_of(pid):
-        case [_, "-I", "-S", program, _, pidfd, session] if (
+        case [_, "-I", "-S", _, program, _, pidfd, session] if (
             os.path.basename(program) == KEEPER
             and pidfd.isdecimal()
             and os.path.dirname(session) == base

@@ -12,12 +12,11 @@ import os
 import select
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 
 from pytest_gvisor.errors import MachineFailed, MachineTimeout, stage
 from pytest_gvisor.escape import escape
-from pytest_gvisor.programs import warden
+from pytest_gvisor.programs import paths, warden
 from pytest_gvisor.sessions.session_folder import SessionDir
 from pytest_gvisor.vm import machine as machines
 from pytest_gvisor.vm import parts as found_parts
@@ -88,11 +87,11 @@ def _warden(
         "LC_ALL": "C.UTF-8",
     }
     pidfd = os.pidfd_open(os.getpid())
-    argv = [sys.executable, "-I", "-S", warden.__file__, str(pidfd), str(timeout), folder]
+    argv = paths.command(warden.__file__, pidfd, timeout, folder, *command)
     with stage("vm", "its warden cannot be started"):
         try:
             process = subprocess.Popen(
-                [*argv, *command],
+                argv,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,  # the warden's, for its answer
                 stderr=subprocess.PIPE,

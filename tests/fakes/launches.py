@@ -69,8 +69,9 @@ def alone(tmp_path: Path) -> Callable[..., Any]:
 LAUNCH = os.path.dirname(linux.__file__)
 PROLOGUE = """\
 import json, os, signal, sys
-sys.path.insert(0, sys.argv[1])
-import keeper
+for name in ("pytest_gvisor", "pytest_gvisor.programs"):  # as start.py does
+    sys.modules[name] = package = type(sys)(name)
+    package.__path__ = [sys.argv[1]]
 from pytest_gvisor.programs import linux, child, order, leftovers, proc
 """
 EPILOGUE = "print(json.dumps(result))"

@@ -77,7 +77,7 @@ def _living() -> list[str]:
     found = []
     for pid in proc.pids():
         words = proc.words_of(pid)
-        if any(word.endswith(("/keeper.py", "/warden.py")) for word in words[:4]):
+        if any(word.endswith(("/keeper.py", "/warden.py")) for word in words[:5]):
             stat = proc.stat_of(pid)
             parent = proc.words_of(stat.parent) if stat else []
             if os.path.basename(parent[0] if parent else "").startswith("python"):

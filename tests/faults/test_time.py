@@ -61,13 +61,15 @@ def test_who_holds_the_streams_after_runsc_s_end_is_not_waited_for(
 
 
 KEEPER = """
-import itertools, runpy, time
+import itertools, sys, time
 
 jumps = itertools.cycle([0.0, 3600.0, -3600.0])
 real, real_ns = time.time, time.time_ns
 time.time = lambda: real() + next(jumps)
 time.time_ns = lambda: real_ns() + int(next(jumps) * 1e9)
-runpy.run_path({program!r}, run_name="__main__")
+del sys.modules[__name__]
+sys.modules["pytest_gvisor.programs"].__path__ = [{folder!r}]
+import pytest_gvisor.programs.keeper
 """
 
 
@@ -75,7 +77,7 @@ runpy.run_path({program!r}, run_name="__main__")
 def jumping_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that moves by an hour at each look, here and in the keeper."""
     program = tmp_path / "keeper.py"
-    program.write_text(KEEPER.format(program=launcher._PROGRAM))
+    program.write_text(KEEPER.format(folder=str(Path(launcher._PROGRAM).parent)))
     jumps = itertools.cycle([0.0, HOUR, -HOUR])
     real, real_ns = time.time, time.time_ns
     monkeypatch.setattr(launcher, "_PROGRAM", str(program))

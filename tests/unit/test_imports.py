@@ -55,6 +55,7 @@ PROGRAMS = {
     "programs/leftovers.py": {"linux", "paths", "proc"},
     "programs/warden.py": {"linux", "leftovers"},
     "programs/linux.py": set[str](),
+    "programs/start.py": set[str](),
     "programs/paths.py": set[str](),
     "programs/proc.py": set[str](),
 }
@@ -207,8 +208,15 @@ def test_programs_import_the_standard_library_and_their_siblings() -> None:
 def test_a_program_that_is_waited_for_imports_little(program: str, needs: set[str]) -> None:
     """With -I -S it finds its own folder. A session's first sandbox waits for the keeper."""
     path = PACKAGE / program
-    code = f"import sys; sys.path.insert(0, {str(path.parent)!r}); import {path.stem}; "
-    found = set(run("-I", "-S", "-c", code + "print(*sys.modules)").split())
+    code = f"""
+import sys
+for name in ("pytest_gvisor", {PREFIX + path.parent.name!r}):
+    sys.modules[name] = package = type(sys)(name)
+    package.__path__ = [{str(path.parent)!r}]
+import {PREFIX}{path.parent.name}.{path.stem}
+print(*sys.modules)
+"""
+    found = set(run("-I", "-S", "-c", code).split())
     ours = {name for name in found if top_of(name) == "pytest_gvisor"}
     own = f"{PREFIX}{path.parent.name}"
     assert {own} | {PREFIX + name for name in needs} <= ours | {own}

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_gvisor.programs import keeper as program
-from pytest_gvisor.programs import leftovers, one_run
+from pytest_gvisor.programs import leftovers, one_run, paths
 from pytest_gvisor.programs.one_run import Run
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.sessions.launcher import Keeper
@@ -309,7 +309,7 @@ def test_a_keeper_whose_caller_dies_before_it_has_come_up_leaves_nothing(
         ours.close()
         argv = [str(theirs.fileno()), str(pidfd if comes_up else 999_999), session]
         done = subprocess.run(
-            [sys.executable, "-I", "-S", program.__file__, *argv],
+            paths.command(program.__file__, *argv),
             pass_fds=(theirs.fileno(), pidfd), env={}, cwd="/", timeout=PATIENCE, check=False,
             capture_output=True,
         )  # fmt: skip
@@ -431,7 +431,8 @@ def test_what_a_turn_has_closed_is_not_taken_for_what_has_its_number_now(
     assert (
         alone(
             """
-        import keeper, socket
+        import socket
+        from pytest_gvisor.programs import keeper
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         owner = keeper.Keeper(theirs, os.pidfd_open(os.getpid()), session)
         order = [owner.wake_reader, theirs.fileno()]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.programs import warden
+from pytest_gvisor.programs import paths, warden
 from pytest_gvisor.programs.proc import children_of, pids, words_of
 
 PATIENCE = 60.0
@@ -31,10 +31,7 @@ class Warden:
         self.folder = folder
         folder.mkdir()
         self.pidfd = os.pidfd_open(parent or os.getpid())
-        # fmt: off
-        argv = [*before, sys.executable, "-I", "-S", warden.__file__, str(self.pidfd), str(seconds),
-                str(folder), *command]
-        # fmt: on
+        argv = [*before, *paths.command(warden.__file__, self.pidfd, seconds, folder, *command)]
         self.process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[self.pidfd]
         )

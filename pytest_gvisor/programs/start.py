@@ -1,0 +1,25 @@
+"""The start of each program of this folder: ``python -I -S start.py PROGRAM ARGUMENTS…``.
+
+With -I -S, site-packages is not on sys.path, so the program's folder stands for the package. Python
+compiles this file each time, and keeps the byte code of the program, which it imports.
+"""
+
+import os
+import sys
+
+
+def main() -> None:
+    """Run the program whose path is the first argument."""
+    del sys.argv[0]
+    folder, file = os.path.split(os.path.abspath(sys.argv[0]))
+    for name in ("pytest_gvisor", "pytest_gvisor.programs"):
+        sys.modules[name] = package = type(sys)(name)
+        package.__path__ = [folder]
+    program = __import__(f"pytest_gvisor.programs.{file[:-3]}", fromlist=["main"])
+    status = program.main(sys.argv[1:])
+    # Another process waits for this end: nothing here needs Python's own.
+    os._exit(status or 0)
+
+
+if __name__ == "__main__":
+    main()
