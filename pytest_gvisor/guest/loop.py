@@ -294,7 +294,7 @@ class Sink:
 
 
 class Peer:
-    """What a number of the host's stands for, with a stream in and others out."""
+    """One program, connection or file of the host's, with a stream in and others out."""
 
     over = False
     """Whether everything has been reported to the host."""
