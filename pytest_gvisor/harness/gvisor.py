@@ -16,14 +16,14 @@ from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import HOSTNAME
 from pytest_gvisor.oci.reader import nearest
 from pytest_gvisor.oci.rootfs import Rootfs, host, python
-from pytest_gvisor.oci.spec import Mount
+from pytest_gvisor.oci.spec import Mount, Who
 from pytest_gvisor.programs.sources import ANY
 from pytest_gvisor.run import runner
 from pytest_gvisor.run.pipes import Streams
 from pytest_gvisor.run.project import Project
 from pytest_gvisor.run.request import Hooks, Record, Request, Workspace, forget
 from pytest_gvisor.run.specification import check_netns, input_of, netns_of, spec_of, way_of
-from pytest_gvisor.run.workload import OPTIONS, Who, Workload, make_workload, split, unusual
+from pytest_gvisor.run.workload import OPTIONS, Workload, make_workload, split, unusual
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.command import check_extra
 from pytest_gvisor.runsc.rootless import Way

@@ -33,14 +33,15 @@ from pytest_gvisor.images.streams import (
     Section,
     check_digest,
     drain,
+    explained,
     open_file,
     read_all,
 )
 from pytest_gvisor.images.tar import Kind, Tar
 from pytest_gvisor.oci.reader import MAX_BYTES
 
-_MAX_MEMBERS: Final = 100_000
-_MAX_NAMES: Final = 16 * 1024 * 1024
+_MAX_INDEX: Final = 16 * 1024 * 1024
+"""Bytes of the names in an archive, and 128 for each entry."""
 _MAX_LAYERS: Final = 512
 _FIRST: Final = re.compile(
     # As docker, podman, and the tools that are built on go-containerregistry begin.
@@ -92,21 +93,16 @@ class _Folder:
 
     def __init__(self, path: str, undo: contextlib.ExitStack) -> None:
         self._path = path
-        self._fd = -1
-        undo.callback(self._close)
+        self._opened = undo.enter_context(contextlib.ExitStack())
 
     def find(self, name: str) -> Section | None:
         path = os.path.join(self._path, name)
         if not os.path.lexists(path):
             return None
-        self._close()  # one is open at a time, however many layers there are
-        self._fd, status = open_file(path)
-        return Section(self._fd, 0, status.st_size)
-
-    def _close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd = -1
+        self._opened.close()  # one is open at a time, however many layers there are
+        fd, status = open_file(path)
+        self._opened.callback(os.close, fd)
+        return Section(fd, 0, status.st_size)
 
 
 class _Members:
@@ -118,14 +114,12 @@ class _Members:
         self._links: dict[str, str] = {}
         stream = Section(fd, 0, size)
         tar = Tar(stream)
-        names = 0
-        for count, entry in enumerate(tar):
+        index = 0
+        for entry in tar:
             budget.check_time()
-            if count >= _MAX_MEMBERS:
-                raise ImageError(f"the archive has more than {_MAX_MEMBERS} entries")
-            names += len(entry.name) + len(entry.link)
-            if names > _MAX_NAMES:
-                raise ImageError(f"the archive's names have more than {_MAX_NAMES} bytes")
+            index += 128 + len(entry.name) + len(entry.link)
+            if index > _MAX_INDEX:
+                raise ImageError(f"the archive's names take more than {_MAX_INDEX} bytes")
             name = os.path.normpath(entry.name.decode("utf-8", "surrogateescape"))
             if entry.kind is Kind.FILE:
                 self._places[name] = (stream.at, entry.size)
@@ -178,18 +172,14 @@ def _in_file(
 
 def _decompress(inflated: Reader, undo: contextlib.ExitStack) -> tuple[int, int]:
     """Decompress into a temporary file; return its descriptor and size."""
-    try:
+    step = "TMPDIR says where, or the archive can be stored without its compression."
+    with explained("decompress it to a temporary file", step):
         plain = tempfile.TemporaryFile(prefix="pytest-gvisor-")  # noqa: SIM115 -- closed by undo
         undo.callback(plain.close)
         while data := inflated.read(CHUNK):
             plain.write(data)
         plain.flush()
         return plain.fileno(), plain.tell()
-    except OSError as error:
-        raise ImageError(
-            f"it cannot be decompressed to a temporary file: {error.strerror}",
-            next_step="TMPDIR says where, or the archive can be stored without its compression.",
-        ) from error
 
 
 def _may_hold_images(stream: Reader) -> bool:
@@ -308,7 +298,7 @@ def _layout(blobs: _Blobs, reference: str, digest: str = "") -> Content:
     top = _object(blobs, "index.json")
     if digest:
         top = {"manifests": choose.only(top, digest)}
-    manifest = choose.choose(top, reference, lambda descriptor: _described(blobs, descriptor))
+    manifest = choose.choose(top, reference, functools.partial(_described, blobs))
     data = _read_checked(blobs, objects(manifest.get("config"), "config of a manifest"))
     return _content(data, manifest.get("layers"), lambda value: _described_layer(blobs, value))
 

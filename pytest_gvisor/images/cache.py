@@ -24,7 +24,7 @@ from pytest_gvisor.guest.checked_json import loads
 from pytest_gvisor.images import extract, mount_points, users
 from pytest_gvisor.images.archive import Content
 from pytest_gvisor.images.config import ImageConfig
-from pytest_gvisor.images.folders import Folders, failing, id_of, is_id
+from pytest_gvisor.images.folders import NEXT_STEP, Folders, failing, id_of, is_id
 from pytest_gvisor.images.mount_points import seal
 from pytest_gvisor.oci import paths
 from pytest_gvisor.oci.spec import Mount
@@ -52,27 +52,19 @@ def default_folder() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class CachedImage:
-    """An image in the cache."""
+    """An image in the cache, by its image.json."""
 
     id: str
     name: str
     """As it was asked for when it was unpacked; empty where that is not known."""
     size: int
     """Bytes of its layers."""
-    used: float
-    """When, in seconds since 1970."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Record:
-    """The content of image.json."""
-
-    id: str
-    name: str
-    size: int
     notes: tuple[str, ...]
+    """What was left out of it."""
     config: str
     seal: str
+    used: float = 0.0
+    """When, in seconds since 1970: what `Cache.images` says, and no file."""
 
     @classmethod
     def read(cls, path: str) -> Self | None:
@@ -80,23 +72,22 @@ class _Record:
         try:
             with open(path, encoding="utf-8") as file:
                 facts = loads(file.read())
-            fields = {field.name: facts[field.name] for field in dataclasses.fields(cls)}
-            found = cls(**{**fields, "notes": tuple(facts["notes"])})
+            texts = {name: facts[name] for name in ("id", "name", "config", "seal")}
+            found = cls(**texts, size=facts["size"], notes=tuple(facts["notes"]))
         except (OSError, ValueError, TypeError, KeyError):
             return None
-        texts = (found.id, found.name, found.config, found.seal, *found.notes)
-        good = all(isinstance(text, str) for text in texts) and type(found.size) is int
+        known = (*texts.values(), *found.notes)
+        good = all(isinstance(text, str) for text in known) and type(found.size) is int
         return found if good else None
 
 
 class Hold:
     """An image that stays in the cache until `close`; nothing may be written to its folder."""
 
-    def __init__(self, folder: str, lock: int, record: _Record) -> None:
+    def __init__(self, folder: str, lock: int, record: CachedImage) -> None:
         self._folder = folder
         self.lock = lock
-        self.notes = record.notes
-        self._config = record.config
+        self.record = record
 
     @property
     def id(self) -> str:
@@ -117,7 +108,8 @@ class Hold:
     @functools.cached_property
     def config(self) -> ImageConfig:
         """The image's configuration; that of a plain tarball is empty. Raises `ImageError`."""
-        return ImageConfig.parse(self._config.encode()) if self._config else ImageConfig()
+        text = self.record.config
+        return ImageConfig.parse(text.encode()) if text else ImageConfig()
 
     def with_points(self, mounts: Sequence[Mount], user: str) -> str:
         """Return the root file system, or a copy of it with the points of these bind mounts.
@@ -198,13 +190,12 @@ class Cache:
             for name in os.listdir(self.folder):
                 folder = self._folders.link(name)
                 path = self._folders.path(folder)
-                record = _Record.read(f"{path}/image.json")
+                record = CachedImage.read(f"{path}/image.json")
                 if record is None or not folder.startswith(f"{name}-"):
                     continue
                 with contextlib.suppress(FileNotFoundError):  # it may go while it is looked at
                     used = os.stat(f"{path}/lock").st_mtime
-                    image = CachedImage(id=name, name=record.name, size=record.size, used=used)
-                    found.append(image)
+                    found.append(dataclasses.replace(record, id=name, used=used))
         return sorted(found, key=lambda image: -image.used)
 
     def prune(self, max_bytes: int = DEFAULT_MAX_BYTES) -> list[CachedImage]:
@@ -243,21 +234,19 @@ class Cache:
             # Others can write to GitLab's checkouts, and a cache there is the user's own choice.
             os.close(open_private(self.folder, lenient=True))
         except LaunchError as error:
-            raise ImageError(
-                f"the cache folder cannot be used: {error.message}",
-                next_step="XDG_CACHE_HOME says where images are kept.",
-            ) from error
+            text = f"the cache folder cannot be used: {error.message}"
+            raise ImageError(text, next_step=NEXT_STEP) from error
 
     def _sweep(self) -> None:
         """Remove the remains of killed processes, and images whose record cannot be read."""
         for folder in self._folders.sweep():
             path = self._folders.path(folder)
-            if not _Record.read(f"{path}/image.json"):
+            if not CachedImage.read(f"{path}/image.json"):
                 self._folders.remove(folder)
-            elif mount_points.remains(path):
-                with self._folders.unused(folder) as is_unused:
-                    if is_unused:
-                        mount_points.sweep(path)
+                continue
+            with self._folders.unused(folder) as is_unused:
+                if is_unused:
+                    mount_points.sweep(path)
 
     def _found(self, link: str, patience: float) -> Hold | None:
         """Hold the image that an id leads to by ``link``; None if it has to be unpacked."""
@@ -286,10 +275,10 @@ class Cache:
                 return Hold(self._folders.path(folder), lock, record)
         return None
 
-    def _unchanged(self, folder: str) -> _Record | None:
+    def _unchanged(self, folder: str) -> CachedImage | None:
         """Return the record of an unchanged image; None for a changed or unfinished one."""
         path = self._folders.path(folder)
-        record = _Record.read(f"{path}/image.json")
+        record = CachedImage.read(f"{path}/image.json")
         if record and record.config:  # a plain tarball has none
             config = record.config.encode("utf-8", "surrogatepass")
             record = record if hashlib.sha256(config).hexdigest() == id_of(folder) else None
@@ -320,11 +309,11 @@ class Cache:
             self.prune()
         return Hold(self._folders.path(folder), lock, record)
 
-    def _unpacked(self, content: Content, path: str, name: str) -> _Record:
+    def _unpacked(self, content: Content, path: str, name: str) -> CachedImage:
         root = os.path.join(path, "rootfs")
         make_private(root)
         facts = extract.unpack(content, root, points=POINTS)
-        record = _Record(
+        record = CachedImage(
             id=content.id,
             name=name,
             size=facts.size,

@@ -101,12 +101,15 @@ def choose(top: Document, reference: str, read: Callable[[Document], Document]) 
 
 def only(top: Document, digest: str) -> list[Document]:
     """Return the descriptors in an index that have this digest, hexadecimal SHA-256."""
-    entries = [objects(entry, "a descriptor") for entry in lists(top.get("manifests"), "manifests")]
-    return [entry for entry in entries if entry.get("digest") == f"sha256:{digest}"]
+    return [entry for entry in _entries(top) if entry.get("digest") == f"sha256:{digest}"]
+
+
+def _entries(top: Document) -> list[Document]:
+    return [objects(entry, "a descriptor") for entry in lists(top.get("manifests"), "manifests")]
 
 
 def _one(top: Document, reference: str) -> Document:
-    entries = [objects(entry, "a descriptor") for entry in lists(top.get("manifests"), "manifests")]
+    entries = _entries(top)
     names = [name for entry in entries for name in _names(entry)]
     if reference:
         wanted = (reference, with_tag(reference))

@@ -1,7 +1,7 @@
 """An image's configuration as typed data: the defaults for its programs.
 
 Source: https://github.com/opencontainers/image-spec, config.md. `ImageConfig.parse` checks the
-data, and `rootfs.ImageRootfs` turns it into defaults for programs.
+data.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pytest_gvisor.errors import ImageError, InvalidBundle
 from pytest_gvisor.escape import shown
 from pytest_gvisor.images.streams import check_digest
 from pytest_gvisor.oci.reader import load
+from pytest_gvisor.oci.rootfs import Says
 from pytest_gvisor.oci.vocabulary import absolute, normal
 from pytest_gvisor.programs.paths import within
 
@@ -33,15 +34,10 @@ class ImageConfig:
     """In Go's words, as ``amd64``; empty where the image does not say."""
     os: str = ""
     """Empty where the image does not say: that is linux too."""
-    entrypoint: tuple[str, ...] = ()
-    cmd: tuple[str, ...] = ()
-    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    working_dir: str = "/"
-    user: str = ""
-    """As written: ``name``, ``uid``, ``name:group``…; empty is root."""
+    says: Says = dataclasses.field(default_factory=Says)
+    """The defaults for programs; the user as written: ``name``, ``uid``, ``name:group``…"""
     volumes: tuple[str, ...] = ()
     """Absolute paths, normalized and sorted."""
-    stop_signal: int = signal.SIGTERM
     diff_ids: tuple[str, ...] = ()
     """Digests of the uncompressed layers, the lowest first."""
 
@@ -53,13 +49,15 @@ class ImageConfig:
         return cls(
             architecture=_text(value, "architecture"),
             os=_text(value, "os"),
-            entrypoint=_texts(config, "Entrypoint"),
-            cmd=_texts(config, "Cmd"),
-            env=_environment(config),
-            working_dir=_working_dir(config),
-            user=_text(config, "User"),
+            says=Says(
+                entrypoint=_texts(config, "Entrypoint"),
+                cmd=_texts(config, "Cmd"),
+                env=_environment(config),
+                cwd=_working_dir(config),
+                user=_text(config, "User"),
+                stop_signal=_stop_signal(config),
+            ),
             volumes=_volumes(config),
-            stop_signal=_stop_signal(config),
             diff_ids=tuple(map(check_digest, _texts(_part(value, "rootfs"), "diff_ids"))),
         )
 

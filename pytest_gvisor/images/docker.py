@@ -15,7 +15,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import IO, Any, Final, Self
+from typing import IO, Any, Final
 
 from pytest_gvisor.errors import DaemonUnavailable, ImageError, causes_of
 from pytest_gvisor.escape import shown
@@ -41,33 +41,27 @@ class Pull(enum.StrEnum):
     NEVER = "never"
 
 
-class Daemon:
+class Daemon(contextlib.AbstractContextManager["Daemon"]):
     """A daemon that answers. Use it in a ``with``."""
 
     def __init__(self, *, remote: bool = False) -> None:
         docker = _sdk()
         self._errors = docker.errors
         self._address = address = os.environ.get("DOCKER_HOST", "")
-        is_local = not address or address.startswith("unix://")
-        if not is_local and not remote:
+        self._client: Any = None
+        # Of a daemon elsewhere, silence alone is bounded.
+        self._deadline: Callable[[float], Any] = contextlib.nullcontext
+        self._heard: Callable[[], None] = lambda: None
+        if not address or address.startswith("unix://"):
+            self._connect(docker, docker.constants.DEFAULT_DOCKER_API_VERSION)
+            self._connect(docker, self._version())
+        elif remote:
+            self._connect(docker, None)  # the SDK asks for the version
+        else:
             raise ImageError(
                 f"DOCKER_HOST is {shown(address)}, which is not a socket of this machine",
                 next_step="To use that daemon: gvisor_image(…, remote=True).",
             )
-        self._client: Any = None
-        self._silence = _SILENCE
-        # Of a daemon elsewhere, silence alone is bounded.
-        self._deadline: Callable[[float], Any] = contextlib.nullcontext
-        self._heard: Callable[[], None] = lambda: None
-        version = None  # of a daemon elsewhere: the SDK asks for it
-        if is_local:
-            self._connect(docker, docker.constants.DEFAULT_DOCKER_API_VERSION)
-            version = self._version()
-        self._connect(docker, version)
-
-    def __enter__(self) -> Self:
-        """Return the daemon itself."""
-        return self
 
     def __exit__(self, *_: object) -> None:
         """Close the connections."""
@@ -157,7 +151,8 @@ class Daemon:
 
         def bounded(request: Any, **options: Any) -> Any:
             # The SDK pulls and builds without any time-out, and guesses at texts of any encoding.
-            answer = send(request, **{**options, "timeout": self._silence})
+            silence = options.get("timeout") or _SILENCE
+            answer = send(request, **{**options, "timeout": silence})
             answer.encoding = "utf-8"
             return answer
 
@@ -166,8 +161,8 @@ class Daemon:
     def _version(self) -> str:
         """Return the version of the daemon's API, which also shows that the daemon answers."""
         try:
-            with self._asking() as api:
-                facts = objects(api.version(api_version=False), "its answer")
+            with self._deadline(DEADLINE):
+                facts = objects(self._client.api.version(api_version=False), "its answer")
             version = str(facts.get("ApiVersion"))
             if not re.fullmatch(r"[0-9]{1,3}\.[0-9]{1,3}", version):
                 raise OSError("it does not say which version its API has")
@@ -177,22 +172,12 @@ class Daemon:
             self._client.close()
         return version
 
-    @contextlib.contextmanager
-    def _asking(self) -> Iterator[Any]:
-        """Yield the SDK's interface for questions with short answers, all within `DEADLINE`."""
-        self._silence = DEADLINE
-        try:
-            with self._deadline(DEADLINE):
-                yield self._client.api
-        finally:
-            self._silence = _SILENCE
-
     def _id(self, reference: str) -> str | None:
         """Return the id of an image, or None."""
         with self._explained("cannot be looked up"):
             try:
-                with self._asking() as api:
-                    facts = api.inspect_image(reference)
+                with self._deadline(DEADLINE):
+                    facts = self._client.api.inspect_image(reference)
             except self._errors.NotFound:
                 return None
             except Exception as error:

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from pytest_gvisor.errors import ImageError
 from pytest_gvisor.images.archive import Content
-from pytest_gvisor.images.streams import CHUNK, Budget, Reader
+from pytest_gvisor.images.streams import CHUNK, Budget, Reader, explained
 from pytest_gvisor.images.tar import Entry, Kind, Tar, shown_bytes
 from pytest_gvisor.images.users import keeps_owners
 from pytest_gvisor.programs import linux
@@ -91,7 +91,7 @@ class Tree:
 
     def add(self, entry: Entry, content: Reader) -> None:
         """Put an entry into the folder, or apply a whiteout."""
-        with _explained(entry.name):
+        with explained(f"unpack {shown_bytes(entry.name)}"):
             parts = self._parts(entry.name)
             if not parts:
                 if entry.kind is not Kind.FOLDER:
@@ -315,15 +315,3 @@ class Tree:
 
 def _path_of(fd: int) -> bytes:
     return os.readlink(f"/proc/self/fd/{fd}".encode())
-
-
-@contextlib.contextmanager
-def _explained(name: bytes) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        text = f"cannot unpack {shown_bytes(name)}: {error.strerror}"
-        next_step = ""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            next_step = "Free space, or set XDG_CACHE_HOME to a folder that has more."
-        raise ImageError(text, next_step=next_step) from error

@@ -27,8 +27,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from pytest_gvisor.errors import ImageError
+from pytest_gvisor.images.streams import explained
 from pytest_gvisor.sessions.private import open_lock, take_lock, take_lock_in
 
+NEXT_STEP: Final = "XDG_CACHE_HOME says where images are kept."
 _ID: Final = re.compile(r"[0-9a-f]{64}")
 _FOLDER: Final = re.compile(r"[0-9a-f]{64}-[a-z0-9_]{8}")
 
@@ -158,17 +160,9 @@ class Folders:
             os.close(lock)
 
 
-@contextlib.contextmanager
-def failing(folder: str) -> Iterator[None]:
+def failing(folder: str) -> contextlib.AbstractContextManager[None]:
     """Turn an `OSError` into an `ImageError` about the cache folder."""
-    try:
-        yield
-    except OSError as error:
-        why = os.strerror(error.errno) if error.errno else str(error)
-        raise ImageError(
-            f"cannot keep it in {folder}: {why}",
-            next_step="XDG_CACHE_HOME says where images are kept.",
-        ) from error
+    return explained(f"keep it in {folder}", NEXT_STEP)
 
 
 def _wait(lock: int, kind: int, patience: float, busy: str) -> None:

@@ -62,15 +62,13 @@ def use(image: str, root: str, mounts: Sequence[Mount], user: str) -> str:
         return f"{tree}/rootfs"
 
 
-def remains(image: str) -> list[str]:
-    """Return the trees that are not whole, and earlier versions' files. Raises `OSError`."""
-    unused = [tree for tree in _all(image, _NAME) if not os.path.exists(f"{tree}/users")]
-    return unused + _all(image, (_MAKING, *_EARLIER))
-
-
 def sweep(image: str) -> None:
-    """Remove the remains of killed processes. The caller has the image's lock alone."""
-    for path in remains(image):
+    """Remove trees that are not whole, and earlier versions' files. Raises `OSError`.
+
+    The caller has the image's lock alone.
+    """
+    unused = [tree for tree in _all(image, _NAME) if not os.path.exists(f"{tree}/users")]
+    for path in unused + _all(image, (_MAKING, *_EARLIER)):
         if os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -83,17 +81,16 @@ def _all(image: str, prefixes: str | tuple[str, ...]) -> list[str]:
 
 
 def _make(image: str, root: str, prefix: str, mounts: Sequence[Mount], user: str) -> str:
-    making = tempfile.mkdtemp(prefix=_MAKING, dir=image)
-    try:
+    with contextlib.ExitStack() as on_failure:
+        making = tempfile.mkdtemp(prefix=_MAKING, dir=image)
+        on_failure.callback(shutil.rmtree, making, ignore_errors=True)
         make_private(f"{making}/users")
         _add(f"{making}/users", user)
         _copy(root, f"{making}/rootfs")
         make_points(f"{making}/rootfs", mounts)
         tree = os.path.join(image, prefix + secrets.token_hex(4))
         os.rename(making, tree)
-    except BaseException:
-        shutil.rmtree(making, ignore_errors=True)
-        raise
+        on_failure.pop_all()
     return tree
 
 

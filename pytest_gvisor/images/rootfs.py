@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from pytest_gvisor.images import users
 from pytest_gvisor.images.cache import Hold
 from pytest_gvisor.oci import paths
 from pytest_gvisor.oci.rootfs import Prepared, Rootfs, Says
-from pytest_gvisor.oci.spec import Mount, User
+from pytest_gvisor.oci.spec import Mount, User, Who
 from pytest_gvisor.oci.vocabulary import MountType, normal
 
 
@@ -33,22 +32,15 @@ class ImageRootfs(Rootfs):
         """The image's folder in the cache."""
         return self.hold.path
 
-    @functools.cached_property
+    @property
     def says(self) -> Says:
         """The image's configuration as defaults for programs."""
-        config = self.hold.config
-        return Says(
-            entrypoint=config.entrypoint,
-            cmd=config.cmd,
-            env=config.env,
-            cwd=config.working_dir,
-            user=config.user,
-            find_user=self.find_user,
-            stop_signal=config.stop_signal,
-        )
+        return self.hold.config.says
 
-    def find_user(self, name: str) -> tuple[User, str]:
+    def find_user(self, user: Who | None) -> tuple[User, str]:
         """Return the user of that name or number in the image, and their home folder."""
+        asked = self.says.user if user is None else user
+        name = ":".join(map(str, asked)) if isinstance(asked, tuple) else str(asked)
         try:
             return users.find(self.hold.path, name)
         except ImageError as error:
@@ -61,7 +53,7 @@ class ImageRootfs(Rootfs):
             raise InvalidBundle(found, where=f"root file system of image {shown(self.name)}")
         taken = {normal(mount.destination) for mount in mounts}
         volumes = [self._volume(path) for path in self.hold.config.volumes if path not in taken]
-        notes = tuple(f"image {shown(self.name)}: {note}" for note in self.hold.notes)
+        notes = tuple(f"image {shown(self.name)}: {note}" for note in self.hold.record.notes)
         return Prepared(root_path=root, mounts=(*volumes, *mounts), notes=notes)
 
     def _volume(self, path: str) -> Mount:
@@ -77,7 +69,7 @@ class ImageRootfs(Rootfs):
                 # where the image has no such user and the run another one.
                 uid = gid = 0
                 with contextlib.suppress(ImageError):
-                    user, _ = self.find_user(self.hold.config.user)
+                    user, _ = self.find_user(None)
                     uid, gid = user.uid, user.gid
             options += [f"uid={uid}", f"gid={gid}"]
         else:

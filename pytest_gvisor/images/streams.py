@@ -6,7 +6,9 @@ Everything that grows is counted against a `Budget`: a small file may hold a ver
 from __future__ import annotations
 
 import bz2
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import lzma
 import os
@@ -15,6 +17,7 @@ import stat
 import sys
 import time
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -96,6 +99,18 @@ def _too_large(text: str) -> ImageError:
     )
 
 
+@contextlib.contextmanager
+def explained(doing: str, next_step: str = "") -> Iterator[None]:
+    """Turn an `OSError` into an `ImageError`, which says that this cannot be done."""
+    try:
+        yield
+    except OSError as error:
+        if not next_step and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            next_step = "Free space, or set XDG_CACHE_HOME to a folder that has more."
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise ImageError(f"cannot {doing}: {why}", next_step=next_step) from error
+
+
 class Reader(Protocol):
     """A source of bytes; an empty read is its end."""
 
@@ -105,11 +120,9 @@ class Reader(Protocol):
 
 def open_file(path: str) -> tuple[int, os.stat_result]:
     """Open a regular file. Raises `ImageError` for anything else."""
-    try:
+    with explained(f"read {shown(path)}"):
         # O_NONBLOCK: the open of a FIFO would wait for a writer.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError as error:
-        raise ImageError(f"cannot read {shown(path)}: {error.strerror}") from error
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         os.close(fd)

@@ -181,7 +181,7 @@ class Tar:
             raise ImageError("an entry has no name")
         label = shown_bytes(name)
         kind = _kind(block, pax, label)
-        size = _pax_number(pax, b"size", block[124:136])
+        size = int(_pax_number(pax, b"size", block[124:136]))
         # The second: a folder in the format that had no type for folders.
         signs = name.endswith(b"/"), block[156:157] == b"\0" and _name(block).endswith(b"/")
         if kind is Kind.FILE and any(signs):
@@ -193,11 +193,12 @@ class Tar:
         if kind is not Kind.FILE:
             size = 0
         owners = [
-            _pax_number(pax, key, field)
+            int(_pax_number(pax, key, field))
             for key, field in ((b"uid", block[108:116]), (b"gid", block[116:124]))
         ]
         if not all(0 <= owner <= _MAX_ID for owner in owners):
             raise ImageError(f"{label} belongs to {owners}, which are no ids")
+        time_ns = int(_pax_number(pax, b"mtime", block[136:148], _TIME) * 10**9)
         self._begin(size)
         return Entry(
             name=name,
@@ -206,7 +207,8 @@ class Tar:
             uid=owners[0],
             gid=owners[1],
             size=size,
-            mtime_ns=_time(pax, block[136:148]),
+            # What the kernel takes, and then what file systems keep.
+            mtime_ns=max(-(2**31) * 10**9, min(time_ns, 2**33 * 10**9)),
             link=link if kind in (Kind.SYMLINK, Kind.HARDLINK) else b"",
             xattrs=sum(key.startswith(_ATTRIBUTES) for key in pax),
         )
@@ -255,23 +257,14 @@ def _number(field: bytes, what: str) -> int:
     return int(text or b"0", 8)
 
 
-def _pax_number(pax: Mapping[bytes, bytes], key: bytes, field: bytes) -> int:
+def _pax_number(
+    pax: Mapping[bytes, bytes], key: bytes, field: bytes, form: re.Pattern[bytes] = _NUMBER
+) -> decimal.Decimal:
     if key not in pax:
-        return _number(field, key.decode())
-    if not _NUMBER.fullmatch(pax[key]):
+        return decimal.Decimal(_number(field, key.decode()))
+    if not form.fullmatch(pax[key]):
         raise ImageError(f"the {key.decode()} {shown_bytes(pax[key])} is not a number")
-    return int(pax[key])
-
-
-def _time(pax: Mapping[bytes, bytes], field: bytes) -> int:
-    if b"mtime" not in pax:
-        seconds = decimal.Decimal(_number(field, "time"))
-    elif _TIME.fullmatch(pax[b"mtime"]):
-        seconds = decimal.Decimal(pax[b"mtime"].decode())
-    else:
-        raise ImageError(f"the time {shown_bytes(pax[b'mtime'])} is not a number")
-    # What the kernel takes, and then what file systems keep.
-    return max(-(2**31) * 10**9, min(int(seconds * 10**9), 2**33 * 10**9))
+    return decimal.Decimal(pax[key].decode())
 
 
 def _records(data: bytes) -> dict[bytes, bytes]:

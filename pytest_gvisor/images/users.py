@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from typing import Final
 
 from pytest_gvisor.errors import ImageError
 from pytest_gvisor.escape import shown
+from pytest_gvisor.images.streams import explained
 from pytest_gvisor.oci.spec import User
 from pytest_gvisor.programs import linux
 from pytest_gvisor.programs.proc import IdRange, id_map
@@ -34,13 +36,10 @@ def find(root: str, asked: str) -> tuple[User, str]:
     for a name that is in none.
     """
     name, _, group = asked.partition(":")
-    name = name or "0"
-    number = _number(name)
+    number = _number(name or "0")
     passwd = [f for f in _lines(root, "etc/passwd", 6) if _known(f[2], f[3])]
-    if number is None:
-        found = next((f for f in passwd if f[0] == name), None)
-    else:
-        found = next((f for f in passwd if _id(f[2]) == number), None)
+    same = (f for f in passwd if (f[0] == name if number is None else _id(f[2]) == number))
+    found = next(same, None)
     if found is None and number is None:
         raise ImageError(f"there is no user {shown(name)} in its /etc/passwd")
     uid, gid = (_id(found[2]), _id(found[3])) if found else (number or 0, 0)
@@ -50,7 +49,7 @@ def find(root: str, asked: str) -> tuple[User, str]:
     if group:
         gid = _group(groups, group)
     elif found:
-        members = {_id(f[2]): None for f in groups if found[0] in f[3].split(",")}
+        members = dict.fromkeys(_id(f[2]) for f in groups if found[0] in f[3].split(","))
         extra = tuple(members)[:_MAX_GROUPS]
     # The user's own group is among them: a file that denies it by mode 0604 would open otherwise.
     gids = tuple(dict.fromkeys((gid, *extra)))
@@ -58,8 +57,7 @@ def find(root: str, asked: str) -> tuple[User, str]:
 
 
 def _group(groups: list[list[str]], name: str) -> int:
-    number = _number(name)
-    if number is not None:
+    if (number := _number(name)) is not None:
         return number
     for fields in groups:
         if fields[0] == name:
@@ -68,16 +66,15 @@ def _group(groups: list[list[str]], name: str) -> int:
 
 
 def _number(text: str) -> int | None:
-    if not (text.isascii() and text.isdigit() and len(text) <= 10):
+    if not re.fullmatch("[0-9]{1,10}", text):
         return None
-    if int(text) > _MAX_ID:
+    if not _known(text):
         raise ImageError(f"the id {text} is not in 0..{_MAX_ID}")
     return int(text)
 
 
 def _known(*ids: str) -> bool:
-    good = (text.isascii() and (text.isdigit() or not text) and len(text) <= 10 for text in ids)
-    return all(good) and all(_id(text) <= _MAX_ID for text in ids)
+    return all(re.fullmatch("[0-9]{0,10}", text) and _id(text) <= _MAX_ID for text in ids)
 
 
 def _id(text: str) -> int:
@@ -97,7 +94,7 @@ def _read(root: str, path: str) -> bytes:
     """Read a file of the image without following links out of it. Empty if there is no such
     file.
     """
-    try:
+    with explained(f"read its /{path}"):
         folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
@@ -113,9 +110,6 @@ def _read(root: str, path: str) -> bytes:
             return b""
         with open(fd, "rb") as file:
             data = file.read(_MAX_FILE + 1)
-    except OSError as error:
-        why = os.strerror(error.errno or 0)
-        raise ImageError(f"cannot read its /{path}: {why}") from error
     if len(data) > _MAX_FILE:
         # A line that is cut is another one: of a uid 1000 it may say 100.
         raise ImageError(f"its /{path} is larger than {_MAX_FILE} bytes")
@@ -146,7 +140,5 @@ def part_of(cache: str) -> str:
 
 
 def _map(kind: str) -> tuple[IdRange, ...]:
-    try:
+    with explained(f"read /proc/self/{kind}_map"):
         return id_map(kind)
-    except OSError as error:
-        raise ImageError(f"cannot read /proc/self/{kind}_map: {error.strerror}") from error

@@ -12,10 +12,11 @@ import functools
 import hashlib
 import os
 import shutil
+import signal
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -24,7 +25,7 @@ from pytest_gvisor.escape import shown
 from pytest_gvisor.oci import host_paths, paths, skeleton, system_folders
 from pytest_gvisor.oci.accounts import Account
 from pytest_gvisor.oci.mounts import cover
-from pytest_gvisor.oci.spec import Mount, User
+from pytest_gvisor.oci.spec import Mount, User, Who
 from pytest_gvisor.oci.vocabulary import MountType, normal
 from pytest_gvisor.programs.paths import below, within
 from pytest_gvisor.programs.sources import ANY
@@ -50,19 +51,17 @@ class Prepared(NamedTuple):
 class Says(NamedTuple):
     """The user, environment and folder that a root file system sets for programs; images do."""
 
-    entrypoint: tuple[str, ...]
+    entrypoint: tuple[str, ...] = ()
     """What comes in front of every argv."""
-    cmd: tuple[str, ...]
+    cmd: tuple[str, ...] = ()
     """The argv where none is given."""
-    env: Mapping[str, str]
+    env: Mapping[str, str] = {}
     """Environment, below the caller's."""
-    cwd: str
+    cwd: str = "/"
     """Working folder, where none is given."""
-    user: str
-    """User, where none is given: as `find_user` takes it."""
-    find_user: Callable[[str], tuple[User, str]]
-    """Who a user is in it, and their home folder."""
-    stop_signal: int
+    user: str = ""
+    """User, where none is given; empty is root."""
+    stop_signal: int = signal.SIGTERM
     """What ends the program in good order."""
 
 
@@ -81,6 +80,13 @@ class Rootfs(abc.ABC):
     def says(self) -> Says | None:
         """The settings for programs; None if there are none."""
         return None
+
+    def find_user(self, user: Who | None) -> tuple[Who | User, str | None]:
+        """Return who a user is in it, and their home folder; None if it does not say.
+
+        A ``user`` of None is the one that it sets for programs, or root.
+        """
+        return (0 if user is None else user), None
 
     @abc.abstractmethod
     def prepare(

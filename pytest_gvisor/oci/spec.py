@@ -53,6 +53,10 @@ class User:
             yield ".umask", f"{self.umask:#o} has other bits than 0o777"
 
 
+Who = int | str | tuple[int, int]
+"""A user as callers write them: a uid, ``name``, ``name:group``…, or uid and gid."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
     """The five sets of capabilities(7)."""

@@ -10,10 +10,8 @@ from typing import Any
 from pytest_gvisor.errors import ImageError, UsageError
 from pytest_gvisor.oci.defaults import HOSTNAME
 from pytest_gvisor.oci.rootfs import Rootfs, Says
-from pytest_gvisor.oci.spec import Mount, User
+from pytest_gvisor.oci.spec import Mount, User, Who
 from pytest_gvisor.run.project import Project
-
-Who = int | str | tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +62,7 @@ def make_workload(
         words = with_entrypoint(words, entrypoint, says)
     elif entrypoint is not None:
         raise UsageError("entrypoint is for images", next_step="Put it in front of args.")
-    who, home = identified(user, says)
+    who, home = rootfs.find_user(user)
     start = os.path.abspath(project.root) if project else says.cwd if says else "/"
     return Workload(
         args=words,
@@ -93,16 +91,6 @@ def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the options of a call that are the workload's, and those that are settings."""
     given = {k: v for k, v in options.items() if k in OPTIONS}
     return given, {k: v for k, v in options.items() if k not in OPTIONS}
-
-
-def identified(user: Who | None, says: Says | None) -> tuple[Who | User, str | None]:
-    """Resolve a user, and return their home folder if the root file system has one."""
-    if says is None:
-        return (0 if user is None else user), None
-    if user is None:
-        return says.find_user(says.user)
-    text = ":".join(map(str, user)) if isinstance(user, tuple) else str(user)
-    return says.find_user(text)
 
 
 def with_entrypoint(args: tuple[str, ...], entrypoint: object, says: Says) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ import dataclasses
 import enum
 import os
 import secrets
-import select
 import selectors
 import threading
 import time
@@ -94,7 +93,13 @@ class Channel:
         try:
             self._listen()
             with self.lock:
-                self._greet(self._decoder.tag)
+                tag, wake = self._decoder.tag, self._frame_that_wakes
+                if wake is None:
+                    self.send({"op": "hello", "id": 0, "tag": tag.hex()})
+                else:
+                    self._outgoing.add(wake(tag))
+                    self._push()
+                self._outgoing.encoder.tag = tag
                 left = max(0.0, deadline - time.monotonic())
                 self._changed.wait_for(lambda: self.greeted or self.gone, left)
         except BaseException:  # Ctrl-C, or the signal of pytest-timeout: nobody knows this sandbox
@@ -103,14 +108,6 @@ class Channel:
         if not self.greeted:
             self._give_up(f"the guest did not answer within {timeout:g} s")
             raise (self._ended and self._ended.error) or self.crash()
-
-    def _greet(self, tag: bytes) -> None:
-        if self._frame_that_wakes is None:
-            self.send({"op": "hello", "id": 0, "tag": tag.hex()})
-        else:
-            self._outgoing.add(self._frame_that_wakes(tag))
-            self._push()
-        self._outgoing.encoder.tag = tag
 
     def _listen(self) -> None:
         self._fd = self.supervisor.pipes.socket
@@ -148,13 +145,11 @@ class Channel:
 
     def crash(self, completed: Completed | None = None) -> SandboxCrashed:
         """Return the error of a gone sandbox, with the output so far in ``completed``."""
-        if completed is None and self._ended is not None:
-            completed = self._ended.completed
-        if completed is None:
-            completed = Completed(
-                args=(), returncode=-9, **streams(Capture(0), Capture(0)), duration=0.0,
-                platform=self.driven.request.platform, outcome=Outcome.SANDBOX_CRASHED,
-            )  # fmt: skip
+        completed = completed or (self._ended.completed if self._ended else None)
+        completed = completed or Completed(
+            args=(), returncode=-9, **streams(Capture(0), Capture(0)), duration=0.0,
+            platform=self.driven.request.platform, outcome=Outcome.SANDBOX_CRASHED,
+        )  # fmt: skip
         return SandboxCrashed(
             f"the sandbox is gone: {self.death.reason or 'it has ended'}",
             completed=completed,
@@ -304,13 +299,10 @@ class Channel:
 
     def _read_rest(self) -> None:
         """Read the guest's last frames: its end may be seen before them."""
-        poller = select.poll()
-        poller.register(self._fd, select.POLLIN)
         with self.lock:
             for _ in range(_LAST_READS):
-                if self.ending or not poller.poll(0):
+                if self.ending or not self._read():
                     return
-                self._read()
 
     def _take(self, message: Message) -> None:
         if message.op == "hello":

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.oci import defaults
+from pytest_gvisor.oci.rootfs import HostRootfs, host_system
+from pytest_gvisor.oci.spec import Who
 from pytest_gvisor.run.request import Request
-from pytest_gvisor.run.workload import Who, Workload, identified
-from pytest_gvisor.sandbox import interpreter
+from pytest_gvisor.run.workload import Workload
 from pytest_gvisor.settings import Platform
 
 _MAX_PATH = 4096
@@ -57,9 +58,9 @@ def command(
     """
     asked, home = workload.user, workload.home
     if user is not None:
-        asked, home = identified(user, workload.rootfs.says)
+        asked, home = workload.rootfs.find_user(user)
     who = defaults.parse_user(asked)
-    path = interpreter.programs(workload.rootfs)
+    path = host_system().path if isinstance(workload.rootfs, HostRootfs) else ()
     given = {**workload.env, **(env or {})}
     folder = workload.cwd if cwd is None else os.fspath(cwd)
     strings = (*args, *defaults.environment(given, uid=who.uid, path=path, home=home))

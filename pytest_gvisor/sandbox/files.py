@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import errno
 
 from pytest_gvisor.errors import InsideError, NotReady
 from pytest_gvisor.guest.frames import MAX_PAYLOAD, WINDOW, FrameError
@@ -10,17 +11,16 @@ from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.messages import Message
 from pytest_gvisor.sandbox.peers import Peer
 
-_TOO_LARGE = 27  # EFBIG
-
 
 class _Transfer(Peer):
     """The common part of both directions."""
 
     def __init__(self, channel: Channel, path: str) -> None:
-        super().__init__(channel.lock, channel.check)
+        super().__init__(channel)
         self.channel = channel
         self.path = path
         self.refused = 0
+        self._cancelled = False
 
     def on_message(self, message: Message) -> None:
         """See `Peer.on_message`."""
@@ -43,11 +43,8 @@ class _Transfer(Peer):
             except NotReady:
                 self.channel.send({"op": "reset", "id": self.id})
                 raise
-        if self.refused:
-            raise self._refusal(doing)
-
-    def _refusal(self, doing: str) -> InsideError:
-        return InsideError(f"cannot {doing} {self.path} in the sandbox", errno=self.refused)
+        if self.refused and not self._cancelled:
+            raise InsideError(f"cannot {doing} {self.path} in the sandbox", errno=self.refused)
 
 
 class Upload(_Transfer):
@@ -91,26 +88,20 @@ class Download(_Transfer):
         self._parts: list[bytes] = []
         self._size = 0
         self._due = WINDOW
-        self._cancelled = False
         channel.add(self, {"op": "get", "path": path})
 
     def run(self, deadline: float) -> bytes:
         """Receive the file. Raises `InsideError`, `NotReady`, or the sandbox's end."""
         self._wait(deadline, "read")
-        return b"".join(self._parts)
-
-    def _refusal(self, doing: str) -> InsideError:
         if self._cancelled:
             text = f"{self.path} in the sandbox is longer than {self._limit} bytes"
-            return InsideError(text, errno=_TOO_LARGE)
-        return super()._refusal(doing)
+            raise InsideError(text, errno=errno.EFBIG)
+        return b"".join(self._parts)
 
     def _take(self, message: Message) -> None:
         payload = message.payload
         if message.op == "eof" and message.numbers["s"] == 1:
-            # The end may have been on its way when it was told to stop.
-            self.refused = _TOO_LARGE if self._cancelled else 0
-            self.over = True
+            self.over = True  # it may have been on its way when the guest was told to stop
             return
         if message.op != "data" or message.numbers["s"] != 1 or len(payload) > self._due:
             raise FrameError(f"{message.op} of a file that is read")

@@ -15,7 +15,6 @@ import socket
 import struct
 import threading
 import warnings
-from typing import Self
 
 from pytest_gvisor.errors import PytestGvisorWarning, stage
 from pytest_gvisor.guest.frames import MAX_PAYLOAD, WINDOW, FrameError
@@ -32,7 +31,7 @@ _CLOSE_PATIENCE = 5.0
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
-class Forward:
+class Forward(contextlib.AbstractContextManager["Forward"]):
     """An address on 127.0.0.1 whose connections lead to a port in the sandbox, until `close`."""
 
     host = "127.0.0.1"
@@ -80,10 +79,6 @@ class Forward:
                 f"forward has {MOST} at once, and each needs a file descriptor here"
             )
             warnings.warn(PytestGvisorWarning(text), stacklevel=2)
-
-    def __enter__(self) -> Self:
-        """Use the object as a context manager, which closes it at the end."""
-        return self
 
     def __exit__(self, *_: object) -> None:
         """Close the forward."""
@@ -169,7 +164,7 @@ class _Link(Peer):
     """One connection."""
 
     def __init__(self, forward: Forward, channel: Channel, client: socket.socket) -> None:
-        super().__init__(channel.lock, channel.check)
+        super().__init__(channel)
         self.channel = channel
         self._forward = forward
         self._client = client

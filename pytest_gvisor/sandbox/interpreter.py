@@ -120,13 +120,9 @@ def interpreter() -> Interpreter:
         prefix=prefix,
         loader=loader,
         libraries=libraries,
-        folders=tuple(_covering(needed)),
+        # The fewest that hold all of them.
+        folders=tuple(sorted({f for f in needed if not any(below(f, one) for one in needed)})),
     )
-
-
-def _covering(folders: Sequence[str]) -> list[str]:
-    """Return the fewest of these folders that hold all of them."""
-    return sorted({f for f in folders if not any(below(f, other) for other in folders)})
 
 
 def _bind(source: str, destination: str) -> Mount:
@@ -155,58 +151,41 @@ def _place(rootfs: Rootfs) -> str:
     if folder is None:
         return PRIVATE
     for path in (PRIVATE, *_EMPTY):
-        place = paths.resolve(folder, path, {})
-        if not os.path.isdir(place.host):
-            continue
-        try:
-            if not os.listdir(place.host):
+        with contextlib.suppress(OSError):  # such as: it is no folder
+            if not os.listdir(paths.resolve(folder, path, {}).host):
                 return path
-        except OSError:
-            continue
     raise UsageError(
         f"{folder} has no mount point for the Python that starts a warm sandbox's programs",
         next_step=f"Make an empty folder {PRIVATE.lstrip('/')} in it.",
     )
 
 
-def programs(rootfs: Rootfs) -> tuple[str, ...]:
-    """Return the folders of programs to put in front of PATH there."""
-    return host_system().path if isinstance(rootfs, HostRootfs) else ()
-
-
 def start(rootfs: Rootfs, mounts: Sequence[Mount]) -> Start:
     """Return the start of the guest there. Raises `UsageError` if nothing can be mounted there."""
-    if _has_it(rootfs, mounts):
-        guest = f"{PRIVATE}/guest"
-        argv = (interpreter().program, *_FLAGS, f"{guest}/main.py")
-        return Start(argv=argv, env=_environment(guest), mounts=(_bind(_FOLDER, guest),))
-    base = _place(rootfs)
-    known = interpreter()
+    has_it, known = _has_it(rootfs, mounts), interpreter()
+    base = PRIVATE if has_it else _place(rootfs)
+    guest = _bind(_FOLDER, f"{base}/guest")
+    # A locale names a character set, whose converter is a library. A time zone that is the path of
+    # no file is UTC. The guest's own folder is the one place that nobody else can put a file into.
+    env = {"LC_ALL": "C", "TZ": f"{guest.destination}/utc"}
+    words = [*_FLAGS, f"{guest.destination}/main.py"]
+    if has_it:
+        return Start(argv=(known.program, *words), env=env, mounts=(guest,))
     if not within(known.program, known.prefix):
         # It finds them from its own path, else where it was built for: in the root file system.
         detail = f"{known.program} has its modules in {known.prefix}, where it is not itself"
         raise LaunchError("python", detail)
-    words = [f"{base}{known.program}", *_FLAGS, f"{base}/guest/main.py"]
+    words.insert(0, f"{base}{known.program}")
     if known.loader:
         search = ":".join(f"{base}{folder}" for folder in known.libraries)
         words = [f"{base}{known.loader}", "--library-path", search, *words]
-    binds = [_bind(folder, f"{base}{folder}") for folder in known.folders]
     return Start(
         argv=tuple(words),
-        env=_environment(f"{base}/guest"),
-        mounts=(_bind(_FOLDER, f"{base}/guest"), *binds),
+        env=env,
+        mounts=(guest, *(_bind(folder, f"{base}{folder}") for folder in known.folders)),
         under=base,
         points=("/guest", *known.folders),
     )
-
-
-def _environment(guest: str) -> dict[str, str]:
-    """Return the variables that keep the C library from the root file system's files.
-
-    A locale names a character set, whose converter is a library. A time zone that is the path of no
-    file is UTC. The guest's own folder is the one place that nobody else can put a file into.
-    """
-    return {"LC_ALL": "C", "TZ": f"{guest}/utc"}
 
 
 def check_preload(root: str, mounts: Sequence[Mount]) -> None:

@@ -57,8 +57,7 @@ def read(raw: Mapping[str, Any], payload: memoryview) -> Message:
     if bool(payload) != (op == "data"):
         raise FrameError(f"{op} with {len(payload)} bytes")
     numbers = {name: _number(raw[name], limits, f"{op}: {name}") for name, limits in shape.items()}
-    number = _number(raw["id"], _ID, f"{op}: id")
-    return Message(op=op, id=number, numbers=numbers, payload=payload)
+    return Message(op=op, id=_number(raw["id"], _ID, f"{op}: id"), numbers=numbers, payload=payload)
 
 
 class Outgoing(Outbox):

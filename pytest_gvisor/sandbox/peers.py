@@ -7,8 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
-from pytest_gvisor.completed import Outcome
 from pytest_gvisor.errors import NotReady
 from pytest_gvisor.escape import escape
 from pytest_gvisor.guest.frames import FrameError
@@ -17,10 +17,20 @@ from pytest_gvisor.run.supervisor import NAP
 from pytest_gvisor.sandbox.messages import Message
 
 
+class Line(Protocol):
+    """The part of a `Channel` that a peer needs."""
+
+    lock: threading.RLock
+
+    def check(self) -> None:
+        """Raise an error if the sandbox is gone."""
+
+
 class Peer(abc.ABC):
     """An endpoint with an id on a channel. These methods are called with the channel's lock held.
 
-    ``check`` raises an error if nothing more can come from the sandbox.
+    ``check`` raises an error if nothing more can come from the sandbox: the channel's own unless it
+    is given.
     """
 
     over = False
@@ -29,9 +39,9 @@ class Peer(abc.ABC):
     id = 0
     """Its id, which `Channel.add` sets."""
 
-    def __init__(self, lock: threading.RLock, check: Callable[[], None]) -> None:
-        self.changed = threading.Condition(lock)
-        self._check = check
+    def __init__(self, channel: Line, check: Callable[[], None] | None = None) -> None:
+        self.changed = threading.Condition(channel.lock)
+        self._check = check or channel.check
 
     @abc.abstractmethod
     def on_message(self, message: Message) -> None:
@@ -60,10 +70,8 @@ class Peer(abc.ABC):
 class Answer(Peer):
     """A peer for one question and its answer, a message named ``word``."""
 
-    def __init__(
-        self, lock: threading.RLock, check: Callable[[], None], word: str = "answer"
-    ) -> None:
-        super().__init__(lock, check)
+    def __init__(self, channel: Line, word: str = "answer") -> None:
+        super().__init__(channel)
         self.message: Message | None = None
         self._word = word
 
@@ -74,6 +82,13 @@ class Answer(Peer):
         self.message = message
         self.over = True
         self.changed.notify_all()
+
+    def wait(self, deadline: float, text: str) -> Message:
+        """Return the answer when it has come; see `wait_change`."""
+        with self.changed:
+            while self.message is None:
+                self.wait_change(deadline, text)
+            return self.message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +110,5 @@ def why(ended: Ended) -> str:
     completed = ended.completed
     if completed is None:
         return "it ended"
-    how = f"exit status {completed.returncode}"
-    if completed.returncode < 0:
-        how = f"signal {-completed.returncode}"
-    if completed.outcome is Outcome.OUT_OF_MEMORY:
-        how = "the memory limit"
-    elif completed.outcome is Outcome.OUT_OF_TASKS:
-        how = f"the limit on tasks: {completed.reason}"
     tail = escape(completed.stderr[-2000:])
-    return f"its guest was ended by {how}" + (f"\n{tail}" if tail else "")
+    return f"its guest has ended: {completed.end}" + (f"\n{tail}" if tail else "")

@@ -9,8 +9,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Self
+from collections.abc import Iterable
 
 from pytest_gvisor.completed import Completed, Outcome, WorkloadTimeout, signal_name
 from pytest_gvisor.errors import InsideError, NotReady, UsageError
@@ -26,6 +25,8 @@ from pytest_gvisor.setting_values import seconds
 
 KILL_CONFIRM = 2.0
 TERM_GRACE = 1.0
+_EARLY = 5.0
+"""Seconds beyond a deadline for a search in output that was there before it."""
 
 
 class _State(enum.Enum):
@@ -37,14 +38,14 @@ class _State(enum.Enum):
     OVER = "over"
 
 
-class Process(Peer):
+class Process(Peer, contextlib.AbstractContextManager["Process"]):
     """A program that runs in a warm sandbox, in the manner of `subprocess.Popen`.
 
     Each call that waits has a deadline: the sandbox's ``timeout`` unless one is given.
     """
 
     def __init__(self, channel: Channel, command: Command) -> None:
-        super().__init__(channel.lock, self.check_alive)
+        super().__init__(channel, self.check_alive)
         self.channel = channel
         self.args = command.args
         self.refused = 0
@@ -91,41 +92,33 @@ class Process(Peer):
 
     def on_message(self, message: Message) -> None:
         """See `Peer.on_message`."""
-        act = _ACTS[self._state].get(message.op)
-        if act is None:
-            raise FrameError(f"{message.op} of a program that is {self._state.value}")
-        act(self, message)
+        numbers = message.numbers
+        match message.op, self._state:
+            case "started", _State.ASKED:
+                self._state = _State.RUNS
+            case "failed", _State.ASKED:
+                self.refused = numbers["errno"] or 5
+                self._state = _State.OVER
+            case "data", _State.RUNS | _State.ENDED:
+                self._streams[numbers["s"]].feed(message.payload)
+            case "eof", _State.RUNS | _State.ENDED if numbers["s"]:
+                self._streams[numbers["s"]].finish()
+            case "eof", _State.RUNS:
+                self._input_closed = True
+            case "credit", _State.RUNS:
+                self._input_credit += numbers["n"]
+                if self._input_credit > WINDOW:
+                    raise FrameError("more was read than was sent")
+            case "exit", _State.RUNS:
+                self._on_exit(numbers["status"])
+            case _:
+                raise FrameError(f"{message.op} of a program that is {self._state.value}")
         if self._state is _State.ENDED and all(s.ended for s in self._streams.values()):
             self._state = _State.OVER
         self.over = self._state is _State.OVER
         self.changed.notify_all()
 
-    def _on_started(self, _message: Message) -> None:
-        self._state = _State.RUNS
-
-    def _on_failed(self, message: Message) -> None:
-        self.refused = message.numbers["errno"] or 5
-        self._state = _State.OVER
-
-    def _on_data(self, message: Message) -> None:
-        self._streams[message.numbers["s"]].feed(message.payload)
-
-    def _on_eof(self, message: Message) -> None:
-        stream = message.numbers["s"]
-        if stream:
-            self._streams[stream].finish()
-        elif self._state is _State.RUNS:
-            self._input_closed = True
-        else:
-            raise FrameError("the end of an ended program's input")
-
-    def _on_credit(self, message: Message) -> None:
-        self._input_credit += message.numbers["n"]
-        if self._input_credit > WINDOW:
-            raise FrameError("more was read than was sent")
-
-    def _on_exit(self, message: Message) -> None:
-        status = message.numbers["status"]
+    def _on_exit(self, status: int) -> None:
         _exit_code(status)
         self._status = status
         self._state = _State.ENDED
@@ -190,7 +183,7 @@ class Process(Peer):
         """
         deadline = time.monotonic() + KILL_CONFIRM
         channel = self.channel
-        answer = Answer(channel.lock, channel.check, "killed")
+        answer = Answer(channel, "killed")
         with channel.lock:
             if channel.ending:
                 return True
@@ -244,10 +237,6 @@ class Process(Peer):
             with self.changed:
                 for watch in watches:
                     watch.close()
-
-    def __enter__(self) -> Self:
-        """Use the object as a context manager, which kills the program at the end."""
-        return self
 
     def __exit__(self, *_: object) -> None:
         """Kill the program and its descendants, unless it has ended."""
@@ -382,18 +371,6 @@ class Writer:
     def close(self) -> None:
         """Close the input. A second call does nothing."""
         self._program.close_input()
-
-
-_EARLY = 5.0
-"""Seconds beyond a deadline for a search in output that was there before it."""
-_OUTPUT = {"data": Process._on_data, "eof": Process._on_eof}
-_ACTS: Mapping[_State, Mapping[str, Callable[[Process, Message], None]]] = {
-    _State.ASKED: {"started": Process._on_started, "failed": Process._on_failed},
-    _State.RUNS: {**_OUTPUT, "credit": Process._on_credit, "exit": Process._on_exit},
-    _State.ENDED: _OUTPUT,
-    _State.OVER: {},
-}
-"""What may come in each state; any other message ends the sandbox."""
 
 
 def patience_of(timeout: float | None, default: float) -> float:

@@ -9,12 +9,11 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from pytest_gvisor.completed import Completed, SandboxCrashed
 from pytest_gvisor.errors import (
     GvisorError,
-    InsideError,
     NotReady,
     PytestGvisorWarning,
     RunscFailed,
@@ -22,11 +21,12 @@ from pytest_gvisor.errors import (
     UsageError,
 )
 from pytest_gvisor.oci.reader import whole
+from pytest_gvisor.oci.spec import Who
 from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.request import Hooks, Record, Request, forget, workspace_of
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.specification import input_of, make_spec
-from pytest_gvisor.run.workload import Who, Workload, argv
+from pytest_gvisor.run.workload import Workload, argv
 from pytest_gvisor.sandbox import interpreter
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.command import check_path, command
@@ -47,7 +47,7 @@ _MAX_NOTED = 5
 _REPLACED = "a sandbox was killed, and another one takes its place: what was in it is gone"
 
 
-class Sandbox:
+class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
     """A sandbox that stays: ``exec``, ``popen``, ``put``, ``get``, ``forward``.
 
     It is started when this is made. Several threads may use it at once. If it has crashed, each
@@ -190,11 +190,11 @@ class Sandbox:
         try:
             if not self._follow(process, chunks, deadline):
                 self._expire(process, wait)
-        except GvisorError as error:
-            self._note(process, error)
-            raise
-        except BaseException:  # Ctrl-C, or the iterable's own
-            process.kill()
+        except BaseException as error:  # also Ctrl-C, or the iterable's own
+            if not process.over:
+                process.kill()
+            if isinstance(error, GvisorError):
+                self._note(process, error)
             raise
         completed = self._note(process)
         if check:
@@ -232,12 +232,6 @@ class Sandbox:
                 process.feed(chunks, deadline)
         except NotReady:
             return False
-        except InsideError:
-            raise
-        except GvisorError:
-            if not process.over:
-                process.kill()
-            raise
         over = process.wait_over(deadline)
         process.check_refused()
         return over
@@ -286,7 +280,7 @@ class Sandbox:
         """Ask whether the sandbox answers; return the seconds. Raises `NotReady`."""
         begun = time.monotonic()
         deadline = begun + self._wait(timeout)
-        self._ask(self._live(), {"op": "ping"}, deadline, "the sandbox does not answer")
+        _ask(self._live(), {"op": "ping"}, deadline, "the sandbox does not answer")
         return time.monotonic() - begun
 
     def snapshot(self, *, timeout: float | None = None) -> Snapshot:
@@ -315,21 +309,10 @@ class Sandbox:
         text = f"nothing listens on port {port} in the sandbox after {wait:g} s"
         question = {"op": "probe", "port": _port(port)}
         channel = self._live()
-        while not self._ask(channel, question, deadline + _MARGIN, text):
+        while not _ask(channel, question, deadline + _MARGIN, text):
             if time.monotonic() > deadline:
                 raise NotReady(text)
             time.sleep(_PAUSE)
-
-    @staticmethod
-    def _ask(
-        channel: Channel, question: Mapping[str, object], deadline: float, otherwise: str
-    ) -> int:
-        answer = Answer(channel.lock, channel.check)
-        with answer.changed:
-            channel.add(answer, question)
-            while answer.message is None:
-                answer.wait_change(deadline, otherwise)
-            return answer.message.numbers["n"]
 
     def close(self) -> None:
         """End the sandbox and all that runs in it. A second call does nothing."""
@@ -340,13 +323,15 @@ class Sandbox:
             if self._channel is not None:
                 self._settle(self._channel)
 
-    def __enter__(self) -> Self:
-        """Use the object as a context manager, which closes it at the end."""
-        return self
-
     def __exit__(self, *_: object) -> None:
         """Close the sandbox."""
         self.close()
+
+
+def _ask(channel: Channel, question: Mapping[str, object], deadline: float, otherwise: str) -> int:
+    answer = Answer(channel)
+    channel.add(answer, question)
+    return answer.wait(deadline, otherwise).numbers["n"]
 
 
 def _port(port: int) -> int:

@@ -5,19 +5,20 @@ The guest is put to rest, the sandbox is saved, and the guest wakes up.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import secrets
 import shutil
 import time
 from collections.abc import Mapping
-from typing import Self
 
 from pytest_gvisor.errors import GvisorError, NotReady, SnapshotError, UsageError
 from pytest_gvisor.guest.frames import TAG_SIZE, Encoder
+from pytest_gvisor.oci.spec import Who
 from pytest_gvisor.run import connected
 from pytest_gvisor.run.request import Request
-from pytest_gvisor.run.workload import Who, Workload, identified
+from pytest_gvisor.run.workload import Workload
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.peers import Answer
 
@@ -28,7 +29,7 @@ _FIXED = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Snapshot:
+class Snapshot(contextlib.AbstractContextManager["Snapshot"]):
     """A saved sandbox, from which ``gvisor.sandbox(snapshot=…)`` starts any number of copies.
 
     It lies in the folder of the session, and is removed with it if it is not closed before.
@@ -59,7 +60,7 @@ class Snapshot:
     ) -> Workload:
         """Return the workload with other defaults for the programs of a copy."""
         ours = self.workload
-        who, home = (ours.user, ours.home) if user is None else identified(user, ours.rootfs.says)
+        who, home = (ours.user, ours.home) if user is None else ours.rootfs.find_user(user)
         return dataclasses.replace(
             ours, env={**ours.env, **(env or {})}, cwd=cwd or ours.cwd, user=who, home=home
         )
@@ -90,10 +91,6 @@ class Snapshot:
         """Remove the image. Copies that run go on; a second call does nothing."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def __enter__(self) -> Self:
-        """Use the object as a context manager, which removes the image at its end."""
-        return self
-
     def __exit__(self, *_: object) -> None:
         """Remove the image."""
         self.close()
@@ -112,7 +109,7 @@ def take(workload: Workload, channel: Channel, wait: float) -> Snapshot:
     request, deadline = channel.driven.request, time.monotonic() + wait
     connected.check(request.platform, request.way)
     tag = secrets.token_bytes(TAG_SIZE)
-    rest = Answer(channel.lock, channel.check)
+    rest = Answer(channel)
     channel.hold(rest, {"op": "rest", "tag": tag.hex()})
     try:
         _save(channel, rest, deadline, wait)
@@ -146,8 +143,7 @@ def _save(channel: Channel, rest: Answer, deadline: float, wait: float) -> None:
     text = f"the sandbox was not saved within {wait:g} s; it has been killed"
     try:
         with rest.changed:
-            while rest.message is None:
-                rest.wait_change(deadline, text)
+            rest.wait(deadline, text)
             channel.driven.begin_save()
             while not channel.driven.is_saved():
                 rest.wait_change(deadline, text, connected.WATCH)

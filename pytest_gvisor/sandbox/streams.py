@@ -7,11 +7,11 @@ first read on the program waits for its reader, as with a pipe.
 from __future__ import annotations
 
 import codecs
-import collections
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from pytest_gvisor.guest.frames import WINDOW, FrameError
 from pytest_gvisor.run.capture import Capture
@@ -26,33 +26,6 @@ Pattern = re.Pattern[str] | re.Pattern[bytes]
 Match = re.Match[str] | re.Match[bytes]
 
 
-class Tap:
-    """A reader's buffer of a stream's bytes."""
-
-    def __init__(self) -> None:
-        self.parts: collections.deque[bytes] = collections.deque()
-        self.size = 0
-
-    def put(self, data: bytes) -> None:
-        """Add bytes."""
-        if data:
-            self.parts.append(data)
-            self.size += len(data)
-
-    def take(self, most: int) -> bytes:
-        """Remove at most ``most`` bytes, and return them."""
-        taken = []
-        while self.parts and most > 0:
-            part = self.parts.popleft()
-            if len(part) > most:
-                self.parts.appendleft(part[most:])
-                part = part[:most]
-            taken.append(part)
-            most -= len(part)
-            self.size -= len(part)
-        return b"".join(taken)
-
-
 class Stream:
     """One output stream from the guest. All methods are called with the channel's lock held."""
 
@@ -61,7 +34,7 @@ class Stream:
         self.ended = False
         self._give = give
         self._credit = WINDOW
-        self._taps: list[Tap] = []
+        self._taps: list[bytearray] = []
 
     def feed(self, data: memoryview) -> None:
         """Take bytes. Raises `FrameError` for more than the guest has credit for."""
@@ -70,7 +43,7 @@ class Stream:
         self._credit -= len(data)
         self.capture.feed(data)
         for tap in self._taps:
-            tap.put(bytes(data))
+            tap.extend(data)
         self.settle()
 
     def finish(self) -> None:
@@ -79,23 +52,25 @@ class Stream:
             raise FrameError("a second end of a stream")
         self.ended = True
 
-    def tap(self) -> Tap:
-        """Begin to take bytes, the kept ones first."""
-        tap = Tap()
-        tap.put(self.capture.data())
+    def tap(self) -> bytearray:
+        """Return a buffer for a reader, with the kept bytes; those that come are added to it.
+
+        The reader removes what it takes, and calls `settle`.
+        """
+        tap = bytearray(self.capture.data())
         self._taps.append(tap)
         return tap
 
-    def close(self, tap: Tap) -> None:
-        """Stop taking bytes."""
-        self._taps.remove(tap)
+    def close(self, tap: bytearray) -> None:
+        """Add nothing more to a reader's buffer."""
+        self._taps = [one for one in self._taps if one is not tap]
         self.settle()
 
     def settle(self) -> None:
         """Give the guest credit for the bytes that the slowest reader has taken."""
         if self.ended:
             return
-        backlog = max((tap.size for tap in self._taps), default=0)
+        backlog = max(map(len, self._taps), default=0)
         missing = WINDOW - backlog - self._credit
         if missing >= _STEP:
             self._credit += missing
@@ -110,11 +85,10 @@ class Watch:
         self.stream = stream
         self._pattern = pattern
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-        self._text = ""
-        self._bytes = b""
+        self._kept: Any = pattern.pattern[:0]  # text or bytes, as the pattern is
         self._cut = False
         self._tap = stream.tap()
-        self._early = self._tap.size
+        self._early = len(self._tap)
 
     def close(self) -> None:
         """End the search; the lock is held."""
@@ -123,7 +97,7 @@ class Watch:
     @property
     def waits(self) -> bool:
         """Whether there are bytes to search."""
-        return self._tap.size > 0
+        return bool(self._tap)
 
     @property
     def behind(self) -> bool:
@@ -133,20 +107,17 @@ class Watch:
     def look(self, lock: threading.Condition) -> Match | None:
         """Search the bytes that have come since."""
         with lock:
-            data = self._tap.take(_LOOK)
+            data = _take(self._tap, _LOOK)
             self._early -= len(data)
             self.stream.settle()
         if not data:
             return None
         # Not under the lock: the pattern is the caller's, the text a stranger's.
-        if isinstance(self._pattern.pattern, bytes):
-            self._cut = self._cut or len(self._bytes) > _OVERLAP
-            self._bytes = self._bytes[-_OVERLAP:] + data
-            return self._pattern.search(self._bytes, int(self._cut))
-        self._cut = self._cut or len(self._text) > _OVERLAP
-        self._text = self._text[-_OVERLAP:] + self._decoder.decode(data)
+        self._cut = self._cut or len(self._kept) > _OVERLAP
+        is_text = isinstance(self._kept, str)
+        self._kept = self._kept[-_OVERLAP:] + (self._decoder.decode(data) if is_text else data)
         # From 1 on: what was cut off in front is no beginning for ^.
-        return self._pattern.search(self._text, int(self._cut))
+        return self._pattern.search(self._kept, int(self._cut))
 
 
 class Reader:
@@ -164,7 +135,7 @@ class Reader:
         self._max_output = most
         self._patience = patience
         self._stream = stream
-        self._tap: Tap | None = None
+        self._tap: bytearray | None = None
         self._buffer = bytearray()
         self._turn = threading.Lock()
 
@@ -210,18 +181,23 @@ class Reader:
         if not most:
             return b""
         with self._turn, program.changed:
-            tap = self._tap = self._tap or self._stream.tap()
+            tap = self._tap = self._stream.tap() if self._tap is None else self._tap
             while True:
-                self._buffer += tap.take(most - len(self._buffer))
+                self._buffer += _take(tap, most - len(self._buffer))
                 self._stream.settle()
                 count = enough()
                 if count is not None:
                     break
-                if self._stream.ended and not tap.size:
+                if self._stream.ended and not tap:
                     count = len(self._buffer)
                     break
-                if not tap.size:
+                if not tap:
                     program.wait_change(deadline, "no output within the deadline")
-            taken = bytes(self._buffer[: min(count, most)])
-            del self._buffer[: len(taken)]
-            return taken
+            return _take(self._buffer, min(count, most))
+
+
+def _take(buffer: bytearray, most: int) -> bytes:
+    """Remove at most ``most`` bytes from the beginning of a buffer, and return them."""
+    taken = bytes(buffer[: max(0, most)])
+    del buffer[: len(taken)]
+    return taken

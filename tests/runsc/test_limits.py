@@ -160,7 +160,7 @@ def test_a_limit_that_lets_no_sandbox_start_names_the_least(gvisor: Gvisor) -> N
 @needs_cgroups
 def test_a_warm_sandbox_that_runs_out_of_tasks_says_so(gvisor: Gvisor) -> None:
     """The error of each program in it names the limit before the sentry's panic."""
-    expected = pytest.raises(SandboxCrashed, match="ended by the limit on tasks: pids=80 was")
+    expected = pytest.raises(SandboxCrashed, match="has ended: out of tasks: pids=80 was")
     with gvisor.sandbox(pids=80) as sandbox, expected:
         sandbox.exec(["python3", "-I", "-c", FORK], timeout=240)
 

@@ -75,7 +75,7 @@ def test_a_start_that_is_interrupted_leaves_no_sandbox(
         start(channel, timeout)
         raise KeyboardInterrupt
 
-    for name, act in (("_greet", interrupted), ("start", late), ("check", interrupted)):
+    for name, act in (("_listen", interrupted), ("start", late), ("check", interrupted)):
         with monkeypatch.context() as patch:
             patch.setattr(Channel, name, act)
             with pytest.raises(KeyboardInterrupt):

@@ -232,20 +232,14 @@ def test_everybody_who_waits_is_told(connect: Connect) -> None:
 
     process = Process(channel, command())
     process.start()
-    answer = Answer(channel.lock, channel.check)
+    answer = Answer(channel)
     channel.add(answer, {"op": "ping"})
     upload, download = Upload(channel, "/x", 0o600), Download(channel, "/x", 10)
     deadline = time.monotonic() + 60
 
-    def answered() -> None:
-        with answer.changed:
-            while answer.message is None:
-                channel.check()
-                answer.changed.wait(20)
-
     waits: list[Callable[[], object]] = [
         lambda: process.wait_over(deadline),
-        answered,
+        lambda: answer.wait(deadline, "no answer"),
         lambda: upload._wait(deadline, "write"),
         lambda: download.run(deadline),
     ]

@@ -68,7 +68,7 @@ def test_a_root_of_the_user_s_gets_no_more_of_the_host_than_the_python(
 def test_the_guest_is_the_folder_that_links_lead_to(tmp_path: Path) -> None:
     """uv can install each file as a link into its cache, where a sandbox sees nothing."""
     package = Path(pytest_gvisor.__file__).parent
-    for file in package.rglob("*.py"):
+    for file in [*package.rglob("*.py"), package / "__init__.pyi"]:
         link = tmp_path / file.relative_to(package.parent)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(file)
