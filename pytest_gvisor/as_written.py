@@ -7,7 +7,6 @@ of a rewritten assert of ours.
 
 from __future__ import annotations
 
-import atexit
 import sys
 from typing import TYPE_CHECKING
 
@@ -43,11 +42,3 @@ def install() -> None:
     finders: list[Any] = sys.meta_path
     if AsWritten not in finders:
         finders.insert(0, AsWritten)
-        # With it there, Python takes 2 ms longer to clear its modules at its end.
-        atexit.register(leave)
-
-
-def leave() -> None:
-    """Have the finder asked no more."""
-    finders: list[Any] = sys.meta_path
-    finders[:] = [finder for finder in finders if finder is not AsWritten]

@@ -9,28 +9,12 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.plugin import arrivals, hookspecs, options
-from pytest_gvisor.plugin.fixtures import (
-    gvisor,
-    gvisor_image,
-    gvisor_platform,
-    gvisor_runsc,
-    gvisor_sandbox,
-    gvisor_sandboxes,
-    gvisor_snapshot,
-    oci_bundle,
-    runsc,
-)
+from pytest_gvisor.plugin import arrivals, fixtures, hookspecs, options
 from pytest_gvisor.plugin.placement import UNTRUSTED, here_is_inside, in_matrix, uses_gvisor
 from pytest_gvisor.programs.paths import projects
 from pytest_gvisor.setting_table import names_from
 
 # ruff: noqa: PLC0415 -- a session without gVisor imports nothing of what is imported in functions
-
-__all__ = [
-    "gvisor", "gvisor_image", "gvisor_platform", "gvisor_runsc", "gvisor_sandbox",
-    "gvisor_sandboxes", "gvisor_snapshot", "oci_bundle", "runsc",
-]  # fmt: skip
 
 _TESTS_INSIDE = "pytest_gvisor.inside.hooks"
 """The plugin for tests inside: pytest registers it next to this one."""
@@ -56,14 +40,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def __dir__() -> list[str]:
-    """Name fixtures and hooks alone: pytest and pluggy look at each name of a plugin."""
-    return [*__all__, *(name for name in globals() if name.startswith("pytest_"))]
+    """Name hooks alone: pytest and pluggy look at each name of a plugin."""
+    return [name for name in globals() if name.startswith("pytest_")]
 
 
 @pytest.hookimpl
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
-    """Declare the plugin's own hooks."""
+    """Declare the plugin's own hooks, and its fixtures."""
     pluginmanager.add_hookspecs(hookspecs)
+    pluginmanager.register(fixtures, "gvisor-fixtures")
 
 
 @pytest.hookimpl(specname="pytest_addhooks")

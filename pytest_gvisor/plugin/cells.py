@@ -91,33 +91,28 @@ def cell_of(item: pytest.Item) -> dict[str, Any] | None:
 
 
 def _make_cell(item: pytest.Item) -> dict[str, Any] | None:
-    plan = plan_of(item)
-    if native_key in item.stash:
-        return {
-            "row": escape(item.stash[native_key]),
-            "platform": NATIVE,
-            "release": "",
-            "network": "",
-            "runsc": ["", ""],
-            "command": escape(command(item, settings_of(item), NATIVE)),
-        }
+    plan, params = plan_of(item), params_of(item)
     if not in_matrix(item) and not harnesses(item):
         return None
     settings = settings_of(item)
-    params = params_of(item)
-    asked = params.get("gvisor_platform") if plan is None else plan.platform
-    platform, version, path = _binary(item, settings, asked)
-    # A project's own fixture of this name may have parameters that are no platforms.
-    row = item.nodeid if plan is None else plan.inner
-    for name, word in (("gvisor_platform", platform), (RELEASE_FIXTURE, settings.label)):
-        if word and params.get(name) == word:
-            row = strip_platform(row, word)
+    if native_key in item.stash:
+        row, platform, binary = item.stash[native_key], NATIVE, ["", ""]
+        release = network = ""
+    else:
+        asked = params.get("gvisor_platform") if plan is None else plan.platform
+        platform, *binary = _binary(item, settings, asked)
+        release, network = settings.label, settings.network.value
+        row = item.nodeid if plan is None else plan.inner
+        # A project's own fixture of this name may have parameters that are no platforms.
+        for name, word in (("gvisor_platform", platform), (RELEASE_FIXTURE, release)):
+            if word and params.get(name) == word:
+                row = strip_platform(row, word)
     return {
         "row": escape(row),
-        "platform": column(platform, settings.label),
-        "release": settings.label,
-        "network": settings.network.value,
-        "runsc": [version, path],
+        "platform": column(platform, release),
+        "release": release,
+        "network": network,
+        "runsc": binary,
         "command": escape(command(item, settings, platform)),
     }
 

@@ -183,8 +183,8 @@ class _Kept:
         if not request.config.pluginmanager.has_plugin("tmpdir"):
             raise UsageError("--gvisor-keep needs pytest's tmpdir plugin; drop -p no:tmpdir")
         self._base: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
-        self._wanted = settings.keep
-        self._folder: str | None = None
+        self.wanted = settings.keep
+        self.folder = ""
         self._numbers = itertools.count()
         self.problems: list[str] = []
 
@@ -192,25 +192,22 @@ class _Kept:
         from pytest_gvisor.run.kept import keep  # noqa: PLC0415 -- only where something is kept
 
         try:
-            if self._folder is None:
-                self._folder = str(self._base.mktemp("gvisor"))
-            keep(os.path.join(self._folder, f"run-{next(self._numbers)}"), workspace, record)
+            self.folder = self.folder or str(self._base.mktemp("gvisor"))
+            keep(os.path.join(self.folder, f"run-{next(self._numbers)}"), workspace, record)
         except OSError as error:
             self.problems.append(str(error))
-
-    def remove_if_passed(self, item: pytest.Item) -> None:
-        """Remove the kept runs of a test that has passed, if only failed ones are wanted."""
-        if self._folder is not None and self._wanted is Keep.FAILED and not has_failed(item):
-            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 _kept_key = pytest.StashKey[_Kept]()
 
 
 def settle_kept_runs(item: pytest.Item) -> None:
-    """Settle a test's kept runs when every phase is over and has its report."""
-    if _kept_key in item.stash:
-        item.stash[_kept_key].remove_if_passed(item)
+    """Remove the kept runs of a test that has passed in every phase, if only failed ones are
+    wanted.
+    """
+    kept = item.stash.get(_kept_key, None)
+    if kept and kept.folder and kept.wanted is Keep.FAILED and not has_failed(item):
+        shutil.rmtree(kept.folder, ignore_errors=True)
 
 
 def _hooks(item: pytest.Item, kept: _Kept | None) -> Hooks:

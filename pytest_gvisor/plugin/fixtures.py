@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_gvisor.plugin.placement import here_is_inside
+from pytest_gvisor.plugin.placement import FIXTURES, here_is_inside
 
 if TYPE_CHECKING:
     from pytest_gvisor.harness.gvisor import Gvisor
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from pytest_gvisor.settings import Platform
 
 # ruff: noqa: PLC0415 -- idle costs nothing
+
+
+def __dir__() -> list[str]:
+    """Name the fixtures alone: pytest looks at each name of a plugin."""
+    return sorted(FIXTURES)
 
 
 def _values(request: pytest.FixtureRequest) -> Values:

@@ -30,19 +30,15 @@ def line(config: pytest.Config) -> str:
     each = [settings_on(settings, release.label) for release in settings.releases] or [settings]
     try:
         found = ", ".join(_binary(engine.runsc(one.runsc), one.label) for one in each)
-        passed = _passed_over()
+        path, passed = session_folder.choose_base()
     except GvisorError as error:
         return f"gvisor: {escape(error.message.splitlines()[0])}"
     native = [NATIVE] if settings.native else []
     names = ", ".join([*native, *engine.platforms_of(settings)])
     strict = ", strict" if settings.strict else ""
-    return f"gvisor: {found}, {names}, network {settings.network}{strict}{passed}"
-
-
-def _passed_over() -> str:
-    """Return the place of the sessions and the reason, unless it is the usual place."""
-    path, passed = session_folder.choose_base()
-    return escape(f"; sessions are in {path}, because of {'; '.join(passed)}") if passed else ""
+    # The place of the sessions, unless it is the usual one.
+    where = escape(f"; sessions are in {path}, because of {'; '.join(passed)}") if passed else ""
+    return f"gvisor: {found}, {names}, network {settings.network}{strict}{where}"
 
 
 def _binary(runsc: Runsc, label: str) -> str:

@@ -99,20 +99,14 @@ def add_xfail_before_setup(item: pytest.Item) -> None:
     """
     if _FIXTURE not in getattr(item, "fixturenames", ()) or not expected_failures(item):
         return
-    try:
-        settings = settings_of(item)
-        engine = engine_of(item.config)
-        asked = params_of(item).get(_FIXTURE)
-        platform = (
-            engine.platforms_of(settings)[0]
-            if asked is None
-            else setting_values.platform(asked, "")
-        )
+    with contextlib.suppress(GvisorError):  # the fixture comes to the same, and reports it
+        settings, engine = settings_of(item), engine_of(item.config)
+        platform = engine.platforms_of(settings)[0]
+        if (asked := params_of(item).get(_FIXTURE)) is not None:
+            platform = setting_values.platform(asked, "")
         if platform in expected_failures(item):
             engine.availability(platform, settings).check()
             add_xfail(item, platform)
-    except GvisorError:
-        return  # the fixture comes to the same, and reports it
 
 
 def _check_expected_failures(item: pytest.Item) -> None:

@@ -6,6 +6,7 @@ nothing but the workers' reports.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import os
 import platform
@@ -22,7 +23,7 @@ from pytest_gvisor.plugin.placement import here_is_inside
 from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.plugin.stash import engine_if_any, worker_of
 from pytest_gvisor.report.files import check
-from pytest_gvisor.report.model import Binary, Cell, Column, Leg, Report, Row, State, worse
+from pytest_gvisor.report.model import Binary, Column, Leg, Report, Row, State, merge
 from pytest_gvisor.report.run_texts import tail
 from pytest_gvisor.setting_values import NATIVE
 
@@ -127,12 +128,6 @@ class Collector:
         elif entry.size and not bad:
             entry.dropped = False  # a phase's sections are those of the phases before it too
 
-    def _take_lost(self) -> None:
-        """Take the tests whose xdist worker has died; of others nothing is known."""
-        for report in self._lost:
-            if report.nodeid in self._tests:
-                self._entry(report).take(report)
-
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Complete the matrix, and write the report files."""
@@ -181,23 +176,18 @@ class Collector:
         if getattr(session, "items", ()):  # else workers run the tests
             for nodeid, row, name in cells.roster(session):
                 self._expect(nodeid, row, name)
-        self._take_lost()
+        for report in self._lost:  # of a test without an entry nothing is known
+            if report.nodeid in self._tests:
+                self._entry(report).take(report)
         entries = [(nodeid, one) for nodeid, tries in self._tests.items() for one in tries.values()]
-        rows: dict[str, dict[str, Cell]] = {}
-        for nodeid, entry in entries:
-            columns, cell = rows.setdefault(escape(entry.row), {}), entry.cell(nodeid)
-            known = columns.get(entry.platform)
-            columns[entry.platform] = cell if known is None else worse(known, cell)
-        notes = []
-        if dropped := sum(entry.dropped for _nodeid, entry in entries):
-            notes.append(f"details of {dropped} cells were left out, for the report's size")
-        return Report(
-            legs=(self._leg([entry for _nodeid, entry in entries]),),
-            rows=tuple(
-                Row(test=test, cells=tuple(columns.values())) for test, columns in rows.items()
-            ),
-            notes=tuple(notes),
+        rows = (
+            Row(test=escape(entry.row), cells=(entry.cell(nodeid),)) for nodeid, entry in entries
         )
+        found = merge([Report(rows=(row,)) for row in rows])
+        dropped = sum(entry.dropped for _nodeid, entry in entries)
+        note = f"details of {dropped} cells were left out, for the report's size"
+        leg = self._leg([entry for _nodeid, entry in entries])
+        return dataclasses.replace(found, legs=(leg,), notes=(note,) if dropped else ())
 
     def _leg(self, entries: Sequence[CellInMaking]) -> Leg:
         binaries = {tuple(e.data["runsc"]) for e in entries if e.data.get("runsc", [""])[0]}
@@ -206,8 +196,9 @@ class Collector:
         labels = [release.label for release in chosen.releases] or [""]
         names = [cells.column(one.value, label) for one in chosen.platforms for label in labels]
         names = [*native, *names, *(entry.platform for entry in entries)]
-        engine = engine_if_any(self._config)
-        launcher = None if engine is None else engine.launcher
+        if engine := engine_if_any(self._config):
+            self.reaped += engine.launcher.swept
+            self.left += engine.launcher.left
         return Leg(
             project=escape(self._config.rootpath.name),
             date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -224,8 +215,8 @@ class Collector:
                 Column(name=name, cause=escape(self._causes.get(name, "")))
                 for name in dict.fromkeys(names)
             ),
-            reaped=self.reaped + (0 if launcher is None else launcher.swept),
-            left=self.left + (0 if launcher is None else launcher.left),
+            reaped=self.reaped,
+            left=self.left,
         )
 
 

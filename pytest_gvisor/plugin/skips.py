@@ -51,16 +51,13 @@ def skip_missing(settings: Settings, *, in_gvisor: bool = False) -> Iterator[Non
         yield
     except (errors.RunscNotFound, errors.PlatformUnavailable, errors.DaemonUnavailable) as error:
         raised: BaseException = pytest.skip.Exception(error.message)
-        if isinstance(error, errors.RunscNotFound) and error.explicit:
-            raised = pytest.fail.Exception(str(error), pytrace=False)
-        elif settings.strict:
-            text = f"{error}\n(--gvisor-strict: this would be a skip otherwise)"
-            raised = pytest.fail.Exception(text, pytrace=False)
-        elif in_gvisor:
-            text = (
-                f"{error}\n(--in-gvisor: with -o in_gvisor=true in its place this would be a skip)"
-            )
-            raised = pytest.fail.Exception(text, pytrace=False)
+        explicit, more = isinstance(error, errors.RunscNotFound) and error.explicit, ""
+        if settings.strict and not explicit:
+            more = "\n(--gvisor-strict: this would be a skip otherwise)"
+        elif in_gvisor and not explicit:
+            more = "\n(--in-gvisor: with -o in_gvisor=true in its place this would be a skip)"
+        if explicit or more:
+            raised = pytest.fail.Exception(f"{error}{more}", pytrace=False)
         vars(raised)[_MISSING] = error
         raise raised from None
 

@@ -14,14 +14,7 @@ from typing import Any
 
 from pytest_gvisor.escape import escape
 from pytest_gvisor.report.details import as_ratio, details
-from pytest_gvisor.report.model import (
-    Cell,
-    Report,
-    Row,
-    State,
-    failures_first,
-    joined,
-)
+from pytest_gvisor.report.model import Cell, Report, Row, State, failures_first, joined
 
 MAX_DOTS = 500
 """How many starts of a platform are drawn; the figures beside the chart are of all of them."""
@@ -37,15 +30,14 @@ def render(report: Report) -> str:
     """Render the whole document."""
     import jinja2  # noqa: PLC0415 -- costs more than all of the report's own modules
 
+    source = jinja2.PackageLoader("pytest_gvisor.report")
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pytest_gvisor.report"),
+        loader=source,
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    source = environment.loader
-    assert source is not None
     compare, report_js, style = (
         source.get_source(environment, name)[0]
         for name in ("compare.js", "report.js", "report.css")

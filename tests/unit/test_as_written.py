@@ -75,19 +75,13 @@ def test_it_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("rewrites", [True, False])
-def test_it_is_asked_from_the_first_import_in_a_process_of_pytest_to_its_end(
-    *, rewrites: bool
-) -> None:
-    """With a finder of ours, Python takes longer to end; without pytest there is none."""
+def test_it_is_asked_from_the_first_import_in_a_process_of_pytest(*, rewrites: bool) -> None:
+    """Without pytest there is no finder of ours."""
     code = (
-        "import atexit, sys\n"
-        "def show():\n"
-        "    print('AsWritten' in (getattr(f, '__name__', '') for f in sys.meta_path))\n"
-        "atexit.register(show)\n"
-        f"{'import _pytest.assertion.rewrite' * rewrites}\n"
-        "import pytest_gvisor; show()\n"
+        f"import sys{', _pytest.assertion.rewrite' * rewrites}, pytest_gvisor\n"
+        "print('AsWritten' in (getattr(f, '__name__', '') for f in sys.meta_path))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
-    assert done.stdout.split() == [str(rewrites), "False"]
+    assert done.stdout.split() == [str(rewrites)]

@@ -344,7 +344,9 @@ pytest.main(sys.argv[1:], plugins=[names])
 print(*names.found)
 """
     found = collect(tmp_path, code).split()
-    assert found == ["gvisor", "gvisor-arrivals", "pytest_gvisor.inside.hooks"]
+    assert found == [
+        "gvisor", "gvisor-arrivals", "gvisor-fixtures", "pytest_gvisor.inside.hooks"
+    ]  # fmt: skip
 
 
 def modules_with(name: str) -> set[str]:
@@ -384,12 +386,12 @@ def test_a_run_without_gvisor_looks_through_the_installed_packages_no_more_often
     assert with_ours == without != "looks: 0"
 
 
-@pytest.mark.parametrize("name", ["plugin", "plugin.hookspecs", "inside.hooks"])
+@pytest.mark.parametrize("name", ["plugin", "plugin.fixtures", "plugin.hookspecs", "inside.hooks"])
 def test_a_plugin_shows_pytest_its_hooks_and_fixtures_alone(name: str) -> None:
     """pytest and pluggy look at each name that a plugin has: that takes longer than its import."""
     module = importlib.import_module(f"{PREFIX}{name}")
     hooks = {name for name in vars(module) if name.startswith("pytest_")}
-    fixtures = FIXTURES if name == "plugin" else set[str]()
+    fixtures = FIXTURES if name == "plugin.fixtures" else set[str]()
     assert set(dir(module)) == hooks | fixtures
 
 
@@ -445,11 +447,14 @@ def test_another_name_imports_nothing() -> None:
 
 def test_a_type_checker_is_shown_each_public_name() -> None:
     """From the module that the name is imported from at its first use."""
-    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    tree = ast.parse((PACKAGE / "__init__.pyi").read_text())
     shown = {
-        alias.name: (node.module or "").removeprefix(PREFIX)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PREFIX)
+        alias.asname: node.module
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert shown == pytest_gvisor._HOMES
+    assert shown == vars(pytest_gvisor)["_homes"]()
+    star: dict[str, object] = {}
+    exec("from pytest_gvisor import *", star)
+    assert star.keys() - {"__builtins__"} == shown.keys()
