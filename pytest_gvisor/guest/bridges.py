@@ -1,7 +1,7 @@
 """Small plugins of the pytest inside: the ends of bridges, and what it has from the host.
 
 For worker.py, which loads this file by its path. A plugin keeps data in the tests' process. The end
-of a bridge sends them to the host, where inside/plugins/bridges.py checks them. Imports nothing of
+of a bridge sends them to the host, where inside/plugins checks them. Imports nothing of
 pytest_gvisor.
 """
 

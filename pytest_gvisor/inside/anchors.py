@@ -123,36 +123,26 @@ def digest(anchor: Anchor, path: str) -> str:
         if found.st_size > MOST_BYTES:
             return "of a file that is too large to have come from inside"
         with open(f"/proc/self/fd/{fd}", "rb") as file:
-            made = hashlib.sha256()
-            while data := file.read(_CHUNK):
-                made.update(data)
-            return made.hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def land(anchor: Anchor, path: str, source: int, offset: int, size: int) -> None:
+def land(
+    anchor: Anchor, path: str, source: int, offset: int, size: int, *, adds: bool = False
+) -> None:
     """Write ``size`` bytes of the file ``source`` to a path below an anchor's folder.
 
-    Raises `OSError`.
+    ``adds`` has them added to the end of a file that the host has begun itself. Raises `OSError`.
     """
-    parent, name = os.path.split(os.path.join(anchor.rest, path))
-    with _opened(_make_folders(anchor.fd, parent)) as here:
-        _write(here, name, source, offset, size)
-
-
-def append(anchor: Anchor, path: str, source: int, offset: int, size: int) -> None:
-    """Add bytes to the end of a file that the host has begun itself. Raises `OSError`."""
     parent, name = os.path.split(os.path.join(anchor.rest, path))
     flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK
     with _opened(_make_folders(anchor.fd, parent)) as here:
-        try:
-            fd = linux.openat2(here, os.fsencode(name), flags, _BELOW)
-        except FileNotFoundError:
+        if adds and os.access(name, os.F_OK, dir_fd=here, follow_symlinks=False):
+            with _opened(linux.openat2(here, os.fsencode(name), flags, _BELOW)) as fd:
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                    raise FileExistsError(errno.EEXIST, _NO_FILE)
+                _copy(fd, source, offset, size)
+        else:
             _write(here, name, source, offset, size)
-            return
-        with _opened(fd):
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise FileExistsError(errno.EEXIST, _NO_FILE)
-            _copy(fd, source, offset, size)
 
 
 @contextlib.contextmanager

@@ -11,16 +11,9 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from importlib.machinery import SourceFileLoader
-from typing import TYPE_CHECKING
 
 from pytest_gvisor import guest
 from pytest_gvisor.guest import byte_code
-
-if TYPE_CHECKING:
-    from pytest_gvisor.guest.byte_code import Entry
-
-_HEADER = 16
-"""Bytes of a file of byte code before the code: magic number, flags, time and size (PEP 552)."""
 
 _PACKAGE, _GUEST = "pytest_gvisor.", "pytest_gvisor.guest."
 _OURS = ("pytest_gvisor.plugin.", "pytest_gvisor.setting_table", "pytest_gvisor.inside.hooks")
@@ -36,14 +29,14 @@ def store(memory: int, holds: Callable[[str], bool]) -> None:
     ``holds`` says of a folder whether the sandbox shows it. Does nothing where there is no room.
     """
     holds = functools.cache(holds)
-    index: dict[str, Entry] = {}
+    index: dict[str, byte_code.Entry] = {}
     pieces: list[bytes] = []
     # The index is in front of it, and not longer than this.
     offset = start = byte_code.PLACE + byte_code.MOST // 8
     for name, path, is_package in (*_guests(), *_loaded()):
         if not holds(os.path.dirname(path)):
             continue
-        found = _read(path) or (_compile(path) if name.startswith(_GUEST) else None)
+        found = _read(path, compiles=name.startswith(_GUEST))
         if found is None:
             continue
         data, mtime, size = found
@@ -57,10 +50,7 @@ def store(memory: int, holds: Callable[[str], bool]) -> None:
     if len(head) + len(packed) > start - byte_code.PLACE:
         return
     with contextlib.suppress(OSError):  # no memory
-        place = start
-        for data in pieces:
-            place += os.pwrite(memory, data, place)
-        if place == offset:
+        if os.pwrite(memory, b"".join(pieces), start) == offset - start:
             os.pwrite(memory, packed, byte_code.PLACE + len(head))
             # Last of all: whoever finds it finds the rest.
             os.pwrite(memory, head, byte_code.PLACE)
@@ -89,36 +79,23 @@ def _loaded() -> Iterator[Module]:
             yield name, path, folders is not None
 
 
-def _read(path: str) -> tuple[bytes, int, int] | None:
+def _read(path: str, *, compiles: bool) -> tuple[bytes, int, int] | None:
     """Return the byte code of a source file with its time and size; None if there is none of it.
 
     By the rules of Python's own import: the file of byte code names time and size of its source.
+    ``compiles`` has missing byte code made and kept, as an import does. The host itself imports few
+    modules of the guest, and some installers compile none.
     """
-    try:
+    with contextlib.suppress(OSError, NotImplementedError, SyntaxError):
         state = os.stat(path)
-        with open(importlib.util.cache_from_source(path), "rb") as file:
-            data = file.read()
-    except (OSError, NotImplementedError):
-        return None
-    mtime, size = int(state.st_mtime), state.st_size & 0xFFFFFFFF
-    return (data, mtime, size) if data[:_HEADER] == _header(mtime, size) else None
-
-
-def _compile(path: str) -> tuple[bytes, int, int] | None:
-    """Compile a module of the guest, and keep the byte code as Python's own import does.
-
-    The host itself imports few of these modules. So there may be no byte code of the others where
-    no installer has compiled them.
-    """
-    try:
-        state = os.stat(path)
-        code = SourceFileLoader(path, path).get_code(path)
-    except (OSError, SyntaxError):
-        return None
-    mtime, size = int(state.st_mtime), state.st_size & 0xFFFFFFFF
-    return _header(mtime, size) + marshal.dumps(code), mtime, size
-
-
-def _header(mtime: int, size: int) -> bytes:
-    """Return what is before the code in a file of byte code, for a source of this time and size."""
-    return importlib.util.MAGIC_NUMBER + struct.pack("<III", 0, mtime & 0xFFFFFFFF, size)
+        mtime, size = int(state.st_mtime), state.st_size & 0xFFFFFFFF
+        header = importlib.util.MAGIC_NUMBER + struct.pack("<III", 0, mtime & 0xFFFFFFFF, size)
+        with contextlib.suppress(FileNotFoundError):
+            with open(importlib.util.cache_from_source(path), "rb") as file:
+                data = file.read()
+            if data.startswith(header):
+                return data, mtime, size
+        if compiles:
+            code = SourceFileLoader(path, path).get_code(path)
+            return header + marshal.dumps(code), mtime, size
+    return None

@@ -130,7 +130,7 @@ class Copies:
             self._refuse()
             return None
         self._next = None
-        ahead.link.count_from_here()
+        ahead.link.supervisor.count_from_here()
         return ahead.link
 
     def _refuse(self) -> None:
@@ -149,7 +149,7 @@ class Copies:
             return None
         current = host_files.now(self._config, found.state)
         same = host_files.read(current) == host_files.read(found.state)
-        if not (same and host_files.same_names(found.names)):
+        if not same or host_files.names(found.used, plan.shown.paths) != found.names:
             self._reason = self._reason or "files of the project had changed since the save"
             self._drop(found)
             return None
@@ -196,7 +196,9 @@ class Copies:
             return link
         try:
             with closed_on_error(link):
-                image, folder = link.save(), self._folder()
+                image = link.save()
+                session = engine_of(self._config).launcher.session()
+                folder = os.path.join(session.path, "saved-" + secrets.token_hex(4))
                 os.rename(image, folder)
         except (GvisorError, OSError) as error:
             self._fail(str(error))
@@ -212,10 +214,6 @@ class Copies:
         for oldest in self._saved[:-_MOST]:
             self._drop(oldest)
         return link
-
-    def _folder(self) -> str:
-        session = engine_of(self._config).launcher.session()
-        return os.path.join(session.path, "saved-" + secrets.token_hex(4))
 
     def _drop(self, saved: _Saved) -> None:
         if self._next is not None and self._next.saved is saved:

@@ -7,12 +7,10 @@ contexts of regular files. Tests inside can read these files, and cannot change 
 from __future__ import annotations
 
 import base64
-import binascii
-import contextlib
 import functools
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,13 +18,14 @@ import pytest
 from pytest_gvisor.errors import ProtocolError
 from pytest_gvisor.escape import escape
 from pytest_gvisor.inside import configuration, rules
+from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.inside.shown_files import ShownFiles
 from pytest_gvisor.programs.paths import within
 
 if TYPE_CHECKING:
-    from coverage import CoverageData
+    from contextlib import AbstractContextManager
 
-    from pytest_gvisor.inside.session_bounds import SessionBounds
+    from coverage import CoverageData
 
 MOST_BYTES = 1024 * 1024 * 1024
 """Of the messages of one sandbox: thrice an estimate for numpy's suite with a context a test."""
@@ -37,7 +36,6 @@ MOST_ENTRIES = 50_000_000
 _MOST_HELD = 2_000_000
 _HIGHEST_LINE = 1_000_000
 _LONGEST_CONTEXT = 1024 * 1024
-_BITS = [[bit for bit in range(8) if byte >> bit & 1] for byte in range(256)]
 _Part = tuple[str, list[Any]]
 _PARTS = rules.list_of(rules.tuple_of(rules.exact_text, lambda entries: entries))
 
@@ -59,23 +57,14 @@ def data_folder(config: pytest.Config) -> str:
 class InsideCoverage:
     """The coverage of one sandbox, written to a data file as it comes, for the host's ``cov``.
 
-    It has files below ``shown``, apart from those below ``excluded``. Excluded are folders that
-    tests inside can write to, and those that they see empty. Files below ``own`` are the sandbox's.
+    It has ``files`` that tests inside see, and that they can neither write nor see empty. They are
+    closed with it.
     """
 
-    def __init__(
-        self,
-        cov: Any,
-        *,
-        shown: Sequence[str],
-        excluded: Sequence[str],
-        own: Sequence[str],
-        cwd: str,
-        bounds: SessionBounds,
-    ) -> None:
+    def __init__(self, cov: Any, files: ShownFiles, *, cwd: str, bounds: SessionBounds) -> None:
         self._cov = cov
         self._branch = bool(cov.get_option("run:branch"))
-        self._files = ShownFiles(shown, excluded, own)
+        self._files = files
         self._cwd = cwd
         self._bounds = bounds
         self._data: CoverageData | None = None
@@ -110,10 +99,7 @@ class InsideCoverage:
         """Return the data in memory: a data file would be opened for each context."""
         if self._data is None:
             self._data = _new_data(no_disk=True)
-            if self._branch:
-                self._data.add_arcs({})
-            else:
-                self._data.add_lines({})
+            (self._data.add_arcs if self._branch else self._data.add_lines)({})
         return self._data
 
     def _write(self) -> None:
@@ -196,15 +182,11 @@ class InsideCoverage:
             )
 
 
-@contextlib.contextmanager
-def _convert_errors() -> Iterator[None]:
+def _convert_errors() -> AbstractContextManager[None]:
     """Turn an error of coverage's, a full disk among them, into a `ProtocolError`."""
     import coverage  # noqa: PLC0415 -- there where pytest-cov is
 
-    try:
-        yield
-    except coverage.CoverageException as error:
-        raise ProtocolError(f"coverage from inside that is none: {escape(str(error))}") from error
+    return rules.reading("coverage from inside that is none", (coverage.CoverageException,))
 
 
 def _new_data(**arguments: Any) -> CoverageData:
@@ -215,13 +197,11 @@ def _new_data(**arguments: Any) -> CoverageData:
 
 def _lines(bitmap: str) -> list[int]:
     """Return the line numbers of a bitmap, coverage's ``numbits`` in base64."""
+    from coverage.numbits import numbits_to_nums  # noqa: PLC0415 -- there where pytest-cov is
+
     if len(bitmap) > _HIGHEST_LINE // 6:
         raise ValueError(f"a line beyond {_HIGHEST_LINE:,}")
-    try:
-        bits = base64.b64decode(bitmap, validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"{error}") from None
-    return [8 * place + bit for place, byte in enumerate(bits) if byte for bit in _BITS[byte]]
+    return numbits_to_nums(base64.b64decode(bitmap, validate=True))
 
 
 def _jumps(numbers: list[int]) -> list[tuple[int, int]]:

@@ -48,7 +48,9 @@ class Debugger:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._link: Link | None = None
+        self._link: Link
+        """The pytest inside, as soon as a test or a start has begun."""
+
         self._is_open = False
         self._show: Callable[[bytes], None] | None = None
         self._line = ""
@@ -74,7 +76,6 @@ class Debugger:
         """Open for the test ``name``, read a line, or end. ``last`` is its latest report."""
         self._interrupted = False
         event, link = message.get("event"), self._link
-        assert link is not None
         if event == "open" and not self._is_open:
             self._open(link, name)
             if message.get("shown") is True and last is not None and last.failed:
@@ -115,7 +116,6 @@ class Debugger:
     def _close(self) -> None:
         if not self._is_open:
             return
-        assert self._link is not None
         self._link.catch_up()
         self._link.show, self._show = self._show, None
         self._is_open = False
@@ -142,8 +142,7 @@ class Debugger:
 
     def _write(self, text: str) -> None:
         self._line = (self._line + text).rpartition("\n")[2][-_LONGEST_PROMPT:]
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        print(text, end="", flush=True)
 
     @staticmethod
     def _at_terminal() -> bool:
@@ -180,7 +179,7 @@ class Debugger:
 
     def _interrupt(self, _number: int, _frame: object) -> None:
         """Pass the first Ctrl-C on to the test; one that the test does not answer ends the run."""
-        if self._reads or self._interrupted or self._link is None:
+        if self._reads or self._interrupted:
             raise KeyboardInterrupt
         self._interrupted = True
-        self._link.interrupt()
+        self._link.supervisor.interrupt()  # its first process passes it on

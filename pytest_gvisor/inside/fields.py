@@ -64,17 +64,13 @@ _TRACEBACK = rules.object_of(
 )
 
 
-def _separator(value: Any) -> str:
-    """Check a separator of one character: pytest divides by its length."""
-    if len(rules.text(value)) != 1:
-        raise ValueError("a line that is filled with no character, or with several")
-    return rules.text(value)
-
+_SEPARATOR = rules.matching(r"(?s)[^\ud800-\udfff]")
+"""A separator is one character, and no half of one: pytest divides by its length."""
 
 _FAILURE = rules.object_of(
     reprcrash=rules.or_none(_PLACE),
     reprtraceback=_TRACEBACK,
-    sections=rules.list_of(rules.tuple_of(rules.text, rules.text, _separator)),
+    sections=rules.list_of(rules.tuple_of(rules.text, rules.text, _SEPARATOR)),
     chain=rules.or_none(
         rules.list_of(rules.tuple_of(_TRACEBACK, rules.or_none(_PLACE), rules.or_none(rules.text)))
     ),
@@ -153,7 +149,7 @@ _OPTIONAL: dict[str, Rule] = {
     "_subtest.context": rules.object_of(
         msg=rules.or_none(rules.text), kwargs=rules.each(rules.any_text)
     ),
-    "rerun": rules.count,  # pytest-rerunfailures
+    "rerun": rules.whole,  # pytest-rerunfailures
     STATISTICS: rules.shown,
     "_json_report_extra": _json_report,
     "_ctrf_metadata": rules.each(rules.plain),  # pytest-json-ctrf: tags and parameters

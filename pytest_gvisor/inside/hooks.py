@@ -12,20 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gvisor.plugin.placement import (
-    APART,
-    BASETEMP_GIVEN,
-    EARLY,
-    FIELDS,
-    RETURNS,
-    check_guard,
-    here_is_inside,
-    is_asked_for,
-    misuse_ends_session,
-    native_key,
-    plan_key,
-    select_inside,
-)
+from pytest_gvisor.plugin import placement
 from pytest_gvisor.programs.paths import caches
 
 if TYPE_CHECKING:
@@ -37,6 +24,9 @@ _MARKER = (
     "in_gvisor(*, fresh=False, user=None): run this test inside gVisor, if fresh in a sandbox of "
     "its own, as this user"
 )
+_READ = ("gvisor_env", "gvisor_readable", "gvisor_user")
+"""Options of the pytest inside that have an ini key."""
+
 _RUN_NO_TEST = ("cacheshow", "collectonly", "setupplan", "show_fixtures_per_test", "showfixtures")
 """Options with which pytest begins a session all the same."""
 
@@ -53,13 +43,19 @@ def __dir__() -> list[str]:
 @pytest.hookimpl(trylast=True)  # the plugin itself has noted the root folder
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker; refuse what cannot work inside."""
-    check_guard()
+    placement.check_guard()
     config.addinivalue_line("markers", _MARKER)
     if config.getoption("gvisor_isolation") is not None:
         _isolation(config)
-    if names := config.getini(FIELDS):
-        _check_fields(names)
-    if here_is_inside():
+    if names := config.getini(placement.FIELDS):
+        from pytest_gvisor.inside.fields import is_free  # noqa: PLC0415 -- idle costs nothing
+
+        if wrong := [name for name in names if not is_free(name)]:
+            raise pytest.UsageError(
+                f"pytest-gvisor: {placement.FIELDS}: {wrong[0]!r} is no attribute that a project "
+                "may add to reports. Name one that hooks of this project set and read."
+            )
+    if placement.here_is_inside():
         return
     if os.path.isdir(caches("returned")):
         from pytest_gvisor.inside.records import LeftOut  # noqa: PLC0415 -- idle costs nothing
@@ -67,23 +63,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(LeftOut())
     if config.getoption("no_gvisor"):
         return
-    if config.getoption("gvisor_writable"):
-        from pytest_gvisor.inside import writable  # noqa: PLC0415 -- idle costs nothing
-
-        with misuse_ends_session():
-            writable.check(config)
-    _readable(config)
-    if _entries(config):
-        _environment(config)
-    if config.getoption("gvisor_user") is not None or config.getini("gvisor_user"):
-        from pytest_gvisor.inside import users  # noqa: PLC0415 -- idle costs nothing
-
-        with misuse_ends_session():
-            users.of_run(config)
-    if config.getini(RETURNS):
+    if config.getoption("gvisor_writable") or any(
+        config.getoption(name) or config.getini(name) for name in _READ
+    ):
+        _read(config)
+    if config.getini(placement.RETURNS):
         from pytest_gvisor.inside import returned  # noqa: PLC0415 -- idle costs nothing
 
-        with misuse_ends_session():
+        with placement.misuse_ends_session():
             returned.check(config)
 
 
@@ -91,7 +78,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Start the first sandbox: all plugins are configured, and nothing of the session is done."""
     config = session.config
-    if is_asked_for(config) and _runs_tests(config):
+    if placement.is_asked_for(config) and _runs_tests(config):
         from pytest_gvisor.errors import LaunchError  # noqa: PLC0415 -- idle costs nothing
         from pytest_gvisor.plugin.stash import launcher_of  # noqa: PLC0415
 
@@ -101,7 +88,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         from pytest_gvisor.inside.early import Early  # noqa: PLC0415
 
         early = Early(config, lambda: _inside(config))
-        config.pluginmanager.register(early, EARLY)
+        config.pluginmanager.register(early, placement.EARLY)
         if early.begin():
             # What the tests need is imported while runsc starts.
             import pytest_gvisor.inside.session  # noqa: F401, PLC0415
@@ -111,51 +98,29 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def _runs_tests(config: pytest.Config) -> bool:
     """Whether this process is to run tests inside, as far as options tell."""
-    if here_is_inside() or config.getoption("no_gvisor"):
+    if placement.here_is_inside() or config.getoption("no_gvisor"):
         return False
     controls = config.pluginmanager.hasplugin("dsession")  # xdist's
     return not controls and not any(config.getoption(name, False) for name in _RUN_NO_TEST)
 
 
-def _entries(config: pytest.Config) -> list[str]:
-    """Return the entries for the environment inside; the last one that matches a name counts."""
-    return [*config.getini("gvisor_env"), *config.getoption("gvisor_env")]
+def _read(config: pytest.Config) -> tuple[dict[str, str], list[str]]:
+    """Return the environment inside, and what is shown. Raises `pytest.UsageError`."""
+    from pytest_gvisor.inside import environment, users, visible, writable  # noqa: PLC0415
 
-
-def _environment(config: pytest.Config) -> dict[str, str]:
-    """Return the environment inside. Raises `pytest.UsageError`."""
-    from pytest_gvisor.inside.environment import environment  # noqa: PLC0415 -- idle costs nothing
-
-    with misuse_ends_session():
-        return environment(_entries(config), os.environ)
-
-
-def _readable(config: pytest.Config) -> tuple[str, ...]:
-    """Return the files and folders to show beside the project. Raises `pytest.UsageError`."""
-    if not config.getoption("gvisor_readable") and not config.getini("gvisor_readable"):
-        return ()
-    from pytest_gvisor.inside import visible  # noqa: PLC0415 -- idle costs nothing
-
-    with misuse_ends_session():
-        return tuple(visible.readable(config))
-
-
-def _check_fields(names: Sequence[str]) -> None:
-    from pytest_gvisor.inside.fields import is_free  # noqa: PLC0415 -- idle costs nothing
-
-    for name in names:
-        if not is_free(name):
-            raise pytest.UsageError(
-                f"pytest-gvisor: {FIELDS}: {name!r} is no attribute that a project may add to "
-                "reports. Name one that hooks of this project set and read."
-            )
+    # The last entry that matches a name counts.
+    entries = [*config.getini("gvisor_env"), *config.getoption("gvisor_env")]
+    with placement.misuse_ends_session():
+        writable.check(config)
+        users.of_run(config)
+        return environment.environment(entries, os.environ), visible.readable(config)
 
 
 def _isolation(config: pytest.Config) -> Isolation:
     from pytest_gvisor import setting_values, settings  # noqa: PLC0415 -- idle costs nothing
 
     written = config.getoption("gvisor_isolation") or "session"
-    with misuse_ends_session():
+    with placement.misuse_ends_session():
         return setting_values.word(settings.Isolation, written, "isolation")
 
 
@@ -174,7 +139,7 @@ def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
 @pytest.hookimpl
 def pytest_report_header(config: pytest.Config) -> list[str] | str | None:
     """Report that tests run inside, or that they do not although the project asks for it."""
-    if here_is_inside() or not is_asked_for(config):
+    if placement.here_is_inside() or not placement.is_asked_for(config):
         return None
     if config.getoption("no_gvisor"):
         return "gvisor: --no-gvisor: the tests run on the host"
@@ -194,7 +159,7 @@ def _held_back_and_shown(config: pytest.Config) -> Iterator[str]:
     from pytest_gvisor.inside import visible  # noqa: PLC0415
     from pytest_gvisor.inside.environment import held_back  # noqa: PLC0415
 
-    if names := held_back(_environment(config), os.environ):
+    if names := held_back(_read(config)[0], os.environ):
         told = "-v names them" if config.get_verbosity() <= 0 else escape(", ".join(names))
         yield f"gvisor: {len(names)} environment variables are held back (--gvisor-env): {told}"
     if found := ", ".join(visible.named_packages(config)):
@@ -211,36 +176,33 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         name = f"{node} ({taken[node]})"
     taken[name] = 1
     if name is not node:
-        setattr(item, APART, name)
+        setattr(item, placement.APART, name)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give each test inside its plan, and make a copy per platform if there are several."""
-    inside = select_inside(config, items)
+    inside = placement.select_inside(config, items)
     if not inside:
         return
-    from pytest_gvisor.inside.variants import expand  # noqa: PLC0415 -- idle costs nothing
+    from pytest_gvisor.inside import variants, writable  # noqa: PLC0415 -- idle costs nothing
 
-    with misuse_ends_session():
-        if config.getoption("gvisor_writable"):
-            from pytest_gvisor.inside import writable  # noqa: PLC0415 -- see above
-
-            writable.check(config, items)
-        expand(items, inside)
+    with placement.misuse_ends_session():
+        writable.check(config, items)
+        variants.expand(items, inside)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Plan the tests that hooks have made since: they too are to run inside."""
-    if is_asked_for(session.config):
+    if placement.is_asked_for(session.config):
         pytest_collection_modifyitems(session.config, session.items)
 
 
 @pytest.hookimpl
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     """Note the tests that the pytest inside need not collect."""
-    if items and is_asked_for(items[0].config) and not here_is_inside():
+    if items and placement.is_asked_for(items[0].config) and not placement.here_is_inside():
         from pytest_gvisor.inside import configuration  # noqa: PLC0415 -- idle costs nothing
 
         configuration.note_deselected(items[0].config, items)
@@ -249,7 +211,7 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Mark the host's copy of a test that is expected to fail."""
-    if native_key in item.stash:
+    if placement.native_key in item.stash:
         from pytest_gvisor.plugin import markers  # noqa: PLC0415 -- idle costs nothing
         from pytest_gvisor.setting_values import NATIVE  # noqa: PLC0415
 
@@ -260,7 +222,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Report the host's copy by its own id, whatever source this pytest takes a test's id from."""
     report: pytest.TestReport = yield  # type: ignore[assignment]
-    if native_key in item.stash:
+    if placement.native_key in item.stash:
         report.nodeid = item.nodeid
     return report  # type: ignore[return-value]
 
@@ -268,7 +230,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """Run a test inside, in place of pytest's own protocol."""
-    if plan_key not in item.stash:
+    if placement.plan_key not in item.stash:
         return None
     config = item.config
     if _session_key not in config.stash:
@@ -285,11 +247,11 @@ def _inside(config: pytest.Config) -> Inside:
     from pytest_gvisor.inside.environment import held_back  # noqa: PLC0415 -- see above
     from pytest_gvisor.inside.start import Inside  # noqa: PLC0415
 
-    env = _environment(config)
+    env, readable = _read(config)
     return Inside(
         env=env,
         held_back=tuple(held_back(env, os.environ)),
-        readable=_readable(config),
+        readable=tuple(readable),
         writable=tuple(config.getoption("gvisor_writable")),
     )
 
@@ -308,7 +270,7 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell a worker of xdist what the user has given: xdist gives each of them a folder."""
-    node.workerinput[BASETEMP_GIVEN] = bool(node.config.getoption("basetemp"))
+    node.workerinput[placement.BASETEMP_GIVEN] = bool(node.config.getoption("basetemp"))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -324,13 +286,11 @@ def pytest_testnodedown(node: Any) -> None:
 @pytest.hookimpl(tryfirst=True, optionalhook=True)
 def pytest_timeout_set_timer(item: pytest.Item) -> bool | None:
     """Leave a test's timer to the pytest-timeout inside: a signal here would hit our loop."""
-    return True if plan_key in item.stash else None
+    return True if placement.plan_key in item.stash else None
 
 
-@pytest.hookimpl(tryfirst=True, optionalhook=True)
-def pytest_timeout_cancel_timer(item: pytest.Item) -> bool | None:
-    """Cancel no timer: a test inside has none here."""
-    return True if plan_key in item.stash else None
+pytest_timeout_cancel_timer = pytest_timeout_set_timer
+"""A test inside has no timer here, so there is none to cancel."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -338,5 +298,5 @@ def pytest_benchmark_update_machine_info(
     config: pytest.Config, machine_info: dict[str, object]
 ) -> None:
     """Add that the tests run inside, so that pytest-benchmark warns where it compares both."""
-    if is_asked_for(config) and not config.getoption("no_gvisor"):
+    if placement.is_asked_for(config) and not config.getoption("no_gvisor"):
         machine_info["gvisor"] = "inside"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from importlib.machinery import all_suffixes
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pytest
 
 from pytest_gvisor.inside.visible import Shown
 from pytest_gvisor.programs.paths import within
-
-if TYPE_CHECKING:
-    import pytest
 
 _COMPILED = "__pycache__"
 _READ = (*all_suffixes(), ".cfg", ".ini", ".json", ".pth", ".toml", ".yaml", ".yml")
@@ -55,7 +55,9 @@ def names(folders: Iterable[str], shown: Iterable[str]) -> Names:
     for folder in folders:
         path = folder
         while path not in found and any(within(path, top) for top in shown):
-            found[path] = _names(path)
+            found[path] = None
+            with contextlib.suppress(OSError):
+                found[path] = frozenset(os.listdir(path))
             path = os.path.dirname(path)
     return found
 
@@ -63,18 +65,6 @@ def names(folders: Iterable[str], shown: Iterable[str]) -> Names:
 def details(folders: Iterable[str]) -> State:
     """Return the names in the folders, and of each regular file inode, size and time."""
     return {folder: frozenset(_entries(folder, "", every=True)) for folder in folders}
-
-
-def same_names(before: Names) -> bool:
-    """Whether the folders have the same names as before."""
-    return all(_names(folder) == names for folder, names in before.items())
-
-
-def _names(folder: str) -> frozenset[str] | None:
-    try:
-        return frozenset(os.listdir(folder))
-    except OSError:
-        return None
 
 
 def _folders(config: pytest.Config, shown: Shown) -> Iterator[str]:

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -30,6 +30,7 @@ _MOST_LINES = 1000
 _MOST_DIGESTS = 10_000
 _FEW = 5
 _KEY = "gvisor_returned"
+PLUGIN = "gvisor-returned"
 
 
 @dataclass(kw_only=True)
@@ -74,9 +75,6 @@ class Tally:
         self.whole = self.whole and other.whole
 
 
-_tally_key = pytest.StashKey[Tally]()
-
-
 @dataclass(kw_only=True)
 class Arriving:
     """A file as one sandbox has sent it: a piece of the unnamed file."""
@@ -96,7 +94,7 @@ class Arriving:
 
 
 class Store:
-    """The files of the sandboxes of this process, and the anchors of their places."""
+    """The files of the sandboxes of this process, and the anchors of their places: a plugin."""
 
     def __init__(self, found: Anchors, *, files: int = MOST_FILES, size: int = MOST_BYTES) -> None:
         self.files_left, self.bytes_left = files, size
@@ -134,9 +132,8 @@ class Store:
 
     def read(self, file: Arriving) -> bytes:
         """Return the bytes of a file that is whole."""
-        return (
-            b"" if self._spool is None else os.pread(self._spool.fileno(), file.size, file.offset)
-        )
+        assert self._spool is not None
+        return os.pread(self._spool.fileno(), file.size, file.offset)
 
     def keep(self, file: Arriving) -> None:
         """Keep a file that is whole."""
@@ -151,11 +148,10 @@ class Store:
             self._land(path)
         others = [path for path in self._files if path not in free]
         try:
-            with records.locked() if others else contextlib.nullcontext() as known:
+            with records.locked() if others else contextlib.nullcontext(Records()) as known:
                 # They are recorded first: a later pytest collects none, whatever happens here.
                 others = [path for path in others if self._may_land(path, known)]
-                if known is not None:
-                    known.save()
+                known.save()
                 for path in others:
                     self._land(path)
         except (LaunchError, OSError) as error:
@@ -193,10 +189,10 @@ class Store:
 
     def _land(self, path: str) -> None:
         files, spool = self._files[path], -1 if self._spool is None else self._spool.fileno()
-        write = anchors.append if files[0].place.merged else anchors.land
+        merged = files[0].place.merged
         try:
-            for file in files if files[0].place.merged else files[:1]:
-                write(file.anchor, file.path, spool, file.offset, file.size)
+            for one in files if merged else files[:1]:
+                anchors.land(one.anchor, one.path, spool, one.offset, one.size, adds=merged)
         except OSError as error:
             self._fail(path, f"could not be written: {error.strerror}")
         else:
@@ -215,83 +211,68 @@ class Store:
         self._end = 0
         self.anchors.close()
 
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
+        """Write the files that came back, when the plugins of the host have written theirs.
+
+        A session of which one cannot be written fails. A worker of xdist sends its controller what
+        came of them.
+        """
+        yield
+        output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+        tally = self.write()
+        if output is not None:
+            output[_KEY] = dataclasses.asdict(tally)
+        elif tally.errors and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter, config: pytest.Config
+    ) -> None:
+        """Report which files came back, and which did not."""
+        tally, verbosity = self.tally, config.get_verbosity()
+        write = terminalreporter.write_line
+        if tally.count and verbosity >= 0:
+            write(f"gvisor: {_files(tally.count)} came back from inside")
+        if verbosity > 0:
+            _show_names(write, tally.written, tally.count)
+        if tally.more and verbosity >= 0:
+            least = "" if tally.whole else "at least "
+            hint = "" if verbosity else ", -v names them"
+            write(
+                f"gvisor: {least}{_files(tally.more, 'other file')} that tests wrote in the "
+                f"project stayed inside (gvisor_returns brings files back{hint})"
+            )
+        if verbosity > 0:
+            _show_names(write, tally.others, tally.more)
+        notes = tally.notes if verbosity > 0 else tally.notes[:_FEW]
+        for text in notes:
+            write(f"gvisor: {text}", yellow=True)
+        if len(notes) < len(tally.notes):
+            write(f"gvisor: {len(tally.notes) - len(notes)} more such lines with -v")
+        for text in tally.errors:
+            write(f"gvisor: ERROR: {text}", red=True, bold=True)
+
 
 def line(text: str) -> str:
     """Return a text as one escaped line of bounded length."""
     return escape(text).replace("\n", "\\n").replace("\t", "\\t")[:1000]
 
 
-class Landing:
-    """The plugin of a process that has files of sandboxes or workers. A controller has no store."""
-
-    def __init__(self, store: Store | None = None) -> None:
-        self._store = store
-
-    @pytest.hookimpl(wrapper=True, trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
-        """Write the files that came back, when the plugins of the host have written theirs."""
-        yield
-        finish(session, self._store)
-
-    def pytest_terminal_summary(
-        self, terminalreporter: pytest.TerminalReporter, config: pytest.Config
-    ) -> None:
-        """Report which files came back, and which did not."""
-        show(terminalreporter, config)
-
-
-def finish(session: pytest.Session, store: Store | None) -> None:
-    """Write the files of this process, and fail a session of which one could not be written.
-
-    A worker of xdist sends its controller what came of them. ``store`` is None in a controller.
-    """
-    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
-    tally = session.config.stash.setdefault(_tally_key, Tally())
-    if store is not None and output is not None:
-        output[_KEY] = dataclasses.asdict(store.write())
-    elif store is not None:
-        tally.add(store.write())
-    if tally.errors and session.exitstatus == pytest.ExitCode.OK:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
 def take_worker(config: pytest.Config, worker: str, output: dict[str, Any]) -> None:
-    """Add what a worker of xdist has sent."""
-    if _tally_key not in config.stash:
-        config.pluginmanager.register(Landing())
-    config.stash.setdefault(_tally_key, Tally()).add(Tally(**output[_KEY]), f"{worker}: ")
+    """Add what a worker of xdist has sent. A controller has no files of its own."""
+    store: Store | None = config.pluginmanager.get_plugin(PLUGIN)
+    if store is None:
+        store = Store(Anchors(str(config.rootpath)))
+        config.pluginmanager.register(store, PLUGIN)
+    store.tally.add(Tally(**output[_KEY]), f"{worker}: ")
 
 
-def show(reporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Report which files came back, and which did not."""
-    tally = config.stash.get(_tally_key, Tally())
-    verbose = config.get_verbosity() > 0
-    if tally.count and config.get_verbosity() >= 0:
-        reporter.write_line(f"gvisor: {_files(tally.count)} came back from inside")
-        _show_names(reporter, tally.written if verbose else [], tally.count)
-    if tally.more and config.get_verbosity() >= 0:
-        least = "" if tally.whole else "at least "
-        hint = "" if verbose else ", -v names them"
-        count = least + _files(tally.more, "other file")
-        reporter.write_line(
-            f"gvisor: {count} that tests wrote in the project stayed inside (gvisor_returns brings "
-            f"files back{hint})"
-        )
-        _show_names(reporter, tally.others if verbose else [], tally.more)
-    notes = tally.notes if verbose else tally.notes[:_FEW]
-    for text in notes:
-        reporter.write_line(f"gvisor: {text}", yellow=True)
-    if len(notes) < len(tally.notes):
-        reporter.write_line(f"gvisor: {len(tally.notes) - len(notes)} more such lines with -v")
-    for text in tally.errors:
-        reporter.write_line(f"gvisor: ERROR: {text}", red=True, bold=True)
-
-
-def _show_names(reporter: pytest.TerminalReporter, names: list[str], count: int) -> None:
+def _show_names(write: Callable[[str], None], names: list[str], count: int) -> None:
     for name in names:
-        reporter.write_line(f"gvisor:   {name}")
+        write(f"gvisor:   {name}")
     if names and count > len(names):
-        reporter.write_line(f"gvisor:   and {count - len(names)} more")
+        write(f"gvisor:   and {count - len(names)} more")
 
 
 def _files(count: int, word: str = "file") -> str:

@@ -82,23 +82,23 @@ class Link:
 
         self._ended: Ended | None = None
         self._heard = not copy
-        self._supervisor = driven.start()
-        self._socket = self._supervisor.pipes.socket
-        self._supervisor.change(self._socket, selectors.EVENT_READ, self._read)
+        self.supervisor = driven.start()
+        self._socket = self.supervisor.pipes.socket
+        self.supervisor.change(self._socket, selectors.EVENT_READ, self._read)
 
     def greet(self) -> None:
         """Take part in the start, as far as it needs the host; for a moment at most.
 
         runsc waits for an answer before it boots the sandbox (`sentry.Listener`).
         """
-        self._turn_until(lambda: self._supervisor.listener.greeted, Budget(_GREETING))
+        self._turn_until(lambda: self.supervisor.listener.greeted, Budget(_GREETING))
 
     def supply(self, shows: Callable[[str], bool]) -> None:
         """Store byte code of this process's modules for the pytest, while the sandbox boots.
 
         ``shows`` says of a folder whether the sandbox shows it.
         """
-        if (memory := self._supervisor.pipes.memory) >= 0:
+        if (memory := self.supervisor.pipes.memory) >= 0:
             byte_code.store(memory, shows)
 
     def send(self, op: str, **fields: object) -> None:
@@ -112,7 +112,7 @@ class Link:
             try:
                 data = data[os.write(self._socket, data) :]
             except BlockingIOError:
-                self._supervisor.read_rest()  # else who is to read this may wait to write
+                self.supervisor.read_rest()  # else who is to read this may wait to write
                 select.select([], [self._socket], [], 0.1)
             except OSError as error:
                 raise Died(f"it takes no more commands: {error.strerror}") from None
@@ -122,10 +122,7 @@ class Link:
 
         Raises `Hangs`, `Died`, or `ProtocolError` for what is no message, or too much.
         """
-        while not self._messages:
-            if self.attended or self._given_up:
-                raise Died("it is gone")
-            self._await_message()
+        self.wait()
         return self._take(self._messages)
 
     def _take(self, messages: deque[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
@@ -139,6 +136,8 @@ class Link:
     def wait(self) -> None:
         """Wait for a message, and leave it there. Raises like `receive`."""
         while not self._messages:
+            if self.attended or self._given_up:
+                raise Died("it is gone")
             self._await_message()
 
     def rest(self) -> list[str] | None:
@@ -190,7 +189,7 @@ class Link:
     def _await_message(self) -> None:
         if self._over is not None:
             raise self._over
-        if self._supervisor.over:
+        if self.supervisor.over:
             self._read()  # what it has sent before its end counts
             return
         left = self.budget.left
@@ -206,18 +205,18 @@ class Link:
 
     def _turn_until(self, done: Callable[[], bool], budget: Budget) -> None:
         """Take what comes, until ``done``, the sandbox's end, or the end of the time."""
-        while not (done() or self._supervisor.over) and (left := budget.left) > 0:
+        while not (done() or self.supervisor.over) and (left := budget.left) > 0:
             self._turn(left)
 
     def _turn(self, timeout: float) -> None:
-        self._supervisor.turn(timeout)
+        self.supervisor.turn(timeout)
         self._relay()
 
     def _relay(self) -> None:
         """Pass on the new output on standard error, as far as it is still held."""
         if self.show is None:
             return
-        stderr = self._supervisor.pipes.stderr
+        stderr = self.supervisor.pipes.stderr
         if fresh := stderr.total - self._shown:
             self._shown = stderr.total
             self.show(self.budget.shown(stderr.last(fresh)))
@@ -225,17 +224,13 @@ class Link:
     def catch_up(self) -> None:
         """Take the output that is on standard error by now."""
         if self._ended is None:
-            self._supervisor.read_rest()
+            self.supervisor.read_rest()
             self._relay()
 
     def show_from_here(self, show: Callable[[bytes], None]) -> None:
         """Have the output shown that is not yet taken, and none before it."""
-        self._shown = self._supervisor.pipes.stderr.total
+        self._shown = self.supervisor.pipes.stderr.total
         self.show = show
-
-    def interrupt(self) -> None:
-        """Send SIGINT, which the first process passes on to pytest."""
-        self._supervisor.interrupt()
 
     def _read(self) -> bool:
         """Read once; return whether more may come."""
@@ -249,7 +244,7 @@ class Link:
                 self._look()
                 self._attend(memoryview(rest))
         except BlockingIOError:
-            more = not self._supervisor.over
+            more = not self.supervisor.over
         except FrameError as error:
             self._stop_reading(ProtocolError(f"what comes from inside is no message: {error}"))
         except MemoryError:
@@ -263,7 +258,7 @@ class Link:
 
         When it has ended, they are the last ones.
         """
-        memory = self._supervisor.pipes.memory
+        memory = self.supervisor.pipes.memory
         if not self.holds or self.attended or self._given_up or self._over is not None:
             return None
         head = os.pread(memory, unsent.HEAD.size, 0)
@@ -282,7 +277,7 @@ class Link:
         for message, _payload in self._decoder.frames():
             if not self._heard:
                 self._heard = True
-                self._supervisor.heard()
+                self.supervisor.heard()
             if self.attended:
                 self._of_first.append((self._decoder.size, message))
             elif not self._given_up:
@@ -303,13 +298,13 @@ class Link:
     def _stop_reading(self, why: Died | ProtocolError) -> None:
         """Read nothing any more, so that the sender blocks."""
         if self._over is None:
-            self._supervisor.change(self._socket, 0, self._read)
+            self.supervisor.change(self._socket, 0, self._read)
             self._over = why
 
     def terminate(self) -> None:
         """Send SIGTERM, and wait a moment: the pytest inside prints its threads' stacks."""
         self._give_up()
-        self._supervisor.terminate()
+        self.supervisor.terminate()
         self._turn_until(lambda: self.attended, Budget(_STACKS_TIME))
 
     def leave(self, patience: float = 0.0) -> Ended:
@@ -329,15 +324,6 @@ class Link:
         self._driven.settle()
         return ended
 
-    def count_from_here(self) -> None:
-        """Count the seconds of the start from now on: see `Supervisor`."""
-        self._supervisor.count_from_here()
-
-    @property
-    def start(self) -> float | None:
-        """Return the seconds of the sandbox's start, if they were measured."""
-        return self._supervisor.start
-
     def told(self) -> str:
         """Describe a sandbox that has ended: status, logs, standard error."""
         record = self.record
@@ -356,7 +342,7 @@ class Link:
         if record.debug_logs:
             boot, strace = debugged(record.debug_logs.get("boot", ""))
             lines += [*boot, *strace]
-        stderr = self._supervisor.pipes.stderr
+        stderr = self.supervisor.pipes.stderr
         text = stderr.last(_TAIL).decode("utf-8", "backslashreplace")
         lines.append(f"standard error of the pytest inside:\n{escape(text) or '(nothing)'}")
         return "\n".join(lines)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
-from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,6 +13,11 @@ from pytest_gvisor.escape import safe, safe_but_colour
 from pytest_gvisor.inside import fields, rules
 from pytest_gvisor.inside.session_bounds import COLLECTING, SessionBounds, place
 from pytest_gvisor.plugin.sections import escape_report
+
+_PASSED = {
+    "$report_type": "TestReport", "outcome": "passed", "longrepr": None, "keywords": (),
+}  # fmt: skip
+"""The fields that all reports of passed phases have in common."""
 
 
 class Text(TerminalRepr):
@@ -67,20 +69,9 @@ def revive_passed(config: pytest.Config, short: Any, item: pytest.Item) -> pytes
     Raises `ProtocolError` for data of another shape.
     """
     with rules.reading("a passed phase from inside that cannot be one"):
-        duration, start, stop = fields.times(short["times"])
-        data: dict[str, Any] = {
-            "keywords": (),
-            "outcome": "passed",
-            "longrepr": None,
-            "when": fields.phase(short["when"]),
-            "sections": [],
-            "duration": duration,
-            "start": start,
-            "stop": stop,
-            "user_properties": [],
-            "$report_type": "TestReport",
-        }
-        return _make(config, item, data)
+        times = zip(("duration", "start", "stop"), fields.times(short["times"]), strict=True)
+        own = {**dict(times), "when": fields.phase(short["when"]), "sections": []}
+        return _make(config, item, {**_PASSED, **own, "user_properties": []})
 
 
 def _make(config: pytest.Config, item: pytest.Item, data: dict[str, Any]) -> pytest.TestReport:
@@ -131,8 +122,8 @@ def warn(
     """Record a warning from inside in the host's summary, if ``bounds`` takes it.
 
     A warning of the collection belongs to no test. One that the host's collection had is left out.
-    Its category is looked up among what is imported here; nothing is imported or called for it. Its
-    line comes with it: Python would look for one in any file of the host's.
+    Its category is one of the classes of warnings that are loaded here; nothing is imported or
+    called for it. Its line comes with it: Python would look for one in any file of the host's.
     """
     words = {name: str(message.get(name) or "") for name in ("text", "filename", "line", "when")}
     location = message.get("location")
@@ -142,12 +133,10 @@ def warn(
     if words["when"] not in COLLECTING:
         words["when"] = "runtest"
     line = message.get("lineno")
+    number = line if isinstance(line, int) else 0
+    kind = _category(str(message.get("module")), str(message.get("name")))
     recorded = warnings.WarningMessage(
-        message=words["text"],
-        category=_category(str(message.get("module")), str(message.get("name"))),
-        filename=words["filename"],
-        lineno=line if isinstance(line, int) else 0,
-        line=words["line"],
+        words["text"], kind, words["filename"], number, line=words["line"]
     )
     collecting = words["when"] in COLLECTING
     if collecting and place(recorded) in bounds.known:
@@ -169,29 +158,18 @@ def _location(where: Any) -> tuple[str, int, str] | None:
 
 
 def _category(module: str, name: str) -> type[Warning]:
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = _names(found).get(part)
-    return found if isinstance(found, type) and issubclass(found, Warning) else UserWarning
-
-
-def _names(thing: object) -> Mapping[str, Any]:
-    """Return the names in a module or class, without running code of either."""
-    if issubclass(type(thing), ModuleType):
-        names: Mapping[str, Any] = object.__getattribute__(thing, "__dict__")
-        return names
-    return type.__getattribute__(thing, "__dict__") if issubclass(type(thing), type) else {}
+    classes = [Warning]
+    for known in classes:
+        if (known.__module__, known.__qualname__) == (module, name):
+            return known
+        classes += type.__subclasses__(known)
+    return UserWarning
 
 
 def made_up(item: pytest.Item, when: str, text: str, duration: float) -> pytest.TestReport:
     """Make a failed report for a phase whose own report never came."""
+    names: Any = dict.fromkeys(item.keywords, 1)
+    phase: Any = when
     return pytest.TestReport(
-        nodeid=item.nodeid,
-        location=item.location,
-        keywords=dict.fromkeys(item.keywords, 1),
-        outcome="failed",
-        longrepr=text,
-        when=when,  # type: ignore[arg-type]
-        sections=[],
-        duration=duration,
+        item.nodeid, item.location, names, "failed", text, phase, duration=duration
     )

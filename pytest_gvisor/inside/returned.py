@@ -35,9 +35,6 @@ OUTPUT_FOLDERS = ("allure_report_dir", "mpl_generate_path", "mpl_results_path")
 """Options, by their names in `config.option`, whose value is the path of a file or folder. A plugin
 writes it in the process of the tests."""
 
-MERGED = frozenset({"log_file"})
-"""Those whose file gets what every sandbox wrote, in the order in which sandboxes end."""
-
 SNAPSHOTS = {
     "update_snapshots": "**/__snapshots__/**",
     "snapshot_update": "**/snapshots/**",
@@ -170,10 +167,10 @@ def _outputs(config: pytest.Config) -> Iterator[Place]:
             value = value or config.getini(dest)
         if not isinstance(value, str | os.PathLike) or not os.fspath(value):
             continue
-        path = os.path.normpath(os.path.join(here, os.fspath(value)))
+        path = os.path.normpath(os.path.join(here, value))
         if dest in OUTPUT_FILES:
             folder, name = os.path.split(path)
-            yield Place(folder, name, own=True, merged=dest in MERGED)
+            yield Place(folder, name, own=True, merged=dest == "log_file")
         else:
             yield Place(path, own=True)
 
@@ -244,14 +241,11 @@ class Taker:
 
         pytest names it by the first 30 characters of the test's name, and a number.
         """
-        folder = path.partition("/")[0]
-        if not place.failed_only or folder in self._folders_of_failed:
-            return True
+        folder, known = path.partition("/")[0], self._folders_of_failed
         name = folder.rstrip("0123456789")
-        wanted = any(f"__{name}" in test for test in self._failed)
-        if wanted := wanted and len(self._folders_of_failed) < len(self._failed):
-            self._folders_of_failed.add(folder)
-        return wanted
+        if len(known) < len(self._failed) and any(f"__{name}" in test for test in self._failed):
+            known.add(folder)
+        return not place.failed_only or folder in known
 
     def command(self) -> dict[str, Any]:
         """Return for the first process what it is to send, with the number and size of files."""
@@ -370,17 +364,11 @@ class Taker:
             tally.say("notes", f"{count - len(paths)} more stayed inside: {told}")
 
 
-def _whether(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{value!r:.50} in the place of true or false")
-    return value
-
-
 _FILE = rules.object_of(
     place=rules.whole,
     path=rules.exact_text,
     data=lambda value: base64.b64decode(rules.exact_text(value), validate=True),
-    more=_whether,
+    more=bool,
 )
 _NAMES = rules.list_of(rules.exact_text, MOST_NAMES)
 _KIND = rules.one_of("wrote", "left out")

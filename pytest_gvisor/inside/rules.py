@@ -9,12 +9,30 @@ import contextlib
 import math
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
+
+import pytest
 
 from pytest_gvisor.errors import ProtocolError
 from pytest_gvisor.escape import safe
 
 Rule = Callable[[Any], Any]
+
+
+class Sender(NamedTuple):
+    """The test that runs inside while data are sent."""
+
+    item: pytest.Item
+    inner: str
+    """Its node id inside."""
+
+    over: bool
+    """Whether its last report has come."""
+
+
+Take = Callable[[Any, Sender | None], None]
+"""The host's end of a bridge: takes data, and raises one of `WRONG` for data of another shape.
+Without a sender, they were sent while no test ran."""
 
 # pytest and json raise RuntimeError, and pytest AssertionError, for data of another shape.
 WRONG = (
@@ -30,11 +48,11 @@ _HIGHEST_WHOLE = 2**53
 
 
 @contextlib.contextmanager
-def reading(what: str) -> Iterator[None]:
-    """Turn an error of a rule into a `ProtocolError` that says ``what`` was read."""
+def reading(what: str, wrong: tuple[type[Exception], ...] = WRONG) -> Iterator[None]:
+    """Turn an error of a rule, or a ``wrong`` one, into a `ProtocolError` on ``what`` was read."""
     try:
         yield
-    except WRONG as error:
+    except wrong as error:
         raise ProtocolError(f"{what}: {safe(repr(error))[:_LONGEST_CAUSE]}") from error
 
 
@@ -81,11 +99,6 @@ def number(value: Any) -> int:
     if not isinstance(value, int) or not abs(value) < _HIGHEST_NUMBER:
         raise ValueError(f"{value!r:.50} in the place of a number")
     return int(value)
-
-
-def count(value: Any) -> int:
-    """Check a number, and return 0 in the place of a negative one."""
-    return max(0, number(value))
 
 
 def whole(value: Any) -> int:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -15,11 +14,10 @@ from pytest_gvisor.escape import Live
 from pytest_gvisor.inside import ahead, early, reports
 from pytest_gvisor.inside.anchors import Anchors
 from pytest_gvisor.inside.copies import Copies
-from pytest_gvisor.inside.groups import Group, planned, seat_key
-from pytest_gvisor.inside.landing import Landing, Store
-from pytest_gvisor.inside.plugins import allure, unbridged
-from pytest_gvisor.inside.plugins.bridges import Bridges
-from pytest_gvisor.inside.requirements import is_refused, require_platform
+from pytest_gvisor.inside.groups import Group, is_refused, planned, require_platform, seat_key
+from pytest_gvisor.inside.landing import PLUGIN, Store
+from pytest_gvisor.inside.link import Link
+from pytest_gvisor.inside.plugins import Bridges, allure, unbridged
 from pytest_gvisor.inside.returned import Agreed, Taker, agree, basetemp
 from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.inside.start import Inside, collect, plan
@@ -28,10 +26,6 @@ from pytest_gvisor.plugin import cells
 from pytest_gvisor.plugin.placement import APART, FIELDS, plan_key
 from pytest_gvisor.plugin.precedence import expected_failures
 from pytest_gvisor.settings import Isolation, Platform, Settings
-
-if TYPE_CHECKING:
-    from pytest_gvisor.inside.link import Link
-
 
 _MAX_FALSE_STARTS = 3
 _STOPS = (KeyboardInterrupt, pytest.exit.Exception)
@@ -51,7 +45,7 @@ class InsideSession:
         self._bridges = Bridges(self._config, self._bounds)
         self._inside = inside
         self._returned = Store(Anchors(str(self._config.rootpath), inside.writable))
-        self._config.pluginmanager.register(Landing(self._returned))
+        self._config.pluginmanager.register(self._returned, PLUGIN)
         self._agree(session.items)  # which opens the anchors of all before the first test
 
         self._started = 0
@@ -118,10 +112,12 @@ class InsideSession:
             if reason is not None and not failure and worker.ran:
                 _apply_xfail(report, f"{platform}: {reason}")
             fresh, worker.fresh = worker.fresh or fresh, None
-            starts = [] if fresh is None or fresh.start is None else [fresh.start]
+            seconds = None if fresh is None else fresh.supervisor.start
             shown = worker.used if report.failed else fresh
             record = None if shown is None else shown.record
-            cells.attach_inside_cell(item, report, starts=starts, record=record)
+            cells.attach_inside_cell(
+                item, report, starts=[] if seconds is None else [seconds], record=record
+            )
             hook.pytest_runtest_logreport(report=report)
             last = report
         return (True, None) if worker.ended and not failure else (False, last)
@@ -251,12 +247,7 @@ class InsideSession:
     def _show(self) -> Callable[[bytes], None] | None:
         if self._config.getoption("capture", "fd") != "no":
             return None
-
-        def show(text: str) -> None:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-
-        return Live(show).add_bytes
+        return Live(functools.partial(print, end="", flush=True)).add_bytes
 
     def _write_terminal(self, text: str) -> None:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")

@@ -91,10 +91,8 @@ class SessionBounds:
                 f"{self._more:,} more warnings from inside were left out: {MOST_WARNINGS:,} are "
                 f"kept, and {MOST_TEXT // 1024**2} MiB of their text"
             )
-            self._more = 0
         for kind, count in self._dropped.items():
             self.say(f"{count:,} {kind} from inside were left out")
-        self._dropped.clear()
         if self._left_out:
             names = list(self._left_out)
             more = ", …" if len(names) > _MOST_NAMES else ""
@@ -103,7 +101,6 @@ class SessionBounds:
                 f"act on them: {', '.join(names[:_MOST_NAMES])}{more}. Name one that hooks of this "
                 f"project read, as plain data, in the ini key {FIELDS}."
             )
-            self._left_out.clear()
 
     def fail(self, text: str) -> None:
         """Warn, and fail the session if no test does."""

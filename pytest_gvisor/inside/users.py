@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import json
 import os
 import pwd
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+import pytest
 
 from pytest_gvisor.errors import GvisorError, InsideError, ProtocolError, UsageError
 from pytest_gvisor.escape import safe
 from pytest_gvisor.guest.identity import Identity
 from pytest_gvisor.oci.accounts import NAME, Account
+from pytest_gvisor.oci.rootfs import Prepared
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.runsc.rootless import Way
-
-if TYPE_CHECKING:
-    import pytest
-
-    from pytest_gvisor.oci.rootfs import Prepared
 
 KEY: Final = "gvisor_user"
 """The ini key, and where argparse puts the option."""
@@ -122,11 +121,10 @@ def inhabitant(user: str, way: Way, shown: Sequence[str]) -> Inhabitant | None:
 
 def _caller(*, nested: bool, shown: Sequence[str]) -> Inhabitant:
     uid, gid, groups = os.geteuid(), os.getegid(), os.getgroups()
-    try:
+    name, home = NAME, ""
+    with contextlib.suppress(KeyError):
         entry = pwd.getpwuid(uid)
         name, home = entry.pw_name, entry.pw_dir
-    except KeyError:
-        name, home = NAME, ""
     named = tuple((one, _group_name(one)) for one in dict.fromkeys([gid, *groups]))
     account = Account(uid=uid, gid=gid, name=name, home=_home(name, home, uid), groups=named)
     return Inhabitant(
@@ -138,10 +136,9 @@ def _caller(*, nested: bool, shown: Sequence[str]) -> Inhabitant:
 
 
 def _group_name(gid: int) -> str:
-    try:
+    with contextlib.suppress(KeyError):
         return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return NAME
+    return NAME
 
 
 def _home(name: str, home: str, uid: int) -> str:
@@ -150,12 +147,9 @@ def _home(name: str, home: str, uid: int) -> str:
     A folder that is the user's is none of the system's, of which a sandbox has its own.
     """
     for path in (os.environ.get("HOME", ""), home):
-        if _is_home(path):
-            try:
-                if os.stat(path).st_uid == uid:
-                    return path
-            except OSError:
-                continue
+        with contextlib.suppress(OSError):
+            if _is_home(path) and os.stat(path).st_uid == uid:
+                return path
     return f"/home/{name}" if _is_home(f"/home/{name}") else f"/home/{NAME}"
 
 
@@ -167,12 +161,10 @@ def _is_home(path: str) -> bool:
 def _group_of(shown: Sequence[str], uid: int, groups: set[int]) -> int:
     """Return the group by which the user reaches a shown folder of another user's; else root's."""
     for path in shown:
-        try:
+        with contextlib.suppress(OSError):
             status = os.stat(path)
-        except OSError:
-            continue
-        if status.st_uid != uid and status.st_gid in groups:
-            return status.st_gid
+            if status.st_uid != uid and status.st_gid in groups:
+                return status.st_gid
     return 0
 
 
@@ -195,9 +187,6 @@ def _of_root(prepared: Prepared, home: str) -> Iterator[str]:
 
 def _is_own(path: str, home: str) -> bool:
     """Whether a folder of the skeleton is this user's on the host, or in the home inside."""
-    if within(path, home):
-        return True
-    try:
-        return os.stat(path).st_uid == os.geteuid()
-    except OSError:
-        return False
+    with contextlib.suppress(OSError):
+        return within(path, home) or os.stat(path).st_uid == os.geteuid()
+    return False

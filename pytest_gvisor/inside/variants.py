@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -30,7 +30,7 @@ def expand(items: list[pytest.Item], inside: Iterable[pytest.Item]) -> None:
             expanded.append(item)
             continue
         settings = settings_of(item)
-        variants = _variants(settings)
+        variants = [*_variants(settings)]
         if len(variants) == 1 and not settings.native:
             item.stash[plan_key] = _plan(item, variants[0][1], None)
             expanded.append(item)
@@ -40,21 +40,18 @@ def expand(items: list[pytest.Item], inside: Iterable[pytest.Item]) -> None:
     items[:] = expanded
 
 
-def _variants(settings: Settings) -> list[tuple[str, Platform | None, str | None]]:
-    """Return a test's variants in order: the name in its id, the platform, the release's label.
+def _variants(settings: Settings) -> Iterator[tuple[str, Platform | None, str | None]]:
+    """Yield a test's variants in order: the name in its id, the platform, the release's label.
 
     As of a test on the host, a platform is in the word only where there are several of them.
     """
-    found: list[tuple[str, Platform | None, str | None]] = []
+    several = len(settings.platforms) > 1
     for platform in settings.platforms or (None,):
         word = platform or "auto"
         if not settings.releases:
-            found.append((word, platform, None))
-        for release in settings.releases:
-            both = f"{word}-{release.label}"
-            one = both if len(settings.platforms) > 1 else release.label
-            found.append((one, platform, release.label))
-    return found
+            yield word, platform, None
+        for label in (release.label for release in settings.releases):
+            yield f"{word}-{label}" if several else label, platform, label
 
 
 def _plan(item: pytest.Item, platform: Platform | None, release: str | None) -> Plan:

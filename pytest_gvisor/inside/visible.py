@@ -15,7 +15,6 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import pytest
 
@@ -97,20 +96,20 @@ def shown(config: pytest.Config, items: Sequence[pytest.Item], asked: Sequence[s
     asked for.
     """
     start = str(config.invocation_params.dir)
-    parts = _opened(asked, str(config.rootpath))
+    whole, opened, links = _opened(asked, str(config.rootpath))
     found: list[str] = []
-    for path in sorted(parts.whole):
+    for path in sorted(whole):
         if not _is_held(path, found):
             found.append(path)
     wanted = {**dict.fromkeys(_optional(config, start)), **_needed(config, items, start)}
     ways = {way: p for p in wanted for way in (os.path.realpath(p), os.path.abspath(p))}
     for path in sorted(ways):
-        if not _is_held(path, found) and path not in parts.opened:
+        if not _is_held(path, found) and path not in opened:
             if use := wanted[ways[path]]:
                 _check(path, *use)
             found.append(path)
-    hidden = tuple(_credentials(str(config.rootpath), found, parts.whole))
-    return Shown(paths=tuple(found), links=parts.links, hidden=hidden, start=start)
+    hidden = tuple(_credentials(str(config.rootpath), found, whole))
+    return Shown(paths=tuple(found), links=tuple(links), hidden=hidden, start=start)
 
 
 def _credentials(root: str, found: Sequence[str], asked: Sequence[str]) -> Iterator[str]:
@@ -203,19 +202,6 @@ def _check(path: str, use: str, remedy: str) -> None:
     )
 
 
-class _Opened(NamedTuple):
-    """The parts of a readable path."""
-
-    whole: tuple[str, ...] = ()
-    """Files and folders that are shown as they are."""
-
-    opened: tuple[str, ...] = ()
-    """Folders of which the entries are shown instead: home folders, and those that hold one."""
-
-    links: tuple[tuple[str, str], ...] = ()
-    """Links in those, with their targets. Nothing is shown for their sake."""
-
-
 def readable(config: pytest.Config) -> list[str]:
     """Return the paths asked for, globs resolved. Raises `UsageError`.
 
@@ -264,8 +250,15 @@ def _resolved(folder: str, asked: str) -> list[str]:
     )
 
 
-def _opened(asked: Iterable[str], root: str = "/") -> _Opened:
-    """Return the parts of these paths, home folders opened. Raises `UsageError`."""
+def _opened(
+    asked: Iterable[str], root: str = "/"
+) -> tuple[list[str], list[str], list[tuple[str, str]]]:
+    """Return what is shown of these paths, home folders opened. Raises `UsageError`.
+
+    The first list has files and folders that are shown whole. The second has folders of which the
+    entries are shown instead. The third has links in those, with their targets, for whose sake
+    nothing is shown.
+    """
     homes = _homes(root)
     whole: list[str] = []
     folders: list[str] = []
@@ -287,7 +280,7 @@ def _opened(asked: Iterable[str], root: str = "/") -> _Opened:
                 f"{OPTION} {escape(shlex.quote(path))}: it has more than {_MOST_ENTRIES} entries",
                 next_step="Name the entries that tests need.",
             )
-    return _Opened(tuple(dict.fromkeys(whole)), tuple(folders), tuple(links))
+    return [*dict.fromkeys(whole)], folders, links
 
 
 def _entries(folder: str, links: list[tuple[str, str]], *, dots: bool) -> Iterator[str]:

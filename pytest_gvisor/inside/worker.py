@@ -16,14 +16,13 @@ import pytest
 
 from pytest_gvisor.errors import GvisorError, ProtocolError
 from pytest_gvisor.escape import safe
-from pytest_gvisor.inside import environment, fields, not_shown, reports, rules, users, visible
+from pytest_gvisor.inside import environment, fields, reports, rules, shown_files, users, visible
 from pytest_gvisor.inside.ahead import Ahead, Ids, Progress
 from pytest_gvisor.inside.configuration import measuring
 from pytest_gvisor.inside.coverage_data import MOST_BYTES, InsideCoverage
 from pytest_gvisor.inside.debugger import Debugger, stopped
 from pytest_gvisor.inside.link import Died, Hangs, Link, gone
-from pytest_gvisor.inside.plugins import Sender
-from pytest_gvisor.inside.plugins.bridges import Bridges
+from pytest_gvisor.inside.plugins import Bridges
 from pytest_gvisor.inside.returned import LAST_ACTS, Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.inside.start import Inside
@@ -105,7 +104,12 @@ class Worker:
         try:
             self._ready()
         except (Died, Hangs, GvisorError) as error:
-            return self._false_start(error)
+            text = f"the pytest inside did not get as far as a test: {gone(error)}"
+            link, self._link = self._link, None
+            if link is not None:
+                self._close(link)
+                text += f"\n{link.told()}"
+            return self._explained(text)
         return ""
 
     def run(self, item: pytest.Item, ids: Ids) -> Iterator[pytest.TestReport]:
@@ -169,7 +173,7 @@ class Worker:
             kind = message["type"]
             if kind == "bridge":
                 over = "teardown" in progress.reported
-                self._bridges.take(message, Sender(item, item.stash[plan_key].inner, over))
+                self._bridges.take(message, rules.Sender(item, item.stash[plan_key].inner, over))
                 continue
             if kind not in _OF_A_TEST:
                 self._common(message, item.nodeid)
@@ -213,7 +217,7 @@ class Worker:
     def _explain(self, texts: Sequence[str]) -> str:
         """Return what there is to say of files that failures name and that are not shown."""
         cwd = str(self._config.invocation_params.dir)
-        return not_shown.hint(texts, lambda path: self._shown().holds(path), cwd)
+        return shown_files.hint(texts, lambda path: self._shown().holds(path), cwd)
 
     def _explained(self, text: str) -> str:
         """Add to a failure's text what there is to say of the files that it names."""
@@ -277,25 +281,15 @@ class Worker:
             self._errors = _TEXTS(message["errors"])
         return link
 
-    def _false_start(self, error: Exception) -> str:
-        text = f"the pytest inside did not get as far as a test: {gone(error)}"
-        link, self._link = self._link, None
-        if link is not None:
-            self._close(link)
-            text += f"\n{link.told()}"
-        return self._explained(text)
-
     def _close(self, link: Link) -> None:
         """Remove a sandbox whose pytest is gone, when its files are here, or lost."""
         ends = self._taker.receive(link, _LAST_WORDS)
         link.close(patience=_LAST_WORDS if ends else 0.0)
 
     def _not_found(self, inner: str) -> str:
-        errors = (
-            safe("\n".join(self._errors)[:_LONGEST_ERRORS])
-            or "and nothing failed to be collected there"
-        )
-        return self._explained(f"{inner} was collected here and not inside the sandbox:\n{errors}")
+        errors = safe("\n".join(self._errors)[:_LONGEST_ERRORS])
+        told = errors or "and nothing failed to be collected there"
+        return self._explained(f"{inner} was collected here and not inside the sandbox:\n{told}")
 
     def _dead(
         self, item: pytest.Item, progress: Progress, began: float, link: Link, cause: str
@@ -306,13 +300,11 @@ class Worker:
         self._link = None
         self._close(link)
         text = f"the sandbox was lost in this test's {progress.phase}: {cause}\n{link.told()}"
-        missing = progress.missing()
-        if missing is not None:
-            if missing == "call" and progress.phase == "setup":
-                missing = "setup"
-            yield reports.made_up(item, missing, text, time.monotonic() - began)
-        elif not progress.failed:
-            yield reports.made_up(item, "teardown", text, time.monotonic() - began)
+        phase = progress.missing() or ("" if progress.failed else "teardown")
+        if phase == "call" and progress.phase == "setup":
+            phase = "setup"
+        if phase:
+            yield reports.made_up(item, phase, text, time.monotonic() - began)
 
     def finish(self, patience: float = 0.0) -> Link | None:
         """Let the pytest inside tear down what is still set up, and end the sandbox.
@@ -356,14 +348,11 @@ class Worker:
         cov = measuring(self._config)
         if cov is None:
             return None
-        return InsideCoverage(
-            cov,
-            shown=self._shown().folders,
-            excluded=[*self._inside.writable, *self._shown().hidden, *places.session_bases()],
-            own=["/tmp", *filter(None, [self._taker.agreed.basetemp])],
-            cwd=str(self._config.invocation_params.dir),
-            bounds=self._bounds,
-        )
+        excluded = [*self._inside.writable, *self._shown().hidden, *places.session_bases()]
+        own = ["/tmp", *filter(None, [self._taker.agreed.basetemp])]
+        files = shown_files.ShownFiles(self._shown().folders, excluded, own)
+        cwd = str(self._config.invocation_params.dir)
+        return InsideCoverage(cov, files, cwd=cwd, bounds=self._bounds)
 
     def _last_words(self, link: Link, measured: InsideCoverage | None) -> None:
         """Take the messages of a pytest inside about its whole session.

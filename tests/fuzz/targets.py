@@ -5,6 +5,7 @@ find. Where a result can be checked, the target does that.
 """
 
 import contextlib
+import functools
 import io
 import json
 import logging
@@ -32,14 +33,12 @@ from pytest_gvisor.guest.returns import Place
 from pytest_gvisor.images import choose, config, daemon_socket, docker, tar, users
 from pytest_gvisor.images.streams import Budget, Inflated, Limits, check_digest, drain
 from pytest_gvisor.inside import link as inside_link
-from pytest_gvisor.inside import reports
+from pytest_gvisor.inside import reports, rules
 from pytest_gvisor.inside.anchors import Anchors
 from pytest_gvisor.inside.landing import Store
-from pytest_gvisor.inside.plugins import Sender
+from pytest_gvisor.inside.plugins import Bridges, live_log
 from pytest_gvisor.inside.plugins.benchmark import Benchmarks
-from pytest_gvisor.inside.plugins.bridges import Bridges
 from pytest_gvisor.inside.plugins.junit import Junit
-from pytest_gvisor.inside.plugins.live_log import LiveLog
 from pytest_gvisor.inside.returned import Agreed, Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.oci import mounts, validate
@@ -346,12 +345,12 @@ def bridge_data(data: bytes) -> None:
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s:%(lineno)d %(message)s"))
     session = SimpleNamespace(benchmarks=[])
     made._ends |= {
-        "junit": Junit(xml, bounds),
-        "live log": LiveLog(handler),
-        "benchmark": Benchmarks(session, _Metadata, bounds),
+        "junit": Junit(xml, bounds).take,
+        "live log": functools.partial(live_log.show, handler),
+        "benchmark": Benchmarks(session, _Metadata, bounds).take,
     }
     item: Any = SimpleNamespace(name="test_x", nodeid="test_x.py::test_x")
-    made.take(message, Sender(item, "test_x.py::test_x", over=False))
+    made.take(message, rules.Sender(item, "test_x.py::test_x", over=False))
     xml.pytest_sessionstart()
     xml.pytest_sessionfinish()
     assert not moves_any(terminal.getvalue())

@@ -1,32 +1,45 @@
 """Plugins of pytest that need code of ours for tests inside: a file for each.
 
 The hooks of a plugin run on the host with the reports of tests inside, and its files come back. The
-files here are for plugins to which that is not enough.
+files here are for plugins to which that is not enough. A plugin that sums up or speaks while tests
+run keeps its data in the tests' process. Its bridge has two ends. One in the sandbox sends data
+(guest/bridges.py). One here checks them, and hands them to the same plugin on the host.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from pytest_gvisor.errors import ProtocolError
+from pytest_gvisor.inside import rules
+from pytest_gvisor.inside.plugins import benchmark, junit, live_log
+from pytest_gvisor.inside.rules import Sender, Take
+from pytest_gvisor.inside.session_bounds import SessionBounds
 
-class Sender(NamedTuple):
-    """The test that runs inside while a message is sent."""
-
-    item: pytest.Item
-    inner: str
-    """Its node id inside."""
-
-    over: bool
-    """Whether its last report has come."""
+_TABLE: dict[str, Callable[[pytest.Config, SessionBounds], Take | None]] = {
+    "junit": junit.find,
+    "live log": live_log.find,
+    "benchmark": benchmark.find,
+}
 
 
-class End(Protocol):
-    """The host's end of a bridge."""
+class Bridges:
+    """The bridges of one session: those whose plugin is at work on the host."""
 
-    def take(self, data: Any, sender: Sender | None) -> None:
-        """Take data from inside. Raises one of `rules.WRONG` for data of another shape.
+    def __init__(self, config: pytest.Config, bounds: SessionBounds) -> None:
+        made = {name: make(config, bounds) for name, make in _TABLE.items()}
+        self._ends = {name: end for name, end in made.items() if end is not None}
+        self.names = list(self._ends)
+        """The names of the bridges, for the pytest inside."""
 
-        ``sender`` is None for what is sent while no test runs.
-        """
+    def take(self, message: dict[str, Any], sender: Sender | None) -> None:
+        """Hand on the data in a message. Raises `ProtocolError` if they are malformed."""
+        name = message.get("bridge")
+        end = self._ends.get(name) if isinstance(name, str) else None
+        if end is None:
+            raise ProtocolError(f"data from inside for a bridge that is not here: {name!r:.50}")
+        with rules.reading(f"data from inside that {name} cannot take"):
+            end(message.get("data"), sender)

@@ -17,6 +17,7 @@ import pytest
 
 from pytest_gvisor.escape import safe
 from pytest_gvisor.guest.checked_json import has_more_values, loads, unique
+from pytest_gvisor.plugin.placement import params_of
 
 RESULT = "-result.json"
 """The end of the name of each result."""
@@ -56,7 +57,7 @@ def _owners(utils: Any, session: pytest.Session) -> dict[str, set[pytest.Item]]:
     if _owners_key not in session.stash:
         session.stash[_owners_key] = found = defaultdict[str, set[pytest.Item]](set)
         for item in session.items:
-            given = getattr(getattr(item, "callspec", None), "params", {})
+            given = params_of(item)
             values = [given[name] for name in sorted(given) if not name.startswith("gvisor_")]
             if all(isinstance(value, _PLAIN) for value in values):  # others differ by their place
                 found[utils.md5(utils.allure_full_name(item), *values)].add(item)

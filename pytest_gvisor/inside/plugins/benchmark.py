@@ -10,21 +10,31 @@ import base64
 import importlib
 import math
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pytest
 
 from pytest_gvisor.inside import rules
-
-if TYPE_CHECKING:
-    import pytest
-
-    from pytest_gvisor.inside.plugins import Sender
-    from pytest_gvisor.inside.session_bounds import SessionBounds
+from pytest_gvisor.inside.rules import Sender, Take
+from pytest_gvisor.inside.session_bounds import SessionBounds
 
 MOST_ROUNDS = 20_000_000
 """Of one session: pytest-benchmark keeps some 32 bytes for each."""
 
 _MORE = 2000
 """A benchmark counts as so many more, for its names and options."""
+
+
+def find(config: pytest.Config, bounds: SessionBounds) -> Take | None:
+    """Return the end of the bridge if pytest-benchmark measures on the host.
+
+    In xdist's workers it measures nothing.
+    """
+    session: Any = getattr(config, "_benchmarksession", None)
+    if getattr(session, "disabled", True) or not is_known(config):
+        return None
+    metadata = importlib.import_module("pytest_benchmark.stats").Metadata
+    return Benchmarks(session, metadata, bounds).take
 
 
 class Benchmarks:
@@ -35,17 +45,6 @@ class Benchmarks:
         self._metadata = metadata
         self._bounds = bounds
         self._rounds = 0
-
-    @classmethod
-    def find(cls, config: pytest.Config, bounds: SessionBounds) -> Benchmarks | None:
-        """Return the end of the bridge if pytest-benchmark measures on the host.
-
-        In xdist's workers it measures nothing.
-        """
-        session: Any = getattr(config, "_benchmarksession", None)
-        if getattr(session, "disabled", True) or not is_known(config):
-            return None
-        return cls(session, importlib.import_module("pytest_benchmark.stats").Metadata, bounds)
 
     def take(self, data: Any, sender: Sender | None) -> None:
         """Add a benchmark to the session on the host, which knows the test's own names itself."""
@@ -73,10 +72,6 @@ def is_known(config: pytest.Config) -> bool:
     return isinstance(getattr(session, "benchmarks", None), list) and hasattr(session, "disabled")
 
 
-def _name(value: Any) -> str:
-    return rules.shown(value)[:1000]
-
-
 def _rounds(text: Any) -> list[float]:
     """Return the seconds of each round: numbers of eight bytes, in base64."""
     numbers = array.array("d", base64.b64decode(text, validate=True))
@@ -95,7 +90,7 @@ _FUNCTION = rules.tuple_of(
 )
 _FUNCTIONS = rules.list_of(_FUNCTION, 10_000)
 _ROW = rules.object_of(
-    group=rules.or_none(_name),
+    group=rules.or_none(lambda value: rules.shown(value)[:1000]),
     extra_info=rules.each(rules.plain),
     cprofile_stats=rules.or_none(_profile),
     has_error=bool,

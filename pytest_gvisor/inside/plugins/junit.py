@@ -5,18 +5,14 @@ report.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from _pytest.junitxml import bin_xml_escape, xml_key
+from _pytest.junitxml import LogXML, bin_xml_escape, xml_key
 
 from pytest_gvisor.inside import rules
-
-if TYPE_CHECKING:
-    from _pytest.junitxml import LogXML
-
-    from pytest_gvisor.inside.plugins import Sender
-    from pytest_gvisor.inside.session_bounds import SessionBounds
+from pytest_gvisor.inside.rules import Sender, Take
+from pytest_gvisor.inside.session_bounds import SessionBounds
 
 _MOST_PROPERTIES = 10_000
 _MOST_TEXT = 4 * 1024 * 1024
@@ -26,6 +22,12 @@ _OWN = frozenset({"classname", "file", "line", "name", "xmlns"})
 """The attributes that tell the test, and the one that would make another kind of element of it."""
 
 
+def find(config: pytest.Config, bounds: SessionBounds) -> Take | None:
+    """Return the end of the bridge if the host writes a report."""
+    xml = config.stash.get(xml_key, None)
+    return None if xml is None else Junit(xml, bounds).take
+
+
 class Junit:
     """The report of the host. The workers of xdist have none, as on the host."""
 
@@ -33,12 +35,6 @@ class Junit:
         self._xml = xml
         self._bounds = bounds
         self._count = self._size = 0
-
-    @classmethod
-    def find(cls, config: pytest.Config, bounds: SessionBounds) -> Junit | None:
-        """Return the end of the bridge if the host writes a report."""
-        xml = config.stash.get(xml_key, None)
-        return None if xml is None else cls(xml, bounds)
 
     def take(self, data: Any, sender: Sender | None) -> None:
         """Add a property of the suite, or an attribute of the test that runs."""

@@ -6,17 +6,16 @@ host, xdist's workers show none.
 
 from __future__ import annotations
 
+import functools
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from pytest_gvisor.escape import safe_but_colour
 from pytest_gvisor.inside import rules
-
-if TYPE_CHECKING:
-    from pytest_gvisor.inside.plugins import Sender
-    from pytest_gvisor.inside.session_bounds import SessionBounds
+from pytest_gvisor.inside.rules import Sender, Take
+from pytest_gvisor.inside.session_bounds import SessionBounds
 
 # The moments of a test; those of the whole session are the host's own.
 _MOMENT = rules.one_of("start", "setup", "call", "teardown", "logreport", "finish")
@@ -31,36 +30,30 @@ _OWN: dict[str, rules.Rule] = {
 """The attributes that each record has."""
 
 
-class LiveLog:
-    """The handler of the host."""
+def find(config: pytest.Config, _bounds: SessionBounds) -> Take | None:
+    """Return the end of the bridge if the host shows log records."""
+    plugin = config.pluginmanager.get_plugin("logging-plugin")
+    handler = getattr(plugin, "log_cli_handler", None)
+    is_shown = isinstance(handler, logging.StreamHandler)
+    return functools.partial(show, handler) if is_shown else None
 
-    def __init__(self, handler: logging.StreamHandler[Any]) -> None:
-        self._handler: Any = handler
 
-    @classmethod
-    def find(cls, config: pytest.Config, _bounds: SessionBounds) -> LiveLog | None:
-        """Return the end of the bridge if the host shows log records."""
-        plugin = config.pluginmanager.get_plugin("logging-plugin")
-        handler = getattr(plugin, "log_cli_handler", None)
-        return cls(handler) if isinstance(handler, logging.StreamHandler) else None
-
-    def take(self, data: Any, _sender: Sender | None) -> None:
-        """Show a record under the phase that it comes from. A thread may outlive its test."""
-        when = rules.or_none(_MOMENT)(data["when"])
-        record = logging.makeLogRecord(_record(data["record"]))
-        handler = self._handler
-        try:
-            shown = safe_but_colour(handler.format(record))
-        except (*rules.WRONG, MemoryError):
-            return  # the format of the host names an attribute that the record has not
-        if handler._when != when:
-            handler.set_when(when)
-        formatter = handler.formatter
-        handler.setFormatter(logging.Formatter())  # of the message alone
-        try:
-            handler.emit(logging.makeLogRecord({"msg": shown}))
-        finally:
-            handler.setFormatter(formatter)
+def show(handler: Any, data: Any, _sender: Sender | None) -> None:
+    """Show a record under the phase that it comes from. A thread may outlive its test."""
+    when = rules.or_none(_MOMENT)(data["when"])
+    record = logging.makeLogRecord(_record(data["record"]))
+    try:
+        shown = safe_but_colour(handler.format(record))
+    except (*rules.WRONG, MemoryError):
+        return  # the format of the host names an attribute that the record has not
+    if handler._when != when:
+        handler.set_when(when)
+    formatter = handler.formatter
+    handler.setFormatter(logging.Formatter())  # of the message alone
+    try:
+        handler.emit(logging.makeLogRecord({"msg": shown}))
+    finally:
+        handler.setFormatter(formatter)
 
 
 def _record(value: Any) -> dict[str, Any]:

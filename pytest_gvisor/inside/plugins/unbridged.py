@@ -71,11 +71,12 @@ def find(config: pytest.Config, items: Sequence[pytest.Item]) -> str:
     for plugin in manager.get_plugins():
         if (package := _package(plugin)) in distributions:
             hooks[package].update(hook.name for hook in manager.get_hookcallers(plugin) or ())
-    summing = {package for package, names in hooks.items() if names & _SUMMING_UP}
-    running = {package for package, names in hooks.items() if names & _RUNNING}
-    suspect = summing & running
-    if summing - running:
-        suspect |= summing & _packages_of_fixtures(items)
+    asked = _packages_of_fixtures(items)
+    suspect = {
+        package
+        for package, names in hooks.items()
+        if names & _SUMMING_UP and (names & _RUNNING or package in asked)
+    }
     complete = COMPLETE | ({"pytest-benchmark"} if benchmark.is_known(config) else set())
     named = []
     for package, (name, shown) in distributions.items():
@@ -83,7 +84,9 @@ def find(config: pytest.Config, items: Sequence[pytest.Item]) -> str:
             loses = _is_switched_on(config, items, *_SWITCHES[name])
         else:
             loses = name in _DATABASES or (package in suspect and name not in complete)
-        if loses and not any(_is_given(config, kept) for kept in _KEPT_BY.get(name, ())):
+        passed = config.getini(FIELDS)
+        kept = _KEPT_BY.get(name, ())
+        if loses and not any(one in passed or config.getoption(one, None) for one in kept):
             named.append(shown)
     if not named:
         return ""
@@ -93,11 +96,6 @@ def find(config: pytest.Config, items: Sequence[pytest.Item]) -> str:
         f"{escape(', '.join(sorted(named)[:_MOST]))}{more}. Their summaries and files may lack "
         'these tests: see "Plugins" in docs/inside.md.'
     )
-
-
-def _is_given(config: pytest.Config, name: str) -> bool:
-    """Whether an option is given, or the project lets a report's attribute of this name pass."""
-    return name in config.getini(FIELDS) or bool(config.getoption(name, None))
 
 
 def _is_switched_on(

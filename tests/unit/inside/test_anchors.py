@@ -42,8 +42,8 @@ def land(anchor: Anchor, tmp_path: Path) -> Iterator[Land]:
     (tmp_path / "spool").write_bytes(b"...new text...")
     fd = os.open(tmp_path / "spool", os.O_RDONLY)
 
-    def write(path: str, size: int = 8, do: Callable[..., None] = anchors.land) -> None:
-        do(anchor, path, fd, 3, size)
+    def write(path: str, size: int = 8, *, adds: bool = False) -> None:
+        anchors.land(anchor, path, fd, 3, size, adds=adds)
 
     yield write
     os.close(fd)
@@ -169,9 +169,9 @@ def test_what_is_added_goes_to_a_regular_file(
         os.mkfifo(path)
     if what in ("link", "fifo"):
         with pytest.raises(OSError, match=r"openat2"):
-            land("it.log", do=anchors.append)
+            land("it.log", adds=True)
     else:
-        land("it.log", do=anchors.append)
+        land("it.log", adds=True)
         assert path.read_text() == ("old new text" if what == "file" else "new text")
     assert target.read_text() == "secret"
 

@@ -24,6 +24,7 @@ class Sandbox:
         self.did: list[str] = []
         self._folder = folder
         self._faults = faults
+        self.supervisor = self
         self.held: list[str] | None = []
 
     def _do(self, name: str) -> None:

@@ -47,9 +47,7 @@ class Sandbox:
         )
         return InsideCoverage(
             self.cov(branch=branch),
-            shown=[str(self.project)],
-            excluded=[str(self.writable)],
-            own=["/own"],
+            ShownFiles([str(self.project)], [str(self.writable)], ["/own"]),
             cwd=str(self.project),
             bounds=SessionBounds(cast("Any", config)),
         )

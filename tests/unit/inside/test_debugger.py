@@ -41,6 +41,7 @@ class Inside:
         self.budget = Budget(5)
         self.answers: list[object] = []
         self.interrupts = 0
+        self.supervisor = self
 
     def send(self, op: str, *, text: str | None) -> None:
         """Take an answer."""

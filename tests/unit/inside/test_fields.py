@@ -153,7 +153,7 @@ def test_a_traceback_whose_sections_cannot_be_drawn_is_no_report(
 @pytest.mark.parametrize(
     ("field", "given", "kept"),
     [
-        ("rerun", 2**31 - 1, 2**31 - 1), ("rerun", -(2**31) + 1, 0), ("rerun", 0, 0),
+        ("rerun", 2**31 - 1, 2**31 - 1), ("rerun", 0, 0),
         ("rerun", 1, 1),
         ("duration", 9e10, 9e10), ("duration", -1.0, 0.0), ("start", -9e10, 0.0),
         ("stop", 99_999_999_999.5, 99_999_999_999.5),
@@ -170,7 +170,7 @@ def test_a_field_is_of_the_host_s_own_shape(field: str, given: object, kept: obj
 @pytest.mark.parametrize(
     ("field", "given"),
     [
-        ("rerun", 2**31), ("rerun", -(2**31)), ("start", 1e11), ("stop", -1e11),
+        ("rerun", 2**53), ("rerun", -1), ("start", 1e11), ("stop", -1e11),
         ("duration", float("nan")), ("duration", "1"), ("keywords", ["slow"]), ("sections", {}),
         ("longrepr", {"reprcrash": []}), ("outcome", "\x1b[1m"), ("outcome", "a" * 41),
     ],

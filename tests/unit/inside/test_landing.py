@@ -5,10 +5,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from _pytest.config import PytestPluginManager
 
-from pytest_gvisor.inside import landing
 from pytest_gvisor.inside.anchors import Anchors
-from pytest_gvisor.inside.landing import Store, Tally, finish, show, take_worker
+from pytest_gvisor.inside.landing import PLUGIN, Store, Tally, take_worker
 
 
 class Reporter:
@@ -22,15 +22,12 @@ class Reporter:
         self.lines.append(line)
 
 
-def shown(*tallies: Tally, verbosity: int = 0) -> list[str]:
-    """The lines for all of these."""
-    config = cast("Any", SimpleNamespace(stash=pytest.Stash(), get_verbosity=lambda: verbosity))
-    for tally in tallies:
-        store = Store(Anchors("/p"))
-        store.tally = tally
-        finish(cast("Any", SimpleNamespace(config=config, exitstatus=1)), store)
-    reporter = Reporter()
-    show(cast("Any", reporter), config)
+def shown(tally: Tally, verbosity: int = 0) -> list[str]:
+    """The lines for this."""
+    store, reporter = Store(Anchors("/p")), Reporter()
+    store.tally = tally
+    config = cast("Any", SimpleNamespace(get_verbosity=lambda: verbosity))
+    store.pytest_terminal_summary(cast("Any", reporter), config)
     return reporter.lines
 
 
@@ -56,29 +53,25 @@ def test_names_are_for_those_who_ask() -> None:
     }
     assert verbose.count("gvisor: n") == 9
     assert shown(tally, verbosity=-1)[0] == "gvisor: n"
-    assert shown(Tally()) == shown() == []
+    assert shown(Tally()) == []
 
 
 def test_workers_that_wrote_different_files_are_an_error() -> None:
     """The session fails, and the error names both."""
-    plugins: list[landing.Landing] = []
-    manager = SimpleNamespace(register=plugins.append)
-    config = cast(
-        "Any",
-        SimpleNamespace(stash=pytest.Stash(), get_verbosity=lambda: 0, pluginmanager=manager),
+    config: Any = SimpleNamespace(
+        rootpath="/p", get_verbosity=lambda: 0, pluginmanager=PytestPluginManager()
     )
     for worker, digest in {"gw0": "1", "gw1": "1", "gw2": "2"}.items():
         tally = Tally(digests={"/a": [digest, "test_it"]}, count=1, notes=["n"])
         take_worker(config, worker, {"gvisor_returned": dataclasses.asdict(tally)})
-    assert len(plugins) == 1
-    reporter = Reporter()
-    show(cast("Any", reporter), config)
+    store, reporter = config.pluginmanager.get_plugin(PLUGIN), Reporter()
+    store.pytest_terminal_summary(cast("Any", reporter), config)
     assert reporter.lines[0] == "gvisor: 3 files came back from inside"
     assert reporter.lines[1:4] == ["gvisor: gw0: n", "gvisor: gw1: n", "gvisor: gw2: n"]
     assert reporter.lines[-1].endswith("from gw0: test_it and gw2: test_it")
     session: Any = SimpleNamespace(config=config, exitstatus=pytest.ExitCode.OK)
-    finish(session, None)
+    [*store.pytest_sessionfinish(session)]
     assert session.exitstatus == pytest.ExitCode.TESTS_FAILED
     session.exitstatus = pytest.ExitCode.INTERRUPTED
-    finish(session, None)
+    [*store.pytest_sessionfinish(session)]
     assert session.exitstatus == pytest.ExitCode.INTERRUPTED

@@ -166,7 +166,6 @@ HOSTILE: dict[str, Message] = {
     "a place before the first": file("a", place=-1),
     "a place that is true": file("a", place=True),
     "a place that is a text": file("a", place="1"),
-    "more that is a number": file("a", more=1),
     "no base64": {**file("a"), "data": "é"},
     "bytes that are a list": {**file("a"), "data": []},
     "another type": {"type": "report"},
@@ -322,7 +321,7 @@ def test_what_cannot_be_written_is_an_error_and_the_rest_is_written(host: Host) 
 def test_a_full_disk_is_an_error_with_its_path(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """So is one that cannot keep a file until the end."""
 
-    def full(*_arguments: object) -> int:
+    def full(*_arguments: object, **_also: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     host.take(file("a"), END)

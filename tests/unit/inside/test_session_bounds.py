@@ -33,7 +33,6 @@ def test_what_was_left_out_is_said_once(pytester: pytest.Pytester) -> None:
     for number in range(3):
         bounds.leave_out(f"field{n}" for n in range(number * 10, 1000))
     bounds.close()
-    bounds.close()
     assert len(said) == 1
     assert "field0, field1, " in said[0]
     assert "field19, …" in said[0]
@@ -72,7 +71,6 @@ def test_warnings_beyond_a_bound_are_counted(
     for text in texts:
         warn(config, {"text": text, "location": None}, "x", kept)
     assert len(said) == taken
-    kept.close()
     kept.close()
     assert len(said) == taken + 1
     assert said[-1].startswith(f"{len(texts) - taken} more warnings from inside were left out")

@@ -185,31 +185,31 @@ def test_what_cannot_be_shown_is_refused(pytester: pytest.Pytester, path: str) -
 
 def test_a_home_folder_is_shown_without_names_that_begin_with_a_dot(home: Path) -> None:
     """Its entries are shown one by one, its links are not followed, a FIFO is left out."""
-    parts = visible._opened([str(home)])
-    assert parts.whole == (f"{home}/notes", f"{home}/project")
-    assert parts.opened == (str(home),)
-    assert parts.links == ((f"{home}/link", "/srv/elsewhere"),)
+    whole, opened, links = visible._opened([str(home)])
+    assert whole == [f"{home}/notes", f"{home}/project"]
+    assert opened == [str(home)]
+    assert links == [(f"{home}/link", "/srv/elsewhere")]
 
 
 def test_a_folder_that_holds_a_home_folder_is_opened_down_to_it(home: Path) -> None:
     """Beside the home folder, names that begin with a dot are shown like others."""
     (home.parent / ".other").mkdir()
-    parts = visible._opened([str(home.parent)])
-    assert set(parts.whole) == {f"{home.parent}/.other", f"{home}/notes", f"{home}/project"}
-    assert parts.opened == (str(home.parent), str(home))
+    whole, opened, _links = visible._opened([str(home.parent)])
+    assert {*whole} == {f"{home.parent}/.other", f"{home}/notes", f"{home}/project"}
+    assert opened == [str(home.parent), str(home)]
 
 
 def test_a_link_to_a_home_folder_stays_a_link(home: Path, tmp_path: Path) -> None:
     """Mounted, it would show all of it."""
     (tmp_path / "alias").symlink_to(home)
-    parts = visible._opened([str(tmp_path / "alias")])
-    assert (str(tmp_path / "alias"), str(home)) in parts.links
-    assert parts.whole == (f"{home}/notes", f"{home}/project")
+    whole, _opened, links = visible._opened([str(tmp_path / "alias")])
+    assert (str(tmp_path / "alias"), str(home)) in links
+    assert whole == [f"{home}/notes", f"{home}/project"]
 
 
 def test_what_is_asked_for_by_name_is_shown(home: Path) -> None:
     """A name that begins with a dot is no obstacle there."""
-    assert visible._opened([f"{home}/.config/tool"]).whole == (f"{home}/.config/tool",)
+    assert visible._opened([f"{home}/.config/tool"])[0] == [f"{home}/.config/tool"]
 
 
 def hidden(root: Path, *found: Path, asked: tuple[str, ...] = ()) -> set[str]:

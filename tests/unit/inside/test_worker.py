@@ -9,7 +9,7 @@ import pytest
 from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.inside.ahead import Ids
 from pytest_gvisor.inside.link import Died, Hangs, Link
-from pytest_gvisor.inside.plugins.bridges import Bridges
+from pytest_gvisor.inside.plugins import Bridges
 from pytest_gvisor.inside.returned import Taker
 from pytest_gvisor.inside.session_bounds import SessionBounds
 from pytest_gvisor.inside.start import Inside

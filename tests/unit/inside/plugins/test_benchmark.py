@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.errors import ProtocolError
-from pytest_gvisor.inside.plugins import benchmark, bridges
+from pytest_gvisor.inside.plugins import Bridges, benchmark
 from pytest_gvisor.inside.plugins.benchmark import Benchmarks
 from tests.unit.inside.plugins.test_bridges import INNER, Host
 
@@ -41,7 +41,7 @@ class Measuring(Host):
     def __init__(self, item: pytest.Item, config: pytest.Config) -> None:
         super().__init__(item, config)
         self.session = SimpleNamespace(benchmarks=[], disabled=False)
-        end = Benchmarks(self.session, Metadata, self.bounds)
+        end = Benchmarks(self.session, Metadata, self.bounds).take
         self.bridges._ends["benchmark"] = end
 
     def add(self, **changes: Any) -> Any:
@@ -150,4 +150,4 @@ def test_where_nothing_is_measured_there_is_no_bridge(host: Measuring) -> None:
     """Nor where the session has not the form that this bridge knows."""
     for session in (None, SimpleNamespace(), SimpleNamespace(benchmarks=[], disabled=True)):
         host.config._benchmarksession = session  # type: ignore[attr-defined]
-        assert bridges.Bridges(host.config, host.bounds).names == []
+        assert Bridges(host.config, host.bounds).names == []

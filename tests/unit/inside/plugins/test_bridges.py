@@ -12,9 +12,9 @@ import pytest
 from _pytest.junitxml import LogXML, xml_key
 
 from pytest_gvisor.errors import ProtocolError
-from pytest_gvisor.inside.plugins import Sender
+from pytest_gvisor.inside.plugins import Bridges
 from pytest_gvisor.inside.plugins import junit as end
-from pytest_gvisor.inside.plugins.bridges import Bridges
+from pytest_gvisor.inside.rules import Sender
 from pytest_gvisor.inside.session_bounds import SessionBounds
 
 INNER = "test_it.py::test_it"

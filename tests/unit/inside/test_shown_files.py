@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.inside import not_shown
+from pytest_gvisor.inside import shown_files
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.programs.proc import Mount
 
@@ -24,7 +24,7 @@ def project(tmp_path: Path) -> Path:
 
 def told(project: Path, *texts: str) -> str:
     """The hint at the end of failures with these texts."""
-    return not_shown.hint(texts, lambda path: within(path, str(project)), str(project))
+    return shown_files.hint(texts, lambda path: within(path, str(project)), str(project))
 
 
 @pytest.mark.parametrize("path", ["{0}/data/file", "../data/file"])
@@ -50,7 +50,7 @@ def test_a_module_in_the_folder_of_the_start_is_named(project: Path, name: str) 
     start = project.parent
     (start / name).touch()
     text = "E   ModuleNotFoundError: No module named 'module.part'"
-    said = not_shown.hint([text], lambda _path: False, str(start))
+    said = shown_files.hint([text], lambda _path: False, str(start))
     assert said.startswith(f"{start}/{name} is on the host")
 
 
@@ -91,8 +91,8 @@ def test_nothing_is_said_of_other_failures(project: Path, text: str) -> None:
 def test_nothing_is_said_of_tmp_path(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host may have a file of the same name, from a run of its own."""
     file = f"{project.parent}/data/file"
-    monkeypatch.setattr(not_shown, "_OWN", f"{project.parent}/")
-    assert not_shown.hint([MISSING.format(file)], lambda _path: False, "/") == ""
+    monkeypatch.setattr(shown_files, "_OWN", f"{project.parent}/")
+    assert shown_files.hint([MISSING.format(file)], lambda _path: False, "/") == ""
     assert told(project, MISSING.format(file))
 
 
@@ -119,7 +119,7 @@ def test_nothing_is_looked_up_where_looking_has_an_effect(
     """
     point = str(project.parent / "data")
     table = [Mount("0:1", "/", "/", "ext4", ""), Mount("0:2", "/", point, kind, "")]
-    monkeypatch.setattr(not_shown, "mounts", lambda: table)
+    monkeypatch.setattr(shown_files, "mounts", lambda: table)
     looked: list[str] = []
     lstat = os.lstat
 
@@ -143,7 +143,7 @@ def test_a_project_on_such_a_file_system_is_looked_up(
         Mount("0:2", "/", str(project.parent), "ext4", ""),
         Mount("0:3", "/", str(project), "nfs", ""),
     ]
-    monkeypatch.setattr(not_shown, "mounts", lambda: table)
+    monkeypatch.setattr(shown_files, "mounts", lambda: table)
     assert told(project, MISSING.format(f"{project}/link/file"))
 
 
@@ -153,7 +153,7 @@ def test_nothing_is_looked_up_on_what_is_mounted_below_a_project(
     """The program that serves it may hang, and no test needs it."""
     (project / "mnt").symlink_to("../data")
     table = [Mount("0:1", "/", "/", "ext4", ""), Mount("0:2", "/", f"{project}/mnt", "fuse.x", "")]
-    monkeypatch.setattr(not_shown, "mounts", lambda: table)
+    monkeypatch.setattr(shown_files, "mounts", lambda: table)
     assert not told(project, MISSING.format(f"{project}/mnt/file"))
     assert told(project, MISSING.format(f"{project}/link/file"))
 
@@ -202,5 +202,5 @@ def test_without_a_table_of_mounts_nothing_is_said(
     def fail() -> list[Mount]:
         raise OSError
 
-    monkeypatch.setattr(not_shown, "mounts", fail)
+    monkeypatch.setattr(shown_files, "mounts", fail)
     assert told(project, MISSING.format(f"{project.parent}/data/file")) == ""
