@@ -320,23 +320,12 @@ def test_a_session_where_nothing_differs_says_one_line(project: Project) -> None
     project.run().ends(passed=1).hides("gVisor")
 
 
-@pytest.mark.parametrize(
-    ("name", "told"),
-    [
-        ("r.txt", "ends with none of .json, .html, .md"),
-        ("file/r.json", "cannot be written: "),
-        ("folder.json", "is a folder"),
-    ],
-)
-def test_a_report_that_could_not_be_written_stops_the_session_at_its_start(
-    alone: Project, name: str, told: str
-) -> None:
-    """An unknown form, a path that leads through a file, a folder in its place."""
+def test_a_report_that_could_not_be_written_stops_the_session_at_its_start(alone: Project) -> None:
+    """A folder in its place, for one."""
     alone.test("def test_it(): raise RuntimeError('it has run')")
-    (alone.folder / "file").write_text("")
     (alone.folder / "folder.json").mkdir()
-    ran = alone.run(f"--gvisor-report={name}").exits(pytest.ExitCode.USAGE_ERROR)
-    ran.shows(told).hides("it has run", "Traceback")
+    ran = alone.run("--gvisor-report=folder.json").exits(pytest.ExitCode.USAGE_ERROR)
+    ran.shows("is a folder").hides("it has run", "Traceback")
 
 
 def test_a_report_that_is_lost_at_the_end_fails_the_session(alone: Project) -> None:

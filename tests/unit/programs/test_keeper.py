@@ -335,20 +335,6 @@ def test_the_keeper_is_in_a_session_of_its_own_with_one_thread(caller: Caller) -
     assert os.listdir(f"/proc/{caller.keeper.pid}/task") == [str(caller.keeper.pid)]
 
 
-def test_the_keeper_does_not_know_the_environment(
-    base: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The process that starts every sandbox does not read a project's variables."""
-    monkeypatch.setenv("PYTHONSTARTUP", "/nowhere")
-    monkeypatch.setenv("SECRET", "x")
-    os.mkdir(f"{base}/s-1")
-    keeper = Keeper(f"{base}/s-1")
-    keeper.await_ready()  # its execve is over
-    environment = Path(f"/proc/{keeper.pid}/environ").read_bytes().split(b"\0")
-    keeper.close()
-    assert {word.partition(b"=")[0] for word in environment if word} == {b"PATH", b"LC_ALL"}
-
-
 @pytest.mark.fault("D4")
 def test_a_blocked_or_ignored_sigchld_does_not_stop_the_keeper(base: str) -> None:
     """The starter's signal mask and ignored signals are inherited."""
