@@ -11,18 +11,16 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pytest_gvisor.errors import InvalidBundle, LaunchError
 from pytest_gvisor.escape import shown
 from pytest_gvisor.oci import mount_options, paths, reach, validate
 from pytest_gvisor.oci.reader import MAX_BYTES, MAX_PROBLEMS, at, bounded, load
+from pytest_gvisor.oci.spec import Mount, Spec
 from pytest_gvisor.oci.vocabulary import MountType, normal
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.sessions import private
-
-if TYPE_CHECKING:
-    from pytest_gvisor.oci.spec import Mount, Spec
 
 CONFIG: Final = "config.json"
 _STAND_IN: Final = {
@@ -132,13 +130,12 @@ class Bundle:
             f"mounts[{index}].source": mount.source for index, mount in binds if mount.is_bind
         }
         found = [
-            f"{place}: {shown(path)} is no longer what it was"
+            f"{place}: {shown(path)} is no longer what it was when it was opened"
             for place, path in {"root.path": self.spec.root.path, **places}.items()
             if os.path.realpath(path) != path or self.identities.get(path) not in (None, _id(path))
         ]
         if found:
-            where = os.path.join(self.path, CONFIG)
-            raise InvalidBundle([f"{text} when it was opened" for text in found], where=where)
+            raise InvalidBundle(found, where=os.path.join(self.path, CONFIG))
 
 
 def _id(folder: str) -> tuple[int, int] | None:

@@ -10,24 +10,10 @@ from typing import Final
 
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.escape import shown
+from pytest_gvisor.oci import spec
 from pytest_gvisor.oci.mounts import parse_size
 from pytest_gvisor.oci.reader import whole
-from pytest_gvisor.oci.spec import (
-    Capabilities,
-    Cpu,
-    IdMapping,
-    Linux,
-    Memory,
-    Mount,
-    Namespace,
-    Pids,
-    Process,
-    Resources,
-    Rlimit,
-    Root,
-    Spec,
-    User,
-)
+from pytest_gvisor.oci.spec import IdMapping, Mount, Spec, User
 from pytest_gvisor.oci.vocabulary import MountType, NamespaceType
 from pytest_gvisor.programs.paths import SYSTEM_PATH
 from pytest_gvisor.settings import Network
@@ -77,13 +63,11 @@ def parse_user(user: int | str | tuple[int, int] | User) -> User:
     if isinstance(user, User):
         return user
     if isinstance(user, str):
-        found = re.fullmatch(r"(\d{1,10})(?::(\d{1,10}))?", user, re.ASCII)
-        if user == "root":
-            uid, gid = 0, 0
-        elif found:
-            uid, gid = int(found[1]), int(found[2] or 0)
-        else:
+        text = "0" if user == "root" else user
+        found = re.fullmatch(r"(\d{1,10})(?::(\d{1,10}))?", text, re.ASCII)
+        if not found:
             raise UsageError(f"user {shown(user)} is not 'uid' or 'uid:gid' in numbers, or 'root'")
+        uid, gid = int(found[1]), int(found[2] or 0)
     else:
         pair: tuple[int, ...] = user if isinstance(user, tuple) else (user, 0)
         if len(pair) != 2 or not all(whole(part) for part in pair):
@@ -117,25 +101,27 @@ def environment(
     return tuple(f"{name}={value}" for name, value in {**fixed, **env}.items())
 
 
-def _resources(memory: int | None, pids: int | None, cpus: float | None) -> Resources:
+def _resources(memory: int | None, pids: int | None, cpus: float | None) -> spec.Resources:
     if pids is not None and (not whole(pids) or pids < 1):
         raise UsageError(f"pids={pids!r} is not a number of tasks")
     if cpus is not None and not (math.isfinite(cpus) and 0.01 <= cpus <= 1024):
         raise UsageError(f"cpus={cpus!r} is not a number of CPUs from 0.01 to 1024")
-    cpu = Cpu() if cpus is None else Cpu(quota=round(cpus * _CPU_PERIOD), period=_CPU_PERIOD)
+    quota, period = (None, None) if cpus is None else (round(cpus * _CPU_PERIOD), _CPU_PERIOD)
     # Without a limit of its own, swap would double the memory.
-    return Resources(memory=Memory(limit=memory, swap=memory), pids=Pids(limit=pids), cpu=cpu)
+    both = spec.Memory(limit=memory, swap=memory)
+    cpu = spec.Cpu(quota=quota, period=period)
+    return spec.Resources(memory=both, pids=spec.Pids(limit=pids), cpu=cpu)
 
 
-def _namespaces(network: Network, netns: str | None, *, user: bool) -> tuple[Namespace, ...]:
-    made = [Namespace(type=kind) for kind in _NAMESPACES]
+def _namespaces(network: Network, netns: str | None, *, user: bool) -> tuple[spec.Namespace, ...]:
+    made = [spec.Namespace(type=kind) for kind in _NAMESPACES]
     if netns is not None and network is not Network.SANDBOX:
         raise UsageError(f"netns needs network='sandbox', not {network.value!r}")
     # With the host's network there is none: the sandbox stays in its caller's.
     if network is not Network.HOST:
-        made.append(Namespace(type=NamespaceType.NETWORK, path=netns or ""))
+        made.append(spec.Namespace(type=NamespaceType.NETWORK, path=netns or ""))
     if user:
-        made.append(Namespace(type=NamespaceType.USER))
+        made.append(spec.Namespace(type=NamespaceType.USER))
     return tuple(made)
 
 
@@ -200,24 +186,24 @@ def default_spec(
     limit = None if memory is None else parse_size(memory)
     return Spec(
         oci_version=OCI_VERSION,
-        process=Process(
+        process=spec.Process(
             args=tuple(args),
             cwd=cwd,
             user=who,
             env=environment(env or {}, uid=who.uid, path=path, home=home),
-            capabilities=Capabilities(
+            capabilities=spec.Capabilities(
                 bounding=CAPABILITIES, effective=CAPABILITIES, permitted=CAPABILITIES
             ),
             rlimits=(
-                Rlimit(type="RLIMIT_NOFILE", soft=nofile[0], hard=nofile[1]),
-                Rlimit(type="RLIMIT_CORE", soft=0, hard=0),
+                spec.Rlimit(type="RLIMIT_NOFILE", soft=nofile[0], hard=nofile[1]),
+                spec.Rlimit(type="RLIMIT_CORE", soft=0, hard=0),
             ),
             no_new_privileges=True,
         ),
-        root=Root(path=root_path, readonly=readonly_root),
+        root=spec.Root(path=root_path, readonly=readonly_root),
         hostname=hostname,
         mounts=merged(mounts, shm=shm, memory=limit),
-        linux=Linux(
+        linux=spec.Linux(
             namespaces=_namespaces(network, netns, user=id_mappings is not None),
             uid_mappings=tuple(uids),
             gid_mappings=tuple(gids),

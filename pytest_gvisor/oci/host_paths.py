@@ -7,18 +7,15 @@ elsewhere. So no link is followed where a workload, a test or a checkout may hav
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 import sys
 from collections.abc import Iterator, Sequence
 
+from pytest_gvisor import trust
 from pytest_gvisor.errors import UsageError
 from pytest_gvisor.programs.paths import below, caches, projects, within
 from pytest_gvisor.sessions import private
-
-_MAX_LINKS = 40
-"""As the kernel has it (path_resolution(7))."""
 
 VERSION_CONTROL = (".git", ".hg")
 ENVIRONMENT = "pyvenv.cfg"
@@ -58,52 +55,26 @@ def canonical(path: str, *, follow: bool = False) -> str:
     """
     held = () if follow else tuple(_held())
     # Not by `os.path.abspath`: a `..` after a link leaves the folder that the link leads to.
-    found = "" if path.startswith("/") else os.getcwd().rstrip("/")
-    rest, links = _parts(path), 0
-    while rest:
-        part = rest.pop()
-        if part == "..":
-            found = os.path.dirname(found).rstrip("/")
-            continue
-        here = f"{found}/{part}"
-        if not stat.S_ISLNK(os.lstat(here).st_mode):
-            found = here
-            continue
-        target = os.readlink(here)
-        if any(within(here, folder) for folder in held):
-            raise UsageError(
-                f"{here!a} is a link to {target!a}, in a folder where a workload, a test"
-                " or a checkout may have put it",
-                next_step="Name the target itself, or say that the link is meant: follow=True.",
-            )
-        links += 1
-        if links > _MAX_LINKS:
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), here)
-        if target.startswith("/"):
-            found = ""
-        rest += _parts(target)
-    return found or "/"
-
-
-def _parts(path: str) -> list[str]:
-    """Return the parts of a path, the last one first."""
-    return [part for part in reversed(path.split("/")) if part not in {"", "."}]
+    whole = path if path.startswith("/") else f"{os.getcwd()}/{path}"
+    with contextlib.ExitStack() as opened:
+        way = trust.follow(whole, opened)
+        for entry in (lookup.entry for lookup in way.lookups):
+            is_link = stat.S_ISLNK(entry.info.st_mode)
+            if is_link and any(within(entry.path, folder) for folder in held):
+                raise UsageError(
+                    f"{entry.path!a} is a link to {os.readlink(entry.path)!a}, in a folder where a"
+                    " workload, a test or a checkout may have put it",
+                    next_step="Name the target itself, or say that the link is meant: follow=True.",
+                )
+    return way.stack[-1].path
 
 
 def _held() -> Iterator[str]:
     yield from projects
     yield from _planted
-    yield from _current()
-
-
-def _current() -> Iterator[str]:
-    """Yield the current folder; nothing where that is ``/`` or gone."""
-    try:
-        here = os.getcwd()
-    except OSError:
-        return
-    if here != "/":
-        yield here
+    with contextlib.suppress(OSError):  # it may be gone
+        if (here := os.getcwd()) != "/":
+            yield here
 
 
 def executed(source: str) -> str:

@@ -35,9 +35,6 @@ _USER_ENGINE: Final = re.compile(
 _EMPTY: Final = ("ro", "nosuid", "nodev", "noexec", "mode=0700")
 _NOTHING: Final = ("ro", "nosuid", "nodev", "noexec", "mode=0555")
 
-HIDING: Final = "hidden"
-"""The name of the empty file, in the folder of a run, that hides others."""
-
 
 def _sessions() -> set[str]:
     """Return the places of this user's session folders, those of other processes included."""
@@ -121,19 +118,11 @@ def cover(destination: str, source: str, folder: str) -> Mount:
         return Mount(
             destination=destination, type=MountType.TMPFS, source="tmpfs", options=_NOTHING
         )
-    empty = os.path.join(folder, HIDING)
+    empty = os.path.join(folder, "hidden")
     if not os.path.lexists(empty):
         skeleton.write(empty, b"", 0o444)
     options = ("bind", "ro", "nosuid", "nodev", "noexec")
     return Mount(destination=destination, type=MountType.BIND, source=empty, options=options)
-
-
-def odd_kind(mode: int) -> str:
-    """Name the kind of a source that is neither a folder nor a regular file; else empty."""
-    if stat.S_ISDIR(mode) or stat.S_ISREG(mode):
-        return ""
-    kinds = ((stat.S_ISSOCK, "socket"), (stat.S_ISFIFO, "FIFO"))
-    return next((f"is a {name}" for test, name in kinds if test(mode)), "is a device")
 
 
 def shows_devices(source: str) -> bool:
@@ -158,7 +147,9 @@ def examine(source: str, *, writable: bool, follow: bool = True) -> tuple[str, s
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         return source, f"cannot be used: {reason}", ""
-    return real, "", danger(real, writable=writable) or odd_kind(mode)
+    odd = "socket" if stat.S_ISSOCK(mode) else "FIFO" if stat.S_ISFIFO(mode) else "device"
+    plain = stat.S_ISDIR(mode) or stat.S_ISREG(mode)
+    return real, "", danger(real, writable=writable) or ("" if plain else f"is a {odd}")
 
 
 def bind(
@@ -185,17 +176,6 @@ def bind(
     asked = os.fspath(source)
     if not isinstance(asked, str):
         raise UsageError("the source of a bind mount must be text, not bytes")
-    return _bind(asked, destination, readonly=readonly, dangerous=dangerous, follow=follow)
-
-
-def _bind(
-    asked: str,
-    destination: str | os.PathLike[str],
-    *,
-    readonly: bool,
-    dangerous: bool,
-    follow: bool,
-) -> Mount:
     target = _destination(destination)
     real, impossible, risk = examine(asked, writable=not readonly, follow=follow)
     if impossible:

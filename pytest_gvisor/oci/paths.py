@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from pytest_gvisor.escape import shown
+from pytest_gvisor.oci import skeleton
 from pytest_gvisor.oci.reader import MAX_PROBLEMS, bounded
+from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.vocabulary import absolute, normal
-
-if TYPE_CHECKING:
-    from pytest_gvisor.oci.spec import Mount
+from pytest_gvisor.programs.paths import within
 
 # As the kernel has it.
 _MAX_LINKS: Final = 40
@@ -85,14 +85,19 @@ def ordered(mounts: Iterable[Mount]) -> list[Mount]:
     )
 
 
-def missing(root: str, mounts: Sequence[Mount]) -> list[str]:
-    """Return the problems of bind mounts without a mount point in the root."""
+def missing(root: str, mounts: Sequence[Mount], *, makes: bool = False) -> list[str]:
+    """Return the problems of bind mounts without a mount point in the root.
+
+    With ``makes``, the points that no other mount holds are made: the root is one of ours.
+    """
     found, binds = [], dict[str, str]()
     for mount in ordered(mounts):
         destination = normal(mount.destination)
         place = resolve(root, destination, binds)
         source_is_folder = os.path.isdir(mount.source)
         kind = "folder" if source_is_folder else "file"
+        if makes and not place.exists and not place.bound and within(place.host, root):
+            skeleton.point(root, place.host[len(root) :], is_folder=source_is_folder)
         if not place.exists:
             found.append(
                 f"mounts: {shown(destination)} does not exist in the root file system: make that"

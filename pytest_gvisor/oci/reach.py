@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any, Final, Literal, TypeVar
 
 from pytest_gvisor.errors import UsageError
@@ -102,11 +103,9 @@ def _exchangeable(spec: Spec) -> Iterator[str]:
     writable = {mount.source: index for index, mount in binds if "ro" not in mount.options}
     places = [(f"mounts[{index}].source", mount.source) for index, mount in binds]
     for place, path in [("root.path", spec.root.path), *places]:
-        above = path
-        while (above := os.path.dirname(above)) != "/":
-            if above in writable:
-                yield (
-                    f"{place}: {shown(path)} is below mounts[{writable[above]}].source, and the"
-                    f" sandbox could put a link in its place: {_DANGEROUS} lets it"
-                )
-                break
+        above = next(filter(writable.__contains__, map(str, PurePath(path).parents)), None)
+        if above is not None:
+            yield (
+                f"{place}: {shown(path)} is below mounts[{writable[above]}].source, and the"
+                f" sandbox could put a link in its place: {_DANGEROUS} lets it"
+            )

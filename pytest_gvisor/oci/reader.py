@@ -25,7 +25,7 @@ from pytest_gvisor.guest.checked_json import has_more_values, loads, unique
 MAX_BYTES: Final = 4 << 20
 MAX_VALUES: Final = 500_000
 MAX_PROBLEMS: Final = 100
-_MORE: Final = "... and more"
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 class Range(NamedTuple):
@@ -90,7 +90,7 @@ def nearest(word: str, words: Sequence[str]) -> str:
 
 def bounded(found: Sequence[str]) -> list[str]:
     """Shorten a list of problems to a readable number."""
-    return list(found) if len(found) <= MAX_PROBLEMS else [*found[:MAX_PROBLEMS], _MORE]
+    return list(found) if len(found) <= MAX_PROBLEMS else [*found[:MAX_PROBLEMS], "... and more"]
 
 
 def load(data: bytes, *, where: str) -> object:
@@ -180,16 +180,14 @@ class _Reader:
         return self._add(place, f"must be true or false, not {shown(value)}")
 
     def text(self, _: None, value: object, place: _Place, within: str = "") -> object:
+        problem = ""
         if not isinstance(value, str):
-            return self._add(place, f"must be a string, not {shown(value)}", within=within)
-        if "\0" in value:
-            return self._add(place, "has a NUL byte", within=within)
-        try:
-            value.encode()
-        except UnicodeEncodeError:
+            problem = f"must be a string, not {shown(value)}"
+        elif "\0" in value:
+            problem = "has a NUL byte"
+        elif _SURROGATE.search(value):
             problem = "has a lone surrogate, which is not text"
-            return self._add(place, problem, within=within)
-        return value
+        return self._add(place, problem, within=within) if problem else value
 
     def number(self, limits: Range, value: object, place: _Place) -> object:
         if not whole(value):

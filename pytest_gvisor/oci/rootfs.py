@@ -27,7 +27,7 @@ from pytest_gvisor.oci.accounts import Account
 from pytest_gvisor.oci.mounts import cover
 from pytest_gvisor.oci.spec import Mount, User, Who
 from pytest_gvisor.oci.vocabulary import MountType, normal
-from pytest_gvisor.programs.paths import below, within
+from pytest_gvisor.programs.paths import below
 from pytest_gvisor.programs.sources import ANY
 
 SHARED: Final = "host"
@@ -129,7 +129,7 @@ class HostRootfs(Rootfs):
             own = [mount for mount in _system_mounts(system) if mount.destination not in taken]
             hidden = [] if self.whole else [cover(p, p, folder) for p in system.covered(taken)]
             made = Prepared(
-                root_path=os.path.join(folder, skeleton.ROOT),
+                root_path=os.path.join(folder, "rootfs"),
                 mounts=(*own, *hidden, *mounts),
                 path=system.path,
                 notes=system.notes,
@@ -139,7 +139,7 @@ class HostRootfs(Rootfs):
                 root = _made_once(shared, system)
                 if not paths.missing(root, made.mounts):
                     return made._replace(root_path=root)
-            skeleton.make(made.root_path, system.binds, system.links, account)
+            skeleton.make(made.root_path, system.links, account)
             make_points(made.root_path, made.mounts)
         return made
 
@@ -259,10 +259,8 @@ def has_python() -> bool:
 def python() -> str:
     """Return the path of the running Python in a root of `host`. Raises `UsageError`."""
     if not has_python():
-        reason = (
-            "; ".join(host_system(whole=True).notes)
-            or "it does not know the path of its own program"
-        )
+        known = host_system(whole=True).notes
+        reason = "; ".join(known) or "it does not know the path of its own program"
         raise UsageError(
             f"the running Python is not in the sandbox: {reason}",
             next_step="Run pytest with a Python that is installed in a folder of its own.",
@@ -292,7 +290,7 @@ def _made_once(shared: str, system: system_folders.System) -> str:
         return root
     temporary = tempfile.mkdtemp(prefix=f".{SHARED}-", dir=shared)
     try:
-        skeleton.make(f"{temporary}/root", system.binds, system.links)
+        skeleton.make(f"{temporary}/root", system.links)
         make_points(f"{temporary}/root", _system_mounts(system))
         os.rename(f"{temporary}/root", root)
     except OSError:
@@ -312,14 +310,7 @@ def points_digest(mounts: Sequence[Mount]) -> str:
 
 def make_points(root: str, mounts: Sequence[Mount]) -> None:
     """Make the mount points of bind mounts in a root of ours; a foreign root must have them."""
-    binds: dict[str, str] = {}
-    for mount in paths.ordered(mounts):
-        place = paths.resolve(root, mount.destination, binds)
-        if not place.exists and not place.bound and within(place.host, root):
-            inside = place.host[len(root) :]
-            skeleton.point(root, inside, is_folder=os.path.isdir(mount.source))
-        binds[place.inside] = mount.source
-    if found := paths.missing(root, mounts):
+    if found := paths.missing(root, mounts, makes=True):
         raise InvalidBundle(found, where="root file system")
 
 

@@ -8,17 +8,15 @@ every user may read. Nor is anything that names this machine, its users or its s
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import pwd
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from pytest_gvisor.oci import accounts
 from pytest_gvisor.programs.paths import within
-
-ROOT: Final = "rootfs"
-"""The name of the skeleton in the folder of a run."""
 
 _MAX_FILE: Final = 4 << 20
 
@@ -40,7 +38,7 @@ _GENERATED: Final = {
     "etc/resolv.conf": "",
 }
 
-# Of the host's /etc: what programs read when they start. A name that ends in * is a prefix.
+# Of the host's /etc: what programs read when they start.
 _COPIED: Final = (
     "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "timezone", "os-release",
     "mime.types", "protocols", "services", "locale.alias", "locale.conf", "debian_version",
@@ -84,31 +82,27 @@ def home() -> str:
 
 def make(
     folder: str,
-    binds: Sequence[tuple[str, str]],
     links: Sequence[tuple[str, str]],
     account: accounts.Account | None = None,
 ) -> None:
     """Make the skeleton in this folder, which must not exist.
 
-    It has the mount points of ``binds``, destinations and sources, and these links. The account has
-    entries in /etc.
+    It has these links, and no mount points yet. The account has entries in /etc.
     """
     _folder(folder)
     for name in _FOLDERS:
         point(folder, name, is_folder=True)
     for name in _OPEN:
         os.chmod(f"{folder}/{name}", 0o1777)
-    for destination, source in binds:
-        point(folder, destination, is_folder=os.path.isdir(source))
     for name, target in (*links, *_LINKS):
         point(folder, os.path.dirname(name), is_folder=True)
         os.symlink(target, f"{folder}/{name}")
     for path, text in {**_GENERATED, **accounts.files(account)}.items():
         write(f"{folder}/{path}", text.encode("utf-8", "surrogateescape"))
-    for name in _wanted():
-        if os.path.lexists(f"/etc/{name}"):
-            point(folder, os.path.dirname(f"/etc/{name}"), is_folder=True)
-            _copy(f"/etc/{name}", folder)
+    for name in _COPIED:
+        for path in glob.glob(f"/etc/{name}"):
+            point(folder, os.path.dirname(path), is_folder=True)
+            _copy(path, folder)
 
 
 def point(root: str, path: str, *, is_folder: bool) -> None:
@@ -133,15 +127,6 @@ def write(path: str, data: bytes, mode: int = 0o644) -> None:
     with open(descriptor, "wb") as file:
         file.write(data)
         os.fchmod(descriptor, mode)
-
-
-def _wanted() -> Iterator[str]:
-    names = os.listdir("/etc")
-    for name in _COPIED:
-        if name.endswith("*"):
-            yield from (entry for entry in names if entry.startswith(name[:-1]))
-        else:
-            yield name
 
 
 def _copy(source: str, root: str) -> None:
@@ -178,11 +163,10 @@ def _copy_link(source: str, root: str) -> None:
     direct = os.path.normpath(os.path.join(os.path.dirname(source), text))
     if not within(direct, "/usr"):
         direct = os.path.realpath(source)
+    is_public = os.path.isfile(direct) and os.stat(direct).st_mode & stat.S_IROTH
     if within(direct, "/usr") or within(direct, "/etc"):
         os.symlink(text, root + source)
-    elif _is_kept_back(direct):
-        return
-    elif os.path.isfile(direct) and os.stat(direct).st_mode & stat.S_IROTH:
+    elif is_public and not _is_kept_back(direct):
         _copy_file(direct, root, source)
 
 

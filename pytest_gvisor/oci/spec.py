@@ -12,11 +12,11 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from pytest_gvisor.escape import shown
 from pytest_gvisor.oci import mount_options
-from pytest_gvisor.oci.reader import I32, I64, U32, U64, Id, key, write
+from pytest_gvisor.oci.reader import I32, I64, U32, U64, Id, Range, key, write
 from pytest_gvisor.oci.vocabulary import (
     Capability,
     MountType,
@@ -42,15 +42,10 @@ class User:
     """User id."""
     gid: Id
     """Group id."""
-    umask: U32 | None = None
+    umask: Annotated[int, Range(low=0, high=0o777)] | None = None
     """Its umask; absent is the runtime's."""
     additional_gids: tuple[Id, ...] = ()
     """Supplementary groups."""
-
-    def problems(self) -> Found:
-        """Yield the broken rules."""
-        if self.umask is not None and self.umask > 0o777:
-            yield ".umask", f"{self.umask:#o} has other bits than 0o777"
 
 
 Who = int | str | tuple[int, int]
@@ -144,11 +139,6 @@ class Root:
     """Its folder; in a bundle that was made elsewhere, relative to the bundle."""
     readonly: bool = False
     """Whether nothing can be written to it."""
-
-    def problems(self) -> Found:
-        """Yield the broken rules."""
-        if not self.path:
-            yield ".path", "is empty"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -351,8 +341,7 @@ class Spec:
 
     def to_json(self) -> dict[str, Any]:
         """Return the specification as JSON values, without fields that have their default."""
-        made: dict[str, Any] = write(self)
-        return made
+        return dict(write(self))
 
     def problems(self) -> Found:
         """Yield the broken rules."""

@@ -66,11 +66,11 @@ class System(NamedTuple):
     def covered(self, taken: frozenset[str] = frozenset()) -> Iterator[str]:
         """Yield what is hidden: `covers`, and projects and home folders in the system's folders.
 
-        Nothing is hidden in what is mounted at ``taken``, nor what is gone or empty by now.
+        Nothing is hidden in what is mounted at ``taken``, nor what is gone or without files by now.
         """
         places = {destination for destination, _source in self.binds}
         for path in (*self.covers, *filter(self.holds, _of_users())):
-            if _above(path, places | taken) in places - taken and is_filled(path):
+            if _above(path, places | taken) in places - taken and has_files(path):
                 yield path
 
     def holds(self, path: str) -> bool:
@@ -79,14 +79,16 @@ class System(NamedTuple):
         return _above(path, places | {*self.covers}) in places
 
 
-def is_filled(path: str) -> bool:
-    """Whether a path is a file, or a folder that is not empty or cannot be listed."""
-    try:
-        return bool(os.listdir(path))
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
+def has_files(path: str) -> bool:
+    """Whether a path is a file, or a folder with more than folders in it.
+
+    ``include`` of an environment has a folder alone. What cannot be listed counts.
+    """
+    failed: list[OSError] = []
+    return any(
+        files or any(os.path.islink(f"{top}/{name}") for name in folders)
+        for top, folders, files in os.walk(path, onerror=failed.append)
+    ) or (bool(failed) and os.path.exists(path))
 
 
 def _above(path: str, folders: frozenset[str] | set[str]) -> str:
@@ -118,8 +120,9 @@ def system(*, whole: bool = False) -> System:
             binds.update((store, os.path.realpath(store)) for store in stores)
         elif prefix in _SYSTEM or (whole and known):
             continue
-        elif reason := _too_wide(prefix):
-            notes.append(f"the Python at {prefix} is not in the sandbox: {reason}")
+        elif _too_wide(prefix):
+            why = "its folder is or holds a home folder"
+            notes.append(f"the Python at {prefix} is not in the sandbox: {why}")
         elif whole:
             binds[prefix] = os.path.realpath(prefix)
         else:
@@ -127,7 +130,7 @@ def system(*, whole: bool = False) -> System:
     for place in (f"{prefix}/{part}" for prefix in parted for part in _PARTS):
         if os.path.islink(place):
             links[place.lstrip("/")] = os.readlink(place)
-        elif _has_files(place):
+        elif has_files(place):
             binds[place] = os.path.realpath(place)
     for step in _steps():
         if os.path.islink(step) and not _above(step, {*binds}):
@@ -143,14 +146,6 @@ def system(*, whole: bool = False) -> System:
         path=tuple(f for f in folders if os.path.isdir(f) and _above(f, {*binds})),
         notes=tuple(notes),
         covers=tuple(covers),
-    )
-
-
-def _has_files(path: str) -> bool:
-    """Whether a path is a file, or a folder with more than folders in it, such as ``include``."""
-    return os.path.isfile(path) or any(
-        files or any(os.path.islink(f"{top}/{name}") for name in folders)
-        for top, folders, files in os.walk(path)
     )
 
 
@@ -199,36 +194,24 @@ def private(top: str) -> Iterator[str]:
     """
     waiting = [top]
     while waiting:
-        folder = waiting.pop()
-        found, folders = _judged(folder)
-        waiting += folders
+        folder, found = waiting.pop(), list[str]()
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            readers = os.stat(folder).st_mode & _READ
+            for entry in entries:
+                try:
+                    mode = entry.stat(follow_symlinks=False).st_mode
+                except FileNotFoundError:
+                    continue
+                if entry.name == _BYTE_CODE or not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+                    continue
+                if readers & ~mode:
+                    found.append(entry.path)
+                elif stat.S_ISDIR(mode):
+                    waiting.append(entry.path)
         yield from found
         code = f"{folder}/{_BYTE_CODE}"
         if any(path.endswith(".py") for path in found) and os.path.isdir(code):
             yield code
-
-
-def _judged(folder: str) -> tuple[list[str], list[str]]:
-    """Return the private files and folders of a folder, and its other folders; follow no link."""
-    found: list[str] = []
-    folders: list[str] = []
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            readers = os.fstat(descriptor).st_mode & _READ
-            for name in os.listdir(descriptor):
-                mode = 0
-                with contextlib.suppress(FileNotFoundError):
-                    mode = os.lstat(name, dir_fd=descriptor).st_mode
-                if name == _BYTE_CODE or not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
-                    continue
-                if readers & ~mode:
-                    found.append(f"{folder}/{name}")
-                elif stat.S_ISDIR(mode):
-                    folders.append(f"{folder}/{name}")
-        finally:
-            os.close(descriptor)
-    return found, folders
 
 
 def prefixes() -> list[str]:
@@ -286,10 +269,7 @@ def _store(prefix: str) -> list[str]:
     return [*filter(os.path.isdir, parts)]
 
 
-def _too_wide(prefix: str) -> str:
+def _too_wide(prefix: str) -> bool:
+    """Whether a prefix is or holds a home folder."""
     real = os.path.realpath(prefix)
-    if real == "/" or any(within(home, real) for home in homes()):
-        return "its folder is or holds a home folder"
-    if os.path.dirname(real) == "/home":
-        return "its folder is a home folder"
-    return ""
+    return real == "/" or os.path.dirname(real) == "/home" or any(within(h, real) for h in homes())

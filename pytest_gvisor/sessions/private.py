@@ -11,7 +11,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 import stat
 import time
 from collections.abc import Iterator
@@ -133,7 +132,7 @@ def make_above(path: str) -> None:
 
 def write(path: str, text: str) -> None:
     """Write a whole file of this user's alone, or nothing. Raises `OSError`."""
-    new = f"{path}.{secrets.token_hex(4)}"
+    new = f"{path}.{os.urandom(4).hex()}"
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(fd, "w", encoding="utf-8") as file:

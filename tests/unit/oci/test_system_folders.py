@@ -179,7 +179,7 @@ def test_a_project_below_usr_is_hidden(
     """So are home folders there. The system's own folders and its packages stay."""
     system = system_folders.system()
     assert root not in system.covered()
-    monkeypatch.setattr(system_folders, "is_filled", lambda _path: True)
+    monkeypatch.setattr(system_folders, "has_files", lambda _path: True)
     monkeypatch.setattr(system_folders, "projects", [root])
     assert (root in system.covered()) is hidden
     assert root not in system.covered(frozenset({root}))

@@ -49,7 +49,7 @@ RULES = [
     (("process", "env"), ["A"], 'process.env[0]: "A" is not KEY=value'),
     (("process", "env"), ["=A"], 'process.env[0]: "=A" is not KEY=value'),
     (("process", "env"), ["A=1", "A=2"], 'process.env[1]: "A" is there twice'),
-    (("process", "user", "umask"), 0o1000, "process.user.umask: 0o1000 has other bits"),
+    (("process", "user", "umask"), 0o1000, "process.user.umask: 512 is not in 0..511"),
     (("process", "rlimits", 0, "soft"), 21, "process.rlimits[0].soft: 21 is above"),
     (
         ("process", "rlimits"),
@@ -71,7 +71,7 @@ RULES = [
     (("ociVersion",), "9.0", 'ociVersion: "9.0" is not'),
     (("ociVersion",), "1.0.0-rc1", 'ociVersion: "1.0.0-rc1" is not'),
     (("ociVersion",), "1.0.2\n", 'ociVersion: "1.0.2\\n" is not'),
-    (("root", "path"), "", "root.path: is empty"),
+    (("root", "path"), "", 'root.path: "" is not absolute'),
     (("root", "path"), "rootfs", 'root.path: "rootfs" is not absolute'),
     (("root", "path"), "/a/../..", "root.path: \"/a/../..\" has a '..' in it"),
     (("hostname",), "a" * 65, "hostname: is longer than 64 bytes"),

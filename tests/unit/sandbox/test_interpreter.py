@@ -57,7 +57,7 @@ def test_a_root_of_the_user_s_gets_no_more_of_the_host_than_the_python(
     assert not {"/usr", prefix} & {mount.source for mount in start.mounts}
     system = host_system()._replace(covers=("/usr/src", project))
     monkeypatch.setattr(interpreter, "host_system", lambda: system)
-    monkeypatch.setattr(system_folders, "is_filled", {project, "/usr/src"}.__contains__)
+    monkeypatch.setattr(system_folders, "has_files", {project, "/usr/src"}.__contains__)
     monkeypatch.setattr(skeleton, "write", lambda *_: None)
     workload = make_workload(["guest"], lambda: directory(tmp_path))
     made = interpreter.guest(workload, start, str(tmp_path)).mounts
