@@ -34,7 +34,7 @@ def watch(notes: str) -> None:
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         # The file is written beside its place, and renamed: it is whole at this moment.
-        if event == "os.rename" and "/.config-" in str(arguments[0]):
+        if event == "os.rename" and "/config.json." in str(arguments[0]):
             # A test may have taken all descriptors, or the disk.
             with contextlib.suppress(OSError):
                 _note(str(arguments[0]), notes)

@@ -15,7 +15,7 @@ INNER = """
     import pytest
 
     def write(text):
-        path = pathlib.Path("{folder}/.config-1")
+        path = pathlib.Path("{folder}/config.json.1")
         path.write_text(text)
         path.rename("{folder}/config.json")
 
