@@ -259,17 +259,13 @@ def _hook_order(plugin: Plugin) -> None:
     """Mark the hooks whose place in the order matters, now that pytest can be imported."""
     import pytest  # noqa: PLC0415 -- sys.path is the host's only now
 
-    last = pytest.hookimpl(trylast=True)
-    first = pytest.hookimpl(tryfirst=True)
-    last(type(plugin).pytest_runtest_logreport)
-    last(type(plugin).pytest_collection_finish)
-    last(type(plugin).pytest_sessionfinish)
-    for phase in ("setup", "call", "teardown", "makereport"):
-        first(getattr(type(plugin), f"pytest_runtest_{phase}"))
-    pytest.hookimpl(wrapper=True)(type(plugin).pytest_fixture_setup)
-    first(type(plugin).pytest_runtestloop)
-    first(type(plugin).pytest_sessionstart)
-    first(type(plugin).pytest_ignore_collect)
+    kind = type(plugin)
+    for name in ("collection_finish", "runtest_logreport", "sessionfinish"):
+        pytest.hookimpl(trylast=True)(getattr(kind, f"pytest_{name}"))
+    phases = ("runtest_setup", "runtest_call", "runtest_teardown", "runtest_makereport")
+    for name in ("sessionstart", "ignore_collect", "runtestloop", *phases):
+        pytest.hookimpl(tryfirst=True)(getattr(kind, f"pytest_{name}"))
+    pytest.hookimpl(wrapper=True)(kind.pytest_fixture_setup)
 
 
 def run(

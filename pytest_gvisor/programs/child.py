@@ -120,11 +120,9 @@ def skip_membarrier() -> None:
     Needs no-new-privs. Raises `OSError`. Does nothing on an unknown processor.
     """
     machine = os.uname().machine
-    if machine in _MACHINES:
-        linux.set_seccomp_filter(_filter(*_MACHINES[machine]))
-
-
-def _filter(architecture: int, number: int) -> bytes:
+    if machine not in _MACHINES:
+        return
+    architecture, number = _MACHINES[machine]
     steps = (
         (_LOAD, 0, 0, _ARCHITECTURE),
         (_EQUAL, 0, 5, architecture),  # a 32-bit call has other numbers
@@ -135,7 +133,7 @@ def _filter(architecture: int, number: int) -> bytes:
         (_RETURN, 0, 0, _ERRNO | 0),
         (_RETURN, 0, 0, _ALLOW),
     )
-    return b"".join(struct.pack("=HBBI", *step) for step in steps)
+    linux.set_seccomp_filter(b"".join(struct.pack("=HBBI", *step) for step in steps))
 
 
 def _verify() -> None:

@@ -71,8 +71,6 @@ class Copy:
     def __init__(self, executable: int, order: Order) -> None:
         """Begin to copy the open file ``executable``, for runs like this one. Raises `OSError`."""
         self.ready = False
-        self.pid = 0
-        self.fd = -1
         self._of = identity(executable)
         self._is_told = SIDECARS_VARIABLE in order.env
         size = self._of[2]
