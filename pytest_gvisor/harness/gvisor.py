@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from pytest_gvisor import settings as words
 from pytest_gvisor.completed import Completed
-from pytest_gvisor.errors import UsageError
+from pytest_gvisor.errors import InvalidBundle, UsageError
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import HOSTNAME
 from pytest_gvisor.oci.reader import nearest
 from pytest_gvisor.oci.rootfs import Rootfs, host, python
-from pytest_gvisor.oci.spec import Mount, Who
+from pytest_gvisor.oci.spec import Mount, Spec, Who
+from pytest_gvisor.oci.vocabulary import NamespaceType
 from pytest_gvisor.programs.sources import ANY
 from pytest_gvisor.run import runner
 from pytest_gvisor.run.pipes import Streams
 from pytest_gvisor.run.project import Project
 from pytest_gvisor.run.request import Hooks, Record, Request, Workspace, forget
-from pytest_gvisor.run.specification import check_netns, input_of, netns_of, spec_of, way_of
-from pytest_gvisor.run.workload import OPTIONS, Workload, make_workload, split, unusual
+from pytest_gvisor.run.specification import check_netns, input_of, spec_of, way_of
+from pytest_gvisor.run.workload import Workload, make_workload
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.command import check_extra
 from pytest_gvisor.runsc.rootless import Way
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from pytest_gvisor.images.store import Images
     from pytest_gvisor.sandbox.sandbox import Sandbox
     from pytest_gvisor.sandbox.snapshot import Snapshot
+
+
+_OPTIONS: Mapping[str, Any] = make_workload.__kwdefaults__ or {}
+"""The options of a call that are the workload's, with their defaults."""
 
 
 class Gvisor:
@@ -155,7 +160,7 @@ class Gvisor:
         **options: Any,
     ) -> Request:
         """Return the request that `run` would make of these arguments, without a start."""
-        given, settings = split(options)
+        given, settings = _split(options)
         chosen = self._chosen(timeout, settings)
         project = self._project if chosen.project else None
         asked = make_workload(args, lambda: self._image(chosen), project, **given)
@@ -166,7 +171,7 @@ class Gvisor:
             input=input_of(input),
             project="" if chosen.project else self._project.root,
             stop_signal=asked.rootfs.says.stop_signal if asked.rootfs.says else signal.SIGTERM,
-            repeat={**{k: v for k, v in repeat.items() if v is not None}, **unusual(options)},
+            repeat={**{k: v for k, v in repeat.items() if v is not None}, **_unusual(options)},
         )
 
     def run_bundle(
@@ -185,7 +190,7 @@ class Gvisor:
         """
         bundle.check_sources()
         chosen = self._chosen(timeout, settings)
-        settled = dataclasses.replace(chosen, netns=netns_of(bundle.spec, chosen))
+        settled = dataclasses.replace(chosen, netns=_netns_of(bundle.spec, chosen))
         request = self._request(settled, bundle, input=input_of(input))
         return self._finish(request, check=check, notes=bundle.notes)
 
@@ -275,6 +280,33 @@ class Gvisor:
         return completed
 
 
+def _unusual(options: Mapping[str, Any]) -> dict[str, object]:
+    """Return the options of a call that differ from the defaults, for its repr."""
+    return {k: v for k, v in options.items() if k not in _OPTIONS or v != _OPTIONS[k]}
+
+
+def _split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options of a call that are the workload's, and those that are settings."""
+    given = {k: v for k, v in options.items() if k in _OPTIONS}
+    return given, {k: v for k, v in options.items() if k not in _OPTIONS}
+
+
+def _netns_of(spec: Spec, chosen: Settings) -> str | None:
+    """Return the network namespace in a bundle, or in this run's settings.
+
+    Raises `InvalidBundle` where the two name different ones, `UsageError` for one that may not be
+    joined.
+    """
+    paths = [space.path for space in spec.linux.namespaces if space.type is NamespaceType.NETWORK]
+    named = next(filter(None, paths), None)
+    if chosen.network is not Network.SANDBOX or named is None:
+        return chosen.netns
+    if chosen.netns not in (None, named):
+        raise InvalidBundle([f"linux.namespaces joins {named}, and netns is {chosen.netns}"])
+    check_netns(named)
+    return named
+
+
 def write_bundle(
     folder: str | os.PathLike[str],
     args: Sequence[str | os.PathLike[str]],
@@ -291,7 +323,7 @@ def write_bundle(
     `InvalidBundle`, `UsageError`, `ImageError` or `LaunchError`.
     """
     path = os.path.abspath(os.fspath(folder))
-    given, changes = split(options)
+    given, changes = _split(options)
     chosen = chosen_settings(settings, changes)
 
     def image() -> Rootfs:
@@ -327,7 +359,7 @@ def chosen_settings(settings: Settings, changes: Mapping[str, object]) -> Settin
 
 def _no_argument(name: str) -> UsageError:
     """Return the error for an argument that no call takes, with the nearest name."""
-    own = ["mounts", *(other for other in OPTIONS if other != "mounts"), "input", "timeout"]
+    own = ["mounts", *(other for other in _OPTIONS if other != "mounts"), "input", "timeout"]
     settings = [setting for setting in names_from("call") if setting not in own]
     return UsageError(
         f"{name!r} is not a setting, nor another argument of this call"

@@ -182,4 +182,4 @@ class Debugger:
         if self._reads or self._interrupted:
             raise KeyboardInterrupt
         self._interrupted = True
-        self._link.supervisor.interrupt()  # its first process passes it on
+        self._link.supervisor.ask("interrupt")  # its first process passes it on

@@ -304,7 +304,7 @@ class Link:
     def terminate(self) -> None:
         """Send SIGTERM, and wait a moment: the pytest inside prints its threads' stacks."""
         self._give_up()
-        self.supervisor.terminate()
+        self.supervisor.ask("term")
         self._turn_until(lambda: self.attended, Budget(_STACKS_TIME))
 
     def leave(self, patience: float = 0.0) -> Ended:

@@ -154,7 +154,7 @@ class Driven:
         """
         with contextlib.ExitStack() as undo:
             undo.push(self._undo)
-            ended = self._finish(patience, self.runner.supervisor.release)
+            ended = self._finish(patience, lambda: self.runner.supervisor.ask("release"))
             undo.pop_all()
         return ended
 

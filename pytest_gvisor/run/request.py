@@ -17,6 +17,7 @@ from pytest_gvisor.completed import Completed
 from pytest_gvisor.errors import GvisorError, stage
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.spec import Spec
+from pytest_gvisor.oci.validate import check_id
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.programs.sources import Source
 from pytest_gvisor.run.logs import DebugLogs
@@ -136,7 +137,7 @@ def workspace_of(request: Request, launcher: Launcher, record: Record) -> Iterat
     """
     written: DebugLogs | None = None
     try:
-        shared, run = launcher.session().path, "g" + secrets.token_hex(4)
+        shared, run = launcher.session().path, check_id("g" + secrets.token_hex(4))
         folder = os.path.join(shared, run)
         with contextlib.ExitStack() as undo:
             with stage("workspace", f"cannot make {folder}"):

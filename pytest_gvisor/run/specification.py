@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from pytest_gvisor.errors import InvalidBundle, PytestGvisorWarning, UsageError
+from pytest_gvisor.errors import PytestGvisorWarning, UsageError
 from pytest_gvisor.oci import validate
 from pytest_gvisor.oci.accounts import account_of
 from pytest_gvisor.oci.bundle import Bundle
@@ -142,22 +142,6 @@ def id_mappings(way: Way) -> tuple[Sequence[IdMapping], Sequence[IdMapping]] | N
         for ranges in rootless.mappings(Caller.read(os.geteuid()))
     )
     return uids, gids
-
-
-def netns_of(spec: Spec, chosen: Settings) -> str | None:
-    """Return the network namespace in a bundle, or in this run's settings.
-
-    Raises `InvalidBundle` where the two name different ones, `UsageError` for one that may not be
-    joined.
-    """
-    paths = [space.path for space in spec.linux.namespaces if space.type is NamespaceType.NETWORK]
-    named = next(filter(None, paths), None)
-    if chosen.network is not Network.SANDBOX or named is None:
-        return chosen.netns
-    if chosen.netns not in (None, named):
-        raise InvalidBundle([f"linux.namespaces joins {named}, and netns is {chosen.netns}"])
-    check_netns(named)
-    return named
 
 
 def adapted(spec: Spec, network: Network, netns: str, way: Way) -> Spec:

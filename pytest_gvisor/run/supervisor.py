@@ -168,7 +168,7 @@ class Supervisor:
         if self.status is not None:
             return
         self.timed_out = True
-        self._ask("term")
+        self.ask("term")
         self._enter(Phase.ENDS, TERM_GRACE)
 
     def _cancel(self) -> bool:
@@ -180,7 +180,7 @@ class Supervisor:
 
     def _kill(self) -> None:
         """Send runsc SIGKILL, which ends the whole sandbox."""
-        self._ask("kill")
+        self.ask("kill")
         self._enter(Phase.KILLED, KILL_DEADLINE)
 
     def _stop_lingering(self) -> None:
@@ -198,7 +198,11 @@ class Supervisor:
             if drain.fd in watched:
                 drain.rest()
 
-    def _ask(self, wish: str, argv: Sequence[str] = ()) -> None:
+    def ask(self, wish: str, argv: Sequence[str] = ()) -> None:
+        """Ask the keeper for ``term``, ``interrupt``, ``kill``, ``save`` or ``release``.
+
+        The first two are signals to the first process. `clean` waits for a release.
+        """
         if self._control is not None:
             self._control.ask(wish, argv)
 
@@ -296,26 +300,14 @@ class Supervisor:
         ended = self.status is not None or self.failure is not None
         return ended or self._phase is Phase.LOST
 
-    def terminate(self) -> None:
-        """Send the first process SIGTERM."""
-        self._ask("term")
-
-    def interrupt(self) -> None:
-        """Send the first process SIGINT."""
-        self._ask("interrupt")
-
     def save(self, argv: Sequence[str]) -> None:
         """Have runsc save the sandbox; `saved` is that command's status when it has ended."""
         self.saved = None
-        self._ask("save", argv)
+        self.ask("save", argv)
 
     def count_from_here(self) -> None:
         """Count the seconds of the start from now on: nobody has waited for it so far."""
         self.started_at, self._since = time.monotonic(), time.time_ns()
-
-    def release(self) -> None:
-        """Have the keeper remove everything of this run; `clean` waits for that."""
-        self._ask("release")
 
     def end(self, patience: float) -> bool:
         """Wait ``patience`` seconds for its end and kill the rest; return whether that was needed.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pytest_gvisor.errors import ImageError, UsageError
 from pytest_gvisor.oci.defaults import HOSTNAME
@@ -76,21 +75,6 @@ def make_workload(
         readonly=readonly,
         home=home,
     )
-
-
-OPTIONS: Mapping[str, Any] = make_workload.__kwdefaults__ or {}
-"""The options of a call that are the workload's, with their defaults."""
-
-
-def unusual(options: Mapping[str, Any]) -> dict[str, object]:
-    """Return the options of a call that differ from the defaults, for its repr."""
-    return {k: v for k, v in options.items() if k not in OPTIONS or v != OPTIONS[k]}
-
-
-def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the options of a call that are the workload's, and those that are settings."""
-    given = {k: v for k, v in options.items() if k in OPTIONS}
-    return given, {k: v for k, v in options.items() if k not in OPTIONS}
 
 
 def with_entrypoint(args: tuple[str, ...], entrypoint: object, says: Says) -> tuple[str, ...]:

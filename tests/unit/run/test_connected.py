@@ -24,8 +24,9 @@ class Supervisor:
         self.did.append("ended")
         return self._killed
 
-    def release(self) -> None:
+    def ask(self, wish: str) -> None:
         """Note that the removal begins."""
+        assert wish == "release"
         self.did.append("released")
 
     def clean(self) -> tuple[str, ...]:

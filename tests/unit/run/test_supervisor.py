@@ -279,7 +279,7 @@ def test_a_run_is_killed_at_once_when_it_is_cancelled(
 ) -> None:
     """Before its deadline it counts as cancelled, and after it as timed out."""
     asked: list[str] = []
-    monkeypatch.setattr(Supervisor, "_ask", lambda _, wish: asked.append(wish))
+    monkeypatch.setattr(Supervisor, "ask", lambda _, wish: asked.append(wish))
     stop = os.eventfd(1)
     try:
         with told(timeout=timeout, stop=stop) as supervisor:
