@@ -15,7 +15,7 @@ from pytest_gvisor.errors import InvalidBundle, UsageError
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import HOSTNAME
 from pytest_gvisor.oci.reader import nearest
-from pytest_gvisor.oci.rootfs import Rootfs, host, python
+from pytest_gvisor.oci.rootfs import Rootfs, python
 from pytest_gvisor.oci.spec import Mount, Spec, Who
 from pytest_gvisor.oci.vocabulary import NamespaceType
 from pytest_gvisor.programs.sources import ANY
@@ -162,8 +162,7 @@ class Gvisor:
         """Return the request that `run` would make of these arguments, without a start."""
         given, settings = _split(options)
         chosen = self._chosen(timeout, settings)
-        project = self._project if chosen.project else None
-        asked = make_workload(args, lambda: self._image(chosen), project, **given)
+        asked = _workload(args, chosen, self._project, self._images, given)
         repeat = {"input": input if isinstance(input, str | bytes) else None, "timeout": timeout}
         return self._request(
             chosen,
@@ -220,11 +219,11 @@ class Gvisor:
 
         chosen = self._chosen(timeout, settings)
         if snapshot is None:
-            workload = make_workload(
-                ["guest"], lambda: self._image(chosen), self._project if chosen.project else None,
-                env=env, cwd=cwd, user=user, rootfs=rootfs, mounts=mounts, hostname=hostname,
-                readonly=readonly,
-            )  # fmt: skip
+            given = {
+                "env": env, "cwd": cwd, "user": user, "rootfs": rootfs, "mounts": mounts,
+                "hostname": hostname, "readonly": readonly,
+            }  # fmt: skip
+            workload = _workload(["guest"], chosen, self._project, self._images, given)
         else:
             if rootfs is not None or mounts or hostname != HOSTNAME or readonly:
                 raise UsageError("a snapshot has its own rootfs, mounts, hostname and readonly")
@@ -249,13 +248,6 @@ class Gvisor:
                 undo.callback(sandbox.close)
             self.sandboxes.clear()
 
-    def _image(self, chosen: Settings) -> Rootfs:
-        """Return the root file system that the settings name."""
-        if chosen.image is None:
-            return host()
-        assert self._images is not None
-        return self._images().rootfs(chosen.image)
-
     def _chosen(self, timeout: float | None, settings: Mapping[str, object]) -> Settings:
         changes = dict(settings) if timeout is None else {**settings, "timeout": timeout}
         return chosen_settings(self.settings, changes)
@@ -278,6 +270,20 @@ class Gvisor:
         if check:
             completed.check_returncode()
         return completed
+
+
+def _workload(
+    args: Sequence[str | os.PathLike[str]],
+    chosen: Settings,
+    project: Project,
+    images: Callable[[], Images] | None,
+    given: dict[str, Any],
+) -> Workload:
+    """Return the workload of a call, by default in the root file system that the settings name."""
+    if chosen.image is not None and given.get("rootfs") is None:
+        assert images is not None
+        given = {**given, "rootfs": images().rootfs(chosen.image)}
+    return make_workload(args, project if chosen.project else None, **given)
 
 
 def _unusual(options: Mapping[str, Any]) -> dict[str, object]:
@@ -325,11 +331,7 @@ def write_bundle(
     path = os.path.abspath(os.fspath(folder))
     given, changes = _split(options)
     chosen = chosen_settings(settings, changes)
-
-    def image() -> Rootfs:
-        return host() if chosen.image is None else images().rootfs(chosen.image)
-
-    workload = make_workload(args, image, project if chosen.project else None, **given)
+    workload = _workload(args, chosen, project, images, given)
     os.makedirs(path, 0o700, exist_ok=True)
     # No namespace is made for a bundle that is only written: whoever runs it decides on one.
     workspace = Workspace(id=os.path.basename(path), folder=path, shared="", netns="")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_gvisor.errors import ImageError, UsageError
 from pytest_gvisor.oci.defaults import HOSTNAME
-from pytest_gvisor.oci.rootfs import Rootfs, Says
+from pytest_gvisor.oci.rootfs import Rootfs, Says, host
 from pytest_gvisor.oci.spec import Mount, User, Who
 from pytest_gvisor.run.project import Project
 
@@ -37,7 +37,6 @@ class Workload:
 
 def make_workload(
     args: Sequence[str | os.PathLike[str]],
-    image: Callable[[], Rootfs],
     project: Project | None = None,
     *,
     env: Mapping[str, str] | None = None,
@@ -51,10 +50,10 @@ def make_workload(
 ) -> Workload:
     """Return the workload of a call. Raises `UsageError` or `ImageError`.
 
-    ``image`` makes the root file system that the settings name, for a call without ``rootfs``.
-    A ``project`` is shown, and is where the workload starts.
+    Its root file system is `host()` unless ``rootfs`` is given. A ``project`` is shown, and is
+    where the workload starts.
     """
-    rootfs = rootfs or image()
+    rootfs = rootfs or host()
     says = rootfs.says
     words = argv(args)
     if says is not None:

@@ -50,7 +50,7 @@ class Runs:
 
     def request(self, **options: Any) -> Request:
         """A request whose workload runsc does not read, with options of it or of `Settings`."""
-        workload = make_workload(["true"], empty)
+        workload = make_workload(["true"], rootfs=empty())
         given = {"platform": Platform.SYSTRAP, "workload": workload, "timeout": 30.0, **options}
         names = {field.name for field in fields(Settings)} & given.keys()
         settings = Settings(**{name: given.pop(name) for name in names})

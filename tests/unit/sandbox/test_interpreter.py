@@ -59,7 +59,7 @@ def test_a_root_of_the_user_s_gets_no_more_of_the_host_than_the_python(
     monkeypatch.setattr(interpreter, "host_system", lambda: system)
     monkeypatch.setattr(system_folders, "has_files", {project, "/usr/src"}.__contains__)
     monkeypatch.setattr(skeleton, "write", lambda *_: None)
-    workload = make_workload(["guest"], lambda: directory(tmp_path))
+    workload = make_workload(["guest"], rootfs=directory(tmp_path))
     made = interpreter.guest(workload, start, str(tmp_path)).mounts
     hidden = [mount.destination for mount in made if mount not in start.mounts]
     assert hidden == [start.under, f"{start.under}{project}"]
