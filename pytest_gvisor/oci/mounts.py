@@ -38,8 +38,7 @@ _NOTHING: Final = ("ro", "nosuid", "nodev", "noexec", "mode=0555")
 
 def _sessions() -> set[str]:
     """Return the places of this user's session folders, those of other processes included."""
-    known = (places.SYSTEM_BASE, f"/run/user/{places.outer_uid()}/pytest-gvisor")
-    return {*known, *_bases()}
+    return {places.SYSTEM_BASE, f"/run/user/{places.outer_uid()}/pytest-gvisor", *_bases()}
 
 
 def _bases() -> Iterator[str]:

@@ -74,10 +74,9 @@ def is_wide(path: str) -> bool:
 
 def home() -> str:
     """Return this user's home folder by the system: $HOME may be a test's own."""
-    try:
+    with contextlib.suppress(KeyError):
         return os.path.realpath(pwd.getpwuid(os.geteuid()).pw_dir)
-    except KeyError:
-        return os.path.realpath(os.environ.get("HOME") or "/root")
+    return os.path.realpath(os.environ.get("HOME") or "/root")
 
 
 def make(

@@ -99,8 +99,7 @@ def problems(spec: Spec, value: dict[str, Any] | None = None) -> list[str]:
     """
     again, found = examine(spec.to_json() if value is None else value)
     if again is not None:
-        own = itertools.islice(_own(spec), reader.MAX_PROBLEMS)
-        found += [f"{place}: {text}" for place, text in own]
+        found += [f"{at}: {text}" for at, text in itertools.islice(_own(spec), reader.MAX_PROBLEMS)]
     return found
 
 
