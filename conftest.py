@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.plugin.precedence import run_settings
-from pytest_gvisor.settings import Platform
 
 pytest_plugins = (
     "pytester",

@@ -14,7 +14,7 @@ from benchmarks.bench import DEADLINE, TRUE, Bench
 from benchmarks.peers import OfficialPackage, install_package
 from benchmarks.results import Figure, Phase, Result
 from benchmarks.timing import Series, interleaved
-from pytest_gvisor.completed import Outcome
+from pytest_gvisor.base.completed import Outcome
 from pytest_gvisor.run.request import Hooks, Record, workspace_of
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.specification import make_spec

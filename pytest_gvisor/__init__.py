@@ -27,7 +27,7 @@ def _homes() -> dict[str, str]:
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: a project that uses none pays for none."""
     if name == "Launcher":
-        from pytest_gvisor import removed  # noqa: PLC0415 -- only for who writes it
+        from pytest_gvisor.base import removed  # noqa: PLC0415 -- only for who writes it
 
         raise ImportError(f"{__name__}.{name} is removed. {removed.LAUNCHER}")
     if name == "__all__":
@@ -40,6 +40,6 @@ def __getattr__(name: str) -> Any:
 
 
 if "_pytest.assertion.rewrite" in sys.modules:
-    from pytest_gvisor import as_written
+    from pytest_gvisor.base import as_written
 
     as_written.install()

@@ -1,7 +1,7 @@
 # The public names, each with its module: for type checkers, and for __getattr__ of the package.
 # ruff: noqa: I001 -- one statement a module, as isort does with combine_as_imports
 
-from pytest_gvisor.completed import (
+from pytest_gvisor.base.completed import (
     Completed as Completed,
     Outcome as Outcome,
     SandboxCrashed as SandboxCrashed,
@@ -9,7 +9,7 @@ from pytest_gvisor.completed import (
     WorkloadFailed as WorkloadFailed,
     WorkloadTimeout as WorkloadTimeout,
 )
-from pytest_gvisor.errors import (
+from pytest_gvisor.base.errors import (
     DaemonUnavailable as DaemonUnavailable,
     GvisorError as GvisorError,
     ImageError as ImageError,
@@ -32,7 +32,7 @@ from pytest_gvisor.errors import (
 )
 from pytest_gvisor.harness.gvisor import Gvisor as Gvisor
 from pytest_gvisor.harness.engine import session as session
-from pytest_gvisor.kernel import is_gvisor_kernel as is_gvisor_kernel
+from pytest_gvisor.base.kernel import is_gvisor_kernel as is_gvisor_kernel
 from pytest_gvisor.oci.bundle import Bundle as Bundle
 from pytest_gvisor.oci.mounts import bind as bind, tmpfs as tmpfs
 from pytest_gvisor.oci.rootfs import (
@@ -46,7 +46,7 @@ from pytest_gvisor.sandbox.forward import Forward as Forward
 from pytest_gvisor.sandbox.process import Process as Process
 from pytest_gvisor.sandbox.sandbox import Sandbox as Sandbox
 from pytest_gvisor.sandbox.snapshot import Snapshot as Snapshot
-from pytest_gvisor.settings import (
+from pytest_gvisor.base.settings import (
     Network as Network,
     Platform as Platform,
     Settings as Settings,

@@ -12,10 +12,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pytest_gvisor.errors import GvisorError
-from pytest_gvisor.escape import escape
+from pytest_gvisor.base.errors import GvisorError
+from pytest_gvisor.base.escape import escape
+from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.harness.engine import Engine
-from pytest_gvisor.settings import Platform, Settings
 
 
 def main() -> int:

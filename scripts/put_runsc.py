@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 
-from pytest_gvisor.errors import GvisorError
+from pytest_gvisor.base.errors import GvisorError
 from pytest_gvisor.install import place
 
 

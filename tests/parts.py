@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from pytest_gvisor.escape import escape
+from pytest_gvisor.base.escape import escape
 
 FAILED = "TESTS_FAILED"
 """The file to which a part's pytest adds a line for each failed test."""

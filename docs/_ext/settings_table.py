@@ -6,7 +6,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from pytest_gvisor.setting_table import SETTINGS, Setting
+from pytest_gvisor.base.setting_table import SETTINGS, Setting
 
 HEAD = ("option", "ini key", "variable", "marker", "meaning")
 

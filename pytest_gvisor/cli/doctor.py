@@ -7,15 +7,15 @@ import json
 import textwrap
 from collections.abc import Iterator, Sequence
 
+from pytest_gvisor.base.errors import GvisorError
+from pytest_gvisor.base.escape import escape
+from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.cli import health, parse
 from pytest_gvisor.cli.health import Finding, State
-from pytest_gvisor.errors import GvisorError
-from pytest_gvisor.escape import escape
 from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.runsc import sidecars
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.causes import Cause
-from pytest_gvisor.settings import Platform, Settings
 from pytest_gvisor.vm.parts import Command
 
 SCHEMA = 1

@@ -18,7 +18,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 
-from pytest_gvisor.errors import (
+from pytest_gvisor.base.errors import (
     DaemonUnavailable,
     GvisorError,
     InsecureRunsc,
@@ -26,7 +26,7 @@ from pytest_gvisor.errors import (
     RunscNotFound,
     UnwantedRelease,
 )
-from pytest_gvisor.escape import escape
+from pytest_gvisor.base.escape import escape
 from pytest_gvisor.images.docker import Daemon
 from pytest_gvisor.programs.paths import SYSTEM_PATH, within
 from pytest_gvisor.run import cgroup

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 
+from pytest_gvisor.base.escape import escape
 from pytest_gvisor.cli import parse
-from pytest_gvisor.escape import escape
 from pytest_gvisor.images.cache import Cache, CachedImage
 
 

@@ -10,9 +10,9 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from pytest_gvisor.base.errors import UsageError
+from pytest_gvisor.base.escape import escape
 from pytest_gvisor.cli import parse
-from pytest_gvisor.errors import UsageError
-from pytest_gvisor.escape import escape
 
 PLACES = {
     "github": ".github/workflows/gvisor.yml",

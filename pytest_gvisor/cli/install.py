@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from pytest_gvisor.base.errors import GvisorError
+from pytest_gvisor.base.escape import escape
 from pytest_gvisor.cli import parse
-from pytest_gvisor.errors import GvisorError
-from pytest_gvisor.escape import escape
 from pytest_gvisor.install import place, release
 from pytest_gvisor.install.fetch import SILENCE, Client
 from pytest_gvisor.install.place import Installed

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from pytest_gvisor.errors import GvisorError, UsageError
-from pytest_gvisor.escape import escape
+from pytest_gvisor.base.errors import GvisorError, UsageError
+from pytest_gvisor.base.escape import escape
 
 COMMANDS = {
     "doctor": "check whether this machine can run tests",

@@ -13,11 +13,11 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pytest_gvisor import removed, setting_values, settings
-from pytest_gvisor.errors import UsageError
+from pytest_gvisor.base import removed, setting_values, settings
+from pytest_gvisor.base.errors import UsageError
+from pytest_gvisor.base.setting_table import SETTINGS, Kind
+from pytest_gvisor.base.settings import Settings
 from pytest_gvisor.oci.mounts import parse_size
-from pytest_gvisor.setting_table import SETTINGS, Kind
-from pytest_gvisor.settings import Settings
 
 if TYPE_CHECKING:
     from types import FrameType

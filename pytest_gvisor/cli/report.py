@@ -6,9 +6,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+from pytest_gvisor.base.errors import ReportError
+from pytest_gvisor.base.escape import escape
 from pytest_gvisor.cli import parse
-from pytest_gvisor.errors import ReportError
-from pytest_gvisor.escape import escape
 from pytest_gvisor.report import files
 from pytest_gvisor.report.model import Report, merge
 from pytest_gvisor.report.parse import MAX_BYTES

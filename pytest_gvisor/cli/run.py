@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from pytest_gvisor.base.completed import Completed, WorkloadTimeout
+from pytest_gvisor.base.errors import UsageError
+from pytest_gvisor.base.settings import Settings
 from pytest_gvisor.cli import parse
-from pytest_gvisor.completed import Completed, WorkloadTimeout
-from pytest_gvisor.errors import UsageError
 from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.harness.gvisor import Gvisor
 from pytest_gvisor.oci.defaults import HOSTNAME
@@ -21,7 +22,6 @@ from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.run import terminal
 from pytest_gvisor.run.kept import keep
 from pytest_gvisor.run.request import Hooks, Record, Workspace
-from pytest_gvisor.settings import Settings
 
 _PIECE = 64 * 1024
 _AT_A_TERMINAL = 24 * 3600.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
+from pytest_gvisor.base.errors import ImageError
 from pytest_gvisor.cli import parse
-from pytest_gvisor.errors import ImageError
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.runsc import answers
 from pytest_gvisor.sessions import saved_before, session_folder

@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from pytest_gvisor.base.errors import MachineFailed
 from pytest_gvisor.cli import parse
-from pytest_gvisor.errors import MachineFailed
 from pytest_gvisor.vm import drive, machine
 from pytest_gvisor.vm.machine import Machine
 

@@ -12,25 +12,25 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Unpack
 
-from pytest_gvisor.errors import (
+from pytest_gvisor.base.errors import (
     GvisorError,
     LaunchError,
     PytestGvisorWarning,
     RunscError,
     UsageError,
 )
-from pytest_gvisor.release_range import ReleaseRange
+from pytest_gvisor.base.release_range import ReleaseRange
+from pytest_gvisor.base.settings import Platform, SessionSettings, Settings, replaced
 from pytest_gvisor.run.request import Hooks
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.platforms import Availability
 from pytest_gvisor.sessions.launcher import Launcher
-from pytest_gvisor.settings import Platform, SessionSettings, Settings, replaced
 
 if TYPE_CHECKING:
     from pytest_gvisor.harness.gvisor import Gvisor
     from pytest_gvisor.harness.platform_probe import PlatformProbe
     from pytest_gvisor.images.store import Images
-    from pytest_gvisor.run.project import Project
+    from pytest_gvisor.oci.project import Project
 
 
 class Engine:

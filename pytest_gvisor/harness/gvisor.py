@@ -9,11 +9,14 @@ import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
-from pytest_gvisor import settings as words
-from pytest_gvisor.completed import Completed
-from pytest_gvisor.errors import InvalidBundle, UsageError
+from pytest_gvisor.base import settings as words
+from pytest_gvisor.base.completed import Completed
+from pytest_gvisor.base.errors import InvalidBundle, UsageError
+from pytest_gvisor.base.setting_table import BY_NAME, names_from
+from pytest_gvisor.base.settings import CallSettings, Network, Platform, Settings
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import HOSTNAME
+from pytest_gvisor.oci.project import Project
 from pytest_gvisor.oci.reader import nearest
 from pytest_gvisor.oci.rootfs import Rootfs, python
 from pytest_gvisor.oci.spec import Mount, Spec, Who
@@ -21,7 +24,6 @@ from pytest_gvisor.oci.vocabulary import NamespaceType
 from pytest_gvisor.programs.sources import ANY
 from pytest_gvisor.run import runner
 from pytest_gvisor.run.pipes import Streams
-from pytest_gvisor.run.project import Project
 from pytest_gvisor.run.request import Hooks, Record, Request, Workspace, forget
 from pytest_gvisor.run.specification import check_netns, input_of, spec_of, way_of
 from pytest_gvisor.run.workload import Workload, make_workload
@@ -29,8 +31,6 @@ from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.command import check_extra
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.sessions.launcher import Launcher
-from pytest_gvisor.setting_table import BY_NAME, names_from
-from pytest_gvisor.settings import CallSettings, Network, Platform, Settings
 
 if TYPE_CHECKING:
     from pytest_gvisor.images.store import Images

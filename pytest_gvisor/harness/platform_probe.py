@@ -10,8 +10,9 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.errors import LaunchError
-from pytest_gvisor.guest.checked_json import loads
+from pytest_gvisor.base.errors import LaunchError
+from pytest_gvisor.base.settings import Platform
+from pytest_gvisor.guest.wire.checked_json import loads
 from pytest_gvisor.harness.gvisor import Gvisor
 from pytest_gvisor.oci import rootfs
 from pytest_gvisor.run import runner
@@ -21,13 +22,12 @@ from pytest_gvisor.runsc import elf, platforms
 from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.runsc.platforms import Availability
 from pytest_gvisor.sessions import private
-from pytest_gvisor.settings import Platform
 
 if TYPE_CHECKING:
-    from pytest_gvisor.completed import Completed
+    from pytest_gvisor.base.completed import Completed
+    from pytest_gvisor.base.settings import Settings
     from pytest_gvisor.runsc.binary import Runsc
     from pytest_gvisor.sessions.launcher import Launcher
-    from pytest_gvisor.settings import Settings
 
 
 _LOCK_PATIENCE = 20.0

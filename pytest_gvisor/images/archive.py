@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pytest_gvisor.errors import ImageError
-from pytest_gvisor.escape import shown
+from pytest_gvisor.base.errors import ImageError
+from pytest_gvisor.base.escape import shown
 from pytest_gvisor.images import choose
 from pytest_gvisor.images.config import ImageConfig, lists, load_json, objects
 from pytest_gvisor.images.streams import (

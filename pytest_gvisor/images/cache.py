@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
-from pytest_gvisor.errors import ImageError, LaunchError
-from pytest_gvisor.escape import shown
-from pytest_gvisor.guest.checked_json import loads
+from pytest_gvisor.base.errors import ImageError, LaunchError
+from pytest_gvisor.base.escape import shown
+from pytest_gvisor.guest.wire.checked_json import loads
 from pytest_gvisor.images import extract, mount_points, users
 from pytest_gvisor.images.archive import Content
 from pytest_gvisor.images.config import ImageConfig

@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from pytest_gvisor.errors import ImageError
-from pytest_gvisor.escape import shown
+from pytest_gvisor.base.errors import ImageError
+from pytest_gvisor.base.escape import shown
 from pytest_gvisor.images.config import lists, machine, objects
 from pytest_gvisor.images.streams import check_digest
 

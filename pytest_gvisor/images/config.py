@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from pytest_gvisor.errors import ImageError, InvalidBundle
-from pytest_gvisor.escape import shown
+from pytest_gvisor.base.errors import ImageError, InvalidBundle
+from pytest_gvisor.base.escape import shown
 from pytest_gvisor.images.streams import check_digest
 from pytest_gvisor.oci.reader import load
 from pytest_gvisor.oci.rootfs import Says

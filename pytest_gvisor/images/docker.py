@@ -17,9 +17,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any, Final
 
-from pytest_gvisor.errors import DaemonUnavailable, ImageError, causes_of
-from pytest_gvisor.escape import shown
-from pytest_gvisor.guest.checked_json import loads
+from pytest_gvisor.base.errors import DaemonUnavailable, ImageError, causes_of
+from pytest_gvisor.base.escape import shown
+from pytest_gvisor.guest.wire.checked_json import loads
 from pytest_gvisor.images.config import objects
 from pytest_gvisor.images.streams import Limits
 

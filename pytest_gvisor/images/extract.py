@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pytest_gvisor.errors import ImageError
+from pytest_gvisor.base.errors import ImageError
 from pytest_gvisor.images.archive import Content
 from pytest_gvisor.images.streams import CHUNK, Budget, Reader, explained
 from pytest_gvisor.images.tar import Entry, Kind, Tar, shown_bytes

@@ -26,7 +26,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Final
 
-from pytest_gvisor.errors import ImageError
+from pytest_gvisor.base.errors import ImageError
 from pytest_gvisor.images.streams import explained
 from pytest_gvisor.sessions.private import open_lock, take_lock, take_lock_in
 

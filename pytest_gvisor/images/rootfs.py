@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pytest_gvisor.errors import ImageError, InvalidBundle
-from pytest_gvisor.escape import shown
+from pytest_gvisor.base.errors import ImageError, InvalidBundle
+from pytest_gvisor.base.escape import shown
 from pytest_gvisor.images import users
 from pytest_gvisor.images.cache import Hold
 from pytest_gvisor.oci import paths

@@ -8,14 +8,14 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from pytest_gvisor.errors import ImageError, UsageError
+from pytest_gvisor.base.errors import ImageError, UsageError
+from pytest_gvisor.base.setting_values import word
 from pytest_gvisor.images import archive, choose
 from pytest_gvisor.images.archive import Content
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.docker import Daemon, Pull
 from pytest_gvisor.images.rootfs import ImageRootfs
 from pytest_gvisor.images.streams import DEFAULT_LIMITS, Limits
-from pytest_gvisor.setting_values import word
 
 _DAEMON: Final = "docker:"
 

@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from pytest_gvisor.errors import GvisorError, ImageError
-from pytest_gvisor.escape import shown
+from pytest_gvisor.base.errors import GvisorError, ImageError
+from pytest_gvisor.base.escape import shown
 
 CHUNK: Final = 256 * 1024
 _MAX_DICTIONARY: Final = 1 << 28

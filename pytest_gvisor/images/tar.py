@@ -19,8 +19,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from pytest_gvisor.errors import ImageError
-from pytest_gvisor.escape import shown
+from pytest_gvisor.base.errors import ImageError
+from pytest_gvisor.base.escape import shown
 from pytest_gvisor.images.streams import CHUNK, Reader, drain, read_all
 
 BLOCK: Final = 512

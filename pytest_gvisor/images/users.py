@@ -14,8 +14,8 @@ import stat
 from collections.abc import Iterator
 from typing import Final
 
-from pytest_gvisor.errors import ImageError
-from pytest_gvisor.escape import shown
+from pytest_gvisor.base.errors import ImageError
+from pytest_gvisor.base.escape import shown
 from pytest_gvisor.images.streams import explained
 from pytest_gvisor.oci.spec import User
 from pytest_gvisor.programs import linux

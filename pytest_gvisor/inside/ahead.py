@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import pytest
 
-from pytest_gvisor.errors import ProtocolError
+from pytest_gvisor.base.errors import ProtocolError
+from pytest_gvisor.base.settings import Network, Settings
 from pytest_gvisor.inside.debugger import is_asked_for
-from pytest_gvisor.inside.link import Died, Link
-from pytest_gvisor.settings import Network, Settings
+from pytest_gvisor.inside.wire.link import Died, Link
 
 PHASES = ("setup", "call", "teardown")
 _FINAL = frozenset({"passed", "failed", "skipped"})

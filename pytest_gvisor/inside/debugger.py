@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.errors import ProtocolError
-from pytest_gvisor.escape import Live, escape, safe
-from pytest_gvisor.inside.link import Link
+from pytest_gvisor.base.errors import ProtocolError
+from pytest_gvisor.base.escape import Live, escape, safe
+from pytest_gvisor.inside.wire.link import Link
 
 _LONGEST_PROMPT = 200
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")

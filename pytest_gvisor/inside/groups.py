@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import pytest
 
-from pytest_gvisor.errors import GvisorError, UsageError
+from pytest_gvisor.base.errors import GvisorError, UsageError
+from pytest_gvisor.base.settings import Isolation, Platform, Settings
 from pytest_gvisor.inside.worker import Worker
 from pytest_gvisor.plugin import markers
 from pytest_gvisor.plugin.placement import plan_key, plan_of
 from pytest_gvisor.plugin.precedence import location, settings_of
 from pytest_gvisor.plugin.skips import fail_misuse
-from pytest_gvisor.settings import Isolation, Platform, Settings
 
 
 @dataclass(kw_only=True)

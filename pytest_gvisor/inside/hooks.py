@@ -16,9 +16,9 @@ from pytest_gvisor.plugin import placement
 from pytest_gvisor.programs.paths import caches
 
 if TYPE_CHECKING:
+    from pytest_gvisor.base.settings import Isolation
+    from pytest_gvisor.inside.boot.start import Inside
     from pytest_gvisor.inside.session import InsideSession
-    from pytest_gvisor.inside.start import Inside
-    from pytest_gvisor.settings import Isolation
 
 _MARKER = (
     "in_gvisor(*, fresh=False, user=None): run this test inside gVisor, if fresh in a sandbox of "
@@ -48,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("gvisor_isolation") is not None:
         _isolation(config)
     if names := config.getini(placement.FIELDS):
-        from pytest_gvisor.inside.fields import is_free  # noqa: PLC0415 -- idle costs nothing
+        from pytest_gvisor.inside.wire.fields import is_free  # noqa: PLC0415 -- idle costs nothing
 
         if wrong := [name for name in names if not is_free(name)]:
             raise pytest.UsageError(
@@ -58,7 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if placement.here_is_inside():
         return
     if os.path.isdir(caches("returned")):
-        from pytest_gvisor.inside.records import LeftOut  # noqa: PLC0415 -- idle costs nothing
+        from pytest_gvisor.inside.back.records import LeftOut  # noqa: PLC0415 -- idle costs nothing
 
         config.pluginmanager.register(LeftOut())
     if config.getoption("no_gvisor"):
@@ -68,7 +68,7 @@ def pytest_configure(config: pytest.Config) -> None:
     ):
         _read(config)
     if config.getini(placement.RETURNS):
-        from pytest_gvisor.inside import returned  # noqa: PLC0415 -- idle costs nothing
+        from pytest_gvisor.inside.back import returned  # noqa: PLC0415 -- idle costs nothing
 
         with placement.misuse_ends_session():
             returned.check(config)
@@ -79,13 +79,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Start the first sandbox: all plugins are configured, and nothing of the session is done."""
     config = session.config
     if placement.is_asked_for(config) and _runs_tests(config):
-        from pytest_gvisor.errors import LaunchError  # noqa: PLC0415 -- idle costs nothing
+        from pytest_gvisor.base.errors import LaunchError  # noqa: PLC0415 -- idle costs nothing
         from pytest_gvisor.plugin.stash import launcher_of  # noqa: PLC0415
 
         with contextlib.suppress(LaunchError):  # whoever needs the keeper comes upon it again
             launcher_of(config).begin()
         # The keeper comes up while the modules that use it are imported.
-        from pytest_gvisor.inside.early import Early  # noqa: PLC0415
+        from pytest_gvisor.inside.boot.early import Early  # noqa: PLC0415
 
         early = Early(config, lambda: _inside(config))
         config.pluginmanager.register(early, placement.EARLY)
@@ -106,7 +106,7 @@ def _runs_tests(config: pytest.Config) -> bool:
 
 def _read(config: pytest.Config) -> tuple[dict[str, str], list[str]]:
     """Return the environment inside, and what is shown. Raises `pytest.UsageError`."""
-    from pytest_gvisor.inside import environment, users, visible, writable  # noqa: PLC0415
+    from pytest_gvisor.inside.view import environment, users, visible, writable  # noqa: PLC0415
 
     # The last entry that matches a name counts.
     entries = [*config.getini("gvisor_env"), *config.getoption("gvisor_env")]
@@ -117,7 +117,7 @@ def _read(config: pytest.Config) -> tuple[dict[str, str], list[str]]:
 
 
 def _isolation(config: pytest.Config) -> Isolation:
-    from pytest_gvisor import setting_values, settings  # noqa: PLC0415 -- idle costs nothing
+    from pytest_gvisor.base import setting_values, settings  # noqa: PLC0415 -- idle costs nothing
 
     written = config.getoption("gvisor_isolation") or "session"
     with placement.misuse_ends_session():
@@ -155,9 +155,9 @@ def _held_back_and_shown(config: pytest.Config) -> Iterator[str]:
 
     No folder of ``sys.path`` has these packages.
     """
-    from pytest_gvisor.escape import escape  # noqa: PLC0415 -- idle costs nothing
-    from pytest_gvisor.inside import visible  # noqa: PLC0415
-    from pytest_gvisor.inside.environment import held_back  # noqa: PLC0415
+    from pytest_gvisor.base.escape import escape  # noqa: PLC0415 -- idle costs nothing
+    from pytest_gvisor.inside.view import visible  # noqa: PLC0415
+    from pytest_gvisor.inside.view.environment import held_back  # noqa: PLC0415
 
     if names := held_back(_read(config)[0], os.environ):
         told = "-v names them" if config.get_verbosity() <= 0 else escape(", ".join(names))
@@ -185,7 +185,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     inside = placement.select_inside(config, items)
     if not inside:
         return
-    from pytest_gvisor.inside import variants, writable  # noqa: PLC0415 -- idle costs nothing
+    from pytest_gvisor.inside.boot import variants  # noqa: PLC0415 -- idle costs nothing
+    from pytest_gvisor.inside.view import writable  # noqa: PLC0415 -- idle costs nothing
 
     with placement.misuse_ends_session():
         writable.check(config, items)
@@ -203,7 +204,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     """Note the tests that the pytest inside need not collect."""
     if items and placement.is_asked_for(items[0].config) and not placement.here_is_inside():
-        from pytest_gvisor.inside import configuration  # noqa: PLC0415 -- idle costs nothing
+        from pytest_gvisor.inside.view import configuration  # noqa: PLC0415 -- idle costs nothing
 
         configuration.note_deselected(items[0].config, items)
 
@@ -212,8 +213,8 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Mark the host's copy of a test that is expected to fail."""
     if placement.native_key in item.stash:
+        from pytest_gvisor.base.setting_values import NATIVE  # noqa: PLC0415
         from pytest_gvisor.plugin import markers  # noqa: PLC0415 -- idle costs nothing
-        from pytest_gvisor.setting_values import NATIVE  # noqa: PLC0415
 
         markers.add_xfail(item, NATIVE)
 
@@ -244,8 +245,8 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def _inside(config: pytest.Config) -> Inside:
-    from pytest_gvisor.inside.environment import held_back  # noqa: PLC0415 -- see above
-    from pytest_gvisor.inside.start import Inside  # noqa: PLC0415
+    from pytest_gvisor.inside.boot.start import Inside  # noqa: PLC0415
+    from pytest_gvisor.inside.view.environment import held_back  # noqa: PLC0415 -- see above
 
     env, readable = _read(config)
     return Inside(
@@ -278,7 +279,7 @@ def pytest_testnodedown(node: Any) -> None:
     """Take what came of the files of a worker of xdist."""
     output = getattr(node, "workeroutput", {})
     if "gvisor_returned" in output:
-        from pytest_gvisor.inside import landing  # noqa: PLC0415 -- idle costs nothing
+        from pytest_gvisor.inside.back import landing  # noqa: PLC0415 -- idle costs nothing
 
         landing.take_worker(node.config, node.gateway.id, output)
 

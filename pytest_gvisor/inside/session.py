@@ -10,22 +10,24 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.escape import Live
-from pytest_gvisor.inside import ahead, early, reports
-from pytest_gvisor.inside.anchors import Anchors
-from pytest_gvisor.inside.copies import Copies
+from pytest_gvisor.base.escape import Live
+from pytest_gvisor.base.settings import Isolation, Platform, Settings
+from pytest_gvisor.inside import ahead
+from pytest_gvisor.inside.back.anchors import Anchors
+from pytest_gvisor.inside.back.landing import PLUGIN, Store
+from pytest_gvisor.inside.back.returned import Agreed, Taker, agree, basetemp
+from pytest_gvisor.inside.boot import early
+from pytest_gvisor.inside.boot.copies import Copies
+from pytest_gvisor.inside.boot.start import Inside, collect, plan
 from pytest_gvisor.inside.groups import Group, is_refused, planned, require_platform, seat_key
-from pytest_gvisor.inside.landing import PLUGIN, Store
-from pytest_gvisor.inside.link import Link
 from pytest_gvisor.inside.plugins import Bridges, allure, unbridged
-from pytest_gvisor.inside.returned import Agreed, Taker, agree, basetemp
-from pytest_gvisor.inside.session_bounds import SessionBounds
-from pytest_gvisor.inside.start import Inside, collect, plan
+from pytest_gvisor.inside.wire import reports
+from pytest_gvisor.inside.wire.link import Link
+from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 from pytest_gvisor.inside.worker import Worker
 from pytest_gvisor.plugin import cells
 from pytest_gvisor.plugin.placement import APART, FIELDS, plan_key
 from pytest_gvisor.plugin.precedence import expected_failures
-from pytest_gvisor.settings import Isolation, Platform, Settings
 
 _MAX_FALSE_STARTS = 3
 _STOPS = (KeyboardInterrupt, pytest.exit.Exception)

@@ -14,18 +14,19 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.errors import GvisorError, ProtocolError
-from pytest_gvisor.escape import safe
-from pytest_gvisor.inside import environment, fields, reports, rules, shown_files, users, visible
+from pytest_gvisor.base.errors import GvisorError, ProtocolError
+from pytest_gvisor.base.escape import safe
 from pytest_gvisor.inside.ahead import Ahead, Ids, Progress
-from pytest_gvisor.inside.configuration import measuring
-from pytest_gvisor.inside.coverage_data import MOST_BYTES, InsideCoverage
+from pytest_gvisor.inside.back.coverage_data import MOST_BYTES, InsideCoverage
+from pytest_gvisor.inside.back.returned import LAST_ACTS, Taker
+from pytest_gvisor.inside.boot.start import Inside
 from pytest_gvisor.inside.debugger import Debugger, stopped
-from pytest_gvisor.inside.link import Died, Hangs, Link, gone
 from pytest_gvisor.inside.plugins import Bridges
-from pytest_gvisor.inside.returned import LAST_ACTS, Taker
-from pytest_gvisor.inside.session_bounds import SessionBounds
-from pytest_gvisor.inside.start import Inside
+from pytest_gvisor.inside.view import environment, shown_files, users, visible
+from pytest_gvisor.inside.view.configuration import measuring
+from pytest_gvisor.inside.wire import fields, reports, rules
+from pytest_gvisor.inside.wire.link import Died, Hangs, Link, gone
+from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 from pytest_gvisor.plugin.placement import plan_key
 from pytest_gvisor.run.budget import MOST_MESSAGES, Budget
 from pytest_gvisor.sessions import places

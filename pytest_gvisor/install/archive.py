@@ -9,8 +9,8 @@ import math
 import os
 import re
 
-from pytest_gvisor.errors import ImageError, InstallFailed
-from pytest_gvisor.escape import escape
+from pytest_gvisor.base.errors import ImageError, InstallFailed
+from pytest_gvisor.base.escape import escape
 from pytest_gvisor.images.streams import CHUNK, Budget, Inflated, Limits, Section, open_file
 from pytest_gvisor.images.tar import Kind, Tar
 

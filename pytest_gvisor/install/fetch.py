@@ -16,8 +16,8 @@ from typing import NoReturn
 
 import requests
 
-from pytest_gvisor.errors import InstallFailed, InstallTimeout, UsageError, causes_of
-from pytest_gvisor.escape import escape
+from pytest_gvisor.base.errors import InstallFailed, InstallTimeout, UsageError, causes_of
+from pytest_gvisor.base.escape import escape
 
 SILENCE = 20.0
 """Seconds that a connection, or the next bytes, may take."""

@@ -17,12 +17,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from pytest_gvisor.errors import GvisorError, InstallFailed
-from pytest_gvisor.escape import escape
+from pytest_gvisor.base.errors import GvisorError, InstallFailed
+from pytest_gvisor.base.escape import escape
+from pytest_gvisor.base.trust import Trust, folder_problems
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.locate import NIX_STORE
 from pytest_gvisor.sessions import private
-from pytest_gvisor.trust import Trust, folder_problems
 
 MACHINES = ("x86_64", "aarch64")
 BINARY = "runsc"

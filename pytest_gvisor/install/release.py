@@ -12,8 +12,8 @@ import os
 import platform
 import re
 
-from pytest_gvisor.errors import InstallFailed, UsageError
-from pytest_gvisor.escape import escape
+from pytest_gvisor.base.errors import InstallFailed, UsageError
+from pytest_gvisor.base.escape import escape
 from pytest_gvisor.install import archive, place
 from pytest_gvisor.install.fetch import Client, NotThere
 from pytest_gvisor.install.place import BINARY, Installed

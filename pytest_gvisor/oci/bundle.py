@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
-from pytest_gvisor.errors import InvalidBundle, LaunchError
-from pytest_gvisor.escape import shown
+from pytest_gvisor.base.errors import InvalidBundle, LaunchError
+from pytest_gvisor.base.escape import shown
 from pytest_gvisor.oci import mount_options, paths, reach, validate
 from pytest_gvisor.oci.reader import MAX_BYTES, MAX_PROBLEMS, at, bounded, load
 from pytest_gvisor.oci.spec import Mount, Spec

@@ -8,15 +8,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from pytest_gvisor.errors import UsageError
-from pytest_gvisor.escape import shown
+from pytest_gvisor.base.errors import UsageError
+from pytest_gvisor.base.escape import shown
+from pytest_gvisor.base.settings import Network
 from pytest_gvisor.oci import spec
 from pytest_gvisor.oci.mounts import parse_size
 from pytest_gvisor.oci.reader import whole
 from pytest_gvisor.oci.spec import IdMapping, Mount, Spec, User
 from pytest_gvisor.oci.vocabulary import MountType, NamespaceType
 from pytest_gvisor.programs.paths import SYSTEM_PATH
-from pytest_gvisor.settings import Network
 
 OCI_VERSION: Final = "1.0.2"
 HOSTNAME: Final = "gvisor"

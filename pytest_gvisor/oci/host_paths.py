@@ -12,8 +12,8 @@ import stat
 import sys
 from collections.abc import Iterator, Sequence
 
-from pytest_gvisor import trust
-from pytest_gvisor.errors import UsageError
+from pytest_gvisor.base import trust
+from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.programs.paths import below, caches, projects, within
 from pytest_gvisor.sessions import private
 

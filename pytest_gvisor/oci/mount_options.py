@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from pytest_gvisor.escape import shown
+from pytest_gvisor.base.escape import shown
 from pytest_gvisor.oci.vocabulary import MountType
 
 # fmt: off

@@ -12,8 +12,8 @@ import stat
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from pytest_gvisor.errors import UsageError
-from pytest_gvisor.escape import shown
+from pytest_gvisor.base.errors import UsageError
+from pytest_gvisor.base.escape import shown
 from pytest_gvisor.oci import host_paths, skeleton
 from pytest_gvisor.oci.reader import whole
 from pytest_gvisor.oci.spec import Mount

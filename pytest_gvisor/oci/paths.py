@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from pytest_gvisor.escape import shown
+from pytest_gvisor.base.escape import shown
 from pytest_gvisor.oci import skeleton
 from pytest_gvisor.oci.reader import MAX_PROBLEMS, bounded
 from pytest_gvisor.oci.spec import Mount

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any, Final, Literal, TypeVar
 
-from pytest_gvisor.errors import UsageError
-from pytest_gvisor.escape import shown
+from pytest_gvisor.base.errors import UsageError
+from pytest_gvisor.base.escape import shown
 from pytest_gvisor.oci import host_paths, mounts
 from pytest_gvisor.oci.spec import Mount, Spec
 from pytest_gvisor.oci.vocabulary import normal

@@ -18,9 +18,9 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, NamedTuple, TypeGuard
 
-from pytest_gvisor.errors import InvalidBundle
-from pytest_gvisor.escape import shown
-from pytest_gvisor.guest.checked_json import has_more_values, loads, unique
+from pytest_gvisor.base.errors import InvalidBundle
+from pytest_gvisor.base.escape import shown
+from pytest_gvisor.guest.wire.checked_json import has_more_values, loads, unique
 
 MAX_BYTES: Final = 4 << 20
 MAX_VALUES: Final = 500_000

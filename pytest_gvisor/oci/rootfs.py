@@ -20,8 +20,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from pytest_gvisor.errors import GvisorError, InvalidBundle, LaunchError, UsageError
-from pytest_gvisor.escape import shown
+from pytest_gvisor.base.errors import GvisorError, InvalidBundle, LaunchError, UsageError
+from pytest_gvisor.base.escape import shown
 from pytest_gvisor.oci import host_paths, paths, skeleton, system_folders
 from pytest_gvisor.oci.accounts import Account
 from pytest_gvisor.oci.mounts import cover

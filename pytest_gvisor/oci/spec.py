@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Final
 
-from pytest_gvisor.escape import shown
+from pytest_gvisor.base.escape import shown
 from pytest_gvisor.oci import mount_options
 from pytest_gvisor.oci.reader import I32, I64, U32, U64, Id, Range, key, write
 from pytest_gvisor.oci.vocabulary import (

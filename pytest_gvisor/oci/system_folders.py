@@ -15,8 +15,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from pytest_gvisor.errors import UsageError
-from pytest_gvisor.escape import shown
+from pytest_gvisor.base.errors import UsageError
+from pytest_gvisor.base.escape import shown
 from pytest_gvisor.oci.skeleton import homes
 from pytest_gvisor.programs.paths import below, projects, within
 

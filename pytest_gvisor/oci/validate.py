@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pytest_gvisor.errors import InvalidBundle, UsageError
-from pytest_gvisor.escape import shown
+from pytest_gvisor.base.errors import InvalidBundle, UsageError
+from pytest_gvisor.base.escape import shown
 from pytest_gvisor.oci import mount_options, reader
 from pytest_gvisor.oci.spec import Capabilities, Found, Spec
 from pytest_gvisor.oci.vocabulary import absolute

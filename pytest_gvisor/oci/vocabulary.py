@@ -6,7 +6,7 @@ import enum
 import posixpath
 from typing import Annotated
 
-from pytest_gvisor.escape import shown
+from pytest_gvisor.base.escape import shown
 from pytest_gvisor.oci.reader import Words
 
 # In the order of the kernel's numbers (capabilities(7)).

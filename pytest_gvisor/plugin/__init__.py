@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from pytest_gvisor.base.setting_table import names_from
 from pytest_gvisor.plugin import arrivals, fixtures, hookspecs, options
 from pytest_gvisor.plugin.placement import UNTRUSTED, here_is_inside, in_matrix, uses_gvisor
 from pytest_gvisor.programs.paths import projects
-from pytest_gvisor.setting_table import names_from
 
 # ruff: noqa: PLC0415 -- a session without gVisor imports nothing of what is imported in functions
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_gvisor.base.setting_table import SETTINGS
 from pytest_gvisor.plugin.placement import native_key, plan_of
-from pytest_gvisor.setting_table import SETTINGS
 
 if TYPE_CHECKING:
-    from pytest_gvisor.settings import Settings
+    from pytest_gvisor.base.settings import Settings
 
 _PYTEST = ("python", "-m", "pytest")
 # What is taken over from this run's command line: of every test the settings of its sandboxes,

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gvisor.errors import GvisorError, PlatformUnavailable, UsageError
-from pytest_gvisor.escape import escape
+from pytest_gvisor.base.errors import GvisorError, PlatformUnavailable, UsageError
+from pytest_gvisor.base.escape import escape
+from pytest_gvisor.base.setting_values import NATIVE
+from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.plugin.again import command
 from pytest_gvisor.plugin.placement import in_matrix, native_key, params_of, plan_of
 from pytest_gvisor.plugin.precedence import RELEASE_FIXTURE, run_settings, settings_of
 from pytest_gvisor.plugin.skips import missing_requirement
 from pytest_gvisor.plugin.stash import engine_of, harnesses, has_failed, platform_key, take_runs
 from pytest_gvisor.report.run_texts import run_of
-from pytest_gvisor.setting_values import NATIVE
-from pytest_gvisor.settings import Platform, Settings
 
 if TYPE_CHECKING:
-    from pytest_gvisor.completed import Usage
+    from pytest_gvisor.base.completed import Usage
     from pytest_gvisor.run.request import Record
 
 CELL = "gvisor_cell"

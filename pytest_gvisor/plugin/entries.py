@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.escape import escape, uncoloured
+from pytest_gvisor.base.escape import escape, uncoloured
 from pytest_gvisor.report.model import MAX_NUMBER, Cell, Run, State
 from pytest_gvisor.report.run_texts import head, tail
 

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from pytest_gvisor import setting_values
-from pytest_gvisor.errors import PytestGvisorWarning, UsageError
+from pytest_gvisor.base import setting_values
+from pytest_gvisor.base.errors import PytestGvisorWarning, UsageError
+from pytest_gvisor.base.settings import Keep, Platform, Settings
 from pytest_gvisor.harness.gvisor import write_bundle
-from pytest_gvisor.oci import host_paths
+from pytest_gvisor.oci import host_paths, project
+from pytest_gvisor.oci.project import Project
 from pytest_gvisor.plugin import markers
 from pytest_gvisor.plugin.precedence import (
     prefix_location,
@@ -26,10 +28,7 @@ from pytest_gvisor.plugin.precedence import (
 from pytest_gvisor.plugin.shared_sandboxes import Shared, SharedSnapshots, warn_of_leaks
 from pytest_gvisor.plugin.skips import fail_misuse, skip_missing
 from pytest_gvisor.plugin.stash import engine_of, has_failed, record_harness, record_run
-from pytest_gvisor.run import project
-from pytest_gvisor.run.project import Project
 from pytest_gvisor.run.request import Hooks
-from pytest_gvisor.settings import Keep, Platform, Settings
 
 if TYPE_CHECKING:
     from pytest_gvisor.harness.engine import Engine

@@ -11,12 +11,12 @@ import pytest
 from pytest_gvisor.plugin.placement import FIXTURES, here_is_inside
 
 if TYPE_CHECKING:
+    from pytest_gvisor.base.settings import Platform
     from pytest_gvisor.harness.gvisor import Gvisor
     from pytest_gvisor.plugin.fixture_values import BundleFactory, ImageFactory, Values
     from pytest_gvisor.plugin.shared_sandboxes import Shared, SharedSnapshots
     from pytest_gvisor.runsc.binary import Runsc
     from pytest_gvisor.sandbox.sandbox import Sandbox
-    from pytest_gvisor.settings import Platform
 
 # ruff: noqa: PLC0415 -- idle costs nothing
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_gvisor.errors import GvisorError
-from pytest_gvisor.escape import escape
+from pytest_gvisor.base.errors import GvisorError
+from pytest_gvisor.base.escape import escape
+from pytest_gvisor.base.setting_values import NATIVE
+from pytest_gvisor.base.settings import on_release as settings_on
 from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.plugin.stash import engine_of
 from pytest_gvisor.sessions import session_folder
-from pytest_gvisor.setting_values import NATIVE
-from pytest_gvisor.settings import on_release as settings_on
 
 if TYPE_CHECKING:
     from pytest_gvisor.runsc.binary import Runsc

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_gvisor.completed import Completed
-    from pytest_gvisor.errors import GvisorError
+    from pytest_gvisor.base.completed import Completed
+    from pytest_gvisor.base.errors import GvisorError
 
 
 def __dir__() -> list[str]:

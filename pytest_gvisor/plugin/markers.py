@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from pytest_gvisor import setting_values
-from pytest_gvisor.errors import GvisorError, PytestGvisorWarning, RunscError, UsageError
+from pytest_gvisor.base import setting_values
+from pytest_gvisor.base.errors import GvisorError, PytestGvisorWarning, RunscError, UsageError
+from pytest_gvisor.base.release_range import ReleaseRange
+from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.plugin.placement import asks_for_gvisor, params_of
 from pytest_gvisor.plugin.precedence import (
     RELEASE_FIXTURE,
@@ -21,8 +23,6 @@ from pytest_gvisor.plugin.precedence import (
 )
 from pytest_gvisor.plugin.skips import fail_misuse, skip_missing
 from pytest_gvisor.plugin.stash import engine_of, platform_key
-from pytest_gvisor.release_range import ReleaseRange
-from pytest_gvisor.settings import Platform, Settings
 
 _FIXTURE = "gvisor_platform"
 

@@ -15,8 +15,9 @@ from importlib import metadata
 
 import pytest
 
-from pytest_gvisor.errors import ReportError
-from pytest_gvisor.escape import escape, safe, uncoloured
+from pytest_gvisor.base.errors import ReportError
+from pytest_gvisor.base.escape import escape, safe, uncoloured
+from pytest_gvisor.base.setting_values import NATIVE
 from pytest_gvisor.plugin import cells
 from pytest_gvisor.plugin.entries import MAX_OUTPUT, CellInMaking
 from pytest_gvisor.plugin.placement import here_is_inside
@@ -25,7 +26,6 @@ from pytest_gvisor.plugin.stash import engine_if_any, worker_of
 from pytest_gvisor.report.files import check
 from pytest_gvisor.report.model import Binary, Column, Leg, Report, Row, State, merge
 from pytest_gvisor.report.run_texts import tail
-from pytest_gvisor.setting_values import NATIVE
 
 NAME = "gvisor-report"
 MAX_DETAILS = 32 * 1024 * 1024

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from pytest_gvisor import removed
+from pytest_gvisor.base import removed
+from pytest_gvisor.base.setting_table import SETTINGS
 from pytest_gvisor.plugin.placement import FIELDS, RETURNS
-from pytest_gvisor.setting_table import SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, Literal
 
-    from pytest_gvisor.setting_table import Kind, Setting
+    from pytest_gvisor.base.setting_table import Kind, Setting
 
 _INI: Mapping[Kind, Literal["args", "bool", "float"]] = {
     "platforms": "args", "reports": "args", "flag": "bool", "seconds": "float",

@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from pytest_gvisor.settings import Platform
+    from pytest_gvisor.base.settings import Platform
 
 FIXTURES = frozenset({
     "gvisor", "gvisor_image", "gvisor_platform", "gvisor_runsc", "gvisor_sandbox",
@@ -22,7 +22,7 @@ GUARD = "PYTEST_GVISOR_INSIDE"
 """What worker.py sets, to the kernel that it runs on: set elsewhere it means nothing."""
 
 FIELDS = "gvisor_report_fields"
-"""The ini key that names further fields of reports from inside: see inside/fields.py."""
+"""The ini key that names further fields of reports from inside: see inside/wire/fields.py."""
 
 RETURNS = "gvisor_returns"
 BASETEMP_GIVEN = "gvisor_basetemp_given"
@@ -35,7 +35,7 @@ APART = "gvisor_apart"
 order of the collection, which is the same inside."""
 
 EARLY = "gvisor-early"
-"""The name of the plugin that starts a sandbox before the collection: see inside/early.py."""
+"""The name of the plugin that starts a sandbox before the collection: see inside/boot/early.py."""
 
 
 class Plan(NamedTuple):
@@ -54,7 +54,7 @@ class Plan(NamedTuple):
     """The label of its runsc; None where there are not several."""
 
     user: str = "caller"
-    """Who it runs as, in the form of inside/users.py."""
+    """Who it runs as, in the form of inside/view/users.py."""
 
 
 native_key: pytest.StashKey[str] = pytest.StashKey()
@@ -93,7 +93,7 @@ def here_is_inside() -> bool:
 @contextlib.contextmanager
 def misuse_ends_session(where: str = "") -> Iterator[None]:
     """Turn a `UsageError` of this package into a `pytest.UsageError`; ``where`` names the place."""
-    from pytest_gvisor.errors import UsageError  # noqa: PLC0415 -- idle costs nothing
+    from pytest_gvisor.base.errors import UsageError  # noqa: PLC0415 -- idle costs nothing
 
     try:
         yield

@@ -12,14 +12,14 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from pytest_gvisor import setting_values
-from pytest_gvisor import settings as words
-from pytest_gvisor.errors import LaunchError, RunscError, UsageError
+from pytest_gvisor.base import setting_values
+from pytest_gvisor.base import settings as words
+from pytest_gvisor.base.errors import LaunchError, RunscError, UsageError
+from pytest_gvisor.base.setting_table import BY_NAME
+from pytest_gvisor.base.settings import Settings
 from pytest_gvisor.plugin.options import written
 from pytest_gvisor.plugin.placement import misuse_ends_session, params_of, plan_of
 from pytest_gvisor.plugin.stash import engine_of
-from pytest_gvisor.setting_table import BY_NAME
-from pytest_gvisor.settings import Settings
 
 _key = pytest.StashKey[Settings]()
 RELEASE_FIXTURE = "gvisor_runsc"

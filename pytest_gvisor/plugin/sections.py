@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_gvisor.escape import safe, safe_but_colour
+from pytest_gvisor.base.escape import safe, safe_but_colour
 from pytest_gvisor.plugin.again import command
 from pytest_gvisor.plugin.placement import UNTRUSTED
 from pytest_gvisor.report.run_texts import sections

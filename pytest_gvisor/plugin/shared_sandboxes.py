@@ -9,20 +9,20 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from pytest_gvisor import setting_values
-from pytest_gvisor import settings as words
-from pytest_gvisor.errors import PytestGvisorWarning
+from pytest_gvisor.base import setting_values
+from pytest_gvisor.base import settings as words
+from pytest_gvisor.base.errors import PytestGvisorWarning
+from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.plugin.skips import skip_missing
 from pytest_gvisor.run.request import Hooks
-from pytest_gvisor.settings import Platform
 
 if TYPE_CHECKING:
+    from pytest_gvisor.base.settings import Settings
     from pytest_gvisor.harness.engine import Engine
     from pytest_gvisor.harness.gvisor import Gvisor
-    from pytest_gvisor.run.project import Project
+    from pytest_gvisor.oci.project import Project
     from pytest_gvisor.sandbox.sandbox import Sandbox
     from pytest_gvisor.sandbox.snapshot import Snapshot
-    from pytest_gvisor.settings import Settings
 
 Prepare = Callable[["Sandbox"], object]
 """A function that fills a sandbox before it is saved."""

@@ -13,8 +13,8 @@ import pytest
 from pytest_gvisor.programs.paths import below
 
 if TYPE_CHECKING:
-    from pytest_gvisor.errors import GvisorError
-    from pytest_gvisor.settings import Settings
+    from pytest_gvisor.base.errors import GvisorError
+    from pytest_gvisor.base.settings import Settings
 
 _PACKAGE = __name__.partition(".")[0]
 _FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -28,7 +28,7 @@ def fail_misuse() -> Iterator[None]:
 
     An `UnwantedRelease` likewise.
     """
-    from pytest_gvisor.errors import UnwantedRelease, UsageError  # noqa: PLC0415 -- idle: no cost
+    from pytest_gvisor.base.errors import UnwantedRelease, UsageError  # noqa: PLC0415 -- idle: no cost
 
     try:
         yield
@@ -45,7 +45,7 @@ def skip_missing(settings: Settings, *, in_gvisor: bool = False) -> Iterator[Non
     Only these may skip. A runsc that is refused, or fails, is an error. So is one that was named
     and is not there. ``in_gvisor`` is whether the user has asked for gVisor by option.
     """
-    from pytest_gvisor import errors  # noqa: PLC0415 -- as above
+    from pytest_gvisor.base import errors  # noqa: PLC0415 -- as above
 
     try:
         yield
@@ -80,7 +80,7 @@ def undo_xfail(call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
 
 
 def _failed_before_run(call: pytest.CallInfo[Any]) -> bool:
-    from pytest_gvisor import completed, errors  # noqa: PLC0415 -- as above
+    from pytest_gvisor.base import completed, errors  # noqa: PLC0415 -- as above
 
     raised = None if call.excinfo is None else call.excinfo.value
     if isinstance(raised, pytest.fail.Exception):
@@ -112,7 +112,7 @@ def hide_own_frames() -> None:
 
 
 def _is_own_error(excinfo: pytest.ExceptionInfo[BaseException] | None) -> bool:
-    from pytest_gvisor.errors import GvisorError  # noqa: PLC0415 -- as above
+    from pytest_gvisor.base.errors import GvisorError  # noqa: PLC0415 -- as above
 
     return excinfo is not None and isinstance(excinfo.value, GvisorError)
 

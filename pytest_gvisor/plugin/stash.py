@@ -10,12 +10,12 @@ import pytest
 from pytest_gvisor.plugin.placement import FIXTURES
 
 if TYPE_CHECKING:
-    from pytest_gvisor.completed import Usage
+    from pytest_gvisor.base.completed import Usage
+    from pytest_gvisor.base.settings import Platform
     from pytest_gvisor.harness.engine import Engine
     from pytest_gvisor.harness.gvisor import Gvisor
     from pytest_gvisor.run.request import Record
     from pytest_gvisor.sessions.launcher import Launcher
-    from pytest_gvisor.settings import Platform
 
 _launcher_key: pytest.StashKey[Launcher] = pytest.StashKey()
 _engine_key: pytest.StashKey[Engine] = pytest.StashKey()

@@ -251,7 +251,7 @@ def journalled_cgroups(session: str) -> list[str]:
         open(os.path.join(session, JOURNAL), encoding="utf-8", errors="replace") as lines,
     ):
         for line in lines:
-            # Programs import nothing of guest/checked_json.py, which reads JSON elsewhere.
+            # Programs import nothing of guest/wire/checked_json.py, which reads JSON elsewhere.
             with contextlib.suppress(ValueError, RecursionError):
                 entry = json.loads(line)
                 listed = entry.get("cgroups") if isinstance(entry, dict) else None

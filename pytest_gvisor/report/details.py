@@ -6,9 +6,9 @@ import json
 import re
 from typing import Any
 
-from pytest_gvisor.escape import escape
+from pytest_gvisor.base.escape import escape
+from pytest_gvisor.base.setting_values import NATIVE
 from pytest_gvisor.report.model import Cell, Report, Row, State, Used
-from pytest_gvisor.setting_values import NATIVE
 
 _CAPTURED = re.compile(r"^--- Captured \w+ \w+ ---$", re.MULTILINE)
 """The title of pytest's first section after a traceback."""

@@ -8,10 +8,10 @@ import secrets
 import tempfile
 from collections.abc import Mapping
 
-from pytest_gvisor.errors import ReportError, UsageError
-from pytest_gvisor.escape import escape
+from pytest_gvisor.base.errors import ReportError, UsageError
+from pytest_gvisor.base.escape import escape
+from pytest_gvisor.base.setting_values import report_paths
 from pytest_gvisor.report.model import Report
-from pytest_gvisor.setting_values import report_paths
 
 VARIABLE = "GITHUB_STEP_SUMMARY"
 BUDGET = 900 * 1024

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_gvisor.escape import escape
+from pytest_gvisor.base.escape import escape
 from pytest_gvisor.report.details import as_ratio, details
 from pytest_gvisor.report.model import Cell, Report, Row, State, failures_first, joined
 

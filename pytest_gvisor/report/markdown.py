@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pytest_gvisor.escape import escape
+from pytest_gvisor.base.escape import escape
 from pytest_gvisor.report.model import Cell, Leg, Report, Row, State, failures_first, joined
 
 _MARKS = {

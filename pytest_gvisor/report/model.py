@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pytest_gvisor.setting_values import NATIVE
+from pytest_gvisor.base.setting_values import NATIVE
 
 SCHEMA = 1
 """Goes up when a reader of the last one would misunderstand."""

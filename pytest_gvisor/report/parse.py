@@ -9,8 +9,8 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pytest_gvisor.errors import ReportError
-from pytest_gvisor.guest.checked_json import loads, unique
+from pytest_gvisor.base.errors import ReportError
+from pytest_gvisor.guest.wire.checked_json import loads, unique
 from pytest_gvisor.report.model import MAX_NUMBER, SCHEMA, Leg, PlatformName, Report, Row, State
 
 MAX_BYTES = 256 * 1024 * 1024

@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.completed import WorkloadTimeout
-from pytest_gvisor.errors import RunscFailed
-from pytest_gvisor.escape import escape, quoted
+from pytest_gvisor.base.completed import WorkloadTimeout
+from pytest_gvisor.base.errors import RunscFailed
+from pytest_gvisor.base.escape import escape, quoted
 
 if TYPE_CHECKING:
     from pytest_gvisor.run.request import Record

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from pytest_gvisor.escape import safe
+from pytest_gvisor.base.escape import safe
 from pytest_gvisor.report.model import Cell, Report, Row, State, joined
 
 __all__ = ["differing", "figures", "one_line", "safe", "show"]

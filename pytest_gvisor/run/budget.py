@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-from pytest_gvisor.errors import ProtocolError
+from pytest_gvisor.base.errors import ProtocolError
 
 clock = time.monotonic
 

@@ -7,7 +7,7 @@ import mmap
 import os
 from typing import Any
 
-from pytest_gvisor.errors import stage
+from pytest_gvisor.base.errors import stage
 
 CHUNK = 1024 * 1024
 

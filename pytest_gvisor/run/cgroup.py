@@ -14,8 +14,8 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from pytest_gvisor.completed import Usage
-from pytest_gvisor.errors import LaunchError, stage
+from pytest_gvisor.base.completed import Usage
+from pytest_gvisor.base.errors import LaunchError, stage
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.programs import proc
 from pytest_gvisor.programs.leftovers import CGROUP_PREFIX as PREFIX

@@ -15,8 +15,9 @@ import shutil
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pytest_gvisor.completed import Completed
-from pytest_gvisor.errors import GvisorError, SnapshotError
+from pytest_gvisor.base.completed import Completed
+from pytest_gvisor.base.errors import GvisorError, SnapshotError
+from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.run import logs
 from pytest_gvisor.run.budget import Budget
 from pytest_gvisor.run.runner import Runner
@@ -24,7 +25,6 @@ from pytest_gvisor.run.supervisor import Supervisor
 from pytest_gvisor.runsc.command import save_argv
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.sessions.private import make_private
-from pytest_gvisor.settings import Platform
 
 LARGEST = 4 * 1024**3
 """Bytes of an image. The session folder may be in memory."""

@@ -10,8 +10,8 @@ import dataclasses
 import os
 from collections.abc import Collection
 
-from pytest_gvisor.errors import UsageError, stage
-from pytest_gvisor.escape import shown
+from pytest_gvisor.base.errors import UsageError, stage
+from pytest_gvisor.base.escape import shown
 from pytest_gvisor.oci.paths import ordered
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.oci.vocabulary import normal

@@ -12,13 +12,13 @@ import re
 import resource
 from typing import Final
 
-from pytest_gvisor.errors import UsageError, stage
+from pytest_gvisor.base.errors import UsageError, stage
+from pytest_gvisor.base.setting_values import LEAST_FILES, MOST_FILES
+from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.oci.defaults import SHM
 from pytest_gvisor.oci.mounts import parse_size
 from pytest_gvisor.oci.skeleton import write
 from pytest_gvisor.programs.sources import Source
-from pytest_gvisor.setting_values import LEAST_FILES, MOST_FILES
-from pytest_gvisor.settings import Platform, Settings
 
 _SHM: Final = "/dev/shm"
 _ENDLESS: Final = 2**20

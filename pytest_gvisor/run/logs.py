@@ -12,7 +12,7 @@ import json
 import os
 import re
 
-from pytest_gvisor.escape import escape
+from pytest_gvisor.base.escape import escape
 from pytest_gvisor.run.capture import CHUNK, Capture, Drain
 from pytest_gvisor.sessions.private import make_private
 
@@ -109,7 +109,7 @@ def records(path: str) -> tuple[str, ...]:
         if raw[position].isspace():
             position += 1
             continue
-        # As guest/checked_json.py, but that one text follows another.
+        # As guest/wire/checked_json.py, but that one text follows another.
         try:
             entry, position = decoder.raw_decode(raw, position)
         except (ValueError, RecursionError):

@@ -10,8 +10,8 @@ import shutil
 import stat
 from collections.abc import Sequence
 
-from pytest_gvisor.errors import ProgramNotStarted
-from pytest_gvisor.escape import escape, shown
+from pytest_gvisor.base.errors import ProgramNotStarted
+from pytest_gvisor.base.escape import escape, shown
 from pytest_gvisor.oci.skeleton import is_wide
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.oci.vocabulary import MountType

@@ -9,7 +9,7 @@ import selectors
 import socket
 from collections.abc import Callable, Iterable, Iterator
 
-from pytest_gvisor.guest import byte_code
+from pytest_gvisor.guest.tests import byte_code
 from pytest_gvisor.run.capture import CHUNK, Capture, Drain
 
 _SOCKET_BUFFER = 1024 * 1024
@@ -154,7 +154,9 @@ class SharedStreams(Streams):
     """
 
     size = byte_code.PLACE + byte_code.MOST
-    """`guest.unsent`, and `guest.byte_code` behind it. A page that nobody writes is no memory."""
+    """`guest.tests.unsent`, and `guest.tests.byte_code` behind it.
+
+    A page that nobody writes is no memory."""
 
     def _open(self, feed: Input) -> None:
         super()._open(feed)

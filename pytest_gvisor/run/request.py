@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_gvisor.completed import Completed
-from pytest_gvisor.errors import GvisorError, stage
+from pytest_gvisor.base.completed import Completed
+from pytest_gvisor.base.errors import GvisorError, stage
+from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.oci.validate import check_id
@@ -27,7 +28,6 @@ from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.sessions.launcher import Launcher
 from pytest_gvisor.sessions.private import make_private
-from pytest_gvisor.settings import Platform, Settings
 
 MAX_RECORDS = 50
 MAX_REMEMBERED = 64 * 1024 * 1024

@@ -10,8 +10,9 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 
-from pytest_gvisor.completed import Completed, Outcome, Usage
-from pytest_gvisor.errors import GvisorError, stage
+from pytest_gvisor.base.completed import Completed, Outcome, Usage
+from pytest_gvisor.base.errors import GvisorError, stage
+from pytest_gvisor.base.settings import Network
 from pytest_gvisor.oci import host_paths
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.mounts import shows_devices
@@ -29,7 +30,6 @@ from pytest_gvisor.runsc.command import gofer_flags, run_argv, runsc_env, shell_
 from pytest_gvisor.runsc.features import registers_in_vain
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.sessions.launcher import Launcher
-from pytest_gvisor.settings import Network
 
 
 def run(request: Request, launcher: Launcher, record: Record, hooks: Hooks) -> Completed:

@@ -8,7 +8,8 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from pytest_gvisor.errors import PytestGvisorWarning, UsageError
+from pytest_gvisor.base.errors import PytestGvisorWarning, UsageError
+from pytest_gvisor.base.settings import Network, Settings
 from pytest_gvisor.oci import validate
 from pytest_gvisor.oci.accounts import account_of
 from pytest_gvisor.oci.bundle import Bundle
@@ -21,7 +22,6 @@ from pytest_gvisor.run.request import Hooks, Request, Workspace
 from pytest_gvisor.run.workload import Workload
 from pytest_gvisor.runsc import rootless
 from pytest_gvisor.runsc.rootless import Caller, Way
-from pytest_gvisor.settings import Network, Settings
 
 
 def way_of(chosen: Settings) -> Way:

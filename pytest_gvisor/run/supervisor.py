@@ -11,7 +11,7 @@ import selectors
 import time
 from collections.abc import Callable, Sequence
 
-from pytest_gvisor.errors import LaunchError, ProtocolError, stage
+from pytest_gvisor.base.errors import LaunchError, ProtocolError, stage
 from pytest_gvisor.programs import leftovers, proc
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run.pipes import Pipes

@@ -21,8 +21,8 @@ import tty
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pytest_gvisor.completed import Completed
-from pytest_gvisor.errors import UsageError
+from pytest_gvisor.base.completed import Completed
+from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.run import runner
 from pytest_gvisor.run.capture import Capture
 from pytest_gvisor.run.pipes import Change, Input, Pipes

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from pytest_gvisor.errors import LaunchError, stage
+from pytest_gvisor.base.errors import LaunchError, stage
 
 _ROOM = (64 + 8) * 1024 * 1024
 """Bytes of addresses beside a thread's stack: glibc reserves 64 MiB, Python needs some more."""

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pytest_gvisor.completed import Completed, Outcome, SandboxCrashed, WorkloadTimeout
-from pytest_gvisor.errors import GvisorError, MixedReleases, RunscFailed
+from pytest_gvisor.base.completed import Completed, Outcome, SandboxCrashed, WorkloadTimeout
+from pytest_gvisor.base.errors import GvisorError, MixedReleases, RunscFailed
+from pytest_gvisor.base.setting_table import spellings
 from pytest_gvisor.run import limits, not_started
 from pytest_gvisor.run.cgroup import limits_of
 from pytest_gvisor.run.logs import other_release
 from pytest_gvisor.run.request import Record, Request
-from pytest_gvisor.setting_table import spellings
 
 _ONE_RELEASE = (
     "Install runsc and gvisor-bin anew, from one release, over both: `pytest-gvisor install`."

@@ -6,11 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_gvisor.errors import ImageError, UsageError
+from pytest_gvisor.base.errors import ImageError, UsageError
 from pytest_gvisor.oci.defaults import HOSTNAME
+from pytest_gvisor.oci.project import Project
 from pytest_gvisor.oci.rootfs import Rootfs, Says, host
 from pytest_gvisor.oci.spec import Mount, User, Who
-from pytest_gvisor.run.project import Project
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ import stat
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_gvisor.errors import LaunchError
-from pytest_gvisor.guest.checked_json import loads
+from pytest_gvisor.base.errors import LaunchError
+from pytest_gvisor.guest.wire.checked_json import loads
 from pytest_gvisor.programs.paths import caches
 from pytest_gvisor.runsc.features import QUESTIONS
 from pytest_gvisor.sessions import private

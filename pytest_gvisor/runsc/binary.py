@@ -14,7 +14,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.errors import InsecureRunsc, stage
+from pytest_gvisor.base.errors import InsecureRunsc, stage
 from pytest_gvisor.runsc import features, locate, sidecars
 from pytest_gvisor.runsc.answers import Answers, keep, recall
 from pytest_gvisor.runsc.features import Features

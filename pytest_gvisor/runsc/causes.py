@@ -12,8 +12,8 @@ import errno
 import os
 import re
 
+from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.programs.proc import mounts, status_of
-from pytest_gvisor.settings import Platform
 
 Obstacle = tuple[str, str]
 """The fact, and what to do."""

@@ -1,4 +1,8 @@
-"""runsc's command lines and environment as data. Does no input or output."""
+"""runsc's command lines and environment as data. Does no input or output.
+
+Bind mounts are in runsc's ``shared`` mode: in ``exclusive`` mode a sandbox would not see a new file
+where it has already looked for one, and ``--file-access-mounts`` holds for all mounts alike.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,10 @@ import shlex
 import signal
 from collections.abc import Collection, Mapping, Sequence
 
-from pytest_gvisor.errors import UsageError
+from pytest_gvisor.base.errors import UsageError
+from pytest_gvisor.base.settings import Network, Platform
 from pytest_gvisor.programs.paths import SIDECARS_VARIABLE, SYSTEM_PATH
 from pytest_gvisor.runsc.sidecars import ONE_RELEASE
-from pytest_gvisor.settings import Network, Platform
 
 EVENTS = "pod-init.json"
 """The name of the file for ``--pod-init-config`` in the folder of a run."""

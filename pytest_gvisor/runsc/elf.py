@@ -17,8 +17,15 @@ import stat
 import struct
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.escape import escape
-from pytest_gvisor.trust import Trust, add_problem, file_problems, folder_problem, follow, text_of
+from pytest_gvisor.base.escape import escape
+from pytest_gvisor.base.trust import (
+    Trust,
+    add_problem,
+    file_problems,
+    folder_problem,
+    follow,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

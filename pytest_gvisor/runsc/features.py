@@ -21,12 +21,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.errors import LaunchError, RunscFailed, UnwantedRelease, stage
-from pytest_gvisor.escape import escape
+from pytest_gvisor.base.errors import LaunchError, RunscFailed, UnwantedRelease, stage
+from pytest_gvisor.base.escape import escape
+from pytest_gvisor.base.settings import Platform
+from pytest_gvisor.base.trust import SHORTAGES
 from pytest_gvisor.programs import ask_runsc
 from pytest_gvisor.programs.paths import ENVIRONMENT, command
-from pytest_gvisor.settings import Platform
-from pytest_gvisor.trust import SHORTAGES
 
 if TYPE_CHECKING:
     from pytest_gvisor.runsc.locate import Judged

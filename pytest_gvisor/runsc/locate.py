@@ -20,13 +20,10 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_gvisor.errors import InsecureRunsc, RunscNotFound, UsageError, stage
-from pytest_gvisor.escape import escape
-from pytest_gvisor.programs.paths import below
-from pytest_gvisor.runsc import elf, sidecars
-from pytest_gvisor.sessions.places import RUNSC_PATHS
-from pytest_gvisor.setting_table import spellings
-from pytest_gvisor.trust import (
+from pytest_gvisor.base.errors import InsecureRunsc, RunscNotFound, UsageError, stage
+from pytest_gvisor.base.escape import escape
+from pytest_gvisor.base.setting_table import spellings
+from pytest_gvisor.base.trust import (
     MAX_SYMLINKS,
     Node,
     Trust,
@@ -37,6 +34,9 @@ from pytest_gvisor.trust import (
     noexec_problem,
     text_of,
 )
+from pytest_gvisor.programs.paths import below
+from pytest_gvisor.runsc import elf, sidecars
+from pytest_gvisor.sessions.places import RUNSC_PATHS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -19,22 +19,22 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.completed import SandboxCrashed, WorkloadFailed, WorkloadTimeout
-from pytest_gvisor.errors import (
+from pytest_gvisor.base.completed import SandboxCrashed, WorkloadFailed, WorkloadTimeout
+from pytest_gvisor.base.errors import (
     GvisorError,
     LaunchError,
     MixedReleases,
     PlatformUnavailable,
     RunscFailed,
 )
-from pytest_gvisor.escape import escape
-from pytest_gvisor.kernel import is_gvisor_kernel
+from pytest_gvisor.base.escape import escape
+from pytest_gvisor.base.kernel import is_gvisor_kernel
+from pytest_gvisor.base.settings import Platform
+from pytest_gvisor.base.trust import SHORTAGES
 from pytest_gvisor.runsc.causes import BROKEN, Cause, explain
-from pytest_gvisor.settings import Platform
-from pytest_gvisor.trust import SHORTAGES
 
 if TYPE_CHECKING:
-    from pytest_gvisor.completed import Completed
+    from pytest_gvisor.base.completed import Completed
 
 PROBE_DEADLINE = 10.0
 LONGEST_DEADLINE = 60.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
-from pytest_gvisor.errors import UsageError, stage
+from pytest_gvisor.base.errors import UsageError, stage
+from pytest_gvisor.base.settings import Network, Rootless
 from pytest_gvisor.programs.proc import ALL_IDS, IdRange, id_map, status_of
-from pytest_gvisor.settings import Network, Rootless
 
 _CAP_SYS_ADMIN = 1 << 21  # include/uapi/linux/capability.h
 

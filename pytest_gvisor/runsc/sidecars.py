@@ -18,11 +18,9 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_gvisor.errors import InsecureRunsc
-from pytest_gvisor.escape import escape
-from pytest_gvisor.runsc import elf
-from pytest_gvisor.sessions.places import RUNSC_FOLDER
-from pytest_gvisor.trust import (
+from pytest_gvisor.base.errors import InsecureRunsc
+from pytest_gvisor.base.escape import escape
+from pytest_gvisor.base.trust import (
     WRITABLE_BY_OTHERS,
     Node,
     Trust,
@@ -34,6 +32,8 @@ from pytest_gvisor.trust import (
     noexec_problem,
     text_of,
 )
+from pytest_gvisor.runsc import elf
+from pytest_gvisor.sessions.places import RUNSC_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator

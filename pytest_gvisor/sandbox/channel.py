@@ -2,6 +2,10 @@
 
 The thread does all reading and never waits for anybody but the kernel. Other threads send under the
 lock and wait on conditions of that lock. Whatever ends the sandbox, everybody who waits is told.
+
+Several threads use a warm sandbox at once, and its forwarded ports work while none of them waits.
+For a pytest inside only pytest's own thread waits. So `inside.wire.link` has no such thread, which
+would add two changes of threads to each message.
 """
 
 from __future__ import annotations
@@ -17,10 +21,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from pytest_gvisor.completed import Completed, Outcome, SandboxCrashed
-from pytest_gvisor.errors import GvisorError, UsageError, stage
-from pytest_gvisor.escape import escape
-from pytest_gvisor.guest.frames import MAX_PAYLOAD, TAG_SIZE, Decoder, FrameError, Outbox
+from pytest_gvisor.base.completed import Completed, Outcome, SandboxCrashed
+from pytest_gvisor.base.errors import GvisorError, UsageError, stage
+from pytest_gvisor.base.escape import escape
+from pytest_gvisor.guest.wire.frames import MAX_PAYLOAD, TAG_SIZE, Decoder, FrameError, Outbox
 from pytest_gvisor.run import threads
 from pytest_gvisor.run.capture import Capture, streams
 from pytest_gvisor.run.connected import Driven, Ended

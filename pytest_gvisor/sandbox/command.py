@@ -7,13 +7,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pytest_gvisor.errors import UsageError
+from pytest_gvisor.base.errors import UsageError
+from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.oci import defaults
 from pytest_gvisor.oci.rootfs import HostRootfs, host_system
 from pytest_gvisor.oci.spec import Who
 from pytest_gvisor.run.request import Request
 from pytest_gvisor.run.workload import Workload
-from pytest_gvisor.settings import Platform
 
 _MAX_PATH = 4096
 

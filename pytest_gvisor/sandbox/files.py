@@ -5,8 +5,8 @@ from __future__ import annotations
 import abc
 import errno
 
-from pytest_gvisor.errors import InsideError, NotReady
-from pytest_gvisor.guest.frames import MAX_PAYLOAD, WINDOW, FrameError
+from pytest_gvisor.base.errors import InsideError, NotReady
+from pytest_gvisor.guest.wire.frames import MAX_PAYLOAD, WINDOW, FrameError
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.messages import Message
 from pytest_gvisor.sandbox.peers import Peer

@@ -16,8 +16,8 @@ import struct
 import threading
 import warnings
 
-from pytest_gvisor.errors import PytestGvisorWarning, stage
-from pytest_gvisor.guest.frames import MAX_PAYLOAD, WINDOW, FrameError
+from pytest_gvisor.base.errors import PytestGvisorWarning, stage
+from pytest_gvisor.guest.wire.frames import MAX_PAYLOAD, WINDOW, FrameError
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.messages import Message
 from pytest_gvisor.sandbox.peers import Peer

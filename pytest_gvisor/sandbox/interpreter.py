@@ -22,9 +22,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_gvisor.errors import LaunchError, UsageError
-from pytest_gvisor.guest import main
-from pytest_gvisor.guest.checked_json import loads
+from pytest_gvisor.base.errors import LaunchError, UsageError
+from pytest_gvisor.guest.warm import main
+from pytest_gvisor.guest.wire.checked_json import loads
 from pytest_gvisor.oci import paths, skeleton
 from pytest_gvisor.oci.mounts import cover
 from pytest_gvisor.oci.rootfs import HostRootfs, Rootfs, host_system
@@ -37,7 +37,7 @@ from pytest_gvisor.sessions.private import make_private
 
 PRIVATE = "/.pytest-gvisor"
 # uv may have put links there, to files that a sandbox does not see.
-_FOLDER = os.path.dirname(os.path.realpath(main.__file__))
+_FOLDER = os.path.dirname(os.path.dirname(os.path.realpath(main.__file__)))
 _FLAGS = ("-I", "-S", "-E")
 _DEADLINE = 20.0
 # Folders that images have and that nothing is in. In a folder of the host no point may be made.
@@ -168,7 +168,7 @@ def start(rootfs: Rootfs, mounts: Sequence[Mount]) -> Start:
     # A locale names a character set, whose converter is a library. A time zone that is the path of
     # no file is UTC. The guest's own folder is the one place that nobody else can put a file into.
     env = {"LC_ALL": "C", "TZ": f"{guest.destination}/utc"}
-    words = [*_FLAGS, f"{guest.destination}/main.py"]
+    words = [*_FLAGS, f"{guest.destination}/warm/main.py"]
     if has_it:
         return Start(argv=(known.program, *words), env=env, mounts=(guest,))
     if not within(known.program, known.prefix):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_gvisor.guest.frames import VERSION, WINDOW, Encoder, FrameError, Outbox
+from pytest_gvisor.guest.wire.frames import VERSION, WINDOW, Encoder, FrameError, Outbox
 
 _ID = (0, 2**31 - 1)
 _ERRNO = (0, 4095)

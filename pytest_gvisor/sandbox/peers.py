@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from pytest_gvisor.errors import NotReady
-from pytest_gvisor.escape import escape
-from pytest_gvisor.guest.frames import FrameError
+from pytest_gvisor.base.errors import NotReady
+from pytest_gvisor.base.escape import escape
+from pytest_gvisor.guest.wire.frames import FrameError
 from pytest_gvisor.run.connected import Ended
 from pytest_gvisor.run.supervisor import NAP
 from pytest_gvisor.sandbox.messages import Message

@@ -11,17 +11,17 @@ import signal
 import time
 from collections.abc import Iterable
 
-from pytest_gvisor.completed import Completed, Outcome, WorkloadTimeout, signal_name
-from pytest_gvisor.errors import InsideError, NotReady, UsageError
-from pytest_gvisor.guest.frames import MAX_PAYLOAD, WINDOW, FrameError
+from pytest_gvisor.base.completed import Completed, Outcome, WorkloadTimeout, signal_name
+from pytest_gvisor.base.errors import InsideError, NotReady, UsageError
+from pytest_gvisor.base.setting_table import spellings
+from pytest_gvisor.base.setting_values import seconds
+from pytest_gvisor.guest.wire.frames import MAX_PAYLOAD, WINDOW, FrameError
 from pytest_gvisor.run.capture import streams
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.command import Command
 from pytest_gvisor.sandbox.messages import Message
 from pytest_gvisor.sandbox.peers import Answer, Peer
 from pytest_gvisor.sandbox.streams import Match, Pattern, Reader, Stream, Watch
-from pytest_gvisor.setting_table import spellings
-from pytest_gvisor.setting_values import seconds
 
 KILL_CONFIRM = 2.0
 TERM_GRACE = 1.0

@@ -11,8 +11,8 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_gvisor.completed import Completed, SandboxCrashed
-from pytest_gvisor.errors import (
+from pytest_gvisor.base.completed import Completed, SandboxCrashed
+from pytest_gvisor.base.errors import (
     GvisorError,
     NotReady,
     PytestGvisorWarning,

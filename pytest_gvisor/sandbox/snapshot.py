@@ -13,8 +13,8 @@ import shutil
 import time
 from collections.abc import Mapping
 
-from pytest_gvisor.errors import GvisorError, NotReady, SnapshotError, UsageError
-from pytest_gvisor.guest.frames import TAG_SIZE, Encoder
+from pytest_gvisor.base.errors import GvisorError, NotReady, SnapshotError, UsageError
+from pytest_gvisor.guest.wire.frames import TAG_SIZE, Encoder
 from pytest_gvisor.oci.spec import Who
 from pytest_gvisor.run import connected
 from pytest_gvisor.run.request import Request

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pytest_gvisor.guest.frames import WINDOW, FrameError
+from pytest_gvisor.guest.wire.frames import WINDOW, FrameError
 from pytest_gvisor.run.capture import Capture
 from pytest_gvisor.sandbox.peers import Peer
 

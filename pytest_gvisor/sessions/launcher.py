@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pytest_gvisor import programs
-from pytest_gvisor.errors import LaunchError, ProtocolError, stage
-from pytest_gvisor.guest.checked_json import loads
+from pytest_gvisor.base.errors import LaunchError, ProtocolError, stage
+from pytest_gvisor.guest.wire.checked_json import loads
 from pytest_gvisor.programs.paths import ENVIRONMENT, KEEPER, command
 from pytest_gvisor.sessions import saved_before
 from pytest_gvisor.sessions.session_folder import SessionDir

@@ -16,9 +16,9 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pytest_gvisor.errors import LaunchError, stage
+from pytest_gvisor.base.errors import LaunchError, stage
+from pytest_gvisor.base.trust import Trust, follow, way_problems
 from pytest_gvisor.programs.paths import within
-from pytest_gvisor.trust import Trust, follow, way_problems
 
 written: set[str] = set()
 """Canonical paths of the host that sandboxes of this process were allowed to write."""

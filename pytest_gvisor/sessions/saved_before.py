@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 
-from pytest_gvisor.errors import LaunchError
+from pytest_gvisor.base.errors import LaunchError
 from pytest_gvisor.programs.paths import caches
 from pytest_gvisor.sessions.private import place, take_lock
 

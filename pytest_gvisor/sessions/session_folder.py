@@ -21,12 +21,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pytest_gvisor.errors import LaunchError, stage
+from pytest_gvisor.base.errors import LaunchError, stage
+from pytest_gvisor.base.trust import SHORTAGES
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.paths import LOCK
 from pytest_gvisor.sessions import private, stopped_keepers
 from pytest_gvisor.sessions.places import session_bases
-from pytest_gvisor.trust import SHORTAGES
 
 # sun_path holds 108 bytes (unix(7)); below the session come the sandbox's id and a socket's name.
 LONGEST_BASE = 48

@@ -14,8 +14,8 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 
-from pytest_gvisor.errors import MachineFailed, MachineTimeout, stage
-from pytest_gvisor.escape import escape
+from pytest_gvisor.base.errors import MachineFailed, MachineTimeout, stage
+from pytest_gvisor.base.escape import escape
 from pytest_gvisor.programs import paths, warden
 from pytest_gvisor.sessions.session_folder import SessionDir
 from pytest_gvisor.vm import machine as machines

@@ -14,7 +14,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_gvisor.errors import UsageError
+from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.programs.paths import below, within
 from pytest_gvisor.vm.parts import Parts
 

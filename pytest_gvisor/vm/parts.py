@@ -16,8 +16,8 @@ import sys
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pytest_gvisor.errors import MachineFailed
-from pytest_gvisor.escape import escape
+from pytest_gvisor.base.errors import MachineFailed
+from pytest_gvisor.base.escape import escape
 from pytest_gvisor.programs.paths import SYSTEM_PATH
 
 OLDEST_QEMU = (8, 0)

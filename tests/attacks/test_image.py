@@ -158,7 +158,7 @@ def test_the_guest_reads_nothing_of_it(
         sandbox.put("/there", "")
     paths = set(READS.findall(gvisor.records[-1].debug_logs["boot"]))
     own = {path for path in paths if path.startswith((f"{PRIVATE}/", "/proc/", "/sys/"))}
-    assert f"{PRIVATE}/guest/loop.py" in own
+    assert f"{PRIVATE}/guest/warm/loop.py" in own
     assert paths - own == {"/etc/ld.so.preload", "/dev/null", "/there"}
 
 
@@ -171,7 +171,9 @@ def test_modules_in_the_guest_s_folder_are_not_imported(gvisor: Gvisor) -> None:
     prefix = os.path.realpath(sys.base_prefix).strip("/")
     folders = ("lib", "lib64", f"{prefix}/lib", f"{prefix}/bin/lib")
     files = {f"{PRIVATE}/{folder}/{name}": packed.getvalue() for folder in folders}
-    files |= {f"{PRIVATE}/guest/json.py": b"raise SystemExit(77)"}
+    files |= {
+        f"{PRIVATE}/guest{room}/json.py": b"raise SystemExit(77)" for room in ("", "/warm", "/wire")
+    }
     with gvisor.sandbox(rootfs=empty({"bin/busybox": Path(BB).read_bytes(), **files})) as sandbox:
         assert sandbox.exec([BB, "sh", "-c", "exit 7"]).returncode == 7
 

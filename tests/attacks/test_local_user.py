@@ -25,7 +25,7 @@ CHECKOUT = Path(__file__).parents[2]
 PROLOGUE = """
 import ctypes, json, os, sys
 sys.path.insert(0, {checkout!r})
-from pytest_gvisor.errors import GvisorError
+from pytest_gvisor.base.errors import GvisorError
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.sessions import private, session_folder, stopped_keepers
 from pytest_gvisor.sessions.session_folder import SessionDir

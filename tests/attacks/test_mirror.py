@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.errors import InstallFailed, InstallTimeout
+from pytest_gvisor.base.errors import InstallFailed, InstallTimeout
 from pytest_gvisor.install import archive as unpacking
 from pytest_gvisor.install import release
 from pytest_gvisor.install.fetch import Client
@@ -54,7 +54,7 @@ def test_another_release_under_the_name_of_the_one_asked_for_is_refused(
 
 MEASURED = """
 import sys
-from pytest_gvisor.errors import InstallFailed
+from pytest_gvisor.base.errors import InstallFailed
 from pytest_gvisor.install import archive
 
 try:

@@ -128,7 +128,8 @@ def test_a_temporary_folder_in_the_project_keeps_its_files_inside(
 
 PLANTS = """
 import os
-from pytest_gvisor.guest import encoding, frames, returns
+from pytest_gvisor.guest.tests import returns
+from pytest_gvisor.guest.wire import encoding, frames
 
 def test_writes():
     os.makedirs("out", exist_ok=True)

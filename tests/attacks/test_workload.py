@@ -16,7 +16,7 @@ import pytest
 
 from pytest_gvisor import Gvisor, bind
 from pytest_gvisor.oci import system_folders
-from pytest_gvisor.run.project import Project
+from pytest_gvisor.oci.project import Project
 from pytest_gvisor.sessions import places
 from tests.bundlecheck import ENVIRONMENT
 from tests.mounts import harmless

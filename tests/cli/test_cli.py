@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import is_gvisor_kernel
+from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.cli import main as cli
 from pytest_gvisor.cli import run as run_command
-from pytest_gvisor.errors import UsageError
 from pytest_gvisor.sessions.launcher import Launcher
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.cli import init
 from pytest_gvisor.cli import main as cli
-from pytest_gvisor.errors import UsageError
 from pytest_gvisor.report.model import State
 from pytest_gvisor.runsc import locate
 from tests.unit.report.reports import report, row

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from pytest_gvisor.base.errors import InstallFailed, UsageError
 from pytest_gvisor.cli import install
-from pytest_gvisor.errors import InstallFailed, UsageError
 from pytest_gvisor.install import place, release
 from pytest_gvisor.install.fetch import Client
 from pytest_gvisor.runsc import locate

@@ -126,7 +126,7 @@ def sidecar_sentry(gvisor: Gvisor) -> Found:
 USERS = """
 import os, sys
 sys.path.insert(0, "/package")
-from pytest_gvisor.guest import identity
+from pytest_gvisor.guest.tests import identity
 change = identity.Change(identity.Identity(
     uid=1000, gid=1001, groups=[27], home="/tmp/home", nested=True, others=0, roots=["/etc"]))
 pid = os.fork()

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from pytest_gvisor.guest.frames import Decoder
+from pytest_gvisor.guest.wire.frames import Decoder
 
 
 def fed(

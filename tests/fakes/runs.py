@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
-from pytest_gvisor.completed import Completed, Outcome
-from pytest_gvisor.errors import GvisorError
+from pytest_gvisor.base.completed import Completed, Outcome
+from pytest_gvisor.base.errors import GvisorError
+from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.oci.rootfs import empty
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.run import runner
@@ -18,7 +19,6 @@ from pytest_gvisor.run.specification import make_spec
 from pytest_gvisor.run.workload import make_workload
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.sessions.launcher import Launcher
-from pytest_gvisor.settings import Platform, Settings
 
 
 @dataclass(kw_only=True)

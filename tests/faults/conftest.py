@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import Gvisor, Runsc
+from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.sessions.launcher import Launcher
-from pytest_gvisor.settings import Platform
 from tests.fakes.fixtures import fake, runs  # noqa: F401 -- fixtures
 from tests.faults.census import Facts, canary_tree, facts
 from tests.faults.little import Little

@@ -34,7 +34,7 @@ PATIENCE = 60.0
 CONFTEST = """\
 import os
 
-from pytest_gvisor.inside import writable
+from pytest_gvisor.inside.view import writable
 from pytest_gvisor.run import cgroup
 from pytest_gvisor.sessions import session_folder
 

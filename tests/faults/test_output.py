@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import Gvisor
-from pytest_gvisor.completed import Outcome
-from pytest_gvisor.setting_table import DEFAULT_MAX_OUTPUT
+from pytest_gvisor.base.completed import Outcome
+from pytest_gvisor.base.setting_table import DEFAULT_MAX_OUTPUT
 from tests.fakes.fake import FINE, FakeRunsc
 from tests.fakes.runs import Runs
 

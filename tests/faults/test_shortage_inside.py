@@ -17,7 +17,7 @@ PRESSURE = """
     import contextlib, errno, os, subprocess, sys, time
     import pytest
     from pytest_gvisor.inside.worker import Worker
-    from pytest_gvisor.inside.link import Link
+    from pytest_gvisor.inside.wire.link import Link
     from pytest_gvisor.plugin.stash import engine_of
 
     # Inside, this is a plugin too: there is no shortage there.
@@ -25,7 +25,7 @@ PRESSURE = """
     if BASE:
         sys.path.insert(0, FOLDER)
         import seccomp, shortages
-        from pytest_gvisor.inside import copies, early
+        from pytest_gvisor.inside.boot import copies, early
         # Each test has a sandbox that starts in the usual way, when it is short of something.
         copies._MOST_SAVES = 0
         early.Early.begin = lambda self: None

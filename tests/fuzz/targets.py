@@ -25,22 +25,22 @@ from unittest import mock
 from _pytest.config import get_config
 from _pytest.junitxml import LogXML
 
+from pytest_gvisor.base.errors import GvisorError, ImageError, ProtocolError, UsageError
+from pytest_gvisor.base.escape import escape, safe, uncoloured
 from pytest_gvisor.cli import run as cli_run
-from pytest_gvisor.errors import GvisorError, ImageError, ProtocolError, UsageError
-from pytest_gvisor.escape import escape, safe, uncoloured
-from pytest_gvisor.guest import frames as guest_frames
-from pytest_gvisor.guest.returns import Place
+from pytest_gvisor.guest.tests.returns import Place
+from pytest_gvisor.guest.wire import frames as guest_frames
 from pytest_gvisor.images import choose, config, daemon_socket, docker, tar, users
 from pytest_gvisor.images.streams import Budget, Inflated, Limits, check_digest, drain
-from pytest_gvisor.inside import link as inside_link
-from pytest_gvisor.inside import reports, rules
-from pytest_gvisor.inside.anchors import Anchors
-from pytest_gvisor.inside.landing import Store
+from pytest_gvisor.inside.back.anchors import Anchors
+from pytest_gvisor.inside.back.landing import Store
+from pytest_gvisor.inside.back.returned import Agreed, Taker
 from pytest_gvisor.inside.plugins import Bridges, live_log
 from pytest_gvisor.inside.plugins.benchmark import Benchmarks
 from pytest_gvisor.inside.plugins.junit import Junit
-from pytest_gvisor.inside.returned import Agreed, Taker
-from pytest_gvisor.inside.session_bounds import SessionBounds
+from pytest_gvisor.inside.wire import link as inside_link
+from pytest_gvisor.inside.wire import reports, rules
+from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 from pytest_gvisor.oci import mounts, validate
 from pytest_gvisor.oci.defaults import parse_user
 from pytest_gvisor.oci.reader import load

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.unit.inside.test_byte_code import compiled
+from tests.unit.inside.wire.test_byte_code import compiled
 
 TESTS = """
 import os, sys

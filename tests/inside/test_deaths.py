@@ -146,7 +146,7 @@ def test_memory_that_runs_out_is_one_failed_test(
 def test_a_platform_that_does_not_work_is_a_skip_with_its_cause(project: pytest.Pytester) -> None:
     """The platform is examined only after a sandbox has failed to start."""
     project.makeconftest(
-        "from pytest_gvisor.errors import RunscFailed\n"
+        "from pytest_gvisor.base.errors import RunscFailed\n"
         "from pytest_gvisor.run.connected import Driven\n"
         "from pytest_gvisor.run.runner import Runner\n"
         "def fails(*_): raise RunscFailed('no such luck')\n"

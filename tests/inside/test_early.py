@@ -36,7 +36,7 @@ def pytest_collection_finish(session):
     early = session.config.pluginmanager.get_plugin("gvisor-early")
     if not inside:
         link, until = early._started.link, time.monotonic() + 50
-        while b"the plugin is here" not in link._supervisor.pipes.stderr.last(1000):
+        while b"the plugin is here" not in link.supervisor.pipes.stderr.last(1000):
             assert time.monotonic() < until
             link._turn(1.0)
         open({str(made)!r}, "w").close()
@@ -70,7 +70,7 @@ if not inside:
     connected.Driven.start = start
 
     def pytest_sessionfinish(session):
-        names = ("guest.worker", "guest.gate", "harness.gvisor", "inside.session")
+        names = ("guest.tests.worker", "guest.tests.gate", "harness.gvisor", "inside.session")
         assert not imported[0] & {f"pytest_gvisor.{name}" for name in names}
 """,
         test_it=INSIDE + "def test_it(): assert inside",
@@ -127,7 +127,7 @@ def test_the_first_of_several_sandboxes_starts_early(
         INSIDE
         + """
 if not inside:
-    from pytest_gvisor.inside import start
+    from pytest_gvisor.inside.boot import start
 
     begun, begin = [], start.begin
     start.begin = lambda *given: begun.append(given) or begin(*given)

@@ -151,7 +151,7 @@ def test_output_is_shown_with_s(
     """With `-s`, the output of a test inside appears while it runs."""
     project.makepyfile("def test_it(): print('aloud')\n")
     run_inside("-s").stdout.fnmatch_lines(["*aloud*", "*1 passed*"])
-    assert b"guest/begin.py" in bundles_written.read_bytes()  # to be judged, as in every test
+    assert b"guest/tests/begin.py" in bundles_written.read_bytes()  # to be judged, as in every test
 
 
 def test_junit_is_the_same(project: pytest.Pytester, run_both: Callable[..., Both]) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from pytest_gvisor import removed
+from pytest_gvisor.base import removed
+from pytest_gvisor.base.setting_table import BY_NAME, SETTINGS, names_from
 from pytest_gvisor.cli.main import COMMANDS
 from pytest_gvisor.plugin import placement
-from pytest_gvisor.setting_table import BY_NAME, SETTINGS, names_from
 from tests.plugin.conftest import CHECKOUT, Project
 
 PAGES = (CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md")))

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import Gvisor, Outcome, Platform, Runsc, empty
+from pytest_gvisor.base.settings import Settings
 from pytest_gvisor.run import logs
 from pytest_gvisor.sessions.launcher import Launcher
-from pytest_gvisor.settings import Settings
 
 MIB = 1024 * 1024
 

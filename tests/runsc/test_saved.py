@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Gvisor, Outcome, RunscFailed, SandboxCrashed, SnapshotError
-from pytest_gvisor.completed import Completed
+from pytest_gvisor.base.completed import Completed
+from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.run import connected
 from pytest_gvisor.run.budget import Budget
 from pytest_gvisor.run.connected import Driven, Ended
@@ -22,7 +23,6 @@ from pytest_gvisor.run.request import Hooks, Record, Request, workspace_of
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.specification import make_spec
 from pytest_gvisor.runsc.rootless import Way
-from pytest_gvisor.settings import Platform
 
 PATIENCE = 30.0
 MUCH = 300_000_000

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from pytest_gvisor import Gvisor
+from pytest_gvisor.base.settings import Settings
+from pytest_gvisor.oci.project import Project
 from pytest_gvisor.plugin.shared_sandboxes import Shared
-from pytest_gvisor.run.project import Project
 from pytest_gvisor.run.request import Hooks, Record
 from pytest_gvisor.sandbox.channel import Channel
-from pytest_gvisor.settings import Settings
 from tests.sandbox.conftest import sentries
 
 

@@ -13,7 +13,7 @@ CHECKOUT = Path(__file__).parents[2]
 TESTS = """
 import os, pathlib
 import pytest
-from pytest_gvisor.completed import SandboxCrashed
+from pytest_gvisor.base.completed import SandboxCrashed
 
 HERE = pathlib.Path(__file__).parent
 

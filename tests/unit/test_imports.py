@@ -13,32 +13,36 @@ from pathlib import Path
 import pytest
 
 import pytest_gvisor
-from pytest_gvisor import removed
+from pytest_gvisor.base import removed
 from pytest_gvisor.plugin.placement import FIXTURES
 
 PACKAGE = Path(pytest_gvisor.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
-    "programs", "guest", "as_written", "escape", "kernel", "trust", "platform_names",
-    "errors", "release_range", "removed", "setting_table", "setting_values", "settings",
-    "completed", "sessions", "vm", "oci", "runsc", "images", "install", "run", "report", "sandbox",
-    "harness", "cli", "plugin", "inside",
+    "programs", "guest", "base", "sessions", "vm", "oci", "runsc", "images", "install", "run",
+    "report", "sandbox", "harness", "cli", "plugin", "inside",
 )  # fmt: skip
-"""From the ground up: a folder, or a module at the top, imports only from those before it."""
+"""From the ground up: a folder imports only from those before it."""
 
-OUTSIDE = {"__main__", "__init__"}
-"""The package itself imports its public names, and ``python -m`` the command line."""
+ROOMS = {
+    "inside": ("wire", "view", "plugins", "back", "boot"),
+    "guest": ("wire", "warm", "tests"),
+}
+"""The rooms of a folder in the same order. What lies in the folder itself stands above them."""
+
+OUTSIDE = {"__main__", "__init__", "errors"}
+"""The package's public names, those of the errors, and ``python -m`` with the command line."""
 
 ALONE = ("programs", "guest")
 """Folders of programs: the standard library and their own folder, nothing else."""
 
 PYTEST = ("plugin", "inside")
-"""The folders that import pytest; and guest/worker.py, which is a pytest in the sandbox."""
+"""The folders that import pytest; and guest/tests/worker.py, which is a pytest in the sandbox."""
 
 PYTEST_INSIDE = {
-    "guest.bridges", "guest.debugger", "guest.gate", "guest.measure", "guest.terminal",
-    "guest.worker",
+    "guest.tests.bridges", "guest.tests.debugger", "guest.tests.gate", "guest.tests.measure",
+    "guest.tests.terminal", "guest.tests.worker",
 }  # fmt: skip
 """The modules of the pytest in the sandbox."""
 
@@ -134,6 +138,26 @@ def test_imports_point_down() -> None:
     ] == []
 
 
+def test_imports_between_rooms_point_down() -> None:
+    """A room imports from those before it, and none from its folder's own modules."""
+    wrong = [
+        f"{name_of(path)} imports {name}"
+        for path in INSIDE
+        for name in sorted(own_imports(path))
+        if (folder := top_of(name_of(path))) in ROOMS
+        and top_of(name) == folder
+        and room(name_of(path)) < room(name)
+    ]
+    assert wrong == []
+
+
+def room(name: str) -> int:
+    """The number of a module's room; what lies in the folder itself is above all rooms."""
+    folder, *rest = name.split(".")
+    rooms = ROOMS[folder]
+    return rooms.index(rest[0]) if len(rest) > 1 or (rest[:1] and rest[0] in rooms) else len(rooms)
+
+
 def test_the_picture_is_the_order() -> None:
     """docs/internals.md draws each folder once, and each arrow leads to the next one down."""
     text = (PACKAGE.parent / "docs/internals.md").read_text()
@@ -146,8 +170,6 @@ def test_the_picture_is_the_order() -> None:
     while drawn[-1] in down:
         drawn.append(down[drawn[-1]])
     assert drawn == [name for name in reversed(ORDER) if name in FOLDERS]
-    named = text.partition("modules of the package's top:")[2].partition("\n")[0]
-    assert re.findall(r"`(\w+)`", named) == [name for name in ORDER if name not in FOLDERS]
 
 
 def test_the_table_of_changes_names_files_that_are_there() -> None:
@@ -202,23 +224,22 @@ def test_programs_import_the_standard_library_and_their_siblings() -> None:
         ("programs/ask_runsc.py", {"programs.linux", "programs.paths"}),
         ("programs/keeper.py", {"programs.order", "programs.proc"}),
         ("programs/warden.py", {"programs.leftovers"}),
-        ("guest/main.py", {"guest.loop", "guest.children"}),
+        ("guest/warm/main.py", {"guest.warm.loop", "guest.warm.children"}),
     ],
 )
 def test_a_program_that_is_waited_for_imports_little(program: str, needs: set[str]) -> None:
     """With -I -S it finds its own folder. A session's first sandbox waits for the keeper."""
-    path = PACKAGE / program
+    own = PREFIX + top_of(program.replace("/", "."))
     code = f"""
 import sys
-for name in ("pytest_gvisor", {PREFIX + path.parent.name!r}):
+for name in ("pytest_gvisor", {own!r}):
     sys.modules[name] = package = type(sys)(name)
-    package.__path__ = [{str(path.parent)!r}]
-import {PREFIX}{path.parent.name}.{path.stem}
+    package.__path__ = [{str(PACKAGE / top_of(program.replace("/", ".")))!r}]
+import {PREFIX}{program.removesuffix(".py").replace("/", ".")}
 print(*sys.modules)
 """
     found = set(run("-I", "-S", "-c", code).split())
     ours = {name for name in found if top_of(name) == "pytest_gvisor"}
-    own = f"{PREFIX}{path.parent.name}"
     assert {own} | {PREFIX + name for name in needs} <= ours | {own}
     assert all(name in {"pytest_gvisor", own} or name.startswith(f"{own}.") for name in ours)
     assert not found & {"ast", "dataclasses", "inspect"}
@@ -240,7 +261,7 @@ def test_only_one_module_has_ctypes() -> None:
 
 
 JSON = {
-    "guest.checked_json": "what it is for",
+    "guest.wire.checked_json": "what it is for",
     "programs.one_run": "of pytest's own; and programs import nothing of guest",
     "programs.leftovers": "programs import nothing of guest",
     "programs.order": "programs import nothing of guest",
@@ -273,12 +294,12 @@ def test_the_plugin_costs_a_project_that_does_not_use_it_nothing(module: str) ->
 
 
 COLLECTS = {
-    "pytest_gvisor", "pytest_gvisor.as_written",
+    "pytest_gvisor", "pytest_gvisor.base", "pytest_gvisor.base.as_written",
     "pytest_gvisor.inside", "pytest_gvisor.inside.hooks",
     "pytest_gvisor.plugin", "pytest_gvisor.plugin.arrivals", "pytest_gvisor.plugin.fixtures",
     "pytest_gvisor.plugin.hookspecs", "pytest_gvisor.plugin.options",
     "pytest_gvisor.plugin.placement", "pytest_gvisor.programs", "pytest_gvisor.programs.paths",
-    "pytest_gvisor.removed", "pytest_gvisor.setting_table",
+    "pytest_gvisor.base.removed", "pytest_gvisor.base.setting_table",
 }  # fmt: skip
 IDLE = COLLECTS | {"pytest_gvisor.plugin.stash"}
 
@@ -329,7 +350,7 @@ def test_a_record_of_files_that_came_back_elsewhere_costs_one_module(
     (tmp_path / "pytest-gvisor/returned").mkdir(parents=True)
     (tmp_path / "pytest-gvisor/returned/0.json").touch()
     found = set(collect(tmp_path, "print(*loaded)").split())
-    assert found == COLLECTS | {"pytest_gvisor.inside.records"}
+    assert found == COLLECTS | {"pytest_gvisor.inside.back", "pytest_gvisor.inside.back.records"}
 
 
 def test_a_session_without_gvisor_has_few_plugins_of_ours(tmp_path: Path) -> None:

@@ -22,47 +22,47 @@ FILES = {"_netrc"}
 
 PRIVATES = {
     "cli/main": {"setattr sys": "a standard stream that was closed at the start is /dev/null"},
-    "guest/bridges": {
+    "guest/tests/bridges": {
         "_pytest.junitxml._check_record_param_type": "the warning of record_property's relatives",
         "_pytest.junitxml.xml_key": "where pytest's fixtures look for the JUnit report",
         "_benchmarksession": "where pytest-benchmark keeps what it has measured",
     },
-    "guest/debugger": {
+    "guest/tests/debugger": {
         "_pytest.debugging.pytestPDB": "pytest calls no hook before it makes a debugger",
         "pytestPDB._init_pdb": "replaced: what a debugger writes first is shown, too",
         "_config": "whether a debugger is of this session, or of one that a test has started",
         "sys.stdin": "set: a debugger's input is the user's",
         "sys.stdin.mode": "set: as that of Python's own stream",
     },
-    "guest/gate": {
+    "guest/tests/gate": {
         "_startTime": "set: the start of a copy, for the relative times of log records",
     },
-    "guest/passed": {"_id": "an attribute of reports, which a short form leaves out"},
-    "guest/program": {"_data": "set: variables that a failed test has missed are named"},
-    "guest/randomness": {
+    "guest/tests/passed": {"_id": "an attribute of reports, which a short form leaves out"},
+    "guest/tests/program": {"_data": "set: variables that a failed test has missed are named"},
+    "guest/tests/randomness": {
         "_name_sequence": "set: copies of a saved sandbox draw other names of temporary files",
     },
-    "guest/terminal": {
+    "guest/tests/terminal": {
         "_remove_plugin": "the host's pytest writes the summaries of plugins, and no one twice",
         "_pytest.config.create_terminal_writer": "makes a writer with the user's options",
         "_tw": "set: the lines of the terminal plugin go to the host",
     },
-    "guest/unsent": {
+    "guest/tests/unsent": {
         "sys.stdout": "set: descriptor 1 was no stream until now",
         "sys.__stdout__": "set: as sys.stdout",
     },
-    "guest/worker": {
+    "guest/tests/worker": {
         "_pytest.config.get_config": "a configuration that has a plugin before the others",
         "_shouldfail": "set: the host decides when to stop, and the property warns if it is unset",
         "_shouldstop": "set: as _shouldfail",
     },
     "images/daemon_socket": {"_new_conn": "set: urllib3 has no deadline for a whole request"},
-    "inside/configuration": {
+    "inside/view/configuration": {
         "_cov": "the name of pytest-cov's plugin",
         "subprocess._args_from_interpreter_flags": "the flags of this Python, for that inside",
     },
     "inside/debugger": {"_pdbshown": "set: pytest's summary leaves out what it has shown"},
-    "inside/fields": {
+    "inside/wire/fields": {
         "_id": "an attribute of reports",
         "_report_type": "an attribute of reports of pytest's subtests",
         "_hypothesis_stats": "an attribute of reports of hypothesis",
@@ -84,13 +84,15 @@ PRIVATES = {
         "_syrupy": "where syrupy keeps its session",
         "_remove_plugin": "syrupy would delete the snapshots that tests inside have used",
     },
-    "inside/reports": {
+    "inside/wire/reports": {
         "_pytest._code.code.TerminalRepr": "pytest shows a failure that is of this class",
         "_pytest._io.TerminalWriter": "a type in an annotation",
     },
-    "inside/returned": {"_tmp_path_factory": "the folder of tmp_path, before a test has one"},
+    "inside/back/returned": {"_tmp_path_factory": "the folder of tmp_path, before a test has one"},
     "inside/session": {"_setupstate": "fixtures of tests on the host are torn down between"},
-    "inside/visible": {"_conftest_plugins": "the conftest.py files that this session has read"},
+    "inside/view/visible": {
+        "_conftest_plugins": "the conftest.py files that this session has read"
+    },
     "plugin/stash": {"_request": "the fixtures that a test has asked for while it ran"},
     "sandbox/interpreter": {"_base_executable": "the Python of a virtual environment"},
 }

@@ -3,7 +3,7 @@
 The hooks of a plugin run on the host with the reports of tests inside, and its files come back. The
 files here are for plugins to which that is not enough. A plugin that sums up or speaks while tests
 run keeps its data in the tests' process. Its bridge has two ends. One in the sandbox sends data
-(guest/bridges.py). One here checks them, and hands them to the same plugin on the host.
+(guest/tests/bridges.py). One here checks them, and hands them to the same plugin on the host.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.errors import ProtocolError
-from pytest_gvisor.inside import rules
+from pytest_gvisor.base.errors import ProtocolError
 from pytest_gvisor.inside.plugins import benchmark, junit, live_log
-from pytest_gvisor.inside.rules import Sender, Take
-from pytest_gvisor.inside.session_bounds import SessionBounds
+from pytest_gvisor.inside.wire import rules
+from pytest_gvisor.inside.wire.rules import Sender, Take
+from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 
 _TABLE: dict[str, Callable[[pytest.Config, SessionBounds], Take | None]] = {
     "junit": junit.find,

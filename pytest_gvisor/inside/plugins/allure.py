@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.escape import safe
-from pytest_gvisor.guest.checked_json import has_more_values, loads, unique
+from pytest_gvisor.base.escape import safe
+from pytest_gvisor.guest.wire.checked_json import has_more_values, loads, unique
 from pytest_gvisor.plugin.placement import params_of
 
 RESULT = "-result.json"

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.inside import rules
-from pytest_gvisor.inside.rules import Sender, Take
-from pytest_gvisor.inside.session_bounds import SessionBounds
+from pytest_gvisor.inside.wire import rules
+from pytest_gvisor.inside.wire.rules import Sender, Take
+from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 
 MOST_ROUNDS = 20_000_000
 """Of one session: pytest-benchmark keeps some 32 bytes for each."""

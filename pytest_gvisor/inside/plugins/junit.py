@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from _pytest.junitxml import LogXML, bin_xml_escape, xml_key
 
-from pytest_gvisor.inside import rules
-from pytest_gvisor.inside.rules import Sender, Take
-from pytest_gvisor.inside.session_bounds import SessionBounds
+from pytest_gvisor.inside.wire import rules
+from pytest_gvisor.inside.wire.rules import Sender, Take
+from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 
 _MOST_PROPERTIES = 10_000
 _MOST_TEXT = 4 * 1024 * 1024

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.escape import safe_but_colour
-from pytest_gvisor.inside import rules
-from pytest_gvisor.inside.rules import Sender, Take
-from pytest_gvisor.inside.session_bounds import SessionBounds
+from pytest_gvisor.base.escape import safe_but_colour
+from pytest_gvisor.inside.wire import rules
+from pytest_gvisor.inside.wire.rules import Sender, Take
+from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 
 # The moments of a test; those of the whole session are the host's own.
 _MOMENT = rules.one_of("start", "setup", "call", "teardown", "logreport", "finish")

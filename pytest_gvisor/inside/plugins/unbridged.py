@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.escape import escape
+from pytest_gvisor.base.escape import escape
 from pytest_gvisor.inside.plugins import benchmark
 from pytest_gvisor.plugin.placement import FIELDS
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from pytest_gvisor.base.errors import LaunchError
+from pytest_gvisor.base.settings import Settings
 from pytest_gvisor.cli import doctor, health
 from pytest_gvisor.cli.health import Finding, State
-from pytest_gvisor.errors import LaunchError
 from pytest_gvisor.run import cgroup
 from pytest_gvisor.run.cgroup import Cgroups
 from pytest_gvisor.sessions import session_folder
 from pytest_gvisor.sessions.session_folder import SessionDir
-from pytest_gvisor.settings import Settings
 from tests.docker_daemon import VERSION, Serving, serve
 
 __all__ = ["serve"]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_gvisor.base.errors import InsecureRunsc, MixedReleases, RunscNotFound, UsageError
 from pytest_gvisor.cli import health
-from pytest_gvisor.errors import InsecureRunsc, MixedReleases, RunscNotFound, UsageError
 from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.vm.parts import Command
 

@@ -8,7 +8,7 @@ from importlib import metadata
 
 import pytest
 
-from pytest_gvisor import removed
+from pytest_gvisor.base import removed
 from pytest_gvisor.cli import main as cli
 from pytest_gvisor.cli import parse, run
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Completed, Gvisor, Platform, UsageError
+from pytest_gvisor.base.settings import Settings
 from pytest_gvisor.harness.gvisor import in_thread
-from pytest_gvisor.settings import Settings
 
 
 def test_a_run_that_is_awaited_takes_what_run_takes() -> None:

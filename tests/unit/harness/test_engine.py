@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.errors import LaunchError, PytestGvisorWarning, RunscNotFound
+from pytest_gvisor.base.errors import LaunchError, PytestGvisorWarning, RunscNotFound
+from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.harness import platform_probe
 from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.runsc import locate, platforms
 from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.runsc.platforms import Availability
-from pytest_gvisor.settings import Platform, Settings
 
 
 @pytest.mark.fault("G6")

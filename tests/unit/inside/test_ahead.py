@@ -5,10 +5,10 @@ from typing import Any, cast
 
 import pytest
 
+from pytest_gvisor.base.settings import Network, Settings
 from pytest_gvisor.inside import ahead
 from pytest_gvisor.inside.ahead import MOST, Ahead, Ids
-from pytest_gvisor.inside.link import Died, Link
-from pytest_gvisor.settings import Network, Settings
+from pytest_gvisor.inside.wire.link import Died, Link
 
 NAMES = tuple(f"test_it.py::test_{number}" for number in range(80))
 

@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import pytest
 
-from pytest_gvisor.errors import ProtocolError
+from pytest_gvisor.base.errors import ProtocolError
 from pytest_gvisor.inside.debugger import Debugger, stopped
-from pytest_gvisor.inside.link import Link
+from pytest_gvisor.inside.wire.link import Link
 from pytest_gvisor.run.budget import Budget
 from tests.unit.run.test_budget import Clock, clock
 

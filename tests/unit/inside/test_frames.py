@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gvisor.guest.frames import HEADER, NO_TAG, UNBOUNDED, Encoder, FrameError
-from pytest_gvisor.inside import link
-from pytest_gvisor.inside.link import decoder
+from pytest_gvisor.guest.wire.frames import HEADER, NO_TAG, UNBOUNDED, Encoder, FrameError
+from pytest_gvisor.inside.wire import link
+from pytest_gvisor.inside.wire.link import decoder
 from tests.fakes.frames import fed
 
 values = st.recursive(

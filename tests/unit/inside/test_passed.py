@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.errors import ProtocolError
-from pytest_gvisor.inside.reports import revive_passed
-from tests.unit.inside.test_reports import ITEM
+from pytest_gvisor.base.errors import ProtocolError
+from pytest_gvisor.inside.wire.reports import revive_passed
+from tests.unit.inside.wire.test_reports import ITEM
 
 FORM: dict[str, Any] = {"when": "setup", "times": [0.5, 1.0, 1.5]}
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.guest import program as guest
-from pytest_gvisor.inside import configuration, variants
+from pytest_gvisor.guest.tests import program as guest
+from pytest_gvisor.inside.boot import variants
+from pytest_gvisor.inside.view import configuration
 from pytest_gvisor.plugin.placement import plan_key
 
 

@@ -6,16 +6,16 @@ from typing import Any, cast
 
 import pytest
 
-from pytest_gvisor.errors import LaunchError
+from pytest_gvisor.base.errors import LaunchError
 from pytest_gvisor.inside.ahead import Ids
-from pytest_gvisor.inside.link import Died, Hangs, Link
+from pytest_gvisor.inside.back.returned import Taker
+from pytest_gvisor.inside.boot.start import Inside
 from pytest_gvisor.inside.plugins import Bridges
-from pytest_gvisor.inside.returned import Taker
-from pytest_gvisor.inside.session_bounds import SessionBounds
-from pytest_gvisor.inside.start import Inside
+from pytest_gvisor.inside.wire.link import Died, Hangs, Link
+from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 from pytest_gvisor.inside.worker import Worker
 from pytest_gvisor.run.budget import LATE, Budget
-from tests.unit.inside.test_reports import data_of
+from tests.unit.inside.wire.test_reports import data_of
 from tests.unit.run.test_budget import Clock, clock
 
 __all__ = ["clock"]
@@ -417,7 +417,7 @@ def test_no_flood_of_messages_keeps_the_host(
         return message
 
     monkeypatch.setattr(script, "receive", receive)
-    monkeypatch.setattr("pytest_gvisor.inside.reports.warn", lambda *_: None)
+    monkeypatch.setattr("pytest_gvisor.inside.wire.reports.warn", lambda *_: None)
     monkeypatch.setattr(SessionBounds, "say", lambda *_: None)
     begun = clock.now
     if phase == "start":

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from pytest_gvisor.errors import InstallFailed, InstallTimeout
+from pytest_gvisor.base.errors import InstallFailed, InstallTimeout
 from pytest_gvisor.install.fetch import Client
 
 Serve = Callable[..., int]

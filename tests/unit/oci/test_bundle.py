@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.errors import InvalidBundle, LaunchError
+from pytest_gvisor.base.errors import InvalidBundle, LaunchError
 from pytest_gvisor.oci import validate
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.sessions import places

@@ -2,13 +2,13 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.errors import UsageError
+from pytest_gvisor.base.errors import UsageError
+from pytest_gvisor.base.settings import Network
 from pytest_gvisor.oci import validate
 from pytest_gvisor.oci.defaults import CAPABILITIES, default_spec, parse_user
 from pytest_gvisor.oci.mounts import bind, tmpfs
 from pytest_gvisor.oci.spec import IdMapping, Mount
 from pytest_gvisor.oci.vocabulary import MountType, NamespaceType
-from pytest_gvisor.settings import Network
 
 
 def made(**asked: Any) -> Any:

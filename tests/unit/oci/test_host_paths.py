@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.errors import UsageError
+from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.oci import host_paths
 from pytest_gvisor.oci.host_paths import canonical, executed
 from pytest_gvisor.oci.mounts import bind

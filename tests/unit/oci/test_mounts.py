@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_gvisor.errors import UsageError
+from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.oci.mounts import bind, covers, danger, parse_size, shows_devices, tmpfs
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.vocabulary import MountType

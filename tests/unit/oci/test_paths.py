@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.errors import UsageError
+from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.oci import paths, reach
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.vocabulary import MountType

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from pytest_gvisor.errors import InvalidBundle
+from pytest_gvisor.base.errors import InvalidBundle
 from pytest_gvisor.oci import reader
 from pytest_gvisor.oci.spec import User
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.errors import InvalidBundle, LaunchError, UsageError
+from pytest_gvisor.base.errors import InvalidBundle, LaunchError, UsageError
 from pytest_gvisor.oci import rootfs, skeleton, system_folders
 from pytest_gvisor.oci.accounts import account_of
 from pytest_gvisor.oci.mounts import bind

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gvisor.errors import InvalidBundle
+from pytest_gvisor.base.errors import InvalidBundle
 from pytest_gvisor.oci import reader, validate
 from pytest_gvisor.oci.spec import (
     Capabilities,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.errors import UsageError
+from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.oci import system_folders
 from pytest_gvisor.oci.mounts import bind
 from pytest_gvisor.oci.rootfs import HostRootfs

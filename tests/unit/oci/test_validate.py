@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.errors import UsageError
+from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.oci import validate
 
 ODD_IDS = ["../victim", "..", "a/b", "", "a\n", "\n", "a\0", "é", "a" * 65, "-detach", ".a", "A"]

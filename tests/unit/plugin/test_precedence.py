@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_gvisor.errors import UsageError
+from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.plugin import precedence
 from pytest_gvisor.plugin.cells import strip_platform
 

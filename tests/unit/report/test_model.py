@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gvisor.errors import ReportError
+from pytest_gvisor.base.errors import ReportError
 from pytest_gvisor.report import parse as parsing
 from pytest_gvisor.report.model import (
     Other,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.errors import ReportError
+from pytest_gvisor.base.errors import ReportError
 from pytest_gvisor.report import files, html, markdown, terminal
 from pytest_gvisor.report.details import counterpart, details, parts
 from pytest_gvisor.report.model import Report, Row, State

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Usage
-from pytest_gvisor.errors import LaunchError
+from pytest_gvisor.base.errors import LaunchError
 from pytest_gvisor.programs import proc
 from pytest_gvisor.run import cgroup
 from pytest_gvisor.run.cgroup import Cgroups, Hierarchy, Limits, measured

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from pytest_gvisor.errors import LaunchError, ProtocolError
+from pytest_gvisor.base.errors import LaunchError, ProtocolError
 from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.request import Record
 from pytest_gvisor.run.runner import Runner

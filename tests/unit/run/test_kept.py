@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.errors import SnapshotError
+from pytest_gvisor.base.errors import SnapshotError
+from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.oci.defaults import default_spec
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run import connected
@@ -12,7 +13,6 @@ from pytest_gvisor.run.kept import keep
 from pytest_gvisor.run.request import Record, Workspace
 from pytest_gvisor.runsc.command import run_argv
 from pytest_gvisor.runsc.rootless import Way
-from pytest_gvisor.settings import Platform
 
 
 def test_a_copy_of_a_saved_sandbox_is_repeated_by_a_fresh_start(tmp_path: Path) -> None:

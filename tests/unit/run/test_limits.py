@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_gvisor.errors import LaunchError, UsageError
+from pytest_gvisor.base.errors import LaunchError, UsageError
+from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.programs.sources import Source
 from pytest_gvisor.run import limits
-from pytest_gvisor.settings import Platform, Settings
 
 GIB = 1 << 30
 

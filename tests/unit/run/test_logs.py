@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gvisor.escape import escape
+from pytest_gvisor.base.escape import escape
 from pytest_gvisor.run import logs
 from pytest_gvisor.run.capture import Capture
 

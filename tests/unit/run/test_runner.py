@@ -11,8 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_gvisor.completed import Completed, Outcome, SandboxCrashed, WorkloadTimeout
-from pytest_gvisor.errors import GvisorError, InsecureRunsc, InvalidBundle, LaunchError, RunscFailed
+from pytest_gvisor.base.completed import Completed, Outcome, SandboxCrashed, WorkloadTimeout
+from pytest_gvisor.base.errors import (
+    GvisorError,
+    InsecureRunsc,
+    InvalidBundle,
+    LaunchError,
+    RunscFailed,
+)
 from pytest_gvisor.run.request import Hooks
 from pytest_gvisor.run.supervisor import LINGER, TERM_GRACE
 from tests.fakes.fake import FINE, FakeRunsc, Step

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.errors import UsageError
+from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.run.specification import check_netns
 
 needs_root = pytest.mark.skipif(

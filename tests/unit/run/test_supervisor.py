@@ -17,9 +17,9 @@ from typing import Any, cast
 
 import pytest
 
-from pytest_gvisor import setting_values
-from pytest_gvisor.completed import Outcome, SandboxCrashed
-from pytest_gvisor.errors import LaunchError, ProtocolError
+from pytest_gvisor.base import setting_values
+from pytest_gvisor.base.completed import Outcome, SandboxCrashed
+from pytest_gvisor.base.errors import LaunchError, ProtocolError
 from pytest_gvisor.programs import proc
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run import supervisor as supervisor_module

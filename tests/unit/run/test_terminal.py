@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.completed import Outcome
+from pytest_gvisor.base.completed import Outcome
 from pytest_gvisor.run import supervisor, terminal
 from pytest_gvisor.run.request import Record
 from tests.fakes.fake import FINE, FakeRunsc

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pytest_gvisor.completed import (
+from pytest_gvisor.base.completed import (
     Completed,
     Outcome,
     SandboxCrashed,
@@ -18,8 +18,8 @@ from pytest_gvisor.completed import (
     signal_name,
     text_view,
 )
+from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.run.verdict import Evidence, judge
-from pytest_gvisor.settings import Platform
 
 EXIT_STATUSES = [status << 8 for status in range(256)]
 SIGNAL_STATUSES = [number | core for number in range(1, 65) for core in (0, 0x80)]

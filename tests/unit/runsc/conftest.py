@@ -143,7 +143,7 @@ def by_descriptor() -> ByDescriptor:
 
 NOEXEC = """
 import sys; sys.path.insert(0, {repository!r})
-from pytest_gvisor.errors import InsecureRunsc
+from pytest_gvisor.base.errors import InsecureRunsc
 from pytest_gvisor.runsc import locate
 try:
     locate.find({binary!r})
@@ -167,7 +167,7 @@ def refusal_on_noexec(point: Path, binary: Path, original: Path) -> str:
 PROLOGUE = """
 import ctypes, json, os, sys
 sys.path.insert(0, {repository!r})
-from pytest_gvisor.errors import GvisorError, InsecureRunsc, RunscNotFound
+from pytest_gvisor.base.errors import GvisorError, InsecureRunsc, RunscNotFound
 from pytest_gvisor.runsc import locate
 from pytest_gvisor.runsc.binary import Runsc
 def refusal(call, *args, **named):

@@ -9,7 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscFailed, RunscNotFound
+from pytest_gvisor.base.errors import InsecureRunsc, LaunchError, RunscFailed, RunscNotFound
 from pytest_gvisor.runsc import answers, binary, locate
 from pytest_gvisor.runsc.binary import Runsc
 from tests.faults.shortages import spare_descriptors

@@ -6,8 +6,8 @@ import subprocess
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.runsc.command import run_argv, save_argv, shell_line
-from pytest_gvisor.settings import Platform
 
 
 @given(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.errors import InsecureRunsc
+from pytest_gvisor.base.errors import InsecureRunsc
+from pytest_gvisor.base.trust import Trust
 from pytest_gvisor.runsc import elf, locate
-from pytest_gvisor.trust import Trust
 
 Make = Callable[..., Path]
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.errors import LaunchError, RunscFailed, UnwantedRelease
+from pytest_gvisor.base.errors import LaunchError, RunscFailed, UnwantedRelease
+from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.programs.proc import children_of_self
 from pytest_gvisor.runsc import features, locate
-from pytest_gvisor.settings import Platform
 from tests import releases
 from tests.unit.runsc.conftest import FakeRunsc
 
@@ -230,7 +230,7 @@ def test_what_the_kernel_cannot_start_is_a_failure(fake_runsc: FakeRunsc) -> Non
 
 CLOSED = """
 import os, sys
-from pytest_gvisor.errors import RunscFailed
+from pytest_gvisor.base.errors import RunscFailed
 from pytest_gvisor.runsc import features, locate
 judged = locate.find(sys.argv[1])
 for fd in map(int, sys.argv[3:]):

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.completed import Completed
-from pytest_gvisor.errors import LaunchError
+from pytest_gvisor.base.completed import Completed
+from pytest_gvisor.base.errors import LaunchError
+from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.runsc.platforms import Availability, probe
-from pytest_gvisor.settings import Platform
 
 
 def never(_deadline: float) -> Completed:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor import trust
-from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscNotFound, UsageError
+from pytest_gvisor.base import trust
+from pytest_gvisor.base.errors import InsecureRunsc, LaunchError, RunscNotFound, UsageError
 from pytest_gvisor.runsc import locate, sidecars
 from tests import releases
 from tests.unit.runsc.conftest import (
@@ -713,7 +713,7 @@ def test_the_descriptor_is_never_a_standard_stream(good: Path, closed: list[int]
     """With some closed the file is still opened above 2, where no child overwrites it."""
     program = f"""
 import os, sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r})
-from pytest_gvisor import trust
+from pytest_gvisor.base import trust
 from pytest_gvisor.runsc import locate
 node = trust.Node({str(good)!r}, os.open({str(good)!r}, os.O_PATH), os.stat({str(good)!r}))
 for closed in {closed}:

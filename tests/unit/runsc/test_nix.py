@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.errors import InsecureRunsc
+from pytest_gvisor.base.errors import InsecureRunsc
 from pytest_gvisor.runsc import locate
 from tests.unit.runsc.conftest import STRANGER, needs_root
 

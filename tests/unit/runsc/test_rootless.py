@@ -2,10 +2,10 @@
 
 import pytest
 
-from pytest_gvisor.errors import UsageError
+from pytest_gvisor.base.errors import UsageError
+from pytest_gvisor.base.settings import Network, Rootless
 from pytest_gvisor.programs.proc import ALL_IDS, IdRange
 from pytest_gvisor.runsc.rootless import Caller, Way, decide
-from pytest_gvisor.settings import Network, Rootless
 
 ONE = (IdRange(inside=0, outside=1000, size=1),)
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from pytest_gvisor.base.errors import InsecureRunsc, LaunchError, RunscNotFound, UsageError
+from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.cli import doctor
-from pytest_gvisor.errors import InsecureRunsc, LaunchError, RunscNotFound, UsageError
 from pytest_gvisor.install import archive
 from pytest_gvisor.runsc import locate, sidecars
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.command import check_extra, run_argv
-from pytest_gvisor.settings import Platform
 from tests.faults.shortages import spare_descriptors
 from tests.mounts import masked
 from tests.unit.runsc.conftest import (

@@ -17,14 +17,15 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Completed, Outcome, Platform
-from pytest_gvisor.guest import frames, killer
+from pytest_gvisor.guest.warm import killer
+from pytest_gvisor.guest.wire import frames
 from pytest_gvisor.run.capture import Capture, streams
 from pytest_gvisor.run.connected import Ended
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.command import Command
 from pytest_gvisor.sandbox.process import Process
 
-GUEST = Path(frames.__file__).with_name("main.py")
+GUEST = Path(frames.__file__).parents[1] / "warm/main.py"
 PATIENCE = 20.0
 
 

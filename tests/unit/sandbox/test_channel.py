@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from pytest_gvisor.completed import SandboxCrashed
+from pytest_gvisor.base.completed import SandboxCrashed
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.process import Process
 from tests.unit.sandbox.conftest import PATIENCE, FakeDriven, Peer, started

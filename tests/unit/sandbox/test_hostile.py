@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_gvisor import Completed, GvisorError, InsideError, NotReady, SandboxCrashed
-from pytest_gvisor.guest.frames import HEADER, WINDOW
+from pytest_gvisor.guest.wire.frames import HEADER, WINDOW
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.files import Download, Upload
 from pytest_gvisor.sandbox.forward import Forward

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gvisor.guest.frames import FrameError
+from pytest_gvisor.guest.wire.frames import FrameError
 from pytest_gvisor.sandbox.messages import SHAPES, Message, read
 
 GOOD: dict[str, tuple[dict[str, Any], bytes]] = {

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.errors import LaunchError, ProtocolError
+from pytest_gvisor.base.errors import LaunchError, ProtocolError
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.sessions import launcher as launcher_module

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.errors import LaunchError
+from pytest_gvisor.base.errors import LaunchError
+from pytest_gvisor.base.trust import Trust
 from pytest_gvisor.programs.paths import caches
 from pytest_gvisor.sessions import private
-from pytest_gvisor.trust import Trust
 from tests.mounts import masked
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: folders of another owner")

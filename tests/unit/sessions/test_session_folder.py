@@ -21,7 +21,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from pytest_gvisor.errors import LaunchError
+from pytest_gvisor.base.errors import LaunchError
 from pytest_gvisor.programs import leftovers, proc
 from pytest_gvisor.programs.leftovers import clear_session, remove_session
 from pytest_gvisor.sessions import places, session_folder, stopped_keepers

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.errors import UsageError
+from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.vm import machine
 from pytest_gvisor.vm.machine import Machine, folder_of, guest, share_of, vng
 from pytest_gvisor.vm.parts import Parts

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.errors import MachineFailed
+from pytest_gvisor.base.errors import MachineFailed
 from pytest_gvisor.vm import parts
 from pytest_gvisor.vm.parts import kernels, missing
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.errors import ProtocolError
+from pytest_gvisor.base.errors import ProtocolError
 from pytest_gvisor.inside.plugins import Bridges, benchmark
 from pytest_gvisor.inside.plugins.benchmark import Benchmarks
 from tests.unit.inside.plugins.test_bridges import INNER, Host

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from _pytest.junitxml import LogXML, xml_key
 
-from pytest_gvisor.errors import ProtocolError
+from pytest_gvisor.base.errors import ProtocolError
 from pytest_gvisor.inside.plugins import Bridges
 from pytest_gvisor.inside.plugins import junit as end
-from pytest_gvisor.inside.rules import Sender
-from pytest_gvisor.inside.session_bounds import SessionBounds
+from pytest_gvisor.inside.wire.rules import Sender
+from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 
 INNER = "test_it.py::test_it"
 

@@ -1,0 +1,336 @@
+"""The tree of this package's errors. Errors that carry a run are in `completed`.
+
+    GvisorError
+      RunscError
+        RunscNotFound          nothing to run: where it was searched for, it may become a skip
+        InsecureRunsc          found, and refused: never a skip, never "not installed"
+        UnwantedRelease        found, and of another release than is asked for: never a skip
+        RunscFailed            runsc itself failed (its own exit 128, its own message, its logs)
+          MixedReleases        runsc and the sentry beside it are of two releases
+          ProgramNotStarted    the workload's program is not in the sandbox, or is no program
+      PlatformUnavailable      no device, no permission, a probe that failed: it may become a skip
+      InvalidBundle            every problem found, not the first
+      ImageError               an image cannot be had, read, trusted or unpacked
+        DaemonUnavailable      no docker daemon to ask: it may become a skip
+      WorkloadFailed           only from check=True / check_returncode()
+      WorkloadTimeout          the workload is dead when this is raised; its output is attached
+      SandboxCrashed           the sentry or gofer died; panic log attached
+      LaunchError              the way from here to runsc failed; the stage and errno are attached
+      InstallFailed            a release of runsc cannot be had, or is not what it should be
+        InstallTimeout         it did not come by the deadline
+      MachineFailed            a throw-away VM that cannot be made, or ended before its command did
+        MachineTimeout         the command in it did not end by the deadline
+      ReportError              a file is no report of ours, or none can be written there
+      ProtocolError            a message that breaks the protocol, or a keeper that is gone
+      UsageError               a setting or an argument that cannot be meant; nothing was started
+      SnapshotError            a sandbox cannot be saved, or not started from what was saved
+      InsideError              a warm sandbox's kernel refused a file, a program or a connection
+      NotReady                 what was waited for in a warm sandbox did not come by its deadline
+
+A workload's own exit status is never an exception unless asked for. A failure of the infrastructure
+is never reported as a workload's verdict.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno as errno_names
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+from pytest_gvisor.base.escape import escape
+
+
+def _named(errno: int) -> str:
+    return f" [{errno_names.errorcode.get(errno, errno)}: {os.strerror(errno)}]"
+
+
+def _with_records(message: str, records: Sequence[str]) -> str:
+    more = (f"  runsc: {record}" for record in records if record not in message)
+    return "\n".join([message, *more])
+
+
+class GvisorError(Exception):
+    """Base of every error that this package raises on purpose.
+
+    ``next_step`` is one sentence for the reader: what to do now. It is part of the message.
+    """
+
+    def __init_subclass__(cls) -> None:
+        """Name a public error by the package: that is what pytest prints, and what users import."""
+        if cls.__module__.startswith("pytest_gvisor.") and not cls.__name__.startswith("_"):
+            cls.__module__ = "pytest_gvisor"
+
+    def __init__(self, message: str, *, next_step: str = "") -> None:
+        self.message = message
+        """The message without ``next_step``."""
+
+        self.next_step = next_step
+        super().__init__(f"{message}\n{next_step}" if next_step else message)
+
+
+class UsageError(GvisorError):
+    """A setting, a marker argument or a call is invalid; nothing was started."""
+
+
+class RunscError(GvisorError):
+    """The base of errors about runsc itself."""
+
+
+class RunscNotFound(RunscError):
+    """There is no runsc to run: a skip, unless ``--gvisor-strict`` or ``explicit``.
+
+    ``searched`` holds the paths that were looked at, in order. ``explicit`` is True if an option or
+    a marker named the path, and nothing was searched for.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        searched: Sequence[str] = (),
+        explicit: bool = False,
+        next_step: str = "",
+    ) -> None:
+        self.searched = tuple(searched)
+        self.explicit = explicit
+        super().__init__(message, next_step=next_step)
+
+
+class InsecureRunsc(RunscError):
+    """A runsc was found and refused; it was not executed.
+
+    ``path`` is the refused file, ``owner`` its uid, ``reason`` the rule that it breaks. ``mode`` is
+    its permission bits, or None if it could not be read.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        reason: str,
+        *,
+        mode: int | None = None,
+        owner: int | None = None,
+        next_step: str = "",
+    ) -> None:
+        self.path = path
+        self.reason = reason
+        self.mode = mode
+        self.owner = owner
+        facts = ["" if mode is None else f"mode {mode:04o}"]
+        facts += ["" if owner is None else f"owner uid {owner}"]
+        known = f" ({', '.join(filter(None, facts))})" if any(facts) else ""
+        super().__init__(f"refusing to run {escape(path)}{known}: {reason}", next_step=next_step)
+
+
+class UnwantedRelease(RunscError):
+    """The runsc is of another release than a project, a test or this package requires.
+
+    ``version`` is its own, ``wanted`` the comparisons that were asked for.
+    """
+
+    def __init__(self, message: str, *, version: str, wanted: str, next_step: str = "") -> None:
+        self.version = version
+        self.wanted = wanted
+        super().__init__(message, next_step=next_step)
+
+
+class RunscFailed(RunscError):
+    """runsc itself failed: it could not start, or gave an unusable answer.
+
+    ``records`` are the messages of runsc's own ``--log`` file. ``command`` is the command line in a
+    form that can be pasted, ``stderr`` the end of standard error, escaped.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        records: Sequence[str] = (),
+        command: str = "",
+        stderr: str = "",
+        next_step: str = "",
+    ) -> None:
+        self.records = tuple(records)
+        self.command = command
+        self.stderr = stderr
+        super().__init__(_with_records(message, records), next_step=next_step)
+
+
+class MixedReleases(RunscFailed):
+    """The sentry in ``gvisor-bin`` is of another release than runsc, so no sandbox boots."""
+
+
+class ProgramNotStarted(RunscFailed):
+    """The workload's program is not in the sandbox, or cannot be executed.
+
+    ``program`` is its name as it was given. ``exit_status`` is that of a shell: 127 if it was not
+    found, 126 if it cannot be executed.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        program: str,
+        status: int,
+        records: Sequence[str] = (),
+        command: str = "",
+        next_step: str = "",
+    ) -> None:
+        super().__init__(message, command=command, next_step=next_step)
+        self.records = tuple(records)
+        """The messages of runsc's own ``--log`` file."""
+
+        self.program = program
+        self.exit_status = status
+
+
+class PlatformUnavailable(GvisorError):
+    """A platform cannot work on this host. ``platform`` is its name, ``cause`` the reason."""
+
+    def __init__(self, platform: str, cause: str, *, next_step: str = "") -> None:
+        self.platform = platform
+        self.cause = cause
+        super().__init__(f"platform {platform} is not available here: {cause}", next_step=next_step)
+
+
+class InvalidBundle(GvisorError):
+    """A bundle's configuration breaks rules. ``problems`` holds all of them."""
+
+    def __init__(self, problems: Sequence[str], *, where: str = "config.json") -> None:
+        self.problems = tuple(problems)
+        self.where = where
+        """The file or root file system that has the problems: ``config.json`` by default."""
+
+        count = len(self.problems)
+        title = f"{where}: {count} problem{'' if count == 1 else 's'}"
+        super().__init__("\n".join([title, *(f"  - {problem}" for problem in self.problems)]))
+
+
+class ImageError(GvisorError):
+    """An image cannot be found, read, trusted or unpacked; no part of it is left.
+
+    ``image`` is what was asked for.
+    """
+
+    def __init__(self, message: str, *, image: str = "", next_step: str = "") -> None:
+        self.image = image
+        about = f"image {image}: " if image else ""
+        super().__init__(escape(f"{about}{message}"), next_step=next_step)
+
+
+class DaemonUnavailable(ImageError):
+    """No docker daemon answers: a skip, unless ``--gvisor-strict``."""
+
+
+class LaunchError(GvisorError):
+    """The way from this process to runsc failed before runsc could start.
+
+    ``stage`` is the step that failed, for instance ``no_new_privs`` or ``execve``. ``errno`` is the
+    kernel's error number, or 0 if the step failed by its own check. ``detail`` is the message
+    without the stage.
+    """
+
+    def __init__(self, stage: str, detail: str, *, errno: int = 0, next_step: str = "") -> None:
+        self.stage = stage
+        self.errno = errno
+        self.detail = f"{detail}{_named(errno)}" if errno else detail
+        super().__init__(f"the launch failed at {stage}: {self.detail}", next_step=next_step)
+
+
+class InstallFailed(GvisorError):
+    """A release of runsc cannot be fetched, verified or put in place.
+
+    Nothing of it is left.
+    """
+
+    exit_status = 1
+
+
+class InstallTimeout(InstallFailed):
+    """A release of runsc did not come by the deadline for everything."""
+
+    exit_status = 124
+
+
+class MachineFailed(GvisorError):
+    """A throw-away VM cannot be made, or ended before its command did."""
+
+
+class MachineTimeout(MachineFailed, TimeoutError):
+    """The command in a throw-away VM did not end by its deadline; the VM is dead."""
+
+    exit_status = 124
+
+
+class SnapshotError(GvisorError):
+    """A sandbox cannot be saved, or not started from what was saved.
+
+    ``records`` are the messages of the ``runsc checkpoint`` or ``runsc restore`` that failed.
+    """
+
+    def __init__(self, message: str, *, records: Sequence[str] = (), next_step: str = "") -> None:
+        self.records = tuple(records)
+        super().__init__(_with_records(message, records), next_step=next_step)
+
+
+class InsideError(GvisorError):
+    """The kernel of a sandbox refused something; ``errno`` is its error number."""
+
+    def __init__(self, message: str, *, errno: int, next_step: str = "") -> None:
+        self.errno = errno
+        super().__init__(f"{message}{_named(errno)}", next_step=next_step)
+
+
+class NotReady(GvisorError, TimeoutError):
+    """A wait in a warm sandbox has passed its deadline: for a port, for output, for an end.
+
+    Nothing was killed.
+    """
+
+
+class ReportError(GvisorError):
+    """A file is no report of this package's, or a report cannot be written there."""
+
+
+class ProtocolError(GvisorError):
+    """A message between this process and its keeper broke the protocol."""
+
+
+# pytest's own filters name its base class. The package works without pytest, and so does not import
+# it: where the plugin is loaded, pytest was there before.
+_Base: type[UserWarning] = getattr(sys.modules.get("pytest"), "PytestWarning", UserWarning)
+
+
+class PytestGvisorWarning(_Base):  # type: ignore[valid-type, misc]  # a variable, as above
+    """A fact for the reader that fails nothing; in pytest, a `pytest.PytestWarning`."""
+
+
+def causes_of(error: BaseException) -> list[BaseException]:
+    """Return an error and its causes, the first cause last: also those among its arguments."""
+    found = [error]
+    while len(found) < 20:
+        last = found[-1]
+        inner = [part for part in last.args if isinstance(part, BaseException)]
+        before = last.__cause__ or last.__context__ or next(iter(inner), None)
+        # urllib3 before 2 first tries a call that an older Python refuses.
+        if before is None or isinstance(before, TypeError):
+            break
+        found.append(before)
+    return found
+
+
+@contextlib.contextmanager
+def stage(name: str, doing: str) -> Iterator[None]:
+    """Turn an OSError or a MemoryError into a `LaunchError` with this stage.
+
+    ``doing`` names the failed action. Python raises MemoryError where the kernel has said ENOMEM.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise LaunchError(name, doing, errno=error.errno or 0) from error
+    except MemoryError as error:
+        raise LaunchError(name, doing, errno=errno_names.ENOMEM) from error

@@ -1,0 +1,242 @@
+"""The table of settings: the name, kind, sources and help of each. Light: always imported.
+
+`settings`, beside it, holds the type of each setting for type checkers, and reads values by kind.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Kind = Literal[
+    "platforms", "network", "rootless", "keep", "binary", "path", "release", "flag", "seconds",
+    "size", "count", "files", "number", "bytes", "reports",
+]  # fmt: skip
+"""The kind of a setting's values: `settings` has one reader for each."""
+
+Source = Literal["call", "marker", "command line", "environment", "ini", "run", "doctor"]
+"""A place where a setting can be written.
+
+``call`` is an argument of `Gvisor.run` and its like. ``run`` and ``doctor`` are the commands.
+"""
+
+DEFAULT_TIMEOUT = 60.0
+DEFAULT_MAX_OUTPUT = 16 * 1024 * 1024
+
+
+class Setting(NamedTuple):
+    """One setting."""
+
+    name: str
+    """Its field of `Settings`."""
+
+    kind: Kind
+    sources: tuple[Source, ...]
+    help: str
+    """The help of its option and its ini key."""
+
+    metavar: str | None = None
+    command_help: str = ""
+    """Its help for the commands of ``pytest-gvisor``, if that is another."""
+
+    command_metavar: str | None = None
+    alias: str = ""
+
+    @property
+    def written(self) -> str:
+        """The name that users write."""
+        return self.alias or self.name
+
+    @property
+    def option(self) -> str:
+        """Its option for pytest: ``--gvisor-timeout``."""
+        return f"--gvisor-{self.written}"
+
+    @property
+    def key(self) -> str:
+        """Its ini key, and where argparse puts the option: ``gvisor_timeout``."""
+        return f"gvisor_{self.written}"
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable: ``PYTEST_GVISOR_TIMEOUT``."""
+        return f"PYTEST_{self.key.upper()}"
+
+    @property
+    def command_option(self) -> str:
+        """Its option for a command of ``pytest-gvisor``: ``--max-output``."""
+        return f"--{self.written.replace('_', '-')}"
+
+
+_SESSION: tuple[Source, ...] = ("command line", "environment", "ini")
+_TEST: tuple[Source, ...] = ("call", "marker", "run")
+_ALL: tuple[Source, ...] = (*_TEST, *_SESSION)
+
+SETTINGS = (
+    Setting(
+        name="platforms",
+        alias="platform",
+        kind="platforms",
+        sources=("marker", "run", *_SESSION),
+        help="auto (default), all, or a comma list; may be repeated. auto is systrap. A list may "
+        "name systrap, kvm, ptrace and others that the binary lists. With two or more, every test "
+        "that uses a sandbox runs once per platform. With native among them, tests inside also "
+        "run on the host.",
+        metavar="NAMES",
+        command_help="systrap, kvm, ptrace or another that the binary lists (default: auto)",
+        command_metavar="NAME",
+    ),
+    Setting(
+        name="network",
+        kind="network",
+        sources=_ALL,
+        help="none (default: loopback only), sandbox (gVisor's own stack), or host.",
+        metavar="MODE",
+    ),
+    Setting(
+        name="netns",
+        kind="path",
+        sources=_TEST,
+        help="a network namespace to join, for network=sandbox.",
+        metavar="PATH",
+    ),
+    Setting(
+        name="runsc",
+        kind="binary",
+        sources=("marker", "run", "doctor", *_SESSION),
+        help="use this binary, validated but without a search; the last one counts. With "
+        "LABEL=PATH twice or more on the command line, every test that uses a sandbox runs once "
+        "per release.",
+        metavar="[LABEL=]PATH",
+        command_help="use this binary, without a search",
+        command_metavar="PATH",
+    ),
+    Setting(
+        name="release",
+        kind="release",
+        sources=("ini",),
+        help="the allowed releases of runsc: comparisons such as >=20240729, with commas "
+        "between them. If another is found, each test with a sandbox is an error.",
+    ),
+    Setting(
+        name="strict",
+        kind="flag",
+        sources=_SESSION,
+        help="fail tests that would be skipped because runsc, a platform or docker is missing.",
+    ),
+    Setting(
+        name="timeout",
+        kind="seconds",
+        sources=_ALL,
+        help=f"deadline of one workload (default: {DEFAULT_TIMEOUT:g}).",
+        metavar="SECONDS",
+    ),
+    Setting(
+        name="rootless",
+        kind="rootless",
+        sources=_ALL,
+        help="auto (default: on where CAP_SYS_ADMIN is missing), on, or off.",
+        metavar="WHEN",
+    ),
+    Setting(
+        name="image",
+        kind="path",
+        sources=_ALL,
+        help="the root file system of workloads, instead of the host's system folders. IMAGE is "
+        "a docker save archive, an OCI archive or layout, a rootfs tarball, or a docker daemon's "
+        "image.",
+        metavar="IMAGE",
+    ),
+    Setting(
+        name="project",
+        kind="flag",
+        sources=("call", "marker", "ini"),
+        help="show workloads the root folder and the sources of editable packages, read-only and "
+        "without secrets, and start them there.",
+    ),
+    Setting(
+        name="memory",
+        kind="size",
+        sources=_TEST,
+        help="limit on the sandbox's memory, for instance 256M; needs root.",
+        metavar="SIZE",
+    ),
+    Setting(
+        name="pids",
+        kind="count",
+        sources=_TEST,
+        help="limit on the sandbox's processes and threads; needs root.",
+        metavar="N",
+    ),
+    Setting(
+        name="cpus",
+        kind="number",
+        sources=_TEST,
+        help="limit in processors, for instance 0.5; needs root.",
+        metavar="N",
+    ),
+    Setting(
+        name="shm",
+        kind="size",
+        sources=_ALL,
+        help="the size of /dev/shm, for instance 256M (default: as on the host); a limit on memory "
+        "holds for it too.",
+        metavar="SIZE",
+    ),
+    Setting(
+        name="nofile",
+        kind="files",
+        sources=_ALL,
+        help="the limit on open files of each process (default: as on the host).",
+        metavar="N",
+    ),
+    Setting(
+        name="max_output",
+        kind="bytes",
+        sources=_TEST,
+        help="the most to keep of each output stream, half head and half tail "
+        f"(default: {DEFAULT_MAX_OUTPUT // 1024**2}M).",
+        metavar="SIZE",
+    ),
+    Setting(
+        name="debug",
+        kind="flag",
+        sources=("call", "run", "command line", "environment"),
+        help="show runsc's own logs and an strace of the workload in reports of failed tests.",
+        command_help="the sentry's boot log and the last system calls, on standard error after the "
+        "output",
+    ),
+    Setting(
+        name="keep",
+        kind="keep",
+        sources=_SESSION,
+        help="none (default), failed, or all: keep bundle, logs and a replay.sh of each run under "
+        "pytest's base temp. Covers gvisor and gvisor_sandbox, not gvisor_sandboxes or tests "
+        "inside.",
+        metavar="WHOSE",
+    ),
+    Setting(
+        name="report",
+        kind="reports",
+        sources=_SESSION,
+        help="write the result of each test on each platform to FILE (.html, .json or .md); may "
+        "be repeated.",
+        metavar="FILE",
+    ),
+)
+
+BY_NAME = {name: one for one in SETTINGS for name in (one.name, one.written)}
+"""Each setting, by the names that markers and calls know it by."""
+
+
+def names_from(source: Source) -> list[str]:
+    """Return the settings that this source can hold, by the names that users write."""
+    return [one.written for one in SETTINGS if source in one.sources]
+
+
+def spellings(name: str) -> str:
+    """Return a setting as a call, pytest and a command write it, for a message."""
+    setting = BY_NAME[name]
+    value = "True" if setting.kind == "flag" else setting.metavar
+    call = f"{name}={value}, " if "call" in setting.sources else ""
+    tools = " and ".join(one for one in setting.sources if one in {"run", "doctor"})
+    return f"{call}{setting.option} or (pytest-gvisor {tools}) {setting.command_option}"

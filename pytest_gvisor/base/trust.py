@@ -1,0 +1,236 @@
+"""The path to a file or folder, and whether other users could redirect it.
+
+A path is walked by descriptors, one component at a time. So every folder is judged as the very
+folder that the next component was then looked up in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from pytest_gvisor.base.escape import escape
+from pytest_gvisor.programs.paths import below, within
+from pytest_gvisor.programs.proc import id_map
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+"""What says something about this process or machine, and nothing about a file."""
+
+WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+MAX_SYMLINKS = 40  # the kernel's MAXSYMLINKS: with one more, open() says ELOOP
+
+_SYSTEM_FOLDERS = ("/usr", "/opt")
+# Root's on every system; what lies in them may be anybody's.
+_SHARED_FOLDERS = frozenset(
+    {"/dev", "/dev/shm", "/home", "/run", "/run/user", "/tmp", "/var", "/var/tmp"}
+)
+_NODE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Node(NamedTuple):
+    """A file, folder or symlink that is held open by an O_PATH descriptor."""
+
+    path: str
+    fd: int
+    info: os.stat_result
+
+
+class Lookup(NamedTuple):
+    """One step of the way: ``entry`` was looked up in ``folder``."""
+
+    folder: Node
+    entry: Node
+
+
+def _open_node(path: str, name: str, folder: int | None, held: contextlib.ExitStack) -> Node:
+    # O_PATH touches neither FIFO nor device: nothing blocks, nothing is rewound.
+    fd = os.open(name, _NODE, dir_fd=folder)
+    held.callback(os.close, fd)
+    return Node(path, fd, os.fstat(fd))
+
+
+class Way(NamedTuple):
+    """A walk: ``stack`` is the canonical path, from ``/`` to the file, ``lookups`` each step."""
+
+    stack: list[Node]
+    lookups: list[Lookup]
+
+
+def follow(path: str, held: contextlib.ExitStack, start: Sequence[Node] = ()) -> Way:
+    """Follow ``path`` from the folder at the end of ``start``, a canonical path, or ``/``.
+
+    The lookups of symlinks are included. A symlink in a folder that others may write is theirs to
+    turn. So the folders of each hop count, and not only those above the canonical path. Raises
+    OSError as the kernel's own walk would.
+    """
+    stack = [*start] or [_open_node("/", "/", None, held)]
+    todo = path.split("/")[::-1]
+    lookups: list[Lookup] = []
+    symlinks = 0
+    while todo:
+        name, here = todo.pop(), stack[-1]
+        if not stat.S_ISDIR(here.info.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), here.path)
+        if name in {"", "."}:
+            continue
+        if name == "..":
+            del stack[max(1, len(stack) - 1) :]
+            continue
+        entry = _open_node(os.path.join(here.path, name), name, here.fd, held)
+        lookups.append(Lookup(here, entry))
+        if not stat.S_ISLNK(entry.info.st_mode):
+            stack.append(entry)
+            continue
+        symlinks += 1
+        if symlinks > MAX_SYMLINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        target = os.readlink("", dir_fd=entry.fd)
+        if target.startswith("/"):
+            del stack[1:]
+        todo += target.split("/")[::-1]
+    return Way(stack, lookups)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trust:
+    """The trusted owners: root, ``euid``, and two exceptions.
+
+    What nobody may write below the folder ``store`` is trusted whoever owns it; ``""`` is no
+    folder. ``overflow`` is the uid that the kernel shows for owners without a place in this user
+    namespace. None means that an owner of that number is taken at face value. With ``lenient``, a
+    folder that others can write counts as if it was sticky.
+    """
+
+    euid: int
+    store: str
+    overflow: int | None
+    lenient: bool = False
+
+    @classmethod
+    def here(cls, euid: int, store: str = "", *, lenient: bool = False) -> Trust:
+        """Return the trust of the user ``euid`` in this process's user namespace."""
+        return cls(euid, store, _overflow_uid(euid), lenient)
+
+    def owns(self, node: Node) -> bool:
+        """Whether the owner of ``node`` is trusted with it."""
+        uid = node.info.st_uid
+        if uid == self.overflow:  # first: without any map (`unshare -U`) it is our own euid too
+            return self._is_system(node)
+        return uid in {0, self.euid}
+
+    def stranger(self, node: Node) -> str:
+        """Return the problem of a ``node`` that `owns` refuses: its owner, and the allowed ones."""
+        allowed = f"root, uid {self.euid}" if self.euid else "root"
+        return f"owned by uid {node.info.st_uid} (allowed: {allowed})"
+
+    def sealed_in_store(self, node: Node) -> bool:
+        """Whether ``node`` lies in the store and nobody may write it, whoever owns it."""
+        return (
+            bool(self.store)
+            and below(node.path, self.store)
+            and not stat.S_ISLNK(node.info.st_mode)
+            and not node.info.st_mode & 0o222
+        )
+
+    def _is_system(self, node: Node) -> bool:
+        # Under `unshare -r` the real root has no number, and its /usr/bin/runsc shows the overflow
+        # uid. So does a file of any other stranger; the system's own folders are where strangers
+        # have nothing, and what we could write there (a mount of our own) is not the system's.
+        if node.path in _SHARED_FOLDERS:
+            return stat.S_ISDIR(node.info.st_mode)
+        roots = [*_SYSTEM_FOLDERS, *filter(None, [self.store])]
+        system = any(within(node.path, root) or below(root, node.path) for root in roots)
+        return system and not os.access(f"/proc/self/fd/{node.fd}", os.W_OK, effective_ids=True)
+
+
+def _overflow_uid(euid: int) -> int | None:
+    """Return the overflow uid if it can stand for the real root here, else None.
+
+    With the full map, 65534 is a user like any other. With a partial map that gives that number to
+    somebody, only the namespace's root can tell the two apart. It could write a mapped user's file
+    and cannot write an unmapped one's.
+    """
+    ranges = id_map()
+    if any(ids.size >= 2**32 - 1 for ids in ranges):
+        return None
+    with open("/proc/sys/kernel/overflowuid") as file:
+        overflow = int(file.read())
+    taken = any(ids.inside <= overflow < ids.inside + ids.size for ids in ranges)
+    return None if taken and euid else overflow
+
+
+def folder_problem(lookup: Lookup, trust: Trust) -> str | None:
+    """Return why another user could replace this entry, or None."""
+    folder, entry = lookup.folder, lookup.entry
+    if trust.sealed_in_store(folder):
+        return None
+    mode = stat.S_IMODE(folder.info.st_mode)
+    known = f"the folder {escape(folder.path)} (mode {mode:04o}, owner uid {folder.info.st_uid})"
+    if not trust.owns(folder):
+        return f"{known} on the way to it is neither root's nor uid {trust.euid}'s"
+    if not mode & WRITABLE_BY_OTHERS:
+        return None
+    # In a sticky folder an entry can be replaced by its owner and the folder's only.
+    if not mode & stat.S_ISVTX and not trust.lenient:
+        return f"{known} on the way to it can be written by others"
+    if trust.owns(entry) or trust.sealed_in_store(entry):
+        return None
+    owner = entry.info.st_uid
+    return f"{known} on the way to it can be written by others, and its entry is uid {owner}'s"
+
+
+def file_problems(node: Node, folder: Node, trust: Trust) -> Iterator[str]:
+    """Yield why the file ``node``, looked up in ``folder``, must not be executed."""
+    mode = node.info.st_mode
+    # A POSIX ACL that lets others write shows in the group bits: they are its mask.
+    if mode & WRITABLE_BY_OTHERS:
+        yield "its group or others may write it"
+    if mode & (stat.S_ISUID | stat.S_ISGID):
+        yield "it is set-uid or set-gid"
+    sealed = trust.sealed_in_store(node) and trust.sealed_in_store(folder)
+    if not sealed and not trust.owns(node):
+        yield trust.stranger(node)
+
+
+def way_problems(way: Way, trust: Trust) -> list[str]:
+    """Return why other users could redirect the way to its last folder, or replace files there."""
+    found = [folder_problem(lookup, trust) for lookup in way.lookups]
+    # What would be looked up in it: an entry whose owner is trusted, as the folder's own is by now.
+    last = way.stack[-1]
+    found.append(folder_problem(Lookup(last, last), trust))
+    return list(dict.fromkeys(filter(None, found)))
+
+
+def folder_problems(path: str, trust: Trust) -> list[str]:
+    """Return why the way to a file of this user's in the folder ``path`` would be refused."""
+    with contextlib.ExitStack() as held:
+        way = follow(path, held)
+        found = way_problems(way, trust)
+        return [*found, *noexec_problem(way.stack[-1].fd)]
+
+
+def noexec_problem(fd: int) -> tuple[str, ...]:
+    """Return why no file on the file system of ``fd`` can be executed, or nothing."""
+    return ("its file system is mounted noexec",) if os.fstatvfs(fd).f_flag & os.ST_NOEXEC else ()
+
+
+def add_problem(folder: Node) -> str:
+    """Return why other users could add a file to a folder, sticky or not, or ``""``."""
+    mode = stat.S_IMODE(folder.info.st_mode)
+    if not mode & WRITABLE_BY_OTHERS:
+        return ""
+    return f"the folder {escape(folder.path)} (mode {mode:04o}) can be written by others"
+
+
+def text_of(error: OSError) -> str:
+    """Return the text of an error that says something about a file; raise any other one."""
+    if error.errno in SHORTAGES:
+        raise error
+    return os.strerror(error.errno or 0)

@@ -1,0 +1,1 @@
+"""The program of a sandbox for tests: a pytest that the host leads."""

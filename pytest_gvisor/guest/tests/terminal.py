@@ -1,0 +1,65 @@
+"""The file that the terminal plugin of the pytest inside writes to, and the end of its summaries.
+
+Used by worker.py alone; imports pytest only after ``sys.path`` is the host's.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any, TextIO, cast
+
+from pytest_gvisor.guest.tests.channel import Channel
+from pytest_gvisor.guest.tests.debugger import Debugger
+
+
+class Terminal(io.TextIOBase):
+    """The file of the inner terminal plugin; the host shows it only on request."""
+
+    encoding = "utf-8"
+
+    def __init__(self, channel: Channel, words: TextIO, debugger: Debugger) -> None:
+        self._channel = channel
+        self._words = words
+        self._debugger = debugger
+        self.relayed = False
+        self.in_test = False
+
+    def replace(self, config: Any) -> None:
+        """Have pytest's terminal plugin write to this file."""
+        from _pytest.config import create_terminal_writer  # noqa: PLC0415 -- see above
+
+        reporter = config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter._tw = create_terminal_writer(config, cast("TextIO", self))
+
+    def write(self, text: str) -> int:
+        """Send what ``--setup-show`` writes; drop the rest, which the host prints itself.
+
+        Text written in the midst of a test is its last words. pytest-timeout's thread method writes
+        all stacks and ends the process.
+        """
+        if self._debugger.reports:
+            self.say(text)
+        elif self.relayed and text:
+            self._channel.send("terminal", text=text)
+        elif self.in_test:
+            self.say(text)
+        return len(text)
+
+    def say(self, text: str) -> None:
+        """Write to a stream whose end the host keeps."""
+        print(text, end="", file=self._words, flush=True)
+
+    def writable(self) -> bool:
+        """Whether the file can be written to."""
+        return True
+
+
+def drop_summaries(config: Any) -> None:
+    """Drop the summaries of plugins, which the host's pytest writes.
+
+    Since 9.2 pytest asks for them even with ``no_summary``, and that of hypothesis imports it all.
+    """
+    hook = config.hook.pytest_terminal_summary
+    for implementation in hook.get_hookimpls():
+        hook._remove_plugin(implementation.plugin)

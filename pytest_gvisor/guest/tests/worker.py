@@ -1,0 +1,365 @@
+"""The pytest in the sandbox: collects the host's tests, and runs those that the host names.
+
+Begun by begin.py. Descriptor 0 is a socket: commands come from it and messages go to it, each a
+frame of `frames`. It is pytest itself with the host's options, plugins and ``sys.path``. This
+module replaces the loop that would run every test by one that waits for the host's word. So
+fixtures of every scope live as long as on the host.
+
+Imports pytest only after ``sys.path`` is the host's, and nothing of pytest_gvisor.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import io
+import linecache
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, TextIO
+
+from pytest_gvisor.guest.tests import first, identity, passed, program
+from pytest_gvisor.guest.tests.byte_code import Supply
+from pytest_gvisor.guest.tests.channel import Channel
+from pytest_gvisor.guest.tests.debugger import Debugger
+from pytest_gvisor.guest.tests.gate import Gate
+from pytest_gvisor.guest.tests.terminal import Terminal, drop_summaries
+from pytest_gvisor.guest.tests.unsent import take_memory
+from pytest_gvisor.guest.wire import encoding
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_gvisor.guest.tests.measure import Coverage
+
+GUARD = "PYTEST_GVISOR_INSIDE"  # see plugin/placement.py
+# Tests replace functions of modules, and this program speaks while they are replaced.
+_exit = os._exit
+
+
+class Plugin:
+    """The loop, and the messages on each test."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        terminal: Terminal,
+        debugger: Debugger,
+        notes: first.Notes,
+        *,
+        files: Iterable[str],
+        variables: program.Watch,
+        coverage: Coverage | None,
+    ) -> None:
+        self._channel = channel
+        self._debugger = debugger
+        self._notes = notes
+        self._wanted = {*files}.union(*(map(str, PurePath(file).parents) for file in files))
+        self._variables = variables
+        self._coverage = coverage
+        self._terminal = terminal
+        self._errors: list[str] = []
+        self._reports: list[pytest.TestReport] = []
+        """Reports that are not yet sent."""
+
+        self._running = ""
+        self._folder = ""
+        """The folder of ``tmp_path`` of the test that runs; empty until there is one."""
+
+        self._items: dict[str, pytest.Item] = {}
+        self._not_run: set[str] = set()
+
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Take the place of the terminal before the terminal plugin writes its first line."""
+        self._config = session.config
+        option = vars(session.config.option)
+        self._relays = bool(option.get("setupshow") or option.get("setuponly"))
+        self._terminal.replace(session.config)
+
+    def pytest_ignore_collect(self, collection_path: os.PathLike[str]) -> bool | None:
+        """Leave out files and folders that hold none of the host's tests for this sandbox."""
+        return None if os.fspath(collection_path) in self._wanted else True
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Remember failed collections: the host has collected these files."""
+        if report.failed:
+            self._errors.append(f"{report.nodeid}: {report.longreprtext}"[:20000])
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Send the collected tests, without those that nobody can tell apart."""
+        several = set()
+        for item in session.items:
+            # In messages it has its node id, or see APART in plugin/placement.py.
+            name: str = getattr(item, "gvisor_apart", item.nodeid)
+            if self._items.setdefault(name, item) is not item:
+                several.add(name)
+        for name in several:
+            del self._items[name]
+            self._errors.append(f"{name}: a hook has made several tests of this node id"[:20000])
+        self._channel.send("collected", ids=[*self._items], errors=self._errors)
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Run the tests that the host names, in place of pytest's own loop."""
+        usual = passed.is_usual(session.config.hook.pytest_report_to_serializable)
+        self._short = passed.Shortener(usual=usual)
+        items = self._items
+        self._not_run.update(items)
+        self._terminal.relayed = self._relays
+        for running, then, maxfail in self._commanded():
+            # What fails from here on without a word fails in the setup.
+            self._running = running
+            item = items.get(running)
+            if item is None:
+                self._channel.send("missing", id=running)
+                continue
+            self._not_run.discard(running)
+            self._variables.begin()
+            self._short.begin(item)
+            self._folder = ""
+            self._notes.begin()
+            # At the last failure that the host allows, pytest tears everything down.
+            session.testsfailed, session.config.option.maxfail = 0, maxfail
+            self._run_protocol(item, items.get(then) if then else None)
+            if not self._channel.is_ours():
+                # It would take the commands that are meant for its parent.
+                self._terminal.say(f"a fork came back from {self._running}, and ends here\n")
+                _exit(1)
+            self._debugger.end()
+            self._notes.begin()
+            self._send_reports()
+            # The host decides when to stop. The public properties warn when they are unset.
+            session._shouldfail = session._shouldstop = False
+            self._channel.send("done", id=self._running)
+        self._terminal.relayed = False
+        drop_summaries(session.config)
+        return True
+
+    def _commanded(self) -> Iterator[tuple[str, str | None, int]]:
+        """Yield each named test, the test after it, and how many failures are left."""
+        while (command := self._channel.receive())["op"] == "run":
+            following = iter([*command["ids"][1:], command["next"]])
+            for running in command["ids"]:
+                yield running, next(following), command["maxfail"]
+
+    def _run_protocol(self, item: pytest.Item, following: pytest.Item | None) -> None:
+        """Run one test; before an exception that stops the session, report it."""
+        from pytest import exit  # noqa: A004, PLC0415, PT013 -- see run()
+
+        self._debugger.test = self._running
+        try:
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        except (exit.Exception, KeyboardInterrupt) as error:
+            self._terminal.in_test = False
+            self._send_reports()
+            drop_summaries(item.config)
+            # pytest.exit has both, and a KeyboardInterrupt neither.
+            text, status = getattr(error, "msg", None), getattr(error, "returncode", None)
+            text = None if text is None else str(text)
+            self._channel.send("stopped", id=self._running, text=text, status=status)
+            raise
+
+    def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[Any]:
+        """Note the temporary folder of a test as soon as there is one."""
+        value = yield
+        if fixturedef.argname == "tmp_path":
+            self._folder = str(value)
+            self._notes.begin(self._folder)
+        return value
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Send a report; last of all plugins, since pytest's subtests change it until then."""
+        self._reports.append(report)
+        if report.failed and self._folder:
+            self._notes.keep(self._folder)
+        # A test that has replaced what this takes puts it back in its teardown. Its reports go with
+        # a later one, or before the test is done.
+        with suppress(Exception):
+            self._send_reports()
+        self._variables.in_test = True
+
+    def _send_reports(self) -> None:
+        while self._reports:
+            report = self._reports[0]
+            if short := self._short.short(report):
+                self._channel.put_off("passed", id=self._running, passed=short)
+            else:
+                self._send_whole(report)
+            del self._reports[0]
+
+    def _send_whole(self, report: pytest.TestReport) -> None:
+        hook = self._config.hook
+        data = hook.pytest_report_to_serializable(config=self._config, report=report)
+        data["sections"] = [(title, encoding.cut(text)) for title, text in data.get("sections", [])]
+        plain = isinstance(report.longrepr, str)
+        missed = self._variables.missed() if report.failed else []
+        self._channel.put_off("report", id=self._running, data=data, plain=plain, missed=missed)
+
+    def pytest_warning_recorded(
+        self, warning_message: Any, when: str, nodeid: str, location: Any
+    ) -> None:
+        """Send a warning as plain text."""
+        category, file = warning_message.category, warning_message.filename
+        self._channel.put_off(
+            "warning",
+            text=str(warning_message.message),
+            module=category.__module__,
+            name=category.__qualname__,
+            filename=file,
+            lineno=warning_message.lineno,
+            line=linecache.getline(file, warning_message.lineno),
+            when=when,
+            nodeid=nodeid,
+            location=location,
+        )
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Note that the test's own code runs from here on, like in the other phases."""
+        self._switch(item, "setup")
+
+    def pytest_runtest_call(self, item: pytest.Item) -> None:
+        """Report that the test itself begins."""
+        self._switch(item, "run")
+        self._channel.send("phase", id=self._running, when="call")
+
+    def pytest_runtest_teardown(self, item: pytest.Item) -> None:
+        """Report that the teardown begins."""
+        self._switch(item, "teardown")
+        self._channel.send("phase", id=self._running, when="teardown")
+
+    def _switch(self, item: pytest.Item, phase: str) -> None:
+        self._terminal.in_test = self._variables.in_test = True
+        if self._coverage is not None:
+            self._coverage.switch(item.nodeid, phase)
+
+    def pytest_runtest_makereport(self) -> None:
+        """Note that a phase is over, and that plugins now make a report of it."""
+        self._terminal.in_test = self._variables.in_test = False
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Report that all is torn down: nobody has to wait for the rest of pytest's work.
+
+        A hook may have failed the session, and the host knows of failed tests alone. Where other
+        sandboxes have tests too, a hook judges by a part.
+        """
+        if self._coverage is not None:
+            for piece in self._coverage.pieces():
+                self._channel.put_off("coverage", **piece)
+        part = self._not_run or session.testsfailed
+        status = 0 if part else int(session.exitstatus)
+        self._channel.send("finished", status=status)
+
+    def pytest_internalerror(self, excrepr: object) -> None:
+        """Report why the session ends."""
+        self._channel.send("internal error", text=str(excrepr)[:100000])
+
+
+def _hook_order(plugin: Plugin) -> None:
+    """Mark the hooks whose place in the order matters, now that pytest can be imported."""
+    import pytest  # noqa: PLC0415 -- sys.path is the host's only now
+
+    kind = type(plugin)
+    for name in ("collection_finish", "runtest_logreport", "sessionfinish"):
+        pytest.hookimpl(trylast=True)(getattr(kind, f"pytest_{name}"))
+    phases = ("runtest_setup", "runtest_call", "runtest_teardown", "runtest_makereport")
+    for name in ("sessionstart", "ignore_collect", "runtestloop", *phases):
+        pytest.hookimpl(tryfirst=True)(getattr(kind, f"pytest_{name}"))
+    pytest.hookimpl(wrapper=True)(kind.pytest_fixture_setup)
+
+
+def run(
+    channel: Channel,
+    start: dict[str, Any],
+    words: TextIO,
+    notes: first.Notes,
+    *,
+    gate: Gate,
+    debugger: Debugger,
+) -> int:
+    """Configure pytest like the host's, and serve until the host sends ``finish``.
+
+    ``words`` goes to what the host keeps the end of.
+    """
+    kernel = os.uname()
+    os.environ[GUARD] = f"{kernel.release} {kernel.version}"
+    if start["python_path"] is not None:
+        os.environ["PYTHONPATH"] = start["python_path"]
+    os.chdir(start["cwd"])
+    sys.path[:] = start["sys_path"]
+    program.assume(**start["program"])
+    measured: dict[str, Any] | None = start["coverage"]
+    coverage: Coverage | None = program.beside("measure").Coverage(measured) if measured else None
+    gate.supply.begin()
+    from _pytest.config import get_config  # noqa: PLC0415 -- sys.path is the host's only now
+
+    terminal = Terminal(channel, words, debugger)
+    watch = program.Watch(start["held_back"])
+    # As Config.fromdictargs, with a plugin that is there before the others.
+    config = get_config(start["args"])
+    config.option.__dict__.update(start["options"])
+    gate.register(config, channel, start["sys_path"])
+    config.parse(start["args"], addopts=False)
+    files = gate.command["files"]
+    plugin = Plugin(
+        channel, terminal, debugger, notes, files=files, variables=watch, coverage=coverage
+    )
+    debugger.register(config)
+    _hook_order(plugin)
+    config.pluginmanager.register(plugin, "gvisor-worker")
+    ids = start["worker"]
+    if ids and config.pluginmanager.hasplugin("xdist"):
+        fixtures = program.beside("bridges").xdist_fixtures(ids)
+        config.pluginmanager.register(fixtures, "gvisor-xdist-fixtures")
+    if bridges := gate.command["bridges"]:
+        program.beside("bridges").register(config, bridges, channel.send)
+    if names := gate.command["unwanted"]:
+        config.pluginmanager.register(program.beside("bridges").LeftOut(names), "gvisor-unwanted")
+    channel.send("ready", kernel=os.uname().release, holds=channel.hold())
+    return int(config.hook.pytest_cmdline_main(config=config) or 0)
+
+
+def main(supply: Supply) -> None:
+    """Run the program; ``supply`` finds modules for imports up to the gate."""
+    who = identity.wanted(sys.argv[1:])
+    change = None if who is None else identity.Change(who)
+    del sys.argv[1:]  # a test sees none of it
+    memory = take_memory()
+    channel = Channel(memory)
+    start = channel.receive()
+    if start["op"] != "start":
+        return
+    if start["families"]:
+        program.beside("loopback").make_count(start["families"], identity.kernel_calls())
+    notes, gate = first.Notes(), Gate(supply)
+    if pid := os.fork():
+        if memory is not None:
+            os.close(memory)
+        supply.end()
+        if change is not None:
+            change.serve(pid)
+        first.attend(pid, channel, notes, gate)
+    channel.own()
+    # A descriptor of its own: while a test runs, pytest has 2 on a file that dies with the sandbox.
+    words = os.fdopen(os.dup(2), "w")
+    faulthandler.enable(words)
+    # At a deadline the host sends SIGTERM first: the stacks are what it shows of a hanging test.
+    faulthandler.register(signal.SIGTERM, file=words, chain=True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # with -s the host shows it as it comes
+    debugger = Debugger(channel)
+    debugger.replace_stdin()
+    try:
+        if change is not None:
+            change.become()
+        status = run(channel, start, words, notes, gate=gate, debugger=debugger)
+    except identity.Refused as error:
+        channel.send("no user", errno=error.errno, text=error.strerror)
+        raise
+    except BaseException as error:
+        channel.send("internal error", text=f"{type(error).__name__}: {error}")
+        raise
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,238 @@
+"""The guest's connections to servers in the sandbox, and files from and to the host.
+
+Standard library only; part of the program that `guest` is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import socket
+import stat
+import struct
+
+from pytest_gvisor.guest.warm.loop import WRITE, Loop, Peer, Sink, Source
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_LOOPBACKS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
+
+
+def _dial(family: int, host: str, port: int) -> socket.socket:
+    """Return a socket that is connecting. Raises OSError."""
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setblocking(False)
+    number = made.connect_ex((host, port))
+    if number not in (0, errno.EINPROGRESS):
+        made.close()
+        raise OSError(number, os.strerror(number))
+    return made
+
+
+class Dial:
+    """An attempt to connect to a port of 127.0.0.1, and where that is refused, of ::1.
+
+    ``done`` is called once from the loop, with the connected socket, or None and an error number.
+    """
+
+    def __init__(
+        self, loop: Loop, port: int, done: Callable[[socket.socket | None, int], None]
+    ) -> None:
+        self._loop = loop
+        self._port = port
+        self._done = done
+        self._left = list(_LOOPBACKS)
+        self._error = 0  # the first address's
+        self._socket: socket.socket | None = None
+        self._next()
+
+    def _next(self) -> None:
+        while self._left:
+            family, host = self._left.pop(0)
+            try:
+                self._socket = _dial(family, host, self._port)
+            except OSError as error:
+                self._error = self._error or error.errno or errno.EIO
+                continue
+            act = functools.partial(self._answered, self._socket)
+            self._loop.want(self._socket.fileno(), WRITE, act)
+            return
+        self._loop.soon(lambda: self._done(None, self._error))
+
+    def _answered(self, made: socket.socket) -> None:
+        self._socket = None
+        self._loop.want(made.fileno(), WRITE, None)
+        number = made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            made.close()
+            self._error = self._error or number
+            self._next()
+        else:
+            self._done(made, 0)
+
+    def close(self) -> None:
+        """End an attempt that goes on; ``done`` is not called."""
+        if self._socket is not None:
+            self._loop.close(self._socket.detach())
+
+
+class Connection(Peer):
+    """One TCP connection to a server in the sandbox."""
+
+    def __init__(self, loop: Loop, number: int, message: dict[str, Any]) -> None:
+        super().__init__(loop, number)
+        self._error = 0
+        self._write_side_closed = False
+        self._socket: socket.socket | None = None
+        self._dial = Dial(loop, message["port"], self._connected)
+
+    def _connected(self, made: socket.socket | None, number: int) -> None:
+        if self.over:
+            return
+        self._socket = made
+        if made is None:
+            self._end(number)
+            return
+        with contextlib.suppress(OSError):
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # A descriptor for each direction: each is closed when its direction is over.
+        try:
+            self.sink = Sink(self.loop, os.dup(made.fileno()), self.number, self._broke)
+            fd = os.dup(made.fileno())
+        except OSError as error:
+            self._end(error.errno or errno.EMFILE)
+            return
+        self.tell("started")
+        self.sources[1] = Source(self.loop, fd, (self.number, 1), self._read_all)
+
+    def _read_all(self, number: int) -> None:
+        if number:
+            self._end(number)
+            return
+        self.tell("eof", s=1)
+        self._settle()
+
+    def _broke(self, number: int) -> None:
+        """Note that the server takes no more. The bytes that it has sent are still read."""
+        self._error = number
+        self._end_writing()
+
+    def _written_all(self) -> None:
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_WR)
+        self._end_writing()
+
+    def _end_writing(self) -> None:
+        if self.sink is not None:
+            self.sink.close()
+        self._write_side_closed = True
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._write_side_closed and 1 in self.sources and self.sources[1].ended:
+            self._end(self._error)
+
+    def _end(self, number: int, *, abort: bool = False) -> None:
+        if self.over:
+            return
+        self.over = True
+        if abort and self._socket is not None:
+            # A close with a linger time of 0 is a reset for the other end (tcp(7)).
+            with contextlib.suppress(OSError):
+                option = struct.pack("ii", 1, 0)
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
+        self._dial.close()
+        self.close()
+        if self._socket is not None:
+            self._socket.close()
+        self.tell("closed", errno=number)
+
+    def on_eof(self, *_: object) -> None:
+        """Take the end of the client's bytes."""
+        if self.sink is not None and not self.sink.ended:
+            self.sink.finish(self._written_all)
+
+    def on_reset(self, *_: object) -> None:
+        """Close the connection, since the client is gone."""
+        self._end(0, abort=True)
+
+    abandon = on_reset
+
+
+def _regular(path: bytes, flags: int, mode: int = 0) -> int:
+    """Open a regular file. Raises OSError."""
+    # O_NONBLOCK: the open of a FIFO that nobody reads or writes would wait for ever.
+    fd = os.open(path, flags | os.O_NONBLOCK, mode)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return fd
+
+
+class Put(Peer):
+    """A file that the host writes."""
+
+    def __init__(self, loop: Loop, number: int, message: dict[str, Any]) -> None:
+        super().__init__(loop, number)
+        self._mode = message["mode"]
+        path = message["path"].encode("utf-8", "surrogateescape")
+        os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+        fd = _regular(path, os.O_WRONLY | os.O_CREAT, self._mode & 0o777)
+        self._file = os.fdopen(fd, "wb")
+        self._file.truncate(0)
+
+    def on_data(self, _message: dict[str, Any], payload: bytes) -> None:
+        """Write bytes to the file."""
+        self._try(lambda: self._file.write(payload))
+
+    def on_eof(self, *_: object) -> None:
+        """Finish the file, which is complete."""
+        self._try(self._finish)
+
+    def _finish(self) -> None:
+        self._file.flush()
+        os.fchmod(self._file.fileno(), self._mode)
+        size = self._file.tell()
+        self._file.close()
+        self.over = True
+        self.tell("answer", n=size)
+
+    def _try(self, act: Callable[[], object]) -> None:
+        if self.over:
+            return
+        try:
+            act()
+        except OSError as error:
+            with contextlib.suppress(OSError):  # what it has not written, it tries once more
+                self._file.close()
+            self.over = True
+            self.tell("failed", errno=error.errno or 0)
+
+
+class Get(Peer):
+    """A file that the host reads."""
+
+    def __init__(self, loop: Loop, number: int, message: dict[str, Any]) -> None:
+        super().__init__(loop, number)
+        path = message["path"].encode("utf-8", "surrogateescape")
+        fd = _regular(path, os.O_RDONLY)
+        self.sources[1] = Source(loop, fd, (number, 1), self._read_all, waits=False)
+
+    def _read_all(self, number: int) -> None:
+        self.over = True
+        if number:
+            self.tell("failed", errno=number)
+        else:
+            self.tell("eof", s=1)
+
+    def on_reset(self, *_: object) -> None:
+        """Stop: the host no longer wants the file."""
+        if not self.over:
+            self.close()
+            self._read_all(errno.ECANCELED)

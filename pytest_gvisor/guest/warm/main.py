@@ -1,0 +1,236 @@
+"""The program inside a warm sandbox: starts programs, moves bytes, reaps and kills processes.
+
+The sandbox's first process, and so its init. It is started as ``python3 -I -S -E main.py`` with one
+end of a socket pair as descriptor 0. It speaks `frames` with the host until that closes. Needs
+Python 3.8 and the standard library alone.
+
+The socket pair is not a matter of taste. On releases of gVisor up to 2024, any process of the same
+user can open a pipe by /proc/1/fd/0. It also makes itself undumpable, so that no program without
+CAP_SYS_PTRACE can look into it. Newer releases open nothing in /proc/1/fd then.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import errno
+import os
+import signal
+import socket
+import sys
+
+if not __package__:
+    # A program: the package is not installed here, and only this folder of it is shown.
+    for name in ("pytest_gvisor", "pytest_gvisor.guest"):
+        sys.modules[name] = package = type(sys)(name)
+        package.__path__ = [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
+
+from pytest_gvisor.guest.warm.children import Exec, Limits, Program
+from pytest_gvisor.guest.warm.flows import Connection, Dial, Get, Put
+from pytest_gvisor.guest.warm.killer import kill
+from pytest_gvisor.guest.warm.loop import READ, Loop, Peer
+from pytest_gvisor.guest.wire import frames
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_PEERS: dict[str, Callable[..., Peer]] = {"put": Put, "get": Get, "connect": Connection}
+_REMEMBERED = 4096
+_NOBODY = 65534
+
+# The second is what Python raises for a NUL byte in a path, or for text that no encoding has.
+_REFUSED = (OSError, ValueError)
+
+
+class Guest:
+    """The requests of the host, and the recipients of its messages."""
+
+    def __init__(self, host: int, nothing: int) -> None:
+        self.loop = Loop(host)
+        self.limits = Limits(nothing)
+        self.peers: dict[int, Peer] = {}
+        self.running: dict[int, Exec] = {}
+        self.past: collections.OrderedDict[int, tuple[int, bytes]] = collections.OrderedDict()
+        self._strings = b""
+        self._ready = False
+        self.loop.want(host, READ, self._read)
+        self._watch_children()
+
+    def _watch_children(self) -> None:
+        ends = socket.socketpair(type=socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        reader, writer = (end.detach() for end in ends)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._wake = reader
+        self.loop.want(reader, READ, self._reap)
+
+    def _reap(self) -> None:
+        """Reap all that has ended, one or more for each signal."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake, 4096)
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    return
+                if pid in self.running:
+                    self._ended(self.running.pop(pid), status)
+
+    def _ended(self, program: Exec, status: int) -> None:
+        program.end(status)
+        # A part of its tree may still run, and has its mark.
+        self.past[program.number] = (program.pid, program.mark)
+        if len(self.past) > _REMEMBERED:
+            self.past.popitem(last=False)
+
+    def _read(self) -> None:
+        try:
+            if not self.loop.decoder.read(self.loop.host):
+                raise SystemExit(0)
+        except BlockingIOError:
+            return
+        for message, payload in self.loop.decoder.frames():
+            self._take(message, bytes(payload))
+
+    def _take(self, message: dict[str, Any], payload: bytes) -> None:
+        op, number = message["op"], message["id"]
+        if not self._ready:
+            self._hello(message)
+        elif op in _PEERS:
+            try:
+                self.peers[number] = _PEERS[op](self.loop, number, message)
+            except _REFUSED as error:
+                self._refuse(number, error)
+        else:
+            # This object or a peer has a method for each message that means something to it.
+            for one in (self, self.peers.get(number)):
+                act = getattr(one, f"on_{op}", None)
+                if act is not None:
+                    act(message, payload)
+                    return
+
+    def _hello(self, message: dict[str, Any]) -> None:
+        tag = bytes.fromhex(message["tag"])
+        self.loop.encoder.tag = self.loop.decoder.tag = tag
+        self._ready = True
+        self.loop.send({"op": "hello", "id": 0, "version": frames.VERSION})
+
+    def on_exit(self, *_: object) -> None:
+        """End everything."""
+        raise SystemExit(0)
+
+    def on_more(self, _message: dict[str, Any], payload: bytes) -> None:
+        """Take a part of the strings of the next program."""
+        self._strings += payload
+
+    def on_exec(self, message: dict[str, Any], payload: bytes) -> None:
+        """Start a program."""
+        number: int = message["id"]
+        strings, self._strings = (self._strings + payload).split(b"\0"), b""
+        started = Exec(self.loop, number)
+        try:
+            program = Program(message, strings)
+            started.start(program, self.limits, reads=bool(message["reads"]))
+        except _REFUSED as error:
+            self._refuse(number, error)
+            return
+        self.peers[number] = self.running[started.pid] = started
+
+    def _refuse(self, number: int, error: Exception) -> None:
+        code = (error.errno or 0) if isinstance(error, OSError) else errno.EINVAL
+        self.loop.send({"op": "failed", "id": number, "errno": code})
+
+    def _tree(self, number: int) -> tuple[int, bytes]:
+        """Return the session and the mark of a program's tree. Raises KeyError if it is unknown."""
+        program = self.peers.get(number)
+        if isinstance(program, Exec) and not program.exited:
+            return program.pid, program.mark
+        session, mark = self.past[number]
+        # The number of that session may be another's by now.
+        return 0 if session in self.running else session, mark
+
+    def on_kill(self, message: dict[str, Any], _payload: bytes) -> None:
+        """Kill the tree of a program, step by step."""
+        number: int = message["id"]
+        try:
+            steps = kill(*self._tree(message["of"]))
+        except KeyError:
+            self.loop.send({"op": "killed", "id": number, "left": 0})
+            return
+
+        def step() -> None:
+            try:
+                next(steps)
+            except StopIteration as end:
+                self.loop.send({"op": "killed", "id": number, "left": end.value})
+            else:
+                self.loop.later(step)
+
+        step()
+
+    def on_ping(self, message: dict[str, Any], _payload: bytes) -> None:
+        """Answer."""
+        self.loop.send({"op": "answer", "id": message["id"], "n": 1})
+
+    def on_probe(self, message: dict[str, Any], _payload: bytes) -> None:
+        """Answer whether something listens on a port."""
+
+        def dialled(made: socket.socket | None, _errno: int) -> None:
+            if made is not None:
+                made.close()
+            self.loop.send({"op": "answer", "id": message["id"], "n": int(made is not None)})
+
+        Dial(self.loop, message["port"], dialled)
+
+    def on_rest(self, message: dict[str, Any], payload: bytes) -> None:
+        """Be at rest while the sandbox is saved. A restored copy of this process wakes up here."""
+        self.on_ping(message, payload)
+        woken = self.loop.rest(bytes.fromhex(message["tag"]))
+        if woken["restored"]:
+            self.loop.begin_anew(woken["oldest"])
+            for peer in self.peers.values():
+                peer.abandon()
+            self.peers.clear()
+            self._hello(woken)
+
+    def serve(self) -> None:
+        """Run until the host is gone or ends the guest."""
+        while True:
+            self.loop.turn()
+            for number in [number for number, peer in self.peers.items() if peer.over]:
+                del self.peers[number]
+
+
+def take_host() -> int:
+    """Move the socket to the host away from the numbers of standard streams.
+
+    Descriptor 0 is an input at its end from then on, for programs that get no other.
+    """
+    host = os.dup(0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    return host
+
+
+def hide() -> None:
+    """Become undumpable, by a change of the effective user (prctl(2), PR_SET_DUMPABLE)."""
+    if os.getpid() == 1 and os.geteuid() == 0:
+        os.seteuid(_NOBODY)
+        os.seteuid(0)
+
+
+def main() -> None:
+    """Serve the host. With the end of this init, the kernel kills all other processes."""
+    hide()
+    os.chdir("/")
+    guest = Guest(take_host(), nothing=0)
+    with contextlib.suppress(SystemExit):
+        guest.serve()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

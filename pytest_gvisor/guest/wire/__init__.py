@@ -1,0 +1,1 @@
+"""The frames and the checked JSON that both sides speak."""

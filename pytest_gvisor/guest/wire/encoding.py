@@ -1,0 +1,68 @@
+"""The JSON of messages to the host, with long parts shortened.
+
+Used inside the sandbox alone: standard library only.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import sys
+from typing import Any
+
+from pytest_gvisor.guest.wire import checked_json
+
+_JSON = json.JSONEncoder(default=repr, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_MAX_TEXT = 8 * 1024 * 1024
+# Both less than what the host allows.
+_MAX_MESSAGE = 60 * 1024 * 1024
+_MAX_VALUES = 900_000
+_WHOLE = frozenset({"collected", "coverage", "finished"})
+
+
+def encoded(kind: str, fields: dict[str, Any], most: int = _MAX_MESSAGE) -> bytes:
+    """Return the JSON of a message, with long parts shortened; texts mention that."""
+    data = short(kind, fields)
+    for longest in (1024 * 1024, 64 * 1024, 4096, 256):
+        many = checked_json.has_more_values(data, _MAX_VALUES)
+        if kind in _WHOLE or not (many or len(data) > most):
+            break
+        data = short(kind, _shortened(fields, longest))
+    return data
+
+
+def short(kind: str, fields: dict[str, Any]) -> bytes:
+    """Return the JSON of a message whole."""
+    message = {"type": kind, **fields}
+    try:
+        text = _JSON.encode(message)
+    except ValueError:  # of a number that JSON has not
+        text = _JSON.encode(_shortened(message, sys.maxsize))
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _shortened(value: Any, longest: int) -> Any:
+    """Return the beginning and end of a value's long texts and lists.
+
+    Numbers that JSON has not become text.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, str):
+        return cut(value, longest)
+    if isinstance(value, list | tuple):
+        half = longest // 2
+        parts = value if len(value) <= longest else [*value[:half], *value[-half:]]
+        return [_shortened(part, longest) for part in parts]
+    if isinstance(value, dict):
+        first = itertools.islice(value.items(), longest)
+        return {name: _shortened(part, longest) for name, part in first}
+    return value
+
+
+def cut(text: str, longest: int = _MAX_TEXT) -> str:
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]}\n[... {len(text) - longest} characters left out ...]\n{text[-half:]}"

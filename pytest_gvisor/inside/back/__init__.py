@@ -1,0 +1,1 @@
+"""The way back of files and coverage from a sandbox to the host."""

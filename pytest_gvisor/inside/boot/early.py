@@ -1,0 +1,122 @@
+"""The sandbox that is started with the host's session, for the first tests inside.
+
+It boots, and its pytest imports plugins, while the host imports what it needs and collects. No
+thread waits for it: what it says stays in its sockets until the first test. It is used if the plan
+that is made then is the same, and else removed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pytest_gvisor.base.errors import GvisorError
+from pytest_gvisor.base.settings import Platform
+from pytest_gvisor.inside.boot import start
+from pytest_gvisor.inside.boot.start import Started
+from pytest_gvisor.inside.view import host_files, users
+from pytest_gvisor.plugin.placement import EARLY, plan_key
+from pytest_gvisor.plugin.precedence import run_settings
+from pytest_gvisor.plugin.stash import engine_of
+
+
+class Early:
+    """The plugin that starts it. ``inside`` returns the run's own settings of a pytest inside."""
+
+    def __init__(self, config: pytest.Config, inside: Callable[[], start.Inside]) -> None:
+        self._config = config
+        self._inside = inside
+        self._owner = os.getpid()
+        self._started: Started | None = None
+        self._refused = ""
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection(self, session: pytest.Session) -> Iterator[None]:
+        """Remove the sandbox if no test runs inside."""
+        result = yield
+        if not any(plan_key in item.stash for item in session.items):
+            self.discard()
+        return result
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Report with ``-v`` a sandbox that was started for nothing."""
+        if self._refused and self._config.get_verbosity() > 0:
+            terminalreporter.write_line(
+                "gvisor: a sandbox was started before the collection, and not used, because "
+                f"these were others after it: {self._refused}"
+            )
+
+    def begin(self) -> bool:
+        """Start a sandbox for tests with the run's own settings, if it is clear which one.
+
+        Return whether it was started. A problem is not reported here: the first test comes upon it
+        again.
+        """
+        try:
+            planned = self._plan()
+            if planned is None:
+                return False
+            self._started = start.begin(self._config, planned)
+        except (GvisorError, pytest.UsageError, OSError):
+            return False
+        self._config.add_cleanup(self.discard)
+        return True
+
+    def greet(self) -> None:
+        """Answer runsc, which waits for that before it boots the sandbox."""
+        if self._started is not None:
+            self._started.link.greet()
+
+    def _plan(self) -> start.Plan | None:
+        settings = run_settings(self._config)
+        platforms = engine_of(self._config).platforms_of(settings)
+        several = len(platforms) > 1 or len(settings.releases) > 1
+        # kvm may hang for ever, and is tried first; so is a name that this version does not know.
+        tried = platforms[0] is Platform.KVM or not platforms[0].is_known
+        # With an image, no test can run inside.
+        if several or tried or settings.image is not None:
+            return None
+        return start.plan(
+            self._config,
+            platform=platforms[0],
+            settings=settings,
+            inside=self._inside(),
+            user=users.of_run(self._config),
+            items=None,
+        )
+
+    def take(self, plan: start.Plan) -> Started | None:
+        """Return the sandbox for its first tests if one of ``plan`` starts like it.
+
+        Else remove it. A second call returns nothing.
+        """
+        started = self._started
+        if started is None:
+            return None
+        names = started.plan.changed(plan)
+        if not names and host_files.now(self._config, started.state) != started.state:
+            names = ["files"]
+        if names or self._owner != os.getpid():
+            self._refused = ", ".join(names)
+            self.discard()
+            return None
+        self._started = None
+        return started
+
+    def discard(self) -> None:
+        """Remove the sandbox, if no test has taken it."""
+        started, self._started = self._started, None
+        if started is not None and self._owner == os.getpid():
+            started.link.close()
+
+
+def begun(config: pytest.Config, plan: start.Plan) -> Started:
+    """Return a sandbox of a plan: the one that was started with the session, if it can be taken.
+
+    Raises `GvisorError`.
+    """
+    early: Early | None = config.pluginmanager.get_plugin(EARLY)
+    started = None if early is None else early.take(plan)
+    return start.begin(config, plan) if started is None else started

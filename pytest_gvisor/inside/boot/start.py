@@ -1,0 +1,271 @@
+"""The start of a pytest inside: its root file system, its sandbox, the first command."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from pytest_gvisor import guest
+from pytest_gvisor.base.setting_table import DEFAULT_MAX_OUTPUT
+from pytest_gvisor.base.settings import Platform
+from pytest_gvisor.inside.view import configuration, host_files, users, visible, writable
+from pytest_gvisor.inside.wire.link import Died, Link, closed_on_error
+from pytest_gvisor.oci import paths, skeleton
+from pytest_gvisor.oci.defaults import CAPABILITIES, default_spec
+from pytest_gvisor.oci.mounts import bind, covers
+from pytest_gvisor.oci.rootfs import HostRootfs
+from pytest_gvisor.oci.spec import Capabilities
+from pytest_gvisor.plugin.stash import engine_of
+from pytest_gvisor.programs.paths import within
+from pytest_gvisor.programs.sources import Source
+from pytest_gvisor.run.connected import Driven
+from pytest_gvisor.run.pipes import SharedStreams, Streams
+from pytest_gvisor.run.request import Record, Request, Workspace, workspace_of
+from pytest_gvisor.run.runner import Runner
+from pytest_gvisor.run.specification import arguments
+from pytest_gvisor.runsc import rootless
+from pytest_gvisor.runsc.rootless import Caller, Way
+
+if TYPE_CHECKING:
+    from pytest_gvisor.base.settings import Settings
+    from pytest_gvisor.inside.back.returned import Taker
+    from pytest_gvisor.oci.rootfs import Prepared
+    from pytest_gvisor.oci.spec import Mount, Spec
+    from pytest_gvisor.runsc.binary import Runsc
+
+_PYTHON_PATH = "PYTHONPATH"
+_TMP = "/tmp"
+_PROGRAM = os.path.join(os.path.abspath(guest.__path__[0]), "tests", "begin.py")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inside:
+    """The settings of a pytest inside, apart from those of any sandbox."""
+
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """The environment variables."""
+
+    held_back: tuple[str, ...] = ()
+    """Names of the host's variables that tests inside may miss."""
+
+    readable: tuple[str, ...] = ()
+    """Files and folders of the host that are shown beside the project."""
+
+    writable: tuple[str, ...] = ()
+    """Folders of the host that writes go through to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All that a sandbox is started with, up to its tests: equal plans start equal sandboxes."""
+
+    runsc: Runsc
+    platform: Platform
+    settings: Settings
+    way: Way
+    shown: visible.Shown
+    inside: Inside
+    inhabitant: users.Inhabitant | None
+    command: Mapping[str, Any]
+    """The first command to the pytest, apart from ``sys.path``."""
+
+    def changed(self, other: Plan) -> list[str]:
+        """Return the names of fields by which two sandboxes differ up to the gate.
+
+        The gate decides on files and folders.
+        """
+        ours, theirs = (
+            dataclasses.replace(plan, command={**plan.command, "args": None})
+            for plan in (self, other)
+        )
+        names = (field.name for field in dataclasses.fields(self))
+        return [name for name in names if getattr(ours, name) != getattr(theirs, name)]
+
+
+def plan(
+    config: pytest.Config,
+    *,
+    platform: Platform,
+    settings: Settings,
+    inside: Inside,
+    user: str,
+    items: Sequence[pytest.Item] | None,
+) -> Plan:
+    """Plan a sandbox on ``platform`` for ``items``; None where they are not known yet.
+
+    ``user`` is the tests', as `users.read` returns it. Raises `GvisorError`.
+    """
+    engine = engine_of(config)
+    way = rootless.decide(settings.rootless, Caller.read(os.geteuid()), settings.network)
+    shown = visible.shown(config, items or (), inside.readable)
+    return Plan(
+        runsc=engine.binary(settings),
+        platform=platform,
+        settings=settings,
+        way=way,
+        shown=shown,
+        inside=inside,
+        inhabitant=users.inhabitant(user, way, shown.paths),
+        command={
+            "options": configuration.travelling(config),
+            "args": configuration.arguments(config, items),
+            "held_back": inside.held_back,
+            "worker": _worker(config),
+            "cwd": str(config.invocation_params.dir),
+            "coverage": configuration.coverage(config),
+            "families": configuration.families(settings),
+            "program": configuration.program(),
+            "python_path": inside.env.get(_PYTHON_PATH),
+        },
+    )
+
+
+class Started(NamedTuple):
+    """A sandbox, how it was started, and the host's files at that time."""
+
+    link: Link
+    plan: Plan
+    state: host_files.State
+
+
+def begin(config: pytest.Config, plan: Plan) -> Started:
+    """Start the sandbox of a plan as `launch` does."""
+    state = host_files.of_start(config, plan.shown)
+    return Started(link=launch(config, plan), plan=plan, state=state)
+
+
+def launch(config: pytest.Config, plan: Plan, saved: str = "") -> Link:
+    """Start the sandbox of a plan, whose pytest imports its plugins. Raises `GvisorError`.
+
+    ``saved`` is the folder of a sandbox of the same plan that was saved at its gate. With it, the
+    pytest goes on from there.
+    """
+    request = Request(
+        runsc=plan.runsc,
+        platform=plan.platform,
+        # The limit on output is that of a workload, and not of what a pytest inside shows.
+        settings=dataclasses.replace(plan.settings, max_output=DEFAULT_MAX_OUTPUT),
+        # With folders to bind, the child makes the user namespace itself: see programs/child.py.
+        way=Way.OWN if plan.way is Way.FLAG else plan.way,
+        # A file of the host's that is mapped there has not been tried on kvm's page tables.
+        streams=Streams if plan.platform is Platform.KVM else SharedStreams,
+        restores=saved,
+    )
+    launcher, record = engine_of(config).launcher, Record()
+    with contextlib.ExitStack() as undo:
+        workspace = undo.enter_context(workspace_of(request, launcher, record))
+        runner = Runner(request, _spec(workspace, plan), workspace, launcher, record)
+        link = Link(Driven(runner, undo), copy=bool(saved))
+    if not saved:
+        _command(link, "start", **plan.command, sys_path=configuration.search_path())
+        with closed_on_error(link):
+            link.supply(plan.shown.holds)
+    return link
+
+
+def collect(
+    link: Link,
+    *,
+    items: Sequence[pytest.Item],
+    bridges: Sequence[str],
+    taker: Taker,
+    show: Callable[[bytes], None] | None,
+) -> None:
+    """Let the pytest of a sandbox configure itself, and collect ``items``.
+
+    ``show`` gets its standard error as it comes.
+    """
+    link.show = show
+    _command(
+        link,
+        "collect",
+        copy=link.copy,
+        named=configuration.named(items[0].config, items),
+        files=configuration.files(items),
+        unwanted=configuration.unwanted(items),
+        sys_path=configuration.search_path(),
+        bridges=bridges,
+        returns=taker.command(),
+        basetemp=taker.agreed.basetemp,
+    )
+
+
+def _command(link: Link, op: str, **fields: Any) -> None:
+    # Whoever receives hears of a pytest that died too, and what the link then tells says why.
+    with closed_on_error(link), contextlib.suppress(Died):
+        link.send(op, **fields)
+
+
+def _worker(config: pytest.Config) -> dict[str, str] | None:
+    """Return the values of xdist's fixtures in a worker; None in a run without workers."""
+    given: dict[str, str] | None = getattr(config, "workerinput", None)
+    return given and {"worker_id": given["workerid"], "testrun_uid": given["testrunuid"]}
+
+
+def _spec(workspace: Workspace, plan: Plan) -> Spec:
+    """Make the root file system, and the specification for it."""
+    settings, shown, inside, inhabitant = plan.settings, plan.shown, plan.inside, plan.inhabitant
+    mounts = [bind(path, path, follow=True) for path in shown.paths]
+    mounts += writable.mounts(inside.writable)
+    account = inhabitant.account if inhabitant else None
+    prepared = HostRootfs(whole=True).prepare(workspace.folder, mounts=mounts, account=account)
+    shown.complete(prepared.root_path)
+    workspace.sources.extend(_placed(workspace.folder, prepared, shown))
+    sessions = os.path.dirname(os.path.dirname(workspace.folder))
+    hidden = covers(prepared.root_path, prepared.mounts, session=sessions)
+    identity = [inhabitant.argument(prepared)] if inhabitant else []
+    # The first Python starts without: it imports its own modules before sys.path is the host's.
+    env = {name: value for name, value in inside.env.items() if name != _PYTHON_PATH}
+    spec = default_spec(
+        [*configuration.command(_PROGRAM), *identity],
+        root_path=prepared.root_path,
+        env={**({"HOME": account.home} if account else {}), **env},
+        cwd=shown.start,
+        mounts=[*hidden, *(mount for mount in prepared.mounts if not _is_shown(mount))],
+        path=prepared.path,
+        **arguments(settings, workspace, plan.way),
+    )
+    # The root's overlay is memory too; a tmpfs would hide a project that lies in /tmp.
+    others = tuple(mount for mount in spec.mounts if mount.destination != _TMP)
+    spec = dataclasses.replace(spec, mounts=others)
+    return _may_add_addresses(spec) if configuration.families(settings) else spec
+
+
+def _placed(folder: str, prepared: Prepared, shown: visible.Shown) -> Iterator[Source]:
+    """Yield what the child binds in the root: what is shown, then empty covers of what is hidden.
+
+    The child follows no link to a place. So links of a project are resolved here, as they are
+    inside. The target of one has a place of its own, or is not there.
+    """
+    root, binds = prepared.root_path, dict[str, str]()
+    for mount in paths.ordered(filter(_is_shown, prepared.mounts)):
+        inside = paths.resolve(root, mount.destination, binds).inside
+        if inside not in binds:
+            binds[inside] = mount.source
+            yield Source(mount.source, root + inside)
+    for path in shown.hidden:
+        place = paths.resolve(root, path, binds)
+        if place.bound and not any(within(one, place.inside) for one in shown.paths):
+            is_folder = os.path.isdir(place.host)
+            empty = os.path.join(folder, "empty-folder" if is_folder else "empty-file")
+            if not os.path.exists(empty):
+                (os.mkdir(empty, 0o555) if is_folder else skeleton.write(empty, b"", 0o444))
+            yield Source(empty, root + place.inside)
+
+
+def _may_add_addresses(spec: Spec) -> Spec:
+    """Give the first process the right that it gives up again: see `guest.tests.loopback`."""
+    held = (*CAPABILITIES, "CAP_NET_ADMIN")
+    sets = Capabilities(bounding=held, effective=held, permitted=held)
+    return dataclasses.replace(spec, process=dataclasses.replace(spec.process, capabilities=sets))
+
+
+def _is_shown(mount: Mount) -> bool:
+    """Whether a mount is a folder of the host whose changes stay inside."""
+    return mount.is_bind and "ro" in mount.options

@@ -1,0 +1,127 @@
+"""Copies of a test, one for each of its platforms, with names of their own."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.base.setting_values import NATIVE
+from pytest_gvisor.base.settings import Platform, Settings
+from pytest_gvisor.inside.view import users
+from pytest_gvisor.plugin.placement import Plan, misuse_ends_session, native_key, plan_key
+from pytest_gvisor.plugin.precedence import location, settings_of
+
+_nodeid_key = pytest.StashKey[str]()
+
+
+def expand(items: list[pytest.Item], inside: Iterable[pytest.Item]) -> None:
+    """Replace each test ``inside`` by one copy per platform and release, if it has several.
+
+    Raises `UsageError` or `pytest.UsageError` for a marker that cannot be meant.
+    """
+    expanded: list[pytest.Item] = []
+    chosen = set(map(id, inside))
+    for item in items:
+        if id(item) not in chosen:
+            expanded.append(item)
+            continue
+        settings = settings_of(item)
+        variants = [*_variants(settings)]
+        if len(variants) == 1 and not settings.native:
+            item.stash[plan_key] = _plan(item, variants[0][1], None)
+            expanded.append(item)
+            continue
+        twins = [_twin(item, *variant) for variant in variants]
+        expanded += [_native(item), *twins] if settings.native else twins
+    items[:] = expanded
+
+
+def _variants(settings: Settings) -> Iterator[tuple[str, Platform | None, str | None]]:
+    """Yield a test's variants in order: the name in its id, the platform, the release's label.
+
+    As of a test on the host, a platform is in the word only where there are several of them.
+    """
+    several = len(settings.platforms) > 1
+    for platform in settings.platforms or (None,):
+        word = platform or "auto"
+        if not settings.releases:
+            yield word, platform, None
+        for label in (release.label for release in settings.releases):
+            yield f"{word}-{label}" if several else label, platform, label
+
+
+def _plan(item: pytest.Item, platform: Platform | None, release: str | None) -> Plan:
+    user = users.of_run(item.config)
+    fresh: Any = False
+    for mark in reversed([*item.iter_markers("in_gvisor")]):
+        fresh = mark.kwargs.get("fresh", False)
+        if mark.args or not mark.kwargs.keys() <= {"fresh", "user"} or type(fresh) is not bool:
+            raise pytest.UsageError(
+                f"pytest-gvisor: {location(item)}: write @pytest.mark.in_gvisor(fresh=True), "
+                "in_gvisor(user='root') or @pytest.mark.in_gvisor, not with "
+                f"{mark.args!r} {mark.kwargs!r}"
+            )
+        if "user" in mark.kwargs:
+            with misuse_ends_session(f"{location(item)}: "):
+                user = users.read(mark.kwargs["user"], "user")
+    return Plan(inner=item.nodeid, platform=platform, fresh=fresh, release=release, user=user)
+
+
+def _native(item: pytest.Item) -> pytest.Item:
+    """Give the test itself, which runs here, an id of its own.
+
+    Its name stays: it is what a `unittest.TestCase` finds its method by.
+    """
+    node = item.nodeid
+    path, line, domain = item.location
+    item.__class__ = _named(type(item))
+    item.stash[_nodeid_key] = with_platform(node, NATIVE)
+    item.stash[native_key] = node
+    item.extra_keyword_matches = {*item.extra_keyword_matches, NATIVE}
+    item.__dict__["location"] = (path, line, with_platform(domain, NATIVE))
+    return item
+
+
+def _twin(
+    item: pytest.Item, word: str, platform: Platform | None, release: str | None
+) -> pytest.Item:
+    """Copy a test for one platform. The copy is never set up here, so it may share attributes."""
+    plan = _plan(item, platform, release)
+    twin = copy.copy(item)
+    # Where a node keeps its id differs by release of pytest, that it has the property does not.
+    twin.__class__ = _named(type(item))
+    twin.stash = pytest.Stash()
+    twin.stash[plan_key] = plan
+    twin.stash[_nodeid_key] = with_platform(item.nodeid, word)
+    twin.name = with_platform(item.name, word)
+    path, line, domain = item.location
+    twin.__dict__["location"] = (path, line, with_platform(domain, word))
+    return twin
+
+
+@functools.cache
+def _named(kind: type[pytest.Item]) -> type[pytest.Item]:
+    """Return a subclass of an item's class whose node id is the one in the stash."""
+
+    def nodeid(self: pytest.Item) -> str:
+        return self.stash[_nodeid_key]
+
+    body: dict[str, Any] = {
+        "__slots__": (),
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "nodeid": property(nodeid),
+        "location": property(lambda self: self.__dict__["location"]),
+    }
+    meta: Any = type(kind)
+    subclass: type[pytest.Item] = meta(kind.__name__, (kind,), body)
+    return subclass
+
+
+def with_platform(name: str, platform: str) -> str:
+    """Return ``test_x[systrap]`` or ``test_x[1-systrap]``."""
+    return f"{name[:-1]}-{platform}]" if name.endswith("]") else f"{name}[{platform}]"

@@ -1,0 +1,238 @@
+"""The configuration of the pytest inside: the host's, with some changes.
+
+The options travel by the parser's own table (`vars(config.option)`), not by guessing at an argv.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.base.settings import Network, Settings
+from pytest_gvisor.inside.view.environment import without_editors
+
+# What is the host's business alone, with the value that switches it off inside: which tests run,
+# when to stop, where results are written, how many processes there are.
+_SWITCHED_OFF: dict[str, Any] = {
+    **dict.fromkeys((
+        "basetemp", "benchmark_autosave", "benchmark_compare_fail", "benchmark_json",
+        "benchmark_save", "cacheshow", "deselect", "durations", "gvisor_debug", "gvisor_platform",
+        "gvisor_report", "gvisor_strict", "gvisor_user", "htmlpath", "json_report_file",
+        "maxprocesses", "numprocesses", "pastebin", "report_log", "xmlpath",
+    )),
+    **dict.fromkeys((
+        "cacheclear", "collectonly", "distload", "exitfirst", "failedfirst", "in_gvisor", "lf",
+        "looponfail", "newfirst", "stepwise", "stepwise_reset", "stepwise_skip",
+    ), False),
+    **{name: [] for name in (
+        "benchmark_compare", "benchmark_cprofile_dump", "benchmark_histogram", "plugins", "tx",
+    )},
+    **dict.fromkeys(("benchmark_netrc", "keyword", "markexpr"), ""),
+    "benchmark_storage": "file://./.benchmarks", "dist": "no", "log_file_mode": "w", "maxfail": 0,
+    "no_summary": True,
+    # Of plugins that report to an editor, which stay on the host.
+    "teamcity": 0, "no_teamcity": 1,
+}  # fmt: skip
+
+
+# The settings of coverage's section [run] that decide what is measured, and how.
+_MEASURING = (
+    "branch", "concurrency", "context", "core", "cover_pylib", "disable_warnings",
+    "dynamic_context", "include", "omit", "patch", "plugins", "relative_files", "sigterm", "source",
+    "source_dirs", "source_pkgs", "timid",
+)  # fmt: skip
+
+
+def travelling(config: pytest.Config) -> dict[str, Any]:
+    """Return the options for the pytest inside: JSON data, without options for the host."""
+    carried: dict[str, Any] = {}
+    for name, value in vars(config.option).items():
+        if name in _SWITCHED_OFF:
+            carried[name] = _SWITCHED_OFF[name]
+        elif name.startswith("cov_") or name in ("no_cov", "file_or_dir"):
+            continue  # see coverage() and arguments()
+        else:
+            with contextlib.suppress(TypeError):  # an object of a plugin's own
+                carried[name] = _plain(value)
+    carried["rootdir"] = str(config.rootpath)
+    carried["inifilename"] = str(config.inipath or os.devnull)
+    return carried
+
+
+def _plain(value: Any) -> Any:
+    """Return JSON data. Raises `TypeError` for what has no such form."""
+    if isinstance(value, list | tuple | set):
+        return [_plain(part) for part in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _plain(part) for key, part in value.items()}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{type(value).__name__} in the place of plain data")
+
+
+def arguments(config: pytest.Config, items: Iterable[pytest.Item] | None) -> list[str]:
+    """Return the command line inside: plugins, which pytest loads before options, and `named`."""
+    plugins = [part for name in without_editors(config.option.plugins) for part in ("-p", name)]
+    return [*plugins, *named(config, items)]
+
+
+def named(config: pytest.Config, items: Iterable[pytest.Item] | None) -> list[str]:
+    """Return the files and folders that the user has named.
+
+    What the user wrote decides node ids, where files lie outside of rootdir. Files that none of
+    ``items`` needs are left out: pytest would collect each of them. None stands for tests that need
+    all.
+    """
+    if items is None:
+        return [*config.args]
+    needed = {os.path.realpath(path) for path in files(items)}
+    here = str(config.invocation_params.dir)
+    return [arg for arg in config.args if not _is_other_file(arg, here, needed)]
+
+
+def _is_other_file(argument: str, here: str, needed: Collection[str]) -> bool:
+    path = os.path.join(here, argument.partition("[")[0].partition("::")[0])
+    return os.path.isfile(path) and os.path.realpath(path) not in needed
+
+
+def files(items: Iterable[pytest.Item]) -> list[str]:
+    """Return the files from which pytest collects these items.
+
+    An item's own path may be another one's: that of its data, for instance.
+    """
+    file: type[Any] = pytest.File  # abstract, which mypy takes for no argument
+    found = ((item.getparent(file) or item).path for item in items)
+    return [str(path) for path in dict.fromkeys(found)]
+
+
+def measuring(config: pytest.Config) -> Any:
+    """Return the `Coverage` of pytest-cov in this session; None if it does not measure."""
+    controller = getattr(config.pluginmanager.get_plugin("_cov"), "cov_controller", None)
+    return None if controller is None else controller.cov
+
+
+def data_file(cov: Any) -> str:
+    """Return the path of the data file. pytest-cov combines all beside it that begin like it."""
+    return os.path.abspath(cov.get_option("run:data_file") or ".coverage")
+
+
+def data_folder(config: pytest.Config) -> str:
+    """Return the folder of the data file; empty if pytest-cov does not measure.
+
+    pytest-cov opens each file there that begins like it as an SQLite database.
+    """
+    cov = measuring(config)
+    return "" if cov is None else os.path.dirname(data_file(cov))
+
+
+def coverage(config: pytest.Config) -> dict[str, Any] | None:
+    """Return the settings of coverage if pytest-cov measures on the host, else None.
+
+    They are the ones in effect: an option, a variable and each of coverage's files can set one. The
+    file goes too. Plugins of coverage, and processes that tests start, read it themselves.
+    """
+    cov = measuring(config)
+    if cov is None:
+        return None
+    from coverage import CoverageException  # noqa: PLC0415 -- there where pytest-cov is
+
+    settings = {}
+    for name in _MEASURING:
+        with contextlib.suppress(CoverageException):  # a release that does not have it
+            settings[name] = _plain(cov.get_option(f"run:{name}"))
+    return {
+        "settings": settings,
+        "contexts": getattr(config.option, "cov_context", None) == "test",
+        "config": dict(cov.sys_info())["config_file"],
+    }
+
+
+def search_path() -> list[str]:
+    """Return ``sys.path`` for the pytest inside: absolute, existing entries only."""
+    return [os.path.abspath(path or os.curdir) for path in sys.path]
+
+
+_deselected_key = pytest.StashKey[set[str]]()
+
+
+def note_deselected(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
+    """Note tests that the host has deselected: see `unwanted`.
+
+    Without ``-m``, ``-k`` and ``--deselect`` a plugin has done so. One such as pytest-split chooses
+    among all that it is given, which has to be the same inside.
+    """
+    option = config.option
+    if not (option.markexpr or option.keyword or option.deselect):
+        return
+    config.stash.setdefault(_deselected_key, set()).update(_functions(items))
+
+
+def unwanted(items: Sequence[pytest.Item]) -> list[str]:
+    """Return the functions of which the host has deselected each test: ``file.py::Class::name``.
+
+    The pytest inside makes no tests of them. One may have thousands, by its parameters.
+    """
+    noted = items[0].config.stash.get(_deselected_key, set()) if items else set()
+    return sorted(noted.difference(_functions(items[0].session.items))) if noted else []
+
+
+def _functions(items: Iterable[pytest.Item]) -> Iterable[str]:
+    """Yield the functions of these tests, by the node ids that they are collected by."""
+    for item in items:
+        if isinstance(item, pytest.Function) and item.parent is not None:
+            yield f"{item.parent.nodeid}::{item.originalname}"
+
+
+def command(script: str) -> list[str]:
+    """Return the command line that runs ``script`` with this interpreter and its flags."""
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    # Those that multiprocessing passes on are not all.
+    written = (
+        name if value is True else f"{name}={value}" for name, value in sys._xoptions.items()
+    )
+    flags += [word for option in written if option not in flags for word in ("-X", option)]
+    return [sys.executable, *flags, script]
+
+
+def program() -> dict[str, Any]:
+    """Return what a test can read of the command that started this process."""
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    return {
+        "argv": [*map(str, sys.argv)],
+        "orig_argv": [*map(str, sys.orig_argv)],
+        "file": _text(getattr(main, "__file__", None)),
+        "module": _text(getattr(spec, "name", None)),
+    }
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def families(settings: Settings) -> list[str]:
+    """Return the families of addresses that ``AI_ADDRCONFIG`` finds here and not in a sandbox.
+
+    With the host's network, or in a named network namespace, there are real addresses.
+    """
+    if settings.network is Network.HOST or settings.netns:
+        return []
+    return [family.name for family in (socket.AF_INET, socket.AF_INET6) if _counts(family)]
+
+
+def _counts(family: socket.AddressFamily) -> bool:
+    try:
+        # Without a name: nothing is looked up.
+        socket.getaddrinfo(None, 1, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG)
+    except OSError:
+        return False
+    return True

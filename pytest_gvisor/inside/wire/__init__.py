@@ -1,0 +1,1 @@
+"""The messages of the pytest inside, each checked before it is used."""

@@ -1,0 +1,122 @@
+"""The bounds of texts that the host keeps of a session's tests inside.
+
+The pytest inside has most warnings of the host's own collection again: their places are kept too.
+"""
+
+from __future__ import annotations
+
+import collections
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_gvisor.base.errors import PytestGvisorWarning
+from pytest_gvisor.plugin.placement import FIELDS
+
+if TYPE_CHECKING:
+    import warnings
+
+MOST_WARNINGS = 10_000
+MOST_TEXT = 4 * 1024 * 1024
+"""Bytes of the warnings' texts. pytest keeps some ten times as much for them."""
+
+_MOST_NAMES = 20
+
+COLLECTING = frozenset({"config", "collect"})
+"""The moments of a warning, in pytest's words, that are those of the collection."""
+
+Place = tuple[str, str, str, int]
+"""A warning's text, the name of its category, its file and line."""
+
+
+def place(warning: warnings.WarningMessage) -> Place:
+    """Return the place of a warning."""
+    text = str(warning.message)
+    return text, warning.category.__qualname__, warning.filename, warning.lineno
+
+
+class SessionBounds:
+    """The bounds of one session, and a summary of the texts that they left out.
+
+    A plugin: pytest calls ``pytest_warning_recorded`` of a new one for the warnings so far, too.
+    """
+
+    def __init__(self, config: pytest.Config, fields: Iterable[str] = ()) -> None:
+        self._config = config
+        self.fields = frozenset(fields)
+        """Fields of reports that the project names, for hooks of its own."""
+
+        self.tracers: dict[str, str] = {}
+        """The plugin of coverage that traces a file, as the first sandbox has named it."""
+
+        self.known: set[Place] = set()
+        """Warnings of the host's own collection."""
+
+        self._left_out: dict[str, None] = {}
+        self._dropped: collections.Counter[str] = collections.Counter()
+        self._warnings = self._text = self._more = 0
+        self._failed = False
+
+    def pytest_warning_recorded(self, warning_message: warnings.WarningMessage, when: str) -> None:
+        """Keep the place of a warning of the collection."""
+        if when in COLLECTING:
+            self.known.add(place(warning_message))
+
+    def takes(self, texts: Iterable[str]) -> bool:
+        """Whether the host keeps one more warning with these texts; if not, counts it."""
+        size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+        if self._warnings == MOST_WARNINGS or self._text + size > MOST_TEXT:
+            self._more += 1
+            return False
+        self._warnings += 1
+        self._text += size
+        return True
+
+    def leave_out(self, names: Iterable[str]) -> None:
+        """Record the names of fields of a report that no rule allows."""
+        for name in names:
+            if len(self._left_out) <= _MOST_NAMES:
+                self._left_out[name] = None
+
+    def drop(self, kind: str) -> None:
+        """Count one more thing of this kind that the host cannot keep."""
+        self._dropped[kind] += 1
+
+    def close(self) -> None:
+        """Warn of all that was left out."""
+        if self._more:
+            self.say(
+                f"{self._more:,} more warnings from inside were left out: {MOST_WARNINGS:,} are "
+                f"kept, and {MOST_TEXT // 1024**2} MiB of their text"
+            )
+        for kind, count in self._dropped.items():
+            self.say(f"{count:,} {kind} from inside were left out")
+        if self._left_out:
+            names = list(self._left_out)
+            more = ", …" if len(names) > _MOST_NAMES else ""
+            self.say(
+                "fields of reports from inside were left out, because plugins on the host would "
+                f"act on them: {', '.join(names[:_MOST_NAMES])}{more}. Name one that hooks of this "
+                f"project read, as plain data, in the ini key {FIELDS}."
+            )
+
+    def fail(self, text: str) -> None:
+        """Warn, and fail the session if no test does."""
+        self.say(text)
+        self._failed = True
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Set the exit status."""
+        if self._failed and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def say(self, text: str) -> None:
+        """Warn; write to standard error where warnings are errors, since tests have ended."""
+        warning = PytestGvisorWarning(text)
+        try:
+            self._config.issue_config_time_warning(warning, stacklevel=1)
+        except PytestGvisorWarning:
+            print(f"{type(warning).__name__}: {warning}", file=sys.stderr)

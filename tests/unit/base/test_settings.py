@@ -1,0 +1,163 @@
+"""The values that users write, and the settings that they become."""
+
+import re
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_gvisor.base import setting_values, settings
+from pytest_gvisor.base.errors import LaunchError, UsageError
+from pytest_gvisor.base.setting_table import SETTINGS, Kind, names_from, spellings
+from pytest_gvisor.base.settings import CallSettings, Network, SessionSettings, Settings
+from pytest_gvisor.run.capture import Capture
+
+ANYTHING = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(),
+    st.lists(st.text(), max_size=3), st.dictionaries(st.text(), st.text(), max_size=2),
+)  # fmt: skip
+
+
+TYPES = typing.get_type_hints(Settings)
+NAMES = [one.name for one in SETTINGS]
+
+
+def type_of(kind: Kind) -> Any:
+    """The type of the values of a kind: that of its choices, or of its reader."""
+    if kind in settings.CHOICES:
+        return settings.CHOICES[kind]
+    return typing.get_type_hints(setting_values.READERS[kind])["return"]
+
+
+def test_the_table_and_the_class_have_the_same_names() -> None:
+    """Three fields are no settings of their own: they are read with platform and runsc."""
+    assert {*NAMES} == TYPES.keys() - {"native", "releases", "label"}
+    assert len(NAMES) == len(set(NAMES))
+
+
+def test_the_table_and_the_class_have_the_same_type() -> None:
+    """A setting whose default is None is optional."""
+    for one in SETTINGS:
+        kind, optional = type_of(one.kind), getattr(Settings(), one.name) is None
+        assert TYPES[one.name] == (kind | None if optional else kind), one.name
+
+
+def test_each_kind_has_one_reader() -> None:
+    """A kind is a set of choices or has a reader, and each kind has a setting."""
+    kinds = {one.kind for one in SETTINGS}
+    assert kinds == {*settings.CHOICES, *setting_values.READERS} == {*typing.get_args(Kind)}
+    assert not settings.CHOICES.keys() & setting_values.READERS.keys()
+
+
+def test_the_help_names_each_choice() -> None:
+    """A command has the same help."""
+    for one in SETTINGS:
+        for word in settings.CHOICES.get(one.kind, ()):
+            assert re.search(rf"\b{word}\b", one.help), one.name
+            assert not one.command_help, one.name
+
+
+def test_a_hint_has_each_spelling_of_a_setting() -> None:
+    """A hint names the spelling of a call, of pytest and of each command."""
+    assert spellings("timeout") == (
+        "timeout=SECONDS, --gvisor-timeout or (pytest-gvisor run) --timeout"
+    )
+    assert spellings("debug") == "debug=True, --gvisor-debug or (pytest-gvisor run) --debug"
+    assert spellings("runsc") == "--gvisor-runsc or (pytest-gvisor run and doctor) --runsc"
+
+
+@given(name=st.sampled_from(NAMES), value=ANYTHING)
+def test_any_value_is_read_or_a_usage_error_that_names_it(name: str, value: object) -> None:
+    """Each value is read or refused, and a read value is read the same again."""
+    said = read = ""
+    try:
+        found = settings.replaced(Settings(), {name: value})
+        read = getattr(found, name)
+    except UsageError as error:
+        said = str(error)
+    if said:
+        assert name.removesuffix("s") in said
+    elif name != "platforms":
+        assert settings.replaced(Settings(), {name: read}) == found
+
+
+@pytest.mark.parametrize("written", [10**400, -(10**400), True, "1", []])
+def test_other_cpus_are_refused(written: object) -> None:
+    """A whole number may be larger than any float."""
+    with pytest.raises(UsageError, match="is not a number"):
+        settings.replaced(Settings(), {"cpus": written})
+
+
+def test_more_output_than_any_memory_holds_is_refused() -> None:
+    """A mapping of that size is an OverflowError, and no refusal of the kernel's."""
+    most = setting_values.MOST_OUTPUT
+    assert settings.replaced(Settings(), {"max_output": most}).max_output == most
+    with pytest.raises(LaunchError, match="bytes of memory"):
+        Capture(most).room()
+    with pytest.raises(UsageError, match=r"max_output=\d+ is more than"):
+        settings.replaced(Settings(), {"max_output": most + 1})
+
+
+@pytest.mark.parametrize("name", ["netns", "runsc"])
+@pytest.mark.parametrize(("written", "meant"), [(None, None), ("/x", "/x"), (Path("/x/y"), "/x/y")])
+def test_a_path_is_text_or_path_like(name: str, written: object, meant: str | None) -> None:
+    """The value `None` stays `None`."""
+    assert getattr(settings.replaced(Settings(), {name: written}), name) == meant
+
+
+@pytest.mark.parametrize("name", ["netns", "runsc"])
+@pytest.mark.parametrize("written", ["", b"/x", 7])
+def test_other_paths_are_refused(name: str, written: object) -> None:
+    """An empty one too."""
+    with pytest.raises(UsageError, match="is not a path"):
+        settings.replaced(Settings(), {name: written})
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "word"),
+    [("memory", 1.5, "size"), ("memory", True, "size"), ("memory", [1], "size"),
+     ("pids", 1.5, "whole number"), ("pids", -1, "whole number"), ("cpus", "2", "number"),
+     ("cpus", True, "number"), ("shm", True, "size"), ("shm", [1], "size"),
+     ("nofile", True, "open files"), ("nofile", 63, "open files"), ("nofile", 64.0, "open files"),
+     ("nofile", "-1", "open files"), ("nofile", "many", "open files"),
+     ("nofile", "9" * 5000, "open files"), ("nofile", 2**30 + 1, "open files")],
+)  # fmt: skip
+def test_limits_of_another_kind_are_refused(name: str, written: object, word: str) -> None:
+    """Limits of another type are refused before anything is made."""
+    with pytest.raises(UsageError, match=word):
+        settings.replaced(Settings(), {name: written})
+
+
+def test_limits_are_read() -> None:
+    """A size may be text such as `256M`, which is parsed when the specification is made."""
+    written = {"memory": "256M", "pids": 10, "cpus": 2, "shm": "1G", "nofile": "4096"}
+    found = settings.replaced(Settings(), written)
+    assert (found.memory, found.pids, found.cpus) == ("256M", 10, 2.0)
+    assert (found.shm, found.nofile) == ("1G", 4096)
+
+
+@pytest.mark.parametrize("name", ["tiemout", "", "Network", "args"])
+def test_an_unknown_setting_is_refused_with_the_choices(name: str) -> None:
+    """A misspelt one is no silent default."""
+    with pytest.raises(UsageError, match=r"is not a setting; there are .*timeout"):
+        settings.replaced(Settings(), {name: 1})
+
+
+def test_type_checkers_know_each_setting_of_a_call_and_of_a_session() -> None:
+    """The arguments for editors are those of the table."""
+    # A call has its timeout beside the settings, as `subprocess.run`.
+    assert {*CallSettings.__optional_keys__, "timeout"} == {*names_from("call")}
+    whole = {*names_from("marker"), *names_from("call")}
+    assert SessionSettings.__optional_keys__ == whole
+
+
+def test_only_what_is_changed_changes() -> None:
+    """The original stays as it was."""
+    before = Settings(network=Network.HOST, timeout=5.0)
+    after = settings.replaced(before, {"timeout": 7})
+    assert (after.network, after.timeout) == (Network.HOST, 7.0)
+    assert before.timeout == 5.0
+    assert settings.replaced(before, {}) == before

@@ -1,0 +1,260 @@
+"""The guest program on this machine, spoken to in its own protocol."""
+
+import ast
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.guest.wire.frames import MAX_PAYLOAD, TAG_SIZE, VERSION, WINDOW, Decoder, Encoder
+from tests.unit.sandbox.conftest import GUEST, PATIENCE, Guest
+
+PROGRAM = [*GUEST.parent.glob("*.py"), *GUEST.parent.with_name("wire").glob("*.py")]
+
+
+def text_of(seen: list[tuple[dict[str, Any], bytes]], stream: int) -> bytes:
+    """The data of one stream."""
+    return b"".join(p for m, p in seen if m["op"] == "data" and m["s"] == stream)
+
+
+def of(seen: list[tuple[dict[str, Any], bytes]], op: str) -> dict[str, Any]:
+    """The only message of a kind."""
+    (found,) = [message for message, _payload in seen if message["op"] == op]
+    return found
+
+
+def wait_for(look: Callable[[], bool]) -> None:
+    """Wait until it is so, for a minute at most."""
+    deadline = time.monotonic() + 60
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("path", PROGRAM, ids=lambda path: path.name)
+def test_it_is_python_3_8_and_imports_the_standard_library_alone(path: Path) -> None:
+    """Each of its modules can be parsed by Python 3.8 and needs no package, nor this one."""
+    tree = ast.parse(path.read_text(), feature_version=(3, 8))
+    own = {module.stem for module in PROGRAM}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        else:
+            continue
+        for name in names:
+            top = name.split(".")[0]
+            assert top in sys.stdlib_module_names | own | {"pytest_gvisor"}, name
+
+
+def test_it_says_which_version_it_speaks(guest: Guest) -> None:
+    """The greeting has the version of the messages."""
+    assert guest.version == VERSION
+
+
+@pytest.mark.parametrize("user", sorted({os.getuid(), 65534 if os.getuid() == 0 else os.getuid()}))
+def test_a_program_has_the_default_action_of_each_signal(user: int) -> None:
+    """Signals that whoever started the guest ignores are not ignored by its programs."""
+    ignores = (
+        f"import signal, sys; sys.path.insert(0, {str(GUEST.parent)!r}); import main as guest; "
+    )
+    ignores += "[signal.signal(n, signal.SIG_IGN) for n in (signal.SIGHUP, signal.SIGUSR1)]; "
+    guest = Guest(sys.executable, "-c", ignores + "guest.main()")
+    try:
+        guest.run(1, "grep", "SigIgn", "/proc/self/status", uid=user)
+        ignored = int(text_of(guest.until("exit", "eof", "eof"), 1).split()[1], 16)
+    finally:
+        guest.close()
+    assert [n for n in signal.valid_signals() if ignored >> (n - 1) & 1] == []
+
+
+def test_a_program_without_input_reads_an_empty_one_and_cannot_write_to_it(guest: Guest) -> None:
+    """Its standard input is /dev/null, open for reading alone."""
+    guest.run(1, "sh", "-c", "cat; echo x 2>/dev/null >&0 || readlink /proc/self/fd/0")
+    assert text_of(guest.until("exit", "eof", "eof"), 1) == b"/dev/null\n"
+
+
+def test_input_that_nobody_reads_any_more_is_told(guest: Guest) -> None:
+    """A program that has closed its standard input ends the feeding, not the guest."""
+    guest.run(1, "sh", "-c", "exec <&-; sleep 0.2; echo done", reads=True)
+    for _ in range(WINDOW // MAX_PAYLOAD):
+        guest.send({"op": "data", "id": 1}, b"x" * MAX_PAYLOAD)
+    seen = guest.until("exit", "eof", "eof", "eof")
+    assert sorted(m["s"] for m, _p in seen if m["op"] == "eof") == [0, 1, 2]
+
+
+def test_a_stream_that_gets_no_credit_holds_nobody_up(guest: Guest) -> None:
+    """A stream stops at its window while another program ends; with credit it goes on."""
+    guest.run(1, "head", "-c", str(3 * WINDOW), "/dev/zero")
+    got = 0
+    while got < WINDOW:
+        message, payload = guest.receive()
+        got += len(payload) if message["op"] == "data" else 0
+    guest.run(2, "echo", "hi")
+    seen = guest.until("exit", "eof", "eof", number=2)
+    assert {m["id"] for m, _p in seen if m["op"] in {"data", "eof"} and m.get("s") == 1} == {2}
+    assert got == WINDOW
+    for _ in range(2):
+        guest.send({"op": "credit", "id": 1, "s": 1, "n": WINDOW})
+    seen = guest.until("exit", "eof", "eof", number=1)
+    assert got + len(text_of(seen, 1)) == 3 * WINDOW
+
+
+def sleeping(seconds: str) -> list[Path]:
+    """The processes of this machine that sleep so long."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes().endswith(f"sleep\0{seconds}\0".encode()):
+                found.append(path)
+    return found
+
+
+def test_a_kill_spares_the_others(guest: Guest) -> None:
+    """A tree is killed, and another program of the guest's is not."""
+    guest.run(1, "sleep", "100")
+    guest.run(2, "cat", reads=True)
+    guest.until("started", "started")
+    guest.send({"op": "kill", "id": 3, "of": 1})
+    guest.until("killed")
+    guest.send({"op": "data", "id": 2}, b"alive")
+    guest.send({"op": "eof", "id": 2})
+    assert text_of(guest.until("exit", "eof", "eof", number=2), 1) == b"alive"
+
+
+def test_a_kill_of_nothing_kills_nothing(guest: Guest) -> None:
+    """A number that was never given out is no tree."""
+    guest.send({"op": "kill", "id": 2, "of": 77})
+    assert of(guest.until("killed"), "killed")["left"] == 0
+
+
+def test_a_file_goes_in_and_comes_out(guest: Guest, tmp_path: Path) -> None:
+    """Bytes, mode, and the folders above are made."""
+    path, data = str(tmp_path / "a/b/file"), os.urandom(300_000)
+    guest.send({"op": "put", "id": 1, "path": path, "mode": 0o640})
+    for start in range(0, len(data), MAX_PAYLOAD):
+        guest.send({"op": "data", "id": 1}, data[start : start + MAX_PAYLOAD])
+    guest.send({"op": "eof", "id": 1})
+    assert of(guest.until("answer"), "answer")["n"] == len(data)
+    assert (Path(path).read_bytes(), Path(path).stat().st_mode & 0o777) == (data, 0o640)
+    guest.send({"op": "get", "id": 2, "path": path})
+    assert text_of(guest.until("eof"), 1) == data
+
+
+def test_a_connection_is_carried_both_ways(guest: Guest) -> None:
+    """Bytes and the ends of both directions, each by itself."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        guest.send({"op": "connect", "id": 1, "port": server.getsockname()[1]})
+        client, _address = server.accept()
+    with client:
+        guest.until("started")
+        guest.send({"op": "data", "id": 1}, b"question")
+        guest.send({"op": "eof", "id": 1})
+        assert client.recv(100) == b"question"
+        assert client.recv(100) == b""
+        client.sendall(b"answer")
+        client.shutdown(socket.SHUT_WR)
+        seen = guest.until("eof", "closed")
+    assert (text_of(seen, 1), of(seen, "closed")["errno"]) == (b"answer", 0)
+
+
+def test_a_refused_connection_is_told(guest: Guest) -> None:
+    """The refusal has its error number, and a probe of the same port finds no listener."""
+    # It stays taken: of another process there may be a listener otherwise.
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        port = deaf.getsockname()[1]
+        guest.send({"op": "connect", "id": 1, "port": port})
+        assert of(guest.until("closed"), "closed")["errno"] == 111
+        guest.send({"op": "probe", "id": 2, "port": port})
+        assert of(guest.until("answer"), "answer")["n"] == 0
+
+
+@pytest.mark.parametrize("bad", ["/a\0b", "/\ud800"], ids=["nul", "surrogate"])
+def test_what_is_no_path_is_refused(guest: Guest, bad: str) -> None:
+    """A NUL byte, or a character that no encoding has, is an error of that one request."""
+    guest.run(1, "true", cwd=bad)
+    guest.send({"op": "put", "id": 2, "path": bad, "mode": 0o600})
+    guest.send({"op": "get", "id": 3, "path": bad})
+    seen = guest.until("failed", "failed", "failed")
+    assert [(m["id"], m["errno"]) for m, _p in seen] == [(1, 22), (2, 22), (3, 22)]
+    guest.run(4, "true")
+    assert of(guest.until("exit", "eof", "eof"), "exit")["status"] == 0
+
+
+def test_a_running_program_is_never_forgotten() -> None:
+    """A kill finds the tree of a program after any number of later starts."""
+    forgetful = f"import sys; sys.path.insert(0, {str(GUEST.parent)!r}); import main as guest; "
+    guest = Guest(sys.executable, "-c", forgetful + "guest._REMEMBERED = 2; guest.main()")
+    mine = str(1000 + secrets.randbelow(10**9) / 10**6)
+    try:
+        for number in (1, 2):
+            guest.run(number, "sh", "-c", f"echo up; setsid sleep {mine} & exec sleep {mine}")
+            guest.until("data")
+        for number in range(3, 8):
+            guest.run(number, "true")
+            guest.until("exit", "eof", "eof")
+        wait_for(lambda: len(sleeping(mine)) == 4)  # a shell has just forked
+        guest.send({"op": "kill", "id": 8, "of": 1})
+        seen = guest.until("killed", "exit", "eof", "eof")
+        assert (of(seen, "killed")["left"], of(seen, "exit")["status"]) == (0, signal.SIGKILL)
+        assert len(sleeping(mine)) == 2
+    finally:
+        guest.close()
+
+
+def test_at_rest_it_says_nothing_until_the_frame_that_wakes_it_comes(guest: Guest) -> None:
+    """Then the guest goes on, with the programs that ran."""
+    tag = secrets.token_bytes(TAG_SIZE)
+    guest.run(1, "sh", "-c", "echo before; read line; echo $line", reads=True)
+    guest.until("started", "data")
+    guest.send({"op": "rest", "id": 2, "tag": tag.hex()})
+    guest.until("answer")
+    guest.socket.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        guest.receive()
+    guest.socket.settimeout(PATIENCE)
+    guest.socket.sendall(Encoder(tag).head({"op": "wake", "id": 0, "restored": 0}))
+    guest.send({"op": "data", "id": 1, "s": 0}, b"on\n")
+    assert text_of(guest.until("exit", "eof", "eof"), 1) == b"on\n"
+
+
+def test_a_copy_speaks_with_its_own_host_and_of_nothing_that_ran_before(
+    guest: Guest, tmp_path: Path
+) -> None:
+    """Old programs run on, whose output is taken and dropped. New ids begin where they say."""
+    tag = secrets.token_bytes(TAG_SIZE)
+    ended = tmp_path / "ended"
+    script = f"echo begins; sleep 0.2; head -c {3 * WINDOW} /dev/zero; touch {ended}"
+    guest.run(1, "sh", "-c", script, reads=True)
+    guest.until("started", "data")
+    guest.send({"op": "rest", "id": 2, "tag": tag.hex()})
+    guest.until("answer")
+    wake = {"op": "wake", "id": 0, "restored": 1, "tag": bytes(8).hex(), "oldest": 3}
+    guest.socket.sendall(Encoder(tag).head(wake))
+    guest.encoder, guest.decoder = Encoder(bytes(8)), Decoder(bytes(8))
+    assert guest.receive()[0]["op"] == "hello"
+    waits = f"while ! test -e {ended}; do sleep 0.01; done; sleep 0.1; echo new"
+    guest.run(3, "sh", "-c", waits)
+    seen = guest.until("exit", "eof", "eof")
+    assert {message["id"] for message, _payload in seen} == {3}
+    assert text_of(seen, 1) == b"new\n"
+
+
+@pytest.mark.parametrize("tag", [bytes(8), b"another!"])
+def test_at_rest_another_frame_ends_it(guest: Guest, tag: bytes) -> None:
+    """Nobody but the host has the tag, so anything else is no frame of the host's."""
+    guest.send({"op": "rest", "id": 1, "tag": (b"x" * TAG_SIZE).hex()})
+    guest.until("answer")
+    guest.socket.sendall(Encoder(tag).head({"op": "wake", "id": 0, "restored": 0}))
+    assert guest.process.wait(PATIENCE) != 0
+    guest.process.returncode = 0  # for the fixture, which sees it end

@@ -1,0 +1,324 @@
+"""When a sandbox is saved at its gate, and when a later one begins as its copy."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from pytest_gvisor.base.errors import LaunchError, SnapshotError
+from pytest_gvisor.base.settings import Network, Platform, Settings
+from pytest_gvisor.inside.boot import copies, start
+from pytest_gvisor.inside.boot.copies import Copies
+from pytest_gvisor.inside.wire.link import Died
+from tests.unit.inside.boot.test_early import OTHERS, plan_of
+
+
+class Sandbox:
+    """Takes the place of a link: `faults` are raised by the calls of their names."""
+
+    def __init__(self, folder: Path, **faults: Exception) -> None:
+        self.did: list[str] = []
+        self._folder = folder
+        self._faults = faults
+        self.supervisor = self
+        self.held: list[str] | None = []
+
+    def _do(self, name: str) -> None:
+        self.did.append(name)
+        if name in self._faults:
+            raise self._faults[name]
+
+    def rest(self) -> list[str] | None:
+        """Name the folders that are in use."""
+        self._do("rest")
+        return self.held
+
+    def save(self) -> str:
+        """Write an image."""
+        self._do("save")
+        image = self._folder / "image"
+        image.mkdir()
+        return str(image)
+
+    def wait(self) -> None:
+        """Note that somebody waits."""
+        self._do("wait")
+
+    def greet(self) -> None:
+        """Note the greeting."""
+        self._do("greet")
+
+    def count_from_here(self) -> None:
+        """Note that somebody waits from now on."""
+        self._do("count")
+
+    def close(self) -> None:
+        """Note the end."""
+        self._do("close")
+
+    def told(self) -> str:
+        """Describe it."""
+        return "told"
+
+
+@dataclasses.dataclass(kw_only=True)
+class Made:
+    """The saved sandboxes of a run, and all that is started."""
+
+    copies: Copies
+    plan: start.Plan
+    folder: Path
+    faults: dict[str, Exception] = dataclasses.field(default_factory=dict)
+    held: list[str] | None = dataclasses.field(default_factory=list)
+    started: list[tuple[str, Sandbox]] = dataclasses.field(default_factory=list)
+
+    def begin(self, **changes: Any) -> str:
+        """Begin a sandbox by a plan with changes; return how it began."""
+        plan = dataclasses.replace(self.plan, **changes)
+        link = self.copies.begin(plan, lambda link: cast("Any", link).did.append("went on"))
+        (how,) = (how for how, sandbox in self.started if sandbox is cast("Any", link))
+        return how
+
+    def start(self, how: str) -> Any:
+        """Start one in the place of `launch`."""
+        if how != "cold" and (error := self.faults.get("launch")):
+            raise error
+        sandbox = Sandbox(self.folder, **self.faults)
+        sandbox.held = self.held
+        self.started.append((how, sandbox))
+        return sandbox
+
+    def images(self) -> list[str]:
+        """The saved images."""
+        return sorted(path.name for path in self.folder.glob("saved-*"))
+
+    def said(self, verbosity: int = 1) -> str:
+        """The lines of the summary."""
+        lines: list[str] = []
+        self.copies._config.get_verbosity = lambda: verbosity  # type: ignore[method-assign,assignment,misc]
+        reporter = SimpleNamespace(write_line=lines.append)
+        self.copies.pytest_terminal_summary(cast("Any", reporter))
+        return "\n".join(lines)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project's folder."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "test_it.py").write_text("")
+    return folder
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, project: Path) -> Made:
+    """The saved sandboxes of a run in the project."""
+    config: Any = SimpleNamespace(
+        getoption=lambda _: "", rootpath=project,
+        invocation_params=SimpleNamespace(dir=project),
+        pluginmanager=SimpleNamespace(get_plugin=lambda _name: None),
+    )  # fmt: skip
+    session = SimpleNamespace(path=str(tmp_path))
+    engine = SimpleNamespace(launcher=SimpleNamespace(session=lambda: session))
+    found = Made(copies=Copies(config), plan=plan_of(project), folder=tmp_path)
+    monkeypatch.setattr(copies, "engine_of", lambda _: engine)
+    monkeypatch.setattr(copies, "launch", lambda _config, _plan, saved: found.start(saved))
+    monkeypatch.setattr(start, "launch", lambda *_, **_also: found.start("cold"))
+    return found
+
+
+def test_the_first_sandbox_is_saved_and_those_like_it_are_copies(made: Made) -> None:
+    """The files of the command line may differ; the summary counts the copies, with `-v`."""
+    assert made.begin() == "cold"
+    (image,) = made.images()
+    for args in (["a"], ["b"]):
+        command = {**made.plan.command, "args": args}
+        assert made.begin(command=command).endswith(image)
+    assert [sandbox.did for _how, sandbox in made.started] == [
+        ["rest", "save", "went on"], ["went on", "wait"], ["went on", "wait"],
+    ]  # fmt: skip
+    assert made.said() == "gvisor: 2 sandboxes of tests inside began as copies of a saved one"
+    assert not made.said(verbosity=0)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_sandbox_of_another_plan_is_no_copy(name: str, made: Made) -> None:
+    """The other sandbox is saved too, for those like it."""
+    assert made.begin() == "cold"
+    assert made.begin(**{name: OTHERS[name]}) == "cold"
+    assert len(made.images()) == 2
+    assert not made.said()
+
+
+CHANGES: dict[str, tuple[Callable[[Path], object], bool, bool]] = {
+    "a program": (lambda folder: (folder / "test_it.py").write_text("x = 1"), True, True),
+    "a new one": (lambda folder: (folder / "new.py").write_text("x = 1"), True, True),
+    "a result": (lambda folder: (folder / "out.txt").write_text("x"), False, True),
+    "nothing": (lambda _folder: None, False, False),
+}
+"""What the host does, and whether a copy is refused: of itself, and where its folder is in use."""
+
+
+@pytest.mark.parametrize("in_use", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_copy_is_refused_where_it_would_not_see_what_has_changed(
+    change: str, made: Made, project: Path, *, in_use: bool
+) -> None:
+    """The old image is removed, and the next sandbox is saved."""
+    act, refused, refused_in_use = CHANGES[change]
+    made.held = [str(project / "a"), "/usr/lib"] if in_use else ["/usr/lib"]
+    assert made.begin() == "cold"
+    before = made.images()
+    act(project)
+    assert (made.begin() == "cold") == (refused_in_use if in_use else refused)
+    assert (made.images() != before) == (refused_in_use if in_use else refused)
+    assert ("had changed" in made.said()) == (refused_in_use if in_use else refused)
+    assert len(made.images()) == 1
+
+
+@pytest.mark.parametrize("fault", ["launch", "wait"])
+def test_a_copy_that_does_not_go_on_is_replaced(fault: str, made: Made) -> None:
+    """The second time nothing is tried any more; the summary says what happened first."""
+    assert made.begin() == "cold"
+    made.faults[fault] = LaunchError("fork", "no") if fault == "launch" else Died("no")
+    assert made.begin() == made.begin() == "cold"
+    copied = [sandbox for how, sandbox in made.started if how != "cold"]
+    assert all(sandbox.did[-1] == "close" for sandbox in copied)
+    made.faults.clear()
+    assert made.begin() == made.begin() == "cold"
+    assert not made.images()
+    assert "did not begin as copies" in made.said()
+
+
+def test_a_sandbox_that_is_lost_as_it_is_saved_is_replaced(made: Made) -> None:
+    """The test runs in a fresh one."""
+    made.faults["save"] = SnapshotError("no space")
+    assert made.begin() == "cold"
+    assert [sandbox.did for _how, sandbox in made.started] == [
+        ["rest", "save", "close"], ["went on"],
+    ]  # fmt: skip
+    assert "did not begin as copies: no space" in made.said()
+
+
+@pytest.mark.parametrize("error", [Died("gone"), SnapshotError("it repeats"), None])
+def test_a_sandbox_that_does_not_come_to_its_gate_is_left_to_its_test(
+    error: Exception | None, made: Made
+) -> None:
+    """Whoever waits for its tests says why there are none, or the summary."""
+    if error is None:
+        made.held = None
+    else:
+        made.faults["rest"] = error
+    assert made.begin() == "cold"
+    assert [sandbox.did for _how, sandbox in made.started] == [["rest", "went on"]]
+    assert not made.images()
+    assert ("did not begin as copies: it repeats" in made.said()) == (type(error) is SnapshotError)
+
+
+OBSTACLES: dict[str, dict[str, Any]] = {
+    "network=host": {"settings": Settings(network=Network.HOST)},
+    "network=sandbox": {"settings": Settings(network=Network.SANDBOX)},
+    "platform kvm": {"platform": Platform.KVM},
+}
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+def test_where_none_can_be_saved_nothing_is_tried(obstacle: str, made: Made) -> None:
+    """The sandboxes start as ever, and the summary says why."""
+    assert made.begin(**OBSTACLES[obstacle]) == "cold"
+    assert [sandbox.did for _how, sandbox in made.started] == [["went on"]]
+    assert obstacle in made.said()
+
+
+def test_the_oldest_images_are_removed(made: Made) -> None:
+    """The session folder may be in memory."""
+    for number in range(copies._MOST + 2):
+        made.begin(settings=Settings(timeout=number + 1))
+    assert len(made.images()) == copies._MOST
+    assert made.begin(settings=Settings(timeout=1)) == "cold"
+    assert os.path.isdir(made.begin(settings=Settings(timeout=copies._MOST + 2)))
+
+
+def test_the_next_copy_starts_ahead_and_one_test_takes_it(made: Made) -> None:
+    """There is one at a time, and its start counts from the moment when a test asks for it."""
+    made.copies.prepare()
+    assert not made.started
+    assert made.begin() == "cold"
+    made.copies.prepare()
+    made.copies.prepare()
+    assert len(made.started) == 2
+    assert made.begin() == made.started[1][0] != "cold"
+    assert made.started[1][1].did == ["greet", "count", "went on", "wait"]
+    assert made.begin() == made.started[2][0]
+    assert made.started[2][1].did == ["went on", "wait"]
+    assert made.copies.begun == 2
+
+
+def test_a_copy_that_no_test_has_taken_is_removed_and_not_counted(made: Made) -> None:
+    """The end of the session removes it, but not that of a fork."""
+    made.begin()
+    made.copies.prepare()
+    made.copies._owner += 1
+    forked = made.copies._next
+    made.copies.close()
+    assert made.started[1][1].did == ["greet"]
+    made.copies._owner, made.copies._next = os.getpid(), forked
+    made.copies.close()
+    made.copies.close()
+    assert made.started[1][1].did == ["greet", "close"]
+    assert not made.said()
+
+
+@pytest.mark.parametrize("change", ["a program", "data in use", "another plan"])
+def test_a_copy_ahead_that_may_have_seen_old_files_is_not_taken(
+    change: str, made: Made, project: Path
+) -> None:
+    """The copy is removed; where only data has changed, another takes its place."""
+    (project / "data.txt").write_text("old")
+    made.held = [str(project)]
+    made.begin()
+    made.copies.prepare()
+    changes: dict[str, Any] = {}
+    if change == "a program":
+        (project / "test_it.py").write_text("x = 1")
+    elif change == "data in use":
+        (project / "data.txt").write_text("newer")
+    else:
+        made.begin(settings=Settings(timeout=3))
+        changes = {"settings": Settings(timeout=3)}
+    assert (made.begin(**changes) == "cold") == (change == "a program")
+    assert made.started[1][1].did == ["greet", "close"]
+
+
+def test_no_copy_starts_ahead_after_some_in_vain(made: Made, project: Path) -> None:
+    """A project whose tests change its files pays for few of them."""
+    made.held = [str(project)]
+    made.begin()
+    for number in range(copies._MOST_UNUSED + 2):
+        made.copies.prepare()
+        (project / "test_it.py").write_text("x" * number)
+        made.begin()
+    ahead = [sandbox for _how, sandbox in made.started if "greet" in sandbox.did]
+    assert len(ahead) == copies._MOST_UNUSED
+
+
+def test_no_copy_starts_ahead_after_a_sandbox_that_was_not_saved(made: Made) -> None:
+    """The plan of the saved one before it is another."""
+    made.begin()
+    made.begin(**OBSTACLES["network=host"])
+    made.copies.prepare()
+    assert [how for how, _sandbox in made.started] == ["cold", "cold"]
+
+
+def test_a_problem_of_a_copy_ahead_is_left_to_its_test(made: Made) -> None:
+    """The test reports it, or begins in another way."""
+    made.begin()
+    made.faults["launch"] = LaunchError("fork", "no")
+    made.copies.prepare()
+    assert not made.said()
+    made.faults.clear()
+    assert made.begin() != "cold"

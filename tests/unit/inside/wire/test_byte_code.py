@@ -1,0 +1,151 @@
+"""The byte code of the host's modules is stored as Python's own import would take it."""
+
+import compileall
+import importlib
+import marshal
+import os
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import MAGIC_NUMBER, cache_from_source
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor.guest.tests import byte_code as layout
+from pytest_gvisor.guest.tests import unsent
+from pytest_gvisor.guest.tests.byte_code import HEAD_SIZE, MOST, PLACE, READY
+from pytest_gvisor.inside.wire import byte_code
+from pytest_gvisor.run.pipes import SharedStreams
+
+NAME = "module_to_store"
+
+
+def compiled(file: Path, source: str, code: str) -> None:
+    """Write a module, and beside it byte code of another text that Python takes for its own."""
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(source)
+    state = file.stat()
+    place = Path(cache_from_source(str(file)))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    numbers = b"".join(n.to_bytes(4, "little") for n in (0, int(state.st_mtime), state.st_size))
+    data = marshal.dumps(compile(code, str(file), "exec"))
+    place.write_bytes(MAGIC_NUMBER + numbers + data)
+
+
+@pytest.fixture
+def memory() -> Iterator[int]:
+    """The file that a sandbox gets, where the guest's modules are compiled."""
+    compileall.compile_dir(os.path.dirname(layout.__file__), quiet=1)
+    streams = SharedStreams(1000)
+    yield streams.memory
+    streams.close()
+
+
+def guests(*names: str) -> set[str]:
+    """The names of modules of the guest."""
+    return {f"pytest_gvisor.guest.{name}" for name in names}
+
+
+def stored(memory: int) -> set[str]:
+    """The modules in the file."""
+    head = os.pread(memory, HEAD_SIZE, PLACE)
+    if not head.startswith(READY):
+        return set()
+    length = int.from_bytes(head[len(READY) :], "little")
+    return set(marshal.loads(os.pread(memory, length, PLACE + HEAD_SIZE)))
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of a module that is loaded."""
+    file = tmp_path / f"{NAME}.py"
+    compiled(file, "x = 1", "x = 2")
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop(NAME, None)
+    assert importlib.import_module(NAME).x == 2
+    return file
+
+
+def test_the_file_of_a_sandbox_has_room_for_it(memory: int) -> None:
+    """And the messages of tests are in front of it."""
+    assert os.fstat(memory).st_size == PLACE + MOST
+    assert unsent.SIZE == PLACE
+
+
+def test_what_was_imported_is_stored(module: Path, memory: int) -> None:
+    """Beside it is what the pytest inside begins with."""
+    byte_code.store(memory, lambda path: True)
+    found = stored(memory)
+    assert {
+        NAME,
+        "re",
+        "_pytest",
+        "_pytest.config",
+        *guests("tests.worker", "tests.channel"),
+    } <= found
+    assert "__main__" not in stored(memory)
+
+
+def test_modules_of_this_package_are_stored_as_far_as_they_are_imported_inside(memory: int) -> None:
+    """The plugin itself is; what starts sandboxes is not."""
+    importlib.import_module("pytest_gvisor.plugin.options")
+    byte_code.store(memory, lambda path: True)
+    ours = {name for name in stored(memory) if name.startswith("pytest_gvisor.")}
+    assert "pytest_gvisor.plugin.options" in ours
+    assert not [
+        name for name in ours if name.startswith(("pytest_gvisor.run", "pytest_gvisor.oci"))
+    ]
+
+
+def test_what_the_guest_begins_with_is_compiled_where_no_installer_has(
+    memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The byte code is kept for the next session, as that of any module."""
+    monkeypatch.setattr(sys, "pycache_prefix", os.fspath(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    byte_code.store(memory, lambda path: True)
+    assert guests("tests.worker", "tests.channel", "tests.program") <= stored(memory)
+    kept = {path.name.partition(".")[0] for path in tmp_path.rglob("*.pyc")}
+    assert {"worker", "channel", "byte_code"} <= kept
+
+
+OTHERS: dict[str, Callable[[Path], object]] = {
+    "changed": lambda file: file.write_text("x = 3 # longer"),
+    "gone": lambda file: file.unlink(),
+    "without byte code": lambda file: os.unlink(cache_from_source(str(file))),
+    "of another Python": lambda file: Path(cache_from_source(str(file))).write_bytes(b"x" * 99),
+    "cut short": lambda file: Path(cache_from_source(str(file))).write_bytes(MAGIC_NUMBER),
+}
+
+
+@pytest.mark.parametrize("how", OTHERS)
+def test_a_module_whose_file_is_another_by_now_is_left_out(
+    how: str, module: Path, memory: int
+) -> None:
+    """The pytest inside imports it from the file, as the host would."""
+    OTHERS[how](module)
+    byte_code.store(memory, lambda path: True)
+    assert NAME not in stored(memory)
+    assert "re" in stored(memory)
+
+
+def test_a_file_that_the_sandbox_does_not_show_is_left_out(module: Path, memory: int) -> None:
+    """An import of it fails inside."""
+    byte_code.store(memory, lambda path: path != str(module.parent))
+    assert NAME not in stored(memory)
+    assert "re" in stored(memory)
+
+
+def test_modules_beyond_the_room_are_left_out(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file keeps its size."""
+    monkeypatch.setattr(layout, "MOST", 400_000)
+    byte_code.store(memory, lambda path: True)
+    assert guests("tests.worker") <= stored(memory)
+    assert "_pytest.config" not in stored(memory)
+
+
+def test_no_room_for_the_names_stores_nothing(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pytest inside then imports all from files."""
+    monkeypatch.setattr(layout, "MOST", 100)
+    byte_code.store(memory, lambda path: True)
+    assert not stored(memory)
