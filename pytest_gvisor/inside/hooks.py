@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -265,7 +266,7 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     finally:
         inside = session.config.stash.get(_session_key, None)
         if inside is not None:
-            inside.close()
+            inside.close(interrupted=isinstance(sys.exception(), KeyboardInterrupt))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -256,10 +256,12 @@ class InsideSession:
         if reporter is not None:
             reporter.write(text)
 
-    def _finish_group(self, group: Group, patience: float = 0.0) -> None:
+    def _finish_group(
+        self, group: Group, patience: float = 0.0, *, interrupted: bool = False
+    ) -> None:
         worker, group.worker = group.worker, None
         if worker is not None:
-            self._settle(worker.finish(patience))
+            self._settle(worker.finish(patience, interrupted=interrupted))
 
     def _settle(self, leaving: Link | None) -> None:
         """Wait for the removal of the sandbox that ended before this one."""
@@ -267,16 +269,17 @@ class InsideSession:
         if before is not None:
             before.close()
 
-    def close(self) -> None:
+    def close(self, *, interrupted: bool) -> None:
         """Let every pytest inside tear down and end, and warn of messages left out.
 
+        If Ctrl-C has ``interrupted`` the session, one that runs tests ahead is killed instead.
         The last sandbox may still be being removed then, until `end`.
         """
         self.copies.close()
         # A sentry may hold data for the files of the host that it writes to, until its own end.
         patience = _LAST_END if self._inside.writable else 0.0
         for group in self._groups:
-            self._finish_group(group, patience)
+            self._finish_group(group, patience, interrupted=interrupted)
         self._look_at_plugins()
         self._bounds.close()
 

@@ -307,17 +307,18 @@ class Worker:
         if phase:
             yield reports.made_up(item, phase, text, time.monotonic() - began)
 
-    def finish(self, patience: float = 0.0) -> Link | None:
+    def finish(self, patience: float = 0.0, *, interrupted: bool = False) -> Link | None:
         """Let the pytest inside tear down what is still set up, and end the sandbox.
 
         runsc may take ``patience`` seconds for its own end, and is killed then. In the midst of a
-        test, which is where Ctrl-C ends a session, it is killed at once. Returns the sandbox, if
-        there is one: it is being removed, and the caller closes it.
+        test it is killed at once. So it is if the session was ``interrupted`` by Ctrl-C: a test
+        that runs ahead may last. Returns the sandbox, if there is one: it is being removed, and the
+        caller closes it.
         """
         link, self._link = self._link, None
         if link is None:
             return None
-        if self._under_way:
+        if self._under_way or (interrupted and self.ahead.first is not None):
             link.leave()
             self._taker.lose("the session was stopped in the midst of a test")
             return link

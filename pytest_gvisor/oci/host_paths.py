@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from pytest_gvisor.base import trust
-from pytest_gvisor.base.errors import UsageError
+from pytest_gvisor.base.errors import LaunchError, UsageError
 from pytest_gvisor.programs.paths import below, caches, projects, within
 from pytest_gvisor.sessions import private
 
@@ -51,13 +51,19 @@ def canonical(path: str, *, follow: bool = False) -> str:
     """Return the absolute path of a file or folder that is there, without links.
 
     A link at or below a noted folder or the current one is followed with ``follow`` alone. Without,
-    it is a `UsageError` that names the target. Raises `OSError` where a part is missing.
+    it is a `UsageError` that names the target. Raises `OSError` where a part is missing, and
+    `LaunchError` where there are no descriptors or no memory for the way.
     """
     held = () if follow else tuple(_held())
     # Not by `os.path.abspath`: a `..` after a link leaves the folder that the link leads to.
     whole = path if path.startswith("/") else f"{os.getcwd()}/{path}"
     with contextlib.ExitStack() as opened:
-        way = trust.follow(whole, opened)
+        try:
+            way = trust.follow(whole, opened)
+        except OSError as error:
+            if error.errno in trust.SHORTAGES:
+                raise LaunchError("mounts", f"cannot follow {path!a}", errno=error.errno) from error
+            raise
         for entry in (lookup.entry for lookup in way.lookups):
             is_link = stat.S_ISLNK(entry.info.st_mode)
             if is_link and any(within(entry.path, folder) for folder in held):

@@ -83,8 +83,9 @@ class Leaving:
         self.patience = -1.0
         self.closed = False
 
-    def finish(self, patience: float) -> Leaving:
+    def finish(self, patience: float, *, interrupted: bool) -> Leaving:
         """End the pytest."""
+        assert not interrupted
         self.patience = patience
         return self
 
@@ -108,7 +109,7 @@ def test_the_last_sandbox_is_removed_while_the_session_ends(writable: tuple[str,
         _bounds=SimpleNamespace(close=lambda: None),
         _returned=SimpleNamespace(close=lambda: None),
     )
-    these.close()
+    these.close(interrupted=False)
     assert [one.closed for one in sandboxes] == [True, True, False]
     assert all(bool(one.patience) == bool(writable) for one in sandboxes)
     these.end()
