@@ -10,6 +10,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from pytest_gvisor import plugin
 from pytest_gvisor.inside import hooks
+from pytest_gvisor.plugin import fixtures as ours
 
 
 def markers() -> Iterator[tuple[str, str]]:
@@ -21,8 +22,8 @@ def markers() -> Iterator[tuple[str, str]]:
 
 def fixtures() -> Iterator[tuple[str, str]]:
     """Yield each fixture and its scope with its docstring, as ``pytest --fixtures`` has them."""
-    for name in plugin.__all__:
-        fixture = getattr(plugin, name)
+    for name in dir(ours):
+        fixture = getattr(ours, name)
         scope = fixture._fixture_function_marker.scope
         yield f"{name} [{scope} scope]", " ".join(fixture.__doc__.split())
 
