@@ -8,13 +8,13 @@ help: ## list the targets
 demo: ## set up, and run the examples under gVisor on each platform
 	@scripts/demo $(ARGS)
 
-test: ## set up, lint, and test each fault, promise, attack and claim once, as root and as a user: 12 minutes after set-up (ARGS="-k name")
+test: ## set up, lint, and test each fault, promise, attack and claim once, as root and as a user, in some 20 minutes (ARGS="-k name")
 	@scripts/test $(ARGS)
 
 test-all: ## the whole suite: both users on each platform, other projects' suites, VMs: an hour, before a release (ARGS="-k name")
 	@scripts/test --all $(ARGS)
 
-check: ## lint, the unit tests and the quick tests of the plugin, in a minute, as any user (ARGS="-k name")
+check: ## lint, the unit tests and the quick tests of the plugin, in some three minutes, as any user (ARGS="-k name")
 	@scripts/check $(ARGS)
 
 lint: ## ruff, mypy --strict and the English of docstrings

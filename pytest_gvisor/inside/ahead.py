@@ -101,7 +101,8 @@ class Ahead:
     def room(self) -> int:
         """Return how many tests to name, those that were named already included.
 
-        Where tests are short they are many: whoever stops the session waits for them all.
+        Unless Ctrl-C stops it, the session waits for all of them at its end. So only short tests
+        are many.
         """
         return 0 if len(self._ids) > self._most // 2 else self._most
 
