@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pytest_gvisor.base.errors import GvisorError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.settings import Platform, Settings
-from pytest_gvisor.cli import health, parse
+from pytest_gvisor.cli import health, parsers
 from pytest_gvisor.cli.health import Finding, State
 from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.runsc import sidecars
@@ -23,28 +23,28 @@ _PLATFORM = "platform "
 _MARKS = {State.GOOD: "ok", State.NOTE: "-", State.BAD: "NO"}
 
 
-def parser() -> parse.Parser:
+def parser() -> parsers.Parser:
     """The subcommand's options."""
-    made = parse.Parser(
+    made = parsers.Parser(
         "doctor",
         description="Checks whether this machine can run tests under gVisor.",
         statuses={"0": "tests can run with the default platform", "1": "tests cannot run here"},
         examples=("pytest-gvisor doctor", "pytest-gvisor doctor --json --runsc /opt/gvisor/runsc"),
     )
     made.add_argument("--json", action="store_true", help="one JSON object, for programs")
-    parse.add_settings(made, "doctor")
+    parsers.add_settings(made, "doctor")
     return made
 
 
 def main(arguments: Sequence[str]) -> int:
     """Examine this machine and print the findings. Raises `UsageError`."""
     given = parser().parse_args(arguments)
-    found, able = examine(parse.settings_of(given, "doctor"))
+    found, able = examine(parsers.settings_of(given, "doctor"))
     if given.json:
         print(json.dumps(document(found, able=able), indent=2))
     else:
         verdict = "Tests can run." if able else "Tests cannot run here: see NO above."
-        print("\n".join([*lines(found, parse.width(100)), "", verdict, *remedies(found)]))
+        print("\n".join([*lines(found, parsers.width(100)), "", verdict, *remedies(found)]))
     return 0 if able else 1
 
 
@@ -64,7 +64,7 @@ def examine(settings: Settings) -> tuple[list[Finding], bool]:
     try:
         found, able = _of_runsc(engine, settings)
     finally:
-        parse.end(engine, "doctor")
+        parsers.end(engine, "doctor")
     works = any(one.state is State.GOOD for one in found if one.name.startswith(_PLATFORM))
     return [*found, *health.findings(works=works), left], able
 

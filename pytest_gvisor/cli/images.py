@@ -6,14 +6,14 @@ import datetime as dt
 from collections.abc import Sequence
 
 from pytest_gvisor.base.escape import escape
-from pytest_gvisor.cli import parse
+from pytest_gvisor.cli import parsers
 from pytest_gvisor.images.cache import Cache, CachedImage
 
 
-def parser() -> parse.Parser:
+def parser() -> parsers.Parser:
     """The subcommand's options."""
     done = {"0": "done"}
-    made = parse.Parser(
+    made = parsers.Parser(
         "images",
         description="The cache of unpacked images.",
         statuses=done,
@@ -34,7 +34,7 @@ def parser() -> parse.Parser:
         examples=("pytest-gvisor images prune --keep 2G",),
     )
     prune.add_argument(
-        "--keep", type=parse.size, default=0, metavar="SIZE",
+        "--keep", type=parsers.size, default=0, metavar="SIZE",
         help="keep this much of the images used last, for instance 2G (default: 0)",
     )  # fmt: skip
     return made

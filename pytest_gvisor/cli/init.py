@@ -12,7 +12,7 @@ from typing import Any
 
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.base.escape import escape
-from pytest_gvisor.cli import parse
+from pytest_gvisor.cli import parsers
 
 PLACES = {
     "github": ".github/workflows/gvisor.yml",
@@ -34,9 +34,9 @@ _REQUIREMENTS = (
 )  # fmt: skip
 
 
-def parser() -> parse.Parser:
+def parser() -> parsers.Parser:
     """The subcommand's options."""
-    made = parse.Parser(
+    made = parsers.Parser(
         "init",
         description="Writes a file that runs the tests of the project in this folder on each of "
         "gVisor's platforms. The file is for a CI service, tox, nox, docker or a devcontainer. "

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 
 from pytest_gvisor.base.errors import GvisorError
 from pytest_gvisor.base.escape import escape
-from pytest_gvisor.cli import parse
+from pytest_gvisor.cli import parsers
 from pytest_gvisor.install import place, release
 from pytest_gvisor.install.fetch import SILENCE, Client
 from pytest_gvisor.install.place import Installed
 from pytest_gvisor.runsc import locate
 
 
-def parser() -> parse.Parser:
+def parser() -> parsers.Parser:
     """The subcommand's options."""
-    made = parse.Parser(
+    made = parsers.Parser(
         "install",
         description="Fetches runsc from gVisor's release bucket and compares it with its SHA-512. "
         "Then tries it and puts it in place in one step. Root's goes to /usr/local/bin, another "
@@ -41,7 +41,7 @@ def parser() -> parse.Parser:
         f"(default: {release.BASE_URL})",
     )  # fmt: skip
     made.add_argument(
-        "--timeout", type=parse.seconds, default=900.0, metavar="SECONDS",
+        "--timeout", type=parsers.seconds, default=900.0, metavar="SECONDS",
         help="deadline of the whole (default: 900); of a download, "
         f"{SILENCE:g} s of silence end it too",
     )  # fmt: skip
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     name = release.release_name(given.release)
     client = Client(given.base_url or release.BASE_URL, timeout=given.timeout)
     folder = given.to or place.folder_for(os.geteuid(), os.path.expanduser("~"))
-    parse.exit_on_signals()  # else what is half there would stay
+    parsers.exit_on_signals()  # else what is half there would stay
     for line in describe(release.install(client, name, folder)):
         print(line)
     return 0

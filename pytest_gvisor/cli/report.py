@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from pytest_gvisor.base.errors import ReportError
 from pytest_gvisor.base.escape import escape
-from pytest_gvisor.cli import parse
-from pytest_gvisor.report import files
+from pytest_gvisor.cli import parsers
+from pytest_gvisor.report import outputs
 from pytest_gvisor.report.model import Report, merge
 from pytest_gvisor.report.parse import MAX_BYTES
 from pytest_gvisor.report.parse import parse as parse_report
@@ -20,10 +20,10 @@ _EXAMPLES = (
 )
 
 
-def parser() -> parse.Parser:
+def parser() -> parsers.Parser:
     """The subcommand's options."""
     done = {"0": "done", "125": "a file is no report, or a file cannot be written"}
-    made = parse.Parser(
+    made = parsers.Parser(
         "report",
         description="Reads reports of pytest's --gvisor-report FILE.json.",
         statuses=done,
@@ -61,10 +61,10 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write("\n".join(text(read(given.reports[0]))) + "\n")
         return 0
     for path in given.output:
-        files.check(path)
+        outputs.check(path)
     merged = merge([read(path) for path in given.reports])
     for path in given.output:
-        if problem := files.write(merged, path):
+        if problem := outputs.write(merged, path):
             raise ReportError(f"{escape(path)} could not be written: {problem}")
     return 0
 
@@ -74,17 +74,17 @@ def read(path: str) -> Report:
 
     It may be a pipe that has a writer, as of ``<(…)``. One without is empty, and not waited for.
     """
-    with open(path, "rb", opener=files.at_once) as file:
+    with open(path, "rb", opener=outputs.at_once) as file:
         os.set_blocking(file.fileno(), True)
         return parse_report(file.read(MAX_BYTES + 1), where=escape(path))
 
 
 def text(report: Report) -> list[str]:
     """Return the lines of pytest's summary, and each row."""
-    from pytest_gvisor.report import terminal  # noqa: PLC0415 -- merging needs nothing of pytest
+    from pytest_gvisor.report import summary  # noqa: PLC0415 -- merging needs nothing of pytest
 
-    lines = [*terminal.differing(report), *terminal.figures(report), ""]
+    lines = [*summary.differing(report), *summary.figures(report), ""]
     for row in report.rows:
         cells = ", ".join(f"{cell.platform} {cell.state.word}" for cell in row.cells)
-        lines.append(f"{terminal.one_line(row.test)}: {cells}")
-    return [terminal.safe(line) for line in lines]
+        lines.append(f"{summary.one_line(row.test)}: {cells}")
+    return [summary.safe(line) for line in lines]

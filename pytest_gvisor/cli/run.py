@@ -12,7 +12,7 @@ from typing import Any
 from pytest_gvisor.base.completed import Completed, WorkloadTimeout
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.base.settings import Settings
-from pytest_gvisor.cli import parse
+from pytest_gvisor.cli import parsers
 from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.harness.gvisor import Gvisor
 from pytest_gvisor.oci.defaults import HOSTNAME
@@ -47,9 +47,9 @@ _EXAMPLES = (
 )
 
 
-def parser() -> parse.Parser:
+def parser() -> parsers.Parser:
     """The subcommand's options."""
-    made = parse.Parser(
+    made = parsers.Parser(
         "run",
         description="Runs COMMAND in a fresh sandbox, like gvisor.run(): no network, the host's "
         "system folders read-only, nothing of home folders.",
@@ -63,7 +63,7 @@ def parser() -> parse.Parser:
     )
     groups = {title: made.add_argument_group(title) for title in _GROUPS}
     of_setting = {name: groups[title] for title, names in _GROUPS.items() for name in names}
-    parse.add_settings(made, "run", of_setting)
+    parsers.add_settings(made, "run", of_setting)
     workload, root = groups["workload"], groups["root and files"]
     workload.add_argument(
         "--tty", action="store_true",
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError("--image and --rootfs exclude each other")
     # An image has a command of its own.
     optional = given.image is not None and given.command in ([], ["--"])
-    command = () if optional else parse.command(known, given.command)
+    command = () if optional else parsers.command(known, given.command)
     settings, options = _settings(given), _options(given)
     kept = _keeping(given)
     engine = Engine()
@@ -133,13 +133,13 @@ def main(arguments: Sequence[str]) -> int:
             if gvisor is not None:
                 _tell(gvisor)
         finally:
-            parse.end(engine, "run")
+            parsers.end(engine, "run")
 
 
 def _settings(given: argparse.Namespace) -> Settings:
     if given.tty and given.timeout is None:
         given.timeout = _AT_A_TERMINAL
-    settings = parse.settings_of(given, "run")
+    settings = parsers.settings_of(given, "run")
     if settings.native or len(settings.platforms) > 1:
         raise UsageError(
             f"--platform {given.platform}: a command runs on one platform",
@@ -206,7 +206,7 @@ def _at_terminal(
     request = gvisor.request(command, **options)
     record = Record()
     gvisor.records.append(record)
-    parse.exit_on_signals()  # else the terminal would stay as it is then
+    parsers.exit_on_signals()  # else the terminal would stay as it is then
     with terminal.raw(0, 1) as user:
         return terminal.run(request, engine.launcher, record, user)
 

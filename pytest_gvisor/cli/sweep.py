@@ -6,15 +6,15 @@ import contextlib
 from collections.abc import Sequence
 
 from pytest_gvisor.base.errors import ImageError
-from pytest_gvisor.cli import parse
+from pytest_gvisor.cli import parsers
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.runsc import answers
 from pytest_gvisor.sessions import saved_before, session_folder
 
 
-def parser() -> parse.Parser:
+def parser() -> parsers.Parser:
     """The subcommand's options."""
-    return parse.Parser(
+    return parsers.Parser(
         "sweep",
         description="Removes the remains of this user's dead sessions: processes, files, mounts, "
         "cgroups. Live sessions are not touched. Also removes the sandboxes and the packed images "

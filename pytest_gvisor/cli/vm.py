@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pytest_gvisor.base.errors import MachineFailed
-from pytest_gvisor.cli import parse
+from pytest_gvisor.cli import parsers
 from pytest_gvisor.vm import drive, machine
 from pytest_gvisor.vm.machine import Machine
 
@@ -20,9 +20,9 @@ about 40 times slower than it would on a real processor. What COMMAND writes out
 """
 
 
-def parser() -> parse.Parser:
+def parser() -> parsers.Parser:
     """The subcommand's options."""
-    made = parse.Parser(
+    made = parsers.Parser(
         "vm",
         description=_DESCRIPTION,
         statuses={
@@ -35,7 +35,7 @@ def parser() -> parse.Parser:
         ),
     )
     made.add_argument(
-        "--timeout", type=parse.seconds, default=900.0, metavar="SECONDS",
+        "--timeout", type=parsers.seconds, default=900.0, metavar="SECONDS",
         help="deadline of the whole, boot included (default: 900)",
     )  # fmt: skip
     made.add_argument(
@@ -43,11 +43,11 @@ def parser() -> parse.Parser:
         help="a folder that COMMAND may write to, for reports; may be repeated",
     )  # fmt: skip
     made.add_argument(
-        "--cpus", type=parse.count, default=min(4, os.cpu_count() or 1), metavar="N",
+        "--cpus", type=parsers.count, default=min(4, os.cpu_count() or 1), metavar="N",
         help="processors of the VM (default: as here, at most 4)",
     )  # fmt: skip
     made.add_argument(
-        "--memory", type=parse.count, default=4096, metavar="MIB",
+        "--memory", type=parsers.count, default=4096, metavar="MIB",
         help="memory of the VM in MiB (default: 4096)",
     )  # fmt: skip
     made.add_argument(
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
     given = options.parse_args(arguments)
     shares = tuple(machine.share_of(path) for path in given.share)
     chosen = Machine(
-        command=parse.command(options, given.command),
+        command=parsers.command(options, given.command),
         shares=shares,
         cwd=machine.folder_of(_here(), shares),
         env=dict(os.environ),

@@ -21,12 +21,12 @@ from typing import Final, Self
 from pytest_gvisor.base.errors import ImageError, LaunchError
 from pytest_gvisor.base.escape import shown
 from pytest_gvisor.guest.wire.checked_json import loads
-from pytest_gvisor.images import extract, mount_points, users
+from pytest_gvisor.images import extract, image_users, mount_points
 from pytest_gvisor.images.archive import Content
 from pytest_gvisor.images.config import ImageConfig
 from pytest_gvisor.images.folders import NEXT_STEP, Folders, failing, id_of, is_id
 from pytest_gvisor.images.mount_points import seal
-from pytest_gvisor.oci import paths
+from pytest_gvisor.oci import root_paths
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.programs.paths import caches
 from pytest_gvisor.sessions.private import make_above, make_private, open_private, was_written
@@ -118,7 +118,7 @@ class Hold:
         is there, the one of the sandbox or bundle. Raises `ImageError`.
         """
         root = self.path
-        missing = paths.missing(root, mounts)
+        missing = root_paths.missing(root, mounts)
         return mount_points.use(self._folder, root, mounts, user) if missing else root
 
     def close(self) -> None:
@@ -139,7 +139,7 @@ class Cache:
     @functools.cached_property
     def folder(self) -> str:
         """The folder for images of this process's user namespace."""
-        return users.part_of(self._whole)
+        return image_users.part_of(self._whole)
 
     @functools.cached_property
     def _folders(self) -> Folders:

@@ -21,9 +21,9 @@ from typing import Any, Final
 
 from pytest_gvisor.base.errors import ImageError
 from pytest_gvisor.images.archive import Content
+from pytest_gvisor.images.image_users import keeps_owners
 from pytest_gvisor.images.streams import CHUNK, Budget, Reader, explained
 from pytest_gvisor.images.tar import Entry, Kind, Tar, shown_bytes
-from pytest_gvisor.images.users import keeps_owners
 from pytest_gvisor.programs import linux
 
 _IN_ROOT: Final = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS

@@ -14,7 +14,7 @@ from pytest_gvisor.images import archive, choose
 from pytest_gvisor.images.archive import Content
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.docker import Daemon, Pull
-from pytest_gvisor.images.rootfs import ImageRootfs
+from pytest_gvisor.images.image_rootfs import ImageRootfs
 from pytest_gvisor.images.streams import DEFAULT_LIMITS, Limits
 
 _DAEMON: Final = "docker:"

@@ -14,7 +14,7 @@ import re
 
 from pytest_gvisor.base.errors import InstallFailed, UsageError
 from pytest_gvisor.base.escape import escape
-from pytest_gvisor.install import archive, place
+from pytest_gvisor.install import place, unpack
 from pytest_gvisor.install.fetch import Client, NotThere
 from pytest_gvisor.install.place import BINARY, Installed
 
@@ -64,7 +64,7 @@ def _fetch(client: Client, where: str, staging: str) -> str:
             os.chmod(path, 0o755)
             return path
         release = os.path.join(staging, "release")
-        archive.unpack(path, release)
+        unpack.unpack(path, release)
         os.unlink(path)
         return os.path.join(release, BINARY)
     raise InstallFailed(

@@ -15,7 +15,7 @@ from typing import Final
 
 from pytest_gvisor.base.errors import InvalidBundle, LaunchError
 from pytest_gvisor.base.escape import shown
-from pytest_gvisor.oci import mount_options, paths, reach, validate
+from pytest_gvisor.oci import mount_options, reach, root_paths, validate
 from pytest_gvisor.oci.reader import MAX_BYTES, MAX_PROBLEMS, at, bounded, load
 from pytest_gvisor.oci.spec import Mount, Spec
 from pytest_gvisor.oci.vocabulary import MountType, normal
@@ -204,7 +204,7 @@ def _resolve(
         # One more than are shown, so that it shows that there are more.
         found += itertools.islice(reach.problems(made, folder, allow), MAX_PROBLEMS + 1)
     if not found:
-        found += paths.missing(root, seen)
+        found += root_paths.missing(root, seen)
     return made
 
 

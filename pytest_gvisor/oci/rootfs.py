@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from pytest_gvisor.base.errors import GvisorError, InvalidBundle, LaunchError, UsageError
 from pytest_gvisor.base.escape import shown
-from pytest_gvisor.oci import host_paths, paths, skeleton, system_folders
+from pytest_gvisor.oci import host_paths, root_paths, skeleton, system_folders
 from pytest_gvisor.oci.accounts import Account
 from pytest_gvisor.oci.mounts import cover
 from pytest_gvisor.oci.spec import Mount, User, Who
@@ -137,7 +137,7 @@ class HostRootfs(Rootfs):
             # Whoever needs other points or accounts has a skeleton of its own: none sees another's.
             if shared and account is None:
                 root = _made_once(shared, system)
-                if not paths.missing(root, made.mounts):
+                if not root_paths.missing(root, made.mounts):
                     return made._replace(root_path=root)
             skeleton.make(made.root_path, system.links, account)
             make_points(made.root_path, made.mounts)
@@ -163,7 +163,7 @@ class DirectoryRootfs(Rootfs):
         del folder
         if not os.path.isdir(self.path):
             raise InvalidBundle([f"{shown(self.path)} is not a folder"], where="root file system")
-        if found := paths.missing(self.path, mounts):
+        if found := root_paths.missing(self.path, mounts):
             raise InvalidBundle(found, where=f"root file system {self.path}")
         return Prepared(root_path=self.path, mounts=tuple(mounts), identity=self.identity)
 
@@ -310,7 +310,7 @@ def points_digest(mounts: Sequence[Mount]) -> str:
 
 def make_points(root: str, mounts: Sequence[Mount]) -> None:
     """Make the mount points of bind mounts in a root of ours; a foreign root must have them."""
-    if found := paths.missing(root, mounts, makes=True):
+    if found := root_paths.missing(root, mounts, makes=True):
         raise InvalidBundle(found, where="root file system")
 
 

@@ -23,8 +23,8 @@ from pytest_gvisor.plugin.entries import MAX_OUTPUT, CellInMaking
 from pytest_gvisor.plugin.placement import here_is_inside
 from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.plugin.stash import engine_if_any, worker_of
-from pytest_gvisor.report.files import check
 from pytest_gvisor.report.model import Binary, Column, Leg, Report, Row, State, merge
+from pytest_gvisor.report.outputs import check
 from pytest_gvisor.report.run_texts import tail
 
 NAME = "gvisor-report"
@@ -134,17 +134,17 @@ class Collector:
         if self._config.getoption("collectonly", False):
             return
         self.report = self._build_report(session)
-        from pytest_gvisor.report import files  # noqa: PLC0415 -- at the end of a session
+        from pytest_gvisor.report import outputs  # noqa: PLC0415 -- at the end of a session
 
         for path in run_settings(self._config).report:
-            problem = files.write(self.report, resolve_path(self._config, path))
+            problem = outputs.write(self.report, resolve_path(self._config, path))
             if problem:
                 self.problems.append(f"{path} could not be written: {problem}")
             else:
                 self.written.append(path)
         if self.problems and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
-        if self.report.rows and (problem := files.append_summary(self.report, os.environ)):
+        if self.report.rows and (problem := outputs.append_summary(self.report, os.environ)):
             self.problems.append(f"GITHUB_STEP_SUMMARY: {problem}")
 
     @pytest.hookimpl(tryfirst=True, specname="pytest_sessionfinish", wrapper=True)
@@ -168,9 +168,9 @@ class Collector:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Write the matrix to pytest's summary."""
         if self.report is not None:
-            from pytest_gvisor.report import terminal  # noqa: PLC0415 -- as above
+            from pytest_gvisor.report import summary  # noqa: PLC0415 -- as above
 
-            terminal.show(terminalreporter, self.report, self.written, self.problems)
+            summary.show(terminalreporter, self.report, self.written, self.problems)
 
     def _build_report(self, session: pytest.Session) -> Report:
         if getattr(session, "items", ()):  # else workers run the tests

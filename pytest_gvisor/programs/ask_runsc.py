@@ -1,6 +1,6 @@
 """A program that becomes a question to runsc, such as ``runsc --version``.
 
-Started by start.py, with ``PARENT EXECUTABLE_FD ERROR_FD WORDS…``. pytest has threads,
+Started by bootstrap.py, with ``PARENT EXECUTABLE_FD ERROR_FD WORDS…``. pytest has threads,
 so nothing may run between its fork and an execve. This program is what pytest executes, and does
 then what the keeper's child does for a run. There is no way through without no-new-privs and the
 parent-death signal. A failed step is a line ``stage errno text`` in the error pipe.

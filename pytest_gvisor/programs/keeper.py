@@ -1,7 +1,7 @@
 """The keeper: one small single-threaded program that owns every sandbox of one pytest process.
 
 It forks, reaps (as child subreaper), kills, and removes what a run made. It is started by
-start.py, and imports the standard library and its siblings only. It sits in a session of
+bootstrap.py, and imports the standard library and its siblings only. It sits in a session of
 its own, and ignores the terminal's signals. So it outlives pytest's death by any signal, until
 nothing is left behind.
 

@@ -28,11 +28,11 @@ projects: list[str] = []
 notes its own and imports nothing heavy."""
 
 
-_START = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
+_START = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bootstrap.py")
 
 
 def command(program: str, *words: object) -> list[str]:
-    """Return the command that runs a program of this folder: see start.py.
+    """Return the command that runs a program of this folder: see bootstrap.py.
 
     Flags -I -S: no site-packages, no user site, no environment. That takes 10 ms instead of 30, and
     nothing that a project has put on ``sys.path`` can run in the program.

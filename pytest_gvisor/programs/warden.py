@@ -1,6 +1,6 @@
 """The warden: a small program that owns one command and all of its descendants.
 
-Started by start.py, in a session of its own. It kills the command and all of its
+Started by bootstrap.py, in a session of its own. It kills the command and all of its
 descendants when the command ends, and at its deadline. It does so, too, when the process that asked
 for it is gone, and when standard input closes. It then says what came of it on standard output. It
 waits until nobody needs the folder any more, and removes it.

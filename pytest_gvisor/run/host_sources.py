@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 from pytest_gvisor.base.errors import UsageError, stage
 from pytest_gvisor.base.escape import shown
-from pytest_gvisor.oci.paths import ordered
+from pytest_gvisor.oci.root_paths import ordered
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.oci.vocabulary import normal
 from pytest_gvisor.programs.paths import within

@@ -23,9 +23,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_gvisor.base.errors import LaunchError, UsageError
-from pytest_gvisor.guest.warm import main
+from pytest_gvisor.guest.warm import init_process
 from pytest_gvisor.guest.wire.checked_json import loads
-from pytest_gvisor.oci import paths, skeleton
+from pytest_gvisor.oci import root_paths, skeleton
 from pytest_gvisor.oci.mounts import cover
 from pytest_gvisor.oci.rootfs import HostRootfs, Rootfs, host_system
 from pytest_gvisor.oci.spec import Mount
@@ -37,7 +37,7 @@ from pytest_gvisor.sessions.private import make_private
 
 PRIVATE = "/.pytest-gvisor"
 # uv may have put links there, to files that a sandbox does not see.
-_FOLDER = os.path.dirname(os.path.dirname(os.path.realpath(main.__file__)))
+_FOLDER = os.path.dirname(os.path.dirname(os.path.realpath(init_process.__file__)))
 _FLAGS = ("-I", "-S", "-E")
 _DEADLINE = 20.0
 # Folders that images have and that nothing is in. In a folder of the host no point may be made.
@@ -152,7 +152,7 @@ def _place(rootfs: Rootfs) -> str:
         return PRIVATE
     for path in (PRIVATE, *_EMPTY):
         with contextlib.suppress(OSError):  # such as: it is no folder
-            if not os.listdir(paths.resolve(folder, path, {}).host):
+            if not os.listdir(root_paths.resolve(folder, path, {}).host):
                 return path
     raise UsageError(
         f"{folder} has no mount point for the Python that starts a warm sandbox's programs",
@@ -168,7 +168,7 @@ def start(rootfs: Rootfs, mounts: Sequence[Mount]) -> Start:
     # A locale names a character set, whose converter is a library. A time zone that is the path of
     # no file is UTC. The guest's own folder is the one place that nobody else can put a file into.
     env = {"LC_ALL": "C", "TZ": f"{guest.destination}/utc"}
-    words = [*_FLAGS, f"{guest.destination}/warm/main.py"]
+    words = [*_FLAGS, f"{guest.destination}/warm/init_process.py"]
     if has_it:
         return Start(argv=(known.program, *words), env=env, mounts=(guest,))
     if not within(known.program, known.prefix):
@@ -196,10 +196,10 @@ def check_preload(root: str, mounts: Sequence[Mount]) -> None:
     """
     over: dict[str, str] = {}
     for mount in sorted(mounts, key=lambda mount: normal(mount.destination).count("/")):
-        place = paths.resolve(root, mount.destination, over)
+        place = root_paths.resolve(root, mount.destination, over)
         over[place.inside] = mount.source if mount.is_bind else _NOWHERE
-    folder = paths.resolve(root, os.path.dirname(_PRELOAD), over)
-    place = paths.resolve(root, _PRELOAD, over)
+    folder = root_paths.resolve(root, os.path.dirname(_PRELOAD), over)
+    place = root_paths.resolve(root, _PRELOAD, over)
     own = f"{folder.inside.rstrip('/')}/{os.path.basename(_PRELOAD)}"
     if not place.exists and place.inside == own and not place.loop:
         return

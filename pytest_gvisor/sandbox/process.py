@@ -18,10 +18,10 @@ from pytest_gvisor.base.setting_values import seconds
 from pytest_gvisor.guest.wire.frames import MAX_PAYLOAD, WINDOW, FrameError
 from pytest_gvisor.run.capture import streams
 from pytest_gvisor.sandbox.channel import Channel
-from pytest_gvisor.sandbox.command import Command
+from pytest_gvisor.sandbox.exec_command import Command
 from pytest_gvisor.sandbox.messages import Message
+from pytest_gvisor.sandbox.output import Match, Pattern, Reader, Stream, Watch
 from pytest_gvisor.sandbox.peers import Answer, Peer
-from pytest_gvisor.sandbox.streams import Match, Pattern, Reader, Stream, Watch
 
 KILL_CONFIRM = 2.0
 TERM_GRACE = 1.0

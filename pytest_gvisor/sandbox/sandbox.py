@@ -29,7 +29,7 @@ from pytest_gvisor.run.specification import input_of, make_spec
 from pytest_gvisor.run.workload import Workload, argv
 from pytest_gvisor.sandbox import interpreter
 from pytest_gvisor.sandbox.channel import Channel
-from pytest_gvisor.sandbox.command import check_path, command
+from pytest_gvisor.sandbox.exec_command import check_path, command
 from pytest_gvisor.sandbox.files import Download, Upload
 from pytest_gvisor.sandbox.forward import Forward
 from pytest_gvisor.sandbox.peers import Answer

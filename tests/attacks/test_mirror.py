@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor.base.errors import InstallFailed, InstallTimeout
-from pytest_gvisor.install import archive as unpacking
 from pytest_gvisor.install import release
+from pytest_gvisor.install import unpack as unpacking
 from pytest_gvisor.install.fetch import Client
 from pytest_gvisor.runsc.binary import Runsc
 from tests.bucket import Bucket, a_real_runsc, archive, served

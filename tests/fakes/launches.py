@@ -69,7 +69,7 @@ def alone(tmp_path: Path) -> Callable[..., Any]:
 LAUNCH = os.path.dirname(linux.__file__)
 PROLOGUE = """\
 import json, os, signal, sys
-for name in ("pytest_gvisor", "pytest_gvisor.programs"):  # as start.py does
+for name in ("pytest_gvisor", "pytest_gvisor.programs"):  # as bootstrap.py does
     sys.modules[name] = package = type(sys)(name)
     package.__path__ = [sys.argv[1]]
 from pytest_gvisor.programs import linux, child, order, leftovers, proc

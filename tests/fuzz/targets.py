@@ -30,7 +30,7 @@ from pytest_gvisor.base.escape import escape, safe, uncoloured
 from pytest_gvisor.cli import run as cli_run
 from pytest_gvisor.guest.tests.returns import Place
 from pytest_gvisor.guest.wire import frames as guest_frames
-from pytest_gvisor.images import choose, config, daemon_socket, docker, tar, users
+from pytest_gvisor.images import choose, config, daemon_socket, docker, image_users, tar
 from pytest_gvisor.images.streams import Budget, Inflated, Limits, check_digest, drain
 from pytest_gvisor.inside.back.anchors import Anchors
 from pytest_gvisor.inside.back.landing import Store
@@ -129,7 +129,7 @@ def passwd(data: bytes) -> None:
 
     def use(folder: str) -> None:
         Path(folder, "etc/group").write_bytes(group)
-        found, home = users.find(folder, text(asked))
+        found, home = image_users.find(folder, text(asked))
         assert 0 <= found.uid < 2**32
         assert isinstance(home, str)
 

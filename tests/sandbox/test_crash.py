@@ -150,4 +150,4 @@ def test_the_runs_in_a_sandbox_are_in_the_test_s_report(gvisor: Gvisor) -> None:
         assert len(gvisor.records) <= 5 + count  # each holds its output
         count = len(gvisor.records)
     assert len(gvisor.records) == count + 1
-    assert "guest/warm/main.py" in gvisor.records[-1].args[-1]
+    assert "guest/warm/init_process.py" in gvisor.records[-1].args[-1]

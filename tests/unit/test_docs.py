@@ -22,10 +22,10 @@ from pytest_gvisor.inside import ahead, session
 from pytest_gvisor.inside.back import anchors, coverage_data, landing, returned
 from pytest_gvisor.inside.view import visible
 from pytest_gvisor.inside.wire import fields, session_bounds
-from pytest_gvisor.install import archive, fetch, release
+from pytest_gvisor.install import fetch, release, unpack
 from pytest_gvisor.oci import project, reader
 from pytest_gvisor.plugin import entries, matrix
-from pytest_gvisor.report import files, run_texts, terminal
+from pytest_gvisor.report import outputs, run_texts, summary
 from pytest_gvisor.run import connected, limits
 from pytest_gvisor.run.request import MAX_RECORDS
 from pytest_gvisor.runsc import platforms, sidecars
@@ -222,8 +222,8 @@ NUMBERS = [
     ("report.md", f"{entries.MAX_OUTPUT:,} characters of pytest's output"),
     ("report.md", f"at most {matrix.MAX_DETAILS // MIB} Mi characters of such details"),
     ("report.md", f"failures up to {2 * matrix.MAX_DETAILS // MIB} Mi"),
-    ("report.md", f"up to {files.BUDGET // 1024} KiB of the file"),
-    ("report.md", f"{terminal.MAX_ROWS} at most, each with the message"),
+    ("report.md", f"up to {outputs.BUDGET // 1024} KiB of the file"),
+    ("report.md", f"{summary.MAX_ROWS} at most, each with the message"),
     ("images.md", f"At most {LIMITS.max_bytes // GIB} GiB, a million entries"),
     ("images.md", f"{LIMITS.max_depth} folders deep, ten minutes, and {LIMITS.max_ratio} times"),
     ("images.md", f"no more than {streams._MAX_DICTIONARY // MIB} MiB to be unpacked"),
@@ -236,7 +236,7 @@ NUMBERS = [
     ("cli.md", f"so does more than {release.MAX_DOWNLOAD // GIB} GiB."),
     (
         "cli.md",
-        f"an archive may hold {archive.MAX_UNPACKED // GIB} GiB, and {LIMITS.max_ratio} times",
+        f"an archive may hold {unpack.MAX_UNPACKED // GIB} GiB, and {LIMITS.max_ratio} times",
     ),
     ("cli.md", f"boot included, default {vm.parser().get_default('timeout'):g};"),
     ("cli.md", f"more than {drive.MAX_OUTPUT // GIB} GiB of one output stream"),

@@ -42,7 +42,7 @@ PRIVATES = {
     "guest/tests/randomness": {
         "_name_sequence": "set: copies of a saved sandbox draw other names of temporary files",
     },
-    "guest/tests/terminal": {
+    "guest/tests/terminal_file": {
         "_remove_plugin": "the host's pytest writes the summaries of plugins, and no one twice",
         "_pytest.config.create_terminal_writer": "makes a writer with the user's options",
         "_tw": "set: the lines of the terminal plugin go to the host",

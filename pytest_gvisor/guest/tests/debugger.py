@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pytest_gvisor.guest.tests.channel import Channel
+from pytest_gvisor.guest.tests.link import Link
 
 
 class _Keys(io.FileIO):
@@ -39,8 +39,8 @@ class _Keys(io.FileIO):
 class Debugger:
     """A plugin of the pytest that tells the host when a debugger opens, reads and ends."""
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+    def __init__(self, link: Link) -> None:
+        self._link = link
         self.test: str | None = None
         """The id of the test that runs; None during the collection."""
 
@@ -109,26 +109,26 @@ class Debugger:
 
     def open(self, *, shown: bool = False) -> None:
         """Wait for the host to give the user's terminal; ``shown`` is a failure that it shows."""
-        if not self.is_open and self._channel.is_ours():
-            answer = self._channel.ask("debugger", id=self.test, event="open", shown=shown)
+        if not self.is_open and self._link.is_ours():
+            answer = self._link.ask("debugger", id=self.test, event="open", shown=shown)
             self.is_open = answer["text"] is not None
 
     def end(self) -> None:
         """Give the terminal back."""
-        if self.is_open and self._channel.is_ours():
+        if self.is_open and self._link.is_ours():
             self._flush()
             self.is_open = False
-            self._channel.send("debugger", id=self.test, event="end")
+            self._link.send("debugger", id=self.test, event="end")
 
     def _ask(self) -> bytes:
         """Return the user's next line, or nothing at the end of the input.
 
         Raises `KeyboardInterrupt` where the user interrupts.
         """
-        if not self.is_open or not self._channel.is_ours():
+        if not self.is_open or not self._link.is_ours():
             return b""
         self._flush()
-        answer = self._channel.ask("debugger", id=self.test, event="read")
+        answer = self._link.ask("debugger", id=self.test, event="read")
         text: str | None = answer["text"]
         if text is None:
             raise KeyboardInterrupt

@@ -11,8 +11,8 @@ import os
 import signal
 
 from pytest_gvisor.guest.tests import returns
-from pytest_gvisor.guest.tests.channel import Channel
 from pytest_gvisor.guest.tests.gate import Gate
+from pytest_gvisor.guest.tests.link import Link
 
 _SIZE = 1024 * 1024
 _SLOT = 4096
@@ -46,7 +46,7 @@ class Notes:
         return [os.fsdecode(path) for path in dict.fromkeys([running, *failed]) if path]
 
 
-def attend(pytest_pid: int, channel: Channel, notes: Notes, gate: Gate) -> None:
+def attend(pytest_pid: int, link: Link, notes: Notes, gate: Gate) -> None:
     """Act as the sandbox's first process: reap orphans, pass signals on, send files, end
     like pytest.
 
@@ -70,7 +70,7 @@ def attend(pytest_pid: int, channel: Channel, notes: Notes, gate: Gate) -> None:
     for passed_on in (signal.SIGTERM, signal.SIGINT):
         signal.signal(passed_on, signal.SIG_IGN)  # a number that is nobody's now
     if agreed is not None:
-        returns.send(channel.socket, agreed, changes, notes.folders())
+        returns.send(link.socket, agreed, changes, notes.folders())
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         if number != signal.SIGKILL:

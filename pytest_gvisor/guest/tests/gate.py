@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pytest_gvisor.guest.tests.byte_code import Supply
-from pytest_gvisor.guest.tests.channel import Channel
+from pytest_gvisor.guest.tests.link import Link
 from pytest_gvisor.guest.tests.randomness import Randomness
 from pytest_gvisor.guest.wire.checked_json import loads
 
@@ -48,12 +48,12 @@ class Gate:
         with contextlib.suppress(OSError), self._first:
             self._first.sendall(b"\n")
 
-    def register(self, config: Any, channel: Channel, path: list[str]) -> None:
+    def register(self, config: Any, link: Link, path: list[str]) -> None:
         """Stop this configuration before it loads a conftest.py; ``path`` is its ``sys.path``."""
         import pytest  # noqa: PLC0415 -- sys.path is the host's only now
 
         self._first.close()
-        self._channel, self._path, self._config = channel, path, config
+        self._link, self._path, self._config = link, path, config
         self._randomness = Randomness()
         pytest.hookimpl(wrapper=True, tryfirst=True)(type(self).pytest_load_initial_conftests)
         config.pluginmanager.register(self, "gvisor-gate")
@@ -62,7 +62,7 @@ class Gate:
         """Wait for the second command, before what plugins do here themselves."""
         self.supply.end()
         self._randomness.end_watch()
-        command = self._channel.receive()
+        command = self._link.receive()
         while command["op"] == "save":
             command = self._rest()
         if command["op"] != "collect":
@@ -85,7 +85,7 @@ class Gate:
             )
         if command["copy"]:
             # The host knows by it that the copy works, before any file of the project is loaded.
-            self._channel.send("goes on")
+            self._link.send("goes on")
             self._renew()
         self.command = command
         return (yield)
@@ -99,8 +99,8 @@ class Gate:
         os.chdir("/")
         repeats = self._randomness.prepare()
         held = sorted(set(map(os.path.dirname, _used())))
-        self._channel.send("rests", held=held, repeats=repeats)
-        command = self._channel.receive()
+        self._link.send("rests", held=held, repeats=repeats)
+        command = self._link.receive()
         os.chdir(here)
         return command
 

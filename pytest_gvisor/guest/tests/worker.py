@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from pytest_gvisor.guest.tests import first, identity, passed, program
 from pytest_gvisor.guest.tests.byte_code import Supply
-from pytest_gvisor.guest.tests.channel import Channel
 from pytest_gvisor.guest.tests.debugger import Debugger
 from pytest_gvisor.guest.tests.gate import Gate
-from pytest_gvisor.guest.tests.terminal import Terminal, drop_summaries
+from pytest_gvisor.guest.tests.link import Link
+from pytest_gvisor.guest.tests.terminal_file import Terminal, drop_summaries
 from pytest_gvisor.guest.tests.unsent import take_memory
 from pytest_gvisor.guest.wire import encoding
 
@@ -45,7 +45,7 @@ class Plugin:
 
     def __init__(
         self,
-        channel: Channel,
+        link: Link,
         terminal: Terminal,
         debugger: Debugger,
         notes: first.Notes,
@@ -54,7 +54,7 @@ class Plugin:
         variables: program.Watch,
         coverage: Coverage | None,
     ) -> None:
-        self._channel = channel
+        self._link = link
         self._debugger = debugger
         self._notes = notes
         self._wanted = {*files}.union(*(map(str, PurePath(file).parents) for file in files))
@@ -99,7 +99,7 @@ class Plugin:
         for name in several:
             del self._items[name]
             self._errors.append(f"{name}: a hook has made several tests of this node id"[:20000])
-        self._channel.send("collected", ids=[*self._items], errors=self._errors)
+        self._link.send("collected", ids=[*self._items], errors=self._errors)
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Run the tests that the host names, in place of pytest's own loop."""
@@ -113,7 +113,7 @@ class Plugin:
             self._running = running
             item = items.get(running)
             if item is None:
-                self._channel.send("missing", id=running)
+                self._link.send("missing", id=running)
                 continue
             self._not_run.discard(running)
             self._variables.begin()
@@ -123,7 +123,7 @@ class Plugin:
             # At the last failure that the host allows, pytest tears everything down.
             session.testsfailed, session.config.option.maxfail = 0, maxfail
             self._run_protocol(item, items.get(then) if then else None)
-            if not self._channel.is_ours():
+            if not self._link.is_ours():
                 # It would take the commands that are meant for its parent.
                 self._terminal.say(f"a fork came back from {self._running}, and ends here\n")
                 _exit(1)
@@ -132,14 +132,14 @@ class Plugin:
             self._send_reports()
             # The host decides when to stop. The public properties warn when they are unset.
             session._shouldfail = session._shouldstop = False
-            self._channel.send("done", id=self._running)
+            self._link.send("done", id=self._running)
         self._terminal.relayed = False
         drop_summaries(session.config)
         return True
 
     def _commanded(self) -> Iterator[tuple[str, str | None, int]]:
         """Yield each named test, the test after it, and how many failures are left."""
-        while (command := self._channel.receive())["op"] == "run":
+        while (command := self._link.receive())["op"] == "run":
             following = iter([*command["ids"][1:], command["next"]])
             for running in command["ids"]:
                 yield running, next(following), command["maxfail"]
@@ -158,7 +158,7 @@ class Plugin:
             # pytest.exit has both, and a KeyboardInterrupt neither.
             text, status = getattr(error, "msg", None), getattr(error, "returncode", None)
             text = None if text is None else str(text)
-            self._channel.send("stopped", id=self._running, text=text, status=status)
+            self._link.send("stopped", id=self._running, text=text, status=status)
             raise
 
     def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[Any]:
@@ -184,7 +184,7 @@ class Plugin:
         while self._reports:
             report = self._reports[0]
             if short := self._short.short(report):
-                self._channel.put_off("passed", id=self._running, passed=short)
+                self._link.put_off("passed", id=self._running, passed=short)
             else:
                 self._send_whole(report)
             del self._reports[0]
@@ -195,14 +195,14 @@ class Plugin:
         data["sections"] = [(title, encoding.cut(text)) for title, text in data.get("sections", [])]
         plain = isinstance(report.longrepr, str)
         missed = self._variables.missed() if report.failed else []
-        self._channel.put_off("report", id=self._running, data=data, plain=plain, missed=missed)
+        self._link.put_off("report", id=self._running, data=data, plain=plain, missed=missed)
 
     def pytest_warning_recorded(
         self, warning_message: Any, when: str, nodeid: str, location: Any
     ) -> None:
         """Send a warning as plain text."""
         category, file = warning_message.category, warning_message.filename
-        self._channel.put_off(
+        self._link.put_off(
             "warning",
             text=str(warning_message.message),
             module=category.__module__,
@@ -222,12 +222,12 @@ class Plugin:
     def pytest_runtest_call(self, item: pytest.Item) -> None:
         """Report that the test itself begins."""
         self._switch(item, "run")
-        self._channel.send("phase", id=self._running, when="call")
+        self._link.send("phase", id=self._running, when="call")
 
     def pytest_runtest_teardown(self, item: pytest.Item) -> None:
         """Report that the teardown begins."""
         self._switch(item, "teardown")
-        self._channel.send("phase", id=self._running, when="teardown")
+        self._link.send("phase", id=self._running, when="teardown")
 
     def _switch(self, item: pytest.Item, phase: str) -> None:
         self._terminal.in_test = self._variables.in_test = True
@@ -246,14 +246,14 @@ class Plugin:
         """
         if self._coverage is not None:
             for piece in self._coverage.pieces():
-                self._channel.put_off("coverage", **piece)
+                self._link.put_off("coverage", **piece)
         part = self._not_run or session.testsfailed
         status = 0 if part else int(session.exitstatus)
-        self._channel.send("finished", status=status)
+        self._link.send("finished", status=status)
 
     def pytest_internalerror(self, excrepr: object) -> None:
         """Report why the session ends."""
-        self._channel.send("internal error", text=str(excrepr)[:100000])
+        self._link.send("internal error", text=str(excrepr)[:100000])
 
 
 def _hook_order(plugin: Plugin) -> None:
@@ -270,7 +270,7 @@ def _hook_order(plugin: Plugin) -> None:
 
 
 def run(
-    channel: Channel,
+    link: Link,
     start: dict[str, Any],
     words: TextIO,
     notes: first.Notes,
@@ -294,16 +294,16 @@ def run(
     gate.supply.begin()
     from _pytest.config import get_config  # noqa: PLC0415 -- sys.path is the host's only now
 
-    terminal = Terminal(channel, words, debugger)
+    terminal = Terminal(link, words, debugger)
     watch = program.Watch(start["held_back"])
     # As Config.fromdictargs, with a plugin that is there before the others.
     config = get_config(start["args"])
     config.option.__dict__.update(start["options"])
-    gate.register(config, channel, start["sys_path"])
+    gate.register(config, link, start["sys_path"])
     config.parse(start["args"], addopts=False)
     files = gate.command["files"]
     plugin = Plugin(
-        channel, terminal, debugger, notes, files=files, variables=watch, coverage=coverage
+        link, terminal, debugger, notes, files=files, variables=watch, coverage=coverage
     )
     debugger.register(config)
     _hook_order(plugin)
@@ -313,10 +313,10 @@ def run(
         fixtures = program.beside("bridges").xdist_fixtures(ids)
         config.pluginmanager.register(fixtures, "gvisor-xdist-fixtures")
     if bridges := gate.command["bridges"]:
-        program.beside("bridges").register(config, bridges, channel.send)
+        program.beside("bridges").register(config, bridges, link.send)
     if names := gate.command["unwanted"]:
         config.pluginmanager.register(program.beside("bridges").LeftOut(names), "gvisor-unwanted")
-    channel.send("ready", kernel=os.uname().release, holds=channel.hold())
+    link.send("ready", kernel=os.uname().release, holds=link.hold())
     return int(config.hook.pytest_cmdline_main(config=config) or 0)
 
 
@@ -326,8 +326,8 @@ def main(supply: Supply) -> None:
     change = None if who is None else identity.Change(who)
     del sys.argv[1:]  # a test sees none of it
     memory = take_memory()
-    channel = Channel(memory)
-    start = channel.receive()
+    link = Link(memory)
+    start = link.receive()
     if start["op"] != "start":
         return
     if start["families"]:
@@ -339,8 +339,8 @@ def main(supply: Supply) -> None:
         supply.end()
         if change is not None:
             change.serve(pid)
-        first.attend(pid, channel, notes, gate)
-    channel.own()
+        first.attend(pid, link, notes, gate)
+    link.own()
     # A descriptor of its own: while a test runs, pytest has 2 on a file that dies with the sandbox.
     words = os.fdopen(os.dup(2), "w")
     faulthandler.enable(words)
@@ -348,17 +348,17 @@ def main(supply: Supply) -> None:
     faulthandler.register(signal.SIGTERM, file=words, chain=True)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # with -s the host shows it as it comes
-    debugger = Debugger(channel)
+    debugger = Debugger(link)
     debugger.replace_stdin()
     try:
         if change is not None:
             change.become()
-        status = run(channel, start, words, notes, gate=gate, debugger=debugger)
+        status = run(link, start, words, notes, gate=gate, debugger=debugger)
     except identity.Refused as error:
-        channel.send("no user", errno=error.errno, text=error.strerror)
+        link.send("no user", errno=error.errno, text=error.strerror)
         raise
     except BaseException as error:
-        channel.send("internal error", text=f"{type(error).__name__}: {error}")
+        link.send("internal error", text=f"{type(error).__name__}: {error}")
         raise
     sys.stdout.flush()
     sys.stderr.flush()

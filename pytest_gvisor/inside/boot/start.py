@@ -16,7 +16,7 @@ from pytest_gvisor.base.setting_table import DEFAULT_MAX_OUTPUT
 from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.inside.view import configuration, host_files, users, visible, writable
 from pytest_gvisor.inside.wire.link import Died, Link, closed_on_error
-from pytest_gvisor.oci import paths, skeleton
+from pytest_gvisor.oci import root_paths, skeleton
 from pytest_gvisor.oci.defaults import CAPABILITIES, default_spec
 from pytest_gvisor.oci.mounts import bind, covers
 from pytest_gvisor.oci.rootfs import HostRootfs
@@ -244,13 +244,13 @@ def _placed(folder: str, prepared: Prepared, shown: visible.Shown) -> Iterator[S
     inside. The target of one has a place of its own, or is not there.
     """
     root, binds = prepared.root_path, dict[str, str]()
-    for mount in paths.ordered(filter(_is_shown, prepared.mounts)):
-        inside = paths.resolve(root, mount.destination, binds).inside
+    for mount in root_paths.ordered(filter(_is_shown, prepared.mounts)):
+        inside = root_paths.resolve(root, mount.destination, binds).inside
         if inside not in binds:
             binds[inside] = mount.source
             yield Source(mount.source, root + inside)
     for path in shown.hidden:
-        place = paths.resolve(root, path, binds)
+        place = root_paths.resolve(root, path, binds)
         if place.bound and not any(within(one, place.inside) for one in shown.paths):
             is_folder = os.path.isdir(place.host)
             empty = os.path.join(folder, "empty-folder" if is_folder else "empty-file")

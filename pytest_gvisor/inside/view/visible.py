@@ -21,7 +21,7 @@ import pytest
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.inside.view import configuration
-from pytest_gvisor.oci import packages, paths, skeleton
+from pytest_gvisor.oci import packages, root_paths, skeleton
 from pytest_gvisor.oci.mounts import danger, examine
 from pytest_gvisor.programs.paths import below, within
 
@@ -84,7 +84,7 @@ class Shown:
 
 def _make_folder(root: str, path: str) -> str:
     """Make a folder in a root file system, links in that resolved; return its path on the host."""
-    inside = paths.resolve(root, path, {}).inside
+    inside = root_paths.resolve(root, path, {}).inside
     skeleton.point(root, inside, is_folder=True)
     return root + inside
 

@@ -10,10 +10,10 @@ import pytest
 
 from pytest_gvisor.base import removed
 from pytest_gvisor.cli import main as cli
-from pytest_gvisor.cli import parse, run
+from pytest_gvisor.cli import parsers, run
 
 
-def parsers(command: str) -> Iterator[argparse.ArgumentParser]:
+def parsers_of(command: str) -> Iterator[argparse.ArgumentParser]:
     """The parser of a command, and those of its actions."""
     made = importlib.import_module(f"pytest_gvisor.cli.{command}").parser()
     yield made
@@ -25,10 +25,10 @@ def parsers(command: str) -> Iterator[argparse.ArgumentParser]:
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_each_help_has_the_exit_statuses(command: str) -> None:
     """The statuses that all commands share are there, in order, and those of the command."""
-    for parser in parsers(command):
+    for parser in parsers_of(command):
         _, _, text = parser.format_help().partition("\nexit status:\n")
         found = re.findall(r"^  (\d+|N) ", text, re.MULTILINE)
-        assert set(found) > parse.SHARED.keys(), parser.prog
+        assert set(found) > parsers.SHARED.keys(), parser.prog
         numbers = [int(status) for status in found if status != "N"]
         assert numbers == sorted(numbers)
     assert {"run": {"124", "126", "127", "N"}, "vm": {"124", "N"}, "install": {"1", "124"}}.get(
@@ -40,22 +40,22 @@ def test_each_help_has_the_exit_statuses(command: str) -> None:
 def test_help_is_as_wide_as_the_terminal(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every line fits, apart from examples, which are for pasting."""
     monkeypatch.setenv("COLUMNS", "60")
-    for parser in parsers(command):
+    for parser in parsers_of(command):
         text, _, _examples = parser.format_help().partition("\nexamples:\n")
         assert max(map(len, text.splitlines())) <= 60
     monkeypatch.setenv("COLUMNS", "300")
-    assert parse.width() == 100
+    assert parsers.width() == 100
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_an_example_is_a_command_line_that_is_taken(command: str) -> None:
     """The examples name commands, and their options are options of these."""
-    for parser in parsers(command):
+    for parser in parsers_of(command):
         _, _, examples = parser.format_help().partition("\nexamples:\n")
         for line in examples.splitlines():
             words = line.split(" -- ")[0].split()
             assert words[:2] == ["pytest-gvisor", command]
-            taken = {name for one in parsers(command) for name in one._option_string_actions}
+            taken = {name for one in parsers_of(command) for name in one._option_string_actions}
             assert [word for word in words if word[:2] == "--" and word not in taken] == []
 
 
@@ -108,7 +108,7 @@ def test_a_removed_option_says_what_to_write_now(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The help has it no more; with a value or without one it is an invalid command line."""
-    found = parsers(command.partition(" ")[0])
+    found = parsers_of(command.partition(" ")[0])
     (parser,) = (one for one in found if one.prog == f"pytest-gvisor {command}")
     for option, instead in removed.OPTIONS[command].items():
         assert option not in parser.format_help()

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import ImageError
-from pytest_gvisor.images import users
+from pytest_gvisor.images import image_users
 from pytest_gvisor.images.cache import Cache
+from pytest_gvisor.images.image_rootfs import ImageRootfs
 from pytest_gvisor.images.mount_points import seal
-from pytest_gvisor.images.rootfs import ImageRootfs
 from pytest_gvisor.images.store import Images
 from tests.unit.images.conftest import configuration, folder, item, saved, tar
 
@@ -89,7 +89,7 @@ def test_a_volume_belongs_to_the_image_s_user_where_owners_are_not_kept(
     make: Make, monkeypatch: pytest.MonkeyPatch, user: str, ids: tuple[int, int]
 ) -> None:
     """A volume belongs to the image's user, or to root if the image lacks that user."""
-    monkeypatch.setattr(users, "keeps_owners", lambda: False)
+    monkeypatch.setattr(image_users, "keeps_owners", lambda: False)
     made = make(User=user, Volumes={"/data": {}})
     (volume,) = made.prepare("/unused").mounts
     assert volume.options[-2:] == (f"uid={ids[0]}", f"gid={ids[1]}")

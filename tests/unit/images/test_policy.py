@@ -15,7 +15,7 @@ from unittest.mock import Mock
 import pytest
 
 from pytest_gvisor import ImageError
-from pytest_gvisor.images import extract, users
+from pytest_gvisor.images import extract, image_users
 from pytest_gvisor.images.streams import Limits
 from pytest_gvisor.programs.proc import ALL_IDS, IdRange
 from tests.unit.images.conftest import Item, Unpack, folder, hard, item, link, saved, tar
@@ -111,9 +111,9 @@ def test_a_policy_is_of_one_map_and_user(monkeypatch: pytest.MonkeyPatch) -> Non
     asked = [(0, (whole, whole)), (7, (whole, whole)), (0, (some, some)), (0, (some, one))]
     for uid, maps in [*asked, (7, (some, some)), (0, (whole, some))]:
         said = dict(zip(("uid", "gid"), maps, strict=True))
-        monkeypatch.setattr(users, "_map", said.__getitem__)
+        monkeypatch.setattr(image_users, "_map", said.__getitem__)
         monkeypatch.setattr(os, "geteuid", lambda uid=uid: uid)
-        seen.append(users.part_of("/c"))
+        seen.append(image_users.part_of("/c"))
     assert seen[:2] == ["/c", "/c"]
     assert len({*seen}) == 5
 
@@ -155,14 +155,14 @@ def test_an_owner_that_a_namespace_does_not_have_is_named(
 def test_owners_are_kept_where_there_is_more_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Owners are kept if the maps of this process's namespace have several ids."""
     maps = {"uid": ALL_IDS, "gid": SOME_IDS}
-    monkeypatch.setattr(users, "_map", lambda kind: maps[kind])
+    monkeypatch.setattr(image_users, "_map", lambda kind: maps[kind])
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert users.keeps_owners()
+    assert image_users.keeps_owners()
     maps["gid"] = SOME_IDS[:1]
-    assert not users.keeps_owners()
+    assert not image_users.keeps_owners()
     maps["gid"] = maps["uid"]
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert not users.keeps_owners()
+    assert not image_users.keeps_owners()
 
 
 # What it may cost

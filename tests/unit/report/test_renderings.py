@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.base.errors import ReportError
-from pytest_gvisor.report import files, html, markdown, terminal
+from pytest_gvisor.report import html, markdown, outputs, summary
 from pytest_gvisor.report.details import counterpart, details, parts
 from pytest_gvisor.report.model import Report, Row, State
 from tests.mounts import masked
@@ -70,23 +70,23 @@ def test_the_summary_of_a_step_is_appended_to_and_stays_in_its_budget(
     """Earlier content stays, a second session's table follows, and the total has a limit."""
     path = tmp_path / "summary"
     path.write_text("others\n")
-    assert files.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(path)}) == ""
+    assert outputs.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(path)}) == ""
     assert path.read_text().startswith("others\n\n## gVisor\n")
-    monkeypatch.setattr(files, "BUDGET", 60_000)
+    monkeypatch.setattr(outputs, "BUDGET", 60_000)
     for _ in range(9):
-        files.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(path)})
+        outputs.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(path)})
     assert path.read_text().count("## gVisor") >= 2
     assert path.stat().st_size <= 60_000
-    assert "no room" in files.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(path)})
+    assert "no room" in outputs.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(path)})
 
 
 def test_a_summary_that_cannot_be_written_is_told_and_no_error(tmp_path: Path) -> None:
     """A folder in the place of the file; and nothing without the variable."""
-    assert files.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(tmp_path)}) != ""
+    assert outputs.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(tmp_path)}) != ""
     os.mkfifo(tmp_path / "unread")
-    assert files.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(tmp_path / "unread")}) != ""
-    assert files.append_summary(WIDE, {}) == ""
-    assert files.BUDGET == 900 * 1024
+    assert outputs.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(tmp_path / "unread")}) != ""
+    assert outputs.append_summary(WIDE, {}) == ""
+    assert outputs.BUDGET == 900 * 1024
 
 
 class Lines:
@@ -106,7 +106,7 @@ class Lines:
 def shown(what: Report, verbosity: int = 0, **more: list[str]) -> list[str]:
     """The lines of a session's end."""
     to = Lines(verbosity)
-    terminal.show(to, what, more.get("written", []), more.get("problems", []))
+    summary.show(to, what, more.get("written", []), more.get("problems", []))
     return to.lines
 
 
@@ -299,7 +299,7 @@ def test_a_file_is_written_whole_and_as_the_umask_says(tmp_path: Path, suffix: s
     path = tmp_path / f"r.{suffix}"
     path.write_text("old")
     with masked(0o027):
-        assert files.write(hostile(), str(path)) == ""
+        assert outputs.write(hostile(), str(path)) == ""
     assert "hacked" in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert os.listdir(tmp_path) == [path.name]
@@ -315,8 +315,8 @@ def test_a_write_that_fails_leaves_the_old_file(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pytest_gvisor.report.files.os.replace", full)
-    assert files.write(report(), str(path)) == "No space left on device"
+    monkeypatch.setattr("pytest_gvisor.report.outputs.os.replace", full)
+    assert outputs.write(report(), str(path)) == "No space left on device"
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["r.json"]
 
@@ -327,12 +327,12 @@ def test_a_place_that_cannot_hold_a_report_is_refused(tmp_path: Path, name: str)
     (tmp_path / "folder.html").mkdir()
     (tmp_path / "file").write_text("")
     with pytest.raises(ReportError):
-        files.check(str(tmp_path / name))
+        outputs.check(str(tmp_path / name))
 
 
 def test_a_missing_folder_is_made_and_the_probe_leaves_nothing(tmp_path: Path) -> None:
     """The probe runs before the tests, so that the final write has a folder."""
-    files.check(str(tmp_path / "a/b/r.html"))
+    outputs.check(str(tmp_path / "a/b/r.html"))
     assert list((tmp_path / "a/b").iterdir()) == []
 
 
@@ -342,7 +342,7 @@ def test_of_a_row_that_differs_the_summary_tells_what_is_not_a_pass() -> None:
     skipped = cell("ptrace", State.SKIPPED, message="no such call", command="again ptrace")
     failed = cell("kvm", State.FAILED, message="bad", command="again kvm")
     gone = cell("other", State.UNAVAILABLE, message="no device", command="again other")
-    told = list(terminal.differing(report(Row(test="a", cells=(gone, passed, skipped)))))
+    told = list(summary.differing(report(Row(test="a", cells=(gone, passed, skipped)))))
     assert told[1:] == ["  ptrace: no such call", "  again: again ptrace"]
-    told = list(terminal.differing(report(Row(test="a", cells=(passed, skipped, failed)))))
+    told = list(summary.differing(report(Row(test="a", cells=(passed, skipped, failed)))))
     assert told[1:] == ["  kvm: bad", "  again: again kvm"]

@@ -22,10 +22,10 @@ from pytest_gvisor.guest.wire import frames
 from pytest_gvisor.run.capture import Capture, streams
 from pytest_gvisor.run.connected import Ended
 from pytest_gvisor.sandbox.channel import Channel
-from pytest_gvisor.sandbox.command import Command
+from pytest_gvisor.sandbox.exec_command import Command
 from pytest_gvisor.sandbox.process import Process
 
-GUEST = Path(frames.__file__).parents[1] / "warm/main.py"
+GUEST = Path(frames.__file__).parents[1] / "warm/init_process.py"
 PATIENCE = 20.0
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import pytest
 
 from pytest_gvisor import NotReady
-from pytest_gvisor.sandbox import streams
+from pytest_gvisor.sandbox import output
 from pytest_gvisor.sandbox.channel import Channel
-from pytest_gvisor.sandbox.streams import Watch
+from pytest_gvisor.sandbox.output import Watch
 from tests.unit.sandbox.conftest import Peer, started
 
 Connect = Callable[..., tuple[Channel, Peer]]
@@ -106,13 +106,13 @@ def test_a_read_of_nothing_is_nothing_at_once(
     """A read of size 0 returns at once, for any amount of output and any limit."""
     channel, _peer = connect(talking())
     process = started(channel, max_output=max_output)
-    take, looks = streams._take, itertools.count()
+    take, looks = output._take, itertools.count()
 
     def take_a_few_times(buffer: bytearray, most: int) -> bytes:
         assert next(looks) < 100, "it looks for ever"
         return take(buffer, most)
 
-    monkeypatch.setattr(streams, "_take", take_a_few_times)
+    monkeypatch.setattr(output, "_take", take_a_few_times)
     out = process.stdout
     with contextlib.suppress(NotReady):
         out.readline(timeout=0)  # from here on, what comes waits to be read

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.programs import proc, start
+from pytest_gvisor.programs import bootstrap, proc
 from pytest_gvisor.sessions import session_folder, stopped_keepers
 
 # Holds its session's lock and does nothing, however often it is made to go on.
@@ -78,7 +78,7 @@ def session(base: str, tmp_path: Path) -> Iterator[Make]:
         pidfd = os.pidfd_open(made[0].pid)
         with open(f"{path}/lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            words = [*flags, start.__file__, str(tmp_path / program), "0", str(pidfd)]
+            words = [*flags, bootstrap.__file__, str(tmp_path / program), "0", str(pidfd)]
             made.append(
                 subprocess.Popen(
                     [sys.executable, *words, path],

@@ -86,10 +86,10 @@ def test_a_package_that_looks_elsewhere_has_its_modules_from_there(
 def test_the_program_finds_its_own_modules_in_its_folder_alone(supply: Supply) -> None:
     """The package as it is installed may be another one."""
     supply.begin()
-    name, folder = "pytest_gvisor.guest.tests.channel", os.path.dirname(byte_code.__file__)
+    name, folder = "pytest_gvisor.guest.tests.link", os.path.dirname(byte_code.__file__)
     own = supply.find_spec(name, [folder])
     assert own is not None
-    assert own.origin == os.path.join(folder, "channel.py")
+    assert own.origin == os.path.join(folder, "link.py")
     assert supply.find_spec(name, ["/another/pytest_gvisor/guest"]) is None
 
 

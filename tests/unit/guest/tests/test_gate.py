@@ -36,7 +36,7 @@ def ends() -> Iterator[tuple[Gate, Gate]]:
 
 
 class Host:
-    """The host's end of a channel, with the commands that it will send."""
+    """The host's end of a link, with the commands that it will send."""
 
     def __init__(self, *commands: dict[str, Any]) -> None:
         self.commands = [*commands]
@@ -66,8 +66,8 @@ def hold(
         known_args_namespace=SimpleNamespace(file_or_dir=[*args]),
         args=["-p", "no:cacheprovider", *args],
     )
-    channel = host if isinstance(host, Host) else Host(host)
-    inner.register(config, cast("Any", channel), path)
+    link = host if isinstance(host, Host) else Host(host)
+    inner.register(config, cast("Any", link), path)
     return config, inner.pytest_load_initial_conftests(config, config.args)
 
 

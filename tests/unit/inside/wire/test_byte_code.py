@@ -81,7 +81,7 @@ def test_what_was_imported_is_stored(module: Path, memory: int) -> None:
         "re",
         "_pytest",
         "_pytest.config",
-        *guests("tests.worker", "tests.channel"),
+        *guests("tests.worker", "tests.link"),
     } <= found
     assert "__main__" not in stored(memory)
 
@@ -104,9 +104,9 @@ def test_what_the_guest_begins_with_is_compiled_where_no_installer_has(
     monkeypatch.setattr(sys, "pycache_prefix", os.fspath(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     byte_code.store(memory, lambda path: True)
-    assert guests("tests.worker", "tests.channel", "tests.program") <= stored(memory)
+    assert guests("tests.worker", "tests.link", "tests.program") <= stored(memory)
     kept = {path.name.partition(".")[0] for path in tmp_path.rglob("*.pyc")}
-    assert {"worker", "channel", "byte_code"} <= kept
+    assert {"worker", "link", "byte_code"} <= kept
 
 
 OTHERS: dict[str, Callable[[Path], object]] = {

@@ -1,4 +1,4 @@
-"""The start of each program of this folder: ``python -I -S start.py PROGRAM ARGUMENTS…``.
+"""The start of each program of this folder: ``python -I -S bootstrap.py PROGRAM ARGUMENTS…``.
 
 With -I -S, site-packages is not on sys.path, so the program's folder stands for the package. Python
 compiles this file each time, and keeps the byte code of the program, which it imports.

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.base.errors import UsageError
-from pytest_gvisor.oci import paths, reach
+from pytest_gvisor.oci import reach, root_paths
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.vocabulary import MountType
 
@@ -38,19 +38,19 @@ def root(tmp_path: Path) -> Path:
 )
 def test_links_are_resolved_as_if_the_root_were_slash(root: Path, path: str, host: str) -> None:
     """No link leads out of the root, neither an absolute one nor one with '..'."""
-    assert paths.resolve(str(root), path, {}).host == str(root / host).rstrip("/")
+    assert root_paths.resolve(str(root), path, {}).host == str(root / host).rstrip("/")
 
 
 def test_a_loop_of_links_ends(root: Path) -> None:
     """Links that go round are not there."""
-    place = paths.resolve(str(root), "/loop/x", {})
+    place = root_paths.resolve(str(root), "/loop/x", {})
     assert place.loop
     assert not place.exists
 
 
 def test_a_bind_mount_covers_what_is_below(root: Path) -> None:
     """Below a bind mount, a path is in the mount's source."""
-    place = paths.resolve(str(root), "/absolute/usr/bin", {"/a": "/"})
+    place = root_paths.resolve(str(root), "/absolute/usr/bin", {"/a": "/"})
     assert (place.host, place.bound, place.exists) == ("//usr/bin", True, True)
 
 
@@ -60,14 +60,14 @@ def bind(source: str, destination: str) -> Mount:
 
 def test_a_mount_through_a_link_covers_what_the_link_leads_to(root: Path) -> None:
     """A point below a mount that was made through a link is looked for in that mount's source."""
-    found = paths.missing(str(root), [bind("/usr", "/absolute"), bind("/usr", "/a/b/c")])
+    found = root_paths.missing(str(root), [bind("/usr", "/absolute"), bind("/usr", "/a/b/c")])
     assert len(found) == 1
     assert "/usr/b/c" in found[0]
 
 
 def test_missing_points_are_named(root: Path) -> None:
     """Each bind mount whose point is not there, or is of the other kind, is reported."""
-    found = paths.missing(
+    found = root_paths.missing(
         str(root),
         [
             bind("/usr", "/a/b"),

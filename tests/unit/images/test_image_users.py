@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import ImageError
-from pytest_gvisor.images.users import find
+from pytest_gvisor.images.image_users import find
 from pytest_gvisor.programs import linux
 
 PASSWD = "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\nbad:x:many:0\n# no\n"

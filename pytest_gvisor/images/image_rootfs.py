@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from pytest_gvisor.base.errors import ImageError, InvalidBundle
 from pytest_gvisor.base.escape import shown
-from pytest_gvisor.images import users
+from pytest_gvisor.images import image_users
 from pytest_gvisor.images.cache import Hold
-from pytest_gvisor.oci import paths
+from pytest_gvisor.oci import root_paths
 from pytest_gvisor.oci.rootfs import Prepared, Rootfs, Says
 from pytest_gvisor.oci.spec import Mount, User, Who
 from pytest_gvisor.oci.vocabulary import MountType, normal
@@ -42,14 +42,14 @@ class ImageRootfs(Rootfs):
         asked = self.says.user if user is None else user
         name = ":".join(map(str, asked)) if isinstance(asked, tuple) else str(asked)
         try:
-            return users.find(self.hold.path, name)
+            return image_users.find(self.hold.path, name)
         except ImageError as error:
             raise ImageError(error.message, image=self.name) from None
 
     def prepare(self, folder: str, *, mounts: Sequence[Mount] = (), **_: object) -> Prepared:
         """See `Rootfs.prepare`."""
         root = os.path.realpath(self.hold.with_points(mounts, folder))  # a home may be a link
-        if found := paths.missing(root, mounts):
+        if found := root_paths.missing(root, mounts):
             raise InvalidBundle(found, where=f"root file system of image {shown(self.name)}")
         taken = {normal(mount.destination) for mount in mounts}
         volumes = [self._volume(path) for path in self.hold.config.volumes if path not in taken]
@@ -59,12 +59,12 @@ class ImageRootfs(Rootfs):
     def _volume(self, path: str) -> Mount:
         """Return a tmpfs for a volume, with the owner and mode of the folder there."""
         options = ["nosuid", "nodev"]
-        place = paths.resolve(self.hold.path, path, {})
+        place = root_paths.resolve(self.hold.path, path, {})
         if os.path.isdir(place.host):
             status = os.lstat(place.host)
             options += [f"mode={status.st_mode & 0o7777:04o}"]
             uid, gid = status.st_uid, status.st_gid
-            if not users.keeps_owners():
+            if not image_users.keeps_owners():
                 # Whose it is in the image is not kept: it is taken to be its user's, or root's
                 # where the image has no such user and the run another one.
                 uid = gid = 0

@@ -64,9 +64,8 @@ def test_it_says_which_version_it_speaks(guest: Guest) -> None:
 @pytest.mark.parametrize("user", sorted({os.getuid(), 65534 if os.getuid() == 0 else os.getuid()}))
 def test_a_program_has_the_default_action_of_each_signal(user: int) -> None:
     """Signals that whoever started the guest ignores are not ignored by its programs."""
-    ignores = (
-        f"import signal, sys; sys.path.insert(0, {str(GUEST.parent)!r}); import main as guest; "
-    )
+    ignores = f"import signal, sys; sys.path.insert(0, {str(GUEST.parent)!r}); "
+    ignores += "import init_process as guest; "
     ignores += "[signal.signal(n, signal.SIG_IGN) for n in (signal.SIGHUP, signal.SIGUSR1)]; "
     guest = Guest(sys.executable, "-c", ignores + "guest.main()")
     try:
@@ -193,7 +192,9 @@ def test_what_is_no_path_is_refused(guest: Guest, bad: str) -> None:
 
 def test_a_running_program_is_never_forgotten() -> None:
     """A kill finds the tree of a program after any number of later starts."""
-    forgetful = f"import sys; sys.path.insert(0, {str(GUEST.parent)!r}); import main as guest; "
+    forgetful = (
+        f"import sys; sys.path.insert(0, {str(GUEST.parent)!r}); import init_process as guest; "
+    )
     guest = Guest(sys.executable, "-c", forgetful + "guest._REMEMBERED = 2; guest.main()")
     mine = str(1000 + secrets.randbelow(10**9) / 10**6)
     try:

@@ -1,8 +1,8 @@
 """The program inside a warm sandbox: starts programs, moves bytes, reaps and kills processes.
 
-The sandbox's first process, and so its init. It is started as ``python3 -I -S -E main.py`` with one
-end of a socket pair as descriptor 0. It speaks `frames` with the host until that closes. Needs
-Python 3.8 and the standard library alone.
+The sandbox's first process, and so its init. It is started as ``python3 -I -S -E init_process.py``
+with one end of a socket pair as descriptor 0. It speaks `frames` with the host until that closes.
+Needs Python 3.8 and the standard library alone.
 
 The socket pair is not a matter of taste. On releases of gVisor up to 2024, any process of the same
 user can open a pipe by /proc/1/fd/0. It also makes itself undumpable, so that no program without

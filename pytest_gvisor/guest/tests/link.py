@@ -25,7 +25,7 @@ _HELD = 0.01
 """Seconds for which they are held back together: the host has something to report meanwhile."""
 
 
-class Channel:
+class Link:
     """The socket to the host, moved out of the way of everything that a test may do.
 
     Output outside of a test goes to descriptors 1 and 2, one pipe that the host keeps the end of.

@@ -8,8 +8,8 @@ from __future__ import annotations
 import io
 from typing import Any, TextIO, cast
 
-from pytest_gvisor.guest.tests.channel import Channel
 from pytest_gvisor.guest.tests.debugger import Debugger
+from pytest_gvisor.guest.tests.link import Link
 
 
 class Terminal(io.TextIOBase):
@@ -17,8 +17,8 @@ class Terminal(io.TextIOBase):
 
     encoding = "utf-8"
 
-    def __init__(self, channel: Channel, words: TextIO, debugger: Debugger) -> None:
-        self._channel = channel
+    def __init__(self, link: Link, words: TextIO, debugger: Debugger) -> None:
+        self._link = link
         self._words = words
         self._debugger = debugger
         self.relayed = False
@@ -41,7 +41,7 @@ class Terminal(io.TextIOBase):
         if self._debugger.reports:
             self.say(text)
         elif self.relayed and text:
-            self._channel.send("terminal", text=text)
+            self._link.send("terminal", text=text)
         elif self.in_test:
             self.say(text)
         return len(text)
