@@ -249,20 +249,20 @@ NUMBERS = [
     ("workloads.md", f"default {DEFAULTS.max_output // MIB} MiB; at most twice that"),
     ("workloads.md", f"its last runs, {MAX_RECORDS} at most"),
     ("inside.md", f"deadline of one test, default {DEFAULTS.timeout:g}"),
-    ("inside.md", f"may send {coverage_data.MOST_BYTES // GIB} GiB of such messages"),
+    ("inside-plugins.md", f"may send {coverage_data.MOST_BYTES // GIB} GiB of such messages"),
     (
-        "inside.md",
+        "inside-different.md",
         (
             f"keeps {session_bounds.MOST_WARNINGS:,} warnings of a session, "
             f"and {session_bounds.MOST_TEXT // MIB} MiB"
         ),
     ),
-    ("inside.md", f"at most {fields._MOST_EXTRAS:,} of them"),
+    ("inside-plugins.md", f"at most {fields._MOST_EXTRAS:,} of them"),
     ("inside.md", f"shown one by one, {visible._MOST_ENTRIES} at most"),
     ("inside.md", f"retention applies. {returned.MOST_OF_FAILED // MIB} MiB a sandbox"),
     ("inside.md", f"a path of more than {returns._LONGEST_PATH:,} bytes"),
     ("inside.md", f"keeps {landing.MOST_FILES:,} files and {anchors.MOST_BYTES // GIB} GiB"),
-    ("inside.md", f"names up to {ahead.MOST} tests ahead"),
+    ("inside-different.md", f"names up to {ahead.MOST} tests ahead"),
     ("internals.md", f"at most {frames.MAX_JSON // 1024} KiB of JSON"),
     ("sandbox.md", f"A forward has {forward.MOST} connections at once"),
     ("sandbox.md", f"A snapshot has at most {connected.LARGEST // GIB} GiB"),
@@ -282,8 +282,8 @@ WORDS = [
     ("images.md", "ten minutes", LIMITS.max_seconds, 600),
     ("images.md", "says nothing for two minutes", docker._SILENCE, 120),
     ("cli.md", "It takes three seconds at most", session_folder.SWEEP_BUDGET, 3),
-    ("inside.md", "and 50 million lines or jumps", coverage_data.MOST_ENTRIES, 50_000_000),
-    ("inside.md", "If three sandboxes in a row", session._MAX_FALSE_STARTS, 3),
+    ("inside-plugins.md", "and 50 million lines or jumps", coverage_data.MOST_ENTRIES, 50_000_000),
+    ("inside-different.md", "If three sandboxes in a row", session._MAX_FALSE_STARTS, 3),
     ("sandbox.md", "cannot confirm within two seconds", process.KILL_CONFIRM, 2),
 ]
 

@@ -1,4 +1,4 @@
-"""The table of plugins in docs/inside.md has at least fifty, each with a test or a tiny project."""
+"""The table of plugins in its page has at least fifty, each with a test or a tiny project."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ _PROJECT = "`make ecosystem`"
 
 def _rows() -> list[tuple[str, str]]:
     """The first and the last cell of each row."""
-    _, _, rest = (CHECKOUT / "docs/inside.md").read_text().partition("\n## Plugins\n")
+    _, _, rest = (CHECKOUT / "docs/inside-plugins.md").read_text().partition("\n## Plugins\n")
     lines = rest.partition("\n## ")[0].splitlines()
     cells = [line.strip("|").split("|") for line in lines if line.startswith("| ")]
     return [(row[0].strip(), row[-1].strip()) for row in cells[1:]]

@@ -94,7 +94,7 @@ def find(config: pytest.Config, items: Sequence[pytest.Item]) -> str:
     return (
         "plugins that sum up on the host, and have no bridge for what they gather in tests inside: "
         f"{escape(', '.join(sorted(named)[:_MOST]))}{more}. Their summaries and files may lack "
-        'these tests: see "Plugins" in docs/inside.md.'
+        'these tests: see "Plugins" in docs/inside-plugins.md.'
     )
 
 
