@@ -111,7 +111,10 @@ class HostRootfs(Rootfs):
     """The host's system folders and the running Python, read-only."""
 
     whole: bool = False
-    """Whether nothing of them is hidden: see `system_folders`."""
+    """Whether nothing of them is hidden, and ``localhost`` is what it is on the host.
+
+    See `system_folders`.
+    """
 
     def prepare(
         self,
@@ -139,7 +142,8 @@ class HostRootfs(Rootfs):
                 root = _made_once(shared, system)
                 if not root_paths.missing(root, made.mounts):
                     return made._replace(root_path=root)
-            skeleton.make(made.root_path, system.links, account)
+            names = skeleton.ipv6_names_here() if self.whole else skeleton.IPV6_LOOPBACK
+            skeleton.make(made.root_path, system.links, account, ipv6_names=names)
             make_points(made.root_path, made.mounts)
         return made
 

@@ -30,13 +30,16 @@ _OPEN: Final = frozenset({"tmp", "var/tmp", "run/lock"})
 _LINKS: Final = (("etc/mtab", "/proc/mounts"), ("var/run", "/run"), ("var/lock", "/run/lock"))
 
 _GENERATED: Final = {
-    "etc/hosts": "127.0.0.1\tlocalhost gvisor\n::1\tlocalhost ip6-localhost ip6-loopback\n",
+    "etc/hosts": "127.0.0.1\tlocalhost gvisor\n",
     "etc/hostname": "gvisor\n",
     "etc/host.conf": "multi on\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n"
     "networks: files\nprotocols: files\nservices: files\n",
     "etc/resolv.conf": "",
 }
+
+IPV6_LOOPBACK: Final = "localhost", "ip6-localhost", "ip6-loopback"
+"""The names of ``::1`` in /etc/hosts."""
 
 # Of the host's /etc: what programs read when they start.
 _COPIED: Final = (
@@ -83,10 +86,13 @@ def make(
     folder: str,
     links: Sequence[tuple[str, str]],
     account: accounts.Account | None = None,
+    *,
+    ipv6_names: Sequence[str] = IPV6_LOOPBACK,
 ) -> None:
     """Make the skeleton in this folder, which must not exist.
 
-    It has these links, and no mount points yet. The account has entries in /etc.
+    It has these links, and no mount points yet. The account has entries in /etc, and so has ``::1``
+    with these names.
     """
     _folder(folder)
     for name in _FOLDERS:
@@ -96,12 +102,25 @@ def make(
     for name, target in (*links, *_LINKS):
         point(folder, os.path.dirname(name), is_folder=True)
         os.symlink(target, f"{folder}/{name}")
-    for path, text in {**_GENERATED, **accounts.files(account)}.items():
+    texts = {**_GENERATED, **accounts.files(account)}
+    if ipv6_names:
+        texts["etc/hosts"] += f"::1\t{' '.join(ipv6_names)}\n"
+    for path, text in texts.items():
         write(f"{folder}/{path}", text.encode("utf-8", "surrogateescape"))
     for name in _COPIED:
         for path in glob.glob(f"/etc/{name}"):
             point(folder, os.path.dirname(path), is_folder=True)
             _copy(path, folder)
+
+
+def ipv6_names_here(hosts: str = "/etc/hosts") -> list[str]:
+    """Return the names of ``::1`` that the host has of those in /etc/hosts of a sandbox."""
+    names: set[str] = set()
+    with contextlib.suppress(OSError), open(hosts, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            address, *named = [*line.partition("#")[0].split(), ""]
+            names.update(named if address == "::1" else ())
+    return [name for name in IPV6_LOOPBACK if name in names]
 
 
 def point(root: str, path: str, *, is_folder: bool) -> None:

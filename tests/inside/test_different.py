@@ -173,7 +173,8 @@ def test_variables_of_pytest_mean_inside_what_they_mean_on_the_host(
             subprocess.run([sys.executable, "-c", "import of_the_project"], cwd="/", check=True)
         """,
     )
-    project.runpytest_subprocess(*options, "-n1").assert_outcomes(passed=1)
+    # No fixture of ours is of a kind that pytest warns of.
+    project.runpytest_subprocess(*options, "-n1", "-W", "error").assert_outcomes(passed=1)
 
 
 def test_there_is_no_network(project: pytest.Pytester, run_inside: RunInside) -> None:

@@ -67,7 +67,7 @@ def test_flags_and_names_are_those_of_the_host(project: pytest.Pytester) -> None
     options = ["-m", "pytest", "--in-gvisor", "--gvisor-strict", "-p", "no:cacheprovider"]
     project.makepyfile(
         f"""
-        import argparse, multiprocessing, os, sys, __main__
+        import argparse, inspect, multiprocessing, os, sys, __main__
 
         def test_flags():
             flags = sys.flags.optimize, sys.flags.dont_write_bytecode, sys.flags.dev_mode
@@ -80,7 +80,10 @@ def test_flags_and_names_are_those_of_the_host(project: pytest.Pytester) -> None
             assert sys.orig_argv[1:] == {[*flags, *options]!r}
             assert sys.argv[1:] == {options[2:]!r}
             assert sys.argv[0] == __main__.__file__
-            assert __main__.__spec__.name == "pytest.__main__"
+            spec, loader = __main__.__spec__, __main__.__loader__
+            assert (spec.name, loader.name) == ("pytest.__main__", "pytest.__main__")
+            assert spec.loader is loader and spec.has_location
+            assert inspect.getsource(__main__) == loader.get_source(spec.name)
             assert "worker" not in argparse.ArgumentParser().prog
 
         def test_spawned():

@@ -15,6 +15,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -58,18 +59,22 @@ class LeftOut:
 
 
 def xdist_fixtures(ids: dict[str, str]) -> object:
-    """Return a plugin whose fixtures have the values that xdist's have on the host."""
+    """Return a plugin whose fixtures have the values that xdist's have on the host.
 
-    class Fixtures:
-        @pytest.fixture(scope="session")
-        def worker_id(self) -> str:
-            return ids["worker_id"]
+    A module, because pytest warns of a session's fixture that is a method since 9.2.
+    """
 
-        @pytest.fixture(scope="session")
-        def testrun_uid(self) -> str:
-            return ids["testrun_uid"]
+    @pytest.fixture(scope="session")
+    def worker_id() -> str:
+        return ids["worker_id"]
 
-    return Fixtures()
+    @pytest.fixture(scope="session")
+    def testrun_uid() -> str:
+        return ids["testrun_uid"]
+
+    plugin = ModuleType("gvisor_xdist_fixtures")
+    vars(plugin).update(worker_id=worker_id, testrun_uid=testrun_uid)
+    return plugin
 
 
 class Junit:

@@ -21,7 +21,7 @@ from typing import Any
 def assume(
     argv: Iterable[str], orig_argv: Iterable[str], file: str | None, module: str | None
 ) -> None:
-    """Take the host's command line, and a ``__main__`` of its name.
+    """Take the host's command line, and a ``__main__`` of its name, with the loader of its file.
 
     It has no file where the sandbox has none of that name.
     """
@@ -31,8 +31,10 @@ def assume(
     main.__dict__["__builtins__"] = builtins
     if file is not None and os.path.exists(file):
         main.__file__ = file
+        main.__loader__ = SourceFileLoader(module or "__main__", file)
         if module is not None:
-            main.__spec__ = ModuleSpec(module, None, origin=file)
+            main.__spec__ = ModuleSpec(module, main.__loader__, origin=file)
+            main.__spec__.has_location = True
             main.__package__ = module.rpartition(".")[0]
     sys.modules["__main__"] = main
 

@@ -1,5 +1,6 @@
 """The interpreter inside: its flags, and the names of its program."""
 
+import importlib.util
 import itertools
 import sys
 import types
@@ -47,7 +48,10 @@ def test_the_program_has_the_names_of_the_host(
     assert inside is not main
     assert getattr(inside, "__file__", None) == (main.__file__ if file else None)
     assert (inside.__spec__ is not None) is named
+    assert (inside.__loader__ is not None) is file
     if named:
+        source = importlib.util.cache_from_source(main.__file__)
+        assert (inside.__spec__.loader, inside.__spec__.cached) == (inside.__loader__, source)
         assert (inside.__spec__.name, inside.__package__) == ("pytest.__main__", "pytest")
 
 

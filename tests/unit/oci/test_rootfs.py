@@ -51,6 +51,30 @@ def test_other_mount_points_never_reach_the_shared_skeleton(
     assert tree(Path(plain.root_path)) == before
 
 
+@pytest.mark.parametrize(
+    ("lines", "names"),
+    [
+        ("127.0.0.1 localhost\n# ::1 localhost\n\n", []),
+        (
+            "::1 ip6-loopback ip6-localhost a.name.of.this.machine\n",
+            ["ip6-localhost", "ip6-loopback"],
+        ),
+        ("::1 ip6-localhost\n::1\tlocalhost # of Fedora\n", ["localhost", "ip6-localhost"]),
+    ],
+)
+def test_localhost_has_an_ipv6_address_where_the_host_gives_it_one(
+    tmp_path: Path, lines: str, names: list[str]
+) -> None:
+    """Without a line there is none, and a name of the machine stays on it."""
+    (tmp_path / "hosts").write_text(lines)
+    found = skeleton.ipv6_names_here(str(tmp_path / "hosts"))
+    assert found == names
+    skeleton.make(str(tmp_path / "root"), (), ipv6_names=found)
+    made = (tmp_path / "root/etc/hosts").read_text().splitlines()[1:]
+    assert made == ([f"::1\t{' '.join(names)}"] if names else [])
+    assert skeleton.ipv6_names_here(str(tmp_path / "none")) == []
+
+
 def test_a_user_has_entries_in_a_skeleton_of_its_own(
     tmp_path: Path, shared: str, tree: Callable[[Path], Any]
 ) -> None:
