@@ -70,7 +70,7 @@ class Project:
                 f"project=True would show all of {shown(self.root)} to the workload",
                 next_step="Set --rootdir to a folder of the project's own, or start there.",
             )
-        held = host_system().holds
+        held = host_system(whole=False).holds
         outside = [path for path in packages.sources() if not skeleton.is_wide(path)]
         found: list[str] = []
         for path in (self.root, *sorted(outside)):

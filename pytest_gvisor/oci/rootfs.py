@@ -273,7 +273,7 @@ def python() -> str:
 
 
 @functools.cache
-def host_system(*, whole: bool = False) -> system_folders.System:
+def host_system(*, whole: bool) -> system_folders.System:
     """Return the host's folders for `host`, as they were when they were first asked for."""
     return system_folders.system(whole=whole)
 

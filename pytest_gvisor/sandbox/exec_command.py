@@ -60,7 +60,7 @@ def command(
     if user is not None:
         asked, home = workload.rootfs.find_user(user)
     who = defaults.parse_user(asked)
-    path = host_system().path if isinstance(workload.rootfs, HostRootfs) else ()
+    path = host_system(whole=False).path if isinstance(workload.rootfs, HostRootfs) else ()
     given = {**workload.env, **(env or {})}
     folder = workload.cwd if cwd is None else os.fspath(cwd)
     strings = (*args, *defaults.environment(given, uid=who.uid, path=path, home=home))

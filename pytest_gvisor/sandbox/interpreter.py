@@ -136,7 +136,7 @@ def _has_it(rootfs: Rootfs, mounts: Sequence[Mount]) -> bool:
     if not isinstance(rootfs, HostRootfs):
         return False
     known = interpreter()
-    binds = [destination for destination, _source in host_system().binds]
+    binds = [destination for destination, _source in host_system(whole=False).binds]
     covered = [mount.destination for mount in mounts]
     return all(
         any(within(folder, bind) for bind in binds)
@@ -227,7 +227,8 @@ def guest(workload: Workload, start: Start, folder: str) -> Workload:
         for point in start.points:
             skeleton.point(points, point, is_folder=True)
         mounts.insert(len(workload.mounts), _bind(points, start.under))
-        hidden = (p for p in host_system().covered() if any(below(p, f) for f in start.points))
+        covered = host_system(whole=False).covered()
+        hidden = (p for p in covered if any(below(p, f) for f in start.points))
         mounts += [cover(start.under + path, path, folder) for path in hidden]
     return dataclasses.replace(
         workload, args=start.argv, env=start.env, cwd="/", user=0, entry=workload.user,

@@ -55,8 +55,8 @@ def test_a_root_of_the_user_s_gets_no_more_of_the_host_than_the_python(
     prefix = interpreter.interpreter().prefix
     project = f"{prefix}/lib/app"
     assert not {"/usr", prefix} & {mount.source for mount in start.mounts}
-    system = host_system()._replace(covers=("/usr/src", project))
-    monkeypatch.setattr(interpreter, "host_system", lambda: system)
+    system = host_system(whole=False)._replace(covers=("/usr/src", project))
+    monkeypatch.setattr(interpreter, "host_system", lambda **_: system)
     monkeypatch.setattr(system_folders, "has_files", {project, "/usr/src"}.__contains__)
     monkeypatch.setattr(skeleton, "write", lambda *_: None)
     workload = make_workload(["guest"], rootfs=directory(tmp_path))
