@@ -1,24 +1,26 @@
-"""The groups of tests inside that share a sandbox, in the order in which they run.
+"""The plans of tests inside, and the groups that share a sandbox, in the order in which they run.
 
-And the requirements of a test, checked before its turn: a platform, and no image.
+A plan is made once, before the first test of the session. What runs a test and what reports it take
+the plan.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import pytest
 
 from pytest_gvisor.base.errors import GvisorError, UsageError
 from pytest_gvisor.base.settings import Isolation, Platform, Settings
 from pytest_gvisor.inside.worker import Worker
-from pytest_gvisor.plugin import markers
-from pytest_gvisor.plugin.placement import plan_key, plan_of
-from pytest_gvisor.plugin.precedence import location, settings_of
-from pytest_gvisor.plugin.skips import fail_misuse
+from pytest_gvisor.plugin import cells, markers
+from pytest_gvisor.plugin.placement import APART, variant_of
+from pytest_gvisor.plugin.precedence import expected_failures, run_settings, settings_of
+from pytest_gvisor.plugin.skips import fail_misuse, location
 
 
 @dataclass(kw_only=True)
@@ -31,8 +33,13 @@ class Group:
     settings: Settings
     user: str
     lifetime: Isolation
-    items: list[pytest.Item] = dataclasses.field(default_factory=list)
+    plans: list[ItemPlan] = dataclasses.field(default_factory=list)
     worker: Worker | None = None
+
+    @property
+    def items(self) -> list[pytest.Item]:
+        """The tests themselves."""
+        return [plan.item for plan in self.plans]
 
     def starts_like(self, other: Group) -> bool:
         """Whether both have a sandbox of a test or a module, which start in the same way."""
@@ -43,64 +50,107 @@ class Group:
         return self is not other and self.lifetime is not Isolation.SESSION and ours == theirs
 
 
-class Seat(NamedTuple):
-    """The place of a test: its number among those of its group."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ItemPlan:
+    """The plan of a test inside: its settings are those of its group."""
+
+    item: pytest.Item
+    name: str
+    """Its name in messages: it tells tests of one node id apart."""
 
     group: Group
     number: int
+    """Its place among the tests of its group."""
+
     position: int
     """Its place among all tests of the session."""
 
+    expected: Mapping[str, str]
+    """The platforms on which its markers expect it to fail, and why."""
 
-seat_key = pytest.StashKey[Seat]()
-_refused_key = pytest.StashKey[bool]()
+    misuse: UsageError | None
+    """The error of its markers: it fails with that when its turn has come."""
+
+    cell: dict[str, Any] | None
+    """Its cell of the matrix; None if its markers make none."""
+
+    def require_platform(self) -> Platform:
+        """Return the platform. Skips or fails the test if a requirement is missing."""
+        if isinstance(self._verdict, BaseException):
+            raise self._verdict
+        return self._verdict
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the host will skip or fail the test, so that it must not run ahead inside."""
+        return isinstance(self._verdict, BaseException)
+
+    @functools.cached_property
+    def _verdict(self) -> Platform | BaseException:
+        try:
+            return self._choose_platform()
+        except (pytest.skip.Exception, pytest.fail.Exception, GvisorError) as error:
+            return error
+
+    def _choose_platform(self) -> Platform:
+        item, settings = self.item, self.group.settings
+        with fail_misuse():
+            if self.misuse is not None:
+                raise self.misuse
+            if settings.image is not None:  # its Python is the host's
+                raise UsageError(
+                    f"{location(item)}: a test inside runs with the host's Python and system "
+                    f"folders, and image={settings.image!r} is asked for",
+                    next_step="Say @pytest.mark.gvisor(image=None) for it, or run a program of the "
+                    "image with the gvisor fixture.",
+                )
+        markers.check_requirements(item, settings)
+        asked, in_gvisor = self.group.platform, bool(item.config.getoption("in_gvisor"))
+        platform = markers.choose_platform(item, settings, asked, in_gvisor=in_gvisor)
+        if platform is Platform.KVM:  # whose devices may hang a sandbox for ever
+            return self.try_platform(platform)
+        return platform
+
+    def try_platform(self, platform: Platform) -> Platform:
+        """Return the platform. Skips or fails the test if it does not work."""
+        item, settings = self.item, self.group.settings
+        chosen = run_settings(item.config).platforms
+        # Of several platforms, and of one that a marker names, not all need to work.
+        only = len(chosen) < 2 and settings.platforms == chosen
+        in_gvisor = only and bool(item.config.getoption("in_gvisor"))
+        markers.check_platform(item, settings, platform, in_gvisor=in_gvisor)
+        return platform
+
+
+plan_key = pytest.StashKey[ItemPlan]()
 
 
 def planned(items: Sequence[pytest.Item], isolation: Isolation) -> list[Group]:
-    """Give each test inside its place beside those that share its sandbox; return the groups."""
+    """Make the plan of each test inside, beside those that share its sandbox; return the groups."""
     groups: dict[tuple[Platform | None, Settings, str, str], Group] = {}
     for position, item in enumerate(items):
-        plan = plan_of(item)
-        if plan is None:
+        variant = variant_of(item)
+        if variant is None:
             continue
+        settings, misuse = Settings(), None
         try:
             settings = settings_of(item)
-        except UsageError:  # it fails when its turn has come
-            settings = Settings()
-        lifetime = Isolation.TEST if plan.fresh else isolation
+        except UsageError as error:
+            misuse = error
+        lifetime = Isolation.TEST if variant.fresh else isolation
         names = {Isolation.MODULE: str(item.path), Isolation.TEST: str(position)}
-        fresh = Group(platform=plan.platform, settings=settings, user=plan.user, lifetime=lifetime)
-        key = plan.platform, settings, plan.user, names.get(lifetime, "")
-        group = groups.setdefault(key, fresh)
-        item.stash[seat_key] = Seat(group, len(group.items), position)
-        group.items.append(item)
+        platform, user = variant.platform, variant.user
+        fresh = Group(platform=platform, settings=settings, user=user, lifetime=lifetime)
+        group = groups.setdefault((platform, settings, user, names.get(lifetime, "")), fresh)
+        plan = item.stash[plan_key] = ItemPlan(
+            item=item,
+            name=getattr(item, APART, variant.inner),
+            group=group,
+            number=len(group.plans),
+            position=position,
+            expected=expected_failures(item),
+            misuse=misuse,
+            cell=None if misuse else cells.cell_of(item, settings),
+        )
+        group.plans.append(plan)
     return list(groups.values())
-
-
-def is_refused(item: pytest.Item) -> bool:
-    """Whether the host will skip or fail a test, so that it must not run ahead inside."""
-    if _refused_key not in item.stash:
-        try:
-            require_platform(item)
-            item.stash[_refused_key] = False
-        except (pytest.skip.Exception, pytest.fail.Exception, GvisorError):
-            item.stash[_refused_key] = True
-    return item.stash[_refused_key]
-
-
-def require_platform(item: pytest.Item, *, examine: bool = False) -> Platform:
-    """Return the platform of a test. Skips or fails the test if a requirement is missing."""
-    with fail_misuse():
-        settings = settings_of(item)
-        if settings.image is not None:  # its Python is the host's
-            raise UsageError(
-                f"{location(item)}: a test inside runs with the host's Python and system folders, "
-                f"and image={settings.image!r} is asked for",
-                next_step="Say @pytest.mark.gvisor(image=None) for it, or run a program of the "
-                "image with the gvisor fixture.",
-            )
-    markers.check_requirements(item)
-    platform = markers.choose_platform(item, settings, item.stash[plan_key].platform)
-    if examine or platform is Platform.KVM:
-        markers.check_platform(item, settings, platform)
-    return platform

@@ -232,7 +232,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """Run a test inside, in place of pytest's own protocol."""
-    if placement.plan_key not in item.stash:
+    if placement.variant_key not in item.stash:
         return None
     config = item.config
     if _session_key not in config.stash:
@@ -288,7 +288,7 @@ def pytest_testnodedown(node: Any) -> None:
 @pytest.hookimpl(tryfirst=True, optionalhook=True)
 def pytest_timeout_set_timer(item: pytest.Item) -> bool | None:
     """Leave a test's timer to the pytest-timeout inside: a signal here would hit our loop."""
-    return True if placement.plan_key in item.stash else None
+    return True if placement.variant_key in item.stash else None
 
 
 pytest_timeout_cancel_timer = pytest_timeout_set_timer

@@ -19,15 +19,14 @@ from pytest_gvisor.inside.back.returned import Agreed, Taker, agree, basetemp
 from pytest_gvisor.inside.boot import early
 from pytest_gvisor.inside.boot.copies import Copies
 from pytest_gvisor.inside.boot.start import Inside, collect, plan
-from pytest_gvisor.inside.groups import Group, is_refused, planned, require_platform, seat_key
+from pytest_gvisor.inside.groups import Group, ItemPlan, plan_key, planned
 from pytest_gvisor.inside.plugins import Bridges, allure, unbridged
 from pytest_gvisor.inside.wire import reports
 from pytest_gvisor.inside.wire.link import Link
 from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 from pytest_gvisor.inside.worker import Worker
 from pytest_gvisor.plugin import cells
-from pytest_gvisor.plugin.placement import APART, FIELDS, plan_key
-from pytest_gvisor.plugin.precedence import expected_failures
+from pytest_gvisor.plugin.placement import FIELDS
 
 _MAX_FALSE_STARTS = 3
 _STOPS = (KeyboardInterrupt, pytest.exit.Exception)
@@ -54,7 +53,7 @@ class InsideSession:
         self.copies = Copies(self._config)
         self._config.pluginmanager.register(self.copies)
         self._groups = planned(session.items, isolation)
-        self._following: pytest.Item | None = None
+        self._following: ItemPlan | None = None
         self._leaving: Link | None = None
         """The sandbox that ended last, and may still be being removed."""
 
@@ -63,16 +62,15 @@ class InsideSession:
 
     def run(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
         """Run the whole protocol of one test inside."""
-        group, self._following = item.stash[seat_key].group, nextitem
-        hook = item.ihook
+        plan, hook, ended, lost = item.stash[plan_key], item.ihook, False, None
+        self._following = None if nextitem is None else nextitem.stash.get(plan_key, None)
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        platform = self._find_platform(item)
-        ended, lost = False, None
+        platform = _set_up(item, plan.require_platform)
         if platform is not None:
-            ids = self._ids(item, nextitem)
-            ended, lost = self._run_in_group(item, group, platform, ids)
-            if not ids.upcoming and group.lifetime is not Isolation.SESSION:
-                self._finish_group(group)
+            ids = self._ids(plan, nextitem)
+            ended, lost = self._run_in_group(plan, platform, ids)
+            if not ids.upcoming and plan.group.lifetime is not Isolation.SESSION:
+                self._finish_group(plan.group)
         self._tear_down_here(item, nextitem)
         allure.settle(item, ended=ended, lost=lost)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
@@ -90,9 +88,10 @@ class InsideSession:
             _log_phase(item, call)
 
     def _run_in_group(
-        self, item: pytest.Item, group: Group, platform: Platform, ids: ahead.Ids
+        self, plan: ItemPlan, platform: Platform, ids: ahead.Ids
     ) -> tuple[bool, pytest.TestReport | None]:
         """Run a test inside; return whether it came to its end there, and else its last report."""
+        item, group = plan.item, plan.group
         worker = group.worker = group.worker or self._worker(group, platform)
         began = time.monotonic()
         failure = worker.start()
@@ -100,12 +99,14 @@ class InsideSession:
         # A sandbox that starts shows that its platform works; one that does not is looked into.
         if not failure:
             self._working.add(tried)
-        elif tried not in self._working and self._find_platform(item, examine=True) is None:
+        elif tried not in self._working and not _set_up(
+            item, functools.partial(plan.try_platform, platform)
+        ):
             return False, None
         self._count_start(item, group, failure)
-        fresh, reason, last, hook = None, None, None, item.ihook
-        if not self._config.getoption("runxfail", False):
-            reason = expected_failures(item).get(platform)
+        fresh, last, hook = None, None, item.ihook
+        runs_xfail = self._config.getoption("runxfail", False)
+        reason = None if runs_xfail else plan.expected.get(platform)
         spent = time.monotonic() - began
         made_up = [reports.made_up(item, "setup", failure, spent)] if failure else []
         self._prepare_next(group)
@@ -116,10 +117,10 @@ class InsideSession:
             fresh, worker.fresh = worker.fresh or fresh, None
             seconds = None if fresh is None else fresh.supervisor.start
             shown = worker.used if report.failed else fresh
-            record = None if shown is None else shown.record
-            cells.attach_inside_cell(
-                item, report, starts=[] if seconds is None else [seconds], record=record
-            )
+            record = shown.record if shown is not None and group.settings.report else None
+            if plan.cell is not None:
+                starts = [] if seconds is None else [seconds]
+                cells.attach_inside_cell(report, plan.cell, starts=starts, record=record)
             hook.pytest_runtest_logreport(report=report)
             last = report
         return (True, None) if worker.ended and not failure else (False, last)
@@ -134,61 +135,35 @@ class InsideSession:
         if self._false_starts[kind] >= _MAX_FALSE_STARTS:
             item.session.shouldstop = "three sandboxes in a row ended before their first test"
 
-    def _find_platform(self, item: pytest.Item, *, examine: bool = False) -> Platform | None:
-        """Return the platform of a test; after a skip or failure, report it and return None.
-
-        Only where ``examine`` says so, and for kvm, whose devices may hang a sandbox for ever, is
-        it tried first.
-        """
-        call = pytest.CallInfo.from_call(
-            lambda: require_platform(item, examine=examine), when="setup", reraise=_STOPS
-        )
-        if call.excinfo is None:
-            return call.result
-        teardown = pytest.CallInfo.from_call(lambda: None, when="teardown")
-        for phase in (call, teardown):
-            _log_phase(item, phase)
-        return None
-
-    def _ids(self, item: pytest.Item, nextitem: pytest.Item | None) -> ahead.Ids:
-        """Return the node ids inside of a test and of those after it: their fixtures stay set
-        up.
-        """
-        room = self._room(item)
-        upcoming = [*itertools.islice(self._upcoming(item, nextitem), room + 1)]
+    def _ids(self, plan: ItemPlan, nextitem: pytest.Item | None) -> ahead.Ids:
+        """Return the names of a test and of those after it: their fixtures stay set up."""
+        most = self._most_ahead(plan.group)
+        following = [] if nextitem is None else self._upcoming(plan)
+        upcoming = [*itertools.islice(following, most + 1)]
         sure = 0
         # A worker of xdist does not know the test after the next one.
-        if upcoming[:1] == [nextitem] and not hasattr(self._config, "workerinput"):
-            after = item.stash[seat_key].position + 1
-            pairs = zip(upcoming, item.session.items[after : after + room], strict=False)
-            sure = len([*itertools.takewhile(lambda pair: pair[0] is pair[1], pairs)])
-        return ahead.Ids(
-            inner=_name(item),
-            upcoming=tuple(map(_name, upcoming)),
-            sure=sure,
-        )
+        if upcoming[:1] == [self._following] and not hasattr(self._config, "workerinput"):
+            places = enumerate(upcoming[:most], plan.position + 1)
+            sure = len([*itertools.takewhile(lambda pair: pair[1].position == pair[0], places)])
+        names = tuple(other.name for other in upcoming)
+        return ahead.Ids(inner=plan.name, upcoming=names, sure=sure)
 
-    def _room(self, item: pytest.Item) -> int:
-        """Return how many tests may be named to the sandbox of this one ahead."""
-        group = item.stash[seat_key].group
+    def _most_ahead(self, group: Group) -> int:
+        """Return how many tests may be named ahead to the sandbox of a group."""
         writable, live = bool(self._inside.writable), "live log" in self._bridges.names
         most = ahead.most(self._config, group.settings, writable=writable, live=live)
         return min(most, 1 if group.worker is None else group.worker.ahead.room)
 
-    def _upcoming(self, item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[pytest.Item]:
+    def _upcoming(self, plan: ItemPlan) -> Iterator[ItemPlan]:
         """Yield the tests after this one in its sandbox that the host will not skip or fail.
 
         Under xdist nobody knows what comes after the next test.
         """
-        group, number, _position = item.stash[seat_key]
-        if nextitem is None:
-            return
-        others: Iterable[pytest.Item]
-        others = (group.items[i] for i in range(number + 1, len(group.items)))
+        plans, following = plan.group.plans, self._following
+        others: Iterable[ItemPlan] = (plans[i] for i in range(plan.number + 1, len(plans)))
         if hasattr(self._config, "workerinput"):
-            seat = nextitem.stash.get(seat_key, None)
-            others = [nextitem] if seat is not None and seat.group is group else []
-        yield from (other for other in others if not is_refused(other))
+            others = [following] if following is not None and following.group is plan.group else []
+        yield from (other for other in others if not other.is_refused)
 
     def _worker(self, group: Group, platform: Platform) -> Worker:
         return Worker(
@@ -239,11 +214,10 @@ class InsideSession:
 
     def _prepare_next(self, group: Group) -> None:
         """Start the next test's sandbox, if it has one of its own that is a copy like this one."""
-        following = self._following
-        seat = None if following is None else following.stash.get(seat_key, None)
-        if seat is None or seat.group.worker is not None or not seat.group.starts_like(group):
+        plan = self._following
+        if plan is None or plan.group.worker is not None or not plan.group.starts_like(group):
             return
-        if following is not None and not is_refused(following):
+        if not plan.is_refused:
             self.copies.prepare()
 
     def _show(self) -> Callable[[bytes], None] | None:
@@ -297,10 +271,14 @@ class InsideSession:
         unbridged.keep_snapshots(self._config, items)
 
 
-def _name(item: pytest.Item) -> str:
-    """Return the name of a test in messages: it tells tests of one node id apart."""
-    name: str = getattr(item, APART, item.stash[plan_key].inner)
-    return name
+def _set_up(item: pytest.Item, require: Callable[[], Platform]) -> Platform | None:
+    """Return the platform of a test; after a skip or failure, report it and return None."""
+    call = pytest.CallInfo.from_call(require, when="setup", reraise=_STOPS)
+    if call.excinfo is None:
+        return call.result
+    for phase in (call, pytest.CallInfo.from_call(lambda: None, when="teardown")):
+        _log_phase(item, phase)
+    return None
 
 
 def _log_phase(item: pytest.Item, call: pytest.CallInfo[Any]) -> None:

@@ -27,7 +27,7 @@ from pytest_gvisor.inside.view.configuration import measuring
 from pytest_gvisor.inside.wire import fields, reports, rules
 from pytest_gvisor.inside.wire.link import Died, Hangs, Link, gone
 from pytest_gvisor.inside.wire.session_bounds import SessionBounds
-from pytest_gvisor.plugin.placement import plan_key
+from pytest_gvisor.plugin.placement import variant_key
 from pytest_gvisor.run.budget import MOST_MESSAGES, Budget
 from pytest_gvisor.sessions import places
 
@@ -174,7 +174,7 @@ class Worker:
             kind = message["type"]
             if kind == "bridge":
                 over = "teardown" in progress.reported
-                self._bridges.take(message, rules.Sender(item, item.stash[plan_key].inner, over))
+                self._bridges.take(message, rules.Sender(item, item.stash[variant_key].inner, over))
                 continue
             if kind not in _OF_A_TEST:
                 self._common(message, item.nodeid)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_gvisor.base.setting_table import SETTINGS
-from pytest_gvisor.plugin.placement import native_key, plan_of
+from pytest_gvisor.plugin.placement import native_key, variant_of
 
 if TYPE_CHECKING:
     from pytest_gvisor.base.settings import Settings
@@ -27,13 +27,13 @@ def command(item: pytest.Item, settings: Settings, platform: str, *more: str) ->
 
     ``platform`` is the one that the test runs on; ``auto`` where nobody has chosen one.
     """
-    config, plan = item.config, plan_of(item)
+    config, variant = item.config, variant_of(item)
     if native_key in item.stash:
         words = [_from_here(config, item.stash[native_key]), "--no-gvisor"]
         return shlex.join([*_PYTEST, *words, *more])
-    own = _from_here(config, item.nodeid if plan is None else plan.inner)
+    own = _from_here(config, item.nodeid if variant is None else variant.inner)
     marked = item.get_closest_marker("in_gvisor") is not None
-    words = _words(config, settings, platform, inside=plan is not None, marked=marked)
+    words = _words(config, settings, platform, inside=variant is not None, marked=marked)
     return shlex.join([*_PYTEST, own, *words, *more])
 
 

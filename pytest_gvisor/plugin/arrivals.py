@@ -17,19 +17,28 @@ class Arrivals:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
+        self._has_roster = False
 
-    @pytest.hookimpl
+    @pytest.hookimpl(tryfirst=True)  # before a worker sends the report
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Make the matrix if a report, perhaps a worker's, has data for it."""
+        manager = self._config.pluginmanager
         # xdist reports a test whose worker was lost by a phase of this name.
-        if hasattr(report, "gvisor_cell") or str(report.when) == "???":
-            from pytest_gvisor.plugin import matrix  # noqa: PLC0415 -- idle costs nothing
+        if not hasattr(report, "gvisor_cell") and str(report.when) != "???":
+            return
+        from pytest_gvisor.plugin import cells, matrix  # noqa: PLC0415 -- idle costs nothing
 
-            known = self._config.pluginmanager.has_plugin(matrix.NAME)
-            collector = matrix.ensure(self._config)
+        known = manager.has_plugin(matrix.NAME)
+        collector = matrix.ensure(self._config)
+        if collector is None:
+            # The controller collects nothing itself: once, it is told what there is to run.
+            if not self._has_roster:
+                self._has_roster = True
+                session: Any = manager.get_plugin("session")
+                vars(report)[cells.ROSTER] = cells.roster(session)
+        elif not known:
             # The call of this hook that is under way does not reach what is registered in it.
-            if collector is not None and not known:
-                collector.pytest_runtest_logreport(report)
+            collector.pytest_runtest_logreport(report)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:

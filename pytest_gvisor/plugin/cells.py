@@ -18,7 +18,7 @@ from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.setting_values import NATIVE
 from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.plugin.again import command
-from pytest_gvisor.plugin.placement import in_matrix, native_key, params_of, plan_of
+from pytest_gvisor.plugin.placement import in_matrix, native_key, params_of, variant_of
 from pytest_gvisor.plugin.precedence import RELEASE_FIXTURE, run_settings, settings_of
 from pytest_gvisor.plugin.skips import missing_requirement
 from pytest_gvisor.plugin.stash import engine_of, harnesses, has_failed, platform_key, take_runs
@@ -34,7 +34,6 @@ ROSTER = "gvisor_roster"
 _FEW_RUNS = 1
 _MANY_RUNS = 5
 _cell_key = pytest.StashKey[dict[str, Any] | None]()
-_roster_key = pytest.StashKey[bool]()
 
 
 def attach_cell(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
@@ -58,51 +57,52 @@ def attach_cell(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.Te
             many = _MANY_RUNS if has_failed(item) or report.failed else _FEW_RUNS
             data["runs"] = [run_of(record) for record in records[-many:]]
         _add_properties(report, data)
-    _add_to_report(item, report, data)
+    vars(report)[CELL] = data
 
 
 def attach_inside_cell(
-    item: pytest.Item, report: pytest.TestReport, *, starts: Sequence[float], record: Record | None
+    report: pytest.TestReport,
+    cell: dict[str, Any],
+    *,
+    starts: Sequence[float],
+    record: Record | None,
 ) -> None:
     """Attach the sandbox's data to a report of a test inside.
 
-    ``starts`` are the seconds that each start for this test has taken. ``record`` is of the sandbox
-    whose details are shown.
+    ``starts`` are the seconds that each start for this test has taken. ``record`` is of a sandbox
+    whose details the report files have.
     """
-    cell = cell_of(item)
-    if cell is None:
-        return
     data = {**cell, "starts_ms": _milliseconds(starts)}
-    if record is not None and run_settings(item.config).report:
+    if record is not None:
         data["runs"] = [run_of(record)]
     if report.when == "teardown":
         _add_properties(report, data)
-    _add_to_report(item, report, data)
+    vars(report)[CELL] = data
 
 
-def cell_of(item: pytest.Item) -> dict[str, Any] | None:
-    """Return a test's cell, and the command that repeats it; None for a test without a cell."""
-    if item.stash.get(_cell_key, None) is None:
+def cell_of(item: pytest.Item, settings: Settings | None = None) -> dict[str, Any] | None:
+    """Return a test's cell, and the command that repeats it; None for a test without a cell.
+
+    ``settings`` are the test's, where they are known.
+    """
+    if item.stash.get(_cell_key, None) is None and (in_matrix(item) or harnesses(item)):
         try:
-            item.stash[_cell_key] = _make_cell(item)
+            item.stash[_cell_key] = _make_cell(item, settings or settings_of(item))
         except UsageError:  # of a marker: it is this test's failure, and pytest reports it
             item.stash[_cell_key] = None
-    return item.stash[_cell_key]
+    return item.stash.get(_cell_key, None)
 
 
-def _make_cell(item: pytest.Item) -> dict[str, Any] | None:
-    plan, params = plan_of(item), params_of(item)
-    if not in_matrix(item) and not harnesses(item):
-        return None
-    settings = settings_of(item)
+def _make_cell(item: pytest.Item, settings: Settings) -> dict[str, Any]:
+    variant, params = variant_of(item), params_of(item)
     if native_key in item.stash:
         row, platform, binary = item.stash[native_key], NATIVE, ["", ""]
         release = network = ""
     else:
-        asked = params.get("gvisor_platform") if plan is None else plan.platform
+        asked = params.get("gvisor_platform") if variant is None else variant.platform
         platform, *binary = _binary(item, settings, asked)
         release, network = settings.label, settings.network.value
-        row = item.nodeid if plan is None else plan.inner
+        row = item.nodeid if variant is None else variant.inner
         # A project's own fixture of this name may have parameters that are no platforms.
         for name, word in (("gvisor_platform", platform), (RELEASE_FIXTURE, release)):
             if word and params.get(name) == word:
@@ -157,15 +157,6 @@ def strip_platform(nodeid: str, platform: str) -> str:
         return nodeid
     left = "-".join(filter(None, (before[1:], after[:-1])))
     return f"{path}{colons}{head}" + (f"[{left}]" if left else "")
-
-
-def _add_to_report(item: pytest.Item, report: pytest.TestReport, data: dict[str, Any]) -> None:
-    config = item.config
-    vars(report)[CELL] = data
-    if hasattr(config, "workerinput") and not config.stash.get(_roster_key, False):
-        # The controller collects nothing itself: once, it is told what there is to run.
-        config.stash[_roster_key] = True
-        vars(report)[ROSTER] = roster(item.session)
 
 
 def roster(session: pytest.Session) -> list[list[str]]:

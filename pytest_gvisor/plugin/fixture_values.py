@@ -19,15 +19,11 @@ from pytest_gvisor.harness.gvisor import write_bundle
 from pytest_gvisor.oci import host_paths, project
 from pytest_gvisor.oci.project import Project
 from pytest_gvisor.plugin import markers
-from pytest_gvisor.plugin.precedence import (
-    prefix_location,
-    resolve_image_path,
-    run_settings,
-    settings_of,
-)
+from pytest_gvisor.plugin.precedence import resolve_image_path, run_settings, settings_of
 from pytest_gvisor.plugin.shared_sandboxes import Shared, SharedSnapshots, warn_of_leaks
-from pytest_gvisor.plugin.skips import fail_misuse, skip_missing
+from pytest_gvisor.plugin.skips import as_outcome, fail_misuse, prefix_location, skip_missing
 from pytest_gvisor.plugin.stash import engine_of, has_failed, record_harness, record_run
+from pytest_gvisor.run.kept import keep
 from pytest_gvisor.run.request import Hooks
 
 if TYPE_CHECKING:
@@ -89,7 +85,7 @@ class Values:
             platform = setting_values.platform(gvisor_platform, "gvisor_platform")
         with fail_misuse():
             kept = None if settings.keep is Keep.NONE else _Kept(self._request, settings)
-        with fail_misuse(), skip_missing(settings), prefix_location(item):
+        with as_outcome(item, settings):
             engine.availability(platform, settings).check()
             if settings.image is not None:
                 engine.images().rootfs(settings.image)
@@ -188,8 +184,6 @@ class _Kept:
         self.problems: list[str] = []
 
     def __call__(self, workspace: Workspace, record: Record) -> None:
-        from pytest_gvisor.run.kept import keep  # noqa: PLC0415 -- only where something is kept
-
         try:
             self.folder = self.folder or str(self._base.mktemp("gvisor"))
             keep(os.path.join(self.folder, f"run-{next(self._numbers)}"), workspace, record)

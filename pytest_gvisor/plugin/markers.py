@@ -12,16 +12,9 @@ from pytest_gvisor.base import setting_values
 from pytest_gvisor.base.errors import GvisorError, PytestGvisorWarning, RunscError, UsageError
 from pytest_gvisor.base.release_range import ReleaseRange
 from pytest_gvisor.base.settings import Platform, Settings
-from pytest_gvisor.plugin.placement import asks_for_gvisor, params_of
-from pytest_gvisor.plugin.precedence import (
-    RELEASE_FIXTURE,
-    expected_failures,
-    location,
-    prefix_location,
-    run_settings,
-    settings_of,
-)
-from pytest_gvisor.plugin.skips import fail_misuse, skip_missing
+from pytest_gvisor.plugin.placement import params_of
+from pytest_gvisor.plugin.precedence import RELEASE_FIXTURE, expected_failures, settings_of
+from pytest_gvisor.plugin.skips import as_outcome, fail_misuse, location, prefix_location
 from pytest_gvisor.plugin.stash import engine_of, platform_key
 
 _FIXTURE = "gvisor_platform"
@@ -72,16 +65,19 @@ def _is_parametrized(metafunc: pytest.Metafunc, fixture: str) -> bool:
     return any(fixture in (n.replace(",", " ").split() if isinstance(n, str) else n) for n in names)
 
 
-def check_requirements(item: pytest.Item) -> None:
-    """Skip or fail a test whose markers require something that is missing here."""
+def check_requirements(item: pytest.Item, settings: Settings | None = None) -> None:
+    """Skip or fail a test whose markers require something that is missing here.
+
+    ``settings`` are the test's, where they are known.
+    """
     needed = _needed_platforms(item)
     _check_expected_failures(item)
     if not needed and item.get_closest_marker("requires_runsc") is None:
         return
     with fail_misuse():
-        settings = settings_of(item)
+        settings = settings or settings_of(item)
     engine = engine_of(item.config)
-    with fail_misuse(), skip_missing(settings), prefix_location(item):
+    with as_outcome(item, settings):
         runsc = engine.binary(settings)
         for mark in item.iter_markers("requires_runsc"):
             if mark.args:
@@ -132,13 +128,15 @@ def add_xfail(item: pytest.Item, platform: str) -> None:
         item.add_marker(pytest.mark.xfail(reason=f"{platform}: {reason}", strict=True))
 
 
-def choose_platform(item: pytest.Item, settings: Settings, asked: object) -> Platform:
+def choose_platform(
+    item: pytest.Item, settings: Settings, asked: object, *, in_gvisor: bool = False
+) -> Platform:
     """Decide on a test's platform: the one in its id, or the first of its settings.
 
-    Skips or fails the test if there is no runsc.
+    Skips or fails the test if there is no runsc. ``in_gvisor`` is as for `skips.skip_missing`.
     """
-    engine, in_gvisor = engine_of(item.config), asks_for_gvisor(item)
-    with fail_misuse(), skip_missing(settings, in_gvisor=in_gvisor), prefix_location(item):
+    engine = engine_of(item.config)
+    with as_outcome(item, settings, in_gvisor=in_gvisor):
         platform = None if asked is None else setting_values.platform(asked, _FIXTURE)
         engine.binary(settings)
         platform = platform or engine.platforms_of(settings)[0]
@@ -147,12 +145,11 @@ def choose_platform(item: pytest.Item, settings: Settings, asked: object) -> Pla
     return platform
 
 
-def check_platform(item: pytest.Item, settings: Settings, platform: Platform) -> None:
+def check_platform(
+    item: pytest.Item, settings: Settings, platform: Platform, *, in_gvisor: bool = False
+) -> None:
     """Skip or fail a test whose platform does not work."""
-    chosen = run_settings(item.config).platforms
-    # Of several platforms, and of one that a marker names, not all need to work.
-    only = asks_for_gvisor(item) and len(chosen) < 2 and settings.platforms == chosen
-    with fail_misuse(), skip_missing(settings, in_gvisor=only), prefix_location(item):
+    with as_outcome(item, settings, in_gvisor=in_gvisor):
         engine_of(item.config).availability(platform, settings).check()
 
 

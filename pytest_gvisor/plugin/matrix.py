@@ -23,8 +23,8 @@ from pytest_gvisor.plugin.entries import MAX_OUTPUT, CellInMaking
 from pytest_gvisor.plugin.placement import here_is_inside
 from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.plugin.stash import engine_if_any, worker_of
+from pytest_gvisor.report import outputs, summary
 from pytest_gvisor.report.model import Binary, Column, Leg, Report, Row, State, merge
-from pytest_gvisor.report.outputs import check
 from pytest_gvisor.report.run_texts import tail
 
 NAME = "gvisor-report"
@@ -134,8 +134,6 @@ class Collector:
         if self._config.getoption("collectonly", False):
             return
         self.report = self._build_report(session)
-        from pytest_gvisor.report import outputs  # noqa: PLC0415 -- at the end of a session
-
         for path in run_settings(self._config).report:
             problem = outputs.write(self.report, resolve_path(self._config, path))
             if problem:
@@ -168,8 +166,6 @@ class Collector:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Write the matrix to pytest's summary."""
         if self.report is not None:
-            from pytest_gvisor.report import summary  # noqa: PLC0415 -- as above
-
             summary.show(terminalreporter, self.report, self.written, self.problems)
 
     def _build_report(self, session: pytest.Session) -> Report:
@@ -233,7 +229,7 @@ def prepare(config: pytest.Config) -> None:
         return
     for path in run_settings(config).report:
         try:
-            check(resolve_path(config, path))
+            outputs.check(resolve_path(config, path))
         except ReportError as error:
             raise pytest.UsageError(f"pytest-gvisor: --gvisor-report: {error}") from error
     ensure(config)

@@ -1,4 +1,4 @@
-"""The tests that run inside, and their plans before they run. Light: always imported."""
+"""The tests that run inside, and the variant that each of them is. Light: always imported."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ EARLY = "gvisor-early"
 """The name of the plugin that starts a sandbox before the collection: see inside/boot/early.py."""
 
 
-class Plan(NamedTuple):
-    """The plan of a test inside."""
+class Variant(NamedTuple):
+    """One of the forms in which a test runs inside."""
 
     inner: str
     """Its node id in the pytest inside."""
@@ -61,12 +61,12 @@ native_key: pytest.StashKey[str] = pytest.StashKey()
 """The own node id of a test inside. The copy of it that runs on the host, as the column to compare
 with, has it."""
 
-plan_key: pytest.StashKey[Plan] = pytest.StashKey()
+variant_key: pytest.StashKey[Variant] = pytest.StashKey()
 
 
-def plan_of(item: pytest.Item) -> Plan | None:
-    """Return the plan of a test inside; None for a test on the host."""
-    return item.stash.get(plan_key, None)
+def variant_of(item: pytest.Item) -> Variant | None:
+    """Return the variant that a test inside is; None for a test on the host."""
+    return item.stash.get(variant_key, None)
 
 
 def params_of(item: pytest.Item) -> Mapping[str, Any]:
@@ -79,7 +79,7 @@ def in_matrix(item: pytest.Item) -> bool:
 
     The host's copy of a test inside belongs to ``native``.
     """
-    if native_key in item.stash or plan_key in item.stash:
+    if native_key in item.stash or variant_key in item.stash:
         return True
     return "gvisor_platform" in getattr(item, "fixturenames", ())
 
@@ -113,18 +113,13 @@ def check_guard() -> None:
         )
 
 
-def asks_for_gvisor(item: pytest.Item) -> bool:
-    """Whether a test runs inside because the user has given ``--in-gvisor``."""
-    return plan_of(item) is not None and bool(item.config.getoption("in_gvisor"))
-
-
 def is_asked_for(config: pytest.Config) -> bool:
     """Whether all tests that can are to run inside."""
     return bool(config.getoption("in_gvisor") or config.getini("in_gvisor"))
 
 
 def select_inside(config: pytest.Config, items: Iterable[pytest.Item]) -> list[pytest.Item]:
-    """Return the tests that are to run inside and have no plan so far.
+    """Return the tests that are to run inside and have no variant so far.
 
     One that uses a sandbox itself cannot: its sandboxes are the host's.
     """
@@ -136,7 +131,7 @@ def select_inside(config: pytest.Config, items: Iterable[pytest.Item]) -> list[p
         for item in items
         if (every or item.get_closest_marker("in_gvisor") is not None)
         and native_key not in item.stash
-        and plan_key not in item.stash
+        and variant_key not in item.stash
         and FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
     ]
 

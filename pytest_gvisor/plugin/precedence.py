@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import pytest
 
@@ -18,7 +18,8 @@ from pytest_gvisor.base.errors import LaunchError, RunscError, UsageError
 from pytest_gvisor.base.setting_table import BY_NAME
 from pytest_gvisor.base.settings import Settings
 from pytest_gvisor.plugin.options import written
-from pytest_gvisor.plugin.placement import misuse_ends_session, params_of, plan_of
+from pytest_gvisor.plugin.placement import misuse_ends_session, params_of, variant_of
+from pytest_gvisor.plugin.skips import location, prefix_location
 from pytest_gvisor.plugin.stash import engine_of
 
 _key = pytest.StashKey[Settings]()
@@ -68,21 +69,6 @@ def expected_failures(item: pytest.Item) -> dict[str, str]:
     return found
 
 
-@contextlib.contextmanager
-def prefix_location(item: pytest.Item) -> Iterator[None]:
-    """Put the test's id and place before the message of a `UsageError`."""
-    try:
-        yield
-    except UsageError as error:
-        text = f"{location(item)}: {error.message}"
-        raise UsageError(text, next_step=error.next_step) from error
-
-
-def location(item: pytest.Item) -> str:
-    """Return a test's id and place, for messages about its code."""
-    return f"{item.nodeid} ({item.location[0]}:{(item.location[1] or 0) + 1})"
-
-
 def settings_of(item: pytest.Item) -> Settings:
     """Return the run's settings with those of the test's ``gvisor`` markers; the closest wins.
 
@@ -113,8 +99,8 @@ def settings_of(item: pytest.Item) -> Settings:
 
 def _select_release(settings: Settings, item: pytest.Item) -> Settings:
     """Return the settings with the binary in the test's id, or else the first of several."""
-    plan = plan_of(item)
-    label = params_of(item).get(RELEASE_FIXTURE) if plan is None else plan.release
+    variant = variant_of(item)
+    label = params_of(item).get(RELEASE_FIXTURE) if variant is None else variant.release
     return settings if label is None else words.on_release(settings, label)
 
 

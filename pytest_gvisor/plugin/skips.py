@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_gvisor.base import errors
+from pytest_gvisor.base.errors import GvisorError, UsageError
 from pytest_gvisor.programs.paths import below
 
 if TYPE_CHECKING:
-    from pytest_gvisor.base.errors import GvisorError
     from pytest_gvisor.base.settings import Settings
 
 _PACKAGE = __name__.partition(".")[0]
@@ -28,11 +29,9 @@ def fail_misuse() -> Iterator[None]:
 
     An `UnwantedRelease` likewise.
     """
-    from pytest_gvisor.base.errors import UnwantedRelease, UsageError  # noqa: PLC0415 -- idle: no cost
-
     try:
         yield
-    except (UsageError, UnwantedRelease) as error:
+    except (UsageError, errors.UnwantedRelease) as error:
         raised = pytest.fail.Exception(str(error), pytrace=False)
         vars(raised)[_MISUSE] = True
         raise raised from None
@@ -45,8 +44,6 @@ def skip_missing(settings: Settings, *, in_gvisor: bool = False) -> Iterator[Non
     Only these may skip. A runsc that is refused, or fails, is an error. So is one that was named
     and is not there. ``in_gvisor`` is whether the user has asked for gVisor by option.
     """
-    from pytest_gvisor.base import errors  # noqa: PLC0415 -- as above
-
     try:
         yield
     except (errors.RunscNotFound, errors.PlatformUnavailable, errors.DaemonUnavailable) as error:
@@ -60,6 +57,28 @@ def skip_missing(settings: Settings, *, in_gvisor: bool = False) -> Iterator[Non
             raised = pytest.fail.Exception(f"{error}{more}", pytrace=False)
         vars(raised)[_MISSING] = error
         raise raised from None
+
+
+@contextlib.contextmanager
+def prefix_location(item: pytest.Item) -> Iterator[None]:
+    """Put the test's id and place before the message of a `UsageError`."""
+    try:
+        yield
+    except UsageError as error:
+        text = f"{location(item)}: {error.message}"
+        raise UsageError(text, next_step=error.next_step) from error
+
+
+def location(item: pytest.Item) -> str:
+    """Return a test's id and place, for messages about its code."""
+    return f"{item.nodeid} ({item.location[0]}:{(item.location[1] or 0) + 1})"
+
+
+@contextlib.contextmanager
+def as_outcome(item: pytest.Item, settings: Settings, *, in_gvisor: bool = False) -> Iterator[None]:
+    """Call both for a test: a message about a misuse begins with its id and place."""
+    with fail_misuse(), skip_missing(settings, in_gvisor=in_gvisor), prefix_location(item):
+        yield
 
 
 def missing_requirement(raised: BaseException) -> GvisorError | None:
@@ -80,7 +99,7 @@ def undo_xfail(call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
 
 
 def _failed_before_run(call: pytest.CallInfo[Any]) -> bool:
-    from pytest_gvisor.base import completed, errors  # noqa: PLC0415 -- as above
+    from pytest_gvisor.base import completed  # noqa: PLC0415 -- idle sessions have failures too
 
     raised = None if call.excinfo is None else call.excinfo.value
     if isinstance(raised, pytest.fail.Exception):
@@ -94,7 +113,7 @@ def _failed_before_run(call: pytest.CallInfo[Any]) -> bool:
     )
     return (
         call.when == "setup"
-        and isinstance(raised, errors.GvisorError)
+        and isinstance(raised, GvisorError)
         and not isinstance(raised, of_workloads)
     )
 
@@ -112,8 +131,6 @@ def hide_own_frames() -> None:
 
 
 def _is_own_error(excinfo: pytest.ExceptionInfo[BaseException] | None) -> bool:
-    from pytest_gvisor.base.errors import GvisorError  # noqa: PLC0415 -- as above
-
     return excinfo is not None and isinstance(excinfo.value, GvisorError)
 
 

@@ -17,7 +17,7 @@ from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.inside.boot import start
 from pytest_gvisor.inside.boot.start import Started
 from pytest_gvisor.inside.view import host_files, users
-from pytest_gvisor.plugin.placement import EARLY, plan_key
+from pytest_gvisor.plugin.placement import EARLY, variant_key
 from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.plugin.stash import engine_of
 
@@ -36,7 +36,7 @@ class Early:
     def pytest_collection(self, session: pytest.Session) -> Iterator[None]:
         """Remove the sandbox if no test runs inside."""
         result = yield
-        if not any(plan_key in item.stash for item in session.items):
+        if not any(variant_key in item.stash for item in session.items):
             self.discard()
         return result
 

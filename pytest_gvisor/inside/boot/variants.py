@@ -12,8 +12,9 @@ import pytest
 from pytest_gvisor.base.setting_values import NATIVE
 from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.inside.view import users
-from pytest_gvisor.plugin.placement import Plan, misuse_ends_session, native_key, plan_key
-from pytest_gvisor.plugin.precedence import location, settings_of
+from pytest_gvisor.plugin.placement import Variant, misuse_ends_session, native_key, variant_key
+from pytest_gvisor.plugin.precedence import settings_of
+from pytest_gvisor.plugin.skips import location
 
 _nodeid_key = pytest.StashKey[str]()
 
@@ -32,7 +33,7 @@ def expand(items: list[pytest.Item], inside: Iterable[pytest.Item]) -> None:
         settings = settings_of(item)
         variants = [*_variants(settings)]
         if len(variants) == 1 and not settings.native:
-            item.stash[plan_key] = _plan(item, variants[0][1], None)
+            item.stash[variant_key] = _variant(item, variants[0][1], None)
             expanded.append(item)
             continue
         twins = [_twin(item, *variant) for variant in variants]
@@ -54,7 +55,7 @@ def _variants(settings: Settings) -> Iterator[tuple[str, Platform | None, str | 
             yield f"{word}-{label}" if several else label, platform, label
 
 
-def _plan(item: pytest.Item, platform: Platform | None, release: str | None) -> Plan:
+def _variant(item: pytest.Item, platform: Platform | None, release: str | None) -> Variant:
     user = users.of_run(item.config)
     fresh: Any = False
     for mark in reversed([*item.iter_markers("in_gvisor")]):
@@ -68,7 +69,7 @@ def _plan(item: pytest.Item, platform: Platform | None, release: str | None) -> 
         if "user" in mark.kwargs:
             with misuse_ends_session(f"{location(item)}: "):
                 user = users.read(mark.kwargs["user"], "user")
-    return Plan(inner=item.nodeid, platform=platform, fresh=fresh, release=release, user=user)
+    return Variant(inner=item.nodeid, platform=platform, fresh=fresh, release=release, user=user)
 
 
 def _native(item: pytest.Item) -> pytest.Item:
@@ -90,12 +91,11 @@ def _twin(
     item: pytest.Item, word: str, platform: Platform | None, release: str | None
 ) -> pytest.Item:
     """Copy a test for one platform. The copy is never set up here, so it may share attributes."""
-    plan = _plan(item, platform, release)
     twin = copy.copy(item)
     # Where a node keeps its id differs by release of pytest, that it has the property does not.
     twin.__class__ = _named(type(item))
     twin.stash = pytest.Stash()
-    twin.stash[plan_key] = plan
+    twin.stash[variant_key] = _variant(item, platform, release)
     twin.stash[_nodeid_key] = with_platform(item.nodeid, word)
     twin.name = with_platform(item.name, word)
     path, line, domain = item.location

@@ -12,7 +12,7 @@ import pytest
 from pytest_gvisor.guest.tests import program as guest
 from pytest_gvisor.inside.boot import variants
 from pytest_gvisor.inside.view import configuration
-from pytest_gvisor.plugin.placement import plan_key
+from pytest_gvisor.plugin.placement import variant_key
 
 
 def test_each_option_of_the_interpreter_is_passed_on_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +80,7 @@ def test_a_marker_counts_wherever_it_stands(pytester: pytest.Pytester) -> None:
     """All other tests have the same plan."""
     items: list[pytest.Item] = [*pytester.getitems(MODULE)]
     variants.expand(items, items)
-    plans = [item.stash[plan_key] for item in items]
+    plans = [item.stash[variant_key] for item in items]
     assert [plan.inner for plan in plans] == [item.nodeid for item in items]
     assert [(plan.user, plan.fresh) for plan in plans[3:]] == [("root", False), ("caller", True)]
     assert {plan._replace(inner="") for plan in plans[:3]} == {
