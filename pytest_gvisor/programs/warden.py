@@ -41,9 +41,10 @@ def become(argv: list[str], *above: int) -> NoReturn:
         # Whoever holds the session's lock counts as alive: that is the warden's part.
         linux.close_from(3)
         os.execvp(argv[0], argv)
-    except BaseException as error:  # noqa: BLE001 -- nothing of the parent may run on here
+    except OSError as error:
         os.write(2, f"{argv[0]}: {error}\n".encode())
-    os._exit(127)
+    finally:  # a fork of the guard must never run on
+        os._exit(127)
 
 
 def _fork(entry: Callable[..., NoReturn], argv: list[str], *above: int) -> int:

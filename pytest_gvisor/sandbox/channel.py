@@ -94,7 +94,9 @@ class Channel:
         """
         deadline = time.monotonic() + timeout
         self.supervisor = self.driven.start()
-        try:
+        with contextlib.ExitStack() as on_failure:
+            # Ctrl-C and the signal of pytest-timeout raise here too, and no caller has the sandbox.
+            on_failure.callback(self._give_up, "its start was given up")
             self._listen()
             with self.lock:
                 tag, wake = self._decoder.tag, self._frame_that_wakes
@@ -106,9 +108,7 @@ class Channel:
                 self._outgoing.encoder.tag = tag
                 left = max(0.0, deadline - time.monotonic())
                 self._changed.wait_for(lambda: self.greeted or self.gone, left)
-        except BaseException:  # Ctrl-C, or the signal of pytest-timeout: nobody knows this sandbox
-            self._give_up("its start was given up")
-            raise
+            on_failure.pop_all()
         if not self.greeted:
             self._give_up(f"the guest did not answer within {timeout:g} s")
             raise (self._ended and self._ended.error) or self.crash()

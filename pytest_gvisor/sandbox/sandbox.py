@@ -83,11 +83,11 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         self._guard = threading.Lock()
         self._channel: Channel | None = None
         self._closed = False
-        try:
+        with contextlib.ExitStack() as on_failure:
+            # A Ctrl-C may come when the sandbox has started, and the caller does not have it yet.
+            on_failure.callback(self.close)
             self._live()
-        except BaseException:
-            self.close()  # Ctrl-C when it had been started: nobody knows it
-            raise
+            on_failure.pop_all()
 
     def _live(self) -> Channel:
         """Return the channel. Raises an error if the sandbox is gone."""
@@ -109,24 +109,24 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         record = self._record = Record()
         snapshot = self._snapshot
         woken = () if snapshot is None else (snapshot.wake, snapshot.last_id)
-        try:
-            with contextlib.ExitStack() as undo:
-                channel = Channel(Driven(self._runner(record, undo), undo), *woken)
-                with contextlib.ExitStack() as given_up:
-                    given_up.callback(channel.join)
-                    given_up.callback(channel.kill, "its start was given up")
-                    channel.start(max(self._request.settings.timeout, _START_DEADLINE))
-                    self._channel = channel
-                    given_up.pop_all()
-        except BaseException as error:
-            self._finished(record)
-            if snapshot is not None and isinstance(error, RunscFailed | SandboxCrashed):
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(self._finished, record)
+            undo = on_failure.enter_context(contextlib.ExitStack())
+            channel = Channel(Driven(self._runner(record, undo), undo), *woken)
+            on_failure.callback(channel.join)
+            on_failure.callback(channel.kill, "its start was given up")
+            try:
+                channel.start(max(self._request.settings.timeout, _START_DEADLINE))
+            except (RunscFailed, SandboxCrashed) as error:
+                if snapshot is None:
+                    raise
                 raise SnapshotError(
                     f"the snapshot cannot be restored: {error.message}",
                     records=record.runsc_records,
                     next_step=error.next_step,
                 ) from error
-            raise
+            self._channel = channel
+            on_failure.pop_all()
         return channel
 
     def _runner(self, record: Record, undo: contextlib.ExitStack) -> Runner:
@@ -188,13 +188,14 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         reads = chunks is not None
         process = self._begin(args, env=env, cwd=cwd, user=user, reads=reads, repeat=repeat)
         try:
-            if not self._follow(process, chunks, deadline):
-                self._expire(process, wait)
-        except BaseException as error:  # also Ctrl-C, or the iterable's own
-            if not process.over:
-                process.kill()
-            if isinstance(error, GvisorError):
-                self._note(process, error)
+            try:
+                if not self._follow(process, chunks, deadline):
+                    self._expire(process, wait)
+            finally:
+                if not process.over:  # after a Ctrl-C, say, or an error of the iterable's own
+                    process.kill()
+        except GvisorError as error:
+            self._note(process, error)
             raise
         completed = self._note(process)
         if check:

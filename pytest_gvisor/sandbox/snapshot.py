@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Mapping
 
-from pytest_gvisor.base.errors import GvisorError, NotReady, SnapshotError, UsageError
+from pytest_gvisor.base.errors import NotReady, SnapshotError, UsageError
 from pytest_gvisor.guest.wire.frames import TAG_SIZE, Encoder
 from pytest_gvisor.oci.spec import Who
 from pytest_gvisor.run import connected
@@ -113,12 +113,8 @@ def take(workload: Workload, channel: Channel, wait: float) -> Snapshot:
     channel.hold(rest, {"op": "rest", "tag": tag.hex()})
     try:
         _save(channel, rest, deadline, wait)
-    except GvisorError:
-        raise
-    except BaseException:  # Ctrl-C: the guest is at rest
-        channel.kill("saving it was given up")
-        raise
     finally:
+        # However the saving ends, by a Ctrl-C too, the guest must not stay at rest.
         channel.release(wake_up(tag, restored=0))
     image = channel.driven.finish_save()
     session = os.path.dirname(channel.driven.workspace.folder)

@@ -122,26 +122,30 @@ class Keeper:
         """Wait until it has come up. Raises `LaunchError` where it has not."""
         if self._ready:
             return
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(self.kill)
+            message = self._first_message()
+            if message != "ready":
+                refused = re.fullmatch(r"(\d{1,4}) (.+)", message)
+                number, reason = (int(refused[1]), refused[2]) if refused else (0, message)
+                detail = f"{sys.executable} -I -S {_PROGRAM} did not come up ({reason})"
+                raise LaunchError("keeper", detail, errno=number)
+            on_failure.pop_all()
+        self._ready = True
+
+    def _first_message(self) -> str:
+        """Return ``ready``, or the reason why the keeper does not say so."""
         self._socket.settimeout(_START_DEADLINE)
         try:
             try:
-                ready = self._socket.recv(4096)
+                message = self._socket.recv(4096)
             except ConnectionResetError:
-                # It ended and left a message unread. The kernel tells that once, before its word.
-                ready = self._socket.recv(4096)
-            reason = ready.decode("utf-8", "replace") or "it ended"
+                # The keeper ended and left a message of ours unread. The kernel reports that once,
+                # and hands out the keeper's own message at the next call.
+                message = self._socket.recv(4096)
         except OSError as error:
-            ready, reason = b"", str(error)
-        except BaseException:  # Ctrl-C
-            self.kill()
-            raise
-        if ready != b"ready":
-            self.kill()
-            refused = re.fullmatch(r"(\d{1,4}) (.+)", reason)
-            number, reason = (int(refused[1]), refused[2]) if refused else (0, reason)
-            detail = f"{sys.executable} -I -S {_PROGRAM} did not come up ({reason})"
-            raise LaunchError("keeper", detail, errno=number)
-        self._ready = True
+            return str(error)
+        return message.decode("utf-8", "replace") or "it ended"
 
     @property
     def pid(self) -> int:
@@ -243,16 +247,14 @@ class Launcher:
                 self.swept += len(swept)
             else:
                 path = session.path
-            keeper = Keeper(path)
-            try:
+            with contextlib.ExitStack() as on_failure:
+                keeper = Keeper(path)
+                on_failure.callback(keeper.close)
                 if session is None:
                     session = SessionDir.create(keeper.session)
+                    on_failure.callback(session.remove)
                 keeper.hold(session.lock)
-            except BaseException:
-                keeper.close()
-                if session is not None and session is not self._session:
-                    session.remove()
-                raise
+                on_failure.pop_all()
             self._keeper, self._session = keeper, session
             return keeper, session
 

@@ -134,13 +134,12 @@ def write(path: str, text: str) -> None:
     """Write a whole file of this user's alone, or nothing. Raises `OSError`."""
     new = f"{path}.{os.urandom(4).hex()}"
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(os.unlink, new)
         with os.fdopen(fd, "w", encoding="utf-8") as file:
             file.write(text)
         os.replace(new, path)
-    except BaseException:
-        os.unlink(new)
-        raise
+        on_failure.pop_all()
 
 
 def open_lock(path: str, folder: int | None = None) -> int:
@@ -151,12 +150,11 @@ def open_lock(path: str, folder: int | None = None) -> int:
     Its mode lets its owner open it again, whatever the umask.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(path, flags, 0o600, dir_fd=folder)
-    try:
+    with contextlib.ExitStack() as on_failure:
+        fd = os.open(path, flags, 0o600, dir_fd=folder)
+        on_failure.callback(os.close, fd)
         os.fchmod(fd, 0o600)
-    except BaseException:
-        os.close(fd)
-        raise
+        on_failure.pop_all()
     return fd
 
 

@@ -17,6 +17,7 @@ import errno
 import json
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -148,13 +149,15 @@ class SessionDir:
 
         Raises `LaunchError` where the folder cannot be made or is not safe.
         """
-        with _locked(os.path.dirname(path)), stage("session_folder", f"cannot make {path}"):
+        with (
+            _locked(os.path.dirname(path)),
+            stage("session_folder", f"cannot make {path}"),
+            contextlib.ExitStack() as on_failure,
+        ):
             private.make_private(path)
-            try:
-                lock = _take_lock(path)
-            except BaseException:
-                os.rmdir(path)
-                raise
+            on_failure.callback(shutil.rmtree, path, ignore_errors=True)
+            lock = _take_lock(path)
+            on_failure.pop_all()
         return cls(path=path, held=[lock])
 
     def journal(self, **entry: object) -> None:
