@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import socketserver
+import sys
 import tempfile
 import threading
 import urllib.parse
@@ -13,6 +14,8 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
+
+from pytest_gvisor import images
 
 VERSION = {"ApiVersion": "1.41"}
 
@@ -103,3 +106,10 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Serving]]
         server.server_close()
         thread.join()
     shutil.rmtree(folder)
+
+
+def without_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the import of the docker SDK fail, as if this process had not imported it so far."""
+    monkeypatch.setitem(sys.modules, "docker", None)
+    monkeypatch.delitem(sys.modules, f"{images.__name__}.daemon_socket", raising=False)
+    monkeypatch.delattr(images, "daemon_socket", raising=False)

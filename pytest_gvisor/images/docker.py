@@ -15,7 +15,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from pytest_gvisor.base.errors import DaemonUnavailable, ImageError, causes_of
 from pytest_gvisor.base.escape import shown
@@ -45,18 +45,17 @@ class Daemon(contextlib.AbstractContextManager["Daemon"]):
     """A daemon that answers. Use it in a ``with``."""
 
     def __init__(self, *, remote: bool = False) -> None:
-        docker = _sdk()
-        self._errors = docker.errors
+        self._sdk = _sdk()
         self._address = address = os.environ.get("DOCKER_HOST", "")
         self._client: Any = None
         # Of a daemon elsewhere, silence alone is bounded.
         self._deadline: Callable[[float], Any] = contextlib.nullcontext
         self._heard: Callable[[], None] = lambda: None
         if not address or address.startswith("unix://"):
-            self._connect(docker, docker.constants.DEFAULT_DOCKER_API_VERSION)
-            self._connect(docker, self._version())
+            self._connect(self._sdk.docker.constants.DEFAULT_DOCKER_API_VERSION)
+            self._connect(self._version())
         elif remote:
-            self._connect(docker, None)  # the SDK asks for the version
+            self._connect(None)  # the SDK asks for the version
         else:
             raise ImageError(
                 f"DOCKER_HOST is {shown(address)}, which is not a socket of this machine",
@@ -83,7 +82,7 @@ class Daemon(contextlib.AbstractContextManager["Daemon"]):
         """Build an image; return the daemon's id of it."""
         with self._explained("cannot be built"), contextlib.ExitStack() as undo:
             context = undo.enter_context(tempfile.TemporaryFile())
-            name = _add_context(path, dockerfile, context)
+            name = self._sdk.add_context(path, dockerfile, context)
             undo.enter_context(self._deadline(_LONGEST))
             answers = self._client.api.build(
                 fileobj=context,
@@ -124,11 +123,12 @@ class Daemon(contextlib.AbstractContextManager["Daemon"]):
                 raise ImageError(f"the daemon says: {_message(response.raw.read(_MAX_MESSAGE))}")
             yield from response.iter_content(_CHUNK)
 
-    def _connect(self, docker: Any, version: str | None) -> None:
+    def _connect(self, version: str | None) -> None:
         """Make the SDK's client. With a version, for a socket, it connects to nothing yet."""
+        sdk = self._sdk
         try:
             # The SDK lets errors of requests, of sockets and its own through.
-            self._client = docker.DockerClient.from_env(timeout=DEADLINE, version=version)
+            self._client = sdk.docker.DockerClient.from_env(timeout=DEADLINE, version=version)
         except Exception as error:
             if not version:
                 raise _unavailable(self._address, error) from error
@@ -137,16 +137,14 @@ class Daemon(contextlib.AbstractContextManager["Daemon"]):
                 next_step="It reads config.json in DOCKER_CONFIG or ~/.docker.",
             ) from error
         api = self._client.api
-        from pytest_gvisor.images import daemon_socket  # noqa: PLC0415 -- imports the SDK
-
         if version:
             path = api.get_adapter(api.base_url).socket_path
-            adapter = daemon_socket.Adapter(f"http+unix://{path}", DEADLINE)
+            adapter = sdk.Adapter(f"http+unix://{path}", DEADLINE)
             api.mount(api.base_url, adapter)
             api.max_redirects = 0  # the SDK follows them on the same socket, without the adapter
             self._deadline, self._heard = adapter.deadline, adapter.heard
         api.headers["Accept-Encoding"] = "identity"
-        api.hooks["response"].append(daemon_socket.refuse_compressed)
+        api.hooks["response"].append(sdk.refuse_compressed)
         send = api.send
 
         def bounded(request: Any, **options: Any) -> Any:
@@ -178,7 +176,7 @@ class Daemon(contextlib.AbstractContextManager["Daemon"]):
             try:
                 with self._deadline(DEADLINE):
                     facts = self._client.api.inspect_image(reference)
-            except self._errors.NotFound:
+            except self._sdk.docker.errors.NotFound:
                 return None
             except Exception as error:
                 if _is_late(causes_of(error)):
@@ -210,32 +208,6 @@ def _follow(answers: Any, heard: Callable[[], None]) -> list[dict[str, Any]]:
     return made
 
 
-def _add_context(path: str, dockerfile: str, file: IO[bytes]) -> str:
-    """Write the context of a build of a folder; return the Dockerfile's name in it.
-
-    The SDK does the same with a file that has a name, which a SIGKILL would leave.
-    """
-    from docker.api.build import process_dockerfile  # type: ignore[import-untyped]  # noqa: PLC0415
-    from docker.utils.build import tar  # type: ignore[import-untyped]  # noqa: PLC0415
-
-    if not os.path.isdir(path):
-        raise ImageError(f"it cannot be built: {path} is not a folder")
-    for read in (".dockerignore", dockerfile):
-        # The open of a FIFO would wait for a writer. A Dockerfile elsewhere is opened too.
-        place = os.path.join(path, read)
-        if os.path.exists(place) and not os.path.isfile(place):
-            raise ImageError(f"it cannot be built: {place} is not a regular file")
-    ignored: list[str] = []
-    with (
-        contextlib.suppress(FileNotFoundError),
-        open(os.path.join(path, ".dockerignore"), encoding="utf-8") as lines,
-    ):
-        ignored = [word for line in lines if (word := line.strip()) and not word.startswith("#")]
-    name, text = process_dockerfile(dockerfile, path)
-    tar(path, exclude=ignored, dockerfile=(name, text), fileobj=file)
-    return str(name)
-
-
 def _message(body: bytes) -> str:
     """Return the message in a daemon's error answer."""
     try:
@@ -245,14 +217,16 @@ def _message(body: bytes) -> str:
 
 
 def _sdk() -> Any:
+    """Return the module that imports the docker SDK. Raises `ImageError` for a broken one."""
     try:
-        import docker  # type: ignore[import-untyped]  # noqa: PLC0415 -- only for who uses it
+        # The SDK and requests take 0.1 s, which a session with images from files need not wait for.
+        from pytest_gvisor.images import daemon_socket  # noqa: PLC0415
     except Exception as error:  # whatever a broken installation raises
         raise ImageError(
             f"the docker SDK cannot be imported: {type(error).__name__}: {error}",
             next_step=f"{sys.executable} -m pip install --force-reinstall docker",
         ) from error
-    return docker
+    return daemon_socket
 
 
 def _is_late(causes: Iterable[BaseException]) -> bool:

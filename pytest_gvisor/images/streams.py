@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import importlib
 import lzma
 import os
 import re
@@ -190,11 +191,10 @@ def check_digest(value: object) -> str:
 
 
 def _zstd() -> Any:
+    # It takes 10 ms, and few images are compressed with it.
+    name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
     try:
-        if sys.version_info >= (3, 14):
-            from compression import zstd  # noqa: PLC0415 -- for zstd alone
-        else:
-            from backports import zstd  # noqa: PLC0415 -- for zstd alone
+        zstd = importlib.import_module(name)
     except ImportError as error:
         raise ImageError(
             f"it is compressed with zstd, which this Python cannot read: {error}",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.machinery import all_suffixes
 from typing import Any
@@ -111,11 +112,5 @@ def archives(path: Sequence[str]) -> Iterator[str]:
     for entry in path:
         while not os.path.lexists(entry) and entry != os.path.dirname(entry):
             entry = os.path.dirname(entry)  # noqa: PLW2901 -- the part of it that exists
-        if os.path.isfile(entry) and _is_zip(entry):
+        if os.path.isfile(entry) and zipfile.is_zipfile(entry):
             yield entry
-
-
-def _is_zip(path: str) -> bool:
-    import zipfile  # noqa: PLC0415 -- most sessions have none to look at
-
-    return zipfile.is_zipfile(path)

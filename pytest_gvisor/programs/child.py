@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import socket
 import struct
 import sys
 import termios
@@ -67,7 +68,8 @@ def make_netns(path: str) -> None:
     process's mount namespace alone, so it is gone with runsc.
     """
     linux.unshare(linux.CLONE_NEWNET)
-    linux.loopback_up()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        linux.loopback_up(any_socket.fileno())
     os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     linux.mount("/proc/self/ns/net", path, "none", linux.MS_BIND)
 

@@ -243,15 +243,15 @@ def openssl_adder(file: str) -> Callable[[bytes], None]:
     return lambda data: add(data, len(data), len(data))
 
 
-def loopback_up() -> None:
-    """Bring the loopback of this network namespace up (netdevice(7))."""
-    import socket  # noqa: PLC0415 -- a start of tests inside does without: it takes 10 ms there
+def loopback_up(any_socket: int) -> None:
+    """Bring the loopback of a network namespace up, by a socket that was made in it (netdevice(7)).
 
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
-        request = struct.pack("16sH22x", b"lo", 0)
-        answer = fcntl.ioctl(any_socket, SIOCGIFFLAGS, request)
-        flags = struct.unpack_from("16sH", answer)[1] | IFF_UP
-        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", flags))
+    The caller makes the socket. To import that module takes 10 ms in a sandbox, where tests inside
+    load this file and wait for it.
+    """
+    answer = fcntl.ioctl(any_socket, SIOCGIFFLAGS, struct.pack("16sH22x", b"lo", 0))
+    flags = struct.unpack_from("16sH", answer)[1] | IFF_UP
+    fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", flags))
 
 
 def _mmap(address: int, length: int, protection: int, flags: int, fd: int) -> int:

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from pytest_gvisor.run import cgroup
 from pytest_gvisor.run.cgroup import Cgroups
 from pytest_gvisor.sessions import session_folder
 from pytest_gvisor.sessions.session_folder import SessionDir
-from tests.docker_daemon import VERSION, Serving, serve
+from tests.docker_daemon import VERSION, Serving, serve, without_sdk
 
 __all__ = ["serve"]
 
@@ -152,7 +151,7 @@ def test_what_is_wrong_with_docker_is_said(tmp_path: Path, monkeypatch: pytest.M
 
 def test_an_sdk_that_cannot_be_imported_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     """A broken SDK is a finding, and the doctor goes on."""
-    monkeypatch.setitem(sys.modules, "docker", None)
+    without_sdk(monkeypatch)
     found = named("docker", health.findings())
     assert found.state is State.NOTE
     assert "the docker SDK cannot be imported: ModuleNotFoundError" in found.detail

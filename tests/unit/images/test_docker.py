@@ -3,7 +3,6 @@
 import os
 import select
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from pytest_gvisor import DaemonUnavailable, ImageError, UsageError
 from pytest_gvisor.images import docker
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.store import Images
+from tests.docker_daemon import without_sdk
 from tests.unit.images.conftest import item, saved, tar
 
 Answer = Callable[[socket.socket], None]
@@ -76,7 +76,7 @@ def test_an_sdk_that_cannot_be_imported_is_an_error_of_ours(
     images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A broken SDK is an error with a remedy, and no skip."""
-    monkeypatch.setitem(sys.modules, "docker", None)
+    without_sdk(monkeypatch)
     quickly(images, ImageError, "SDK cannot be imported: ModuleNotFoundError(.|\n)*pip install")
 
 

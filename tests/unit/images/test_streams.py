@@ -112,7 +112,7 @@ def test_frames_to_be_skipped_are_skipped() -> None:
 def test_zstd_that_cannot_be_imported_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names a remedy."""
     data = PACKED["zstd"](b"x")
-    for name in ("backports", "compression"):
+    for name in ("backports.zstd", "compression.zstd"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImageError, match=r"zstd, which this Python cannot read(.|\n)*docker save"):
         inflated(data)

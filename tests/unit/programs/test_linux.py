@@ -129,7 +129,7 @@ def test_a_new_network_namespace_has_its_loopback_brought_up(alone: Alone) -> No
             with socket.socket() as client:
                 return client.connect_ex(server.getsockname()) == 0
         before = reaches()
-        linux.loopback_up()
+        linux.loopback_up(server.fileno())
         result = [before, reaches()]
     """) == [False, True]
 
