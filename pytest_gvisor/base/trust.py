@@ -105,30 +105,58 @@ class Trust:
     What nobody may write below the folder ``store`` is trusted whoever owns it; ``""`` is no
     folder. ``overflow`` is the uid that the kernel shows for owners without a place in this user
     namespace. None means that an owner of that number is taken at face value. With ``lenient``, a
-    folder that others can write counts as if it was sticky.
+    folder that others can write counts as if it was sticky. ``package`` is a folder of code that
+    this process runs: see `beside`.
     """
 
     euid: int
     store: str
     overflow: int | None
     lenient: bool = False
+    package: Node | None = None
 
     @classmethod
     def here(cls, euid: int, store: str = "", *, lenient: bool = False) -> Trust:
         """Return the trust of the user ``euid`` in this process's user namespace."""
         return cls(euid, store, _overflow_uid(euid), lenient)
 
+    def beside(self, package: str) -> Trust:
+        """Return the trust in a file that was installed with the folder ``package``.
+
+        This process runs code of that folder, a canonical path. So who can write the folder, or one
+        above it, controls this process already. The folder's owner is trusted, except by root. Its
+        write bits may be those of the file too, for the same group. Raises OSError.
+        """
+        return dataclasses.replace(self, package=Node(package, -1, os.stat(package)))
+
     def owns(self, node: Node) -> bool:
         """Whether the owner of ``node`` is trusted with it."""
         uid = node.info.st_uid
         if uid == self.overflow:  # first: without any map (`unshare -U`) it is our own euid too
             return self._is_system(node)
-        return uid in {0, self.euid}
+        return uid in self._owners()
+
+    def _owners(self) -> tuple[int, ...]:
+        package = [self.package.info.st_uid] if self.package and self.euid else []
+        return tuple(dict.fromkeys((0, self.euid, *package)))
 
     def stranger(self, node: Node) -> str:
         """Return the problem of a ``node`` that `owns` refuses: its owner, and the allowed ones."""
-        allowed = f"root, uid {self.euid}" if self.euid else "root"
+        allowed = ", ".join(f"uid {uid}" if uid else "root" for uid in self._owners())
         return f"owned by uid {node.info.st_uid} (allowed: {allowed})"
+
+    def others_write(self, node: Node) -> bool:
+        """Whether users may write ``node`` who are not trusted with it, by its mode."""
+        bits = node.info.st_mode & WRITABLE_BY_OTHERS
+        if self.package and not self.package.info.st_mode & stat.S_ISVTX:
+            theirs, mine = self.package.info, node.info
+            same = WRITABLE_BY_OTHERS if theirs.st_gid == mine.st_gid else stat.S_IWOTH
+            bits &= ~(theirs.st_mode & same)
+        return bool(bits)
+
+    def is_above_package(self, folder: Node) -> bool:
+        """Whether the package lies below ``folder``."""
+        return self.package is not None and below(self.package.path, folder.path)
 
     def sealed_in_store(self, node: Node) -> bool:
         """Whether ``node`` lies in the store and nobody may write it, whoever owns it."""
@@ -169,13 +197,13 @@ def _overflow_uid(euid: int) -> int | None:
 def folder_problem(lookup: Lookup, trust: Trust) -> str | None:
     """Return why another user could replace this entry, or None."""
     folder, entry = lookup.folder, lookup.entry
-    if trust.sealed_in_store(folder):
+    if trust.sealed_in_store(folder) or trust.is_above_package(folder):
         return None
     mode = stat.S_IMODE(folder.info.st_mode)
     known = f"the folder {escape(folder.path)} (mode {mode:04o}, owner uid {folder.info.st_uid})"
     if not trust.owns(folder):
         return f"{known} on the way to it is neither root's nor uid {trust.euid}'s"
-    if not mode & WRITABLE_BY_OTHERS:
+    if not trust.others_write(folder):
         return None
     # In a sticky folder an entry can be replaced by its owner and the folder's only.
     if not mode & stat.S_ISVTX and not trust.lenient:
@@ -190,7 +218,7 @@ def file_problems(node: Node, folder: Node, trust: Trust) -> Iterator[str]:
     """Yield why the file ``node``, looked up in ``folder``, must not be executed."""
     mode = node.info.st_mode
     # A POSIX ACL that lets others write shows in the group bits: they are its mask.
-    if mode & WRITABLE_BY_OTHERS:
+    if trust.others_write(node):
         yield "its group or others may write it"
     if mode & (stat.S_ISUID | stat.S_ISGID):
         yield "it is set-uid or set-gid"

@@ -75,8 +75,10 @@ def _of_runsc(engine: Engine, settings: Settings) -> tuple[list[Finding], bool]:
     except GvisorError as error:
         return [health.bad("runsc", error)], False
     names = ", ".join(sorted(runsc.platforms))
-    told = f"{escape(runsc.version)} at {escape(runsc.path)}, trusted, with {names}"
+    told = f"{escape(runsc.version)} at {escape(runsc.path)}, {runsc.origin}, trusted, with {names}"
     found = [health.good("runsc", told), *beside(runsc)]
+    if runsc.passed:
+        found.append(health.note("wheel", escape(runsc.passed), "Install it as root."))
     default = engine.platforms_of(settings)[0]
     able = False
     for platform in dict.fromkeys([*Platform, *sorted(runsc.platforms)]):

@@ -117,14 +117,14 @@ def _make_cell(item: pytest.Item, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _binary(item: pytest.Item, settings: Settings, asked: object) -> tuple[str, str, str]:
-    """Return a test's platform, and the version and path of its binary, escaped."""
+def _binary(item: pytest.Item, settings: Settings, asked: object) -> tuple[str, ...]:
+    """Return a test's platform, and its binary's version, path and origin, escaped."""
     engine = engine_of(item.config)
-    platform, version, path = str(next(iter(settings.platforms), "auto")), "", ""
+    platform, binary = str(next(iter(settings.platforms), "auto")), ("", "", "")
     listed = {*Platform, *settings.platforms}
     with contextlib.suppress(GvisorError):
         runsc = engine.runsc(settings.runsc)
-        version, path = escape(runsc.version), escape(runsc.path)
+        binary = escape(runsc.version), escape(runsc.path), str(runsc.origin)
         listed |= runsc.platforms
         platform = engine.platforms_of(settings)[0].value
     if platform_key in item.stash:
@@ -133,7 +133,7 @@ def _binary(item: pytest.Item, settings: Settings, asked: object) -> tuple[str, 
         if asked not in listed:
             raise UsageError(f"gvisor_platform={asked!r} is no platform of this run")
         platform = str(asked)
-    return platform, version, path
+    return platform, *binary
 
 
 def column(platform: str, release: str) -> str:

@@ -17,6 +17,7 @@ from pytest_gvisor.base.setting_values import NATIVE
 from pytest_gvisor.base.settings import on_release as settings_on
 from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.plugin.stash import engine_of
+from pytest_gvisor.runsc.locate import Origin
 from pytest_gvisor.sessions import session_folder
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ def line(config: pytest.Config) -> str:
 
 
 def _binary(runsc: Runsc, label: str) -> str:
-    """Return ``runsc 20240729.0 (/usr/bin/runsc)``, with its label in front."""
-    shown = f"runsc {escape(runsc.version)} ({escape(runsc.path)})"
-    return f"{label}: {shown}" if label else shown
+    """Return ``runsc 20240729.0 (/usr/bin/runsc)``, with its label, or why it was taken."""
+    path = escape(runsc.path)
+    if not label and runsc.origin is not Origin.SEARCH:
+        path += f", {runsc.origin}"
+    shown = f"runsc {escape(runsc.version)} ({path})"
+    passed = f" ({escape(runsc.passed)})" if runsc.passed else ""
+    return f"{label}: {shown}" if label else f"{shown}{passed}"

@@ -204,8 +204,8 @@ class Collector:
             pytest=pytest.__version__,
             plugin=_own_version(),
             runsc=tuple(
-                Binary(version=escape(version), path=escape(path))
-                for version, path in sorted(binaries)
+                Binary(version=escape(version), path=escape(path), origin=escape(origin))
+                for version, path, origin in sorted(binaries)
             ),
             platforms=tuple(
                 Column(name=name, cause=escape(self._causes.get(name, "")))

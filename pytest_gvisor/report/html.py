@@ -14,7 +14,7 @@ from typing import Any
 
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.report.details import as_ratio, details
-from pytest_gvisor.report.model import Cell, Report, Row, State, failures_first, joined
+from pytest_gvisor.report.model import Binary, Cell, Report, Row, State, failures_first, joined
 
 MAX_DOTS = 500
 """How many starts of a platform are drawn; the figures beside the chart are of all of them."""
@@ -127,7 +127,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     facts = (
         ("project", [leg.project for leg in legs]),
         ("date", dates[:1] + dates[1:][-1:]),
-        ("runsc", [one.version for leg in legs for one in leg.runsc]),
+        ("runsc", [_binary(one) for leg in legs for one in leg.runsc]),
         ("platforms", report.platforms),
         ("differ", [_tests(len(report.differing))] if report.differing else []),
         ("leaks removed", [str(report.reaped)] if report.reaped else []),
@@ -135,6 +135,10 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     )
     named = ((name, ", ".join(dict.fromkeys(filter(None, found)))) for name, found in facts)
     return [(name, escape(text)) for name, text in named if text]
+
+
+def _binary(one: Binary) -> str:
+    return ", ".join(filter(None, [one.version, one.origin]))
 
 
 def _rows(report: Report) -> list[dict[str, Any]]:

@@ -67,7 +67,8 @@ def _top(report: Report) -> Iterator[str]:
 
 
 def _leg(leg: Leg) -> str:
-    runsc = ", ".join(f"runsc {code(one.version)} ({code(one.path)})" for one in leg.runsc)
+    each = [(one, f", {code(one.origin)}" if one.origin else "") for one in leg.runsc]
+    runsc = ", ".join(f"runsc {code(one.version)} ({code(one.path)}{why})" for one, why in each)
     facts = f"{leg.kernel} {leg.machine}, pytest {leg.pytest}, {leg.date}"
     return f"{runsc or 'no runsc'}, {code(facts)}"
 

@@ -175,6 +175,8 @@ class Binary:
 
     version: str
     path: str
+    origin: str = ""
+    """The reason for which it was taken."""
 
 
 @dataclass(frozen=True, kw_only=True)

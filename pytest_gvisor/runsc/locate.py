@@ -4,6 +4,9 @@ The file at the end of a path is judged by ``fstat`` of one descriptor and execu
 descriptor. A later change of the path is without effect. The programs in ``gvisor-bin/`` beside it
 are judged with it: see `sidecars`. A wrapper of Nix is read and never executed.
 
+The distribution pytest-gvisor-runsc is a wheel with a runsc. It counts if it is installed beside
+the package that runs, and is trusted as that package is.
+
 Not here: what runsc can do (`features`), and any start of it for a workload.
 """
 
@@ -45,6 +48,15 @@ if TYPE_CHECKING:
 
 TRUSTED_PATHS = RUNSC_PATHS
 
+PACKAGE = os.path.realpath(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+"""The folder of this package."""
+
+WHEEL = "pytest-gvisor-runsc"
+"""The name of the distribution with a runsc."""
+
+WHEEL_PATH = f"pytest_gvisor_runsc/bin/{sidecars.SENTRY}"
+"""Its runsc, from the folder that it was installed to."""
+
 NIX_STORE = "/nix/store"
 WRAPPER_LIMIT = 4096
 
@@ -58,10 +70,18 @@ _EXEC = re.compile(
 )
 
 _NEXT_STEP = (
-    "Install it (`pytest-gvisor install`, or on Debian 13 `apt-get install runsc`), "
-    f"or name it with {spellings('runsc')}."
+    "Install it (`pip install 'pytest-gvisor[runsc]'`, `pytest-gvisor install`, or on Debian 13 "
+    f"`apt-get install runsc`), or name it with {spellings('runsc')}."
 )
 _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
+
+
+class Origin(enum.StrEnum):
+    """The reason for which a runsc was taken."""
+
+    NAMED = "named by a setting"
+    WHEEL = f"from the wheel {WHEEL}"
+    SEARCH = "found by the search"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +103,12 @@ class Judged:
 
     _trust: Trust = dataclasses.field(repr=False, compare=False)
 
+    origin: Origin = dataclasses.field(default=Origin.NAMED, repr=False)
+    """The reason for which it was taken."""
+
+    passed: str = dataclasses.field(default="", repr=False)
+    """The wheel that was passed over before it, with the reason, or ``""``."""
+
     def close(self) -> None:
         """Close the descriptor."""
         os.close(self.fd)
@@ -95,13 +121,15 @@ def find(
     search_path: str | None = None,
     euid: int | None = None,
     nix_store: str = NIX_STORE,
+    package: str = PACKAGE,
 ) -> Judged:
     """Find the runsc to use: ``explicit`` only, or else the first one that the search meets.
 
-    The search looks at ``trusted`` first. Where ``euid`` (default: the process's) is not 0, it then
-    looks at the absolute folders of ``search_path``. Their default is the environment's PATH. What
-    does not exist, is not a regular file or cannot be executed is passed over. An insecure one ends
-    the search: a later one would hide it.
+    The search looks for the wheel beside the folder ``package`` first, then at ``trusted``. Where
+    ``euid`` (default: the process's) is not 0, it then looks at the absolute folders of
+    ``search_path``. Their default is the environment's PATH. What does not exist, is not a regular
+    file or cannot be executed is passed over; as root, a wheel of another owner too. Any other
+    insecure one ends the search: a later one would hide it.
 
     Raises `RunscNotFound` where there is none. Raises `InsecureRunsc` where the one that is there
     is refused, an explicit path that is no executable file included. Raises `UsageError` for an
@@ -114,17 +142,23 @@ def find(
             return _check_explicit(explicit, trust)
         if search_path is None:
             search_path = os.environ.get("PATH", "")
-        return _search(trusted, search_path, trust)
+        return _search(trusted, search_path, trust, package)
 
 
-def _search(trusted: Sequence[str], search_path: str, trust: Trust) -> Judged:
+def _search(trusted: Sequence[str], search_path: str, trust: Trust, package: str) -> Judged:
     """Return the first runsc that exists."""
     candidates = [*trusted, *(_on_path(search_path) if trust.euid else ())]
-    passed: list[str] = []
-    for candidate in candidates:
-        verdict = _judge(candidate, trust)
+    wheel = os.path.join(os.path.dirname(package), WHEEL_PATH)
+    stranger = "" if trust.euid else _stranger(wheel, trust, os.path.dirname(package))
+    note = f"{wheel} was passed over: it is {stranger}" if stranger else ""
+    passed = [note] if note else []
+    places = [(candidate, trust, Origin.SEARCH) for candidate in candidates]
+    if not note and os.path.lexists(wheel):
+        places.insert(0, (wheel, trust.beside(package), Origin.WHEEL))
+    for candidate, rules, origin in places:
+        verdict = _judge(candidate, rules)
         if verdict.judged:
-            return verdict.judged
+            return dataclasses.replace(verdict.judged, origin=origin, passed=note)
         if verdict.fault is _Fault.INSECURE:
             raise verdict.refusal()
         if verdict.fault is _Fault.UNFIT:
@@ -134,6 +168,18 @@ def _search(trusted: Sequence[str], search_path: str, trust: Trust) -> Judged:
         searched=candidates,
         next_step=_NEXT_STEP,
     )
+
+
+def _stranger(path: str, trust: Trust, folder: str) -> str:
+    """Return whose the way from ``folder`` to ``path`` is, if its owner is not trusted."""
+    with contextlib.ExitStack() as held:
+        try:
+            lookups = follow(path, held).lookups
+        except OSError as error:
+            text_of(error)
+            return ""
+        entries = [lookup.entry for lookup in lookups if below(lookup.entry.path, folder)]
+        return next((trust.stranger(one) for one in entries if not trust.owns(one)), "")
 
 
 def _check_explicit(explicit: str, trust: Trust) -> Judged:

@@ -2,7 +2,8 @@
 
 Since August 2026 the sentry is such a program. runsc looks for the folder where /proc/self/exe
 leads, so a program in it has the rights that runsc has. Each is judged by the rules for runsc,
-links included. A link is followed, and every folder that it leads through is judged.
+links included. A link is followed, and every folder that it leads through is judged. A runsc that
+is called ``gvisor_sentry`` is its own sentry, as the wheel has it: its own folder is judged.
 
 runsc gets no descriptors of these files, so they are looked at again before each start.
 """
@@ -21,7 +22,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from pytest_gvisor.base.errors import InsecureRunsc
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.trust import (
-    WRITABLE_BY_OTHERS,
     Node,
     Trust,
     Way,
@@ -126,12 +126,15 @@ def beside(runsc: Way, trust: Trust) -> Sidecars:
     """
     *above, binary = runsc.stack
     folder = above[-1]
+    look = _Look(trust, binary.path)
+    if len(above) > 1 and os.path.basename(binary.path) == SENTRY:
+        look.entry(above[:-1], os.path.basename(folder.path), "")
+        return Sidecars(folder=folder.path, present=True, states=look.states)
     path = os.path.join(folder.path, FOLDER)
     try:
         os.stat(FOLDER, dir_fd=folder.fd, follow_symlinks=False)
     except FileNotFoundError:
         return Sidecars(folder=path, present=False, shared=add_problem(folder))
-    look = _Look(trust, binary.path)
     look.entry(above, FOLDER, "")
     return Sidecars(folder=path, present=True, states=look.states)
 
@@ -209,7 +212,7 @@ class _Look:
         if self._trust.sealed_in_store(node):
             return
         # Sticky or not: runsc looks for more names than there are files.
-        if mode & WRITABLE_BY_OTHERS:
+        if self._trust.others_write(node):
             yield "its group or others may write it"
         if not self._trust.owns(node):
             yield self._trust.stranger(node)

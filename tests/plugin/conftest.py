@@ -181,7 +181,7 @@ def no_kvm() -> str:
 NO_RUNSC = """\
 from pytest_gvisor.runsc import locate
 
-locate.find.__kwdefaults__.update(trusted=(), search_path="")
+locate.find.__kwdefaults__.update(trusted=(), search_path="", package="/nowhere/pytest_gvisor")
 """
 
 

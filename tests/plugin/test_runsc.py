@@ -44,7 +44,8 @@ def test_the_path_is_used_and_shown_as_what_it_leads_to(
             assert {runsc.path!r} in gvisor.run(["true"]).command
             assert gvisor.settings.runsc == {str(link)!r}
     """)
-    alone.run(f"--gvisor-runsc={link}").ends(passed=1).shows(f"({runsc.path}), systrap")
+    ran = alone.run(f"--gvisor-runsc={link}").ends(passed=1)
+    ran.shows(f"({runsc.path}, named by a setting), systrap")
 
 
 @pytest.mark.fault("A14")
