@@ -22,7 +22,6 @@ extensions = [
     "sphinxcontrib.mermaid",
     "reachable_links",
     "plugin_reference",
-    "settings_table",
 ]
 exclude_patterns = ["_build", "_ext", "_inventories"]
 source_suffix = {".md": "markdown"}

@@ -78,7 +78,9 @@ def test_the_tables_of_options_are_what_the_parser_takes(alone: Project) -> None
     keys = set(re.findall(r"^  ((?:gvisor_|in_gvisor)\w*) \(", output, re.MULTILINE))
     keys -= {f"gvisor_{name}" for name in removed.SETTINGS}
     assert options == {one.option for one in SETTINGS if "command line" in one.sources} | INSIDE
-    table = SETTINGS_PAGE.partition("\n| option, ini key | meaning |\n")[2].partition("\n\n")[0]
+    table = SETTINGS_PAGE.partition("\n| option, ini key | marker | meaning |\n")[2].partition(
+        "\n\n"
+    )[0]
     assert set(re.findall(r"`(--[\w-]+)", table)) == options
     assert {key for row in rows(table) for key in re.findall(r"`(\w+)`", row)} == keys
     inside = {name for row in rows(doc("inside.md")) for name in re.findall(r"`(--[\w-]+)", row)}

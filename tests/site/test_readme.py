@@ -28,7 +28,8 @@ def test_each_link_of_readme_leads_to_a_file() -> None:
     links = re.findall(r"\]\((?!https?://)([^)#]+)", README)
     assert [link for link in links if not (CHECKOUT / link).is_file()] == []
     pages = {f"docs/{path.name}" for path in (CHECKOUT / "docs").glob("*.md")}
-    assert pages - set(links) == {"docs/index.md"}
+    assert "CHANGELOG.md" in links
+    assert pages - set(links) == {"docs/index.md", "docs/changelog.md"}
 
 
 def test_pictures_are_small_and_have_a_text() -> None:

@@ -102,13 +102,27 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_site_is_built_without_a_warning(site: Path) -> None:
-    """Links between pages, names in the API's docstrings and the table of settings hold."""
+    """Links between pages and names in the API's docstrings hold."""
     settings = (site / "settings.html").read_text()
-    assert "PYTEST_GVISOR_TIMEOUT" in settings
+    assert "--gvisor-strict" in settings
     assert "\N{EN DASH}" not in settings  # of an option in a help text
     assert 'href="https://docs.python.org/3/library/' in (site / "api.html").read_text()
     shown = (site / "report.schema.json").read_bytes()
     assert shown == (DOCS / "report.schema.json").read_bytes()
+
+
+def test_the_changes_are_a_page_of_the_site_with_links_to_the_others(site: Path) -> None:
+    """The page includes CHANGELOG.md, whose links begin at the checkout."""
+    page = (site / "changelog.html").read_text()
+    assert page.count("<h3>") == (DOCS.parent / "CHANGELOG.md").read_text().count("\n### ")
+    assert 'href="inside.html#files-that-come-back"' in page
+    assert 'href="docs/' not in page
+
+
+def test_the_first_page_has_the_command_that_installs(site: Path) -> None:
+    """Before the list of pages."""
+    first, _, _ = (site / "index.html").read_text().partition("Where to read on</h2>")
+    assert "pip install pytest-gvisor" in html.unescape(re.sub(r"<[^>]+>", "", first))
 
 
 INTERNAL = {

@@ -99,29 +99,47 @@ def test_the_table_of_arguments_is_the_signature_of_run() -> None:
     assert first_cells(section("workloads.md", "Arguments")) == own | {*names_from("call")}
 
 
-def test_the_table_of_options_pairs_each_with_its_ini_key() -> None:
+def test_the_table_of_options_pairs_each_with_its_ini_key_and_marker() -> None:
     """In docs/settings.md, one row a setting; further rows are of tests inside."""
-    table = (
+    _, _, rest = (
         (CHECKOUT / "docs/settings.md")
         .read_text()
-        .partition("\n| option, ini key | meaning |\n")[2]
+        .partition("\n| option, ini key | marker | meaning |\n|---|---|---|\n")
     )
-    cells = re.findall(r"^\| (.*?`) (?:alone )?\| ", table.partition("\n\n")[0], re.MULTILINE)
-    shown = [(re.findall(r"`(--[\w-]+)", one), re.findall(r"`(\w+)`", one)) for one in cells]
+    cells = [line.split("|")[1:3] for line in rest.partition("\n\n")[0].splitlines()]
+    shown = [
+        (re.findall(r"`(--[\w-]+)", one), re.findall(r"`(\w+)`", one), re.findall(r"`(\w+)=`", two))
+        for one, two in cells
+    ]
     declared = [
-        ([one.option] * ("command line" in one.sources), [one.key] * ("ini" in one.sources))
+        (
+            [one.option] * ("command line" in one.sources),
+            [one.key] * ("ini" in one.sources),
+            [one.written] * ("marker" in one.sources),
+        )
         for one in SETTINGS
     ]
-    inside = [
-        (["--gvisor-env"], ["gvisor_env"]),
-        (["--gvisor-readable"], ["gvisor_readable"]),
-        (["--gvisor-user"], ["gvisor_user"]),
-        (["--in-gvisor"], ["in_gvisor"]),
-        ([], ["gvisor_project_hidden"]),
-        ([], ["gvisor_returns"]),
-        ([], ["gvisor_report_fields"]),
+    inside: list[tuple[list[str], list[str], list[str]]] = [
+        (["--gvisor-env"], ["gvisor_env"], []),
+        (["--gvisor-readable"], ["gvisor_readable"], []),
+        (["--gvisor-user"], ["gvisor_user"], []),
+        (["--in-gvisor"], ["in_gvisor"], []),
+        ([], ["gvisor_project_hidden"], []),
+        ([], ["gvisor_returns"], []),
+        ([], ["gvisor_report_fields"], []),
     ]
-    assert shown == [*(one for one in declared if any(one)), *inside]
+    assert shown == [*declared, *inside]
+
+
+def test_each_option_of_the_table_has_its_variable() -> None:
+    """The sentence above the table names one, and the rule for all others."""
+    text = doc("settings.md")
+    assert "Each option down to `--gvisor-report` has a variable" in text
+    (timeout,) = (one for one in SETTINGS if one.name == "timeout")
+    assert f"that of `{timeout.option}` is `{timeout.variable}`" in text
+    options = [one for one in SETTINGS if "command line" in one.sources]
+    assert options[-1].option == "--gvisor-report"
+    assert all("environment" in one.sources for one in options)
 
 
 def test_the_names_that_a_project_is_shown_without_are_listed() -> None:
@@ -171,6 +189,34 @@ def test_the_pages_beside_docs_have_its_english() -> None:
 
 ATTRIBUTE = re.compile(r"^        self\.([a-z]\w*) = .*\n(?! +\"\"\")", re.MULTILINE)
 """One that is set, and that no docstring follows."""
+
+
+PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+READ_TWICE = ("hardly", "nothing of your", "all that there is", "where it has none")
+"""Phrases that a reader had to read twice."""
+
+
+def test_no_page_has_a_phrase_that_was_read_twice() -> None:
+    """Each was rewritten."""
+    text = {page.name: page.read_text().lower() for page in PAGES}
+    found = [(name, one) for name, page in text.items() for one in READ_TWICE if one in page]
+    assert found == []
+
+
+def test_the_package_of_runsc_is_recommended_on_debian_13_alone() -> None:
+    """The packages of Debian 12 and Ubuntu 24.04 are too old."""
+    commands = [
+        (page.name, line)
+        for page in PAGES
+        for line in page.read_text().splitlines()
+        if re.search(r"apt(-get)? install[^`]* runsc\b|install[^`]* runsc python3", line)
+    ]
+    assert commands
+    others = [(name, line) for name, line in commands if "Debian 13" not in line]
+    assert {name for name, _ in others} == {"ci.md"}  # in files for the image debian:trixie
+    text = (CHECKOUT / "docs/ci.md").read_text()
+    assert re.findall(r"(?:image:|FROM) (debian:\w+)", text)
+    assert {*re.findall(r"\bdebian:\w+", text)} == {"debian:trixie"}
 
 
 def test_each_attribute_of_an_error_is_documented() -> None:
