@@ -16,7 +16,7 @@ import signal
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -31,6 +31,10 @@ from pytest_gvisor.programs.paths import below
 from pytest_gvisor.programs.sources import ANY
 
 SHARED: Final = "host"
+"""The start of the names of skeletons that several runs use."""
+
+_MOST_SHARED: Final = 16
+"""A skeleton has hundreds of files, and stays until the session's end."""
 
 
 class Prepared(NamedTuple):
@@ -116,6 +120,12 @@ class HostRootfs(Rootfs):
     See `system_folders`.
     """
 
+    links: tuple[tuple[str, str], ...] = ()
+    """Links besides those of the system, with their targets."""
+
+    folders: tuple[str, ...] = ()
+    """Folders that are in it, empty unless a mount is there."""
+
     def prepare(
         self,
         folder: str,
@@ -137,15 +147,29 @@ class HostRootfs(Rootfs):
                 path=system.path,
                 notes=system.notes,
             )
-            # Whoever needs other points or accounts has a skeleton of its own: none sees another's.
-            if shared and account is None:
-                root = _made_once(shared, system)
-                if not root_paths.missing(root, made.mounts):
-                    return made._replace(root_path=root)
-            names = skeleton.ipv6_names_here() if self.whole else skeleton.IPV6_LOOPBACK
-            skeleton.make(made.root_path, system.links, account, ipv6_names=names)
-            make_points(made.root_path, made.mounts)
+
+            def make(root: str) -> None:
+                names = skeleton.ipv6_names_here() if self.whole else skeleton.IPV6_LOOPBACK
+                skeleton.make(root, system.links, account, ipv6_names=names)
+                make_points(root, made.mounts)
+                self._complete(root)
+
+            # Other points, links or accounts make another skeleton: no run sees another's.
+            name = f"{SHARED}-{points_digest(mounts, self, account)}"
+            if shared and (root := _made_once(shared, name, make)):
+                check_points(root, made.mounts)
+                return made._replace(root_path=root)
+            make(made.root_path)
         return made
+
+    def _complete(self, root: str) -> None:
+        for folder in self.folders:
+            _make_folder(root, folder)
+        for link, target in self.links:
+            above, name = os.path.split(link)
+            place = os.path.join(_make_folder(root, above), name)
+            if not os.path.lexists(place):
+                os.symlink(target, place)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,8 +191,7 @@ class DirectoryRootfs(Rootfs):
         del folder
         if not os.path.isdir(self.path):
             raise InvalidBundle([f"{shown(self.path)} is not a folder"], where="root file system")
-        if found := root_paths.missing(self.path, mounts):
-            raise InvalidBundle(found, where=f"root file system {self.path}")
+        check_points(self.path, mounts, where=f"root file system {self.path}")
         return Prepared(root_path=self.path, mounts=tuple(mounts), identity=self.identity)
 
 
@@ -287,15 +310,19 @@ def _system_mounts(system: system_folders.System) -> tuple[Mount, ...]:
     )
 
 
-def _made_once(shared: str, system: system_folders.System) -> str:
-    """Make a skeleton under a temporary name, then rename it: there whole or not at all."""
-    root = os.path.join(shared, SHARED)
+def _made_once(shared: str, name: str, make: Callable[[str], None]) -> str | None:
+    """Make a skeleton under a temporary name, then rename it: there whole or not at all.
+
+    Returns its path; None where the folder has as many as it may have.
+    """
+    root = os.path.join(shared, name)
     if os.path.isdir(root):
         return root
+    if sum(other.startswith(SHARED) for other in os.listdir(shared)) >= _MOST_SHARED:
+        return None
     temporary = tempfile.mkdtemp(prefix=f".{SHARED}-", dir=shared)
     try:
-        skeleton.make(f"{temporary}/root", system.links)
-        make_points(f"{temporary}/root", _system_mounts(system))
+        make(f"{temporary}/root")
         os.rename(f"{temporary}/root", root)
     except OSError:
         # Another process was faster: a folder that is not empty is not replaced.
@@ -306,16 +333,30 @@ def _made_once(shared: str, system: system_folders.System) -> str:
     return root
 
 
-def points_digest(mounts: Sequence[Mount]) -> str:
-    """Return 16 hexadecimal digits that name the mount points of bind mounts."""
+def points_digest(mounts: Sequence[Mount], *others: object) -> str:
+    """Return 16 hexadecimal digits that name the mount points of bind mounts, and these values."""
     points = sorted((normal(m.destination), os.path.isdir(m.source)) for m in mounts if m.is_bind)
-    return hashlib.sha256(repr(points).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    text = repr((points, *others))
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def make_points(root: str, mounts: Sequence[Mount]) -> None:
     """Make the mount points of bind mounts in a root of ours; a foreign root must have them."""
     if found := root_paths.missing(root, mounts, makes=True):
         raise InvalidBundle(found, where="root file system")
+
+
+def check_points(root: str, mounts: Sequence[Mount], where: str = "root file system") -> None:
+    """Raise `InvalidBundle` unless the mount points of bind mounts are in a root."""
+    if found := root_paths.missing(root, mounts):
+        raise InvalidBundle(found, where=where)
+
+
+def _make_folder(root: str, path: str) -> str:
+    """Make a folder in a root file system, links in that resolved; return its path on the host."""
+    inside = root_paths.resolve(root, path, {}).inside
+    skeleton.point(root, inside, is_folder=True)
+    return root + inside
 
 
 @contextlib.contextmanager

@@ -19,7 +19,6 @@ from pytest_gvisor.inside.wire.link import Died, Link, closed_on_error
 from pytest_gvisor.oci import root_paths, skeleton
 from pytest_gvisor.oci.defaults import CAPABILITIES, default_spec
 from pytest_gvisor.oci.mounts import bind, covers
-from pytest_gvisor.oci.rootfs import HostRootfs
 from pytest_gvisor.oci.spec import Capabilities
 from pytest_gvisor.plugin.stash import engine_of
 from pytest_gvisor.programs.paths import within
@@ -214,8 +213,9 @@ def _spec(workspace: Workspace, plan: Plan) -> Spec:
     mounts = [bind(path, path, follow=True) for path in shown.paths]
     mounts += writable.mounts(inside.writable)
     account = inhabitant.account if inhabitant else None
-    prepared = HostRootfs(whole=True).prepare(workspace.folder, mounts=mounts, account=account)
-    shown.complete(prepared.root_path)
+    prepared = shown.root().prepare(
+        workspace.folder, mounts=mounts, shared=workspace.shared or None, account=account
+    )
     workspace.sources.extend(_placed(workspace.folder, prepared, shown))
     sessions = os.path.dirname(os.path.dirname(workspace.folder))
     hidden = covers(prepared.root_path, prepared.mounts, session=sessions)

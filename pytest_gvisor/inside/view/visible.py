@@ -21,8 +21,9 @@ import pytest
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.inside.view import configuration
-from pytest_gvisor.oci import packages, root_paths, skeleton
+from pytest_gvisor.oci import packages, skeleton
 from pytest_gvisor.oci.mounts import danger, examine
+from pytest_gvisor.oci.rootfs import HostRootfs, Rootfs
 from pytest_gvisor.programs.paths import below, within
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -71,22 +72,10 @@ class Shown:
         """Return all folders with code that a test may import."""
         return [*self.paths, *_SYSTEM, *_prefixes()]
 
-    def complete(self, root: str) -> None:
-        """Add the links and the folder of the start to a root file system with the mount points."""
-        for link, target in self.links:
-            above, name = os.path.split(link)
-            place = os.path.join(_make_folder(root, above), name)
-            if not os.path.lexists(place):
-                os.symlink(target, place)
-        if not self.holds(self.start):
-            _make_folder(root, self.start)
-
-
-def _make_folder(root: str, path: str) -> str:
-    """Make a folder in a root file system, links in that resolved; return its path on the host."""
-    inside = root_paths.resolve(root, path, {}).inside
-    skeleton.point(root, inside, is_folder=True)
-    return root + inside
+    def root(self) -> Rootfs:
+        """Return the root file system that these files and folders are mounted in."""
+        folders = () if self.holds(self.start) else (self.start,)
+        return HostRootfs(whole=True, links=self.links, folders=folders)
 
 
 def shown(config: pytest.Config, items: Sequence[pytest.Item], asked: Sequence[str] = ()) -> Shown:

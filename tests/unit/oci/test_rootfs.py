@@ -29,23 +29,46 @@ def test_a_mount_of_the_caller_s_is_in_the_place_of_the_root_s_own(tmp_path: Pat
 
 
 def test_the_host_root_is_made_once_and_shared(tmp_path: Path, shared: str) -> None:
-    """Runs without mounts of their own have the same skeleton, and nothing else is left."""
-    one = rootfs.host().prepare(str(tmp_path / "1"), shared=shared)
-    two = rootfs.host().prepare(str(tmp_path / "2"), shared=shared)
-    assert one == two
-    assert os.listdir(shared) == ["host"]
+    """Runs with the same mount points have the same skeleton, and nothing else is left."""
+    for mounts in ([], [bind("/srv", "/mnt/a")], [bind("/usr", "/mnt/a")]):
+        one, two = (
+            rootfs.host().prepare(str(tmp_path / name), mounts=mounts, shared=shared)
+            for name in "12"
+        )
+        assert one == two
+    names = os.listdir(shared)
+    assert len(names) == 2
+    assert all(name.startswith("host-") for name in names)
+
+
+def test_so_many_skeletons_are_shared_and_no_more(
+    tmp_path: Path, shared: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A suite may have a thousand mount points, and a skeleton hundreds of files."""
+    monkeypatch.setattr(rootfs, "_MOST_SHARED", 2)
+    made = [
+        rootfs.host().prepare(
+            str(tmp_path / name), mounts=[bind("/srv", f"/mnt/{name}")], shared=shared
+        )
+        for name in "abc"
+    ]
+    homes = [os.path.dirname(one.root_path) for one in made]
+    assert homes == [shared, shared, str(tmp_path / "c")]
+    assert len(os.listdir(shared)) == 2
 
 
 def test_other_mount_points_never_reach_the_shared_skeleton(
     tmp_path: Path, shared: str, tree: Callable[[Path], Any]
 ) -> None:
-    """A run that needs a point of its own gets another skeleton; the first stays as it was."""
+    """A run with a point of its own gets another skeleton; the first stays as it was."""
     plain = rootfs.host().prepare(str(tmp_path / "1"), shared=shared)
     before = tree(Path(plain.root_path))
     mounts = [bind("/usr", "/new/point"), bind("/etc/passwd", "/new/file")]
     for name, where in (("2", shared), ("3", None)):
         made = rootfs.host().prepare(str(tmp_path / name), mounts=mounts, shared=where)
-        assert made.root_path == str(tmp_path / name / "rootfs")
+        home = os.path.dirname(made.root_path)
+        assert home == (where or str(tmp_path / name))
+        assert made.root_path != plain.root_path
         assert Path(made.root_path, "new/point").is_dir()
         assert Path(made.root_path, "new/file").is_file()
     assert tree(Path(plain.root_path)) == before
@@ -75,7 +98,7 @@ def test_localhost_has_an_ipv6_address_where_the_host_gives_it_one(
     assert skeleton.ipv6_names_here(str(tmp_path / "none")) == []
 
 
-def test_a_user_has_entries_in_a_skeleton_of_its_own(
+def test_a_user_has_entries_in_another_skeleton(
     tmp_path: Path, shared: str, tree: Callable[[Path], Any]
 ) -> None:
     """The skeleton of runs without a user stays as it was."""
@@ -83,7 +106,7 @@ def test_a_user_has_entries_in_a_skeleton_of_its_own(
     before = tree(plain)
     made = rootfs.host().prepare(str(tmp_path / "2"), shared=shared, account=account_of(1000, 1001))
     root = Path(made.root_path)
-    assert root == tmp_path / "2/rootfs"
+    assert root != plain
     assert "user:x:1000:1001:" in (root / "etc/passwd").read_text()
     assert "user:x:1001:" in (root / "etc/group").read_text()
     assert tree(plain) == before

@@ -13,6 +13,7 @@ import pytest
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.inside.view import visible
 from pytest_gvisor.oci import packages, skeleton
+from pytest_gvisor.oci.mounts import bind
 from pytest_gvisor.programs.paths import within
 
 
@@ -134,12 +135,10 @@ def test_a_wide_folder_of_the_start_is_empty_inside(
     found = shown(pytester, args=(f"--rootdir={pytester.path}",))
     assert start not in found.paths
     assert found.start == start
-    root = tmp_path / "root"
-    root.mkdir()
     links = (("/h/link", "/target"), ("/h/there", "/target"), ("/h/link", "/again"))
-    (root / "h").mkdir()
-    (root / "h/there").mkdir()
-    dataclasses.replace(found, links=links).complete(str(root))
+    made = dataclasses.replace(found, links=links).root()
+    mounts = [bind("/srv", "/h/there")]
+    root = Path(made.prepare(str(tmp_path / "run"), mounts=mounts).root_path)
     assert (root / start.lstrip("/")).is_dir()
     assert os.readlink(root / "h/link") == "/target"
     assert (root / "h/there").is_dir()
