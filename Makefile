@@ -1,6 +1,6 @@
 # Everything is done by scripts/; this file only names it. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check lint docs images releases ecosystem distributions suite-in-vm arm64 faults bench soak fuzz mutants clean
+.PHONY: help demo test test-all check lint docs images releases ecosystem distributions suite-in-vm wheel arm64 faults bench soak fuzz mutants clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ ecosystem: ## larger parts of other projects' suites, and tiny projects for plug
 
 suite-in-vm: ## a part of the suite on kvm, and limits where cgroups are of version 2 alone, in a VM
 	@scripts/suite-in-vm test-all $(ARGS)
+
+wheel: ## runsc as a wheel, pytest-gvisor-runsc, for x86_64 and aarch64, in dist/ (ARGS="amd64")
+	@scripts/wheel $(ARGS)
 
 arm64: ## the package, doctor and the unit tests on an emulated arm64, as root (half an hour)
 	@scripts/arm64 $(ARGS)

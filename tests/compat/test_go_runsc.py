@@ -12,16 +12,17 @@ SCRIPT = Path(__file__).parents[2] / "scripts/go-runsc"
 VERSION = "v0.0.0-20260905035102-160fafc42237"
 MODULE = "gvisor.dev/gvisor"
 PROXY = "https://proxy.golang.org,direct"
+MADE = "mkdir -p $GOPATH/bin; echo built > $GOPATH/bin/runsc"
 LOOSE = {
     "GOSUMDB": "off", "GONOSUMDB": "*", "GOPRIVATE": "*", "GOINSECURE": "*",
     "GOFLAGS": "-modcacherw", "CGO_ENABLED": "1",
 }  # fmt: skip
 
 
-def build(to: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def build(to: Path, *more: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Call the script, with a caller's variables that ask for no check."""
     return subprocess.run(
-        [SCRIPT, VERSION, to],
+        [SCRIPT, VERSION, to, *more],
         env={**os.environ, **LOOSE, **variables},
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
@@ -34,6 +35,8 @@ def scripted(folder: Path, install: str, version: str = "go1.99.0") -> str:
         f"""#!/bin/sh
         if [ "$1 $2" = "env GOVERSION" ]; then echo {version}; exit; fi
         if [ "$1" = env ]; then echo https://proxy.example; exit; fi
+        if [ "$1" = version ]; then printf '\\tdep\\texample.com/a\\tv1.0.0\\th1:x\\n'; exit; fi
+        if [ "$1" = mod ]; then echo "$@"; exit; fi
         env > {folder}/seen; echo "$@" >> {folder}/seen
         {install}
         """
@@ -44,7 +47,7 @@ def scripted(folder: Path, install: str, version: str = "go1.99.0") -> str:
 
 def test_a_build_has_a_name_and_its_sentry_beside_it(tmp_path: Path) -> None:
     """Go builds without cgo, with all checks; the modes do not depend on the umask."""
-    install = 'umask 077; echo built > "$GOBIN/runsc"; chmod 700 "$GOBIN/runsc"'
+    install = f"umask 077; {MADE}; chmod 700 $GOPATH/bin/runsc"
     done = build(tmp_path / "to", PATH=scripted(tmp_path, install))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     files = [tmp_path / "to" / name for name in ("runsc", "gvisor-bin/gvisor_sentry")]
@@ -53,13 +56,26 @@ def test_a_build_has_a_name_and_its_sentry_beside_it(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["go", "seen", "to"]
     seen = (tmp_path / "seen").read_text().splitlines()
     assert seen[-1].split() == [
-        "install", "-v", "-ldflags", "-X",
+        "install", "-v", "-trimpath", "-ldflags", "-s", "-w", "-buildid=", "-X",
         f"{MODULE}/runsc/version.version=20260905-module-160fafc42237", f"{MODULE}/runsc@{VERSION}",
     ]  # fmt: skip
     assert {
         "CGO_ENABLED=0", "GOENV=off", "GOSUMDB=sum.golang.org", "GONOSUMDB=none", "GOPRIVATE=none",
         "GOINSECURE=none", "GOFLAGS=-buildvcs=false", "GOPROXY=https://proxy.example",
+        "GOAMD64=v1", "GOTOOLCHAIN=local", "GOBIN=",
     } <= set(seen)  # fmt: skip
+
+
+def test_a_wheel_has_a_go_of_one_version_and_the_names_of_its_modules(tmp_path: Path) -> None:
+    """Go puts what it builds for another machine into a folder of that name."""
+    made = MADE.replace("/bin", "/bin/linux_arm64")
+    done = build(tmp_path / "to", "arm64", "1.26.8", PATH=scripted(tmp_path, made))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    seen = (tmp_path / "seen").read_text().splitlines()
+    assert {"GOARCH=arm64", "GOTOOLCHAIN=go1.26.8", "GOSUMDB=sum.golang.org"} <= set(seen)
+    assert (tmp_path / "to/runsc").read_text() == "built\n"
+    modules = (tmp_path / "to/modules.json").read_text().splitlines()
+    assert modules[-1] == "mod download -json example.com/a@v1.0.0"
 
 
 def test_a_long_build_says_every_ten_seconds_that_it_goes_on(tmp_path: Path) -> None:
