@@ -182,7 +182,7 @@ def on_release(settings: Settings, label: object) -> Settings:
     known = ", ".join(release.label for release in settings.releases) or "none"
     raise UsageError(
         f"release={label!r} is no label of this run: there are {known}",
-        next_step="--gvisor-runsc LABEL=PATH, given twice or more, names them.",
+        next_step="--gvisor-runsc=LABEL=PATH, given twice or more, names them.",
     )
 
 

@@ -8,6 +8,7 @@ every user may read. Nor is anything that names this machine, its users or its s
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import glob
 import os
 import pwd
@@ -121,6 +122,13 @@ def ipv6_names_here(hosts: str = "/etc/hosts") -> list[str]:
             address, *named = [*line.partition("#")[0].split(), ""]
             names.update(named if address == "::1" else ())
     return [name for name in IPV6_LOOPBACK if name in names]
+
+
+def holds(path: str) -> bool:
+    """Whether a skeleton has a file of this path, or may have one."""
+    copied = (f"/etc/{name}{end}" for name in _COPIED for end in ("", "/*"))
+    own = {*_GENERATED, *accounts.files(None)}
+    return path[1:] in own or any(fnmatch.fnmatchcase(path, name) for name in copied)
 
 
 def point(root: str, path: str, *, is_folder: bool) -> None:

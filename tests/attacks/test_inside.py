@@ -378,7 +378,7 @@ def test_no_writable_folder_becomes_code_of_the_host(
             result = run_inside(f"--gvisor-writable={folder}")
             assert result.ret == pytest.ExitCode.USAGE_ERROR
             told = result.stderr.str() + result.stdout.str()
-            assert f"--gvisor-writable {folder}: it holds '{top}/lib'" in told
+            assert f"--gvisor-writable={folder}: it holds '{top}/lib'" in told
         assert (top / "lib/helper.py").read_text() == ""
 
 

@@ -58,7 +58,7 @@ def test_no_program_of_root_is_left_in_a_writable_folder(
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
         [
-            f"*--gvisor-writable {leaving} as root: a test could leave a set-uid program of root*",
+            f"*--gvisor-writable={leaving} as root: a test could leave a set-uid program of root*",
             f"Run pytest as an ordinary user*mount -t tmpfs -o nosuid,nodev tmpfs {leaving}*",
         ]
     )

@@ -92,7 +92,7 @@ def test_a_failure_names_what_is_not_shown_and_the_option(
     path = f"{host}/file is on the host, and is not shown to tests inside."
     link = f"link is a link on the way to {host}/file, which is not shown to tests inside."
     assert sorted(told) == sorted([path, path, f"{project.path}/{link}"])
-    assert f"To show: --gvisor-readable {host}/file (or ini gvisor_readable)" in result.outlines
+    assert f"To show: --gvisor-readable={host}/file (or ini gvisor_readable)" in result.outlines
     result = run_inside("-rN", f"--gvisor-readable={host}/file", "-k", "not other")
     assert result.parseoutcomes() == {"passed": 3, "deselected": 1}
 

@@ -1,4 +1,4 @@
-"""``--gvisor-runsc LABEL=PATH``, given twice or more: each test once per release."""
+"""``--gvisor-runsc=LABEL=PATH``, given twice or more: each test once per release."""
 
 import re
 import shlex

@@ -100,7 +100,7 @@ cd /project/tests
 "$PYTHON" -m pytest_gvisor doctor --json --runsc /opt/gvisor/runsc
 echo "=== $?"
 "$PYTHON" -m pytest -p pytest_gvisor.plugin -p no:cacheprovider -q \
-    --gvisor-strict --gvisor-runsc /opt/gvisor/runsc
+    --gvisor-strict --gvisor-runsc=/opt/gvisor/runsc
 echo "=== $?"
 """
 

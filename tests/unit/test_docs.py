@@ -44,6 +44,15 @@ def doc(name: str) -> str:
     return re.sub(r"\s+", " ", (CHECKOUT / "docs" / name).read_text())
 
 
+def test_options_with_paths_are_printed_with_an_equals_sign() -> None:
+    """pytest takes a path after a plugin's option for a path to test, and moves its root."""
+    places = ("README.md", "docs/*.md", "pytest_gvisor/**/*.py", "scripts/*", "action.yml")
+    files = [path for place in places for path in CHECKOUT.glob(place) if path.is_file()]
+    assert len(files) > 200
+    form = re.compile(r"--gvisor-(?:readable|runsc|writable) +[\w=]*[~/$A-Z\"{]")
+    assert not [path for path in files if form.search(path.read_text(errors="replace"))]
+
+
 def section(name: str, title: str) -> str:
     """The text under a title of a document, up to the next title."""
     _, _, rest = (CHECKOUT / "docs" / name).read_text().partition(f"\n## {title}\n")

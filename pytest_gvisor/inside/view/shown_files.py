@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.inside.view.visible import KEY, OPTION
+from pytest_gvisor.oci import skeleton
 from pytest_gvisor.oci.mounts import danger
 from pytest_gvisor.programs import linux
 from pytest_gvisor.programs.paths import below, within
@@ -38,6 +39,7 @@ _MISSING = re.compile(
 )
 _MODULE = re.compile(r"No module named '(\w+)")
 _PATH = re.compile(r"""'([^'\n]+)'|"([^"\n]+)"|(?:^|(?<=[\s=:(]))(/[^\s'":,;)]+)""")
+_ABSOLUTE = re.compile(r"""(?<![\w./])/[^\s'":,;)\]}\0]+""")
 _MOST_TEXTS = 64
 _LONGEST_TEXT = 256 * 1024
 _LONGEST_LINE = 4096
@@ -127,18 +129,25 @@ def hint(texts: Iterable[str], holds: Callable[[str], bool], cwd: str) -> str:
     ``holds`` tells whether tests inside see a path. They start in ``cwd``.
     """
     ends = (text[-_LONGEST_TEXT:] for text in itertools.islice(texts, _MOST_TEXTS))
-    lines = (line for text in ends for line in text.splitlines() if _MISSING.search(line))
-    paths = (path for line in lines for path in _paths(line[:_LONGEST_LINE], cwd))
-    named = dict.fromkeys(itertools.islice(paths, _MOST_NAMED))
+    lines = [line[:_LONGEST_LINE] for text in ends for line in text.splitlines()]
+    missing = (path for line in lines if _MISSING.search(line) for path in _paths(line, cwd))
+    named = dict.fromkeys(itertools.islice(missing, _MOST_NAMED))
+    # Each program has a message of its own for a file that it does not find. A folder may be named
+    # for any reason, and what a sandbox has itself is no file that it lacks.
+    absolute = (found[0] for line in lines for found in _ABSOLUTE.finditer(line))
+    others = (p for p in map(os.path.normpath, absolute) if p not in named and not _is_own(p, cwd))
+    rest = itertools.islice(dict.fromkeys(itertools.islice(others, _MOST_NAMED)), _MOST_LOOKED_UP)
     told: dict[str, str] = {}
     try:
         lookup = _Lookup(mounts(), holds)
     except OSError:
         return ""
-    for path in [*named][:_MOST_LOOKED_UP]:
-        if (answer := lookup.hidden(path)) and len(told) < _MOST_TOLD:
+    answers = [lookup.hidden(path) for path in [*named][:_MOST_LOOKED_UP]]
+    answers += [lookup.hidden(path, file=True) for path in rest if not skeleton.holds(path)]
+    for answer in filter(None, answers):
+        if len(told) < _MOST_TOLD:
             told.setdefault(*answer)
-    options = " ".join(f"{OPTION} {escape(shlex.quote(path))}" for path in told)
+    options = " ".join(f"{OPTION}={escape(shlex.quote(path))}" for path in told)
     return "\n".join([*told.values(), f"To show: {options} (or ini {KEY})"]) if told else ""
 
 
@@ -149,8 +158,12 @@ def _paths(line: str, cwd: str) -> Iterator[str]:
     named = (next(filter(None, match.groups())) for match in _PATH.finditer(line))
     for name in (*modules, *named):
         path = os.path.normpath(os.path.join(cwd, name))
-        if "\0" not in path and (not path.startswith(_OWN) or cwd.startswith(_OWN)):
+        if "\0" not in path and not _is_own(path, cwd):
             yield path
+
+
+def _is_own(path: str, cwd: str) -> bool:
+    return path.startswith(_OWN) and not cwd.startswith(_OWN)
 
 
 class _Lookup:
@@ -161,14 +174,19 @@ class _Lookup:
         self._kinds = {mount.point: mount.kind for mount in table}  # the one on top counts
         self._parts_left = _MOST_PARTS
 
-    def hidden(self, path: str) -> tuple[str, str] | None:
-        """Return the path to show and a sentence on it, for a file that is hidden from tests."""
+    def hidden(self, path: str, *, file: bool = False) -> tuple[str, str] | None:
+        """Return the path to show and a sentence on it, for what is hidden from tests.
+
+        ``file`` takes regular files alone.
+        """
         try:
             real, seen, link = self._resolve(path) or ("", True, "")
         except (OSError, ValueError):  # it is not there, or this user may not look at it
             return None
         shown = self._holds(real)
         if not real or danger(real) or (shown and seen):
+            return None
+        if file and not stat.S_ISREG(os.lstat(real).st_mode):
             return None
         text = f"{path} is on the host, and is not shown to tests inside."
         if link and not shown:

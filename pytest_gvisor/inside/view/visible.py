@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import itertools
 import os
 import pwd
 import shlex
@@ -129,8 +130,34 @@ def _needed(
     files = [*(str(item.path) for item in items), *configuration.files(items)]
     for folder, name in map(os.path.split, files):
         wanted[folder] = f"{name} lies in it", "Move the tests into a folder of their own"
-    root = "it is the root folder of the tests", "Set --rootdir to a folder of the project's own"
-    return {**wanted, str(config.rootpath): root}
+    return {**wanted, str(config.rootpath): _use_of_root(config, start)}
+
+
+def _use_of_root(config: pytest.Config, start: str) -> tuple[str, str]:
+    """Return why the root folder is shown, and the remedy.
+
+    pytest chooses it before it knows any plugin's options. So it takes the value of such an option
+    for a path to test, unless the option has the form ``--option=PATH``.
+    """
+    use, remedy = (
+        "it is the root folder of the tests",
+        "Set --rootdir to a folder of the project's own",
+    )
+    if config.inipath is not None or getattr(config.option, "rootdir", None):
+        return use, remedy
+    if str(config.rootpath) == start:
+        return f"{use}: pytest was started there, and has found no ini file", remedy
+    words = [*map(str, config.invocation_params.args)]
+    named = {
+        word: before
+        for before, word in itertools.pairwise(["", *words])
+        if not word.startswith("-") and os.path.exists(os.path.join(start, word.partition("::")[0]))
+    }
+    use += f", which holds the paths on pytest's command line: {', '.join(map(shlex.quote, named))}"
+    for word, option in named.items():
+        if option.startswith("--") and "=" not in option:
+            remedy = f"Write {option}={shlex.quote(word)}, or set{remedy.removeprefix('Set')}"
+    return use, remedy
 
 
 def import_folders(start: str) -> Iterator[str]:
@@ -184,7 +211,7 @@ def _check(path: str, use: str, remedy: str) -> None:
     if not skeleton.is_wide(path):
         return
     dots = ", of which names that begin with a dot stay hidden" * within(skeleton.home(), path)
-    ask = f", or show it{dots}: --gvisor-readable {shlex.quote(path)}"
+    ask = f", or show it{dots}: --gvisor-readable={shlex.quote(path)}"
     raise UsageError(
         f"the tests would need all of {shlex.quote(path)} inside the sandbox, because {use}",
         next_step=f"{remedy}{'' if danger(os.path.realpath(path)) else ask}.",
@@ -220,7 +247,7 @@ def _may_show(path: str, root: str, shared: Iterable[str]) -> bool:
             return False
         problem, remedy, real = error.message, "Name the target itself, if tests need it.", path
     if problem:
-        raise UsageError(f"{OPTION} {escape(shlex.quote(path))}: {problem}", next_step=remedy)
+        raise UsageError(f"{OPTION}={escape(shlex.quote(path))}: {problem}", next_step=remedy)
     return not any(within(real, folder) for folder in shared)
 
 
@@ -266,7 +293,7 @@ def _opened(
         waiting += _entries(path, links, dots=path not in homes)
         if len(waiting) + len(whole) + len(links) > _MOST_ENTRIES:
             raise UsageError(
-                f"{OPTION} {escape(shlex.quote(path))}: it has more than {_MOST_ENTRIES} entries",
+                f"{OPTION}={escape(shlex.quote(path))}: it has more than {_MOST_ENTRIES} entries",
                 next_step="Name the entries that tests need.",
             )
     return [*dict.fromkeys(whole)], folders, links
@@ -285,7 +312,7 @@ def _entries(folder: str, links: list[tuple[str, str]], *, dots: bool) -> Iterat
             elif stat.S_ISDIR(mode) or stat.S_ISREG(mode):
                 yield path
     except OSError as error:
-        raise UsageError(f"{OPTION} {escape(shlex.quote(folder))}: {error.strerror}") from error
+        raise UsageError(f"{OPTION}={escape(shlex.quote(folder))}: {error.strerror}") from error
 
 
 def _homes(root: str) -> set[str]:

@@ -78,7 +78,7 @@ def check(config: pytest.Config, items: Sequence[pytest.Item] = ()) -> None:
 
 
 def _refused(path: str, reason: str) -> UsageError:
-    return UsageError(f"--gvisor-writable {escape(shlex.quote(path))}: {reason}", next_step=_REMEDY)
+    return UsageError(f"--gvisor-writable={escape(shlex.quote(path))}: {reason}", next_step=_REMEDY)
 
 
 def _collected(config: pytest.Config, items: Sequence[pytest.Item]) -> Iterator[str]:
@@ -188,7 +188,7 @@ def _check_harmless(folder: str) -> None:
     path = escape(shlex.quote(folder))  # whole, since it is to be pasted
     where = "" if point == folder else f" (its mount {escape(point)})"
     raise UsageError(
-        f"--gvisor-writable {path} as root: a test could leave a set-uid program of root "
+        f"--gvisor-writable={path} as root: a test could leave a set-uid program of root "
         f"there, because the file system{where} is not mounted with nosuid and nodev",
         next_step="Run pytest as an ordinary user, or mount such a file system there first: "
         f"`mount -t tmpfs -o nosuid,nodev tmpfs {path}`.",

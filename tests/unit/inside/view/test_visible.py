@@ -104,12 +104,28 @@ def test_a_project_that_is_the_home_folder_has_to_be_asked_for(
     file = rootdir / "tests/test_it.py"
     with pytest.raises(UsageError, match="root folder of the tests") as caught:
         shown(pytester, file=file)
-    assert f"--gvisor-readable {rootdir}" in str(caught.value)
+    assert f"--gvisor-readable={rootdir}" in str(caught.value)
     found = shown(pytester, rootdir, file=file)
     assert [path for path in found.paths if within(path, str(rootdir))] == [
         f"{rootdir}/tests",
         f"{rootdir}/.venv/lib",
     ]
+
+
+def test_the_error_for_a_wide_root_names_the_paths_that_it_comes_from(
+    pytester: pytest.Pytester, rootdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pytest takes the value of a plugin's option for one of them, unless it is joined by ``=``."""
+    data, file = pytester.mkdir("data"), rootdir / "tests/test_it.py"
+    with pytest.raises(UsageError, match="started there, and has found no ini file"):
+        shown(pytester, file=file)
+    monkeypatch.chdir(file.parent)
+    with pytest.raises(UsageError) as caught:
+        shown(pytester, file=file, args=("--gvisor-readable", str(data)))
+    assert f"which holds the paths on pytest's command line: {data}\n" in str(caught.value)
+    assert f"Write --gvisor-readable={data}, or set --rootdir to a folder" in str(caught.value)
+    paths = shown(pytester, file=file, args=(f"--gvisor-readable={data}",)).paths
+    assert str(rootdir) not in paths
 
 
 def test_of_a_wide_folder_the_ini_file_is_shown_alone(
