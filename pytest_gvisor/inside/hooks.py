@@ -5,7 +5,6 @@ Light until a test runs inside: what starts sandboxes is imported then.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,16 +16,17 @@ from pytest_gvisor.plugin import placement
 from pytest_gvisor.programs.paths import caches
 
 if TYPE_CHECKING:
-    from pytest_gvisor.base.settings import Isolation
-    from pytest_gvisor.inside.boot.start import Inside
     from pytest_gvisor.inside.session import InsideSession
 
 _MARKER = (
     "in_gvisor(*, fresh=False, user=None): run this test inside gVisor, if fresh in a sandbox of "
     "its own, as this user"
 )
-_READ = ("gvisor_env", "gvisor_readable", "gvisor_user")
-"""Options of the pytest inside that have an ini key."""
+_OPTIONS = (
+    "gvisor_env", "gvisor_isolation", "gvisor_readable", "gvisor_user", "gvisor_writable",
+)  # fmt: skip
+_INI_KEYS = ("gvisor_env", "gvisor_readable", "gvisor_user", placement.FIELDS)
+"""The options and ini keys that are checked before anything is collected."""
 
 _RUN_NO_TEST = ("cacheshow", "collectonly", "setupplan", "show_fixtures_per_test", "showfixtures")
 """Options with which pytest begins a session all the same."""
@@ -46,29 +46,17 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker; refuse what cannot work inside."""
     placement.check_guard()
     config.addinivalue_line("markers", _MARKER)
-    if config.getoption("gvisor_isolation") is not None:
-        _isolation(config)
-    if names := config.getini(placement.FIELDS):
-        from pytest_gvisor.inside.wire.fields import is_free  # noqa: PLC0415 -- idle costs nothing
-
-        if wrong := [name for name in names if not is_free(name)]:
-            raise pytest.UsageError(
-                f"pytest-gvisor: {placement.FIELDS}: {wrong[0]!r} is no attribute that a project "
-                "may add to reports. Name one that hooks of this project set and read."
-            )
     if placement.here_is_inside():
         return
+    if any(map(config.getoption, _OPTIONS)) or any(map(config.getini, _INI_KEYS)):
+        from pytest_gvisor.inside.view import run_options  # noqa: PLC0415 -- idle costs nothing
+
+        run_options.check(config)
     if os.path.isdir(caches("returned")):
         from pytest_gvisor.inside.back.records import LeftOut  # noqa: PLC0415 -- idle costs nothing
 
         config.pluginmanager.register(LeftOut())
-    if config.getoption("no_gvisor"):
-        return
-    if config.getoption("gvisor_writable") or any(
-        config.getoption(name) or config.getini(name) for name in _READ
-    ):
-        _read(config)
-    if config.getini(placement.RETURNS):
+    if config.getini(placement.RETURNS) and not config.getoption("no_gvisor"):
         from pytest_gvisor.inside.back import returned  # noqa: PLC0415 -- idle costs nothing
 
         with placement.misuse_ends_session():
@@ -80,15 +68,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Start the first sandbox: all plugins are configured, and nothing of the session is done."""
     config = session.config
     if placement.is_asked_for(config) and _runs_tests(config):
-        from pytest_gvisor.base.errors import LaunchError  # noqa: PLC0415 -- idle costs nothing
-        from pytest_gvisor.plugin.stash import launcher_of  # noqa: PLC0415
+        from pytest_gvisor.plugin.stash import launcher_of  # noqa: PLC0415 -- idle costs nothing
 
-        with contextlib.suppress(LaunchError):  # whoever needs the keeper comes upon it again
-            launcher_of(config).begin()
+        launcher_of(config).begin()
         # The keeper comes up while the modules that use it are imported.
         from pytest_gvisor.inside.boot.early import Early  # noqa: PLC0415
 
-        early = Early(config, lambda: _inside(config))
+        early = Early(config)
         config.pluginmanager.register(early, placement.EARLY)
         if early.begin():
             # What the tests need is imported while runsc starts.
@@ -103,26 +89,6 @@ def _runs_tests(config: pytest.Config) -> bool:
         return False
     controls = config.pluginmanager.hasplugin("dsession")  # xdist's
     return not controls and not any(config.getoption(name, False) for name in _RUN_NO_TEST)
-
-
-def _read(config: pytest.Config) -> tuple[dict[str, str], list[str]]:
-    """Return the environment inside, and what is shown. Raises `pytest.UsageError`."""
-    from pytest_gvisor.inside.view import environment, users, visible, writable  # noqa: PLC0415
-
-    # The last entry that matches a name counts.
-    entries = [*config.getini("gvisor_env"), *config.getoption("gvisor_env")]
-    with placement.misuse_ends_session():
-        writable.check(config)
-        users.of_run(config)
-        return environment.environment(entries, os.environ), visible.readable(config)
-
-
-def _isolation(config: pytest.Config) -> Isolation:
-    from pytest_gvisor.base import setting_values, settings  # noqa: PLC0415 -- idle costs nothing
-
-    written = config.getoption("gvisor_isolation") or "session"
-    with placement.misuse_ends_session():
-        return setting_values.word(settings.Isolation, written, "isolation")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -148,23 +114,9 @@ def pytest_report_header(config: pytest.Config) -> list[str] | str | None:
         "gvisor: the tests run INSIDE gVisor: its kernel, a /tmp of their own, an environment by "
         "allow-list; what they write stays there, apart from files that come back"
     )
-    return [where, *_held_back_and_shown(config)]
+    from pytest_gvisor.inside.view import run_options  # noqa: PLC0415 -- idle costs nothing
 
-
-def _held_back_and_shown(config: pytest.Config) -> Iterator[str]:
-    """Yield a line on variables that tests inside do not get, and one on packages that they see.
-
-    No folder of ``sys.path`` has these packages.
-    """
-    from pytest_gvisor.base.escape import escape  # noqa: PLC0415 -- idle costs nothing
-    from pytest_gvisor.inside.view import visible  # noqa: PLC0415
-    from pytest_gvisor.inside.view.environment import held_back  # noqa: PLC0415
-
-    if names := held_back(_read(config)[0], os.environ):
-        told = "-v names them" if config.get_verbosity() <= 0 else escape(", ".join(names))
-        yield f"gvisor: {len(names)} environment variables are held back (--gvisor-env): {told}"
-    if found := ", ".join(visible.named_packages(config)):
-        yield f"gvisor: packages shown beside sys.path: {escape(found)}"
+    return [where, *run_options.header(config)]
 
 
 @pytest.hookimpl
@@ -187,10 +139,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not inside:
         return
     from pytest_gvisor.inside.boot import variants  # noqa: PLC0415 -- idle costs nothing
-    from pytest_gvisor.inside.view import writable  # noqa: PLC0415 -- idle costs nothing
 
     with placement.misuse_ends_session():
-        writable.check(config, items)
         variants.expand(items, inside)
 
 
@@ -214,10 +164,9 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Mark the host's copy of a test that is expected to fail."""
     if placement.native_key in item.stash:
-        from pytest_gvisor.base.setting_values import NATIVE  # noqa: PLC0415
         from pytest_gvisor.plugin import markers  # noqa: PLC0415 -- idle costs nothing
 
-        markers.add_xfail(item, NATIVE)
+        markers.add_xfail(item)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -234,37 +183,27 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     """Run a test inside, in place of pytest's own protocol."""
     if placement.variant_key not in item.stash:
         return None
-    config = item.config
-    if _session_key not in config.stash:
-        from pytest_gvisor.inside.session import InsideSession  # noqa: PLC0415 -- see above
-
-        inside = InsideSession(item.session, _isolation(config), _inside(config))
-        config.stash[_session_key] = inside
-        config.add_cleanup(inside.end)
-    config.stash[_session_key].run(item, nextitem)
+    item.config.stash[_session_key].run(item, nextitem)
     return True
-
-
-def _inside(config: pytest.Config) -> Inside:
-    from pytest_gvisor.inside.boot.start import Inside  # noqa: PLC0415
-    from pytest_gvisor.inside.view.environment import held_back  # noqa: PLC0415 -- see above
-
-    env, readable = _read(config)
-    return Inside(
-        env=env,
-        held_back=tuple(held_back(env, os.environ)),
-        readable=tuple(readable),
-        writable=tuple(config.getoption("gvisor_writable")),
-    )
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
-    """End the sandboxes with the loop, as the innermost hook: pytest-cov combines data after it."""
+    """Begin and end the sandboxes with the loop.
+
+    As the innermost hook: pytest-cov combines data after it.
+    """
+    config, inside = session.config, None
+    stops = session.testsfailed and not config.option.continue_on_collection_errors
+    runs = _runs_tests(config) and not stops
+    if runs and any(placement.variant_key in item.stash for item in session.items):
+        from pytest_gvisor.inside.session import InsideSession  # noqa: PLC0415 -- idle costs nothing
+
+        inside = config.stash[_session_key] = InsideSession(session)
+        config.add_cleanup(inside.end)
     try:
         return (yield)
     finally:
-        inside = session.config.stash.get(_session_key, None)
         if inside is not None:
             inside.close(interrupted=isinstance(sys.exception(), KeyboardInterrupt))
 

@@ -18,9 +18,10 @@ from pytest_gvisor.inside.back.landing import PLUGIN, Store
 from pytest_gvisor.inside.back.returned import Agreed, Taker, agree, basetemp
 from pytest_gvisor.inside.boot import early
 from pytest_gvisor.inside.boot.copies import Copies
-from pytest_gvisor.inside.boot.start import Inside, collect, plan
+from pytest_gvisor.inside.boot.start import collect, plan
 from pytest_gvisor.inside.groups import Group, ItemPlan, plan_key, planned
 from pytest_gvisor.inside.plugins import Bridges, allure, unbridged
+from pytest_gvisor.inside.view import run_options
 from pytest_gvisor.inside.wire import reports
 from pytest_gvisor.inside.wire.link import Link
 from pytest_gvisor.inside.wire.session_bounds import SessionBounds
@@ -39,12 +40,13 @@ _LAST_END = 10.0
 class InsideSession:
     """The sandboxes for tests inside, each made for its first test."""
 
-    def __init__(self, session: pytest.Session, isolation: Isolation, inside: Inside) -> None:
+    def __init__(self, session: pytest.Session) -> None:
+        """Plan the tests. Raises `pytest.UsageError`."""
         self._config = session.config
+        self._inside = inside = run_options.inside(self._config)
         self._bounds = SessionBounds(self._config, self._config.getini(FIELDS))
         self._config.pluginmanager.register(self._bounds)
         self._bridges = Bridges(self._config, self._bounds)
-        self._inside = inside
         self._returned = Store(Anchors(str(self._config.rootpath), inside.writable))
         self._config.pluginmanager.register(self._returned, PLUGIN)
         self._agree(session.items)  # which opens the anchors of all before the first test
@@ -52,7 +54,7 @@ class InsideSession:
         self._started = 0
         self.copies = Copies(self._config)
         self._config.pluginmanager.register(self.copies)
-        self._groups = planned(session.items, isolation)
+        self._groups = planned(session.items, run_options.isolation(self._config))
         self._following: ItemPlan | None = None
         self._leaving: Link | None = None
         """The sandbox that ended last, and may still be being removed."""

@@ -19,11 +19,11 @@ from pytest_gvisor.base.escape import safe
 from pytest_gvisor.inside.ahead import Ahead, Ids, Progress
 from pytest_gvisor.inside.back.coverage_data import MOST_BYTES, InsideCoverage
 from pytest_gvisor.inside.back.returned import LAST_ACTS, Taker
-from pytest_gvisor.inside.boot.start import Inside
 from pytest_gvisor.inside.debugger import Debugger, stopped
 from pytest_gvisor.inside.plugins import Bridges
 from pytest_gvisor.inside.view import environment, shown_files, users, visible
 from pytest_gvisor.inside.view.configuration import measuring
+from pytest_gvisor.inside.view.run_options import Inside
 from pytest_gvisor.inside.wire import fields, reports, rules
 from pytest_gvisor.inside.wire.link import Died, Hangs, Link, gone
 from pytest_gvisor.inside.wire.session_bounds import SessionBounds

@@ -118,10 +118,11 @@ def _check_expected_failures(item: pytest.Item) -> None:
             engine_of(item.config).check_listed(named, settings_of(item))
 
 
-def add_xfail(item: pytest.Item, platform: str) -> None:
+def add_xfail(item: pytest.Item, platform: str = setting_values.NATIVE) -> None:
     """Mark a test that is expected to fail on this platform as a strict xfail.
 
     Only when the platform is known to work: for want of a platform no test fails as expected.
+    By default it is the host's copy of a test inside.
     """
     reason = expected_failures(item).get(platform)
     if reason is not None:

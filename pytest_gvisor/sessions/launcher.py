@@ -215,8 +215,12 @@ class Launcher:
         """How many things of runs could not be removed; `close` tells those of the session."""
 
     def begin(self) -> None:
-        """Let the keeper come up while the caller does something else. Raises `LaunchError`."""
-        self._ensure()
+        """Let the keeper come up while the caller does something else.
+
+        A problem is not reported here: the first run meets it again.
+        """
+        with contextlib.suppress(LaunchError):
+            self._ensure()
 
     def session(self) -> SessionDir:
         """Return the session folder. Raises `LaunchError` if it cannot be made."""

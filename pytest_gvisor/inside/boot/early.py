@@ -8,7 +8,7 @@ that is made then is the same, and else removed.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -16,18 +16,17 @@ from pytest_gvisor.base.errors import GvisorError
 from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.inside.boot import start
 from pytest_gvisor.inside.boot.start import Started
-from pytest_gvisor.inside.view import host_files, users
+from pytest_gvisor.inside.view import host_files, run_options, users
 from pytest_gvisor.plugin.placement import EARLY, variant_key
 from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.plugin.stash import engine_of
 
 
 class Early:
-    """The plugin that starts it. ``inside`` returns the run's own settings of a pytest inside."""
+    """The plugin that starts it."""
 
-    def __init__(self, config: pytest.Config, inside: Callable[[], start.Inside]) -> None:
+    def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._inside = inside
         self._owner = os.getpid()
         self._started: Started | None = None
         self._refused = ""
@@ -82,7 +81,7 @@ class Early:
             self._config,
             platform=platforms[0],
             settings=settings,
-            inside=self._inside(),
+            inside=run_options.inside(self._config),
             user=users.of_run(self._config),
             items=None,
         )

@@ -15,6 +15,7 @@ from pytest_gvisor import guest
 from pytest_gvisor.base.setting_table import DEFAULT_MAX_OUTPUT
 from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.inside.view import configuration, host_files, users, visible, writable
+from pytest_gvisor.inside.view.run_options import Inside
 from pytest_gvisor.inside.wire.link import Died, Link, closed_on_error
 from pytest_gvisor.oci import root_paths, skeleton
 from pytest_gvisor.oci.defaults import CAPABILITIES, default_spec
@@ -41,23 +42,6 @@ if TYPE_CHECKING:
 _PYTHON_PATH = "PYTHONPATH"
 _TMP = "/tmp"
 _PROGRAM = os.path.join(os.path.abspath(guest.__path__[0]), "tests", "begin.py")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inside:
-    """The settings of a pytest inside, apart from those of any sandbox."""
-
-    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """The environment variables."""
-
-    held_back: tuple[str, ...] = ()
-    """Names of the host's variables that tests inside may miss."""
-
-    readable: tuple[str, ...] = ()
-    """Files and folders of the host that are shown beside the project."""
-
-    writable: tuple[str, ...] = ()
-    """Folders of the host that writes go through to."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_gvisor.base.setting_values import NATIVE
 from pytest_gvisor.base.settings import Platform, Settings
-from pytest_gvisor.inside.view import users
+from pytest_gvisor.inside.view import users, writable
 from pytest_gvisor.plugin.placement import Variant, misuse_ends_session, native_key, variant_key
 from pytest_gvisor.plugin.precedence import settings_of
 from pytest_gvisor.plugin.skips import location
@@ -22,8 +22,10 @@ _nodeid_key = pytest.StashKey[str]()
 def expand(items: list[pytest.Item], inside: Iterable[pytest.Item]) -> None:
     """Replace each test ``inside`` by one copy per platform and release, if it has several.
 
-    Raises `UsageError` or `pytest.UsageError` for a marker that cannot be meant.
+    Raises `UsageError` or `pytest.UsageError` for a marker that cannot be meant, and for a writable
+    folder with tests in it.
     """
+    writable.check(items[0].config, items)
     expanded: list[pytest.Item] = []
     chosen = set(map(id, inside))
     for item in items:

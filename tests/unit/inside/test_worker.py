@@ -9,8 +9,8 @@ import pytest
 from pytest_gvisor.base.errors import LaunchError
 from pytest_gvisor.inside.ahead import Ids
 from pytest_gvisor.inside.back.returned import Taker
-from pytest_gvisor.inside.boot.start import Inside
 from pytest_gvisor.inside.plugins import Bridges
+from pytest_gvisor.inside.view.run_options import Inside
 from pytest_gvisor.inside.wire.link import Died, Hangs, Link
 from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 from pytest_gvisor.inside.worker import Worker

@@ -13,7 +13,8 @@ from pytest_gvisor.base.errors import RunscNotFound
 from pytest_gvisor.base.settings import Platform, Release, Settings
 from pytest_gvisor.inside.boot import early, start
 from pytest_gvisor.inside.boot.early import Early
-from pytest_gvisor.inside.view import configuration, users
+from pytest_gvisor.inside.view import configuration, run_options, users
+from pytest_gvisor.inside.view.run_options import Inside
 from pytest_gvisor.inside.view.visible import Shown
 from pytest_gvisor.runsc.rootless import Way
 
@@ -52,7 +53,7 @@ def plan_of(folder: Path) -> start.Plan:
     return start.Plan(
         runsc=cast("Any", None), platform=Platform.SYSTRAP, settings=Settings(),
         way=Way.PRIVILEGED, shown=Shown(paths=(str(folder),), start=str(folder)),
-        inside=start.Inside(env={"A": "1"}), inhabitant=None,
+        inside=Inside(env={"A": "1"}), inhabitant=None,
         command={"options": {"rootdir": str(folder)}},
     )  # fmt: skip
 
@@ -83,10 +84,11 @@ def make(monkeypatch: pytest.MonkeyPatch, plan: start.Plan, sandbox: Sandbox, fo
         engine = SimpleNamespace(platforms_of=lambda _: platforms)
         monkeypatch.setattr(early, "engine_of", lambda _: engine)
         monkeypatch.setattr(early, "run_settings", lambda _: Settings(**fields))
+        monkeypatch.setattr(run_options, "inside", lambda _: Inside())
         monkeypatch.setattr(users, "of_run", lambda _: "caller")
         monkeypatch.setattr(start, "plan", lambda *_, **_given: plan)
         monkeypatch.setattr(start, "launch", lambda *_, **_also: sandbox)
-        made = Early(cast("Any", config), start.Inside)
+        made = Early(cast("Any", config))
         if made.begin():
             made.greet()
         return made
@@ -112,7 +114,7 @@ OTHERS = {
     "settings": Settings(timeout=3),
     "way": Way.OWN,
     "shown": Shown(paths=("/elsewhere",), start="/elsewhere"),
-    "inside": start.Inside(env={"A": "2"}),
+    "inside": Inside(env={"A": "2"}),
     "command": {"options": {"rootdir": "/", "verbose": 1}},
 }
 

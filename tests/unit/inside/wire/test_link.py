@@ -19,6 +19,7 @@ from pytest_gvisor.guest.tests.returns import MARK
 from pytest_gvisor.guest.tests.unsent import HEAD, SIZE
 from pytest_gvisor.guest.wire.frames import HEADER, UNBOUNDED, Decoder, Encoder
 from pytest_gvisor.inside.boot import start
+from pytest_gvisor.inside.view.run_options import Inside
 from pytest_gvisor.inside.wire.link import MAX_MESSAGE, Died, Hangs, Link
 from pytest_gvisor.run.budget import LATE, Budget
 from pytest_gvisor.run.capture import Capture, streams
@@ -318,7 +319,7 @@ def test_a_start_that_takes_no_command_leaves_nothing(
             pytestconfig,
             platform=Platform.SYSTRAP,
             settings=Settings(),
-            inside=start.Inside(),
+            inside=Inside(),
             user="caller",
             items=[],
         )
