@@ -43,7 +43,7 @@ class Part:
 
     options: tuple[str, ...] = ()
     sampled: tuple[str, ...] = ()
-    """Folders of whose tests with parameters only the first is run, unless it injects a fault."""
+    """Folders and files of whose tests with parameters only the first of each fault is run."""
 
     def line(self) -> str:
         """The part for a shell."""
@@ -85,20 +85,19 @@ def _part(entry: Mapping[str, Any]) -> Part:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--sampled", action="append", default=[], metavar="FOLDER")
+    parser.addoption("--sampled", action="append", default=[], metavar="PATH")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect every test that is another one with other parameters."""
+    """Deselect every test that is another one, of the same faults, with other parameters."""
     folders = [CHECKOUT / path for path in config.getoption("--sampled")]
-    first: dict[str, pytest.Item] = {}
-    others = [
-        item
-        for item in items
-        if first.setdefault(item.nodeid.partition("[")[0], item) is not item
-        and any(item.path.is_relative_to(folder) for folder in folders)
-        and item.get_closest_marker("fault") is None
-    ]
+    first: dict[tuple[str, ...], pytest.Item] = {}
+    others = []
+    for item in items:
+        faults = [case for mark in item.iter_markers("fault") for case in mark.args]
+        sample = first.setdefault((item.nodeid.partition("[")[0], *faults), item)
+        if sample is not item and any(item.path.is_relative_to(folder) for folder in folders):
+            others.append(item)
     config.hook.pytest_deselected(items=others)
     items[:] = [item for item in items if item not in set(others)]
 
