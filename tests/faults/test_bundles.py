@@ -67,7 +67,7 @@ def test_of_two_runs_with_one_id_the_second_is_refused(
     runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A typed error, and the first goes on in its folder to its own end."""
-    fake.script(["note", str(tmp_path / "up")], *FINE, ["echo"], ["task_exit", 0], ["exit", 0])
+    fake.script(*FINE, ["note", str(tmp_path / "up")], ["echo"], ["task_exit", 0], ["exit", 0])
     go = threading.Event()
     first: list[Ended] = []
 
