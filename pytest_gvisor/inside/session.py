@@ -16,9 +16,9 @@ from pytest_gvisor.inside import ahead
 from pytest_gvisor.inside.back.anchors import Anchors
 from pytest_gvisor.inside.back.landing import PLUGIN, Store
 from pytest_gvisor.inside.back.returned import Agreed, Taker, agree, basetemp
-from pytest_gvisor.inside.boot import early
 from pytest_gvisor.inside.boot.copies import Copies
-from pytest_gvisor.inside.boot.start import collect, plan
+from pytest_gvisor.inside.boot.early import early
+from pytest_gvisor.inside.boot.start import fresh, open_gate, opening, plan
 from pytest_gvisor.inside.groups import Group, ItemPlan, plan_key, planned
 from pytest_gvisor.inside.plugins import Bridges, allure, unbridged
 from pytest_gvisor.inside.view import run_options
@@ -192,21 +192,16 @@ class InsideSession:
             user=group.user,
             items=group.items,
         )
-        go_on = functools.partial(
-            collect,
-            items=group.items,
-            bridges=self._bridges.names,
-            taker=taker,
-            show=self._show(),
-        )
+        bridges = self._bridges.names
+        opens = opening(group.items, bridges=bridges, taker=taker, show=self._show())
         # Several sandboxes are started in the same way, for a test or a module each.
         if any(other.starts_like(group) for other in self._groups):
-            link = self.copies.begin(planned, go_on)
+            link = self.copies.begin(planned, opens)
             # It loads the project meanwhile.
             self._prepare_next(group)
         else:
-            link = early.begun(self._config, planned).link
-            go_on(link)
+            link = (early(self._config, planned) or fresh(self._config, planned)).link
+            open_gate(link, opens)
         return link, taker
 
     def _agree(self, items: Sequence[pytest.Item], base: str | None = None) -> Agreed:

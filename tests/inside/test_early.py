@@ -129,8 +129,8 @@ def test_the_first_of_several_sandboxes_starts_early(
 if not inside:
     from pytest_gvisor.inside.boot import start
 
-    begun, begin = [], start.begin
-    start.begin = lambda *given: begun.append(given) or begin(*given)
+    begun, fresh = [], start.fresh
+    start.fresh = lambda *given: begun.append(given) or fresh(*given)
 
 def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(f"{len(begun)} in the usual way")

@@ -14,15 +14,14 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
 
 from pytest_gvisor.base.errors import GvisorError, SnapshotError
 from pytest_gvisor.base.settings import Network
-from pytest_gvisor.inside.boot import early
-from pytest_gvisor.inside.boot.start import Plan, Started, launch
+from pytest_gvisor.inside.boot.early import early
+from pytest_gvisor.inside.boot.start import Opening, Plan, Started, fresh, launch, open_gate
 from pytest_gvisor.inside.view import host_files
 from pytest_gvisor.inside.wire.link import Died, Hangs, Link, closed_on_error, gone
 from pytest_gvisor.plugin.stash import engine_of
@@ -92,15 +91,14 @@ class Copies:
             text = f"gvisor: sandboxes of tests inside did not begin as copies: {self._reason}"
             terminalreporter.write_line(text)
 
-    def begin(self, plan: Plan, go_on: Callable[[Link], None]) -> Link:
-        """Return a sandbox that has got its second command by ``go_on``, a copy if possible.
-
-        Raises `GvisorError`.
-        """
-        if (link := self._copy(plan, go_on)) is None:
-            self._latest = None
-            link = self._save(early.begun(self._config, plan))
-            go_on(link)
+    def begin(self, plan: Plan, opening: Opening) -> Link:
+        """Start a sandbox, a copy if possible, and open its gate. Raises `GvisorError`."""
+        copy = self.copy(plan)
+        if copy is not None and self._goes_on(copy.link, opening):
+            return copy.link
+        self._latest = None
+        link = self._save(early(self._config, plan) or fresh(self._config, plan))
+        open_gate(link, opening)
         return link
 
     def prepare(self) -> None:
@@ -148,7 +146,8 @@ class Copies:
         if ahead is not None and self._owner == os.getpid():
             ahead.link.close()
 
-    def _copy(self, plan: Plan, go_on: Callable[[Link], None]) -> Link | None:
+    def copy(self, plan: Plan) -> Started | None:
+        """Return a copy of a saved sandbox of this plan, if there is one of the files of now."""
         found = next((saved for saved in self._saved if not saved.plan.changed(plan)), None)
         if found is None:
             return None
@@ -164,19 +163,24 @@ class Copies:
             self._fail(f"none can be started: {error}")
             self._drop(found)
             return None
+        self._latest = found
+        return Started(link, plan, found.state)
+
+    def _goes_on(self, link: Link, opening: Opening) -> bool:
+        """Open the gate of a copy; remove it, and what it was saved as, if it does not go on."""
         try:
             with closed_on_error(link):
-                go_on(link)
+                open_gate(link, opening)
                 # A copy speaks before it loads any file of the project.
                 link.budget = Budget(_PATIENCE)
                 link.wait()
         except (GvisorError, Died, Hangs) as error:
             self._fail(f"one did not go on: {gone(error)}\n{link.told()}")
-            self._drop(found)
-            return None
+            if self._latest is not None:
+                self._drop(self._latest)
+            return False
         self.begun += 1
-        self._latest = found
-        return link
+        return True
 
     def _save(self, started: Started) -> Link:
         """Save a sandbox at its gate; return it, or a fresh one if it is lost by that."""
@@ -207,7 +211,7 @@ class Copies:
                 os.rename(image, folder)
         except (GvisorError, OSError) as error:
             self._fail(str(error))
-            return early.begun(self._config, plan).link
+            return fresh(self._config, plan).link
         self._latest = _Saved(
             folder=folder,
             plan=plan,

@@ -57,7 +57,7 @@ class Early:
             planned = self._plan()
             if planned is None:
                 return False
-            self._started = start.begin(self._config, planned)
+            self._started = start.fresh(self._config, planned)
         except (GvisorError, pytest.UsageError, OSError):
             return False
         self._config.add_cleanup(self.discard)
@@ -111,11 +111,7 @@ class Early:
             started.link.close()
 
 
-def begun(config: pytest.Config, plan: start.Plan) -> Started:
-    """Return a sandbox of a plan: the one that was started with the session, if it can be taken.
-
-    Raises `GvisorError`.
-    """
-    early: Early | None = config.pluginmanager.get_plugin(EARLY)
-    started = None if early is None else early.take(plan)
-    return start.begin(config, plan) if started is None else started
+def early(config: pytest.Config, plan: start.Plan) -> Started | None:
+    """Return the sandbox that was started with the session, if it is one of this plan."""
+    plugin: Early | None = config.pluginmanager.get_plugin(EARLY)
+    return None if plugin is None else plugin.take(plan)

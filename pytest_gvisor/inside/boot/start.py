@@ -110,15 +110,15 @@ def plan(
 
 
 class Started(NamedTuple):
-    """A sandbox, how it was started, and the host's files at that time."""
+    """A sandbox on the way to its gate, how it was started, and the host's files at that time."""
 
     link: Link
     plan: Plan
     state: host_files.State
 
 
-def begin(config: pytest.Config, plan: Plan) -> Started:
-    """Start the sandbox of a plan as `launch` does."""
+def fresh(config: pytest.Config, plan: Plan) -> Started:
+    """Start the sandbox of a plan as `launch` does. Raises `GvisorError`."""
     state = host_files.of_start(config, plan.shown)
     return Started(link=launch(config, plan), plan=plan, state=state)
 
@@ -152,31 +152,38 @@ def launch(config: pytest.Config, plan: Plan, saved: str = "") -> Link:
     return link
 
 
-def collect(
-    link: Link,
-    *,
+class Opening(NamedTuple):
+    """The second command to the pytest of a sandbox, which opens its gate."""
+
+    command: Mapping[str, Any]
+    show: Callable[[bytes], None] | None
+    """Gets the standard error of the pytest as it comes."""
+
+
+def opening(
     items: Sequence[pytest.Item],
+    *,
     bridges: Sequence[str],
     taker: Taker,
     show: Callable[[bytes], None] | None,
-) -> None:
-    """Let the pytest of a sandbox configure itself, and collect ``items``.
+) -> Opening:
+    """Return the command by which a pytest inside configures itself and collects ``items``."""
+    command = {
+        "named": configuration.named(items[0].config, items),
+        "files": configuration.files(items),
+        "unwanted": configuration.unwanted(items),
+        "sys_path": configuration.search_path(),
+        "bridges": bridges,
+        "returns": taker.command(),
+        "basetemp": taker.agreed.basetemp,
+    }
+    return Opening(command, show)
 
-    ``show`` gets its standard error as it comes.
-    """
-    link.show = show
-    _command(
-        link,
-        "collect",
-        copy=link.copy,
-        named=configuration.named(items[0].config, items),
-        files=configuration.files(items),
-        unwanted=configuration.unwanted(items),
-        sys_path=configuration.search_path(),
-        bridges=bridges,
-        returns=taker.command(),
-        basetemp=taker.agreed.basetemp,
-    )
+
+def open_gate(link: Link, opening: Opening) -> None:
+    """Send the second command."""
+    link.show = opening.show
+    _command(link, "collect", copy=link.copy, **opening.command)
 
 
 def _command(link: Link, op: str, **fields: Any) -> None:

@@ -25,12 +25,18 @@ class Sandbox:
         self._folder = folder
         self._faults = faults
         self.supervisor = self
+        self.copy, self.show = False, None
         self.held: list[str] | None = []
 
     def _do(self, name: str) -> None:
         self.did.append(name)
         if name in self._faults:
             raise self._faults[name]
+
+    def send(self, op: str, **_fields: object) -> None:
+        """Note the second command."""
+        assert op == "collect"
+        self._do("went on")
 
     def rest(self) -> list[str] | None:
         """Name the folders that are in use."""
@@ -79,7 +85,7 @@ class Made:
     def begin(self, **changes: Any) -> str:
         """Begin a sandbox by a plan with changes; return how it began."""
         plan = dataclasses.replace(self.plan, **changes)
-        link = self.copies.begin(plan, lambda link: cast("Any", link).did.append("went on"))
+        link = self.copies.begin(plan, start.Opening({}, None))
         (how,) = (how for how, sandbox in self.started if sandbox is cast("Any", link))
         return how
 
