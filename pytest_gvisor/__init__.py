@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import re
 import sys
 
 TYPE_CHECKING = False
@@ -15,8 +17,6 @@ def _homes() -> dict[str, str]:
     """Return the module of each public name, as the file for type checkers beside this one has
     them.
     """
-    import re  # noqa: PLC0415 -- a session that uses no name needs none
-
     with open(f"{__file__}i", encoding="utf-8") as file:
         statements = re.findall(r"(?ms)^from (\S+) import (.*?)(?=^from |^__all__|\Z)", file.read())
     return {
@@ -34,8 +34,6 @@ def __getattr__(name: str) -> Any:
         return sorted(_homes())
     if name not in _homes():  # also asked for each module of the package, before its first import
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib  # noqa: PLC0415 -- as above
-
     return getattr(importlib.import_module(_homes()[name]), name)
 
 

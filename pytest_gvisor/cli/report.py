@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pytest_gvisor.base.errors import ReportError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.cli import parsers
-from pytest_gvisor.report import outputs
+from pytest_gvisor.report import outputs, summary
 from pytest_gvisor.report.model import Report, merge
 from pytest_gvisor.report.parse import MAX_BYTES
 from pytest_gvisor.report.parse import parse as parse_report
@@ -81,8 +81,6 @@ def read(path: str) -> Report:
 
 def text(report: Report) -> list[str]:
     """Return the lines of pytest's summary, and each row."""
-    from pytest_gvisor.report import summary  # noqa: PLC0415 -- merging needs nothing of pytest
-
     lines = [*summary.differing(report), *summary.figures(report), ""]
     for row in report.rows:
         cells = ", ".join(f"{cell.platform} {cell.state.word}" for cell in row.cells)

@@ -19,6 +19,7 @@ from pytest_gvisor.oci.defaults import HOSTNAME
 from pytest_gvisor.oci.mounts import bind
 from pytest_gvisor.oci.rootfs import directory
 from pytest_gvisor.oci.spec import Mount
+from pytest_gvisor.report.run_texts import sections
 from pytest_gvisor.run import terminal
 from pytest_gvisor.run.kept import keep
 from pytest_gvisor.run.request import Hooks, Record, Workspace
@@ -184,8 +185,6 @@ def _tell(gvisor: Gvisor) -> None:
     """Write the results of --debug and --keep to standard error."""
     for record in gvisor.records:
         if gvisor.settings.debug:
-            from pytest_gvisor.report.run_texts import sections  # noqa: PLC0415 -- imports pytest
-
             for title, text in sections([record], debug=True):
                 if title.endswith(_DEBUG):
                     print(title, text, sep="\n", file=sys.stderr)

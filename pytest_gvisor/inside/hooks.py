@@ -59,8 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getini(placement.RETURNS) and not config.getoption("no_gvisor"):
         from pytest_gvisor.inside.back import returned  # noqa: PLC0415 -- idle costs nothing
 
-        with placement.misuse_ends_session():
-            returned.check(config)
+        returned.check(config)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -140,8 +139,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     from pytest_gvisor.inside.boot import variants  # noqa: PLC0415 -- idle costs nothing
 
-    with placement.misuse_ends_session():
-        variants.expand(items, inside)
+    variants.expand(items, inside)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -160,15 +158,6 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
         configuration.note_deselected(items[0].config, items)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Mark the host's copy of a test that is expected to fail."""
-    if placement.native_key in item.stash:
-        from pytest_gvisor.plugin import markers  # noqa: PLC0415 -- idle costs nothing
-
-        markers.add_xfail(item)
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Report the host's copy by its own id, whatever source this pytest takes a test's id from."""
@@ -183,7 +172,8 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     """Run a test inside, in place of pytest's own protocol."""
     if placement.variant_key not in item.stash:
         return None
-    item.config.stash[_session_key].run(item, nextitem)
+    inside: InsideSession = item.config.stash[_session_key]
+    inside.run(item, nextitem)
     return True
 
 

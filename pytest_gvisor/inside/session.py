@@ -106,7 +106,7 @@ class InsideSession:
         ):
             return False, None
         self._count_start(item, group, failure)
-        fresh, last, hook = None, None, item.ihook
+        began_in, last = None, None
         runs_xfail = self._config.getoption("runxfail", False)
         reason = None if runs_xfail else plan.expected.get(platform)
         spent = time.monotonic() - began
@@ -116,14 +116,14 @@ class InsideSession:
             # A test that has not begun cannot have failed as expected.
             if reason is not None and not failure and worker.ran:
                 _apply_xfail(report, f"{platform}: {reason}")
-            fresh, worker.fresh = worker.fresh or fresh, None
-            seconds = None if fresh is None else fresh.supervisor.start
-            shown = worker.used if report.failed else fresh
-            record = shown.record if shown is not None and group.settings.report else None
+            began_in, worker.fresh = worker.fresh or began_in, None
+            shown = worker.used if report.failed else began_in
             if plan.cell is not None:
+                seconds = None if began_in is None else began_in.supervisor.start
+                record = shown.record if shown is not None and group.settings.report else None
                 starts = [] if seconds is None else [seconds]
                 cells.attach_inside_cell(report, plan.cell, starts=starts, record=record)
-            hook.pytest_runtest_logreport(report=report)
+            item.ihook.pytest_runtest_logreport(report=report)
             last = report
         return (True, None) if worker.ended and not failure else (False, last)
 

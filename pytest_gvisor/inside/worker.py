@@ -10,14 +10,13 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_gvisor.base.errors import GvisorError, ProtocolError
 from pytest_gvisor.base.escape import safe
 from pytest_gvisor.inside.ahead import Ahead, Ids, Progress
-from pytest_gvisor.inside.back.coverage_data import MOST_BYTES, InsideCoverage
 from pytest_gvisor.inside.back.returned import LAST_ACTS, Taker
 from pytest_gvisor.inside.debugger import Debugger, stopped
 from pytest_gvisor.inside.plugins import Bridges
@@ -30,6 +29,9 @@ from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 from pytest_gvisor.plugin.placement import variant_key
 from pytest_gvisor.run.budget import MOST_MESSAGES, Budget
 from pytest_gvisor.sessions import places
+
+if TYPE_CHECKING:
+    from pytest_gvisor.inside.back.coverage_data import InsideCoverage
 
 _OF_A_TEST = frozenset({"passed", "phase", "report", "done", "debugger", "stopped"})
 _TEXTS = rules.list_of(rules.exact_text)
@@ -325,7 +327,7 @@ class Worker:
         measured = self._coverage()
         complete = ends = False
         try:
-            size = MOST_MESSAGES if measured is None else MOST_BYTES
+            size = MOST_MESSAGES if measured is None else measured.most_bytes
             link.budget = Budget(self._timeout, size=size)
             if not self._stopped:
                 link.send("finish")
@@ -350,6 +352,8 @@ class Worker:
         cov = measuring(self._config)
         if cov is None:
             return None
+        from pytest_gvisor.inside.back.coverage_data import InsideCoverage  # noqa: PLC0415 -- no coverage
+
         excluded = [*self._inside.writable, *self._shown().hidden, *places.session_bases()]
         own = ["/tmp", *filter(None, [self._taker.agreed.basetemp])]
         files = shown_files.ShownFiles(self._shown().folders, excluded, own)

@@ -12,7 +12,7 @@ from pytest_gvisor.base import setting_values
 from pytest_gvisor.base.errors import GvisorError, PytestGvisorWarning, RunscError, UsageError
 from pytest_gvisor.base.release_range import ReleaseRange
 from pytest_gvisor.base.settings import Platform, Settings
-from pytest_gvisor.plugin.placement import params_of
+from pytest_gvisor.plugin.placement import native_key, params_of
 from pytest_gvisor.plugin.precedence import RELEASE_FIXTURE, expected_failures, settings_of
 from pytest_gvisor.plugin.skips import as_outcome, fail_misuse, location, prefix_location
 from pytest_gvisor.plugin.stash import engine_of, platform_key
@@ -93,6 +93,8 @@ def add_xfail_before_setup(item: pytest.Item) -> None:
     pytest looks for the mark as the set-up begins. If the mark comes later, failures of the set-up
     count as errors.
     """
+    if native_key in item.stash:
+        add_xfail(item, setting_values.NATIVE)
     if _FIXTURE not in getattr(item, "fixturenames", ()) or not expected_failures(item):
         return
     with contextlib.suppress(GvisorError):  # the fixture comes to the same, and reports it
@@ -118,11 +120,10 @@ def _check_expected_failures(item: pytest.Item) -> None:
             engine_of(item.config).check_listed(named, settings_of(item))
 
 
-def add_xfail(item: pytest.Item, platform: str = setting_values.NATIVE) -> None:
+def add_xfail(item: pytest.Item, platform: str) -> None:
     """Mark a test that is expected to fail on this platform as a strict xfail.
 
     Only when the platform is known to work: for want of a platform no test fails as expected.
-    By default it is the host's copy of a test inside.
     """
     reason = expected_failures(item).get(platform)
     if reason is not None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from pytest_gvisor.base.settings import Platform
 
@@ -88,17 +87,6 @@ def here_is_inside() -> bool:
     """Whether this pytest runs in the sandbox, or was started by the one that does."""
     kernel = os.uname()
     return os.environ.get(GUARD) == f"{kernel.release} {kernel.version}"
-
-
-@contextlib.contextmanager
-def misuse_ends_session(where: str = "") -> Iterator[None]:
-    """Turn a `UsageError` of this package into a `pytest.UsageError`; ``where`` names the place."""
-    from pytest_gvisor.base.errors import UsageError  # noqa: PLC0415 -- idle costs nothing
-
-    try:
-        yield
-    except UsageError as error:
-        raise pytest.UsageError(f"pytest-gvisor: {where}{error}") from error
 
 
 def check_guard() -> None:

@@ -18,8 +18,8 @@ from pytest_gvisor.base.errors import LaunchError, RunscError, UsageError
 from pytest_gvisor.base.setting_table import BY_NAME
 from pytest_gvisor.base.settings import Settings
 from pytest_gvisor.plugin.options import written
-from pytest_gvisor.plugin.placement import misuse_ends_session, params_of, variant_of
-from pytest_gvisor.plugin.skips import location, prefix_location
+from pytest_gvisor.plugin.placement import params_of, variant_of
+from pytest_gvisor.plugin.skips import location, misuse_ends_session, prefix_location
 from pytest_gvisor.plugin.stash import engine_of
 
 _key = pytest.StashKey[Settings]()

@@ -24,6 +24,15 @@ _MISUSE = "pytest_gvisor_misuse"
 
 
 @contextlib.contextmanager
+def misuse_ends_session(where: str = "") -> Iterator[None]:
+    """Turn a `UsageError` of this package into a `pytest.UsageError`; ``where`` names the place."""
+    try:
+        yield
+    except UsageError as error:
+        raise pytest.UsageError(f"pytest-gvisor: {where}{error}") from error
+
+
+@contextlib.contextmanager
 def fail_misuse() -> Iterator[None]:
     """Turn a `UsageError` into a failure without traceback: its message names the place.
 

@@ -12,6 +12,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import jinja2
+
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.report.details import as_ratio, details
 from pytest_gvisor.report.model import Binary, Cell, Report, Row, State, failures_first, joined
@@ -28,8 +30,6 @@ _MARKS = {
 
 def render(report: Report) -> str:
     """Render the whole document."""
-    import jinja2  # noqa: PLC0415 -- costs more than all of the report's own modules
-
     source = jinja2.PackageLoader("pytest_gvisor.report")
     environment = jinja2.Environment(
         loader=source,

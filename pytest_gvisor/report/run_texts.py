@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pytest_gvisor.base.completed import WorkloadTimeout
 from pytest_gvisor.base.errors import RunscFailed
 from pytest_gvisor.base.escape import escape, quoted
+from pytest_gvisor.run.logs import debugged
 
 if TYPE_CHECKING:
     from pytest_gvisor.run.request import Record
@@ -84,8 +85,6 @@ def _ended(record: Record) -> str:
 
 
 def _debug(title: str, record: Record) -> Iterator[tuple[str, str]]:
-    from pytest_gvisor.run.logs import debugged  # noqa: PLC0415 -- only for a failed test
-
     boot, strace = debugged(record.debug_logs.get("boot", ""))
     if boot:
         yield f"{title}: boot log", quoted("\n".join(boot))
@@ -131,8 +130,6 @@ def _config(record: Record) -> str:
 
 
 def _log(record: Record) -> str:
-    from pytest_gvisor.run.logs import debugged  # noqa: PLC0415 -- only for a report's details
-
     boot, _strace = debugged(record.debug_logs.get("boot", ""))
     parts = [
         "\n".join(record.runsc_records),

@@ -1,7 +1,8 @@
 """Coverage of tests inside: checked messages, turned into a data file for pytest-cov.
 
-The host makes the data file itself, by coverage's own API. A message can name only lines, jumps and
-contexts of regular files. Tests inside can read these files, and cannot change them on the host.
+Only a session with pytest-cov imports this module. The host makes the data file itself, by
+coverage's own API. A message can name only lines, jumps and contexts of regular files. Tests inside
+can read these files, and cannot change them on the host.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import secrets
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from coverage import CoverageData, CoverageException
+from coverage.numbits import numbits_to_nums
+
 from pytest_gvisor.base.errors import ProtocolError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.inside.view import configuration
@@ -23,8 +27,6 @@ from pytest_gvisor.programs.paths import within
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-
-    from coverage import CoverageData
 
 MOST_BYTES = 1024 * 1024 * 1024
 """Of the messages of one sandbox: thrice an estimate for numpy's suite with a context a test."""
@@ -45,6 +47,8 @@ class InsideCoverage:
     It has ``files`` that tests inside see, and that they can neither write nor see empty. They are
     closed with it.
     """
+
+    most_bytes = MOST_BYTES
 
     def __init__(self, cov: Any, files: ShownFiles, *, cwd: str, bounds: SessionBounds) -> None:
         self._cov = cov
@@ -83,7 +87,7 @@ class InsideCoverage:
     def _open_data(self) -> CoverageData:
         """Return the data in memory: a data file would be opened for each context."""
         if self._data is None:
-            self._data = _new_data(no_disk=True)
+            self._data = CoverageData(no_disk=True)
             (self._data.add_arcs if self._branch else self._data.add_lines)({})
         return self._data
 
@@ -93,7 +97,7 @@ class InsideCoverage:
             return
         if self._file is None:
             end = f".gvisor.{secrets.token_hex(6)}"
-            self._file = _new_data(basename=configuration.data_file(self._cov) + end)
+            self._file = CoverageData(basename=configuration.data_file(self._cov) + end)
         self._file.update(self._data)
         self._data.close(force=True)
         self._data, self._held = None, 0
@@ -169,21 +173,11 @@ class InsideCoverage:
 
 def _convert_errors() -> AbstractContextManager[None]:
     """Turn an error of coverage's, a full disk among them, into a `ProtocolError`."""
-    import coverage  # noqa: PLC0415 -- there where pytest-cov is
-
-    return rules.reading("coverage from inside that is none", (coverage.CoverageException,))
-
-
-def _new_data(**arguments: Any) -> CoverageData:
-    import coverage  # noqa: PLC0415 -- there where pytest-cov is
-
-    return coverage.CoverageData(**arguments)
+    return rules.reading("coverage from inside that is none", (CoverageException,))
 
 
 def _lines(bitmap: str) -> list[int]:
     """Return the line numbers of a bitmap, coverage's ``numbits`` in base64."""
-    from coverage.numbits import numbits_to_nums  # noqa: PLC0415 -- there where pytest-cov is
-
     if len(bitmap) > _HIGHEST_LINE // 6:
         raise ValueError(f"a line beyond {_HIGHEST_LINE:,}")
     return numbits_to_nums(base64.b64decode(bitmap, validate=True))

@@ -28,6 +28,7 @@ from pytest_gvisor.inside.view import configuration, visible
 from pytest_gvisor.inside.wire import rules
 from pytest_gvisor.inside.wire.link import Died, Hangs, Link, gone
 from pytest_gvisor.plugin.placement import BASETEMP_GIVEN, RETURNS
+from pytest_gvisor.plugin.skips import misuse_ends_session
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.run.budget import MOST_MESSAGES, Budget
 
@@ -120,8 +121,9 @@ def agree(
     )
 
 
+@misuse_ends_session()
 def check(config: pytest.Config) -> None:
-    """Raise `UsageError` for an entry of the ini key that can name no file to return."""
+    """Raise `pytest.UsageError` for an entry of the ini key that can name no file to return."""
     with contextlib.closing(Anchors(str(config.rootpath))) as anchors:
         for place in _named(config):
             anchors.find(place.folder)

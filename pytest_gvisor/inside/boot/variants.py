@@ -12,18 +12,19 @@ import pytest
 from pytest_gvisor.base.setting_values import NATIVE
 from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.inside.view import users, writable
-from pytest_gvisor.plugin.placement import Variant, misuse_ends_session, native_key, variant_key
+from pytest_gvisor.plugin.placement import Variant, native_key, variant_key
 from pytest_gvisor.plugin.precedence import settings_of
-from pytest_gvisor.plugin.skips import location
+from pytest_gvisor.plugin.skips import location, misuse_ends_session
 
 _nodeid_key = pytest.StashKey[str]()
 
 
+@misuse_ends_session()
 def expand(items: list[pytest.Item], inside: Iterable[pytest.Item]) -> None:
     """Replace each test ``inside`` by one copy per platform and release, if it has several.
 
-    Raises `UsageError` or `pytest.UsageError` for a marker that cannot be meant, and for a writable
-    folder with tests in it.
+    Raises `pytest.UsageError` for a marker that cannot be meant, and for a writable folder with
+    tests in it.
     """
     writable.check(items[0].config, items)
     expanded: list[pytest.Item] = []

@@ -14,7 +14,8 @@ from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.settings import Isolation
 from pytest_gvisor.inside.view import environment, users, visible, writable
 from pytest_gvisor.inside.wire.fields import is_free
-from pytest_gvisor.plugin.placement import FIELDS, misuse_ends_session
+from pytest_gvisor.plugin.placement import FIELDS
+from pytest_gvisor.plugin.skips import misuse_ends_session
 
 
 @dataclass(frozen=True, kw_only=True)
