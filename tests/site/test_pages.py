@@ -122,7 +122,7 @@ def test_the_time_that_a_session_took_is_no_part_of_what_is_shown(seconds: str) 
     ("page", "commands"),
     [
         ("tutorial.md", 6), ("failures.md", 6), ("code-runner.md", 1), ("existing-suite.md", 2),
-        ("web-application.md", 1), ("isolation.md", 2), ("parallel.md", 4),
+        ("web-application.md", 1), ("service.md", 1), ("isolation.md", 2), ("parallel.md", 4),
     ],
 )  # fmt: skip
 def test_a_page_is_what_a_reader_sees(
