@@ -16,19 +16,18 @@ from pytest_gvisor.cli import parsers
 from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.harness.gvisor import Gvisor
 from pytest_gvisor.oci.defaults import HOSTNAME
-from pytest_gvisor.oci.mounts import bind
+from pytest_gvisor.oci.mounts import parse_mount
 from pytest_gvisor.oci.rootfs import directory
-from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.report.run_texts import sections
 from pytest_gvisor.run import terminal
 from pytest_gvisor.run.kept import keep
+from pytest_gvisor.run.not_started import AT_SHELL
 from pytest_gvisor.run.request import Hooks, Record, Workspace
 
 _PIECE = 64 * 1024
 _AT_A_TERMINAL = 24 * 3600.0
 _TIMED_OUT = 124
 _DEBUG = (": boot log", ": strace")
-_MODES = ("ro", "rw", "dangerous")
 
 _GROUPS = {
     "workload": (),
@@ -115,6 +114,7 @@ def main(arguments: Sequence[str]) -> int:
         platform = engine.platforms_of(settings)[0]
         engine.availability(platform, settings).check()
         gvisor = engine.gvisor(platform, settings, Hooks(keep=kept))
+        gvisor.asker = AT_SHELL
         if given.tty:
             done = _at_terminal(engine, gvisor, command, options)
             _show_hint(done)
@@ -157,7 +157,7 @@ def _options(given: argparse.Namespace) -> dict[str, Any]:
         "user": given.user,
         "rootfs": None if given.rootfs is None else directory(given.rootfs),
         "entrypoint": given.entrypoint,
-        "mounts": [mount_of(text) for text in given.mount],
+        "mounts": [parse_mount(text, "--mount") for text in given.mount],
         "hostname": given.hostname,
         "readonly": given.readonly,
     }
@@ -216,17 +216,6 @@ def pair_of(text: str) -> tuple[str, str]:
     if not (name and sign):
         raise UsageError(f"--env {text!r} is not NAME=VALUE")
     return name, value
-
-
-def mount_of(text: str) -> Mount:
-    """Read ``SOURCE:TARGET`` as a bind, with a mode at its end. Raises `UsageError`."""
-    source, *rest = text.split(":")
-    mode = rest[1] if rest[1:] else "ro"
-    if len(rest) not in {1, 2} or not (source and rest[0]) or mode not in _MODES:
-        raise UsageError(
-            f"--mount {text!r} is not SOURCE:TARGET, or that with :{' or :'.join(_MODES)}"
-        )
-    return bind(source, rest[0], readonly=mode == "ro", dangerous=mode == "dangerous")
 
 
 def standard_input() -> Iterator[bytes]:

@@ -16,17 +16,19 @@ from pytest_gvisor.base.setting_table import BY_NAME, names_from
 from pytest_gvisor.base.settings import CallSettings, Network, Platform, Settings
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import HOSTNAME
+from pytest_gvisor.oci.mounts import Mounts
 from pytest_gvisor.oci.project import Project
 from pytest_gvisor.oci.reader import nearest
 from pytest_gvisor.oci.rootfs import Rootfs, python
-from pytest_gvisor.oci.spec import Mount, Spec, Who
+from pytest_gvisor.oci.spec import Spec, Who
 from pytest_gvisor.oci.vocabulary import NamespaceType
 from pytest_gvisor.programs.sources import ANY
 from pytest_gvisor.run import runner
+from pytest_gvisor.run.not_started import Asker
 from pytest_gvisor.run.pipes import Streams
 from pytest_gvisor.run.request import Hooks, Record, Request, Workspace, forget
 from pytest_gvisor.run.specification import check_netns, input_of, spec_of, way_of
-from pytest_gvisor.run.workload import Workload, make_workload
+from pytest_gvisor.run.workload import Args, Workload, make_workload
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.command import check_extra
 from pytest_gvisor.runsc.rootless import Way
@@ -65,6 +67,7 @@ class Gvisor:
         self._hooks = hooks or Hooks()
         self._images = images
         self._project = project or Project(root=_here())
+        self.asker = Asker(project=self._project)
 
     @property
     def python(self) -> str:
@@ -81,7 +84,7 @@ class Gvisor:
 
     def run(
         self,
-        args: Sequence[str | os.PathLike[str]] = (),
+        args: Args = (),
         *,
         input: str | bytes | Iterable[bytes] | None = None,  # noqa: A002 -- subprocess.run's name
         env: Mapping[str, str] | None = None,
@@ -91,7 +94,7 @@ class Gvisor:
         user: Who | None = None,
         rootfs: Rootfs | None = None,
         entrypoint: str | Sequence[str] | None = None,
-        mounts: Sequence[Mount] = (),
+        mounts: Mounts = (),
         hostname: str = HOSTNAME,
         readonly: bool = False,
         **settings: Unpack[CallSettings],
@@ -123,7 +126,7 @@ class Gvisor:
 
     async def arun(
         self,
-        args: Sequence[str | os.PathLike[str]] = (),
+        args: Args = (),
         *,
         input: str | bytes | Iterable[bytes] | None = None,  # noqa: A002 -- subprocess.run's name
         env: Mapping[str, str] | None = None,
@@ -133,7 +136,7 @@ class Gvisor:
         user: Who | None = None,
         rootfs: Rootfs | None = None,
         entrypoint: str | Sequence[str] | None = None,
-        mounts: Sequence[Mount] = (),
+        mounts: Mounts = (),
         hostname: str = HOSTNAME,
         readonly: bool = False,
         **settings: Unpack[CallSettings],
@@ -153,7 +156,7 @@ class Gvisor:
 
     def request(
         self,
-        args: Sequence[str | os.PathLike[str]],
+        args: Args,
         *,
         input: str | bytes | Iterable[bytes] | None = None,  # noqa: A002 -- subprocess.run's name
         timeout: float | None = None,
@@ -168,7 +171,7 @@ class Gvisor:
             chosen,
             asked,
             input=input_of(input),
-            project="" if chosen.project else self._project.root,
+            asker=self.asker._replace(project=None) if chosen.project else self.asker,
             stop_signal=asked.rootfs.says.stop_signal if asked.rootfs.says else signal.SIGTERM,
             repeat={**{k: v for k, v in repeat.items() if v is not None}, **_unusual(options)},
         )
@@ -202,7 +205,7 @@ class Gvisor:
         timeout: float | None = None,
         user: Who | None = None,
         rootfs: Rootfs | None = None,
-        mounts: Sequence[Mount] = (),
+        mounts: Mounts = (),
         hostname: str = HOSTNAME,
         readonly: bool = False,
         **settings: Unpack[CallSettings],
@@ -230,7 +233,9 @@ class Gvisor:
                 raise UsageError("a snapshot has its own rootfs, mounts, hostname and readonly")
             workload = snapshot.workload_with(env=env, cwd=cwd, user=user)
         restores = snapshot.folder if snapshot else ""
-        request = self._request(chosen, workload, restores=restores, streams=Streams)
+        request = self._request(
+            chosen, workload, restores=restores, streams=Streams, asker=Asker("gvisor.sandbox(…)")
+        )
         if request.way is Way.FLAG:  # no sandbox is restored with --rootless
             request = dataclasses.replace(request, way=Way.OWN)
         if snapshot is not None:
@@ -274,7 +279,7 @@ class Gvisor:
 
 
 def _workload(
-    args: Sequence[str | os.PathLike[str]],
+    args: Args,
     chosen: Settings,
     project: Project,
     images: Callable[[], Images] | None,
@@ -316,7 +321,7 @@ def _netns_of(spec: Spec, chosen: Settings) -> str | None:
 
 def write_bundle(
     folder: str | os.PathLike[str],
-    args: Sequence[str | os.PathLike[str]],
+    args: Args,
     settings: Settings,
     project: Project,
     /,

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from pytest_gvisor.base.errors import UsageError
@@ -203,6 +204,44 @@ def tmpfs(
     limit = () if size is None else (f"size={parse_size(size)}",)
     options = ("nosuid", "nodev", f"mode={mode:04o}", *limit)
     return Mount(destination=target, type=MountType.TMPFS, source="tmpfs", options=options)
+
+
+Mounts = Iterable[Mount | str] | Mapping[str, str] | Mapping[Path, str]
+"""The mounts of a call: of `bind` and `tmpfs`, or as docker's users write them: see `mounts_of`."""
+
+_MODES: Final = ("ro", "rw", "dangerous")
+_EXAMPLES: Final = 'mounts={"src": "/app", "data": "/data:rw"}, or mounts=["src:/app", tmpfs("/x")]'
+
+
+def mounts_of(given: object) -> tuple[Mount, ...]:
+    """Return the mounts of a call. Raises `UsageError`.
+
+    A mapping has a target for each source, and a text is ``SOURCE:TARGET``. Both may have a mode at
+    their end: ``:ro`` is the default, ``:rw`` and ``:dangerous`` are those of `bind`.
+    """
+    if isinstance(given, Mapping):
+        return tuple(_read(one, to, f"mounts {{{one!r}: {to!r}}}") for one, to in given.items())
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise UsageError(f"mounts={given!r} is not a list", next_step=f"Write {_EXAMPLES}.")
+    return tuple(one if isinstance(one, Mount) else parse_mount(one) for one in given)
+
+
+def parse_mount(text: object, name: str = "mounts") -> Mount:
+    """Read ``SOURCE:TARGET`` as a `bind`, with a mode at its end. Raises `UsageError`."""
+    source, _, rest = text.partition(":") if isinstance(text, str) else ("", "", "")
+    return _read(source, rest, f"{name} {text!r}")
+
+
+def _read(source: object, rest: object, written: str) -> Mount:
+    if isinstance(source, str | os.PathLike) and isinstance(rest, str | os.PathLike):
+        where, colon, mode = os.fspath(rest).rpartition(":")
+        target, mode = (where, mode) if colon else (mode, "ro")
+        if os.fspath(source) and target and ":" not in target and mode in _MODES:
+            return bind(source, target, readonly=mode == "ro", dangerous=mode == "dangerous")
+    raise UsageError(
+        f"{written} is not SOURCE:TARGET, or that with :{' or :'.join(_MODES)}",
+        next_step=f"Write {_EXAMPLES}." if written.startswith("mounts") else "",
+    )
 
 
 def parse_size(size: int | str) -> int:

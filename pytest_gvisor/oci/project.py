@@ -22,7 +22,7 @@ from pytest_gvisor.oci import packages, skeleton
 from pytest_gvisor.oci.mounts import bind, cover
 from pytest_gvisor.oci.rootfs import host_system
 from pytest_gvisor.oci.spec import Mount
-from pytest_gvisor.programs.paths import within
+from pytest_gvisor.programs.paths import below, within
 
 KEY: Final = "gvisor_project_hidden"
 """The ini key."""
@@ -79,6 +79,15 @@ class Project:
                 if path == self.root or not known:
                     found.append(way)
         return [bind(path, path, follow=True) for path in dict.fromkeys(found)]
+
+    def would_show(self, path: str) -> bool:
+        """Whether `mounts` and `covers` would show a file of the root folder; both are real."""
+        top = os.path.realpath(self.root)
+        if skeleton.is_wide(self.root) or not within(path, top):
+            return False
+        finder = Finder(self.hidden)
+        ways = [path, *_above(path)]
+        return not any(finder.is_secret(way, top) for way in ways if below(way, top))
 
     def covers(self, own: Sequence[Mount], mounts: Sequence[Mount], folder: str) -> list[Mount]:
         """Return the mounts that hide what is left out of ``own``, the project's mounts.
@@ -161,7 +170,7 @@ class Finder:
             for path, is_folder, is_link in self._entries(folder, found):
                 if path in self._passed_by:
                     continue
-                if not self._is_secret(path, top):
+                if not self.is_secret(path, top):
                     waiting += [path] * is_folder
                 elif not is_link:
                     found.add(path)
@@ -216,7 +225,8 @@ class Finder:
         known = any(within(target, p) and not within(top, p) for p in self._passed_by)
         return os.path.lexists(target) and not os.path.islink(target) and not known
 
-    def _is_secret(self, path: str, top: str) -> bool:
+    def is_secret(self, path: str, top: str) -> bool:
+        """Whether the name of a path below a folder is one of the patterns'."""
         name = path.rpartition("/")[2]
         if self._named(name) or not self._last(name):
             return self._named(name)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.base.completed import WorkloadTimeout
-from pytest_gvisor.base.errors import RunscFailed
+from pytest_gvisor.base.errors import InsideError, ProgramNotStarted, RunscFailed
 from pytest_gvisor.base.escape import escape, quoted
 from pytest_gvisor.run.logs import debugged
 
@@ -72,7 +72,9 @@ def _told(record: Record, *, debug: bool) -> str:
 def _ended(record: Record) -> str:
     done, error = record.completed, record.error
     if done is None:
-        return str(error)
+        return str(error or "no workload was started")
+    if isinstance(error, ProgramNotStarted | InsideError):
+        return error.message
     words = "".join(f", {key}={value!r}" for key, value in done.settings.items())
     facts = head(
         f"{done.end} after {done.duration:.2f} s on {done.platform}{words}", _LONGEST_COMMAND

@@ -1,18 +1,26 @@
-"""A program that cannot be started in a sandbox, and files that are on the host alone."""
+"""Remedies for a workload that lacks a program, a file, a folder or a network of the host.
+
+Each is for pasting: into the call, after a command, or into a test.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import itertools
 import os
 import re
+import shlex
 import shutil
 import stat
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from pytest_gvisor.base.errors import ProgramNotStarted
 from pytest_gvisor.base.escape import escape, shown
-from pytest_gvisor.oci.skeleton import is_wide
+from pytest_gvisor.oci.host_paths import executed
+from pytest_gvisor.oci.mounts import danger
+from pytest_gvisor.oci.project import Project
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.oci.vocabulary import MountType
 from pytest_gvisor.programs.paths import within
@@ -25,24 +33,46 @@ _NOT_LOADED = re.compile(r"creating process: failed to load (.*): ([a-z ]+)\Z", 
 _NOT_THERE = frozenset({"no such file or directory", "not a directory"})
 _LONGEST = 4096
 _LIKENESS = 0.75
-_WHOLE = "the whole project with @pytest.mark.gvisor(project=True) (ini: gvisor_project)"
+_MOST_PATHS = 20
+TAIL = 64 * 1024
+"""Bytes of standard error that are looked at."""
+
+# As the C library, its shells and Python write it.
+_ABSENT = re.compile(r"(?i)no such file|nonexistent|cannot create|can't open")
+_PATH = re.compile(r"/[^\s'\":,;()<>]+")
+NO_NETWORK = re.compile(
+    r"(?i)name resolution|name or service not known|could not resolve|bad address '"
+    r"|network is unreachable|connection refused"
+)
+"""Failures that a sandbox without a network makes."""
+
+
+class Asker(NamedTuple):
+    """Where a remedy is pasted: ``call`` names the call that takes it, ``""`` is the shell."""
+
+    call: str = "the call"
+    project: Project | None = None
+    """A project that could be shown."""
+
+
+CALL, AT_SHELL = Asker(), Asker(call="")
 
 
 def error_of(
-    records: Sequence[str], spec: Spec | None, command: str = "", project: str = ""
+    records: Sequence[str], spec: Spec | None, command: str = "", asker: Asker = CALL
 ) -> ProgramNotStarted | None:
     """Return the error for a program that runsc could not start; None for any other failure.
 
-    ``command`` is runsc's own command line, ``project`` a root folder that could be shown.
+    ``command`` is runsc's own command line.
     """
     if not records or spec is None or not spec.process.args:
         return None
     program = spec.process.args[0]
     if missing := _NOT_FOUND.search(records[-1]):
-        message, step = _not_found(program, missing[1].split(), spec, project)
+        message, step = not_found(program, missing[1].split(), spec, asker)
         status = 127
     elif refused := _NOT_LOADED.search(records[-1]):
-        message, step = _not_loaded(program, refused[2], spec, project)
+        message, step = not_loaded(program, refused[2], spec, asker)
         status = 127 if refused[2] in _NOT_THERE else 126
     else:
         return None
@@ -51,55 +81,92 @@ def error_of(
     )
 
 
-def hint(spec: Spec | None, project: str = "") -> str:
-    """Return a sentence on the first argument of the workload that names a file of the host alone.
+def hint(
+    spec: Spec | None, asker: Asker = CALL, *, stderr: str = "", networked: bool = True
+) -> str:
+    """Return what a failed workload may lack of the host, with the remedy; or nothing.
 
-    A relative name counts if it has a suffix or a folder: `echo tests` means no file. A file that
-    other users may not read does not count: nobody is advised to show a sandbox a secret.
-    ``project`` is a root folder that could be shown.
+    First its arguments count. A relative name counts if it has a suffix or a folder: `echo tests`
+    means no file. Then ``stderr`` counts. A file that other users may not read does not count:
+    nobody is advised to show a sandbox a secret.
     """
-    return "" if spec is None else look(lambda: _hint(spec, project), "")
+    if spec is not None and (found := look(lambda: _lacks(spec, asker, stderr), "")):
+        return found
+    if networked or not NO_NETWORK.search(stderr):
+        return ""
+    option = "network='host'" if asker.call else "--network host"
+    return (
+        "This sandbox has no network, and its 127.0.0.1 is its own. To have the host's, "
+        f"{_add(option, asker)}."
+    )
 
 
-def _hint(spec: Spec, project: str) -> str:
+def _lacks(spec: Spec, asker: Asker, stderr: str) -> str:
     for word in spec.process.args:
         if word.startswith("-") or "\0" in word or len(word) > _LONGEST:
             continue
-        if ("/" in word or "." in word) and (found := _on_the_host_alone(word, spec, project)):
+        if ("/" in word or "." in word) and (found := _on_the_host_alone(word, spec, asker)):
+            return found
+    lines = (line for line in stderr.splitlines() if _ABSENT.search(line))
+    paths = dict.fromkeys(path for line in lines for path in _PATH.findall(line[:_LONGEST]))
+    for path in itertools.islice(paths, _MOST_PATHS):
+        if found := _on_the_host_alone(path, spec, asker) or _no_folder(path, spec, asker):
             return found
     return ""
 
 
-def _not_found(program: str, folders: Sequence[str], spec: Spec, project: str) -> tuple[str, str]:
+def not_found(
+    program: str, folders: Sequence[str], spec: Spec, asker: Asker = CALL
+) -> tuple[str, str]:
     """Return the message and the next step for a name that is in no folder of the PATH."""
     message = f"program {shown(program)} was not found in the sandbox (PATH={':'.join(folders)})"
-    return message, look(lambda: _nearest(program, folders, spec, project), "")
+    return message, look(lambda: _nearest(program, folders, spec, asker), "")
 
 
-def _nearest(program: str, folders: Sequence[str], spec: Spec, project: str) -> str:
+def _nearest(program: str, folders: Sequence[str], spec: Spec, asker: Asker) -> str:
     """Return the sandbox's program of the most similar name, or the host's of this name."""
     near = difflib.get_close_matches(program, sorted(_names(folders, spec)), 1, _LIKENESS)
+    if near == [program]:  # its folder to start in is missing
+        return ""
     if near:
         return f"Did you mean {shown(near[0])}?"
     here = shutil.which(program) or ""
-    return _told(here, project) if os.path.isabs(here) and _is_public(here) else ""
+    if not os.path.isabs(here) or not _is_public(here):
+        return ""
+    return f"{_told(here, spec, asker)} Call it by that path."
 
 
-def _not_loaded(program: str, cause: str, spec: Spec, project: str) -> tuple[str, str]:
+def not_loaded(program: str, cause: str, spec: Spec, asker: Asker = CALL) -> tuple[str, str]:
     """Return the message and the next step for a path that the sandbox cannot execute."""
     if cause not in _NOT_THERE:
         return f"program {shown(program)} cannot be executed in the sandbox: {cause}", ""
     message = f"program {shown(program)} was not found in the sandbox"
     if look(lambda: _is_shown(os.path.realpath(program), spec), otherwise=False):
         message += ", or the interpreter in its first line"
-    return message, look(lambda: _on_the_host_alone(program, spec, project), "")
+    return message, look(lambda: _on_the_host_alone(program, spec, asker), "")
 
 
-def _on_the_host_alone(word: str, spec: Spec, project: str) -> str:
+def no_cwd(cwd: str, spec: Spec, asker: Asker = CALL) -> str:
+    """Return a note on a folder to start in that only the host has, or nothing."""
+    return look(lambda: _no_cwd(cwd, spec, asker), "")
+
+
+def _no_cwd(cwd: str, spec: Spec, asker: Asker) -> str:
+    if not os.path.isdir(cwd) or _is_shown(os.path.normpath(cwd), spec):
+        return ""
+    return (
+        f'cwd="{escape(cwd)}" is a folder here, and an empty one in the sandbox. To show it, '
+        f"{_add(_mount(os.path.realpath(cwd), cwd, asker), asker)}."
+    )
+
+
+def _on_the_host_alone(word: str, spec: Spec, asker: Asker) -> str:
     """Return a sentence on a file that exists on the host and not in the sandbox, or nothing."""
     path = os.path.abspath(word)
     inside = os.path.normpath(os.path.join(spec.process.cwd, word))
-    return "" if not _is_public(path) or _is_shown(inside, spec) else _told(path, project)
+    if not _is_public(path) or _is_shown(inside, spec):
+        return ""
+    return _told(path, spec, asker, word)
 
 
 def _is_public(path: str) -> bool:
@@ -110,19 +177,63 @@ def _is_public(path: str) -> bool:
     return False
 
 
-def _told(path: str, project: str = "") -> str:
-    """Tell of a file, and how to show it: with its folder if that lies in the current one."""
-    folder, here = os.path.dirname(path), os.path.abspath(".")
-    is_root = folder in {"/", os.path.expanduser("~")}
-    source = folder if within(folder, here) and not is_root else path
-    show = f"mounts=[bind({source!r}, {source!r})] (pytest-gvisor run: --mount)"
-    if project and within(path, project) and not is_wide(project):
-        show += f", or {_WHOLE}"
-    return f'"{escape(path)}" exists here but not in the sandbox. Show it with {show}.'
+def _told(path: str, spec: Spec, asker: Asker, word: str = "/") -> str:
+    """Tell of a file, and how to show it: with its folder if that lies in the current one.
+
+    A relative ``word`` for it needs the current folder too.
+    """
+    folder, here, real = os.path.dirname(path), os.getcwd(), os.path.realpath(path)
+    above = os.path.realpath(folder)
+    is_root = folder in {"/", os.path.expanduser("~")} or danger(above)
+    source, target = real, path
+    # Of a link, the target may lie elsewhere.
+    if within(folder, here) and not is_root and real == os.path.join(above, os.path.basename(path)):
+        source, target = above, folder
+    told = f'"{escape(path)}" exists here but not in the sandbox.'
+    cwd = "" if os.path.isabs(word) or spec.process.cwd == here else here
+    show = _add(_mount(source, target, asker, cwd), asker)
+    told += f" To show it, {show}"
+    project = asker.project
+    # It starts in the root folder then, where a relative name has to mean the same file.
+    means_it = project and (os.path.isabs(word) or os.path.join(project.root, word) == path)
+    if project and means_it and project.would_show(real):
+        told += (
+            "; or the whole project, with @pytest.mark.gvisor(project=True) on the test, or "
+            "gvisor_project = true in the ini file"
+        )
+    return f"{told}."
+
+
+def _add(words: str, asker: Asker) -> str:
+    return f"add {words} to {asker.call}" if asker.call else f"add {words}"
+
+
+def _mount(source: str, target: str, asker: Asker, cwd: str = "", mode: str = "") -> str:
+    """Return the arguments of a call, or the options of ``pytest-gvisor run``, for a mount."""
+    if asker.call:
+        return f"mounts={{{source!r}: {target + mode!r}}}" + (f", cwd={cwd!r}" if cwd else "")
+    words = ["--mount", f"{source}:{target}{mode}", *(["--cwd", cwd] if cwd else [])]
+    return escape(shlex.join(words))
+
+
+def _no_folder(path: str, spec: Spec, asker: Asker) -> str:
+    """Return a sentence on a folder for a new file that only the host has, or nothing."""
+    folder = os.path.dirname(os.path.normpath(path))
+    real = os.path.realpath(folder)
+    if not os.path.isdir(real) or os.path.lexists(path) or _is_shown(folder, spec):
+        return ""
+    if danger(real, writable=True) or executed(real):
+        return ""
+    return (
+        f'"{escape(folder)}" is a folder here, and not in the sandbox. To write to it, '
+        f"{_add(_mount(real, folder, asker, mode=':rw'), asker)}."
+    )
 
 
 def _is_shown(inside: str, spec: Spec) -> bool:
     """Whether a sandbox has a file at a path when it starts, as far as the host can tell."""
+    if any(within(mount.destination, inside) for mount in spec.mounts):
+        return True  # it is a mount point, or a folder on the way to one
     paths = {inside, os.path.realpath(inside)}
     found = [_on_host(path, spec) for path in paths]
     return any(path is None or os.path.lexists(path) for path in found)

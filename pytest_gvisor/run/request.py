@@ -22,6 +22,7 @@ from pytest_gvisor.oci.validate import check_id
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.programs.sources import Source
 from pytest_gvisor.run.logs import DebugLogs
+from pytest_gvisor.run.not_started import CALL, Asker
 from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.workload import Workload
 from pytest_gvisor.runsc.binary import Runsc
@@ -79,8 +80,8 @@ class Request:
 
     way: Way = Way.PRIVILEGED
     input: bytes | Iterable[bytes] | None = None
-    project: str = ""
-    """The root folder of a project that could be shown and is not."""
+    asker: Asker = CALL
+    """Where a remedy for the workload's failure is pasted."""
 
     stop_signal: int = signal.SIGTERM
     """What the workload's first process gets at the deadline, a second before SIGKILL."""

@@ -22,6 +22,7 @@ from pytest_gvisor.run import cgroup, limits, logs, not_started, sentry
 from pytest_gvisor.run.capture import streams
 from pytest_gvisor.run.cgroup import Cgroups, limits_of, measured
 from pytest_gvisor.run.host_sources import check_points, placed, written
+from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.request import Hooks, Record, Request, Workspace, workspace_of
 from pytest_gvisor.run.specification import make_spec
 from pytest_gvisor.run.supervisor import Supervisor
@@ -183,7 +184,6 @@ class Runner:
         self.launcher.left += len(self._leaks)
 
     def _completed(self, verdict: Verdict) -> Completed:
-        failed, project = bool(verdict.returncode), self.request.project
         pipes = self.supervisor.pipes
         reason = ""
         if verdict.outcome is Outcome.OUT_OF_TASKS:
@@ -198,7 +198,7 @@ class Runner:
             outcome=verdict.outcome,
             exact=verdict.exact,
             reason=reason,
-            hint=not_started.hint(self.record.spec, project) if failed else "",
+            hint=self._hint(pipes) if verdict.returncode else "",
             command=self.record.command,
             settings=self.request.repeat,
             usage=self._usage,
@@ -206,6 +206,13 @@ class Runner:
         )
         self.record.completed = completed
         return completed
+
+    def _hint(self, pipes: Pipes) -> str:
+        networked = self.request.settings.network is not Network.NONE
+        stderr = pipes.stderr.last(not_started.TAIL).decode("utf-8", "replace")
+        return not_started.hint(
+            self.record.spec, self.request.asker, stderr=stderr, networked=networked
+        )
 
 
 def order_of(

@@ -18,6 +18,7 @@ from pytest_gvisor.oci.mounts import covers
 from pytest_gvisor.oci.spec import IdMapping, Linux, Namespace, Spec
 from pytest_gvisor.oci.vocabulary import NamespaceType
 from pytest_gvisor.run import limits
+from pytest_gvisor.run.not_started import no_cwd
 from pytest_gvisor.run.request import Hooks, Request, Workspace
 from pytest_gvisor.run.workload import Workload
 from pytest_gvisor.runsc import rootless
@@ -45,6 +46,8 @@ def make_spec(request: Request, workspace: Workspace, hooks: Hooks) -> Spec:
             # A hook may write to the root's folder: no other run uses that.
             workspace = dataclasses.replace(workspace, shared="")
         spec = spec_of(workload, workspace, chosen, request.way)
+        if workload.cwd != "/" and (note := no_cwd(workload.cwd, spec, request.asker)):
+            warnings.warn(PytestGvisorWarning(note), stacklevel=2)
     if hooks.modify_spec is None:
         return spec
     config = spec.to_json()

@@ -176,7 +176,7 @@ def error_of(
             )
         case Outcome.RUNSC_FAILED:
             records, command = record.runsc_records, record.command
-            if error := not_started.error_of(records, record.spec, command, request.project):
+            if error := not_started.error_of(records, record.spec, command, request.asker):
                 return error
             mixed = verdict.reason == other_release(record.panic)
             debugged = f"Repeat it with {spellings('debug')} to see runsc's own log."

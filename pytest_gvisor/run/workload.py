@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from pytest_gvisor.base.errors import ImageError, UsageError
 from pytest_gvisor.oci.defaults import HOSTNAME
+from pytest_gvisor.oci.mounts import Mounts, mounts_of
 from pytest_gvisor.oci.project import Project
 from pytest_gvisor.oci.rootfs import Rootfs, Says, host
 from pytest_gvisor.oci.spec import Mount, User, Who
+
+
+class Args(Protocol):
+    """A sequence of strings and paths. A lone string is none, for type checkers too."""
+
+    def __contains__(self, value: object, /) -> bool: ...
+    def __getitem__(self, index: int, /) -> str | os.PathLike[str]: ...
+    def __iter__(self) -> Iterator[str | os.PathLike[str]]: ...
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +47,7 @@ class Workload:
 
 
 def make_workload(
-    args: Sequence[str | os.PathLike[str]],
+    args: Args,
     project: Project | None = None,
     *,
     env: Mapping[str, str] | None = None,
@@ -44,7 +55,7 @@ def make_workload(
     user: Who | None = None,
     rootfs: Rootfs | None = None,
     entrypoint: str | Sequence[str] | None = None,
-    mounts: Sequence[Mount] = (),
+    mounts: Mounts = (),
     hostname: str = HOSTNAME,
     readonly: bool = False,
 ) -> Workload:
@@ -69,7 +80,7 @@ def make_workload(
         project=project,
         user=who,
         rootfs=rootfs,
-        mounts=tuple(mounts),
+        mounts=mounts_of(mounts),
         hostname=hostname,
         readonly=readonly,
         home=home,
@@ -82,13 +93,13 @@ def with_entrypoint(args: tuple[str, ...], entrypoint: object, says: Says) -> tu
         whole = (*says.entrypoint, *(args or says.cmd))
     else:
         first = (entrypoint,) if isinstance(entrypoint, str) else entrypoint
-        whole = (*(argv(first) if first != ("",) else ()), *args)  # type: ignore[arg-type]
+        whole = (*(argv(first) if first != ("",) else ()), *args)
     if not whole:
         raise ImageError("it names no program", next_step="Say which: gvisor.run([…], image=…).")
     return whole
 
 
-def argv(args: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
+def argv(args: object) -> tuple[str, ...]:
     """Return ``args`` as strings. Raises `UsageError` for a lone string, bytes, or nothing."""
     if isinstance(args, str | bytes) or not isinstance(args, Sequence):
         raise UsageError(

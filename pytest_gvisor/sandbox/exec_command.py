@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import errno as errno_names
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pytest_gvisor.base.errors import UsageError
+from pytest_gvisor.base.errors import InsideError, UsageError
 from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.oci import defaults
 from pytest_gvisor.oci.rootfs import HostRootfs, host_system
-from pytest_gvisor.oci.spec import Who
+from pytest_gvisor.oci.spec import Spec, Who
+from pytest_gvisor.run.not_started import Asker, not_found, not_loaded
 from pytest_gvisor.run.request import Request
 from pytest_gvisor.run.workload import Workload
 
 _MAX_PATH = 4096
+_ASKER = Asker("gvisor.sandbox(…)")
+_EXPLAINED = {
+    number: os.strerror(number).lower()
+    for number in (errno_names.ENOENT, errno_names.ENOTDIR, errno_names.EACCES, errno_names.ENOEXEC)
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +44,29 @@ class Command:
     runsc: str
     """The sandbox's own command line."""
 
+    spec: Spec | None = None
+    """The sandbox's own specification."""
+
     repeat: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+    def refusal(self, errno: int) -> InsideError:
+        """Return the error for the program if the guest could not start it for this reason."""
+        program, spec = self.args[0], self.spec
+        if spec is None or errno not in _EXPLAINED:
+            return InsideError(f"cannot start {list(self.args)!r} in the sandbox", errno=errno)
+        if errno == errno_names.ENOENT and "/" not in program:
+            message, step = not_found(program, self._path(), spec, _ASKER)
+        else:
+            message, step = not_loaded(program, _EXPLAINED[errno], spec, _ASKER)
+        if errno == errno_names.ENOENT and self.cwd != "/":
+            message += f", or the folder cwd={self.cwd!r} was not"
+        return InsideError(message, errno=errno, next_step=step)
+
+    def _path(self) -> list[str]:
+        """Return the folders of its PATH."""
+        variables = self.strings[len(self.args) :]
+        path = next((one[5:] for one in variables if one.startswith(b"PATH=")), b"")
+        return os.fsdecode(path).split(":")
 
 
 def command(
@@ -46,6 +75,7 @@ def command(
     request: Request,
     *,
     runsc: str,
+    spec: Spec | None,
     env: Mapping[str, str] | None,
     cwd: str | os.PathLike[str] | None,
     user: Who | None,
@@ -54,7 +84,8 @@ def command(
 ) -> Command:
     """Return the command for ``args``, with the defaults of a sandbox's workload.
 
-    ``request`` is the sandbox's own, and ``runsc`` its command line. Raises `UsageError`.
+    ``request`` is the sandbox's own, ``runsc`` its command line and ``spec`` its specification.
+    Raises `UsageError`.
     """
     asked, home = workload.user, workload.home
     if user is not None:
@@ -77,6 +108,7 @@ def command(
         max_output=request.settings.max_output,
         platform=request.platform,
         runsc=runsc,
+        spec=spec,
         repeat={k: v for k, v in repeat.items() if v is not None},
     )
 

@@ -268,9 +268,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
     def check_refused(self) -> None:
         """Raise `InsideError` if the program could not be started."""
         if self.refused:
-            raise InsideError(
-                f"cannot start {list(self.args)!r} in the sandbox", errno=self.refused
-            )
+            raise self._command.refusal(self.refused)
 
     def feed(self, chunks: Iterable[bytes], deadline: float) -> None:
         """Write to its standard input as it is read, until the program ends or closes it."""
@@ -321,10 +319,12 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
         if outcome is None:
             outcome = Outcome.EXITED if code is None or code >= 0 else Outcome.SIGNALLED
             outcome = Outcome.OUT_OF_MEMORY if self._ran_out else outcome
+        # A shell's, for a program that it cannot start.
+        none = 127 if self.refused else -signal.SIGKILL
         lasted = time.monotonic() - self._begun_at if self._duration is None else self._duration
         return Completed(
             args=self.args,
-            returncode=-signal.SIGKILL if code is None else code,
+            returncode=none if code is None else code,
             **streams(self._streams[1].capture, self._streams[2].capture),
             duration=lasted,
             platform=self._command.platform,

@@ -8,8 +8,8 @@ import dataclasses
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from pytest_gvisor.base.completed import Completed, SandboxCrashed
 from pytest_gvisor.base.errors import (
@@ -26,7 +26,7 @@ from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.request import Hooks, Record, Request, forget, workspace_of
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.specification import input_of, make_spec
-from pytest_gvisor.run.workload import Workload, argv
+from pytest_gvisor.run.workload import Args, Workload, argv
 from pytest_gvisor.sandbox import interpreter
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.exec_command import check_path, command
@@ -36,9 +36,6 @@ from pytest_gvisor.sandbox.peers import Answer
 from pytest_gvisor.sandbox.process import TERM_GRACE, Process, patience_of
 from pytest_gvisor.sandbox.snapshot import Snapshot, take
 from pytest_gvisor.sessions.launcher import Launcher
-
-if TYPE_CHECKING:
-    import os
 
 _MARGIN = 2.0
 _PAUSE = 0.02
@@ -160,7 +157,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
 
     def exec(
         self,
-        args: Sequence[str | os.PathLike[str]],
+        args: Args,
         *,
         input: str | bytes | Iterable[bytes] | None = None,  # noqa: A002 -- subprocess.run's name
         env: Mapping[str, str] | None = None,
@@ -218,9 +215,11 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         forget(self._records)
         return completed
 
-    def _begin(self, args: Sequence[str | os.PathLike[str]], **options: Any) -> Process:
-        runsc = self._record.command
-        asked = command(argv(args), self._workload, self._request, runsc=runsc, **options)
+    def _begin(self, args: Args, **options: Any) -> Process:
+        asked = command(
+            argv(args), self._workload, self._request,
+            runsc=self._record.command, spec=self._record.spec, **options,
+        )  # fmt: skip
         process = Process(self._live(), asked)
         process.start()
         return process
@@ -249,7 +248,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
 
     def popen(
         self,
-        args: Sequence[str | os.PathLike[str]],
+        args: Args,
         *,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,

@@ -13,6 +13,7 @@ from pytest_gvisor import is_gvisor_kernel
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.cli import main as cli
 from pytest_gvisor.cli import run as run_command
+from pytest_gvisor.oci.mounts import parse_mount
 from pytest_gvisor.sessions.launcher import Launcher
 
 
@@ -117,7 +118,7 @@ def test_a_failure_around_the_command_is_status_125() -> None:
 def test_a_mount_is_source_and_target(text: str) -> None:
     """A mount is a source, a target and optionally a mode."""
     with pytest.raises(UsageError, match="--mount"):
-        run_command.mount_of(text)
+        parse_mount(text, "--mount")
 
 
 def test_the_doctor_says_that_tests_can_run() -> None:

@@ -100,22 +100,6 @@ def test_a_program_that_cannot_be_started_has_a_shells_status() -> None:
     )
 
 
-def test_a_file_of_the_host_alone_is_named_with_its_mount(tmp_path: Path) -> None:
-    """The hint after a failed command names the option that shows its file."""
-    script = tmp_path / "script.py"
-    script.write_text("print('ran')")
-    script.chmod(0o644)
-    done = run("--", "python3", script, cwd=tmp_path)
-    assert done.returncode == 2
-    *_, last = done.stderr.splitlines()
-    assert last.startswith(
-        f'pytest-gvisor run: "{script}" exists here but not in the sandbox. '
-        f"Show it with mounts=[bind({str(tmp_path)!r}, {str(tmp_path)!r})] "
-        "(pytest-gvisor run: --mount)"
-    )
-    assert run("--mount", f"{tmp_path}:{tmp_path}", "--", "python3", script).stdout == "ran\n"
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a limit")
 def test_processors_are_limited(tmp_path: Path) -> None:
     """The limit is in the configuration, which --keep leaves."""

@@ -158,7 +158,7 @@ def ids(data: bytes) -> None:
 def mount(data: bytes) -> None:
     """A mount as it is written on the command line, a size, a user."""
     words = text(data)
-    for read in (cli_run.mount_of, cli_run.pair_of, mounts.parse_size, parse_user):
+    for read in (mounts.parse_mount, cli_run.pair_of, mounts.parse_size, parse_user):
         with contextlib.suppress(GvisorError):
             read(words)
 

@@ -27,21 +27,6 @@ def test_a_failed_test_shows_how_each_run_ended(project: Project) -> None:
     ran.hides("ran: ", "env -i")
 
 
-def test_a_file_of_the_host_alone_is_named(alone: Project) -> None:
-    """A workload whose argument names a file that only the host has fails with the remedy."""
-    alone.test("""
-        def test_it(gvisor):
-            assert gvisor.run(["python3", "runner.py"]).returncode == 0
-    """)
-    runner = alone.folder / "runner.py"  # alone: pytester makes the folder the home folder
-    runner.touch()
-    alone.run().ends(failed=1).shows(
-        f'"{runner}" exists here but not in the sandbox. Show it with '
-        f"mounts=[bind({str(runner)!r}, {str(runner)!r})] (pytest-gvisor run: --mount), or the "
-        "whole project with @pytest.mark.gvisor(project=True) (ini: gvisor_project).",
-    )
-
-
 @pytest.mark.fault("B11", "B15")
 def test_what_runsc_ignores_of_a_bundle_is_shown_where_its_test_fails(alone: Project) -> None:
     """The notes of `Bundle.open`: the reader of a failure has not seen them."""

@@ -7,8 +7,10 @@ import pytest
 
 from pytest_gvisor import bind, tmpfs
 from pytest_gvisor.oci.defaults import default_spec
+from pytest_gvisor.oci.project import Project
 from pytest_gvisor.oci.spec import Mount, Spec
 from pytest_gvisor.run import not_started
+from pytest_gvisor.run.not_started import Asker
 
 BEFORE = "running container: starting container: starting root container: starting sandbox: "
 IN_PATH = BEFORE + 'error finding executable "nope" in PATH [/usr/bin /bin]: no such file'
@@ -82,7 +84,8 @@ def test_a_program_in_the_callers_path_is_named(
     found = not_started.error_of([IN_PATH], spec(root, "nope"))
     assert found is not None
     assert found.next_step.startswith(f'"{tmp_path}/bin/nope" exists here but not in the sandbox. ')
-    assert f"bind('{tmp_path}/bin/nope', '{tmp_path}/bin/nope')" in found.next_step
+    assert f"mounts={{'{tmp_path}/bin/nope': '{tmp_path}/bin/nope'}}" in found.next_step
+    assert found.next_step.endswith(" Call it by that path.")
 
 
 def test_a_script_that_is_shown_lacks_its_interpreter(root: Path, tmp_path: Path) -> None:
@@ -121,21 +124,28 @@ def test_a_file_of_the_host_alone_has_a_hint(
     assert not_started.hint(None) == ""
 
 
-def test_a_file_of_the_project_may_come_with_the_whole_of_it(root: Path, tmp_path: Path) -> None:
+def test_a_file_of_the_project_may_come_with_the_whole_of_it(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The setting is proposed for a file of the project alone, and for none in a whole folder."""
+    monkeypatch.chdir(tmp_path)
     project = tmp_path / "project"
     project.mkdir()
     for folder in (tmp_path, project):
         (folder / "tool.py").touch()
-    setting = "@pytest.mark.gvisor(project=True) (ini: gvisor_project)."
+    setting = "gvisor_project = true in the ini file."
     inner, outer = spec(root, f"{project}/tool.py"), spec(root, f"{tmp_path}/tool.py")
-    assert not_started.hint(inner, str(project)).endswith(setting)
+    shown = Asker(project=Project(root=str(project)))
+    assert not_started.hint(inner, shown).endswith(setting)
+    (project / "secret.pem").touch()
     for found in (
-        not_started.hint(outer, str(project)),
-        not_started.hint(inner, ""),
-        not_started.hint(inner, "/"),
+        not_started.hint(outer, shown),
+        not_started.hint(inner),
+        not_started.hint(inner, Asker(project=Project(root="/"))),
+        not_started.hint(spec(root, f"{project}/secret.pem"), shown),
+        not_started.hint(spec(root, "tool.py", cwd="/tmp"), shown),
     ):
-        assert found.endswith(")] (pytest-gvisor run: --mount).")
+        assert found.endswith(" to the call."), found
 
 
 def test_no_more_is_to_be_shown_than_is_needed(
@@ -147,7 +157,7 @@ def test_no_more_is_to_be_shown_than_is_needed(
         (tmp_path / name).touch()
     project, other = str(tmp_path / "project"), str(tmp_path / "other.py")
     monkeypatch.chdir(tmp_path / "project")
-    assert f"bind({project!r}, " in not_started.hint(spec(root, "tool.py"))
-    assert f"bind({other!r}, " in not_started.hint(spec(root, other))
+    assert f"mounts={{{project!r}: " in not_started.hint(spec(root, "tool.py"))
+    assert f"mounts={{{other!r}: " in not_started.hint(spec(root, other))
     monkeypatch.setenv("HOME", project)
-    assert f"bind({project + '/tool.py'!r}, " in not_started.hint(spec(root, "tool.py"))
+    assert f"mounts={{{project + '/tool.py'!r}: " in not_started.hint(spec(root, "tool.py"))

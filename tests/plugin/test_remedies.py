@@ -1,0 +1,184 @@
+"""Messages that end with a remedy, whole; and the remedy mends it, pasted as it is printed."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.plugin.conftest import Project
+
+TEST = """
+import socket
+
+def test_it(gvisor):
+    {prepare}
+    done = gvisor.run({args})
+    assert done.returncode == 0, done.hint
+"""
+CALL = re.compile(r"add (.*?) to the call")
+
+
+def tried(project: Project, args: str, prepare: str, told: str) -> None:
+    """Check the hint of a failing call, and that the call passes with what the hint adds to it."""
+    ran = project.test(TEST.format(prepare=prepare, args=args)).run().ends(failed=1)
+    assert f"\n{told}\n" in ran.output
+    pasted = CALL.search(told)
+    assert pasted, told
+    project.test(TEST.format(prepare=prepare, args=f"{args}, {pasted[1]}")).run().ends(passed=1)
+
+
+@pytest.fixture
+def script(alone: Project) -> Path:
+    """A program in a folder of the project, beside a module that it imports."""
+    alone.write({"tools/greet.py": "import beside", "tools/beside.py": "", "x/marker": ""})
+    return alone.folder / "tools/greet.py"
+
+
+def test_a_script_is_shown_with_its_folder_and_where_it_starts(
+    alone: Project, script: Path
+) -> None:
+    """The first call that most people write: a relative path needs the folder to start in too."""
+    folder, here = script.parent, alone.folder
+    told = (
+        f'"{script}" exists here but not in the sandbox. To show it, add '
+        f"mounts={{'{folder}': '{folder}'}}, cwd='{here}' to the call; or the whole project, with "
+        "@pytest.mark.gvisor(project=True) on the test, or gvisor_project = true in the ini file."
+    )
+    args = '["python3", "tools/greet.py"]'
+    tried(alone, args, "pass", told)
+    test = "import pytest\n@pytest.mark.gvisor(project=True)" + TEST.strip("\n").partition("\n")[2]
+    alone.test(test.format(prepare="pass", args=args)).run().ends(passed=1)
+    alone.test(TEST.format(prepare="pass", args=args))
+    alone.run("-o", "gvisor_project=true").ends(passed=1)
+
+
+def test_a_script_by_its_path_and_a_link_are_shown(alone: Project, script: Path) -> None:
+    """A path needs no folder to start in. A link has its target at its place."""
+    (alone.folder / "link").symlink_to("tools/beside.py")
+    link, target = alone.folder / "link", alone.folder / "tools/beside.py"
+    end = (
+        " to the call; or the whole project, with @pytest.mark.gvisor(project=True) on the test, "
+        "or gvisor_project = true in the ini file."
+    )
+    for path, mount in ((script, {script.parent: script.parent}), (link, {target: link})):
+        shown = {str(one): str(other) for one, other in mount.items()}
+        told = f'"{path}" exists here but not in the sandbox. To show it, add mounts={shown}{end}'
+        tried(alone, f'["python3", "{path}"]', "pass", told)
+
+
+def test_a_folder_to_write_to_is_shown(alone: Project, tmp_path: Path) -> None:
+    """A shell and `touch` name the path of a file in a folder that is not there."""
+    told = (
+        f'"{tmp_path}" is a folder here, and not in the sandbox. To write to it, add '
+        f"mounts={{'{tmp_path}': '{tmp_path}:rw'}} to the call."
+    )
+    for args in (["sh", "-c", f"echo 1 >{tmp_path}/new"], ["touch", f"{tmp_path}/other"]):
+        tried(alone, repr(args), "pass", told)
+    assert {path.name for path in tmp_path.iterdir()} >= {"new", "other"}
+
+
+def test_a_sandbox_without_network_says_so(alone: Project) -> None:
+    """A service of the host on 127.0.0.1 refuses, since that is the sandbox's own."""
+    told = (
+        "This sandbox has no network, and its 127.0.0.1 is its own. To have the host's, add "
+        "network='host' to the call."
+    )
+    service = "global service; service = socket.create_server(('127.0.0.1', 0))"
+    prepare = f"{service}; port = service.getsockname()[1]"
+    code = "import socket; socket.create_connection(('127.0.0.1', {port}))"
+    tried(alone, f'["python3", "-c", f"{code}"]', prepare, told)
+    for code in (
+        "socket.getaddrinfo('db.example', 1)",
+        "socket.socket().connect(('192.0.2.1', 1))",
+    ):
+        args = ["python3", "-c", f"import socket; {code}"]
+        alone.test(TEST.format(prepare="pass", args=args)).run().ends(failed=1).shows(told)
+
+
+def test_a_folder_to_start_in_that_is_empty_inside_warns(alone: Project) -> None:
+    """A test that starts in a folder of the host would find none of its files, and may pass."""
+    test = """
+        def test_it(gvisor, tmp_path):
+            (tmp_path / "file").touch()
+            assert gvisor.run(["ls"], cwd=tmp_path{more}).stdout == "{out}"
+    """
+    alone.write({"pytest.ini": "[pytest]"}).test(test.format(more="", out=""))
+    ran = alone.run().ends(passed=1, warnings=1)
+    folder = ran.basetemp.resolve() / "test_it0"
+    ran.shows(
+        f'PytestGvisorWarning: cwd="{folder}" is a folder here, and an empty one in the sandbox. '
+        f"To show it, add mounts={{'{folder}': '{folder}'}} to the call.\n"
+    )
+    alone.test(test.format(more=", mounts={str(tmp_path): str(tmp_path)}", out="file\\n"))
+    alone.run().ends(passed=1)
+
+
+def test_the_command_line_has_its_own_remedy(script: Path, alone: Project) -> None:
+    """The hint of `pytest-gvisor run` has options of it, and these show the file."""
+    words = ["--", "python3", "tools/greet.py"]
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        tool = [sys.executable, "-m", "pytest_gvisor", "run"]
+        return subprocess.run(
+            [*tool, *more, *words], cwd=alone.folder, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+
+    told = f"--mount {script.parent}:{script.parent} --cwd {alone.folder}"
+    assert run().stderr.splitlines()[-1] == (
+        f'pytest-gvisor run: "{script}" exists here but not in the sandbox. To show it, add {told}.'
+    )
+    done = run(*shlex.split(told))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_program_that_is_not_there_is_told_alike_in_all_calls(alone: Project) -> None:
+    """`run`, `exec` and `popen` name the program, where it was looked for, and the nearest name."""
+    for call in ("gvisor.run", "gvisor_sandbox.exec", "gvisor_sandbox.popen"):
+        alone.test(f"def test_it(gvisor, gvisor_sandbox):\n    {call}(['pyton3'])\n")
+        ran = alone.run().ends(failed=1).hides("exit status -9", "runsc failed")
+        errno = "" if call == "gvisor.run" else " [ENOENT: No such file or directory]"
+        told = r'program "pyton3" was not found in the sandbox \(PATH=\S+\)' + re.escape(errno)
+        assert re.search(
+            rf'E +pytest_gvisor.\w+: {told}\nE +Did you mean "python3"\?\n', ran.output
+        )
+        if "popen" not in call:
+            assert re.search(rf"\n-+ gvisor: pyton3 -+\n{told}\n-+ gvisor: to repeat", ran.output)
+    alone.test("def test_it(gvisor_sandbox):\n    gvisor_sandbox.exec(['ls'], cwd='/no')\n")
+    alone.run().ends(failed=1).shows(", or the folder cwd='/no' was not [ENOENT: ")
+
+
+def test_mounts_may_be_written_as_dockers_users_write_them(alone: Project) -> None:
+    """A mapping, texts and `bind` are alike; anything else is named, with the way to write it."""
+    alone.write({"src/file": "shown", "data/old": ""}).test("""
+        import pytest
+        from pathlib import Path
+        from pytest_gvisor import UsageError, bind
+
+        WORDS = ["sh", "-c", "cat /app/file; echo new >/data/file"]
+
+        @pytest.mark.parametrize("mounts", [
+            {"src": "/app", "data": "/data:rw"}, {Path("src"): "/app:ro", Path("data"): "/data:rw"},
+            ["src:/app", "data:/data:rw"], ("src:/app", bind("data", "/data", readonly=False)),
+        ])
+        def test_all(gvisor, mounts):
+            assert gvisor.run(WORDS, mounts=mounts, check=True).stdout == "shown"
+            assert Path("data/file").read_text() == "new\\n"
+            Path("data/file").unlink()
+            with gvisor.sandbox(mounts=mounts) as sandbox:
+                assert sandbox.exec(WORDS, check=True).stdout == "shown"
+            Path("data/file").unlink()
+
+        @pytest.mark.parametrize("mounts", [["/a"], ["/a:/b:x"], {"/a": ""}, [3], "/a:/b", 3])
+        def test_none(gvisor, mounts):
+            with pytest.raises(UsageError) as caught:
+                gvisor.run(["true"], mounts=mounts)
+            first, second = str(caught.value).split("\\n")
+            assert first.startswith(("mounts ", "mounts=")) and repr(mounts).strip("[]") in first
+            assert second == 'Write mounts={"src": "/app", "data": "/data:rw"}, or ' \\
+                'mounts=["src:/app", tmpfs("/x")].'
+    """)
+    alone.run().ends(passed=10)
