@@ -122,7 +122,7 @@ def test_the_changes_are_a_page_of_the_site_with_links_to_the_others(site: Path)
 def test_the_first_page_has_the_command_that_installs(site: Path) -> None:
     """Before the list of pages."""
     first, _, _ = (site / "index.html").read_text().partition("Where to read on</h2>")
-    assert "pip install pytest-gvisor" in html.unescape(re.sub(r"<[^>]+>", "", first))
+    assert "pip install 'pytest-gvisor[runsc]'" in html.unescape(re.sub(r"<[^>]+>", "", first))
 
 
 INTERNAL = {
