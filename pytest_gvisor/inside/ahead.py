@@ -128,7 +128,7 @@ class Ahead:
         following = (*ids.upcoming, None)[count + len(fresh)]
         # A pytest that is gone by now is judged by what it has sent, which is read first.
         with contextlib.suppress(Died):
-            link.send("run", ids=fresh, next=following, maxfail=0)
+            link.send("run", ids=fresh, next=following, failed=None)
         self._ids.extend(fresh)
 
 

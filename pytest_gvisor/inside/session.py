@@ -105,7 +105,6 @@ class InsideSession:
             item, functools.partial(plan.try_platform, platform)
         ):
             return False, None
-        self._count_start(item, group, failure)
         began_in, last = None, None
         runs_xfail = self._config.getoption("runxfail", False)
         reason = None if runs_xfail else plan.expected.get(platform)
@@ -125,17 +124,20 @@ class InsideSession:
                 cells.attach_inside_cell(report, plan.cell, starts=starts, record=record)
             item.ihook.pytest_runtest_logreport(report=report)
             last = report
+        self._count_start(item, group, failed=bool(failure) or worker.broke)
         return (True, None) if worker.ended and not failure else (False, last)
 
-    def _count_start(self, item: pytest.Item, group: Group, failure: str) -> None:
-        """End the session after too many failed starts in a row.
+    def _count_start(self, item: pytest.Item, group: Group, *, failed: bool) -> None:
+        """End the session after too many starts in a row that failed, or led to no test.
 
         Whichever tests they were for: what they have in common is platform and settings.
         """
         kind = group.platform, group.settings
-        self._false_starts[kind] = self._false_starts.get(kind, 0) + 1 if failure else 0
+        self._false_starts[kind] = self._false_starts.get(kind, 0) + 1 if failed else 0
         if self._false_starts[kind] >= _MAX_FALSE_STARTS:
-            item.session.shouldstop = "three sandboxes in a row ended before their first test"
+            item.session.shouldstop = (
+                "three sandboxes in a row ended before their first test, or by an error of pytest"
+            )
 
     def _ids(self, plan: ItemPlan, nextitem: pytest.Item | None) -> ahead.Ids:
         """Return the names of a test and of those after it: their fixtures stay set up."""

@@ -40,12 +40,6 @@ _LAST_WORDS = 2.0
 _LONGEST_ERRORS = 100_000
 
 
-def _failures_left(item: pytest.Item) -> int:
-    """Return the number of this test's failures that stops the session; 0 is never."""
-    maxfail: int = item.config.getvalue("maxfail")
-    return max(1, maxfail - item.session.testsfailed) if maxfail else 0
-
-
 def _belongs(message: dict[str, Any], inner: str | None) -> None:
     """Raise `ProtocolError` for a message about another test than the current one."""
     if message.get("id") != inner:
@@ -96,6 +90,9 @@ class Worker:
         self.ran = False
         """Whether the test that `run` was last asked for has begun inside."""
 
+        self.broke = False
+        """Whether the pytest inside ended with an error of its own, and not of a test."""
+
         self.ended = False
         """Whether it has come to its end there, with all its reports."""
 
@@ -121,7 +118,7 @@ class Worker:
         To be called after a `start` that went well: the deadline is the test's own.
         """
         progress = Progress(calls=not self._config.getoption("setuponly", False))
-        self.ran = self.ended = False
+        self.ran = self.ended = self.broke = False
         began = time.monotonic()
         link = self._ready()
         self._taker.name_sandbox(item.nodeid)
@@ -162,7 +159,8 @@ class Worker:
             self.ahead.pop()
         if first is None:
             following = ids.upcoming[0] if ids.upcoming else None
-            link.send("run", ids=[ids.inner], next=following, maxfail=_failures_left(item))
+            failed = item.session.testsfailed
+            link.send("run", ids=[ids.inner], next=following, failed=failed)
         else:
             self.ahead.pop()
         self.ahead.send(link, ids, self.ids)
@@ -255,6 +253,7 @@ class Worker:
         elif kind == "no user":
             raise users.refused(message)
         elif kind == "internal error":
+            self.broke = True
             raise ProtocolError(f"the pytest inside broke:\n{safe(str(message.get('text')))}")
         else:
             raise ProtocolError(f"a message {kind!r:.50} from inside that does not belong here")

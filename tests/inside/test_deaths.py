@@ -121,6 +121,26 @@ def test_three_false_starts_end_the_session(
     result.stdout.fnmatch_lines(["*did not get as far as a test*", "*exit status 9*"])
 
 
+def test_errors_of_pytest_itself_end_the_session(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """The error comes after the collection. pytest shows no traceback of a usage error."""
+    project.makeconftest(
+        "import os, pytest\n"
+        "@pytest.hookimpl(wrapper=True)\n"
+        "def pytest_collection():\n"
+        "    yield\n"
+        "    if 'PYTEST_GVISOR_INSIDE' in os.environ: raise pytest.UsageError('not like this')\n"
+    )
+    project.makepyfile(
+        "import pytest\n@pytest.mark.parametrize('n', range(9))\ndef test_it(n): pass\n"
+    )
+    result = run_inside()
+    assert result.parseoutcomes() == {"errors": 3}
+    result.stdout.fnmatch_lines(["UsageError: not like this", "*three sandboxes in a row ended *"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a memory limit is a cgroup")
 def test_memory_that_runs_out_is_one_failed_test(
     project: pytest.Pytester, run_inside: RunInside

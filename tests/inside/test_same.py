@@ -410,3 +410,53 @@ def test_shared_memory_and_open_files_are_limited_as_on_the_host(
     project.makepyfile(source.format((1 << 20, 300, 300)))
     project.makeini("[pytest]\ngvisor_shm = 1M\n")
     assert run_inside("--gvisor-nofile=300").parseoutcomes() == {"passed": 1}
+
+
+@pytest.mark.parametrize("ini", [True, False], ids=["ini", "no-ini"])
+@pytest.mark.parametrize(
+    "arguments", [(), ("--maxfail=3", "--basetemp=made", "test_it.py")], ids=str
+)
+def test_the_configuration_reads_as_on_the_host(
+    project: pytest.Pytester, run_both: Callable[..., Both], arguments: tuple[str, ...], ini: bool
+) -> None:
+    """Options and names that the pytest inside is started with others of are the host's."""
+    if not ini:
+        (project.path / "tox.ini").unlink()
+    (project.path.parent / "conftest.py").write_text("assert not 'of the project'")
+    project.makepyfile(
+        test_it="""
+        def test_fails(): assert 0
+
+        def test_it(pytestconfig, request, tmp_path):
+            option = pytestconfig.option
+            given = [one for one in pytestconfig.invocation_params.args if one != "--no-gvisor"]
+            print(pytestconfig.rootpath, pytestconfig.inipath, pytestconfig.args_source, given)
+            print(option.basetemp, option.maxfail, option.no_summary, option.file_or_dir)
+            print(option.rootdir, option.inifilename, option.confcutdir)
+            print(request.session.testsfailed)
+            assert 0
+        """
+    )
+    try:
+        both = run_both("-p", "no:randomly", *arguments)
+    finally:
+        (project.path.parent / "conftest.py").unlink()
+    # Each run of pytester has a folder of its own.
+    read = [re.sub(r"runpytest-\d+", "", "\n".join(plain(one))) for one in (both.inside, both.host)]
+    assert read[0] == read[1]
+    both.inside.assert_outcomes(failed=2)
+
+
+def test_a_plugin_that_the_ini_file_switches_off_keeps_its_keys(
+    project: pytest.Pytester, run_both: Callable[..., Both]
+) -> None:
+    """pytest knows the keys of such a plugin, which ``--strict-config`` would refuse else."""
+    project.makeini(
+        "[pytest]\naddopts = --strict-config -p no:doctest\ndoctest_optionflags = ELLIPSIS\n"
+    )
+    project.makepyfile(
+        "def test_it(pytestconfig): assert pytestconfig.getini('doctest_optionflags')"
+    )
+    both = run_both("-v")
+    assert plain(both.inside) == plain(both.host)
+    both.inside.assert_outcomes(passed=1)

@@ -35,6 +35,7 @@ PRIVATES = {
         "sys.stdin.mode": "set: as that of Python's own stream",
     },
     "guest/tests/gate": {
+        "_inipath": "set: a session without an ini file was started with /dev/null as one",
         "_startTime": "set: the start of a copy, for the relative times of log records",
     },
     "guest/tests/passed": {"_id": "an attribute of reports, which a short form leaves out"},

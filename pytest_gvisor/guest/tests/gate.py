@@ -48,11 +48,12 @@ class Gate:
         with contextlib.suppress(OSError), self._first:
             self._first.sendall(b"\n")
 
-    def register(self, config: Any, link: Link, path: list[str]) -> None:
+    def register(self, config: Any, link: Link, path: list[str], *, has_ini: bool) -> None:
         """Stop this configuration before it loads a conftest.py; ``path`` is its ``sys.path``."""
         import pytest  # noqa: PLC0415 -- sys.path is the host's only now
 
         self._first.close()
+        self._has_ini = has_ini
         self._link, self._path, self._config = link, path, config
         self._randomness = Randomness()
         pytest.hookimpl(wrapper=True, tryfirst=True)(type(self).pytest_load_initial_conftests)
@@ -70,6 +71,9 @@ class Gate:
         with self._pytest:
             self._pytest.sendall(json.dumps(command["returns"]).encode() + b"\n")
             self._pytest.recv(1)
+        if not self._has_ini:
+            # This pytest was started with /dev/null as one, so that it looks for none itself.
+            early_config._inipath = None
         # A plugin may have added to it; collection on the host may have too.
         if command["sys_path"] != self._path:
             sys.path[:] = command["sys_path"]
@@ -79,10 +83,6 @@ class Gate:
         if command["named"] != known.file_or_dir:
             args[len(args) - len(known.file_or_dir) :] = command["named"]
             known.file_or_dir = command["named"]
-            given = self._config.invocation_params
-            self._config.invocation_params = type(given)(
-                args=args, plugins=given.plugins, dir=given.dir
-            )
         if command["copy"]:
             # The host knows by it that the copy works, before any file of the project is loaded.
             self._link.send("goes on")

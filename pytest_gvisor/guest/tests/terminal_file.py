@@ -56,10 +56,11 @@ class Terminal(io.TextIOBase):
 
 
 def drop_summaries(config: Any) -> None:
-    """Drop the summaries of plugins, which the host's pytest writes.
+    """Drop the summaries of pytest and its plugins, which the host's pytest writes.
 
     Since 9.2 pytest asks for them even with ``no_summary``, and that of hypothesis imports it all.
     """
+    config.option.no_summary = True
     hook = config.hook.pytest_terminal_summary
     for implementation in hook.get_hookimpls():
         hook._remove_plugin(implementation.plugin)

@@ -53,6 +53,7 @@ class Plugin:
         files: Iterable[str],
         variables: program.Watch,
         coverage: Coverage | None,
+        basetemp: str | None,
     ) -> None:
         self._link = link
         self._debugger = debugger
@@ -60,6 +61,7 @@ class Plugin:
         self._wanted = {*files}.union(*(map(str, PurePath(file).parents) for file in files))
         self._variables = variables
         self._coverage = coverage
+        self._basetemp = basetemp
         self._terminal = terminal
         self._errors: list[str] = []
         self._reports: list[pytest.TestReport] = []
@@ -70,11 +72,16 @@ class Plugin:
         """The folder of ``tmp_path`` of the test that runs; empty until there is one."""
 
         self._items: dict[str, pytest.Item] = {}
+        self._serves = False
         self._not_run: set[str] = set()
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Show the host's ``--basetemp``, when pytest has taken the sandbox's."""
+        config.option.basetemp = self._basetemp
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """Take the place of the terminal before the terminal plugin writes its first line."""
-        self._config = session.config
+        self._config, self._session = session.config, session
         option = vars(session.config.option)
         self._relays = bool(option.get("setupshow") or option.get("setuponly"))
         self._terminal.replace(session.config)
@@ -87,6 +94,14 @@ class Plugin:
         """Remember failed collections: the host has collected these files."""
         if report.failed:
             self._errors.append(f"{report.nodeid}: {report.longreprtext}"[:20000])
+            self._go_on(0)
+
+    def _go_on(self, failed: int) -> None:
+        """Go on after so many failures on the host, which decides when to stop."""
+        session = self._session
+        session.testsfailed = failed
+        # The public properties warn when they are unset.
+        session._shouldfail = session._shouldstop = False
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Send the collected tests, without those that nobody can tell apart."""
@@ -106,9 +121,10 @@ class Plugin:
         usual = passed.is_usual(session.config.hook.pytest_report_to_serializable)
         self._short = passed.Shortener(usual=usual)
         items = self._items
+        self._serves = True
         self._not_run.update(items)
         self._terminal.relayed = self._relays
-        for running, then, maxfail in self._commanded():
+        for running, then, failed in self._commanded():
             # What fails from here on without a word fails in the setup.
             self._running = running
             item = items.get(running)
@@ -120,8 +136,8 @@ class Plugin:
             self._short.begin(item)
             self._folder = ""
             self._notes.begin()
-            # At the last failure that the host allows, pytest tears everything down.
-            session.testsfailed, session.config.option.maxfail = 0, maxfail
+            # At the last failure that --maxfail allows, pytest tears everything down.
+            self._go_on(session.testsfailed if failed is None else failed)
             self._run_protocol(item, items.get(then) if then else None)
             if not self._link.is_ours():
                 # It would take the commands that are meant for its parent.
@@ -130,19 +146,17 @@ class Plugin:
             self._debugger.end()
             self._notes.begin()
             self._send_reports()
-            # The host decides when to stop. The public properties warn when they are unset.
-            session._shouldfail = session._shouldstop = False
             self._link.send("done", id=self._running)
         self._terminal.relayed = False
         drop_summaries(session.config)
         return True
 
-    def _commanded(self) -> Iterator[tuple[str, str | None, int]]:
-        """Yield each named test, the test after it, and how many failures are left."""
+    def _commanded(self) -> Iterator[tuple[str, str | None, int | None]]:
+        """Yield each named test, the test after it, and how many failures there were, if known."""
         while (command := self._link.receive())["op"] == "run":
             following = iter([*command["ids"][1:], command["next"]])
             for running in command["ids"]:
-                yield running, next(following), command["maxfail"]
+                yield running, next(following), command["failed"]
 
     def _run_protocol(self, item: pytest.Item, following: pytest.Item | None) -> None:
         """Run one test; before an exception that stops the session, report it."""
@@ -244,6 +258,8 @@ class Plugin:
         A hook may have failed the session, and the host knows of failed tests alone. Where other
         sandboxes have tests too, a hook judges by a part.
         """
+        if not self._serves:
+            return  # the cause comes: see main()
         if self._coverage is not None:
             for piece in self._coverage.pieces():
                 self._link.put_off("coverage", **piece)
@@ -261,7 +277,7 @@ def _hook_order(plugin: Plugin) -> None:
     import pytest  # noqa: PLC0415 -- sys.path is the host's only now
 
     kind = type(plugin)
-    for name in ("collection_finish", "runtest_logreport", "sessionfinish"):
+    for name in ("collection_finish", "configure", "runtest_logreport", "sessionfinish"):
         pytest.hookimpl(trylast=True)(getattr(kind, f"pytest_{name}"))
     phases = ("runtest_setup", "runtest_call", "runtest_teardown", "runtest_makereport")
     for name in ("sessionstart", "ignore_collect", "runtestloop", *phases):
@@ -297,14 +313,20 @@ def run(
     terminal = Terminal(link, words, debugger)
     watch = program.Watch(start["held_back"])
     # As Config.fromdictargs, with a plugin that is there before the others.
-    config = get_config(start["args"])
+    read_as = start["read_as"]
+    # A plugin that the ini file switches off still declares its keys, as on the host.
+    config = get_config(read_as["arguments"])
     config.option.__dict__.update(start["options"])
-    gate.register(config, link, start["sys_path"])
+    gate.register(config, link, start["sys_path"], has_ini=read_as["has_ini"])
     config.parse(start["args"], addopts=False)
+    config.args_source = type(config.args_source)[read_as["args_source"]]
+    basetemp = config.option.basetemp
+    config.option.__dict__.update(read_as["options"], basetemp=basetemp)
     files = gate.command["files"]
     plugin = Plugin(
-        link, terminal, debugger, notes, files=files, variables=watch, coverage=coverage
-    )
+        link, terminal, debugger, notes, files=files, variables=watch, coverage=coverage,
+        basetemp=read_as["options"]["basetemp"],
+    )  # fmt: skip
     debugger.register(config)
     _hook_order(plugin)
     config.pluginmanager.register(plugin, "gvisor-worker")
@@ -359,6 +381,8 @@ def main(supply: Supply) -> None:
         raise
     except BaseException as error:
         link.send("internal error", text=f"{type(error).__name__}: {error}")
+        if type(error).__name__ == "UsageError":  # of pytest's, which shows no traceback either
+            _exit(4)
         raise
     sys.stdout.flush()
     sys.stderr.flush()

@@ -98,6 +98,7 @@ def plan(
         command={
             "options": configuration.travelling(config),
             "args": configuration.arguments(config, items),
+            "read_as": configuration.read_as(config),
             "held_back": inside.held_back,
             "worker": _worker(config),
             "cwd": str(config.invocation_params.dir),

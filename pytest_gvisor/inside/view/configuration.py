@@ -35,8 +35,7 @@ _SWITCHED_OFF: dict[str, Any] = {
         "benchmark_compare", "benchmark_cprofile_dump", "benchmark_histogram", "plugins", "tx",
     )},
     **dict.fromkeys(("benchmark_netrc", "keyword", "markexpr"), ""),
-    "benchmark_storage": "file://./.benchmarks", "dist": "no", "log_file_mode": "w", "maxfail": 0,
-    "no_summary": True,
+    "benchmark_storage": "file://./.benchmarks", "dist": "no", "log_file_mode": "w",
     # Of plugins that report to an editor, which stay on the host.
     "teamcity": 0, "no_teamcity": 1,
 }  # fmt: skip
@@ -63,7 +62,21 @@ def travelling(config: pytest.Config) -> dict[str, Any]:
                 carried[name] = _plain(value)
     carried["rootdir"] = str(config.rootpath)
     carried["inifilename"] = str(config.inipath or os.devnull)
+    if config.inipath is None and not config.option.confcutdir:
+        # Else the folder of that file would be the topmost with a conftest.py.
+        carried["confcutdir"] = str(config.rootpath)
     return carried
+
+
+def read_as(config: pytest.Config) -> dict[str, Any]:
+    """Return the parts of the configuration that tests read as here, and that others stand for."""
+    names = ("basetemp", "confcutdir", "file_or_dir", "inifilename", "rootdir")
+    return {
+        "arguments": [*map(str, config.invocation_params.args)],
+        "args_source": config.args_source.name,
+        "has_ini": config.inipath is not None,
+        "options": {name: _plain(getattr(config.option, name, None)) for name in names},
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -20,9 +20,9 @@ class Commands:
         self.sent: list[tuple[object, object]] = []
         self.gone = gone
 
-    def send(self, op: str, *, ids: Sequence[str], next: str | None, maxfail: int) -> None:  # noqa: A002 -- as in the message
+    def send(self, op: str, *, ids: Sequence[str], next: str | None, failed: int | None) -> None:  # noqa: A002 -- as in the message
         """Note tests and what comes after them."""
-        assert (op, maxfail) == ("run", 0)
+        assert (op, failed) == ("run", None)
         if self.gone:
             raise Died("it is gone")
         self.sent += zip(ids, [*ids[1:], next], strict=True)

@@ -67,7 +67,7 @@ def hold(
         args=["-p", "no:cacheprovider", *args],
     )
     link = host if isinstance(host, Host) else Host(host)
-    inner.register(config, cast("Any", link), path)
+    inner.register(config, cast("Any", link), path, has_ini=True)
     return config, inner.pytest_load_initial_conftests(config, config.args)
 
 

@@ -222,7 +222,8 @@ def test_each_field_of_a_plan_counts(plan: start.Plan) -> None:
     for field in dataclasses.fields(plan):
         value: Any = {"more": 1} if field.name == "command" else ("another",)
         assert plan.changed(dataclasses.replace(plan, **{field.name: value})) == [field.name]
-    for name in ("options", "held_back", "worker", "cwd", "coverage", "families", "program"):
+    names = ("options", "held_back", "worker", "cwd", "coverage", "families", "program", "read_as")
+    for name in names:
         other = {**plan.command, name: ("another",)}
         assert plan.changed(dataclasses.replace(plan, command=other)) == ["command"]
     assert plan.changed(dataclasses.replace(plan, command={**plan.command, "args": ["x"]})) == []
@@ -232,6 +233,7 @@ def test_the_ini_file_the_root_and_each_option_of_a_session_travel(
     pytester: pytest.Pytester,
 ) -> None:
     """But those that are switched off inside, and pytest-cov's, which go by themselves."""
+    pytester.makeini("[pytest]\n")
     config = pytester.parseconfig()
     before = configuration.travelling(config)
     for name, attribute in (("inifilename", "_inipath"), ("rootdir", "_rootpath")):
