@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import time
@@ -122,10 +123,25 @@ class InsideSession:
                 record = shown.record if shown is not None and group.settings.report else None
                 starts = [] if seconds is None else [seconds]
                 cells.attach_inside_cell(report, plan.cell, starts=starts, record=record)
-            item.ihook.pytest_runtest_logreport(report=report)
+            with self._logging(captured=worker.captured):
+                item.ihook.pytest_runtest_logreport(report=report)
             last = report
         self._count_start(item, group, failed=bool(failure) or worker.broke)
         return (True, None) if worker.ended and not failure else (False, last)
+
+    @contextlib.contextmanager
+    def _logging(self, *, captured: bool) -> Iterator[None]:
+        """Capture output while a report is logged, if pytest does so: it is that of a subTest."""
+        manager = self._config.pluginmanager.getplugin("capturemanager") if captured else None
+        if manager is None:
+            yield
+            return
+        manager.resume_global_capture()
+        try:
+            yield
+        finally:
+            manager.suspend_global_capture()
+            manager.read_global_capture()  # a part of the test's own output, which has come
 
     def _count_start(self, item: pytest.Item, group: Group, *, failed: bool) -> None:
         """End the session after too many starts in a row that failed, or led to no test.

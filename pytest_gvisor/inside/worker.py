@@ -90,6 +90,9 @@ class Worker:
         self.ran = False
         """Whether the test that `run` was last asked for has begun inside."""
 
+        self.captured = False
+        """Whether pytest logs the report that `run` yields while it captures output."""
+
         self.broke = False
         """Whether the pytest inside ended with an error of its own, and not of a test."""
 
@@ -192,7 +195,9 @@ class Worker:
                 progress.add(report)
                 if report.failed:
                     self._taker.note_failed(inner)
+                self.captured = message.get("captured") is True
                 yield report
+                self.captured = False
             elif kind == "debugger":
                 self._debugger.take(message, item.nodeid, report)
             elif kind == "stopped":

@@ -154,6 +154,50 @@ def test_output_is_shown_with_s(
     assert b"guest/tests/begin.py" in bundles_written.read_bytes()  # to be judged, as in every test
 
 
+PARTS = """
+import unittest, pytest
+
+@pytest.fixture
+def given(): yield
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_parameters(n, given): pass
+
+def test_fails(given): assert 0
+
+def test_parts(subtests):
+    for n in range(3):
+        with subtests.test(n=n):
+            assert n != 1
+
+class TestUnit(unittest.TestCase):
+    def test_unit(self):
+        print("aloud")
+        for n in range(3):
+            with self.subTest(n=n):
+                assert n != 1
+
+    def test_skips(self):
+        with self.subTest("one"):
+            self.skipTest("not this")
+        with self.subTest("two"):
+            self.fail()
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", ["--setup-show -rA", "--setup-show -s", "-v -rA", "-q -s", "-rA --capture=sys"]
+)
+def test_letters_are_printed_where_the_host_prints_them(
+    project: pytest.Pytester, run_both: Callable[..., Both], arguments: str
+) -> None:
+    """Each comes once with ``--setup-show``. pytest captures those of ``subTest``."""
+    project.makepyfile(PARTS)
+    both = run_both("-p", "no:randomly", *arguments.split())
+    assert plain(both.inside) == plain(both.host)
+    assert both.inside.ret == both.host.ret
+
+
 def test_junit_is_the_same(project: pytest.Pytester, run_both: Callable[..., Both]) -> None:
     """The JUnit file has the same cases, results and properties, apart from the plugin's own."""
     project.makepyfile(test_mixed=SUITE)

@@ -6,6 +6,8 @@ Used by worker.py alone; imports pytest only after ``sys.path`` is the host's.
 from __future__ import annotations
 
 import io
+import os
+from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
 from pytest_gvisor.guest.tests.debugger import Debugger
@@ -23,6 +25,8 @@ class Terminal(io.TextIOBase):
         self._debugger = debugger
         self.relayed = False
         self.in_test = False
+        self.captured = False
+        """Whether pytest reports a part of a test whose output it captures."""
 
     def replace(self, config: Any) -> None:
         """Have pytest's terminal plugin write to this file."""
@@ -35,11 +39,14 @@ class Terminal(io.TextIOBase):
     def write(self, text: str) -> int:
         """Send what ``--setup-show`` writes; drop the rest, which the host prints itself.
 
+        Where pytest captures output, its own text is a part of that, as on the host.
         Text written in the midst of a test is its last words. pytest-timeout's thread method writes
         all stacks and ends the process.
         """
         if self._debugger.reports:
             self.say(text)
+        elif self.captured:
+            os.write(1, text.encode())
         elif self.relayed and text:
             self._link.send("terminal", text=text)
         elif self.in_test:
@@ -53,6 +60,23 @@ class Terminal(io.TextIOBase):
     def writable(self) -> bool:
         """Whether the file can be written to."""
         return True
+
+
+class Unrelayed:
+    """A plugin that relays nothing of a report: the host writes its letters itself."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+
+    def pytest_runtest_logreport(self) -> Iterator[Any]:
+        """Relay nothing until all plugins have the report."""
+        relayed, self._terminal.relayed = self._terminal.relayed, False
+        try:
+            return (yield)
+        finally:
+            self._terminal.relayed = relayed
+
+    pytest_runtest_logstart = pytest_runtest_logfinish = pytest_runtest_logreport
 
 
 def drop_summaries(config: Any) -> None:

@@ -26,7 +26,7 @@ from pytest_gvisor.guest.tests.byte_code import Supply
 from pytest_gvisor.guest.tests.debugger import Debugger
 from pytest_gvisor.guest.tests.gate import Gate
 from pytest_gvisor.guest.tests.link import Link
-from pytest_gvisor.guest.tests.terminal_file import Terminal, drop_summaries
+from pytest_gvisor.guest.tests.terminal_file import Terminal, Unrelayed, drop_summaries
 from pytest_gvisor.guest.tests.unsent import take_memory
 from pytest_gvisor.guest.wire import encoding
 
@@ -64,9 +64,10 @@ class Plugin:
         self._basetemp = basetemp
         self._terminal = terminal
         self._errors: list[str] = []
-        self._reports: list[pytest.TestReport] = []
-        """Reports that are not yet sent."""
+        self._reports: list[tuple[pytest.TestReport, bool]] = []
+        """Reports that are not yet sent, and whether pytest made them while it captured output."""
 
+        self._output = os.fstat(1)
         self._running = ""
         self._folder = ""
         """The folder of ``tmp_path`` of the test that runs; empty until there is one."""
@@ -84,6 +85,8 @@ class Plugin:
         self._config, self._session = session.config, session
         option = vars(session.config.option)
         self._relays = bool(option.get("setupshow") or option.get("setuponly"))
+        if self._relays:
+            session.config.pluginmanager.register(Unrelayed(self._terminal), "gvisor-unrelayed")
         self._terminal.replace(session.config)
 
     def pytest_ignore_collect(self, collection_path: os.PathLike[str]) -> bool | None:
@@ -185,7 +188,8 @@ class Plugin:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Send a report; last of all plugins, since pytest's subtests change it until then."""
-        self._reports.append(report)
+        self._reports.append((report, self._terminal.captured))
+        self._terminal.captured = False
         if report.failed and self._folder:
             self._notes.keep(self._folder)
         # A test that has replaced what this takes puts it back in its teardown. Its reports go with
@@ -196,20 +200,22 @@ class Plugin:
 
     def _send_reports(self) -> None:
         while self._reports:
-            report = self._reports[0]
+            report, captured = self._reports[0]
             if short := self._short.short(report):
                 self._link.put_off("passed", id=self._running, passed=short)
             else:
-                self._send_whole(report)
+                self._send_whole(report, captured=captured)
             del self._reports[0]
 
-    def _send_whole(self, report: pytest.TestReport) -> None:
+    def _send_whole(self, report: pytest.TestReport, *, captured: bool) -> None:
         hook = self._config.hook
         data = hook.pytest_report_to_serializable(config=self._config, report=report)
         data["sections"] = [(title, encoding.cut(text)) for title, text in data.get("sections", [])]
         plain = isinstance(report.longrepr, str)
         missed = self._variables.missed() if report.failed else []
-        self._link.put_off("report", id=self._running, data=data, plain=plain, missed=missed)
+        self._link.put_off(
+            "report", id=self._running, data=data, plain=plain, missed=missed, captured=captured
+        )
 
     def pytest_warning_recorded(
         self, warning_message: Any, when: str, nodeid: str, location: Any
@@ -248,9 +254,14 @@ class Plugin:
         if self._coverage is not None:
             self._coverage.switch(item.nodeid, phase)
 
-    def pytest_runtest_makereport(self) -> None:
+    def pytest_runtest_makereport(self, item: pytest.Item) -> None:
         """Note that a phase is over, and that plugins now make a report of it."""
         self._terminal.in_test = self._variables.in_test = False
+        # Of a unittest's subTest pytest makes one in the midst of the phase, and writes its letters
+        # to what it captures.
+        self._terminal.captured = hasattr(item, "addSubTest") and not os.path.samestat(
+            os.fstat(1), self._output
+        )
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Report that all is torn down: nobody has to wait for the rest of pytest's work.
@@ -283,6 +294,7 @@ def _hook_order(plugin: Plugin) -> None:
     for name in ("sessionstart", "ignore_collect", "runtestloop", *phases):
         pytest.hookimpl(tryfirst=True)(getattr(kind, f"pytest_{name}"))
     pytest.hookimpl(wrapper=True)(kind.pytest_fixture_setup)
+    pytest.hookimpl(wrapper=True)(Unrelayed.pytest_runtest_logreport)
 
 
 def run(
