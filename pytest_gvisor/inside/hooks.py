@@ -153,9 +153,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     """Note the tests that the pytest inside need not collect."""
     if items and placement.is_asked_for(items[0].config) and not placement.here_is_inside():
-        from pytest_gvisor.inside.view import configuration  # noqa: PLC0415 -- idle costs nothing
-
-        configuration.note_deselected(items[0].config, items)
+        placement.note_deselected(items[0].config, items)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -356,7 +356,7 @@ class Worker:
         cov = measuring(self._config)
         if cov is None:
             return None
-        from pytest_gvisor.inside.back.coverage_data import InsideCoverage  # noqa: PLC0415 -- no coverage
+        from pytest_gvisor.inside.back.coverage_data import InsideCoverage  # noqa: PLC0415 -- pytest-cov
 
         excluded = [*self._inside.writable, *self._shown().hidden, *places.session_bases()]
         own = ["/tmp", *filter(None, [self._taker.agreed.basetemp])]

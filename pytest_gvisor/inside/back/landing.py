@@ -21,14 +21,16 @@ import pytest
 from pytest_gvisor.base.errors import LaunchError, ProtocolError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.guest.tests.returns import Place
-from pytest_gvisor.inside.back import anchors, records
+from pytest_gvisor.inside.back import anchors
 from pytest_gvisor.inside.back.anchors import MOST_BYTES, Anchor, Anchors
 from pytest_gvisor.inside.back.records import Records
+from pytest_gvisor.sessions import private
 
 MOST_FILES = 100_000
 _MOST_LINES = 1000
 _MOST_DIGESTS = 10_000
 _FEW = 5
+_PATIENCE = 60.0
 _KEY = "gvisor_returned"
 PLUGIN = "gvisor-returned"
 
@@ -148,10 +150,10 @@ class Store:
             self._land(path)
         others = [path for path in self._files if path not in free]
         try:
-            with records.locked() if others else contextlib.nullcontext(Records()) as known:
+            with locked() if others else contextlib.nullcontext(Records()) as known:
                 # They are recorded first: a later pytest collects none, whatever happens here.
                 others = [path for path in others if self._may_land(path, known)]
-                known.save()
+                known.save(private.write)
                 for path in others:
                     self._land(path)
         except (LaunchError, OSError) as error:
@@ -252,6 +254,23 @@ class Store:
             write(f"gvisor: {len(tally.notes) - len(notes)} more such lines with -v")
         for text in tally.errors:
             write(f"gvisor: ERROR: {text}", red=True, bold=True)
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[Records]:
+    """Yield the records, which no other process changes meanwhile.
+
+    Raises `LaunchError` where another user could change them, and `OSError`.
+    """
+    records = Records()
+    private.make_above(records.folder)
+    fd = private.open_private(records.folder)
+    try:
+        if not private.take_lock_in(_PATIENCE, fd):
+            raise TimeoutError(f"another process has held {records.folder} for {_PATIENCE:g} s")
+        yield records
+    finally:
+        os.close(fd)
 
 
 def line(text: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,6 @@ from pytest_gvisor.programs.paths import caches
 
 _MOST_BYTES = 64 * 1024 * 1024
 """Of one record, of which a file that came back takes some hundred."""
-
-_PATIENCE = 60.0
 
 
 class Records:
@@ -45,10 +43,8 @@ class Records:
         """Have `save` record a file below a canonical folder."""
         self._noted.setdefault(folder, {})[path] = digest
 
-    def save(self) -> None:
-        """Record what was noted, and forget files that are gone. Raises `OSError`."""
-        from pytest_gvisor.sessions.private import write  # noqa: PLC0415 -- as in `locked`
-
+    def save(self, write: Callable[[str, str], None]) -> None:
+        """Record what was noted by ``write``, and forget files that are gone. Raises `OSError`."""
         for folder, noted in self._noted.items():
             there = {
                 path: digest
@@ -74,25 +70,6 @@ class Records:
             lines = (line.partition(" ") for line in data.decode(errors="replace").split("\n"))
             self._known[folder] = {path: digest for digest, _space, path in lines if path}
         return self._known[folder]
-
-
-@contextlib.contextmanager
-def locked() -> Iterator[Records]:
-    """Yield the records, which no other process changes meanwhile.
-
-    Raises `LaunchError` where another user could change them, and `OSError`.
-    """
-    from pytest_gvisor.sessions import private  # noqa: PLC0415 -- only where files come back
-
-    records = Records()
-    private.make_above(records.folder)
-    fd = private.open_private(records.folder)
-    try:
-        if not private.take_lock_in(_PATIENCE, fd):
-            raise TimeoutError(f"another process has held {records.folder} for {_PATIENCE:g} s")
-        yield records
-    finally:
-        os.close(fd)
 
 
 class LeftOut:

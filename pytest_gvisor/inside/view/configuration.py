@@ -17,6 +17,7 @@ import pytest
 
 from pytest_gvisor.base.settings import Network, Settings
 from pytest_gvisor.inside.view.environment import without_editors
+from pytest_gvisor.plugin.placement import deselected_key, functions
 
 # What is the host's business alone, with the value that switches it off inside: which tests run,
 # when to stop, where results are written, how many processes there are.
@@ -156,11 +157,10 @@ def coverage(config: pytest.Config) -> dict[str, Any] | None:
     cov = measuring(config)
     if cov is None:
         return None
-    from coverage import CoverageException  # noqa: PLC0415 -- there where pytest-cov is
-
+    unknown = sys.modules["coverage"].CoverageException  # pytest-cov has imported it
     settings = {}
     for name in _MEASURING:
-        with contextlib.suppress(CoverageException):  # a release that does not have it
+        with contextlib.suppress(unknown):  # a release that does not have it
             settings[name] = _plain(cov.get_option(f"run:{name}"))
     return {
         "settings": settings,
@@ -174,35 +174,13 @@ def search_path() -> list[str]:
     return [os.path.abspath(path or os.curdir) for path in sys.path]
 
 
-_deselected_key = pytest.StashKey[set[str]]()
-
-
-def note_deselected(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
-    """Note tests that the host has deselected: see `unwanted`.
-
-    Without ``-m``, ``-k`` and ``--deselect`` a plugin has done so. One such as pytest-split chooses
-    among all that it is given, which has to be the same inside.
-    """
-    option = config.option
-    if not (option.markexpr or option.keyword or option.deselect):
-        return
-    config.stash.setdefault(_deselected_key, set()).update(_functions(items))
-
-
 def unwanted(items: Sequence[pytest.Item]) -> list[str]:
     """Return the functions of which the host has deselected each test: ``file.py::Class::name``.
 
     The pytest inside makes no tests of them. One may have thousands, by its parameters.
     """
-    noted = items[0].config.stash.get(_deselected_key, set()) if items else set()
-    return sorted(noted.difference(_functions(items[0].session.items))) if noted else []
-
-
-def _functions(items: Iterable[pytest.Item]) -> Iterable[str]:
-    """Yield the functions of these tests, by the node ids that they are collected by."""
-    for item in items:
-        if isinstance(item, pytest.Function) and item.parent is not None:
-            yield f"{item.parent.nodeid}::{item.originalname}"
+    noted = items[0].config.stash.get(deselected_key, set()) if items else set()
+    return sorted(noted.difference(functions(items[0].session.items))) if noted else []
 
 
 def command(script: str) -> list[str]:

@@ -13,7 +13,6 @@ from pytest_gvisor.base import setting_values
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.settings import Isolation
 from pytest_gvisor.inside.view import environment, users, visible, writable
-from pytest_gvisor.inside.wire.fields import is_free
 from pytest_gvisor.plugin.placement import FIELDS
 from pytest_gvisor.plugin.skips import misuse_ends_session
 
@@ -61,11 +60,14 @@ def isolation(config: pytest.Config) -> Isolation:
 def check(config: pytest.Config) -> None:
     """Raise `pytest.UsageError` for an option or ini key that makes no sense."""
     isolation(config)
-    if wrong := [name for name in config.getini(FIELDS) if not is_free(name)]:
-        raise pytest.UsageError(
-            f"pytest-gvisor: {FIELDS}: {wrong[0]!r} is no attribute that a project may add to "
-            "reports. Name one that hooks of this project set and read."
-        )
+    if names := config.getini(FIELDS):
+        from pytest_gvisor.inside.wire.fields import is_free  # noqa: PLC0415 -- a start would wait
+
+        if wrong := [name for name in names if not is_free(name)]:
+            raise pytest.UsageError(
+                f"pytest-gvisor: {FIELDS}: {wrong[0]!r} is no attribute that a project may add to "
+                "reports. Name one that hooks of this project set and read."
+            )
     if not config.getoption("no_gvisor"):
         inside(config)
 

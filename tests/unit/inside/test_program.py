@@ -12,6 +12,7 @@ import pytest
 from pytest_gvisor.guest.tests import program as guest
 from pytest_gvisor.inside.boot import variants
 from pytest_gvisor.inside.view import configuration
+from pytest_gvisor.plugin import placement
 from pytest_gvisor.plugin.placement import variant_key
 
 
@@ -110,8 +111,8 @@ def test_a_function_with_a_selected_test_is_wanted(pytester: pytest.Pytester) ->
     assert configuration.unwanted(items) == []
     assert configuration.unwanted([]) == []
     items[0].session.items = [items[0]]
-    configuration.note_deselected(config, items[1:])
+    placement.note_deselected(config, items[1:])
     assert configuration.unwanted(items[:1]) == []  # a plugin has chosen
     config.option.markexpr = "not slow"
-    configuration.note_deselected(config, items[1:])
+    placement.note_deselected(config, items[1:])
     assert configuration.unwanted(items[:1]) == [f"{path}::TestIt::test_all", f"{path}::test_all"]

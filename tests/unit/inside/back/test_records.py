@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor.base.errors import LaunchError
-from pytest_gvisor.inside.back import records
-from pytest_gvisor.inside.back.records import Records, locked
+from pytest_gvisor.inside.back import landing, records
+from pytest_gvisor.inside.back.landing import locked
+from pytest_gvisor.inside.back.records import Records
+from pytest_gvisor.sessions import private
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +25,7 @@ def noted(folder: Path, *names: str, digest: str = "1") -> str:
         for name in names:
             (folder / name).touch()
             made.note(str(folder), name, digest)
-        made.save()
+        made.save(private.write)
     return str(folder)
 
 
@@ -44,7 +46,7 @@ def test_a_file_that_is_gone_is_forgotten_with_the_next_one(tmp_path: Path) -> N
         (tmp_path / "out" / name).unlink()
     with locked() as made:
         made.note(folder, "again", "2")
-        made.save()
+        made.save(private.write)
     made = Records()
     assert made.digests(f"{folder}/kept") == {"1"}
     assert made.digests(f"{folder}/again") == {"2"}
@@ -76,7 +78,7 @@ def test_nobody_else_writes_records(
     """Another process waits, and the folder is this user's alone."""
     noted(tmp_path / "out", "a")
     assert cache.stat().st_mode & 0o777 == 0o700
-    monkeypatch.setattr(records, "_PATIENCE", 0.0)
+    monkeypatch.setattr(landing, "_PATIENCE", 0.0)
     with locked(), pytest.raises(TimeoutError, match="another process"), locked():
         pass
     cache.chmod(0o770)

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-from pytest_gvisor.base.errors import ProtocolError, UsageError
+from pytest_gvisor.base.errors import ProtocolError
 from pytest_gvisor.guest.tests.returns import MOST_NAMES, Place
 from pytest_gvisor.inside.back import anchors
 from pytest_gvisor.inside.back.anchors import Anchor, Anchors
@@ -432,7 +432,7 @@ def test_an_entry_that_can_name_no_file_is_a_usage_error(
 ) -> None:
     """So is a database that a plugin opens on the host."""
     monkeypatch.setattr(f"{__name__}.PROJECT", tmp_path)
-    with pytest.raises(UsageError, match=r"^gvisor_returns = "):
+    with pytest.raises(pytest.UsageError, match=r"^pytest-gvisor: gvisor_returns = "):
         check(config("fine.txt", entry))
     check(config("fine.txt"))
 
@@ -505,7 +505,7 @@ def test_no_place_lies_in_a_writable_folder(host: Host, monkeypatch: pytest.Monk
         Taker(store, found)
     note, _other = store.tally.notes
     assert note.startswith(f"files below {host.base}/away stay inside: a link leads")
-    with pytest.raises(UsageError, match="a link leads from"):
+    with pytest.raises(pytest.UsageError, match="a link leads from"):
         check(given)
     store.close()
 
