@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -95,10 +96,16 @@ def imported(tree: ast.AST) -> Iterator[str]:
 PREFIX = "pytest_gvisor."
 
 
-def own_imports(path: Path) -> set[str]:
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    """The syntax tree of a file, which is parsed once for all of these tests."""
+    return ast.parse(path.read_text())
+
+
+@functools.cache
+def own_imports(path: Path) -> frozenset[str]:
     """The modules of the package that a module imports, those for a type checker alone included."""
-    found = {name.removeprefix(PREFIX) for name in imported(ast.parse(path.read_text()))}
-    return found & NAMES
+    return NAMES.intersection(name.removeprefix(PREFIX) for name in imported(tree_of(path)))
 
 
 def typing_only(tree: ast.Module) -> ast.Module:
@@ -113,7 +120,7 @@ def typing_only(tree: ast.Module) -> ast.Module:
 
 def parsed(path: Path) -> ast.Module:
     """The syntax tree, apart from imports that only a type checker sees."""
-    return typing_only(ast.parse(path.read_text()))
+    return typing_only(tree_of(path))
 
 
 def top_of(name: str) -> str:
@@ -195,7 +202,7 @@ def test_pytest_is_imported_by_two_folders() -> None:
     users = {
         name_of(path)
         for path in INSIDE
-        if {"pytest", "_pytest", "pluggy"} & set(map(top_of, imported(ast.parse(path.read_text()))))
+        if {"pytest", "_pytest", "pluggy"} & set(map(top_of, imported(tree_of(path))))
     }
     assert {name for name in users if top_of(name) not in PYTEST} <= PYTEST_INSIDE
 
@@ -223,7 +230,7 @@ def test_programs_import_the_standard_library_and_their_siblings() -> None:
     others = [
         (program, name)
         for program, siblings in PROGRAMS.items()
-        for full in imported(ast.parse((PACKAGE / program).read_text()))
+        for full in imported(tree_of(PACKAGE / program))
         if (name := full.removeprefix("pytest_gvisor.programs.")) not in siblings
         and name not in sys.stdlib_module_names
         and top_of(name) not in sys.stdlib_module_names
