@@ -119,10 +119,9 @@ class InsideSession:
             began_in, worker.fresh = worker.fresh or began_in, None
             shown = worker.used if report.failed else began_in
             if plan.cell is not None:
-                seconds = None if began_in is None else began_in.supervisor.start
+                start = None if began_in is None else began_in.supervisor.start
                 record = shown.record if shown is not None and group.settings.report else None
-                starts = [] if seconds is None else [seconds]
-                cells.attach_inside_cell(report, plan.cell, starts=starts, record=record)
+                cells.attach_inside_cell(report, plan.cell, start=start, record=record)
             with self._logging(captured=worker.captured):
                 item.ihook.pytest_runtest_logreport(report=report)
             last = report

@@ -11,13 +11,7 @@ import pytest
 
 from pytest_gvisor.base.setting_table import names_from
 from pytest_gvisor.plugin import arrivals, fixtures, hookspecs, options
-from pytest_gvisor.plugin.placement import (
-    UNTRUSTED,
-    here_is_inside,
-    in_matrix,
-    native_key,
-    uses_gvisor,
-)
+from pytest_gvisor.plugin.placement import UNTRUSTED, here_is_inside, in_matrix, uses_gvisor
 from pytest_gvisor.programs.paths import projects
 
 # ruff: noqa: PLC0415 -- a session without gVisor imports nothing of what is imported in functions
@@ -144,7 +138,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Check the markers before any fixture is set up. For tests inside, the host has done it."""
-    if (uses_gvisor(item) or native_key in item.stash) and not here_is_inside():
+    if (uses_gvisor(item) or in_matrix(item)) and not here_is_inside():
         from pytest_gvisor.plugin import markers
 
         markers.check_requirements(item)

@@ -30,15 +30,13 @@ class Arrivals:
 
         known = manager.has_plugin(matrix.NAME)
         collector = matrix.ensure(self._config)
-        if collector is None:
-            # The controller collects nothing itself: once, it is told what there is to run.
-            if not self._has_roster:
-                self._has_roster = True
-                session: Any = manager.get_plugin("session")
-                vars(report)[cells.ROSTER] = cells.roster(session)
-        elif not known:
+        if collector is not None and not known:
             # The call of this hook that is under way does not reach what is registered in it.
             collector.pytest_runtest_logreport(report)
+        elif collector is None and not self._has_roster:
+            # The controller collects nothing itself: once, it is told what there is to run.
+            self._has_roster, session = True, manager.get_plugin("session")
+            vars(report)[cells.ROSTER] = [] if session is None else cells.roster(session)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -47,8 +45,7 @@ class Arrivals:
         if counts is not None:
             from pytest_gvisor.plugin import matrix  # noqa: PLC0415 -- as above
 
-            collector = matrix.ensure(self._config)
-            if collector is not None:
+            if (collector := matrix.ensure(self._config)) is not None:
                 collector.reaped += counts[0]
                 collector.left += counts[1]
 
@@ -59,6 +56,5 @@ class Arrivals:
         if output is not None:
             from pytest_gvisor.plugin.stash import engine_if_any  # noqa: PLC0415 -- as above
 
-            engine = engine_if_any(self._config)
-            if engine is not None:
+            if (engine := engine_if_any(self._config)) is not None:
                 output[_COUNTS] = [engine.launcher.swept, engine.launcher.left]

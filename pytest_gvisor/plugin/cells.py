@@ -33,7 +33,7 @@ ROSTER = "gvisor_roster"
 
 _FEW_RUNS = 1
 _MANY_RUNS = 5
-_cell_key = pytest.StashKey[dict[str, Any] | None]()
+_cell_key = pytest.StashKey[dict[str, Any]]()
 
 
 def attach_cell(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
@@ -61,18 +61,14 @@ def attach_cell(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.Te
 
 
 def attach_inside_cell(
-    report: pytest.TestReport,
-    cell: dict[str, Any],
-    *,
-    starts: Sequence[float],
-    record: Record | None,
+    report: pytest.TestReport, cell: dict[str, Any], *, start: float | None, record: Record | None
 ) -> None:
     """Attach the sandbox's data to a report of a test inside.
 
-    ``starts`` are the seconds that each start for this test has taken. ``record`` is of a sandbox
-    whose details the report files have.
+    ``start`` is the seconds that a start for this test has taken. ``record`` is of a sandbox whose
+    details the report files have.
     """
-    data = {**cell, "starts_ms": _milliseconds(starts)}
+    data = {**cell, "starts_ms": _milliseconds([] if start is None else [start])}
     if record is not None:
         data["runs"] = [run_of(record)]
     if report.when == "teardown":
@@ -86,10 +82,8 @@ def cell_of(item: pytest.Item, settings: Settings | None = None) -> dict[str, An
     ``settings`` are the test's, where they are known.
     """
     if item.stash.get(_cell_key, None) is None and (in_matrix(item) or harnesses(item)):
-        try:
+        with contextlib.suppress(UsageError):  # of a marker: pytest reports it as this test's
             item.stash[_cell_key] = _make_cell(item, settings or settings_of(item))
-        except UsageError:  # of a marker: it is this test's failure, and pytest reports it
-            item.stash[_cell_key] = None
     return item.stash.get(_cell_key, None)
 
 

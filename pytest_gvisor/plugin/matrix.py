@@ -225,14 +225,13 @@ def _own_version() -> str:
 
 def prepare(config: pytest.Config) -> None:
     """Raise `pytest.UsageError` before any test if a report file could not be written."""
-    if here_is_inside() or hasattr(config, "workerinput"):
+    if ensure(config) is None:
         return
     for path in run_settings(config).report:
         try:
             outputs.check(resolve_path(config, path))
         except ReportError as error:
             raise pytest.UsageError(f"pytest-gvisor: --gvisor-report: {error}") from error
-    ensure(config)
 
 
 def resolve_path(config: pytest.Config, path: str) -> str:

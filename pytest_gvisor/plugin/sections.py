@@ -31,7 +31,7 @@ def add_sections(report: pytest.TestReport, item: pytest.Item, harnesses: Sequen
     # Whether pytest itself puts colours into reports, for instance into diffs of assertions.
     terminal = item.config.pluginmanager.has_plugin("terminalreporter")
     colour = terminal and bool(item.config.get_terminal_writer().hasmarkup)
-    escape_report(report, painted=_choose_escape(colour))
+    escape_report(report, painted=safe_but_colour if colour else safe)
     vars(report)[UNTRUSTED] = colour
 
 
@@ -41,11 +41,8 @@ def escape_again(report: pytest.TestReport) -> None:
     pytest makes that of a subtest from one of its test's, and keeps the attributes of it. It adds
     the captured output, the logs and the subtest's message and arguments.
     """
-    escape_report(report, painted=_choose_escape(vars(report).pop(UNTRUSTED)))
-
-
-def _choose_escape(colour: bool) -> Callable[[str], str]:
-    return safe_but_colour if colour else safe
+    colour = vars(report).pop(UNTRUSTED)
+    escape_report(report, painted=safe_but_colour if colour else safe)
 
 
 def escape_report(
