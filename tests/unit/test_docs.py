@@ -249,6 +249,10 @@ def test_the_attributes_of_runsc_are_named() -> None:
     text = section("workloads.md", "What comes back")
     fields = {field.name for field in dataclasses.fields(Runsc) if field.name[0] != "_"}
     assert [name for name in fields - {"fd", "identity"} if f"`{name}`" not in text] == []
+    _, _, item = text.partition("- `runsc`, the binary of this test: ")
+    named = re.findall(r"`(\w+)[`(]", item.partition(".")[0])
+    assert named
+    assert [name for name in named if name not in fields and not hasattr(Runsc, name)] == []
 
 
 def test_the_table_of_releases_is_that_of_the_features() -> None:
