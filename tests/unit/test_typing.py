@@ -6,6 +6,7 @@ that of basedpyright. Its wheel brings the program that runs it.
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[2]
 DOCS = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+PLUGINS = CHECKOUT / ".build/plugins"
 DEADLINE = 300
 
 TYPES = {
@@ -80,9 +82,10 @@ def typed(block: str) -> str:
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the examples of the documents, the good calls and the bad ones."""
-    for module in ("mypy", "basedpyright"):
-        if importlib.util.find_spec(module) is None:
-            pytest.skip(f"no {module} here: it is in the dependency group lint")
+    if importlib.util.find_spec("mypy") is None:
+        pytest.skip("no mypy here: it is in the dependency group lint")
+    if not (PLUGINS / "basedpyright").exists():
+        pytest.skip("no basedpyright here: it is in the dependency group plugins")
     folder = tmp_path_factory.mktemp("typing")
     for path in DOCS:
         for number, block in enumerate(re.findall(r"(?ms)^```python\n(.*?)^```", path.read_text())):
@@ -124,6 +127,7 @@ def finds_of_pyright(sources: Path) -> Finds:
             sys.executable, "-m", "basedpyright", "--outputjson", f"--project={sources}",
             f"--pythonpath={sys.executable}",
         ],
+        env={**os.environ, "PYTHONPATH": str(PLUGINS)},
         capture_output=True, text=True, timeout=DEADLINE, cwd=sources,
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
