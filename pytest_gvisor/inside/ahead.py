@@ -5,19 +5,22 @@ The pytest inside then goes on without waiting for the host, which has a test to
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import itertools
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import pytest
 
 from pytest_gvisor.base.errors import ProtocolError
 from pytest_gvisor.base.settings import Network, Settings
+from pytest_gvisor.guest.wire import encoding
 from pytest_gvisor.inside.debugger import is_asked_for
 from pytest_gvisor.inside.wire.link import Died, Link
+from pytest_gvisor.plugin.placement import APART, variant_of
 
 PHASES = ("setup", "call", "teardown")
 _FINAL = frozenset({"passed", "failed", "skipped"})
@@ -33,6 +36,24 @@ _SHORTEST = 0.015
 """Seconds of a short test, of which many are named ahead, and of one so short that most are."""
 
 
+def other_names(
+    items: Iterable[pytest.Item], ids: Sequence[str], numbers: Sequence[str]
+) -> dict[str, str]:
+    """Return the names inside of tests that have others there, by their names here.
+
+    Both are of the same function and the same place among its parameters. ``numbers`` has this of
+    each of ``ids``: see `encoding.numbered`.
+    """
+    planned = ((item, variant) for item in items if (variant := variant_of(item)) is not None)
+    named = {getattr(item, APART, variant.inner): item for item, variant in planned}
+    if not (missing := named.keys() - set(ids)):
+        return {}
+    free = collections.Counter(numbers)
+    known = {number: name for name, number in zip(ids, numbers, strict=True) if name not in named}
+    found = ((name, encoding.numbered(named[name])) for name in sorted(missing))
+    return {name: known[number] for name, number in found if number in known and free[number] == 1}
+
+
 class Ids(NamedTuple):
     """Node ids inside: a test's, and those of the following tests in the same sandbox."""
 
@@ -41,6 +62,11 @@ class Ids(NamedTuple):
     sure: int = 0
     """The number of the next ones that come without another in between: only the sandbox's end
     keeps them back."""
+
+    def renamed(self, names: Mapping[str, str]) -> Ids:
+        """Return them with other names for some."""
+        inner, *upcoming = (names.get(name, name) for name in (self.inner, *self.upcoming))
+        return self._replace(inner=inner, upcoming=tuple(upcoming))
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_gvisor.base.errors import GvisorError, ProtocolError
 from pytest_gvisor.base.escape import safe
-from pytest_gvisor.inside.ahead import Ahead, Ids, Progress
+from pytest_gvisor.inside.ahead import Ahead, Ids, Progress, other_names
 from pytest_gvisor.inside.back.returned import LAST_ACTS, Taker
 from pytest_gvisor.inside.debugger import Debugger, stopped
 from pytest_gvisor.inside.plugins import Bridges
@@ -38,6 +38,7 @@ _TEXTS = rules.list_of(rules.exact_text)
 _LAST_WORDS = 2.0
 
 _LONGEST_ERRORS = 100_000
+_MOST_ALIKE = 5
 
 
 def _belongs(message: dict[str, Any], inner: str | None) -> None:
@@ -64,6 +65,10 @@ class Worker:
     ) -> None:
         self._config = config
         self._inside = inside
+        self._items = items
+        self._names: Mapping[str, str] = {}
+        """The names inside of tests that have others there."""
+
         self._shown = functools.cache(lambda: visible.shown(config, items, inside.readable))
         self._bounds = bounds
         self._bridges = bridges
@@ -126,6 +131,7 @@ class Worker:
         link = self._ready()
         self._taker.name_sandbox(item.nodeid)
         link.budget = Budget(self._timeout)
+        ids = ids.renamed(self._names)
         if ids.inner not in self.ids:
             text = self._not_found(ids.inner)
             yield reports.made_up(item, "setup", text, time.monotonic() - began)
@@ -177,7 +183,9 @@ class Worker:
             kind = message["type"]
             if kind == "bridge":
                 over = "teardown" in progress.reported
-                self._bridges.take(message, rules.Sender(item, item.stash[variant_key].inner, over))
+                own = item.stash[variant_key].inner
+                sender = rules.Sender(item, self._names.get(own, own), over)
+                self._bridges.take(message, sender)
                 continue
             if kind not in _OF_A_TEST:
                 self._common(message, item.nodeid)
@@ -284,7 +292,10 @@ class Worker:
         finally:
             self._debugger.end()
         with rules.reading("a collection from inside that cannot be one"):
-            self.ids = frozenset(_TEXTS(message["ids"]))
+            ids, numbers = _TEXTS(message["ids"]), _TEXTS(message["numbers"])
+            self.ids = frozenset(ids)
+            self._names = other_names(self._items, ids, numbers)
+            self._bounds.rename(self._names)
             self._errors = _TEXTS(message["errors"])
         return link
 
@@ -295,6 +306,12 @@ class Worker:
 
     def _not_found(self, inner: str) -> str:
         errors = safe("\n".join(self._errors)[:_LONGEST_ERRORS])
+        function = inner.partition("[")[0]
+        alike = sorted(name for name in self.ids if name.partition("[")[0] == function)
+        if alike:
+            more = ", …" if alike[_MOST_ALIKE:] else ""
+            others = safe(", ".join(alike[:_MOST_ALIKE]))
+            errors = f"{errors}\nits function has other ids there: {others}{more}".lstrip()
         told = errors or "and nothing failed to be collected there"
         return self._explained(f"{inner} was collected here and not inside the sandbox:\n{told}")
 

@@ -61,7 +61,7 @@ def test_early(channel):
     channel.send("done", id="test_it.py::test_early")
 
 def test_collection(channel):
-    channel.send("collected", ids=[VICTIM], errors=[])
+    channel.send("collected", ids=[VICTIM], numbers=[""], errors=[])
 
 def test_session(channel):
     channel.send("finished")

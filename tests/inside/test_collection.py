@@ -147,3 +147,69 @@ def test_a_function_without_a_selected_test_is_not_collected_inside(
     )
     result = run_inside("-m", "not slow")
     assert result.parseoutcomes() == {"passed": 3, "deselected": 5}
+
+
+def test_parameters_that_differ_at_each_collection_are_matched_by_their_place(
+    project: pytest.Pytester, run_both: Callable[..., Both]
+) -> None:
+    """A plugin may order tests by their ids. A fixture of the session is set up once."""
+    project.makeconftest(
+        """
+        import pytest
+
+        def pytest_collection_modifyitems(items):
+            items.sort(key=lambda item: item.name.split("-")[-1])
+
+        times = []
+
+        @pytest.fixture(scope="session")
+        def once():
+            times.append(1)
+            return times
+        """
+    )
+    project.makepyfile(
+        """
+        import pytest, time
+
+        @pytest.mark.parametrize("flag", [True, False])
+        @pytest.mark.parametrize("at", [(1, time.time_ns()), (2, time.time_ns())], ids=str)
+        def test_times(at, flag, once, record_property):
+            record_property("at", at[0])
+            assert once == [1]
+            assert at[0] == 1 or flag
+
+        def test_other(): pass
+        """
+    )
+    both = run_both("-rN")
+    assert both.outcomes() == (
+        {"passed": 4, "failed": 1, "warnings": 1},
+        {"passed": 4, "failed": 1},
+    )
+    told = "*: 4 tests have another id inside, such as test_*[[](1, *)-*] for test_*[[](1, *)-*]: *"
+    both.inside.stdout.fnmatch_lines([told])
+
+
+def test_parameters_that_are_not_there_inside_are_named(
+    project: pytest.Pytester, run_inside: Callable[..., pytest.RunResult]
+) -> None:
+    """The failure has the id on the host, and those of the function inside."""
+    project.makepyfile(
+        """
+        import os, pytest
+
+        WORDS = ["inside"] if "PYTEST_GVISOR_INSIDE" in os.environ else ["one", "two"]
+
+        @pytest.mark.parametrize("word", WORDS)
+        def test_it(word): pass
+        """
+    )
+    result = run_inside()
+    assert result.parseoutcomes() == {"passed": 1, "errors": 1, "warnings": 1}
+    result.stdout.fnmatch_lines(
+        [
+            "*::test_it[[]two] was collected here and not inside*",
+            "its function *::test_it[[]inside]",
+        ]
+    )

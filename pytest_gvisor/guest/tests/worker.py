@@ -117,7 +117,8 @@ class Plugin:
         for name in several:
             del self._items[name]
             self._errors.append(f"{name}: a hook has made several tests of this node id"[:20000])
-        self._link.send("collected", ids=[*self._items], errors=self._errors)
+        numbers = [encoding.numbered(item) for item in self._items.values()]
+        self._link.send("collected", ids=[*self._items], numbers=numbers, errors=self._errors)
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Run the tests that the host names, in place of pytest's own loop."""

@@ -66,3 +66,15 @@ def cut(text: str, longest: int = _MAX_TEXT) -> str:
         return text
     half = longest // 2
     return f"{text[:half]}\n[... {len(text) - longest} characters left out ...]\n{text[-half:]}"
+
+
+def numbered(item: Any) -> str:
+    """Return the id of a test by the numbers of its parameters; nothing if it has none.
+
+    The id itself may hold a time or an address, which the next collection makes anew.
+    """
+    spec = getattr(item, "callspec", None)
+    if spec is None:
+        return ""
+    name = getattr(item, "originalname", item.name)
+    return f"{item.parent.nodeid}::{name}{sorted(spec.indices.items())}"

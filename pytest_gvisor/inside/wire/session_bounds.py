@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import collections
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_gvisor.base.errors import PytestGvisorWarning
+from pytest_gvisor.base.escape import safe
 from pytest_gvisor.plugin.placement import FIELDS
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class SessionBounds:
         """Warnings of the host's own collection."""
 
         self._left_out: dict[str, None] = {}
+        self._renamed: dict[str, str] = {}
         self._dropped: collections.Counter[str] = collections.Counter()
         self._warnings = self._text = self._more = 0
         self._failed = False
@@ -74,6 +76,10 @@ class SessionBounds:
         self._text += size
         return True
 
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Record the names inside of tests that have others here."""
+        self._renamed.update(names)
+
     def leave_out(self, names: Iterable[str]) -> None:
         """Record the names of fields of a report that no rule allows."""
         for name in names:
@@ -90,6 +96,14 @@ class SessionBounds:
             self.say(
                 f"{self._more:,} more warnings from inside were left out: {MOST_WARNINGS:,} are "
                 f"kept, and {MOST_TEXT // 1024**2} MiB of their text"
+            )
+        if self._renamed:
+            here, there = next(iter(self._renamed.items()))
+            count = len(self._renamed)
+            self.say(
+                f"{count:,} tests have another id inside, such as {safe(there)} for {safe(here)}: "
+                "their parameters differ at each collection. They ran by their place among the "
+                "parameters."
             )
         for kind, count in self._dropped.items():
             self.say(f"{count:,} {kind} from inside were left out")

@@ -21,7 +21,12 @@ from tests.unit.run.test_budget import Clock, clock
 __all__ = ["clock"]
 
 INNER = "test_it.py::test_it"
-COLLECTED = {"type": "collected", "ids": [INNER, "test_it.py::test_next"], "errors": []}
+COLLECTED = {
+    "type": "collected",
+    "ids": [INNER, "test_it.py::test_next"],
+    "numbers": ["", ""],
+    "errors": [],
+}
 DONE = {"type": "done", "id": INNER}
 Message = dict[str, Any]
 
@@ -243,8 +248,8 @@ def test_a_set_up_that_does_not_pass_needs_no_call(host: Host) -> None:
 @pytest.mark.parametrize("ids", [5, None, "test_it.py", [1], {"a": 1}])
 def test_a_collection_that_is_no_list_of_ids_is_a_false_start(ids: object, host: Host) -> None:
     """The start fails with a message, and the sandbox ends."""
-    worker = host.worker(collected={"type": "collected", "ids": ids, "errors": []})
-    host.script.messages = [{"type": "collected", "ids": ids, "errors": []}]
+    worker = host.worker(collected={"type": "collected", "ids": ids, "numbers": [], "errors": []})
+    host.script.messages = [{"type": "collected", "ids": ids, "numbers": [], "errors": []}]
     assert "did not get as far as a test" in worker.start()
     assert host.script.closed
 
