@@ -1,7 +1,8 @@
 """The start of each program of this folder: ``python -I -S bootstrap.py PROGRAM ARGUMENTS…``.
 
-With -I -S, site-packages is not on sys.path, so the program's folder stands for the package. Python
-compiles this file each time, and keeps the byte code of the program, which it imports.
+With -I -S, site-packages is not on sys.path, so the program's folder stands for the package. This
+file is small because Python compiles a main program at each start. The program itself is imported,
+so that Python keeps its byte code.
 """
 
 import os

@@ -78,7 +78,7 @@ def _own_mounts(*, users: bool) -> None:
     if users or os.geteuid() != 0:
         _own_users()
     linux.unshare(linux.CLONE_NEWNS)
-    # What is mounted from here on must not travel back to the host's mount namespace.
+    # Without this, a mount in the new namespace would also appear in the host's.
     linux.mount("none", "/", "none", linux.MS_REC | linux.MS_SLAVE)
 
 
@@ -112,7 +112,7 @@ def skip_membarrier() -> None:
     """Have runsc's registration for membarrier(2) succeed at once, by a filter.
 
     From 2024 to July 2026, each process of runsc registers for the private expedited command when
-    it starts. It does so whatever its platform is (pkg/sentry/hostmm/membarrier.go). The kernel
+    it starts, on every platform (pkg/sentry/hostmm/membarrier.go). The kernel
     answers after a grace period of RCU, which takes some 10 ms, and runsc has three processes.
 
     Only kvm uses the command. systrap and ptrace use the global one (`UseHostGlobalMemoryBarrier`
@@ -213,9 +213,9 @@ def become(
         stage = "execve"
         with contextlib.suppress(OSError):  # RLIMIT_NOFILE may be lower
             os.dup2(_EXECUTABLE, HIGH_FD)
-        # By descriptor: the file that was checked is the one that runs, whatever its path names.
+        # By descriptor: the file that was checked runs, even if its path names another one by now.
         os.execve(_EXECUTABLE, order.argv, order.env)
-    except Exception as error:  # noqa: BLE001 -- the keeper reports it, whatever it is
+    except Exception as error:  # noqa: BLE001 -- the keeper reports an error of any kind
         number = getattr(error, "errno", None) or 0
         report = f"{stage} {number} {getattr(error, 'strerror', None) or repr(error)}"
         os.write(error_pipe, report.encode("utf-8", "backslashreplace")[:2000])

@@ -1,9 +1,9 @@
 """The keeper: one small single-threaded program that owns every sandbox of one pytest process.
 
 It forks, reaps (as child subreaper), kills, and removes what a run made. It is started by
-bootstrap.py, and imports the standard library and its siblings only. It sits in a session of
+bootstrap.py, and imports the standard library and its siblings only. It runs in a session of
 its own, and ignores the terminal's signals. So it outlives pytest's death by any signal, until
-nothing is left behind.
+everything is removed.
 
 An order comes over the main socket with the descriptors of one run. Everything about that run then
 goes over a socket of the run's own. When that socket closes, the caller is gone and the run is
@@ -46,7 +46,8 @@ class Keeper:
         self.selector = selectors.DefaultSelector()
         self.watch(main.fileno(), self.on_request)
         self.watch(pytest_pidfd, self.leave)
-        # select goes on after a signal's handler (PEP 475): a byte in this pipe ends it.
+        # After a signal's handler, Python begins a select anew (PEP 475). So the C handler writes a
+        # byte into this pipe, which ends the select.
         self.wake_reader, wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -79,7 +80,9 @@ class Keeper:
                     os.close(fd)
 
     def _take(self, message: bytes, fds: list[int], *, cut: bool) -> None:
-        if not fds:  # cut off for want of descriptors here; the caller sees the end of its socket
+        if not fds:
+            # This process is out of descriptors, and the kernel has dropped those of the message.
+            # The caller sees the end of its socket.
             return
         try:
             control = socket.socket(fileno=fds[0])
@@ -105,7 +108,7 @@ class Keeper:
         # Signals of one kind do not queue (signal(7)): one SIGCHLD may stand for many children.
         while True:
             try:
-                # Of any child: a subreaper's are the orphans too, such as a killed runsc's gofer.
+                # Any child: orphans become children of a subreaper, as the gofer of a killed runsc.
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return
@@ -143,7 +146,7 @@ class Keeper:
         """Begin a copy of a run's executable after some runs, while no run goes on."""
         self.until_copy -= 1
         if self.until_copy <= 0 and not (self.runs or self.leaving):
-            self.until_copy = sys.maxsize  # once in a session, whatever comes of it
+            self.until_copy = sys.maxsize  # once in a session, even if the copy fails
             with contextlib.suppress(OSError):
                 self.copy = Copy(run.executable, run.order)
 
@@ -167,7 +170,7 @@ class Keeper:
         """Kill and clean everything, then end: pytest is gone, or has closed the socket."""
         self.leaving = True
         self.drop_spare()
-        # The end of children is still waited for.
+        # All but the pipe of `on_child`: the end of children is still waited for.
         for fd in [key.fd for key in self.selector.get_map().values() if key.data != self.on_child]:
             self.unwatch(fd)
         for run in self.runs:
@@ -176,23 +179,24 @@ class Keeper:
     def serve(self) -> None:
         """Run until pytest is gone and nothing is left."""
         while not (self.leaving and not self.runs):
-            # Nothing tells the end of a process that is no child here: look again, and often.
+            # No event tells the end of a process that is not this one's child: poll for it.
             cleans = any(run.state > State.ENDED for run in self.runs)
             for key, _events in self.selector.select(0.005 if cleans else None):
-                # What an earlier one of this turn has closed may be another's number by now.
+                # The callback before this one may have closed this number, and opened another file
+                # that has it now.
                 if self.selector.get_map().get(key.fd) is key:
                     key.data()
             self.clean()
         leftovers.kill_children()
-        leftovers.clear_session(self.session, everywhere=False)  # what stays keeps its folder
+        leftovers.clear_session(self.session, everywhere=False)
 
 
 def main(arguments: list[str]) -> None:
-    """Keep, with ``MAIN_SOCKET_FD PYTEST_PIDFD SESSION_FOLDER``; the folder may be missing yet.
+    """Keep, with ``MAIN_SOCKET_FD PYTEST_PIDFD SESSION_FOLDER``; the folder may not exist yet.
 
-    Says ``ready``, or the errno and text of the call that was refused.
+    Sends ``ready`` to pytest, or the errno and text of the call that was refused.
     """
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # execve keeps the mask of who started this
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # execve keeps the mask of pytest's thread
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
         signal.signal(number, signal.SIG_IGN)
     caller = socket.socket(fileno=int(arguments[0]))

@@ -1,10 +1,11 @@
 """The remains of a sandbox: how they are recognised, and how they are removed.
 
-The keeper uses it after each run, pytest where its keeper is gone, and the sweep for dead sessions.
-A process is ours only if this user may kill it. Its command line has to say ``--root`` and the
-run's own state folder. So a pid that was used again, or a reader of our files, is never touched.
-Another user's process holds nothing up, whatever it calls itself. Standard library and its siblings
-only.
+The keeper uses it after each run, pytest if its keeper is gone, and the sweep for dead sessions.
+
+A process belongs to a sandbox if its command line has ``--root`` with the state folder of the run,
+and if this user may kill it. So a pid that was used again, or a reader of the files, is never
+touched. A process of another user is never waited for, even if its command line looks like that.
+Standard library and its siblings only.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ PATIENCE = 2.0
 
 
 def _is_between(pid: int) -> bool:
-    """Whether a process without a command line begins, or has threads that still end.
+    """Whether a process without a command line is being executed, or has threads that still end.
 
-    In execve(2) its new memory has no command line at first. Nor has a process whose first thread
-    has ended. A killed fork bomb has thousands of others, which end one by one. A zombie of one
-    thread is gone.
+    During execve(2), the new memory of a process has no command line at first. A process whose
+    first thread has ended has none either, and a killed fork bomb has thousands of threads that end
+    one by one. A zombie with a single thread counts as gone.
     """
     try:
         with open(f"/proc/{pid}/statm", "rb") as sizes:
@@ -61,9 +62,9 @@ def _may_be_killed(pid: int) -> bool:
 def processes(root: str, *, everywhere: bool = False) -> list[int]:
     """Return the live processes of the sandboxes whose state folder is at or under ``root``.
 
-    Looks among this process's children, where a subreaper finds every orphan of its own. With
-    ``everywhere``, it looks among all processes that this user may kill. A child that is just being
-    executed, or that is killed and not yet gone, counts whosever it is.
+    Looks among this process's children, where a subreaper finds all of its orphans. With
+    ``everywhere``, it looks among all processes that this user may kill. A child without a command
+    line counts too, although it may belong to another sandbox: see `_is_between`.
     """
     found = []
     for pid in proc.pids() if everywhere else proc.children_of_self():
@@ -84,7 +85,7 @@ def _kill_if(pid: int, is_one: Callable[[int], bool]) -> None:
     with contextlib.suppress(OSError):
         pidfd = os.pidfd_open(pid)
         try:
-            # The descriptor pins the process; only then is the question whose it is worth asking.
+            # Asked again: before the descriptor was open, the pid may have gone to another process.
             if is_one(pid):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         finally:
@@ -99,10 +100,10 @@ def remove(folder: str, cgroups: Sequence[str]) -> list[str]:
 
 
 def remove_session(session: str, cgroups: list[str]) -> list[str]:
-    """Remove a session, whose folder stays as long as anything else does.
+    """Remove a session; its folder goes only if everything else could be removed.
 
-    The journal names the cgroups, and the lock says that somebody is at it. They go last, in this
-    order, so that the next sweep finds what this one leaves.
+    The journal names the cgroups, and the lock shows that the session is in use. They are removed
+    last, in this order, so that the next sweep finds everything that this one leaves.
     """
     unmount(session)
     leaks = [_undo(os.rmdir, cgroup) for cgroup in cgroups]
@@ -127,8 +128,9 @@ def _undo(remover: Callable[[str], object], path: str) -> str:
     try:
         remover(path)
     except OSError as error:
-        # A read-only file system refuses what is not there too; and ENOENT may be that of a file
-        # inside, which somebody else removed first (rmtree before Python 3.13).
+        # On a read-only file system, the error also comes for a path that does not exist. And
+        # ENOENT may be of a file inside that another process has removed (rmtree before Python
+        # 3.13), so it does not say that the folder itself is gone.
         if os.path.lexists(path):
             return f"{path}: {error}"
     return ""
@@ -178,7 +180,7 @@ def clear(
     """Kill the sandboxes at or under ``root``, then remove folder and cgroups.
 
     For callers without a keeper: waits until nothing is left, and at most ``patience`` seconds.
-    Returns what could not be removed, in words.
+    Returns a text for each thing that could not be removed.
     """
 
     def step(late: bool) -> list[str]:
@@ -218,7 +220,7 @@ def _retried(folder: str, step: Callable[[bool], list[str]], patience: float) ->
         late = time.monotonic() > deadline
         try:
             leaks = step(late)
-        except OSError as error:  # out of descriptors or memory, for the moment
+        except OSError as error:  # this process may be out of descriptors for a moment
             leaks = [f"{folder}: {error}"]
         if not leaks or late:
             return leaks
@@ -229,13 +231,13 @@ def kill_children(patience: float = PATIENCE) -> None:
     """Kill and reap every child of this process, and each orphan that it gets by that."""
     deadline, pause = time.monotonic() + patience, 0.0005
     while (pids := proc.children_of_self()) and time.monotonic() < deadline:
-        for pid in pids:  # one that was not waited for keeps its pid
+        for pid in pids:  # a pid is not used again before it was waited for
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
-        # A session's end waits for this, and most children wait in a system call: they die at once.
+        # The end of a session waits for this loop. Most children die within a millisecond.
         time.sleep(pause)
         pause = min(2 * pause, 0.005)
 

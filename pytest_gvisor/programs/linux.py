@@ -1,8 +1,8 @@
 """The kernel calls that Python's standard library lacks: the only ctypes of the package.
 
 One wrapper a call, named as the call; each raises `OSError` whose text holds the whole call.
-Imports the standard library only, because the keeper runs with ``-I -S``. It refuses to do more
-than one call at a time: policy lives with the callers.
+Imports the standard library only, because the keeper runs with ``-I -S``. It decides nothing: the
+callers know which calls to make, and in which order.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def set_no_new_privs() -> None:
 def set_seccomp_filter(program: bytes) -> None:
     """Add a filter of classic BPF, 8 bytes an instruction, to this thread (seccomp(2)).
 
-    Without CAP_SYS_ADMIN it needs no-new-privs. Whatever is executed from here on has it too.
+    Without CAP_SYS_ADMIN it needs no-new-privs. Each program that is executed from now on keeps it.
     """
     code = ctypes.create_string_buffer(program, len(program))
     # struct sock_fprog: the number of instructions, and their address
@@ -213,7 +213,7 @@ def set_readonly(mounts: int) -> None:
 def openat2(folder: int, path: bytes, flags: int, resolve: int) -> int:
     """``openat2(folder, path, {flags | O_CLOEXEC, 0, resolve})``; Linux 5.6 and later.
 
-    With RESOLVE_IN_ROOT the folder is what ``/``, ``..`` and links cannot lead out of.
+    With RESOLVE_IN_ROOT, neither ``/`` nor ``..`` nor a link in ``path`` leads out of the folder.
     """
     how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, resolve)  # flags, mode, resolve
     for _ in range(_TRIES):
@@ -221,7 +221,8 @@ def openat2(folder: int, path: bytes, flags: int, resolve: int) -> int:
         result: int = _libc.syscall(number, folder, path, how, size)
         if result >= 0:
             return result
-        # EAGAIN: something on the way was renamed meanwhile, so the kernel could not be sure.
+        # EAGAIN: a folder on the way was renamed meanwhile, so the kernel could not rule out that
+        # ``..`` left the root.
         if ctypes.get_errno() not in (errno.EAGAIN, errno.EINTR):
             break
     _check(result, f"openat2({folder}, {path!r}, {flags:#x}, {resolve:#x})")
@@ -236,7 +237,7 @@ def umount_lazily(target: str) -> None:
 def openssl_adder(file: str) -> Callable[[bytes], None]:
     """Return RAND_add(3) of an OpenSSL that is loaded from ``file``.
 
-    Raises `OSError` where nothing is, and `AttributeError` where it has no such function.
+    Raises `OSError` if none is loaded from there, and `AttributeError` if it lacks the function.
     """
     add = ctypes.CDLL(file, os.RTLD_NOLOAD).RAND_add
     add.argtypes, add.restype = [ctypes.c_char_p, ctypes.c_int, ctypes.c_double], None
@@ -276,9 +277,9 @@ def collapse(fd: int, length: int, alignment: int) -> None:
 
 
 def reset_signals() -> None:
-    """Give every signal its default action and an empty mask: execve keeps both otherwise.
+    """Give every signal its default action, and block none: execve keeps ignored and blocked ones.
 
-    But for the two that the C library keeps for its threads (nptl(7)).
+    The two signals that the C library uses for its threads are left out (nptl(7)).
     """
     for number in signal.valid_signals():
         if number not in (signal.SIGKILL, signal.SIGSTOP):
@@ -288,8 +289,8 @@ def reset_signals() -> None:
 
 def close_from(lowest: int) -> None:
     """Close every descriptor from this number on."""
-    # Up to the highest that is open, and not to the highest there can be: where a seccomp filter
-    # refuses close_range(2), Python closes the whole range one by one; and a limit that was lowered
-    # does not close what is above it.
+    # Up to the highest open one. If a seccomp filter refuses close_range(2), Python closes numbers
+    # one by one, and a range to the highest possible number would take seconds. The soft limit is
+    # no bound: it may have been lowered while a higher number was open.
     highest = max(map(int, os.listdir("/proc/self/fd")))
     os.closerange(lowest, highest + 1)

@@ -1,7 +1,7 @@
 """One sandbox of the keeper's, from the fork to the removal of its remains.
 
-`Run` does what the caller asks for over the run's own socket, and tells what has become of it. The
-loop that calls its methods, and the reaping of children, are the keeper's.
+`Run` carries out the requests that come over the run's own socket, and reports the run's state
+there. The keeper has the loop that calls its methods, and waits for the children.
 """
 
 from __future__ import annotations
@@ -43,16 +43,17 @@ if TYPE_CHECKING:
 _FEWEST_FDS = 4
 EXIT_GRACE = 0.5
 DEATH_GRACE = 10.0
-"""Seconds until what has been killed is told: the threads of a fork bomb end one by one."""
+"""Seconds until killed processes are reported as leaks: the threads of a fork bomb end one by
+one."""
 
 _NOTHING = Order(id="", argv=(), term=(), env={}, folder="", root="")
-"""The order of a run whose message could not be read: there is nothing to remove."""
+"""The order of a run whose message could not be read: it names no folder to remove."""
 
 
 def _check(order: Order, session: str) -> None:
-    """Check that an order names nothing but its own folder in the session, and cgroups of ours.
+    """Check that an order names only a folder in the session, and cgroups that this package made.
 
-    The keeper may be root, and removes the folder with all that it holds. It kills the processes
+    The keeper may be root. It removes the folder with all of its content, and kills the processes
     that have ``root`` on their command line, and those in the cgroups. Raises ValueError.
     """
     folder, root = order.folder, order.root
@@ -71,10 +72,10 @@ class State(enum.IntEnum):
     """The part of its life that a run is in: from `LEAVES` on it is being removed."""
 
     RUNS = enum.auto()
-    RELEASED = enum.auto()  # it runs, and its removal begins with its end
-    ENDED = enum.auto()  # the caller has not released it yet
-    LEAVES = enum.auto()  # its last processes may end by themselves until the run is due
-    CLEARS = enum.auto()  # they are killed, and what is left when it is due is told
+    RELEASED = enum.auto()  # runsc still runs, and its removal begins with its end
+    ENDED = enum.auto()  # runsc has ended, and the caller has not released the run yet
+    LEAVES = enum.auto()  # gofer and sentry may end without a kill until `due`
+    CLEARS = enum.auto()  # they are killed; those that are left when it is due are reported
 
 
 class Run:
@@ -193,10 +194,10 @@ class Run:
         self.release()
 
     def signal(self, command: tuple[str, ...]) -> None:
-        """Have runsc send the workload a signal, if it runs by now. Does not wait."""
+        """Have runsc send the workload a signal, if runsc runs. Does not wait."""
         if self.state < State.ENDED and self.pid:
             with contextlib.suppress(OSError):
-                # A command, and no signal: `runsc run` passes one on for a terminal only.
+                # By `runsc kill`: `runsc run` passes a signal on only if it has a terminal.
                 self._spawn(command)
 
     def save(self, argv: tuple[str, ...]) -> None:
@@ -218,7 +219,7 @@ class Run:
     def reaped(self, status: int) -> None:
         """Take the raw wait ``status`` of runsc."""
         if self.report >= 0:
-            # Both can be ready at once; why the child ended comes before that it did.
+            # Both can be ready at once: report the failed step before the end that it caused.
             self.launched()
         released, self.state = self.state is State.RELEASED, State.ENDED
         self.tell(state="exited", status=status)
@@ -233,7 +234,7 @@ class Run:
             late = False
         try:
             leaks = self._step(last=late)
-        except OSError as error:  # out of descriptors or memory, for the moment
+        except OSError as error:  # this process may be out of descriptors for a moment
             leaks = [f"{self.order.folder}: {error}"] if late else None
         if leaks is None:
             return False
@@ -247,14 +248,14 @@ class Run:
             return []
         left = leftovers.processes(order.root)
         if left:
-            # PDEATHSIG reaches gofer and sentry at once; what stays is killed by pid.
+            # The parent-death signal reaches gofer and sentry at once; the rest is killed by pid.
             if self.killed or self.state is State.CLEARS:
                 leftovers.kill(left, order.root)
             if not last:
                 return None
-        # The folder holds all that a killed runsc leaves, and a `runsc restore` in any case: state
-        # file, socket and null-netns. So `runsc delete` would find nothing more: the cgroups are
-        # ours (--ignore-cgroups), and the overlay is in memory.
+        # A killed runsc leaves a state file, a socket and null-netns, and so does each
+        # `runsc restore`. All three are in the folder. `runsc delete` would remove nothing more:
+        # with --ignore-cgroups the cgroups are not runsc's, and the overlay is in memory.
         leaks = leftovers.remove(order.folder, order.cgroups)
         if leaks and not last:
             return None

@@ -28,7 +28,7 @@ class Order(NamedTuple):
     """The run's own folder, which is removed at its end; ``""`` is none."""
 
     root: str
-    """runsc's state folder. A process of the run has it on its command line, as ``--root``."""
+    """runsc's state folder. Each process of the run has ``--root`` with it in its command line."""
 
     cgroups: tuple[str, ...] = ()
     """Folders of the run's cgroups."""

@@ -1,13 +1,14 @@
-"""A copy of runsc in memory, on huge pages: a run starts seven processes from that file.
+"""A copy of runsc in memory, on huge pages, which makes the start of its processes faster.
 
-Each of them maps it anew. A page fault of a file on disk maps a few small pages only. The copy
-costs its size in memory and some hundred milliseconds. So a process beside the keeper makes it
-after several runs. It is sealed (memfd_create(2)), so nobody can change it. It is used only if it
-could be executed, and if the file has not changed since before the copy.
+A run starts seven processes from runsc's file, and each maps it anew. A page fault in a file on
+disk maps only a few small pages, and one in a huge page maps 2 MiB. The copy takes its size in
+memory and some hundred milliseconds. So the keeper has a child make it, after several runs. It is
+sealed (memfd_create(2)), so nobody can change it. It is used only if it could be executed, and if
+the file has not changed since before the copy.
 
 A release with sidecars looks for them beside the file that /proc/self/exe names, unless a variable
-names their folder. So it is copied if it knows that variable. The sidecars run from their own
-files.
+names their folder. So such a release is copied only if it knows that variable. The sidecars run
+from their own files.
 
 Standard library and its siblings only.
 """

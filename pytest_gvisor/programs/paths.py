@@ -1,6 +1,7 @@
-"""Paths: of the system's programs; and whether one lies in a folder, by their names alone.
+"""Paths of the system and of this package, and whether a path lies in a folder by its name.
 
-Standard library only: `leftovers` runs with ``-I -S``.
+Standard library only, because the keeper runs with ``-I -S``. Small and without further imports,
+because an idle pytest session imports it too.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ LOCK = "lock"
 """The name of the file in a session's folder whose lock says that the session is alive."""
 
 projects: list[str] = []
-"""Root folders of pytest sessions of this process, without links. Here, because an idle plugin
-notes its own and imports nothing heavy."""
+"""Root folders of the pytest sessions of this process, without links. Each session adds its own,
+an idle one too."""
 
 
 _START = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bootstrap.py")

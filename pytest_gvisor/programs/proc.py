@@ -1,7 +1,7 @@
 """Readers of /proc: one for each file on processes, mounts or ids (proc(5)).
 
-A process that has ended has neither a command line nor a state. Nor has one that this user may not
-look at. Standard library and its siblings only: `leftovers` runs with ``-I -S``.
+A process that has ended, or that this user may not look at, has neither a command line nor a state
+here. Standard library only, because the keeper runs with ``-I -S``.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def mounts(path: str = "/proc/self/mountinfo") -> list[Mount]:
 
 
 def _mount(line: str) -> Mount:
-    # Of optional fields there are none, one, or more before the dash.
+    # Before the dash there are any number of optional fields.
     before, _, after = line.partition(" - ")
     _id, _parent, device, root, point, *_ = before.split(" ")
     kind, _source, options = after.split(" ", 2)

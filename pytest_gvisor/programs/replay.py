@@ -1,8 +1,8 @@
 """A program that repeats a kept run, and ends with runsc's status.
 
-The child takes the steps of the run itself: it opens the sources anew, without links, and binds
-them. Standard input is the run's. The child and its descendants get SIGKILL when this program is
-gone. After a SIGKILL of this program, the folder of the run stays, and no process or mount does.
+Its child takes the same steps as the child of the run: it opens the sources anew, without links,
+and binds them. The child and its descendants get SIGKILL when this program ends in any way. If this
+program is killed by SIGKILL, the folder of the run stays, but no process and no mount.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pytest_gvisor.programs.order import Order
 
 ORDER = "order.json"
 STATE = "/@state"
-"""Stands in a kept order for the run's folder, which is made anew."""
+"""The placeholder in a kept order for the run's folder, which is made anew."""
 
 KEPT = "/@kept"
-"""Stands there for the folder of what was kept: files of the run's own."""
+"""The placeholder for the folder of the kept run, which has copies of the run's own files."""
 
 _PATIENCE = 10.0
-"""Seconds for what was killed to end: the threads of a fork bomb end one by one."""
+"""Seconds for killed processes to end: the threads of a fork bomb end one by one."""
 
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -87,7 +87,7 @@ def run(order: Order) -> int:
     try:
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     finally:
-        # With runsc, the gofer and the sandbox die; they are children of this process then.
+        # When runsc has ended, its gofer and its sentry become children of this subreaper.
         for number in _ENDS:
             signal.signal(number, signal.SIG_IGN)
         leftovers.kill_children(patience=_PATIENCE)

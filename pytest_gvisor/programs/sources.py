@@ -1,8 +1,8 @@
 """Files and folders of the host that a run is given, each opened once and bound where runsc looks.
 
-runsc looks the name of a mount's source up three times before it mounts it. Whoever may write above
-it could put a link there meanwhile. So runsc is told names below the run's own folder alone. The
-child binds the sources there, by the descriptors that it has checked.
+runsc looks the name of a mount's source up three times before it mounts it. A user who may write to
+a folder above could put a link there meanwhile. So config.json has only names below the run's own
+folder, and the child binds the sources there, by the descriptors that it has checked.
 """
 
 import errno
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from pytest_gvisor.programs import linux
 
 ANY = (0, 0)
-"""The identity of a source that may have been made anew since its path was checked."""
+"""The identity of a source that may be another file than when its path was checked."""
 
 _RESOLVE = linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS
 
@@ -25,13 +25,13 @@ class Source(NamedTuple):
     """Its canonical path: a link in it is refused."""
 
     target: str
-    """The place, which is there: a folder for a folder, else a file."""
+    """The place, which exists already: a folder for a folder, else a file."""
 
     readonly: bool = True
     """Whether the kernel refuses writes through the place, for runsc itself too."""
 
     identity: tuple[int, int] = ANY
-    """The device and inode that it must have; `ANY` is whichever is there."""
+    """The device and inode that it must have, or `ANY`."""
 
 
 def bind(sources: tuple[Source, ...]) -> None:

@@ -24,7 +24,7 @@ MAX_FDS = 16
 
 _SOCKET = 3
 _WAITS = b"w"
-"""The child's word that it has come so far as to wait for an order."""
+"""The child's message that it has taken its first steps, and waits for an order."""
 
 _PATIENCE = 0.02
 """Seconds until another child is forked for the order."""

@@ -2,8 +2,8 @@
 
 Started by bootstrap.py, in a session of its own. It kills the command and all of its
 descendants when the command ends, and at its deadline. It does so, too, when the process that asked
-for it is gone, and when standard input closes. It then says what came of it on standard output. It
-waits until nobody needs the folder any more, and removes it.
+for it is gone, and when standard input closes. Then it writes the command's exit code, or ``late``,
+to standard output. It waits until nobody needs the folder any more, and removes it.
 
 If this program is killed, all of the command is killed too. A guard between the two sees this
 program's end, and this program sees the guard's.
@@ -36,9 +36,9 @@ def become(argv: list[str], *above: int) -> NoReturn:
         linux.reset_signals()
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
-        # The warden's standard output is for its own word.
+        # The warden's standard output is for its own answer.
         os.dup2(2, 1)
-        # Whoever holds the session's lock counts as alive: that is the warden's part.
+        # A session counts as alive while its lock is held, and only the warden is to hold it.
         linux.close_from(3)
         os.execvp(argv[0], argv)
     except OSError as error:
@@ -101,7 +101,7 @@ def main(arguments: list[str]) -> None:
         status = wait(_fork(guard, command), *above, seconds=float(seconds))
         leftovers.kill_children()
         told = "late" if status is None else str(os.waitstatus_to_exitcode(status))
-        with contextlib.suppress(OSError):  # nobody is there to be told
+        with contextlib.suppress(OSError):  # the reader may be gone
             os.write(1, told.encode())
             os.close(1)
         select.select(above, [], [])

@@ -1,4 +1,4 @@
-"""The time and the bytes that one phase of a sandbox may take, whatever comes from inside.
+"""The time and the bytes that one phase of a sandbox may take, whatever the sandbox sends.
 
 A phase is a start, a collection, a test, the return of files, or the end of a session. Each loop
 that reads what comes from inside draws on the budget of its phase. Bytes, messages and warnings
@@ -17,7 +17,7 @@ from pytest_gvisor.base.errors import ProtocolError
 clock = time.monotonic
 
 MOST_MESSAGES = 256 * 1024 * 1024
-"""Bytes of messages in a phase: what is made of those of a test is kept until the session ends."""
+"""Bytes of messages in a phase. The reports in them stay in memory until the session ends."""
 
 MOST_SHOWN = 16 * 1024 * 1024
 """Bytes of output in a phase that the user is shown as they come."""
@@ -29,11 +29,11 @@ LONGEST_MORE = 300.0
 """Seconds that bytes which were asked for may add to a phase."""
 
 _SLOWEST = 1024 * 1024
-"""Bytes a second that the host has asked for: whoever sends less is taken to hang."""
+"""Bytes a second that the host has asked for: a sandbox that sends fewer is taken to hang."""
 
 _LAP = 2.0
-"""Seconds that count between two looks at the clock. A wait lasts a second at most. A longer time
-is the host's: the process was stopped, or a hook of a plugin has taken long."""
+"""The most seconds that count between two looks at the clock. A wait lasts a second at most. If
+more has passed, the host took it: this process was stopped, or a hook of a plugin was slow."""
 
 
 class Budget:
@@ -69,11 +69,11 @@ class Budget:
             self._left, self._last = before, clock()
 
     def renew(self) -> None:
-        """Begin with the time anew: the user goes on."""
+        """Begin with the time anew, because the user has typed a line."""
         self._left, self._last = self._seconds, clock()
 
     def earn(self, size: int, spent: float = 0.0) -> None:
-        """Add the time for bytes that were asked for, and what the host has ``spent`` on them."""
+        """Add time for bytes that the host asked for, and the seconds that it ``spent`` on them."""
         more = min(size / _SLOWEST + spent, self._more)
         self._more -= more
         self._left += more

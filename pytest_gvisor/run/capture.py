@@ -15,12 +15,12 @@ CHUNK = 1024 * 1024
 class Capture:
     """A buffer of at most ``limit`` bytes of a stream, in memory that grows no further.
 
-    A stream of at most ``limit`` bytes is kept exactly. Of a longer one the first and the last
+    A stream of at most ``limit`` bytes is kept exactly. If it is longer, its first and its last
     ``limit // 2`` bytes are kept.
 
-    The memory is one private mapping: the head, then a ring for the tail. The kernel gives it pages
-    only where something is written, and a pipe is read straight into it. The ring is never smaller
-    than `CHUNK`, so that a small limit does not make small reads.
+    The memory is one private mapping: the head, then a circular buffer for the tail. The kernel
+    gives it pages only where something is written, and a pipe is read straight into it. The
+    circular buffer is never smaller than `CHUNK`, so that a small limit does not make small reads.
     """
 
     def __init__(self, limit: int) -> None:

@@ -1,9 +1,9 @@
 """A cgroup for one sandbox, made here and joined by the child before it becomes runsc.
 
-runsc runs with ``--ignore-cgroups``. The limits hold all the same, for runsc, gofer and sentry
-together. The child is in the cgroup before execve. So the counters are still there when runsc has
-ended. They tell a kill by the memory controller from any other SIGKILL. Version 1, version 2 and
-the hybrid of both: cgroups(7).
+runsc runs with ``--ignore-cgroups``, and so it neither makes nor removes a cgroup. The child joins
+ours before execve, so that the limits hold for runsc, gofer and sentry together. The counters
+outlive runsc, and tell a kill by the memory controller from any other SIGKILL. Version 1,
+version 2 and the hybrid of both are supported: cgroups(7).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _COUNTING = ("cpuacct", "memory", "pids")
 """The controllers of version 1 that count what a sandbox uses."""
 
 Limits = Mapping[str, float]
-"""Limits of one sandbox by their controllers; one that is not there is none.
+"""Limits of one sandbox by their controllers. A controller that is missing here limits nothing.
 
 ``memory`` is in bytes, with swap where the kernel accounts for it. ``cpu`` is in processors.
 """
@@ -95,7 +95,7 @@ class Cgroups:
     def descriptors(self) -> Iterator[list[int]]:
         """Open ``cgroup.procs`` of each folder, for the child to write itself into.
 
-        Raises `LaunchError` where that cannot be.
+        Raises `LaunchError` if one cannot be opened.
         """
         fds: list[int] = []
         with contextlib.ExitStack() as opened:
@@ -117,7 +117,8 @@ class Cgroups:
         """Return the number of tasks that the kernel has refused for this cgroup's own limit."""
         pids = self.places.get("pids", "")
         limit, peak = words(pids, "pids.max"), words(pids, "pids.peak")
-        # Version 1, and 2 before Linux 6.11, count what the limit of a cgroup above refuses too.
+        # Version 1, and 2 before Linux 6.11, also count tasks that a cgroup above has refused. If
+        # the peak is below the limit, none of them was refused here.
         if peak and limit and peak != limit:
             return 0
         return int((counters(pids, "pids.events") or {}).get("max", 0))
@@ -182,7 +183,8 @@ def _parent(hierarchy: Hierarchy, controller: str) -> str:
     # Version 2 has no processes beside cgroups that have controllers ("no internal processes"), so
     # ours is made beside this process's cgroup: its parent has the controllers switched on.
     parent = own if own == hierarchy.mount else os.path.dirname(own)
-    # They stay on: switched off, they would take along the limits that others have set by then.
+    # The controller stays switched on. To switch it off would drop the limits of other cgroups that
+    # somebody has made below the same parent meanwhile.
     if controller not in words(parent, "cgroup.subtree_control"):
         _write(parent, "cgroup.subtree_control", f"+{controller}")
     return parent
@@ -230,7 +232,8 @@ def create(limits: Limits, announce: Callable[[str], None]) -> Cgroups:
     except LaunchError:
         made.remove()
         raise
-    # A process that joins one cgroup waits some 15 ms for the kernel, and joins others for nothing.
+    # To join the first cgroup takes the kernel some 15 ms, and each further one next to nothing.
+    # So where a limit is set anyway, controllers that count are added for `measured`.
     for controller in _COUNTING:
         with contextlib.suppress(OSError):
             if (hierarchy := known.get(controller)) and hierarchy.version == 1:
@@ -250,7 +253,7 @@ def _refused(controller: str, detail: str, number: int) -> LaunchError:
 def measured(places: Mapping[str, str]) -> Usage:
     """Return the figures of a sandbox that has ended.
 
-    ``places`` are the folders of its cgroups by controller. They must still be there.
+    ``places`` are the folders of its cgroups by controller, which are not removed yet.
     """
     memory, tasks = places.get("memory", ""), places.get("pids", "")
     return Usage(
@@ -263,7 +266,8 @@ def measured(places: Mapping[str, str]) -> Usage:
 def _cpu_time(places: Mapping[str, str]) -> float | None:
     """Return seconds."""
     for folder in places.values():
-        # Version 2 counts in each cgroup; the file of this name in version 1 has other counters.
+        # In version 2 each cgroup counts its time in this file, whatever its controllers are. In
+        # version 1 a file of this name has other counters.
         used = (counters(folder, "cpu.stat") or {}).get("usage_usec", "")
         if used.isdecimal():
             return int(used) / 1e6
@@ -274,7 +278,7 @@ def _cpu_time(places: Mapping[str, str]) -> float | None:
 
 
 def _first(folder: str, *names: str) -> int | None:
-    """Return the number in the first of these files that is there."""
+    """Return the number in the first of these files that exists; None if none has a number."""
     for name in names:
         match words(folder, name):
             case [number] if number.isdecimal():

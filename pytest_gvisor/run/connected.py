@@ -1,9 +1,9 @@
-"""A run whose first process this process drives for as long as it lives.
+"""A run whose first process speaks with this process over a socket until the run ends.
 
-Its standard input is a socket, which the caller reads and writes; its standard output and error are
-captured, together. Everything else is as in any other run.
+Its standard input is that socket; its standard output and error are captured, together. Everything
+else is as in any other run.
 
-It can be saved: `runsc` writes an image of the sandbox, from which other runs go on.
+It can be saved: `runsc` writes an image of the sandbox, and other runs start from the image.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.sessions.private import make_private
 
 LARGEST = 4 * 1024**3
-"""Bytes of an image. The session folder may be in memory."""
+"""The most bytes of an image: the session folder, which holds it, may be in memory."""
 
 WATCH = 0.05
 """Seconds between two looks at an image that is being written."""
@@ -37,14 +37,14 @@ _PLATFORMS = (Platform.SYSTRAP, Platform.PTRACE)
 
 
 class Ended(NamedTuple):
-    """The end of a driven run: ``error`` is None if its process ended by itself, with 0."""
+    """The end of a driven run, with the error of `Runner.finish`; None after a kill by `end`."""
 
     completed: Completed | None
     error: GvisorError | None
 
 
 def check(platform: Platform, way: Way) -> None:
-    """Raise `SnapshotError` where no sandbox can be saved, nor be started from what was saved."""
+    """Raise `SnapshotError` where no sandbox can be saved, nor be started from an image."""
     if platform not in _PLATFORMS:
         names = " and ".join(_PLATFORMS)
         raise SnapshotError(
@@ -59,7 +59,7 @@ class Driven:
     """One driven run: `start`, then the supervisor's turns by the caller, then `end`."""
 
     def __init__(self, runner: Runner, undo: contextlib.ExitStack) -> None:
-        """``undo`` removes what was made for the run. A run that is started takes it over."""
+        """``undo`` removes everything that was made for the run; `start` takes it over."""
         self.runner = runner
         self.request, self.record, self.workspace = runner.request, runner.record, runner.workspace
         self._undo = undo
@@ -79,7 +79,7 @@ class Driven:
     def begin_save(self) -> None:
         """Begin to save the sandbox, whose guest is at rest; see `Supervisor.saved`.
 
-        Raises `SnapshotError` where that cannot be.
+        Raises `SnapshotError` if the platform cannot, or the folder of the image cannot be made.
         """
         check(self.request.platform, self.request.way)
         self._discard()
@@ -93,9 +93,9 @@ class Driven:
     def is_saved(self) -> bool:
         """Whether the command that saves has ended. Call it each `WATCH` seconds.
 
-        The files of an image that becomes too large are emptied meanwhile, so that they take no
-        more room. The sentry writes to descriptors that it has got, also when the command is
-        killed. It goes on after the last byte.
+        Each call empties the files of an image that has become too large. To kill the command would
+        not stop the growth: the sentry holds the descriptors, and writes on until the image is
+        whole.
         """
         if size_of(self._image) > LARGEST:
             self._too_large = True
@@ -128,7 +128,8 @@ class Driven:
     def save(self, budget: Budget) -> str:
         """Save the sandbox, in the thread that drives it; return the folder of `finish_save`.
 
-        The sandbox runs on. At the end of the time it is of no use any more: end it.
+        The sandbox runs on. If the budget is used up, `SnapshotError` is raised in the middle of
+        the saving, and the caller has to `end` the run.
         """
         self.begin_save()
         supervisor = self.runner.supervisor
@@ -150,7 +151,7 @@ class Driven:
     def leave(self, patience: float = 0.0) -> Ended:
         """End it like `end`, and return while the keeper removes everything; then `settle`.
 
-        What cannot be removed is not in the result.
+        The result does not list files that could not be removed.
         """
         with contextlib.ExitStack() as undo:
             undo.push(self._undo)
@@ -176,7 +177,7 @@ class Driven:
 
 
 def size_of(image: str) -> int:
-    """Return the number of bytes in the files of an image; 0 where it is gone."""
+    """Return the number of bytes in the files of an image; 0 if it has been removed."""
     try:
         with os.scandir(image) as entries:
             return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)

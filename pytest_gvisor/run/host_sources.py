@@ -47,9 +47,9 @@ def check_points(spec: Spec, going_on: Collection[str]) -> None:
 
 
 def placed(spec: Spec, workspace: Workspace) -> tuple[Spec, tuple[Source, ...]]:
-    """Return the specification for runsc, and what the child binds at its places.
+    """Return the specification for runsc, and the sources that the child binds at its places.
 
-    The root is among them, unless this session has made it. Raises `LaunchError`.
+    The root is one of the sources, unless this session has made it. Raises `LaunchError`.
     """
     made: list[Source] = []
 

@@ -53,7 +53,10 @@ def keep(folder: str, workspace: Workspace, record: Record) -> None:
 
 
 def _copy_bundle(folder: str, workspace: Workspace, record: Record) -> None:
-    """Write the bundle as its user sees it, with its root file system if that was the session's."""
+    """Write the bundle as its user knows it: with the host's paths, not with the places of the run.
+
+    The root file system is copied if the session has made it.
+    """
     assert record.spec is not None
     bundle = os.path.join(folder, "bundle")
     os.makedirs(bundle, 0o700, exist_ok=True)
@@ -75,7 +78,7 @@ def _copy_order(folder: str, workspace: Workspace, record: Record) -> Order:
             place = words.index(name)
             del words[place : place + 2]
     if "restore" in words:
-        # The image is gone with the session: the first process starts anew.
+        # The image of the saved sandbox goes with the session, so the repetition starts afresh.
         place = words.index("restore")
         words[place : place + 3] = ["run"]
     sources = []

@@ -1,8 +1,8 @@
 """Limits of a sandbox: /dev/shm and open files follow the host's, and memory is shown.
 
-runsc takes the total memory from the cgroup that it has made itself, and with ``--ignore-cgroups``
-from the host's /proc/meminfo. So it is shown another one, in the mount namespace of its own run.
-Programs inside size themselves by that total.
+Programs size themselves by the total memory that they see. runsc shows them the limit of a cgroup
+that it has made itself, and with ``--ignore-cgroups`` the total of the host's /proc/meminfo. So the
+child binds a file with our limit over /proc/meminfo, in the mount namespace of the run.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _TASKS_COUNT = "the threads and processes of runsc itself count too"
 def shm(settings: Settings) -> int:
     """Return the size of a sandbox's /dev/shm in bytes. Raises `UsageError`.
 
-    What is in it counts against the sandbox's limit on memory, so it is never larger than that.
+    Files in it count against the sandbox's limit on memory, so it is never larger than that.
     """
     memory = None if settings.memory is None else parse_size(settings.memory)
     if settings.shm is None:

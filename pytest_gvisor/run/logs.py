@@ -1,7 +1,7 @@
 """The logs that runsc writes about a run: ``--log`` records, panic log, debug logs.
 
-All of it may hold text that the workload chose. So it is read bounded, decoded without failing, and
-control characters are escaped.
+A workload can choose a part of their text. So at most 256 KiB are read, bytes that are not UTF-8
+are shown as escapes, and so are control characters.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class DebugLogs:
             for command in _COMMANDS:
                 path = os.path.join(folder, command)
                 os.mkfifo(path, 0o600)
-                # For writing too: so it is at no end before runsc opens it.
+                # Opened for writing too: a pipe without a writer would read as ended before runsc
+                # opens it.
                 fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
                 self._by_command[command] = Drain(fd, Capture(_KEPT))
                 with contextlib.suppress(OSError):  # see pipes.py
@@ -52,7 +53,7 @@ class DebugLogs:
         return list(self._by_command.values())
 
     def captured(self) -> dict[str, Capture]:
-        """Read what is in the pipes by now; return each log that is not empty, by subcommand."""
+        """Read all pending bytes; return each log that is not empty, by subcommand."""
         for drain in self.drains:
             drain.rest()
         return {name: d.capture for name, d in self._by_command.items() if d.capture.total}
@@ -99,7 +100,7 @@ def _read(path: str, *, beginning: int = 0) -> str:
 def records(path: str) -> tuple[str, ...]:
     """Return the messages in a ``--log`` file: JSON objects, with nothing between them.
 
-    What cannot be read as such is one message of its own, so that nothing is lost.
+    Text that is not such an object becomes a message of its own, so that nothing is lost.
     """
     raw = _read(path)
     decoder = json.JSONDecoder()
@@ -133,7 +134,7 @@ def other_release(panic: str) -> str:
 
 _PREFIX = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ \S+\] ")
 _FINAL = re.compile(r"(?:FATAL ERROR|fatal error|panic): (.*)")
-# What runs without a fault warn of too, in boot, gofer and run logs, by release and by machine.
+# Warnings in the logs of runs without a fault, on some release or machine.
 _USUAL = (
     "Not setting product_name",
     "Failure to execute command",
@@ -162,7 +163,8 @@ _USUAL = (
 def cause(*texts: str) -> str:
     """Return the best line on why a sandbox ended, from the first text with one, or ``""``.
 
-    Its last words before the end, else the last warning or error that is not each boot's own.
+    It is the line of a panic or a fatal error, else the last warning or error that runs without a
+    fault do not have.
     """
     for text in texts:
         if found := _FINAL.search(text):
@@ -204,7 +206,8 @@ _CUT = "[… "
 def debugged(log: str) -> tuple[list[str], list[str]]:
     """Return a boot log's lines (see `relevant`), and the last lines of the strace in it.
 
-    A strace is no warning, whatever words it quotes. A log that was cut says so first.
+    A line of the strace never counts as a warning, even if it quotes ``error``. A log that was cut
+    begins with a line that says so.
     """
     lines = log.splitlines()
     cut = [lines.pop(0)] if log.startswith(_CUT) else []

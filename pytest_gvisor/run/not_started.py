@@ -26,7 +26,7 @@ from pytest_gvisor.oci.vocabulary import MountType
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.run.threads import look
 
-# The same words in the releases of 2024 and 2026.
+# The releases of 2024 and 2026 have the same texts.
 _NOT_FOUND = re.compile(r"error finding executable \".*\" in PATH \[(.*)\]: ", re.DOTALL)
 _NOT_LOADED = re.compile(r"creating process: failed to load (.*): ([a-z ]+)\Z", re.DOTALL)
 
@@ -240,9 +240,10 @@ def _is_shown(inside: str, spec: Spec) -> bool:
 
 
 def _on_host(inside: str, spec: Spec) -> str | None:
-    """Return the host's path of a path of the sandbox; None where gVisor's kernel has files.
+    """Return the host's path of a path of the sandbox; None in a file system such as /proc, whose
+    files come from gVisor's kernel.
 
-    The path is empty where the sandbox has a new file system. Links inside are not followed.
+    The path is empty where the sandbox has a new tmpfs. Links inside are not followed.
     """
     mounts = [mount for mount in spec.mounts if within(inside, mount.destination)]
     if not mounts:

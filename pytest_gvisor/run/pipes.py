@@ -36,7 +36,8 @@ class Feed:
     def write(self) -> bool:
         """Write once; return False when all is written or nobody reads any more."""
         try:
-            # One piece a turn: an iterator of nothing but empty ones must not hold up the deadline.
+            # One piece a turn: an iterator that yields empty pieces for ever must not hold up the
+            # deadline.
             self._rest = self._rest or memoryview(next(self._chunks))
         except StopIteration:
             return False
@@ -61,7 +62,7 @@ class Pipes:
 
     def __init__(self, max_output: int, *, feed: Input = None) -> None:
         self.theirs: list[int] = []
-        """What becomes the workload's descriptors 0, 1 and 2, in this order."""
+        """The descriptors that become the workload's 0, 1 and 2, in this order."""
 
         self.ours: list[int] = []
         self.drains: list[Drain] = []
@@ -85,7 +86,8 @@ class Pipes:
         reader, writer = os.pipe2(os.O_CLOEXEC)
         self.theirs.append(writer)
         self.ours.append(reader)
-        # Fewer wake-ups; refused where the user's pipe budget is used up (pipe(7)).
+        # A larger pipe wakes this process up less often. The kernel refuses it if this user's
+        # pipes hold too much by now (pipe(7)).
         with contextlib.suppress(OSError):
             fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, CHUNK)
         self.drains.append(Drain(reader, capture))
@@ -102,7 +104,7 @@ class Pipes:
         return any(drain.fd in self.ours for drain in self.drains)
 
     def is_slow(self) -> bool:
-        """Whether output is still on its way although runsc has ended a while ago."""
+        """Whether output is still on its way half a second after runsc's end."""
         return False
 
     def hand_over(self) -> None:
@@ -118,7 +120,8 @@ class Pipes:
 
     def close(self) -> None:
         """Close the remaining ends."""
-        # Out of the list first: after a Ctrl-C in between, the number may be another's.
+        # Out of the list first: if a Ctrl-C came between the two steps, a second call would close
+        # a number that may belong to another file by then.
         for fds in (self.theirs, self.ours):
             while fds:
                 with contextlib.suppress(OSError):
@@ -128,9 +131,9 @@ class Pipes:
 class Streams(Pipes):
     """A socket as standard input, and one pipe as standard output and error.
 
-    A process in the sandbox can open another one's pipe as /proc/PID/fd/1; a socket it cannot. It
-    is one descriptor there. When the last one of a second file of it is closed, gVisor shuts the
-    socket down on the host.
+    A process in the sandbox can open the pipe of another process as /proc/PID/fd/1, but not its
+    socket. The socket must stay one file inside: if a second file of it is made and closed, gVisor
+    shuts the socket down on the host.
     """
 
     def _open(self, feed: Input) -> None:
@@ -148,15 +151,16 @@ class Streams(Pipes):
 
 
 class SharedStreams(Streams):
-    """Such streams with a file in memory as standard output, which both sides read and write.
+    """`Streams` with a file in memory as standard output, which both sides read and write.
 
-    The other side is untrusted: the file keeps its size, and is read like any other bytes.
+    The other side is untrusted. So the file is sealed at its size, because a shorter one would kill
+    this process by SIGBUS, and its content is checked like any other bytes.
     """
 
     size = byte_code.PLACE + byte_code.MOST
-    """`guest.tests.unsent`, and `guest.tests.byte_code` behind it.
+    """Bytes for `guest.tests.unsent`, followed by those for `guest.tests.byte_code`.
 
-    A page that nobody writes is no memory."""
+    A page that nobody writes takes no memory."""
 
     def _open(self, feed: Input) -> None:
         super()._open(feed)

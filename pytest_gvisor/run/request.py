@@ -51,8 +51,9 @@ class Workspace:
     """runsc's own logs, if it writes any."""
 
     sources: list[Source] = dataclasses.field(default_factory=list)
-    """What the child binds before runsc starts, besides the mounts; whoever makes the root
-    filesystem adds to it."""
+    """Files and folders that the child binds before runsc starts; `Runner.start` adds the mounts.
+    """
+
     identities: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
     """Device and inode of sources, by path, that must be the very ones that were checked."""
 
@@ -76,7 +77,7 @@ class Request:
     """How the sandbox is started, apart from the platform; network, limits of time and output."""
 
     workload: Workload | Bundle | None = None
-    """What runs, for `specification.make_spec`; None where the caller makes a specification."""
+    """The input of `specification.make_spec`; None if the caller makes the specification."""
 
     way: Way = Way.PRIVILEGED
     input: bytes | Iterable[bytes] | None = None
@@ -84,16 +85,16 @@ class Request:
     """Where a remedy for the workload's failure is pasted."""
 
     stop_signal: int = signal.SIGTERM
-    """What the workload's first process gets at the deadline, a second before SIGKILL."""
+    """The signal for the workload's first process at the deadline, a second before SIGKILL."""
 
     logs: bool = False
     """Whether runsc writes its own logs, without the strace that ``debug`` adds."""
 
     restores: str = ""
-    """The folder of a saved sandbox, which this run goes on with; ``""`` is a fresh start."""
+    """The folder of a saved sandbox that this run restores; ``""`` is a fresh start."""
 
     stop: int | None = None
-    """A descriptor that ends the run once it is readable; None where nobody can end it."""
+    """A descriptor that ends the run once it is readable; None if only the deadline does."""
 
     extra_flags: tuple[str, ...] = ()
     streams: Callable[..., Pipes] = Pipes
@@ -112,7 +113,7 @@ class Record:
     """runsc's own argv, the path of the binary first."""
 
     order: Order | None = None
-    """What the keeper was asked for."""
+    """The order that the keeper got."""
 
     command: str = ""
     input: bytes = b""
@@ -123,11 +124,12 @@ class Record:
     debug_logs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     kept: str = ""
     notes: tuple[str, ...] = ()
-    """What a bundle made elsewhere asked for, and does not get: `Bundle.notes`."""
+    """Parts of a foreign bundle that were changed or have no effect: `Bundle.notes`."""
 
     spec: Spec | None = None
     start: float | None = None
-    """Seconds from the hand-over to the keeper until the sentry said that the workload starts."""
+    """Seconds from the hand-over to the keeper until the workload's start; None if the sentry has
+    not reported one."""
 
 
 @contextlib.contextmanager
@@ -142,7 +144,8 @@ def workspace_of(request: Request, launcher: Launcher, record: Record) -> Iterat
         folder = os.path.join(shared, run)
         with contextlib.ExitStack() as undo:
             with stage("workspace", f"cannot make {folder}"):
-                # If it exists, it is another run's: it is neither used nor removed.
+                # A folder of this name would belong to another run: make_private fails then, before
+                # the callback that would remove it.
                 make_private(folder)
                 undo.callback(shutil.rmtree, folder, ignore_errors=True)
                 make_private(os.path.join(folder, "root"))

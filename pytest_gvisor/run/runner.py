@@ -1,7 +1,7 @@
 """One whole run: workspace, specification, bundle, launch, supervision, verdict, removal.
 
 This is where the parts meet. Each value is made from the one before, and nothing below calls back.
-Whatever happens, a workspace that was made is removed, and an error is one of our tree.
+However a run ends, its workspace is removed, and an error is a `GvisorError`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def run(request: Request, launcher: Launcher, record: Record, hooks: Hooks) -> C
 class Runner:
     """One run of a specification. `run` is all of it: `start`, the supervisor's turns, `finish`.
 
-    The workspace is removed by whoever made it. Several runners may share a `Launcher`.
+    The caller has made the workspace, and removes it. Several runners may share a `Launcher`.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Runner:
         self._keep = keep
         self._usage = Usage()
         self._leaks: tuple[str, ...] | None = None
-        """What could not be removed; None before `clean`."""
+        """Files and processes that could not be removed, as texts; None before `clean`."""
 
     def run(self) -> Completed:
         """Run it to its end. Raises as the function `run`."""
@@ -85,7 +85,7 @@ class Runner:
         return completed
 
     def start(self, undo: contextlib.ExitStack, timeout: float) -> None:
-        """Make what the run needs, and hand it to the keeper; ``undo`` ends and removes it all."""
+        """Make everything for the run, and hand it to the keeper; ``undo`` ends and removes it."""
         request, workspace = self.request, self.workspace
         keeper = self.launcher.keeper()
         with stage("events", "cannot listen to the sandbox"):
@@ -110,7 +110,7 @@ class Runner:
             )
         undo.callback(self.supervisor.close)
         undo.callback(self.clean)
-        # Last of all: what is written to the file from here on has the time of an execve.
+        # Last of all, so that a write after the check has only the moment until the execve.
         request.runsc.check_unchanged()
         with self.cgroups.descriptors() as fds:
             self.supervisor.launch(keeper, request.runsc.fd, fds)
@@ -143,7 +143,7 @@ class Runner:
         )  # fmt: skip
 
     def _judge(self) -> Verdict:
-        """Read what runsc has left, have it kept, and return the verdict on all of it."""
+        """Read the logs and counters of the run, have them kept, and return the verdict."""
         record, workspace, supervisor = self.record, self.workspace, self.supervisor
         self._usage = measured(self.cgroups.places)
         record.start = supervisor.start
@@ -220,7 +220,8 @@ def order_of(
 ) -> Order:
     """Return the order to the keeper for a run. Raises `UsageError` for a NUL byte in a flag."""
     runsc, root, network = request.runsc, workspace.path("root"), request.settings.network
-    # With --rootless, only runsc is in a user namespace in which something may be mounted.
+    # With --rootless, runsc makes the user namespace after the child has become runsc. So a child
+    # that has to bind sources makes one itself, in place of the flag.
     flag = request.way is Way.FLAG and not workspace.sources
     binds = [mount for mount in spec.mounts if mount.is_bind and "nodev" not in mount.options]
     devices = any(shows_devices(mount.source) for mount in binds)

@@ -150,7 +150,7 @@ class Listener:
     def workload_statuses(self) -> tuple[int, ...]:
         """The raw wait statuses of process 1's threads, in the order in which they ended.
 
-        A thread may end by itself with one of its own; the last one's is the process's.
+        A thread that ends before the process has a status of its own; the last is the process's.
         """
         return tuple(self._statuses)
 
@@ -171,11 +171,12 @@ class Listener:
                 return True
             self._peer.setblocking(False)
             self._taken += 1
-            # Its handshake is most often there by now, and runsc waits for the answer.
+            # runsc waits for the answer to the handshake, which has most often come with the
+            # connection. So go on reading at once.
         if self.broken:
             return False
         try:
-            # Not all at once: who waits for a run has a deadline, and the peer may never stop.
+            # Not all at once: the caller keeps a deadline, and the peer may never stop sending.
             for _ in range(_BATCH):
                 message = self._peer.recv(_MAX_MESSAGE)
                 if not message:

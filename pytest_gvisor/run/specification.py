@@ -98,7 +98,7 @@ def spec_of(workload: Workload, workspace: Workspace, chosen: Settings, way: Way
 def input_of(given: object) -> bytes | Iterable[bytes] | None:
     """Return the workload's input. Raises `UsageError` for neither text nor bytes.
 
-    The pieces of an iterable are judged as they are taken, when the workload runs already.
+    The pieces of an iterable are checked one by one, while the workload runs.
     """
     if given is None or isinstance(given, bytes):
         return given

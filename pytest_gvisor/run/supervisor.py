@@ -32,8 +32,8 @@ CLEAN_DEADLINE = 15.0
 """Seconds in which the keeper must have removed a run."""
 
 NAP = 1.0
-"""Seconds after which a wait is begun anew. Python runs a signal's handler between instructions. Of
-a Ctrl-C that comes right before the system call, it would know nothing until that returns."""
+"""The most seconds of one wait. Python runs a signal's handler between its own instructions. If a
+Ctrl-C comes right before the system call, its handler runs only when that call returns."""
 
 _MOUNTING = ("mount_namespace", "mounts", "network_namespace")
 _MAY_NOT_MOUNT = (
@@ -45,11 +45,11 @@ _MAY_NOT_MOUNT = (
 class Phase(enum.Enum):
     """The part of a run that goes on; when its time is over, the next one begins."""
 
-    RUNS = enum.auto()  # to the deadline, at which it gets SIGTERM
-    ENDS = enum.auto()  # by itself, or else by SIGKILL
-    KILLED = enum.auto()
-    LOST = enum.auto()  # nothing but a hung keeper outlives SIGKILL for so long
-    LINGERS = enum.auto()  # runsc has ended: the rest of its output is on its way
+    RUNS = enum.auto()  # until the deadline, at which the workload gets SIGTERM
+    ENDS = enum.auto()  # the grace after SIGTERM, or after the gofer's death; then SIGKILL
+    KILLED = enum.auto()  # SIGKILL is sent, and the keeper has not reported the end yet
+    LOST = enum.auto()  # the keeper hangs: a process does not outlive SIGKILL for so long
+    LINGERS = enum.auto()  # runsc has ended, and the rest of its output is on its way
     OVER = enum.auto()
 
 
@@ -59,8 +59,8 @@ _LAST = (Phase.LOST, Phase.OVER)
 class Supervisor:
     """The loop of one run. `watch` returns when runsc has ended and the streams are drained.
 
-    ``pipes`` are closed by whoever made them, after `close`. ``timeout`` is in seconds from now.
-    Once the descriptor ``stop`` is readable, the workload is killed.
+    The caller has made ``pipes``, and closes them after `close`. ``timeout`` is in seconds from
+    now. Once the descriptor ``stop`` is readable, the workload is killed.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Supervisor:
         self.started_at = time.monotonic()
         self._since = time.time_ns()
         self.start: float | None = None
-        """Seconds until the sentry said that the workload starts; None where nothing was heard."""
+        """Seconds until the workload's start; None as long as the sentry has not reported it."""
 
         self.timed_out = False
         self.cancelled = False
@@ -136,7 +136,7 @@ class Supervisor:
         if timeout is not None:
             left = min(left, timeout, NAP)
         for key, _events in self._selector.select(None if math.isinf(left) else left):
-            # What an earlier one of this turn has closed is waited for no more.
+            # The callback before this one may have closed the descriptor of this one.
             if self._selector.get_map().get(key.fd) is key and not key.data():
                 self._selector.unregister(key.fd)
                 self.pipes.end(key.fd)
@@ -162,7 +162,8 @@ class Supervisor:
 
     def _expire(self) -> None:
         """Apply the deadline: SIGTERM and a grace, then SIGKILL, then no more waiting."""
-        # An input that blocks, or a stop of this process, may have come before the end was heard.
+        # The run may have ended in time: its message is still unread if an input has blocked this
+        # loop, or if this process was stopped.
         while self.status is None and self._control is not None and self._control.wait(0):
             self._hear()
         if self.status is not None:
@@ -185,14 +186,14 @@ class Supervisor:
 
     def _stop_lingering(self) -> None:
         """Read the rest of the streams, and wait no longer for processes that hold them."""
-        self.read_rest()  # this process may have had no turn since the end
+        self.read_rest()  # on a busy machine, this process may not have run since the end
         if self.pipes.is_slow():
             self._enter(Phase.LINGERS, LINGER)
         else:
             self._enter(Phase.OVER)
 
     def read_rest(self) -> None:
-        """Read what is in the output's pipes by now, and no more: a writer may never stop."""
+        """Read the pending output, and no more: a writer may never stop."""
         watched = self._selector.get_map()
         for drain in self.pipes.drains:
             if drain.fd in watched:
@@ -213,7 +214,7 @@ class Supervisor:
         state = message.get("state")
         if state == "spawned":
             self.pid = _number(message, "pid")
-            # The sentry can be heard before the keeper, which is busy with other runs.
+            # The sentry's message can come before this one, if the keeper is busy with other runs.
             self._watch_gofer()
         elif state == "failed":
             at, number = str(message.get("stage")), _number(message, "errno")
@@ -226,7 +227,7 @@ class Supervisor:
             self.saved = _number(message, "status")
         elif state == "exited":
             self.status = _number(message, "status")
-            # With runsc every writer of the pipes dies; what they hold is there to be read now.
+            # Every writer of the pipes dies with runsc, and what they wrote is in the pipes now.
             self._enter(Phase.LINGERS, LINGER)
         return True
 
@@ -237,7 +238,7 @@ class Supervisor:
             going_on = listener.on_readable()
         self._note_start()
         if going_on and listener.fileno() != before:
-            # The sentry has connected: its connection is read now, and nobody else is let in.
+            # The sentry has connected. From now on its connection is read, and no other accepted.
             self._selector.unregister(before)
             with stage("events", "the sandbox cannot be listened to"):
                 self.change(listener.fileno(), selectors.EVENT_READ, self._listen)
@@ -252,16 +253,17 @@ class Supervisor:
     def heard(self) -> None:
         """Take a message of the workload's as proof that it has started.
 
-        A sandbox that goes on where it was saved starts no container: it sends no such event.
+        A restored sandbox starts no container, so its sentry sends no event of a start.
         """
         self.listener.started = True
         if self.start is None:
             self.start = time.monotonic() - self.started_at
 
     def _seconds_to_start(self) -> float:
-        """Return them by the sandbox's clock: this process may have had no turn for a while.
+        """Return the seconds until the start, by the sandbox's clock.
 
-        A clock that says what cannot be is not believed.
+        The message may have waited long until this process read it. But the sandbox chooses the
+        time in it. So a time before the hand-over, or after now, does not count.
         """
         heard = time.monotonic() - self.started_at
         told = self.listener.started_at
@@ -279,13 +281,13 @@ class Supervisor:
                 self.change(self._gofer, selectors.EVENT_READ, self._gofer_ended)
 
     def _gofer_ended(self) -> bool:
-        # A report that was sent before the gofer's end is in the socket by now, if it has not been
-        # read; but one turn reads no more than a part of what is there.
+        # Each report that was sent before the gofer's end is in the socket by now. One turn reads
+        # only a part of them.
         self.drain_events()
         if self.listener.complete and not self.listener.workload_statuses:
             self.gofer_died = True
             if self._phase is Phase.RUNS:
-                # The sentry ends by itself then, unless it was just starting.
+                # The sentry notices and ends within the grace, unless it was just starting.
                 self._enter(Phase.ENDS, min(TERM_GRACE, self._due - time.monotonic()))
         return False
 
@@ -306,13 +308,13 @@ class Supervisor:
         self.ask("save", argv)
 
     def count_from_here(self) -> None:
-        """Count the seconds of the start from now on: nobody has waited for it so far."""
+        """Count the seconds of the start from now on, because no test has waited for it so far."""
         self.started_at, self._since = time.monotonic(), time.time_ns()
 
     def end(self, patience: float) -> bool:
-        """Wait ``patience`` seconds for its end and kill the rest; return whether that was needed.
+        """Wait ``patience`` seconds for the end, then kill; return whether a kill was needed.
 
-        The output and the sentry's last messages are read then.
+        Reads the rest of the output, and the sentry's last messages.
         """
         until = time.monotonic() + patience
         while not self.over and (left := until - time.monotonic()) > 0:
@@ -325,9 +327,9 @@ class Supervisor:
         return killed
 
     def clean(self) -> tuple[str, ...]:
-        """Have the keeper remove everything of this run; return what could not be removed.
+        """Have the keeper remove everything of this run; return texts of what it could not remove.
 
-        A keeper that does not answer is killed, and one that is gone is done without.
+        If the keeper does not answer, it is killed. If it is gone, this process removes everything.
         """
         if self._control is None or self._keeper is None:
             return ()
@@ -337,7 +339,7 @@ class Supervisor:
             if leaks is not None:
                 return leaks
             self._keeper.kill()
-        except ProtocolError:  # it is gone: what it leaves is for us
+        except ProtocolError:  # the keeper is gone
             pass
         order = self.order
         return tuple(leftovers.clear(order.folder, order.root, order.cgroups))
@@ -366,11 +368,12 @@ class Supervisor:
 def _find_gofer(runsc: int) -> int | None:
     """Return a pidfd of the gofer of the ``runsc run`` with this pid, or None.
 
-    It is runsc's child; with ``--rootless`` its grandchild. Out of descriptors there is none.
+    The gofer is runsc's child, and with ``--rootless`` its grandchild. None is also the answer if
+    this process has no descriptor left.
 
-    Where the gofer dies, the sentry kills the workload and reports that as any other SIGKILL. In
-    any other end the sentry reports first, and the gofer goes after it. So a gofer that is dead
-    before any report was the first to die. What cannot be told any more is not claimed.
+    When a gofer dies, the sentry kills the workload, and reports that like any other SIGKILL. In
+    any other end the sentry reports first, and the gofer ends after it. So a gofer that is dead
+    before any report was the first to die. Without a pidfd no such claim is made.
     """
     level = [runsc]
     with contextlib.suppress(OSError):

@@ -52,7 +52,8 @@ class Terminal:
 def raw(stdin: int, stdout: int) -> Iterator[Terminal]:
     """Yield the terminal of these descriptors in raw mode, and restore it at the end.
 
-    Raises `UsageError` where they are no terminal. The main thread's, for SIGWINCH.
+    Call it in the main thread: only there can Python set the handler of SIGWINCH. Raises
+    `UsageError` if one of the two is no terminal.
     """
     if not (os.isatty(stdin) and os.isatty(stdout)):
         raise UsageError("--tty needs a terminal as standard input and output")
@@ -69,7 +70,10 @@ def raw(stdin: int, stdout: int) -> Iterator[Terminal]:
 
 
 def _own_description(fd: int) -> int:
-    """Open a terminal again, without blocking: the flag of ``fd`` is the shell's."""
+    """Open a terminal again, without blocking.
+
+    To set the flag on ``fd`` would set it for the shell too, which shares its open file.
+    """
     try:
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         return os.open(os.ttyname(fd), flags)
@@ -192,7 +196,7 @@ class _Pump:
         return True
 
     def _write(self) -> bool:
-        """Write; return whether all is written, or nobody is there to take it."""
+        """Write; return whether nothing is left to write. A closed target takes everything."""
         try:
             while self._rest:
                 self._rest = self._rest[os.write(self._to, self._rest) :]

@@ -1,8 +1,8 @@
 """Threads: their start, with an error that names the exhausted resource, and looks with a deadline.
 
-A dead network file system answers nobody, and the kernel does not interrupt a stat(2) there. So a
-thread looks at the host's files, and is left behind if it hangs. It keeps nobody from ending:
-daemon threads are not waited for, and the kernel kills those that wait.
+A stat(2) on a dead network file system may never return, and the kernel does not interrupt it. So a
+daemon thread looks at the host's files. If it hangs, the caller goes on without it. It does not
+keep the process from ending: Python does not wait for daemon threads, and the kernel ends them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import TypeVar
 from pytest_gvisor.base.errors import LaunchError, stage
 
 _ROOM = (64 + 8) * 1024 * 1024
-"""Bytes of addresses beside a thread's stack: glibc reserves 64 MiB, Python needs some more."""
+"""Bytes of address space beside a thread's stack: glibc reserves 64 MiB for malloc, and Python
+needs a few more."""
 
 DEADLINE = 5.0
 """Seconds for one look. It takes milliseconds, and a busy machine may take longer than a second."""
@@ -30,7 +31,8 @@ _hung: list[threading.Thread] = []
 def start(thread: threading.Thread) -> None:
     """Start a thread. Raises `LaunchError`, stage ``channel``, without memory or a thread for it.
 
-    `threading.Thread.start` waits for ever for a thread that has no memory for its first steps.
+    `threading.Thread.start` waits until the new thread has begun. If there is memory for the thread
+    and not for its first steps, it waits for ever. So memory for both is mapped first, as a trial.
     """
     stack = threading.stack_size() or resource.getrlimit(resource.RLIMIT_STACK)[0]
     size = max(stack, 0) + _ROOM
@@ -46,8 +48,8 @@ def start(thread: threading.Thread) -> None:
 def look(at: Callable[[], _Answer], otherwise: _Answer) -> _Answer:
     """Return what ``at`` returns, or ``otherwise`` if that takes longer than `DEADLINE`.
 
-    So too where ``at`` raises `OSError`: the current folder may be gone. As long as one look hangs,
-    no other is begun.
+    It also returns ``otherwise`` if ``at`` raises `OSError`, because the current folder may be
+    gone. As long as one look hangs, no other is begun.
     """
     _hung[:] = [thread for thread in _hung if thread.is_alive()]
     if _hung:

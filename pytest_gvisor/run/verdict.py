@@ -49,8 +49,8 @@ class Evidence:
     """Whether the sentry reported that the container's first process was started."""
 
     workload_statuses: tuple[int, ...] = ()
-    """The raw wait statuses of the first process's threads, as the sentry reported them. Where the
-    process has ended, the last is its own."""
+    """The raw wait statuses of the first process's threads, as the sentry reported them. If the
+    process has ended, the last one is its own."""
 
     gofer_died: bool = False
     """Whether the gofer is known to have died before the workload did."""
@@ -90,9 +90,10 @@ def _agrees(status: int, code: int) -> bool:
 def judge(evidence: Evidence) -> Verdict:
     """Return the verdict that the evidence allows.
 
-    The order matters. A deadline that has passed stays a time-out whatever the workload then does.
-    runsc's own word that it failed comes before any status, since its exit code is 128 like a
-    workload's. A status counts as the workload's only if nothing says that the sandbox died.
+    The order matters. A deadline that has passed stays a time-out, even if the workload then exits
+    with 0. A record of runsc's own failure comes before any status, because the exit code is 128
+    then, which a workload may have too. A status counts as the workload's only if no evidence says
+    that the sandbox died.
     """
     code = os.waitstatus_to_exitcode(evidence.runsc_status)
     told = [status for status in evidence.workload_statuses if _agrees(status, code)]
@@ -104,7 +105,7 @@ def judge(evidence: Evidence) -> Verdict:
     if not evidence.started and (mixed := other_release(evidence.panic)):
         return Verdict(outcome=Outcome.RUNSC_FAILED, returncode=code, reason=mixed)
     verdict = _judge_end(evidence, code, told)
-    # Runsc's programs do not go on without a thread or a stub process: they panic, or fail.
+    # If the kernel refuses a thread or a stub process to runsc, the sentry panics or runsc fails.
     failed = verdict.outcome in (Outcome.RUNSC_FAILED, Outcome.SANDBOX_CRASHED)
     if failed and evidence.refused_tasks and not os.WIFSIGNALED(evidence.runsc_status):
         return Verdict(outcome=Outcome.OUT_OF_TASKS, returncode=-signal.SIGKILL)
@@ -114,7 +115,7 @@ def judge(evidence: Evidence) -> Verdict:
 def _judge_end(evidence: Evidence, code: int, told: Sequence[int]) -> Verdict:
     """Return the verdict on an end within the deadline, by what has ended."""
     if evidence.gofer_died and not (evidence.oom_kills or evidence.records):
-        # The gofer ends with its sentry: where that panicked, the gofer is not what failed.
+        # The gofer also ends when its sentry does: after a panic, the gofer was not the first.
         reason = "the sentry panicked" if evidence.panic else "its gofer died"
         return Verdict(outcome=Outcome.SANDBOX_CRASHED, returncode=code, reason=reason)
     if told and not evidence.records:

@@ -37,13 +37,13 @@ class Workload:
     hostname: str
     readonly: bool
     home: str | None = None
-    """HOME, where the root file system is an image."""
+    """HOME, if the root file system is an image."""
 
     project: Project | None = None
     """The project that is shown, if it is."""
 
     entry: Who | User | None = None
-    """The user with an entry in a passwd file of ours, if that is not ``user``."""
+    """The user who gets an entry in the passwd file of a root that is made, if not ``user``."""
 
 
 def make_workload(
