@@ -22,6 +22,7 @@ from pytest_gvisor.oci.reader import nearest
 from pytest_gvisor.oci.rootfs import Rootfs, python
 from pytest_gvisor.oci.spec import Spec, Who
 from pytest_gvisor.oci.vocabulary import NamespaceType
+from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.sources import ANY
 from pytest_gvisor.run import runner
 from pytest_gvisor.run.not_started import Asker
@@ -385,8 +386,7 @@ async def in_thread(run: Callable[[int], Completed]) -> Completed:
     # It takes some 80 ms; the caller of `arun` has imported it.
     import asyncio  # noqa: PLC0415
 
-    stop = os.eventfd(0, os.EFD_CLOEXEC)
-    try:
+    with closing(os.eventfd(0, os.EFD_CLOEXEC)) as stop:
         thread = asyncio.ensure_future(asyncio.to_thread(run, stop))
         try:
             return await asyncio.shield(thread)
@@ -399,8 +399,6 @@ async def in_thread(run: Callable[[int], Completed]) -> Completed:
             with contextlib.suppress(Exception):
                 thread.result()
             raise
-    finally:
-        os.close(stop)
 
 
 def _here() -> str:

@@ -133,10 +133,8 @@ class Tree:
             if not make:
                 raise
             fd = self._make_all(parts)
-        try:
+        with linux.closing(fd):
             yield fd
-        finally:
-            os.close(fd)
 
     def _open(self, parts: Sequence[bytes]) -> int:
         path = b"/".join(parts) or b"."
@@ -199,13 +197,10 @@ class Tree:
             return
         own = (os.fstat(parent).st_ino, name) in self._made
         if stat.S_ISDIR(status.st_mode):
-            fd = os.open(name, _FOLDER, dir_fd=parent)
-            try:
+            with linux.closing(os.open(name, _FOLDER, dir_fd=parent)) as fd:
                 self._clear(fd)
-            finally:
-                os.close(fd)
             if not own:
-                # What this layer has put into it stays, and so does the folder.
+                # The folder stays if this layer has put files into it.
                 with contextlib.suppress(OSError):
                     os.rmdir(name, dir_fd=parent)
         elif not own:
@@ -233,11 +228,8 @@ class Tree:
         else:
             if not is_folder:
                 self._mkdir(parent, name)
-            fd = os.open(name, _FOLDER, dir_fd=parent)
-            try:
+            with linux.closing(os.open(name, _FOLDER, dir_fd=parent)) as fd:
                 self._dress_folder(fd, entry)
-            finally:
-                os.close(fd)
         self._note(parent, name)
 
     def _leave_out(self, parent: int, name: bytes, what: str) -> None:

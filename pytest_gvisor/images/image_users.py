@@ -95,21 +95,17 @@ def _read(root: str, path: str) -> bytes:
     file.
     """
     with explained(f"read its /{path}"):
-        folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
         try:
-            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
-            fd = linux.openat2(folder, path.encode(), flags, linux.RESOLVE_IN_ROOT)
+            with linux.closing(os.open(root, os.O_DIRECTORY | os.O_CLOEXEC)) as folder:
+                fd = linux.openat2(folder, path.encode(), flags, linux.RESOLVE_IN_ROOT)
         except OSError as error:
             if error.errno in _ABSENT:
                 return b""
             raise
-        finally:
-            os.close(folder)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            return b""
         with open(fd, "rb") as file:
-            data = file.read(_MAX_FILE + 1)
+            is_regular = stat.S_ISREG(os.fstat(fd).st_mode)
+            data = file.read(_MAX_FILE + 1) if is_regular else b""
     if len(data) > _MAX_FILE:
         # A line that is cut is another one: of a uid 1000 it may say 100.
         raise ImageError(f"its /{path} is larger than {_MAX_FILE} bytes")

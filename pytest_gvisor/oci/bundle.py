@@ -19,6 +19,7 @@ from pytest_gvisor.oci import mount_options, reach, root_paths, validate
 from pytest_gvisor.oci.reader import MAX_BYTES, MAX_PROBLEMS, at, bounded, load
 from pytest_gvisor.oci.spec import Mount, Spec
 from pytest_gvisor.oci.vocabulary import MountType, normal
+from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.sessions import private
 
@@ -149,16 +150,14 @@ def _read(folder: str) -> bytes:
     """The bytes of a bundle's ``config.json``, by descriptors: no link is followed."""
     try:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-        with contextlib.ExitStack() as stack:
-            directory = os.open(folder, flags | os.O_DIRECTORY)
-            stack.callback(os.close, directory)
+        with (
+            closing(os.open(folder, flags | os.O_DIRECTORY)) as directory,
             # O_NONBLOCK: the open of a FIFO would wait for a writer.
-            file = os.open(CONFIG, flags | os.O_NONBLOCK, dir_fd=directory)
-            stack.callback(os.close, file)
-            if not stat.S_ISREG(os.fstat(file).st_mode):
+            open(os.open(CONFIG, flags | os.O_NONBLOCK, dir_fd=directory), "rb") as file,
+        ):
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise InvalidBundle([f"{CONFIG} is not a regular file"], where=folder)
-            with open(file, "rb", closefd=False) as opened:
-                return opened.read(MAX_BYTES + 1)
+            return file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InvalidBundle([f"cannot be read: {reason}"], where=folder) from error

@@ -22,6 +22,7 @@ from pytest_gvisor.oci import packages, skeleton
 from pytest_gvisor.oci.mounts import bind, cover
 from pytest_gvisor.oci.rootfs import host_system
 from pytest_gvisor.oci.spec import Mount
+from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import below, within
 
 KEY: Final = "gvisor_project_hidden"
@@ -197,8 +198,8 @@ class Finder:
                 raise _cannot_look(folder, error) from error
             return
         try:
-            device = os.fstat(descriptor).st_dev
-            with os.scandir(descriptor) as entries:
+            with closing(descriptor), os.scandir(descriptor) as entries:
+                device = os.fstat(descriptor).st_dev
                 for entry in entries:
                     self._count(folder)
                     is_link = entry.is_symlink()
@@ -208,8 +209,6 @@ class Finder:
                     yield f"{folder}/{entry.name}", entry.is_dir(follow_symlinks=False), is_link
         except OSError as error:
             raise _cannot_look(folder, error) from error
-        finally:
-            os.close(descriptor)
 
     def _count(self, folder: str) -> None:
         self._seen += 1

@@ -95,19 +95,6 @@ def _own_users() -> None:
             file.write(text)
 
 
-def _place_descriptors(fds: Sequence[int], error_pipe: int) -> None:
-    """Move streams to 0-2, executable to 3, error pipe to 4, cgroups after; close all else."""
-    executable, stdin, stdout, stderr, *cgroups = fds
-    wanted = (stdin, stdout, stderr, executable, error_pipe, *cgroups)
-    # First out of the way of every target, so that no dup2 overwrites one that is still needed.
-    high = [os.dup(fd) for fd in wanted]
-    while min(high) <= len(wanted):
-        high = [os.dup(fd) for fd in high]
-    for target, source in enumerate(high):
-        os.dup2(source, target, inheritable=target < 3)
-    linux.close_from(len(wanted))
-
-
 def skip_membarrier() -> None:
     """Have runsc's registration for membarrier(2) succeed at once, by a filter.
 
@@ -183,7 +170,8 @@ def become(
         if not settled:
             settle(parent)
         stage = "descriptors"
-        _place_descriptors(fds, error_pipe)
+        executable, *streams = fds[:_ERROR_PIPE]
+        linux.place_descriptors((*streams, executable, error_pipe, *fds[_ERROR_PIPE:]))
         error_pipe = _ERROR_PIPE
         if order.terminal:
             stage = "terminal"

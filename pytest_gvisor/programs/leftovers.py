@@ -82,14 +82,10 @@ def kill(pids: list[int], root: str) -> None:
 
 
 def _kill_if(pid: int, is_one: Callable[[int], bool]) -> None:
-    with contextlib.suppress(OSError):
-        pidfd = os.pidfd_open(pid)
-        try:
-            # Asked again: before the descriptor was open, the pid may have gone to another process.
-            if is_one(pid):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        finally:
-            os.close(pidfd)
+    with contextlib.suppress(OSError), linux.closing(os.pidfd_open(pid)) as pidfd:
+        # Asked again: before the descriptor was open, the pid may have gone to another process.
+        if is_one(pid):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
 def remove(folder: str, cgroups: Sequence[str]) -> list[str]:

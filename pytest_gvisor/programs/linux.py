@@ -7,13 +7,14 @@ callers know which calls to make, and in which order.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
 import os
 import signal
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 # include/uapi/linux/prctl.h
 PR_SET_PDEATHSIG = 1
@@ -287,10 +288,26 @@ def reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def close_from(lowest: int) -> None:
-    """Close every descriptor from this number on."""
+@contextlib.contextmanager
+def closing(fd: int) -> Iterator[int]:
+    """Yield a descriptor, and close it at the end of the block."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def place_descriptors(fds: Sequence[int], first: int = 0) -> None:
+    """Move descriptors to the numbers from ``first`` on, and close all others from there on.
+
+    Those at the numbers of the standard streams stay open across an execve.
+    """
+    end = first + len(fds)
+    # First out of the way of every target, so that no dup2 overwrites one that is still needed.
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, end) for fd in fds]
+    for number, fd in enumerate(high, first):
+        os.dup2(fd, number, inheritable=number < 3)
     # Up to the highest open one. If a seccomp filter refuses close_range(2), Python closes numbers
     # one by one, and a range to the highest possible number would take seconds. The soft limit is
     # no bound: it may have been lowered while a higher number was open.
-    highest = max(map(int, os.listdir("/proc/self/fd")))
-    os.closerange(lowest, highest + 1)
+    os.closerange(end, max(map(int, os.listdir("/proc/self/fd"))) + 1)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from pytest_gvisor.programs import child, leftovers, paths
+from pytest_gvisor.programs import child, leftovers, linux, paths
 from pytest_gvisor.programs.order import Order
 
 if TYPE_CHECKING:
@@ -117,15 +117,13 @@ class Run:
         self.executable = os.dup(fds[0])
         # The child's writer is close-on-exec: the end of an empty pipe says that execve was done.
         self.report, writer = os.pipe2(os.O_CLOEXEC)
-        try:
+        with linux.closing(writer):
             self.keeper.watch(self.report, self.launched)
             me = os.getpid()
             fds = [self.keeper.executable(fds[0], order), *fds[1:]]
             self.pid = self.keeper.take_spare(message, fds, error_pipe=writer) or os.fork()
             if self.pid == 0:
                 child.become(order, fds, parent=me, error_pipe=writer)
-        finally:
-            os.close(writer)
 
     def launched(self) -> None:
         """Read the answer in the error pipe."""
@@ -263,16 +261,13 @@ class Run:
 
     def _spawn(self, argv: tuple[str, ...]) -> int:
         """Start another command of the same runsc, in a child of the same kind; return its pid."""
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        try:
+        with linux.closing(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) as null:
             me = os.getpid()
             pid = os.fork()
             if pid == 0:
                 fds = [self.executable, null, null, null]
                 child.become(self.order.command(argv), fds, parent=me, error_pipe=null)
             return pid
-        finally:
-            os.close(null)
 
     def close(self) -> None:
         """Close this run's descriptors."""

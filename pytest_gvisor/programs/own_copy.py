@@ -112,11 +112,8 @@ def _make(
     try:
         child.settle(parent)
         null = os.open(os.devnull, os.O_RDWR)
-        # These three descriptors, and no other of the keeper's.
-        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _NULL + 1) for fd in (source, target, null)]
-        for fd, number in zip(high, (_SOURCE, _TARGET, _NULL)):  # noqa: B905 -- equal by its lines
-            os.dup2(fd, number, inheritable=False)
-        linux.close_from(_NULL + 1)
+        # No other descriptor of the keeper's stays open.
+        linux.place_descriptors((source, target, null), _SOURCE)
         _fill(_SOURCE, _TARGET, known[2], word)
         if identity(_SOURCE) == known:
             fds = [_TARGET, _NULL, _NULL, _NULL]

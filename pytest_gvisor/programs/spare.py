@@ -73,8 +73,7 @@ class Spare:
 def _wait(orders: int, *, parent: int) -> NoReturn:
     """Wait for the order in the child, and carry it out."""
     try:
-        os.dup2(orders, _SOCKET, inheritable=False)
-        linux.close_from(_SOCKET + 1)
+        linux.place_descriptors([orders], _SOCKET)
         child.settle(parent)
         with socket.socket(fileno=_SOCKET) as waiting:
             waiting.send(_WAITS)

@@ -34,12 +34,9 @@ def become(argv: list[str], *above: int) -> NoReturn:
         if select.select(above, [], [], 0)[0]:
             os._exit(127)
         linux.reset_signals()
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        # The warden's standard output is for its own answer.
-        os.dup2(2, 1)
-        # A session counts as alive while its lock is held, and only the warden is to hold it.
-        linux.close_from(3)
+        # Output goes to standard error: the warden's standard output is for its own answer. All
+        # else is closed: a session counts as alive while its lock is held, by the warden alone.
+        linux.place_descriptors((os.open(os.devnull, os.O_RDONLY), 2, 2))
         os.execvp(argv[0], argv)
     except OSError as error:
         os.write(2, f"{argv[0]}: {error}\n".encode())
@@ -70,9 +67,7 @@ def guard(argv: list[str], parent: int) -> NoReturn:
         pid = _fork(become, argv, parent)
         # Pipes and the session's lock are the warden's: held here, they would outlive it.
         null = os.open(os.devnull, os.O_RDWR)
-        for fd, number in ((null, 0), (null, 1), (null, 2), (parent, 3)):
-            os.dup2(fd, number)
-        linux.close_from(4)
+        linux.place_descriptors((null, null, null, parent))
         status = wait(pid, 3)
     finally:
         leftovers.kill_children()

@@ -19,6 +19,7 @@ from pytest_gvisor.base.errors import LaunchError, stage
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.programs import proc
 from pytest_gvisor.programs.leftovers import CGROUP_PREFIX as PREFIX
+from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import within
 
 _PERIOD = 100_000  # microseconds; the kernel's default (admin-guide/cgroup-v2, cpu.max)
@@ -101,9 +102,8 @@ class Cgroups:
         with contextlib.ExitStack() as opened:
             for folder in self.folders:
                 with stage("cgroup", "cannot open cgroup.procs"):
-                    path = os.path.join(folder, "cgroup.procs")
-                    fds.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
-                opened.callback(os.close, fds[-1])
+                    fd = os.open(f"{folder}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+                fds.append(opened.enter_context(closing(fd)))
             yield fds
 
     def oom_kills(self) -> int:
@@ -191,11 +191,8 @@ def _parent(hierarchy: Hierarchy, controller: str) -> str:
 
 
 def _write(folder: str, name: str, value: str) -> None:
-    fd = os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CLOEXEC)
-    try:
+    with closing(os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CLOEXEC)) as fd:
         os.write(fd, value.encode())
-    finally:
-        os.close(fd)
 
 
 def _files(controller: str, version: int, limit: float) -> dict[str, str]:

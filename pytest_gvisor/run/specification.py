@@ -15,7 +15,7 @@ from pytest_gvisor.oci.accounts import account_of
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import default_spec, parse_user
 from pytest_gvisor.oci.mounts import covers
-from pytest_gvisor.oci.spec import IdMapping, Linux, Namespace, Spec
+from pytest_gvisor.oci.spec import IdMapping, Namespace, Spec
 from pytest_gvisor.oci.vocabulary import NamespaceType
 from pytest_gvisor.run import limits
 from pytest_gvisor.run.not_started import no_cwd
@@ -138,13 +138,7 @@ def arguments(chosen: Settings, workspace: Workspace, way: Way) -> dict[str, Any
 
 def id_mappings(way: Way) -> tuple[Sequence[IdMapping], Sequence[IdMapping]] | None:
     """Return the mappings of rootless OCI mode, for that way only."""
-    if way is not Way.MAPPED:
-        return None
-    uids, gids = (
-        [IdMapping(container_id=ids.inside, host_id=ids.outside, size=ids.size) for ids in ranges]
-        for ranges in rootless.mappings(Caller.read(os.geteuid()))
-    )
-    return uids, gids
+    return rootless.mappings(Caller.read(os.geteuid())) if way is Way.MAPPED else None
 
 
 def adapted(spec: Spec, network: Network, netns: str, way: Way) -> Spec:
@@ -157,17 +151,12 @@ def adapted(spec: Spec, network: Network, netns: str, way: Way) -> Spec:
     if network is not Network.HOST:
         path = netns if network is Network.SANDBOX else ""
         kinds[NamespaceType.NETWORK] = Namespace(type=NamespaceType.NETWORK, path=path)
-    mapped = id_mappings(way)
-    uids, gids = mapped or ((), ())
+    uids, gids = id_mappings(way) or ((), ())
     kinds.pop(NamespaceType.USER, None)
-    if mapped:
+    if uids:
         kinds[NamespaceType.USER] = Namespace(type=NamespaceType.USER)
-    linux: Linux = dataclasses.replace(
-        spec.linux,
-        namespaces=tuple(kinds.values()),
-        uid_mappings=tuple(uids),
-        gid_mappings=tuple(gids),
-    )
+    spaces, uids, gids = tuple(kinds.values()), tuple(uids), tuple(gids)
+    linux = dataclasses.replace(spec.linux, namespaces=spaces, uid_mappings=uids, gid_mappings=gids)
     return dataclasses.replace(spec, linux=linux)
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from pytest_gvisor.base.completed import Completed
 from pytest_gvisor.base.errors import UsageError
+from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.run import runner
 from pytest_gvisor.run.capture import Capture
 from pytest_gvisor.run.pipes import Change, Input, Pipes
@@ -58,15 +59,14 @@ def raw(stdin: int, stdout: int) -> Iterator[Terminal]:
     if not (os.isatty(stdin) and os.isatty(stdout)):
         raise UsageError("--tty needs a terminal as standard input and output")
     before = termios.tcgetattr(stdin)
-    screen = _own_description(stdout)
-    try:
-        tty.setraw(stdin, termios.TCSADRAIN)
-        yield Terminal(keys=stdin, screen=screen)
-    finally:
-        os.close(screen)
-        # A terminal that hung up has nothing to restore.
-        with contextlib.suppress(termios.error):
-            termios.tcsetattr(stdin, termios.TCSADRAIN, before)
+    with closing(_own_description(stdout)) as screen:
+        try:
+            tty.setraw(stdin, termios.TCSADRAIN)
+            yield Terminal(keys=stdin, screen=screen)
+        finally:
+            # A terminal that hung up has nothing to restore.
+            with contextlib.suppress(termios.error):
+                termios.tcsetattr(stdin, termios.TCSADRAIN, before)
 
 
 def _own_description(fd: int) -> int:

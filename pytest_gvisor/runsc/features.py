@@ -26,6 +26,7 @@ from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.base.trust import SHORTAGES
 from pytest_gvisor.programs import ask_runsc
+from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import ENVIRONMENT, command
 
 if TYPE_CHECKING:
@@ -177,13 +178,11 @@ def ask(judged: Judged, *, deadline: float = DEADLINE) -> tuple[str, ...]:
     why = f"{judged.path} cannot be asked for its features"
     with contextlib.ExitStack() as started, stage("runsc", why):
         reader, low = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        started.callback(os.close, reader)
-        # With a standard stream closed, its number would be overwritten in the child.
-        try:
-            writer = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3)
-        finally:
-            os.close(low)
-        started.callback(os.close, writer)
+        started.enter_context(closing(reader))
+        with closing(low):
+            # Above 2: if pytest has a standard stream closed, the pipe would have its number, and
+            # the child's own stream would take its place.
+            writer = started.enter_context(closing(fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3)))
         for words in QUESTIONS:
             asked.append(_Question(judged, words, writer))
             started.callback(asked[-1].end)
@@ -205,8 +204,7 @@ def _drain(questions: list[_Question], end: float) -> None:
     """Read until every output has ended and every process is dead. Raises at ``end``."""
     with selectors.DefaultSelector() as selector, contextlib.ExitStack() as opened:
         for question in questions:
-            pidfd = os.pidfd_open(question.process.pid)
-            opened.callback(os.close, pidfd)
+            pidfd = opened.enter_context(closing(os.pidfd_open(question.process.pid)))
             selector.register(question.pipe, selectors.EVENT_READ, (question, question.take))
             selector.register(pidfd, selectors.EVENT_READ, (question, None))
         while waiting := selector.get_map():

@@ -37,6 +37,7 @@ from pytest_gvisor.base.trust import (
     noexec_problem,
     text_of,
 )
+from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import below
 from pytest_gvisor.runsc import elf, sidecars
 from pytest_gvisor.sessions.places import RUNSC_PATHS
@@ -350,10 +351,8 @@ def _open_regular(node: Node) -> int:
     if fd > 2:
         return fd
     # With a standard stream closed, the number would be overwritten in the child that executes it.
-    try:
+    with closing(fd):
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-    finally:
-        os.close(fd)
 
 
 def named_binary(head: bytes) -> tuple[str, str | None]:

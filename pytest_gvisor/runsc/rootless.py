@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from pytest_gvisor.base.errors import UsageError, stage
 from pytest_gvisor.base.settings import Network, Rootless
+from pytest_gvisor.oci.spec import IdMapping
 from pytest_gvisor.programs.proc import ALL_IDS, IdRange, id_map, status_of
 
 _CAP_SYS_ADMIN = 1 << 21  # include/uapi/linux/capability.h
@@ -83,15 +84,15 @@ def decide(wish: Rootless, caller: Caller, network: Network) -> Way:
     return Way.PRIVILEGED
 
 
-def mappings(caller: Caller) -> tuple[tuple[IdRange, ...], tuple[IdRange, ...]]:
+def mappings(caller: Caller) -> tuple[tuple[IdMapping, ...], tuple[IdMapping, ...]]:
     """Return the uids and gids that a bundle maps in rootless OCI mode: all of the caller's.
 
     Container ids are the caller's own, so that files have the owners that the caller sees.
     """
-    return tuple(map(_identity, caller.uids)), tuple(map(_identity, caller.gids))
+    return tuple(map(_mapping, caller.uids)), tuple(map(_mapping, caller.gids))
 
 
-def _identity(ids: IdRange) -> IdRange:
+def _mapping(ids: IdRange) -> IdMapping:
     # An id of 2³²-1 is no id (setuid(2)); the whole range of the initial namespace ends below it.
     size = min(ids.size, 2**32 - 1 - ids.inside)
-    return IdRange(inside=ids.inside, outside=ids.inside, size=size)
+    return IdMapping(container_id=ids.inside, host_id=ids.inside, size=size)

@@ -32,6 +32,7 @@ from pytest_gvisor.base.trust import (
     noexec_problem,
     text_of,
 )
+from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.runsc import elf
 from pytest_gvisor.sessions.places import RUNSC_FOLDER
 
@@ -197,13 +198,8 @@ class _Look:
             self.entry(stack, name, os.path.join(known, name), depth + 1)
 
     def _names(self, folder: Node) -> list[str]:
-        fd = self._opened(folder, os.O_DIRECTORY)
-        try:
-            with os.scandir(fd) as entries:
-                few = itertools.islice(entries, MOST_ENTRIES + 1)
-                return sorted(entry.name for entry in few)
-        finally:
-            os.close(fd)
+        with closing(self._opened(folder, os.O_DIRECTORY)) as fd, os.scandir(fd) as entries:
+            return sorted(entry.name for entry in itertools.islice(entries, MOST_ENTRIES + 1))
 
     def _folder(self, node: Node) -> Iterator[str]:
         mode = node.info.st_mode
@@ -223,11 +219,8 @@ class _Look:
             yield "it is neither a regular file nor a folder"
         yield from file_problems(node, way.lookups[-1].folder, self._trust)
         if _is_program(node.info.st_mode):
-            fd = self._opened(node)
-            try:
+            with closing(self._opened(node)) as fd:
                 yield from elf.loading_problems(fd, node.path, self._trust)
-            finally:
-                os.close(fd)
 
     def _opened(self, node: Node, flags: int = 0) -> int:
         try:

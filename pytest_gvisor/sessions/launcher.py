@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from pytest_gvisor import programs
 from pytest_gvisor.base.errors import LaunchError, ProtocolError, stage
 from pytest_gvisor.guest.wire.checked_json import loads
+from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import ENVIRONMENT, KEEPER, command
 from pytest_gvisor.sessions import saved_before
 from pytest_gvisor.sessions.session_folder import SessionDir
@@ -94,13 +95,10 @@ class Keeper:
             with theirs:
                 with stage("keeper", "pidfd_open was refused"):
                     pidfd = os.pidfd_open(os.getpid())
-                try:
-                    # One errno for all of what Python does in the child before it is the keeper.
-                    doing = f"fork, setsid or execve of {sys.executable} was refused"
-                    with stage("keeper", doing):
-                        self._process = self._spawn(theirs.fileno(), pidfd, session)
-                finally:
-                    os.close(pidfd)
+                # One errno stands for all calls of Python in the child before it is the keeper.
+                doing = f"fork, setsid or execve of {sys.executable} was refused"
+                with closing(pidfd), stage("keeper", doing):
+                    self._process = self._spawn(theirs.fileno(), pidfd, session)
             on_failure.pop_all()
         self._socket = ours
         self._ready = False

@@ -11,6 +11,7 @@ import os
 import shutil
 
 from pytest_gvisor.base.errors import LaunchError
+from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import caches
 from pytest_gvisor.sessions.private import place, take_lock
 
@@ -28,11 +29,8 @@ def remove() -> list[str]:
     if not os.path.isdir(path):
         return removed
     with contextlib.suppress(LaunchError, OSError), place(path) as found:
-        above = found.open()
-        try:
+        with closing(found.open()) as above:
             removed += [f"{found.path}/{n}" for n in os.listdir(above) if _is_removed(above, n)]
-        finally:
-            os.close(above)
         os.rmdir(found.name, dir_fd=found.above)
     return removed
 
@@ -48,8 +46,7 @@ def _is_removed(above: int, name: str) -> bool:
         undo.callback(os.close, folder)
         with contextlib.suppress(FileNotFoundError):
             flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            lock = os.open("lock", flags, dir_fd=folder)
-            undo.callback(os.close, lock)
+            lock = undo.enter_context(closing(os.open("lock", flags, dir_fd=folder)))
             if not take_lock(lock):
                 return False
         shutil.rmtree(name, dir_fd=above)

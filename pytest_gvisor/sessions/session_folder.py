@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pytest_gvisor.base.errors import LaunchError, stage
 from pytest_gvisor.base.trust import SHORTAGES
 from pytest_gvisor.programs import leftovers
+from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import LOCK
 from pytest_gvisor.sessions import private, stopped_keepers
 from pytest_gvisor.sessions.places import session_bases
@@ -95,15 +96,13 @@ def _locked(base: str, patience: float | None = None) -> Iterator[None]:
 
     Raises `LaunchError` where it is not free in ``patience`` seconds (default: `LOCK_DEADLINE`).
     """
-    base_fd = private.open_private(base)
-    try:
-        with stage("session_folder", f"cannot lock {base}"):
-            lock = private.open_lock(".lock", base_fd)
-    finally:
-        os.close(base_fd)
-    try:
-        with stage("session_folder", f"cannot lock {base}"):
-            patience = LOCK_DEADLINE if patience is None else patience
+    patience = LOCK_DEADLINE if patience is None else patience
+    with contextlib.ExitStack() as held:
+        with (
+            closing(private.open_private(base)) as folder,
+            stage("session_folder", f"cannot lock {base}"),
+        ):
+            lock = held.enter_context(closing(private.open_lock(".lock", folder)))
             if not private.take_lock_in(patience, lock):
                 raise LaunchError(
                     "session_folder",
@@ -111,8 +110,6 @@ def _locked(base: str, patience: float | None = None) -> Iterator[None]:
                     next_step=f"Find it with: fuser -v {base}/.lock",
                 )
         yield
-    finally:
-        os.close(lock)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,14 +162,14 @@ class SessionDir:
         # The line feed comes first, so that a line that a full disk cut short spoils no other.
         line = b"\n" + json.dumps(entry).encode()
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        with stage("session_folder", f"cannot write the journal of {self.path}"):
-            fd = os.open(os.path.join(self.path, leftovers.JOURNAL), flags, 0o600)
-            try:
-                os.fchmod(fd, 0o600)
-                if os.write(fd, line) < len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            finally:
-                os.close(fd)
+        path = os.path.join(self.path, leftovers.JOURNAL)
+        with (
+            stage("session_folder", f"cannot write the journal of {self.path}"),
+            closing(os.open(path, flags, 0o600)) as fd,
+        ):
+            os.fchmod(fd, 0o600)
+            if os.write(fd, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def remove(self) -> list[str]:
         """Remove the folder and the remains of its runs, and release the lock.
@@ -204,12 +201,9 @@ def _is_dead(session: str) -> bool:
         return True
     except OSError:
         return False
-    try:
+    with contextlib.suppress(OSError), closing(lock):
         return private.take_lock(lock)
-    except OSError:
-        return False
-    finally:
-        os.close(lock)
+    return False
 
 
 def sweep(base: str | None = None, *, waits: bool = False) -> list[str]:

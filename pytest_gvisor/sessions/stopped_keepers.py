@@ -15,6 +15,7 @@ import signal
 from collections.abc import Iterator
 
 from pytest_gvisor.programs import proc
+from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import KEEPER
 
 
@@ -39,15 +40,12 @@ def _stopped(base: str) -> Iterator[tuple[str, int]]:
         with contextlib.suppress(OSError):
             if _keeps(pid, base) is None:
                 continue
-            pidfd = os.pidfd_open(pid)
-            try:
-                # The descriptor pins the process; only then are the questions worth asking.
+            with closing(os.pidfd_open(pid)) as pidfd:
+                # Asked again: before the descriptor was open, the pid may have changed hands.
                 found = _keeps(pid, base)
                 stat = proc.stat_of(pid)
                 if found and stat and stat.state == "T" and _is_gone(pid, found[1]):
                     yield found[0], pidfd
-            finally:
-                os.close(pidfd)
 
 
 def _keeps(pid: int, base: str) -> tuple[str, str] | None:
@@ -84,9 +82,7 @@ def _is_gone(keeper: int, pidfd: str) -> bool:
         pytest = os.pidfd_open(pids[0])
     except ProcessLookupError:
         return True
-    try:
+    with closing(pytest):
         poll = select.poll()
         poll.register(pytest, select.POLLIN)
         return bool(poll.poll(0))
-    finally:
-        os.close(pytest)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pytest_gvisor.base.errors import MachineFailed, MachineTimeout, stage
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.programs import paths, warden
+from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.sessions.session_folder import SessionDir
 from pytest_gvisor.vm import machine as machines
 from pytest_gvisor.vm import parts as found_parts
@@ -86,22 +87,17 @@ def _warden(
         "TMPDIR": os.path.join(folder, "tmp"),
         "LC_ALL": "C.UTF-8",
     }
-    pidfd = os.pidfd_open(os.getpid())
-    argv = paths.command(warden.__file__, pidfd, timeout, folder, *command)
-    with stage("vm", "its warden cannot be started"):
-        try:
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,  # the warden's, for its answer
-                stderr=subprocess.PIPE,
-                env=env,
-                pass_fds=(pidfd, session.lock),
-                start_new_session=True,
-                cwd="/",
-            )
-        finally:
-            os.close(pidfd)
+    with stage("vm", "its warden cannot be started"), closing(os.pidfd_open(os.getpid())) as pidfd:
+        process = subprocess.Popen(
+            paths.command(warden.__file__, pidfd, timeout, folder, *command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,  # the warden's, for its answer
+            stderr=subprocess.PIPE,
+            env=env,
+            pass_fds=(pidfd, session.lock),
+            start_new_session=True,
+            cwd="/",
+        )
     try:
         yield process
     finally:
@@ -175,7 +171,7 @@ class _Tail:
             file = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             return
-        try:
+        with closing(file):
             while piece := os.pread(file, _PIECE, self._at):
                 self._at += len(piece)
                 self._sink(piece)
@@ -184,8 +180,6 @@ class _Tail:
                         f"the command wrote more than {MAX_OUTPUT} bytes",
                         next_step="Write to a file in a folder that is given with --share.",
                     )
-        finally:
-            os.close(file)
 
 
 def _status(folder: str, told: str, timeout: float, console: _Console) -> int:

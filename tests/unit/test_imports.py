@@ -52,7 +52,7 @@ PROGRAMS = {
     "programs/keeper.py": {"linux", "leftovers", "one_run", "order", "own_copy", "spare"},
     "programs/own_copy.py": {"child", "linux", "order", "paths"},
     "programs/spare.py": {"child", "linux", "order"},
-    "programs/one_run.py": {"child", "leftovers", "paths", "order"},
+    "programs/one_run.py": {"child", "leftovers", "linux", "paths", "order"},
     "programs/child.py": {"linux", "order", "proc", "sources"},
     "programs/order.py": {"sources"},
     "programs/replay.py": {"child", "leftovers", "linux", "order"},
