@@ -29,6 +29,7 @@ from pytest_gvisor.base.errors import (
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.images.docker import Daemon
 from pytest_gvisor.programs.paths import SYSTEM_PATH, within
+from pytest_gvisor.programs.proc import text_in
 from pytest_gvisor.run import cgroup
 from pytest_gvisor.run.cgroup import Limits
 from pytest_gvisor.runsc import causes
@@ -121,7 +122,7 @@ def _user_namespaces(proc: str, *, works: bool) -> Finding:
     if found := causes.chroot(proc):
         return Finding(name=name, state=state, detail=found[0][0], next_step=found[0][1])
     for switch, (off, on, told) in _SWITCHES.items():
-        if causes.text_of(f"{proc}/sys/{switch.replace('.', '/')}").strip() == off:
+        if text_in(f"{proc}/sys/{switch.replace('.', '/')}").strip() == off:
             detail = f"{switch} is {off}: {told}"
             if works and not root:
                 detail += "; this user's sandboxes run all the same"

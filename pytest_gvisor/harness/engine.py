@@ -149,7 +149,7 @@ class Engine:
     def end(self) -> list[str]:
         """End the keeper, remove the session folder, close the binaries, release images.
 
-        Returns what could not be removed, in words.
+        Returns a text for each thing that could not be removed.
         """
         leaks = self.launcher.close()
         if self._images is not None:

@@ -340,7 +340,7 @@ def write_bundle(
     chosen = chosen_settings(settings, changes)
     workload = _workload(args, chosen, project, images, given)
     os.makedirs(path, 0o700, exist_ok=True)
-    # No namespace is made for a bundle that is only written: whoever runs it decides on one.
+    # A bundle that is only written gets no network namespace: the caller who runs it chooses one.
     workspace = Workspace(id=os.path.basename(path), folder=path, shared="", netns="")
     bundle = Bundle.create(path, spec_of(workload, workspace, chosen, way_of(chosen)))
     judged = {path: identity for path, identity in workspace.identities.items() if identity != ANY}

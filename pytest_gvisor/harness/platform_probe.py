@@ -64,13 +64,14 @@ class PlatformProbe:
     def _locked(self, name: str, deadline: float, held: contextlib.ExitStack) -> io.FileIO | None:
         """Open and lock a file of the workers' folder, for the verdict that one of them finds out.
 
-        A worker that cannot share, for whatever reason, finds its verdict out by itself.
+        None if it cannot be opened or locked: the worker then finds out its own verdict.
         """
         with contextlib.suppress(LaunchError, OSError):
             if self._shared is not None:
                 folder = private.open_private(self._shared)
                 held.callback(os.close, folder)
-                # Without a buffer: what a full disk has refused is not written again by its close.
+                # Without a buffer: a buffer that a full disk has refused is written again at the
+                # close, which would raise outside of `_write`.
                 file = held.enter_context(io.FileIO(private.open_lock(name, folder), "r+"))
                 # A probe may run two programs, and a second platform.
                 patience = 4 * deadline + _LOCK_PATIENCE

@@ -103,9 +103,11 @@ def _read(root: str, path: str) -> bytes:
             if error.errno in _ABSENT:
                 return b""
             raise
-        with open(fd, "rb") as file:
-            is_regular = stat.S_ISREG(os.fstat(fd).st_mode)
-            data = file.read(_MAX_FILE + 1) if is_regular else b""
+        with linux.closing(fd):
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return b""
+            with open(fd, "rb", closefd=False) as file:
+                data = file.read(_MAX_FILE + 1)
     if len(data) > _MAX_FILE:
         # A line that is cut is another one: of a uid 1000 it may say 100.
         raise ImageError(f"its /{path} is larger than {_MAX_FILE} bytes")

@@ -153,11 +153,12 @@ def _read(folder: str) -> bytes:
         with (
             closing(os.open(folder, flags | os.O_DIRECTORY)) as directory,
             # O_NONBLOCK: the open of a FIFO would wait for a writer.
-            open(os.open(CONFIG, flags | os.O_NONBLOCK, dir_fd=directory), "rb") as file,
+            closing(os.open(CONFIG, flags | os.O_NONBLOCK, dir_fd=directory)) as fd,
         ):
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise InvalidBundle([f"{CONFIG} is not a regular file"], where=folder)
-            return file.read(MAX_BYTES + 1)
+            with open(fd, "rb", closefd=False) as file:
+                return file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InvalidBundle([f"cannot be read: {reason}"], where=folder) from error

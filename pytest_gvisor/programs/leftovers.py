@@ -158,11 +158,7 @@ def kill_cgroups(cgroups: Sequence[str]) -> None:
 
 
 def _members(cgroup: str) -> list[int]:
-    try:
-        with open(os.path.join(cgroup, "cgroup.procs"), encoding="ascii") as members:
-            return [int(line) for line in members]
-    except OSError:
-        return []
+    return list(map(int, proc.text_in(os.path.join(cgroup, "cgroup.procs")).split()))
 
 
 def _kill_members(cgroup: str) -> None:

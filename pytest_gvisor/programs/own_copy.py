@@ -22,7 +22,7 @@ import os
 import sys
 from typing import NoReturn
 
-from pytest_gvisor.programs import child, linux
+from pytest_gvisor.programs import child, linux, proc
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.programs.paths import SIDECARS_VARIABLE
 
@@ -53,17 +53,12 @@ def identity(fd: int) -> tuple[int, ...]:
 
 def available() -> int:
     """Return how many bytes of memory may still be used, by this machine or container."""
-    with open("/proc/meminfo", encoding="ascii") as lines:
-        found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+    lines = proc.text_in("/proc/meminfo").splitlines()
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
     for limit, usage in _LIMITS:
-        with contextlib.suppress(OSError, ValueError):  # no such cgroup, or ``max``
-            found.append(_number(limit) - _number(usage))
+        with contextlib.suppress(ValueError):  # no such cgroup, or ``max``
+            found.append(int(proc.text_in(limit)) - int(proc.text_in(usage)))
     return min(found, default=0)
-
-
-def _number(path: str) -> int:
-    with open(path, encoding="ascii") as file:
-        return int(file.read())
 
 
 class Copy:

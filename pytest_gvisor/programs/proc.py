@@ -67,16 +67,22 @@ def words_of(pid: int) -> list[str]:
     return os.fsdecode(line.removesuffix(b"\0")).split("\0") if line else []
 
 
+def text_in(path: str) -> str:
+    """The text of a small file, of at most 1 MiB; ``""`` if it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(1024 * 1024)
+    except OSError:
+        return ""
+
+
 def stat_of(pid: int) -> Stat | None:
     """The state of a process and its parent; None where there is no such process."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            after = os.fsdecode(file.read()).rpartition(")")[2]
-    except OSError:
-        return None
     # The name of the program may hold spaces and brackets: it ends at the last bracket.
-    state, parent = after.split(None, 2)[:2]
-    return Stat(state=state, parent=int(parent))
+    match text_in(f"/proc/{pid}/stat").rpartition(")")[2].split(None, 2):
+        case [state, parent, _]:
+            return Stat(state=state, parent=int(parent))
+    return None
 
 
 def status_of(pid: int | str = "self", where: str = "/proc") -> dict[str, str]:

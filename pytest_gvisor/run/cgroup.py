@@ -160,13 +160,7 @@ def _below(root: str, own: str) -> str:
 
 def words(folder: str, name: str) -> list[str]:
     """Return the content of a file of a cgroup, split at blanks; nothing if either is missing."""
-    if not folder:
-        return []
-    try:
-        with open(os.path.join(folder, name), encoding="ascii") as file:
-            return file.read().split()
-    except OSError:
-        return []
+    return proc.text_in(os.path.join(folder, name)).split() if folder else []
 
 
 def counters(folder: str, name: str) -> dict[str, str] | None:

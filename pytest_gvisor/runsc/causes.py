@@ -13,7 +13,7 @@ import os
 import re
 
 from pytest_gvisor.base.settings import Platform
-from pytest_gvisor.programs.proc import mounts, status_of
+from pytest_gvisor.programs.proc import mounts, status_of, text_in
 
 Obstacle = tuple[str, str]
 """The fact, and what to do."""
@@ -115,7 +115,7 @@ def of_errno(number: int, proc: str = "/proc") -> list[Obstacle]:
 
 
 def _limits(proc: str) -> list[Obstacle]:
-    if text_of(f"{proc}/sys/user/max_user_namespaces").strip() == "0":
+    if text_in(f"{proc}/sys/user/max_user_namespaces").strip() == "0":
         return [(
             "/proc/sys/user/max_user_namespaces is 0: no user can make a user namespace",
             "As root: sysctl user.max_user_namespaces=10000",
@@ -146,7 +146,7 @@ def chroot(proc: str = "/proc") -> list[Obstacle]:
 def tracing(proc: str = "/proc") -> list[Obstacle]:
     """Return the obstacles to ptrace(2)."""
     found = []
-    if text_of(f"{proc}/sys/kernel/yama/ptrace_scope").strip() == "3":
+    if text_in(f"{proc}/sys/kernel/yama/ptrace_scope").strip() == "3":
         found.append((
             "kernel.yama.ptrace_scope is 3, which forbids every ptrace until the next boot",
             "Boot with kernel.yama.ptrace_scope below 3 (/etc/sysctl.d): 3 cannot be lowered.",
@@ -168,17 +168,4 @@ def seccomp(proc: str = "/proc") -> list[Obstacle]:
 
 def processor_flags(proc: str = "/proc") -> list[str]:
     """Return the flags of the first processor; none on machines that name them otherwise."""
-    return text_of(f"{proc}/cpuinfo").partition("\nflags")[2].partition("\n")[0].split()
-
-
-def text_of(path: str) -> str:
-    """Return the text of a small file, such as one of /proc; ``""`` if it cannot be read."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    with os.fdopen(fd, encoding="utf-8", errors="replace") as file:
-        try:
-            return file.read(1024 * 1024)
-        except OSError:
-            return ""
+    return text_in(f"{proc}/cpuinfo").partition("\nflags")[2].partition("\n")[0].split()

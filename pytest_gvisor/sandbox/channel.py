@@ -1,11 +1,11 @@
 """The channel to one guest, with a thread that reads its frames until the sandbox's end.
 
-The thread does all reading and never waits for anybody but the kernel. Other threads send under the
-lock and wait on conditions of that lock. Whatever ends the sandbox, everybody who waits is told.
+The thread does all reading, and waits only for the kernel. Other threads send under the lock, and
+wait on conditions of that lock. However the sandbox ends, each thread that waits is woken.
 
 Several threads use a warm sandbox at once, and its forwarded ports work while none of them waits.
-For a pytest inside only pytest's own thread waits. So `inside.wire.link` has no such thread, which
-would add two changes of threads to each message.
+With a pytest inside, only pytest's own thread waits. So `inside.wire.link` has no such thread,
+which would add two changes of threads to each message.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ _DEATH_PATIENCE = 2.0
 class _State(enum.Enum):
     """The part of its life that a channel is in; each is left for a later one."""
 
-    NEW = enum.auto()  # nobody listens yet
+    NEW = enum.auto()  # the listening thread has not begun
     OPEN = enum.auto()
-    ENDING = enum.auto()  # nothing is sent any more; the thread that listens removes the sandbox
-    GONE = enum.auto()  # removed, and no wait goes on
+    ENDING = enum.auto()  # nothing is sent any more; the listening thread removes the sandbox
+    GONE = enum.auto()  # removed, and each waiting thread is woken
 
 
 class Channel:
@@ -132,7 +132,7 @@ class Channel:
             self._ended = self.driven.end()
             self._close_waker()
 
-    # What other threads do.
+    # Methods for other threads.
 
     def add(self, peer: Peer, message: Mapping[str, object], payload: bytes = b"") -> None:
         """Give a peer its id, and send its first message. Raises if the sandbox is gone."""
@@ -206,7 +206,8 @@ class Channel:
 
     def close(self) -> None:
         """Let the guest end, and wait until nothing is left. A second call does nothing."""
-        # A guest is quick to go: that it does is not to be seen before the reason is known.
+        # In one step: the guest may end at once, and its end must not be noticed before the reason
+        # for it is set.
         with self.lock:
             self.send({"op": "exit", "id": 0})
             self._end(Death(reason="it was closed", patience=_EXIT_PATIENCE))
@@ -239,7 +240,7 @@ class Channel:
             if self._waker >= 0 and threading.current_thread() is not self._thread:
                 os.eventfd_write(self._waker, 1)
 
-    # What the listening thread does.
+    # Methods for the listening thread.
 
     @property
     def congested(self) -> bool:
@@ -257,7 +258,8 @@ class Channel:
             self._state = _State.OPEN
         try:
             while not self.ending and not self.supervisor.over:
-                # Without an end: Python runs handlers of signals in the main thread alone.
+                # Without a time-out: Python runs the handlers of signals in the main thread, so
+                # this one has no need to wake up for them.
                 self.supervisor.turn(None)
                 self._do_chores()
             self._read_rest()
@@ -283,7 +285,7 @@ class Channel:
     def _on_socket(self) -> bool:
         with self.lock:
             self._flush()
-            # Not all at once: forwarded connections want their turn too.
+            # Not all at once: forwarded connections wait for this thread too.
             for _ in range(_READS):
                 if self._read() < _MUCH:
                     break
@@ -330,7 +332,7 @@ class Channel:
             self._outgoing.write(self._fd)
         except BlockingIOError:
             pass
-        except OSError:  # it is gone, which the listening thread sees as well
+        except OSError:  # the guest is gone, which the listening thread notices by itself
             self._outgoing.clear()
         if not self.congested:
             self._changed.notify_all()

@@ -36,7 +36,7 @@ class Command:
     cwd: str
     user: tuple[int, int, tuple[int, ...]]
     reads: bool
-    """Whether it has a standard input to read from; else that is at its end at once."""
+    """Whether it gets an open standard input; if not, the input is at its end at once."""
 
     timeout: float
     max_output: int

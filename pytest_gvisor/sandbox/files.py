@@ -101,7 +101,7 @@ class Download(_Transfer):
     def _take(self, message: Message) -> None:
         payload = message.payload
         if message.op == "eof" and message.numbers["s"] == 1:
-            self.over = True  # it may have been on its way when the guest was told to stop
+            self.over = True  # also after a reset: the end may have crossed it on the way
             return
         if message.op != "data" or message.numbers["s"] != 1 or len(payload) > self._due:
             raise FrameError(f"{message.op} of a file that is read")

@@ -84,7 +84,7 @@ class Forward(contextlib.AbstractContextManager["Forward"]):
         """Close the forward."""
         self.close()
 
-    # What the channel's thread does, with the lock held.
+    # Methods for the channel's thread, which holds the lock.
 
     def drop(self) -> None:
         """Close everything, and notify the guest."""
@@ -112,7 +112,7 @@ class Forward(contextlib.AbstractContextManager["Forward"]):
                 except OSError as error:
                     if error.errno in (errno.EMFILE, errno.ENFILE) and self._refuse_one():
                         continue
-                    break  # nobody is there any more
+                    break  # the client has closed its connection meanwhile
                 if self._channel.ending:
                     client.close()
                     break
@@ -173,9 +173,9 @@ class _Link(Peer):
         with contextlib.suppress(OSError):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._connected = False
-        self._credit = WINDOW  # what the guest can take
+        self._credit = WINDOW  # bytes that the guest can still take
         self._sent_all = False
-        self._due = WINDOW  # what the guest may send
+        self._due = WINDOW  # bytes that the guest may still send
         self._owed = 0
         self._ended = False  # the server sends no more
         self._unsent: collections.deque[memoryview] = collections.deque()
@@ -284,7 +284,7 @@ class _Link(Peer):
         self.watch()
 
     def watch(self) -> None:
-        """Watch the sockets for possible reads and writes, while the connection is there."""
+        """Watch the sockets for possible reads and writes, until the connection is dropped."""
         if self._gone:
             return
         reads = self._connected and not self._sent_all and self._credit and not self.over

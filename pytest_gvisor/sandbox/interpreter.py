@@ -1,13 +1,14 @@
 """The Python for the guest: the host's, at its own path or mounted at a private one.
 
-A root file system need not have a Python, nor any library. The running interpreter's prefix and the
+A root file system may have no Python, and no library. So the running interpreter's prefix and the
 folders of its libraries are bound read-only under one private path. It is started through its own
-loader, which gets their paths. The interpreter itself, started as the guest will be, names them.
+loader, which gets their paths. The interpreter itself, started with the guest's flags, lists them.
 Nothing is assumed about machine, C library or distribution.
 
-Loader, C library and interpreter must read nothing of an untrusted root file system. A library or a
-locale from there would speak for the guest. The flags leave out sites and environment, and `Start`
-fixes locale and time zone. A root file system with preloaded libraries is refused.
+Loader, C library and interpreter must read no file of an untrusted root file system. A library from
+there could send messages in the guest's name, and a locale can name a library. The flags leave out
+sites and environment, and `Start` fixes locale and time zone. A root file system with preloaded
+libraries is refused.
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ from pytest_gvisor.runsc import elf
 from pytest_gvisor.sessions.private import make_private
 
 PRIVATE = "/.pytest-gvisor"
-# uv may have put links there, to files that a sandbox does not see.
+# Links resolved: if uv has installed the package, its files may be links into a cache, which a
+# sandbox does not see.
 _FOLDER = os.path.dirname(os.path.dirname(os.path.realpath(init_process.__file__)))
 _FLAGS = ("-I", "-S", "-E")
 _DEADLINE = 20.0
-# Folders that images have and that nothing is in. In a folder of the host no point may be made.
+# Folders that images have, and that are empty in most. Nothing may be made in a folder of the host,
+# so one of these serves as the mount point.
 _EMPTY = ("/boot", "/media", "/srv", "/mnt", "/opt", "/home")
 _CACHE = "/etc/ld.so.cache"
 _PRELOAD = "/etc/ld.so.preload"
@@ -81,7 +84,7 @@ class Start:
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
     under: str = ""
-    """Where the private folder is, if a folder with the points has to be bound there first."""
+    """The place of the private folder, if a folder with the mount points has to be bound there."""
 
     points: tuple[str, ...] = ()
 
@@ -89,9 +92,10 @@ class Start:
 @functools.cache
 def interpreter() -> Interpreter:
     """Return the running Python's files. Raises `LaunchError` if it does not answer."""
-    # A copy of it in a virtual environment finds its modules by a file that is not mounted.
+    # Not sys.executable, if that is a copy in a virtual environment: a copy finds its modules by
+    # pyvenv.cfg, which is not mounted.
     program = os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
-    # Where its libraries are found by this variable here, they have to be found by it there.
+    # If it finds its libraries by this variable here, it needs the variable for the question too.
     env = {k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"}
     try:
         answer = subprocess.run(
@@ -165,14 +169,15 @@ def start(rootfs: Rootfs, mounts: Sequence[Mount]) -> Start:
     has_it, known = _has_it(rootfs, mounts), interpreter()
     base = PRIVATE if has_it else _place(rootfs)
     guest = _bind(_FOLDER, f"{base}/guest")
-    # A locale names a character set, whose converter is a library. A time zone that is the path of
-    # no file is UTC. The guest's own folder is the one place that nobody else can put a file into.
+    # A locale names a character set, whose converter is a library. A time zone that names a missing
+    # file is UTC. Only the guest's own folder is sure to get no such file: it is read-only.
     env = {"LC_ALL": "C", "TZ": f"{guest.destination}/utc"}
     words = [*_FLAGS, f"{guest.destination}/warm/init_process.py"]
     if has_it:
         return Start(argv=(known.program, *words), env=env, mounts=(guest,))
     if not within(known.program, known.prefix):
-        # It finds them from its own path, else where it was built for: in the root file system.
+        # Python looks for its modules beside its own path, and then at the path that it was built
+        # with, which would be in the root file system.
         detail = f"{known.program} has its modules in {known.prefix}, where it is not itself"
         raise LaunchError("python", detail)
     words.insert(0, f"{base}{known.program}")

@@ -31,7 +31,7 @@ SHAPES: Mapping[str, Mapping[str, tuple[int, int]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """One message of the guest's, checked by itself. Its receiver checks the moment."""
+    """One message of the guest, whose fields are checked. Its receiver checks the order."""
 
     op: str
     id: int

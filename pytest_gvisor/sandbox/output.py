@@ -20,7 +20,7 @@ from pytest_gvisor.sandbox.peers import Peer
 _STEP = WINDOW // 4
 _OVERLAP = 64 * 1024
 _LOOK = 16 * 1024
-"""Bytes that a search takes at once. It cannot be interrupted, and a stranger wrote the text."""
+"""Bytes that a search takes at once. A search cannot be interrupted, and the text is untrusted."""
 
 Pattern = re.Pattern[str] | re.Pattern[bytes]
 Match = re.Match[str] | re.Match[bytes]
@@ -112,11 +112,11 @@ class Watch:
             self.stream.settle()
         if not data:
             return None
-        # Not under the lock: the pattern is the caller's, the text a stranger's.
+        # Not under the lock: a pattern of the caller may take long on a text of the workload.
         self._cut = self._cut or len(self._kept) > _OVERLAP
         is_text = isinstance(self._kept, str)
         self._kept = self._kept[-_OVERLAP:] + (self._decoder.decode(data) if is_text else data)
-        # From 1 on: what was cut off in front is no beginning for ^.
+        # From 1 on: if text was cut off in front, ``^`` must not match at the cut.
         return self._pattern.search(self._kept, int(self._cut))
 
 

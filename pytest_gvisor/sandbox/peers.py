@@ -29,8 +29,7 @@ class Line(Protocol):
 class Peer(abc.ABC):
     """An endpoint with an id on a channel. These methods are called with the channel's lock held.
 
-    ``check`` raises an error if nothing more can come from the sandbox: the channel's own unless it
-    is given.
+    ``check`` raises an error if no more messages can come. By default it is the channel's own.
     """
 
     over = False
@@ -97,7 +96,7 @@ class Death:
 
     reason: str = ""
     patience: float = 0.0
-    """Seconds in which it may end by itself."""
+    """Seconds in which it may end before it is killed."""
 
     replaceable: bool = False
     """Whether the next use may start another one in its place."""

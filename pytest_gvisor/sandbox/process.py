@@ -26,7 +26,7 @@ from pytest_gvisor.sandbox.peers import Answer, Peer
 KILL_CONFIRM = 2.0
 TERM_GRACE = 1.0
 _EARLY = 5.0
-"""Seconds beyond a deadline for a search in output that was there before it."""
+"""Seconds beyond a deadline for the search in output that had come before the call."""
 
 
 class _State(enum.Enum):
@@ -88,7 +88,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
                 strings = strings[MAX_PAYLOAD:]
             self.channel.add(self, message, strings)
 
-    # What the guest says.
+    # Messages of the guest.
 
     def on_message(self, message: Message) -> None:
         """See `Peer.on_message`."""
@@ -124,7 +124,8 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
         self._state = _State.ENDED
         self._duration = time.monotonic() - self._begun_at
         if status:
-            # On systrap, what was killed for memory ends with status 1 and without a word.
+            # On systrap, a program that the kernel has killed for memory ends with status 1, and
+            # the sentry does not report the reason.
             self._ran_out = self.channel.driven.oom_kills() > self._oom_kills
         self._input_closed = True
 
@@ -134,7 +135,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
             stream.ended = True
         self.changed.notify_all()
 
-    # What the caller asks.
+    # Methods for the caller.
 
     @property
     def returncode(self) -> int | None:
@@ -206,12 +207,12 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
     ) -> Match:
         r"""Wait until a regular expression matches in standard output or error.
 
-        Looks at all output that was kept since the start, in each stream by itself. A match does
-        not count as read. Text is UTF-8. A match is at most 64 KiB long, and is found as soon as
-        it is there. So ``port (\d+)`` may match half of a number, ``port (\d+)\n`` does not.
+        Searches the kept output since the program's start, each stream separately. A match does not
+        count as read. Text is UTF-8. A match is at most 64 KiB long, and is found as soon as its
+        bytes have come. So ``port (\d+)`` may match half of a number, ``port (\d+)\n`` does not.
 
-        If the program ends without a match, or at the deadline, raises `NotReady`. The output that
-        was there at the call is looked at first, for five seconds beyond the deadline at most.
+        Raises `NotReady` if the program ends without a match, or at the deadline. Output from
+        before the call is searched first, for up to five seconds beyond the deadline.
         """
         deadline = time.monotonic() + self.patience(timeout)
         sought = re.compile(pattern)

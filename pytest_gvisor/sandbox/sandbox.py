@@ -74,7 +74,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         self._hooks = hooks
         self._records = records
         self._noted: collections.deque[Record] = collections.deque()
-        """Those of the records that are programs in this sandbox."""
+        """The records of programs in this sandbox, the oldest first."""
 
         self._snapshot = snapshot
         self._guard = threading.Lock()
@@ -151,7 +151,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
 
     @property
     def alive(self) -> bool:
-        """Whether the sandbox is there, as far as is known without asking it."""
+        """Whether the sandbox runs, as far as is known without a question to it."""
         channel = self._channel
         return not self._closed and channel is not None and not channel.ending
 
@@ -206,7 +206,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
             args=process.args, argv=ours.argv, order=ours.order, command=ours.command,
             spec=ours.spec, completed=completed, error=error,
         )  # fmt: skip
-        # Each holds its output: of many programs in one sandbox only the last ones are of use.
+        # Each record holds its output, so only those of the last programs are kept.
         self._noted.append(noted)
         if len(self._noted) > _MAX_NOTED:
             oldest = self._noted.popleft()

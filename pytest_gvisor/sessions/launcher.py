@@ -83,7 +83,7 @@ class Control:
 class Keeper:
     """One keeper process, made at the first run and shared by this process's threads.
 
-    It is told the path of the session folder, which need not be there yet.
+    ``session`` is the path of the session folder, which is made after the keeper has started.
     """
 
     def __init__(self, session: str) -> None:
@@ -168,9 +168,9 @@ class Keeper:
         return Control(ours)
 
     def hold(self, fd: int) -> None:
-        """Have the keeper hold a descriptor open for as long as it lives.
+        """Have the keeper hold a descriptor open until it ends.
 
-        Of one that has ended, `await_ready` says why.
+        Does nothing if the keeper has ended: `await_ready` raises the reason.
         """
         ended = contextlib.suppress(BrokenPipeError, ConnectionResetError)
         with stage("keeper", "a descriptor cannot be sent"), ended:
@@ -178,7 +178,7 @@ class Keeper:
 
     def close(self) -> None:
         """End the keeper, which kills and removes everything that it still owns; bounded."""
-        # A fork of this process has the socket too, so that closing it alone would not be seen.
+        # A fork of this process may hold the socket too, so its end would not come by a close here.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
@@ -189,7 +189,7 @@ class Keeper:
 
     def kill(self) -> None:
         """SIGKILL a keeper that does not answer; the kernel kills each runsc of its with it."""
-        # The socket last: at its end a keeper that is not so stuck would begin to clean up.
+        # The socket last: at its end, a keeper that is only slow would begin to clean up.
         try:
             self._process.kill()
             self._process.wait()
@@ -207,10 +207,11 @@ class Launcher:
         self._keeper: Keeper | None = None
         self._owner = os.getpid()
         self.swept = 0
-        """How many dead sessions' leavings were removed when the session was made."""
+        """The number of dead sessions that were removed when the session was made."""
 
         self.left = 0
-        """How many things of runs could not be removed; `close` tells those of the session."""
+        """The number of files and processes of runs that could not be removed. `close` returns
+        those of the session."""
 
     def begin(self) -> None:
         """Let the keeper come up while the caller does something else.
@@ -232,7 +233,8 @@ class Launcher:
         return keeper
 
     def _ensure(self) -> tuple[Keeper, SessionDir]:
-        # Before the lock: in a fork, the thread that holds it may not be there to let go.
+        # Before the lock is taken: a fork has a copy of it, which stays held for ever if another
+        # thread had it at the fork.
         if self._owner != os.getpid():
             raise LaunchError(
                 "fork", "this process is a fork of the one that made the session",

@@ -44,7 +44,7 @@ def outer_uid() -> int:
 def session_bases() -> Iterator[str]:
     """Yield the folders that may hold this process's sessions, the best first.
 
-    Links in their own places are not followed by who uses them: others can make one in ``/tmp``.
+    Callers must not follow a link in the place of one: another user can make a link in ``/tmp``.
     """
     user = outer_uid()
     run = os.path.dirname(SYSTEM_BASE)
@@ -57,7 +57,7 @@ def session_bases() -> Iterator[str]:
         and os.stat(runtime).st_uid == os.geteuid()
     ):
         yield os.path.join(runtime, "pytest-gvisor")
-    with contextlib.suppress(FileNotFoundError):  # there is none that can be written to
+    with contextlib.suppress(FileNotFoundError):  # no temporary folder can be written to
         yield os.path.join(os.path.abspath(tempfile.gettempdir()), f"pytest-gvisor-{user}")
     yield f"/tmp/pytest-gvisor-{user}"
     home = os.path.expanduser("~")

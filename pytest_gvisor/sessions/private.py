@@ -1,8 +1,8 @@
 """Private folders, for sessions and images, that no other user can enter, and locks in them.
 
-The way to such a folder is judged by the rules for runsc (see `trust`). It is made and opened by
-the descriptor of the folder above it. A symlink in its own place is refused. Its canonical path can
-then go to other programs. Only root and this user can make it mean something else.
+The folders above such a folder are checked by the rules for runsc (see `trust`). It is made and
+opened by the descriptor of the folder above it. A symlink in its own place is refused. After that,
+its canonical path can go to other programs: only root and this user can exchange it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def make_private(path: str, folder: int | None = None) -> None:
 class Place(NamedTuple):
     """The place of a private folder: ``name`` in the folder of the descriptor ``above``.
 
-    ``path`` is canonical. ``trust`` has judged the way to it.
+    ``path`` is canonical. The folders above it were checked by the rules of ``trust``.
     """
 
     above: int
@@ -47,7 +47,7 @@ class Place(NamedTuple):
     trust: Trust
 
     def is_taken(self) -> bool:
-        """Whether anything is at the place. Raises `OSError` if that is invisible."""
+        """Whether anything is at the place. Raises `OSError` if this user may not see it."""
         try:
             os.stat(self.name, dir_fd=self.above, follow_symlinks=False)
         except FileNotFoundError:
@@ -76,7 +76,8 @@ class Place(NamedTuple):
 
     def _problem(self, found: os.stat_result) -> str:
         euid, mode = self.trust.euid, stat.S_IMODE(found.st_mode)
-        # Without any map of a user namespace, the overflow uid is this user's too.
+        # In a user namespace without a map, this user has the overflow uid, and so have the files
+        # of all others.
         if found.st_uid != euid or found.st_uid == self.trust.overflow:
             return f"owned by uid {found.st_uid}, not by uid {euid}"
         return f"mode {mode:04o} lets others in" if mode & 0o077 else ""
@@ -86,8 +87,8 @@ class Place(NamedTuple):
 def place(path: str, *, lenient: bool = False) -> Iterator[Place]:
     """Check the way to the absolute ``path``, and yield the place of its private folder.
 
-    ``lenient`` is that of `Trust`. Raises `LaunchError` where others could turn the way, or the
-    folder above is missing.
+    ``lenient`` is that of `Trust`. Raises `LaunchError` if other users could exchange a folder on
+    the way, or if the folder above is missing.
     """
     above, name = os.path.split(path.rstrip("/"))
     if not os.path.isabs(above) or name in _NO_NAME:
@@ -105,7 +106,7 @@ def place(path: str, *, lenient: bool = False) -> Iterator[Place]:
 def open_private(path: str, *, lenient: bool = False) -> int:
     """Open the folder ``path`` by `Place.open`. Raises the errors of that and of `place`.
 
-    So it does for a folder that a sandbox of this process may have written.
+    A folder that a sandbox of this process may have written is a `LaunchError` too.
     """
     with place(path, lenient=lenient) as found:
         if was_written(found.path):
@@ -122,7 +123,7 @@ def was_written(path: str) -> bool:
 def make_above(path: str) -> None:
     """Make the missing folders above the absolute ``path``, each private.
 
-    The way is judged leniently. Raises `LaunchError` as `open_private`.
+    The folders above these are checked leniently. Raises `LaunchError` as `open_private` does.
     """
     above = os.path.dirname(path)
     if not os.path.isdir(above):
@@ -145,9 +146,8 @@ def write(path: str, text: str) -> None:
 def open_lock(path: str, folder: int | None = None) -> int:
     """Open the file of a lock, made if it is missing; no link is followed. Raises `OSError`.
 
-    The kernel releases a lock of flock(2) when the last process that holds it ends.
-
-    Its mode lets its owner open it again, whatever the umask.
+    The kernel releases a lock of flock(2) when the last process that holds it ends. The file's mode
+    is 0600, so that its owner can open it again under any umask.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     with contextlib.ExitStack() as on_failure:

@@ -1,7 +1,6 @@
-"""The sandboxes that earlier versions saved for later sessions, removed from the user's cache.
+"""Remove the sandboxes that earlier versions saved in the user's cache for later sessions.
 
-They lie in a folder of the cache with the name below. Nothing else there is touched, and no link is
-followed.
+They lie in the folder `NAME` of the cache. Nothing else there is touched, and no link is followed.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ NAME = "sandboxes-1"
 def remove() -> list[str]:
     """Remove them, and return the paths that went.
 
-    One that a session of an earlier version uses stays. So does the whole folder if others can
-    enter or replace it.
+    A sandbox that a session of an earlier version uses stays. The whole folder stays if other users
+    can enter or replace it.
     """
     path = caches(NAME)
     removed: list[str] = []

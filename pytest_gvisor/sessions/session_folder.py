@@ -69,8 +69,8 @@ def base_folder() -> str:
 
 
 def _check_length(path: str) -> None:
-    # runsc gets paths in JSON too, which cannot hold a name that is not UTF-8: these have lone
-    # surrogates here, which do not encode.
+    # runsc also gets paths in JSON, which must be UTF-8. Python reads other bytes of a name as lone
+    # surrogates, which do not encode.
     with contextlib.suppress(UnicodeEncodeError):
         if len(path.encode()) <= LONGEST_BASE:
             return
@@ -129,8 +129,8 @@ class SessionDir:
     def choose(base: str | None = None) -> tuple[str, list[str]]:
         """Sweep; return the path for a new session under ``base``, and the removed folders.
 
-        The keeper gets the path before there is anything at it. From the first moment on there is
-        someone to remove it.
+        The keeper gets the path before the folder is made, so that there is a process to remove it
+        from the first moment on.
         """
         swept = sweep(base)
         return SessionDir.new_path(base_folder() if base is None else base), swept
@@ -174,11 +174,12 @@ class SessionDir:
     def remove(self) -> list[str]:
         """Remove the folder and the remains of its runs, and release the lock.
 
-        Returns what could not be removed, in words; it is left to the next sweep. A second call
-        tries that once more.
+        Returns a text for each thing that could not be removed. It is left to the next sweep, and a
+        second call tries it once more.
         """
         leaks = leftovers.clear_session(self.path) if os.path.isdir(self.path) else []
-        # Out of the list first: after a Ctrl-C in between, the number may be another's.
+        # Out of the list first: if a Ctrl-C came between the two steps, a second call would close
+        # a number that may belong to another file by then.
         with contextlib.suppress(IndexError, OSError):  # a test may have closed it
             os.close(self.held.pop())
         return leaks
@@ -197,7 +198,8 @@ def _is_dead(session: str) -> bool:
     try:
         lock = os.open(os.path.join(session, LOCK), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
-        # Made and locked under the base's lock, and the last to go of a session that ends.
+        # The file is made under the base's lock, and removed last when a session ends. So a session
+        # without it was killed in its first or last moment.
         return True
     except OSError:
         return False
@@ -209,22 +211,24 @@ def _is_dead(session: str) -> bool:
 def sweep(base: str | None = None, *, waits: bool = False) -> list[str]:
     """Remove the remains of dead sessions under ``base``, or in each folder of this user's.
 
-    Returns the session folders that went. A keeper that is stopped and whose pytest is dead goes on
-    first, and does that itself. A remnant that cannot be removed holds up this process, and all
-    that wait for the lock. That lasts `SWEEP_BUDGET` seconds at most, in which successful removals
-    do not count. The rest is left to the next sweep. Whoever holds the lock of a folder is sweeping
-    it, most likely. Without ``waits``, nobody else does.
+    Returns the removed session folders. A stopped keeper whose pytest is dead is woken first, and
+    removes its session itself.
+
+    A remnant that cannot be removed holds up this process, and each one that waits for the lock. So
+    failed removals take `SWEEP_BUDGET` seconds at most together, and the rest is left to the next
+    sweep. If another process holds the lock of a base folder, it is most likely sweeping there:
+    this sweep leaves the folder out, unless it ``waits``.
     """
     left = SWEEP_BUDGET
     gone: list[str] = []
     for folder in base_folders() if base is None else [base]:
         refused = () if waits else (LaunchError,)
         with contextlib.suppress(*refused), _sessions(folder, None if waits else 0.0) as found:
-            # In any order, so that it is not always the same ones that are left to the next.
+            # In random order, so that each sweep leaves other ones to the next.
             secrets.SystemRandom().shuffle(found)
             left -= _wake(folder) if found else 0
             for path in filter(_is_dead, found):
-                # Half of what there is for each: one that is stuck does not use up all of it.
+                # Half of the remaining seconds, so that a remnant that is stuck leaves some.
                 patience = min(leftovers.PATIENCE, left / 2)
                 if patience < _LEAST_PATIENCE:
                     break
@@ -248,7 +252,7 @@ def dead(base: str) -> list[str]:
 
 @contextlib.contextmanager
 def _sessions(base: str, patience: float | None = None) -> Iterator[list[str]]:
-    """Hold the lock of a base folder that is there, and yield the session folders in it."""
+    """Hold the lock of a base folder that exists, and yield the session folders in it."""
     if not os.path.isdir(base):
         yield []
         return
@@ -261,7 +265,7 @@ def _sessions(base: str, patience: float | None = None) -> Iterator[list[str]]:
 def _wake(base: str) -> float:
     """Wake stopped keepers of dead pytests, and wait until their sessions are dead too.
 
-    The seconds that were waited for nothing.
+    Returns the seconds of a wait in vain; 0 if all of them went.
     """
     began = time.monotonic()
     deadline = began + min(leftovers.PATIENCE, SWEEP_BUDGET / 2)

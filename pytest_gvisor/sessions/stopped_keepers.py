@@ -1,9 +1,9 @@
 """Stopped keepers whose pytest has died since: found and woken.
 
-A stopped process handles no event. Such a keeper does not see its pytest's end. It holds the
-session's lock, so that no sweep takes the session for dead. It lives, so that the kernel sends its
-sandboxes no parent-death signal: they run on past their deadlines. With SIGCONT it does all that it
-is for. A keeper whose pytest lives is not touched, whoever has stopped it.
+A stopped process handles no event, so a stopped keeper does not see its pytest's end. It holds the
+session's lock, so that no sweep takes the session for dead. It still exists, so that the kernel
+sends its sandboxes no parent-death signal, and they run on past their deadlines. After SIGCONT it
+removes its session. A keeper whose pytest exists is not touched: a user may have stopped both.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from pytest_gvisor.base.errors import MachineFailed, MachineTimeout, stage
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.programs import paths, warden
 from pytest_gvisor.programs.linux import closing
+from pytest_gvisor.programs.proc import text_in
 from pytest_gvisor.sessions.session_folder import SessionDir
 from pytest_gvisor.vm import machine as machines
 from pytest_gvisor.vm import parts as found_parts
@@ -34,7 +35,7 @@ _POLL = 0.05
 _PIECE = 256 * 1024
 _NO_KVM = "no-kvm"
 
-# QEMU says of each processor feature that its emulator lacks that it does, twice.
+# QEMU writes this twice for each processor feature that its emulator lacks.
 _EXPECTED = "TCG doesn't support requested feature"
 
 Sink = Callable[[bytes], object]
@@ -106,7 +107,7 @@ def _warden(
 
 def _close(process: subprocess.Popen[bytes]) -> None:
     """Let the warden kill the rest and end; its work is bounded."""
-    # Ctrl-C, and a second signal, wait until that is over: the warden is in another session.
+    # A Ctrl-C waits until that is over. The warden itself does not get the terminal's signals.
     signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
@@ -184,12 +185,7 @@ class _Tail:
 
 def _status(folder: str, told: str, timeout: float, console: _Console) -> int:
     """Return the command's status, from the VM's files and the warden's report."""
-    text = ""
-    with (
-        contextlib.suppress(OSError),
-        open(os.path.join(folder, "status"), encoding="ascii", errors="replace") as file,
-    ):
-        text = file.read(100).strip()
+    text = text_in(os.path.join(folder, "status"))[:100].strip()
     if text.isascii() and text.isdigit():
         return int(text)
     log = console.end()

@@ -29,10 +29,10 @@ GUEST_FOLDER = "/var/pytest-gvisor-vm"
 _OWN = ("/run", "/var/cache", "/var/log", "/var/tmp")
 _SHM = "/dev/shm"
 
-# What is written there goes into the VM's memory.
+# Writes to these folders go into the VM's memory.
 _WRITABLE = ("/etc/", "/home/", "/opt/", "/srv/", "/tmp/", "/usr/", "/var/")
 
-# They name what is not there in the VM: folders of this machine's /run, and this process's own.
+# Variables that name folders which the VM does not have: those in /run, and this process's own.
 _NOT_PASSED_ON = frozenset({"XDG_RUNTIME_DIR", "TMPDIR", "_", "SHLVL", "PWD", "OLDPWD"})
 
 
@@ -100,8 +100,8 @@ def vng(machine: Machine, parts: Parts, folder: str) -> list[str]:
         "--cwd", "/", f"--rwdir={GUEST_FOLDER}={folder}",
     ]
     # fmt: on
-    # vng waits for a virtiofsd that does not start, and takes 9p then; where there is none at all
-    # it is not asked.
+    # vng tries virtiofsd first, and waits before it takes 9p in its place. If this machine has no
+    # virtiofsd, that wait is in vain.
     if not parts.virtiofsd:
         argv.append("--force-9p")
     if any(below(parts.modules, own) for own in _OWN):

@@ -6,7 +6,6 @@ virtme-ng, and the tree of a named kernel.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import re
@@ -19,6 +18,7 @@ from typing import NamedTuple
 from pytest_gvisor.base.errors import MachineFailed
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.programs.paths import SYSTEM_PATH
+from pytest_gvisor.programs.proc import text_in
 
 OLDEST_QEMU = (8, 0)
 """gVisor's kvm fails or hangs on the emulated processor of 7.2; nothing between is known."""
@@ -125,12 +125,7 @@ def commands() -> tuple[Command, ...]:
 
 def _packages() -> tuple[tuple[str, ...], bool]:
     """Return apt-get's arguments for the parts, and whether pip has to bring virtme-ng."""
-    words: dict[str, str] = {}
-    with (
-        contextlib.suppress(OSError),
-        open(_OS_RELEASE, encoding="utf-8", errors="replace") as file,
-    ):
-        words = dict(line.rstrip().partition("=")[::2] for line in file)
+    words = dict(line.rstrip().partition("=")[::2] for line in text_in(_OS_RELEASE).splitlines())
     name, version = (words.get(key, "").strip('"') for key in ("ID", "VERSION_ID"))
     if (name, version) == ("debian", "12"):
         return ("-t", "bookworm-backports", *_FROM_BACKPORTS), True

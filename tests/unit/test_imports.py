@@ -50,7 +50,7 @@ PYTEST_INSIDE = {
 PROGRAMS = {
     "programs/ask_runsc.py": {"linux", "paths"},
     "programs/keeper.py": {"linux", "leftovers", "one_run", "order", "own_copy", "spare"},
-    "programs/own_copy.py": {"child", "linux", "order", "paths"},
+    "programs/own_copy.py": {"child", "linux", "order", "paths", "proc"},
     "programs/spare.py": {"child", "linux", "order"},
     "programs/one_run.py": {"child", "leftovers", "linux", "paths", "order"},
     "programs/child.py": {"linux", "order", "proc", "sources"},

@@ -1,6 +1,6 @@
 """Programs that the guest starts: their streams, their end, their background processes.
 
-Standard library only; part of the program that `guest` is.
+Standard library only; part of the program `init_process`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SIGNALS = signal.valid_signals()
 class Limits:
     """The limits on open files: one for programs, and a higher one for the guest.
 
-    And what is the same for all programs: who the guest is, and an input that is at its end.
+    Also has two facts for all programs: the guest's own user, and an input that is at its end.
     """
 
     def __init__(self, nothing: int) -> None:
@@ -91,9 +91,10 @@ class Program:
             os.chdir("/")
 
     def _spawn(self, streams: list[int], path: bytes) -> int:
-        """Start it by posix_spawn: a fork copies page tables, which costs much more in gVisor.
+        """Start it by posix_spawn: a fork copies page tables, which takes much longer in gVisor.
 
-        glibc asks for the action of each signal that is not named here, and sets it then.
+        All signals are named as ones to reset. For each other signal, glibc would make a system
+        call to ask for its action, before it sets the action.
         """
         moves = [(fd, target) for target, fd in enumerate(streams) if fd != target]
         return os.posix_spawn(
@@ -109,8 +110,8 @@ class Program:
     def _fork(self, streams: list[int]) -> int:
         """Start the program as another user, by a fork: only the child may ever be that user.
 
-        kill(2) looks at the real user id. If this process had it for the moment of a posix_spawn,
-        the started program could kill it in that moment.
+        kill(2) compares real user ids. For a posix_spawn, this process would have to take the id of
+        the other user for a moment, in which the program could kill it.
         """
         reader, writer = os.pipe()
         with os.fdopen(reader, "rb") as answer:
@@ -155,7 +156,7 @@ class Program:
             try:
                 return start(path)
             except OSError as error:
-                # The search goes on behind a file that may not be run, as that of execvp(3) does.
+                # After a file that may not be executed the search goes on, as in execvp(3).
                 if error.errno not in _GOES_ON:
                     raise
                 if problem is None or error.errno == errno.EACCES:
@@ -240,8 +241,8 @@ class Exec(Peer):
     def end(self, status: int) -> None:
         """Take the wait status of the program, which has ended.
 
-        What it wrote is in the pipes by now. Others may have them open still, and write on. That is
-        read, so that they get no SIGPIPE, and dropped.
+        All of its own output is in the pipes by now. Processes that it has started may still have
+        the pipes open. Their later output is read, so that they get no SIGPIPE, and dropped.
         """
         self.exited = True
         if self.sink is not None:

@@ -1,6 +1,6 @@
 """The guest's connections to servers in the sandbox, and files from and to the host.
 
-Standard library only; part of the program that `guest` is.
+Standard library only; part of the program `init_process`.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ class Put(Peer):
         try:
             act()
         except OSError as error:
-            with contextlib.suppress(OSError):  # what it has not written, it tries once more
+            with contextlib.suppress(OSError):  # it tries once more to write its buffer
                 self._file.close()
             self.over = True
             self.tell("failed", errno=error.errno or 0)

@@ -4,9 +4,9 @@ The sandbox's first process, and so its init. It is started as ``python3 -I -S -
 with one end of a socket pair as descriptor 0. It speaks `frames` with the host until that closes.
 Needs Python 3.8 and the standard library alone.
 
-The socket pair is not a matter of taste. On releases of gVisor up to 2024, any process of the same
-user can open a pipe by /proc/1/fd/0. It also makes itself undumpable, so that no program without
-CAP_SYS_PTRACE can look into it. Newer releases open nothing in /proc/1/fd then.
+Descriptor 0 is a socket because on releases of gVisor up to 2024, any process of the same user can
+open a pipe as /proc/1/fd/0, and a socket it cannot. The program also makes itself undumpable, so
+that no program without CAP_SYS_PTRACE can read its memory or, on newer releases, open /proc/1/fd.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PEERS: dict[str, Callable[..., Peer]] = {"put": Put, "get": Get, "connect": Con
 _REMEMBERED = 4096
 _NOBODY = 65534
 
-# The second is what Python raises for a NUL byte in a path, or for text that no encoding has.
+# Python raises ValueError for a NUL byte in a path, and for text that cannot be encoded.
 _REFUSED = (OSError, ValueError)
 
 
@@ -148,7 +148,7 @@ class Guest:
         if isinstance(program, Exec) and not program.exited:
             return program.pid, program.mark
         session, mark = self.past[number]
-        # The number of that session may be another's by now.
+        # If a running program has that number by now, the session of the tree is gone.
         return 0 if session in self.running else session, mark
 
     def on_kill(self, message: dict[str, Any], _payload: bytes) -> None:

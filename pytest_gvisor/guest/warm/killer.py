@@ -1,7 +1,7 @@
 """The killer of all processes that one exec has started.
 
-Its tree is its session, whoever has its mark in the environment, and all their descendants.
-Standard library only; part of the program that `guest` is.
+They are the processes of its session, those with its mark in their environment, and all of their
+descendants. Standard library only; part of the program `init_process`.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ def _is_marked(pid: int, mark: bytes) -> bool:
 
 
 def members(processes: dict[int, Process], session: int, mark: bytes) -> set[int]:
-    """Return the live processes of a tree. ``session`` is 0 if its number may be another's by
-    now.
+    """Return the live processes of a tree.
+
+    ``session`` is 0 if another session may have got its number meanwhile.
     """
     found = {
         pid
@@ -79,7 +80,7 @@ def kill(session: int, mark: bytes) -> Generator[None, None, int]:
     found: set[int] = set()
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
-        # What is stopped starts nothing more, and stays the parent of what it has started.
+        # A stopped process starts no other one, and stays the parent of those that it has started.
         stopped: set[int] = set()
         for _ in range(_FREEZES):
             found = members(table(), session, mark)
@@ -91,8 +92,9 @@ def kill(session: int, mark: bytes) -> Generator[None, None, int]:
                 break
         if not stopped:
             return 0
-        # The leader first, whose signal is reported: by the death of another, its group of
-        # stopped processes can become an orphan, which the kernel ends with SIGHUP (_exit(2)).
+        # The leader first, because its signal is reported. If another one died first, the leader's
+        # stopped process group could become an orphan, and the kernel would send it SIGHUP
+        # (_exit(2)).
         _send(sorted(stopped, key=lambda pid: pid != session), signal.SIGKILL)
         yield
     return len(found)

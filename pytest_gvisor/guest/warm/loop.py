@@ -1,8 +1,9 @@
 """The guest's loop: one thread, descriptors that never block, and streams with credit.
 
-A stream's bytes go to the host only as far as the host has given credit. They wait while much is
-waiting to be sent. So a host that does not read one stream holds up no other, and nothing piles up
-here. Standard library only; part of the program that `guest` is.
+A stream's bytes go to the host only as far as the host has given credit, and not while more than
+1 MiB of frames is waiting to be sent. So a host that does not read one stream holds up no other,
+and the memory of this process stays bounded. Standard library only; part of the program
+`init_process`.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ class Source:
                 self._end(0)
 
     def abandon(self) -> None:
-        """Go on reading, so that who writes is not stopped, and drop all."""
+        """Go on reading, so that writers are not blocked, and drop all bytes."""
         self.ended = True
         self._loop.sources.discard(self)
         self.update()
@@ -258,7 +259,7 @@ class Sink:
         self._write()
 
     def abandon(self) -> None:
-        """Write what has come, and stay open: who reads waits on."""
+        """Write the bytes that have come, and stay open, so that a reader sees no end."""
         self.ended = True
         self._failed = lambda _number: self.close()
 
