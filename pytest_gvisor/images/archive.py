@@ -1,8 +1,7 @@
 """Images as files: a ``docker save`` archive, an OCI image archive or layout, a rootfs tarball.
 
-`opened` tells them apart by their content. It reads the documents and hands out the layers, each
-with the digests that it must have. Whoever reads a layer to its end has them checked
-(`Layer.open`).
+`opened` tells them apart by their content. It reads the documents and returns the layers, each with
+the digests that it must have. `Layer.open` checks these when a layer was read to its end.
 """
 
 from __future__ import annotations
@@ -56,9 +55,9 @@ class Layer:
     source: Callable[[], Reader]
     """Its bytes as they are stored."""
     digest: str = ""
-    """What they must have; empty where only ``diff_id`` is known."""
+    """The digest of these bytes; empty if only ``diff_id`` is known."""
     diff_id: str = ""
-    """What they must have uncompressed; empty where nothing says so."""
+    """The digest of the uncompressed bytes; empty if no document has it."""
 
     @contextlib.contextmanager
     def open(self, budget: Budget) -> Iterator[Reader]:
@@ -124,7 +123,7 @@ class _Members:
             if entry.kind is Kind.FILE:
                 self._places[name] = (stream.at, entry.size)
             elif entry.kind in (Kind.SYMLINK, Kind.HARDLINK):
-                # Older dockers save a layer that is there twice as a link to the first.
+                # Older dockers save a layer that occurs twice as a link to the first one.
                 base = os.path.dirname(name) if entry.kind is Kind.SYMLINK else ""
                 target = os.path.join(base, entry.link.decode("utf-8", "surrogateescape"))
                 self._links[name] = os.path.normpath(target)
@@ -195,7 +194,7 @@ def _archive(members: _Members, reference: str, digest: str) -> Content | None:
     content = None
     has_index = members.find("index.json") is not None
     if digest and has_index and choose.only(_object(members, "index.json"), digest):
-        # It has what says so in it, digest by digest.
+        # The index leads to the configuration by digests, so nothing else has to be compared.
         return _layout(members, reference, digest)
     if members.find("manifest.json"):
         content = _saved(members, reference)

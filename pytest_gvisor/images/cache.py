@@ -2,8 +2,9 @@
 
 Layout, in the folders of `Folders`; the number in the name of the folder above is the layout's::
 
-    image.json   written when all else is there
-    rootfs/      and what mount_points.py keeps here
+    image.json   the record, written last: an image without it is not whole
+    rootfs/      the root file system
+    tree-…/      copies of it with more mount points: see mount_points.py
 """
 
 from __future__ import annotations
@@ -56,15 +57,15 @@ class CachedImage:
 
     id: str
     name: str
-    """As it was asked for when it was unpacked; empty where that is not known."""
+    """The name by which it was asked for when it was unpacked; empty if there was none."""
     size: int
     """Bytes of its layers."""
     notes: tuple[str, ...]
-    """What was left out of it."""
+    """The kinds of entries that were left out of it, with their number."""
     config: str
     seal: str
     used: float = 0.0
-    """When, in seconds since 1970: what `Cache.images` says, and no file."""
+    """The time of its last use, in seconds since 1970. It is not in the file."""
 
     @classmethod
     def read(cls, path: str) -> Self | None:
@@ -114,8 +115,8 @@ class Hold:
     def with_points(self, mounts: Sequence[Mount], user: str) -> str:
         """Return the root file system, or a copy of it with the points of these bind mounts.
 
-        Files are shared between them by hard links. That one stays as long as the folder ``user``
-        is there, the one of the sandbox or bundle. Raises `ImageError`.
+        The copy shares files with it by hard links, and is kept until the folder ``user`` of the
+        sandbox or bundle is removed. Raises `ImageError`.
         """
         root = self.path
         missing = root_paths.missing(root, mounts)
@@ -193,7 +194,7 @@ class Cache:
                 record = CachedImage.read(f"{path}/image.json")
                 if record is None or not folder.startswith(f"{name}-"):
                     continue
-                with contextlib.suppress(FileNotFoundError):  # it may go while it is looked at
+                with contextlib.suppress(FileNotFoundError):  # it may be removed meanwhile
                     used = os.stat(f"{path}/lock").st_mtime
                     found.append(dataclasses.replace(record, id=name, used=used))
         return sorted(found, key=lambda image: -image.used)
@@ -201,7 +202,7 @@ class Cache:
     def prune(self, max_bytes: int = DEFAULT_MAX_BYTES) -> list[CachedImage]:
         """Remove the least recently used images until the rest is at most ``max_bytes``.
 
-        One that is in use stays. The answer is what was removed.
+        An image that is in use stays. Returns the removed images.
         """
         found = self.images()
         total = sum(image.size for image in found)
@@ -216,7 +217,7 @@ class Cache:
         return removed
 
     def sweep(self) -> None:
-        """Remove the remains of killed processes, and what earlier versions made for images."""
+        """Remove the remains of killed processes, and the files of earlier versions."""
         if os.path.isdir(self.folder):
             self._check()
 
@@ -260,7 +261,8 @@ class Cache:
             hold.close()
             if folder == link:
                 raise
-            # A home folder may be shared, and an index has one id for the images of all machines.
+            # Machines of several architectures may share a home folder, and an index has one id for
+            # the images of all of them.
             return None
         return hold
 
@@ -304,7 +306,7 @@ class Cache:
                 if not self._folders.share(lock, self._patience):
                     return None
             undo.pop_all()
-        # What is wrong with another image is no failure of this one; a prune by hand tells it.
+        # An error with another image is no failure of this one. `pytest-gvisor cache` reports it.
         with contextlib.suppress(ImageError):
             self.prune()
         return Hold(self._folders.path(folder), lock, record)

@@ -57,8 +57,8 @@ def placed(name: str, folder: str) -> str:
 def as_reference(name: str) -> str:
     """Return the name for a daemon: without the prefix ``docker:``, unless it is part of the name.
 
-    No tag has a colon, a slash or an at sign. So ``docker:dind`` is the image docker with a tag,
-    and ``docker:app:1`` is app:1.
+    A tag has no colon, slash or at sign. So ``docker:dind`` is the image ``docker`` with a tag, and
+    ``docker:app:1`` is ``app:1`` with the prefix.
     """
     rest = name.removeprefix(_DAEMON)
     return rest if re.search("[:/@]", rest) else name

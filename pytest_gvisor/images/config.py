@@ -31,9 +31,9 @@ class ImageConfig:
     """The part of an image's configuration that matters for a run."""
 
     architecture: str = ""
-    """In Go's words, as ``amd64``; empty where the image does not say."""
+    """Go's name of it, such as ``amd64``; empty if the image does not say."""
     os: str = ""
-    """Empty where the image does not say: that is linux too."""
+    """Empty if the image does not say, which stands for linux."""
     says: Says = dataclasses.field(default_factory=Says)
     """The defaults for programs; the user as written: ``name``, ``uid``, ``name:group``…"""
     volumes: tuple[str, ...] = ()
@@ -133,7 +133,7 @@ def _environment(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _working_dir(config: Mapping[str, Any]) -> str:
-    # Builders have written paths without the slash, and docker takes them as below /.
+    # Some builders write paths without the first slash, and docker takes them as below /.
     path = "/" + _text(config, "WorkingDir").lstrip("/")
     if wrong := absolute(path):
         raise ImageError(f"WorkingDir: {wrong}")

@@ -1,8 +1,8 @@
 """Images of a docker daemon, through the docker SDK, which is imported lazily.
 
-It is a daemon of this machine, by its socket. ``DOCKER_HOST`` names another one (podman's, for
-instance), and one on another machine only where that is asked for. A request without an answer in
-time is an `ImageError`. A missing daemon is `DaemonUnavailable`, which may become a skip.
+The daemon is one of this machine, reached by its socket. ``DOCKER_HOST`` may name another one, such
+as podman's; one on another machine is used only with ``remote=True``. A request without an answer
+in time is an `ImageError`. A missing daemon is `DaemonUnavailable`, which may become a skip.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from pytest_gvisor.images.streams import Limits
 DEADLINE: Final = 4.0
 """Seconds for a daemon's whole answer to a simple question."""
 _SILENCE: Final = 120.0
-"""Seconds without a word from it while it pulls, builds or exports."""
+"""Seconds without a byte from it while it pulls, builds or exports."""
 _LONGEST: Final = 3600.0
-"""Seconds for a whole pull or build, however often the daemon says something."""
+"""Seconds for a whole pull or build, even if the daemon keeps sending."""
 _CHUNK: Final = 1024 * 1024
 _MAX_MESSAGE: Final = 64 * 1024
 
@@ -48,7 +48,7 @@ class Daemon(contextlib.AbstractContextManager["Daemon"]):
         self._sdk = _sdk()
         self._address = address = os.environ.get("DOCKER_HOST", "")
         self._client: Any = None
-        # Of a daemon elsewhere, silence alone is bounded.
+        # With a daemon on another machine, only its silence is bounded.
         self._deadline: Callable[[float], Any] = contextlib.nullcontext
         self._heard: Callable[[], None] = lambda: None
         if not address or address.startswith("unix://"):
@@ -148,7 +148,8 @@ class Daemon(contextlib.AbstractContextManager["Daemon"]):
         send = api.send
 
         def bounded(request: Any, **options: Any) -> Any:
-            # The SDK pulls and builds without any time-out, and guesses at texts of any encoding.
+            # The SDK pulls and builds without any time-out, and requests guesses the encoding of a
+            # text, which takes long for a large one.
             silence = options.get("timeout") or _SILENCE
             answer = send(request, **{**options, "timeout": silence})
             answer.encoding = "utf-8"
@@ -245,7 +246,7 @@ def _unavailable(address: str, error: Exception) -> ImageError:
         )
     if _is_late(causes):
         return ImageError(f"the docker daemon at {where} has not answered in {DEADLINE:g} s")
-    # Elsewhere, a file that is missing is one of this side's: a key, a certificate.
+    # With a daemon on another machine, a missing file is one of this machine: a key, a certificate.
     nobody = ConnectionRefusedError, FileNotFoundError if is_local else socket.gaierror
     if any(isinstance(cause, nobody) for cause in causes):
         return DaemonUnavailable(

@@ -1,10 +1,11 @@
 """Unpack layers into one folder. The kernel contains every path: openat2(2) resolves it with the
 folder as its root. So neither ``..`` nor links lead outside.
 
-Policy: permissions, set-uid bits and times are kept. Owners are kept by root. For others,
-everything is theirs, and its owner can read it. So it is for root where it is alone in its user
-namespace. Extended attributes, devices and FIFOs are left out, and hard links to these two. What
-`Tree` cannot do as it is asked is an `ImageError`.
+- Permissions, set-uid bits and times are kept.
+- root keeps owners. For another user, and for a root without further ids in its user namespace, all
+  files belong to that user, who can read each of them.
+- Extended attributes, devices and FIFOs are left out, and hard links to devices and FIFOs.
+- If an entry cannot be made as the archive has it, that is an `ImageError`.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ class Facts:
     size: int
     """Bytes of the uncompressed layers."""
     notes: tuple[str, ...]
-    """What was left out."""
+    """The kinds of entries that were left out, with their number."""
 
 
 def unpack(content: Content, root: str, *, points: Sequence[str] = ()) -> Facts:
     """Unpack an image's layers into the empty folder ``root``, and make folders ``points`` in it.
 
-    Raises `ImageError`; what has been made by then is there.
+    Raises `ImageError`, and leaves in ``root`` what has been made by then.
     """
     budget = Budget(limits=content.limits)
     with contextlib.closing(Tree(root, budget, owners=keeps_owners())) as tree:
@@ -85,7 +86,7 @@ class Tree:
         return tuple(f"left out of the image: {count} {what}" for what, count in left_out)
 
     def begin_layer(self) -> None:
-        """Begin a layer over everything that is there."""
+        """Begin a layer on top of the layers before it."""
         self._made.clear()
         self._cleared.clear()
 
@@ -171,7 +172,7 @@ class Tree:
         if hidden in (b"", b".", b".."):
             raise ImageError(f"{shown_bytes(name)} hides nothing that can be named")
         if hidden.startswith(_WHITEOUT) and name != _OPAQUE:
-            return  # aufs's own files, which mean nothing here
+            return  # a file that aufs itself kept in its layers
         with (
             contextlib.suppress(FileNotFoundError),
             self._folder(parts[:-1], make=False) as parent,
@@ -182,7 +183,7 @@ class Tree:
                 self._remove_lower(parent, hidden)
 
     def _clear(self, parent: int) -> None:
-        """Remove the entries of lower layers from a folder. Once is enough: none comes back."""
+        """Remove the entries of lower layers from a folder, once in a layer."""
         inode = os.fstat(parent).st_ino
         if inode in self._cleared:
             return

@@ -9,10 +9,10 @@ Layout::
         lock         flock: shared to use the image, exclusive to make or remove it; its time is
                      that of the last use
 
-A folder has its lock before a link leads to it. It has no link any more when the first of its files
-is removed. Its name is never used again. So a killed process leaves a folder with a free lock. No
-link leads to that folder, or it is not whole. An image is replaced by letting its id lead to a new
-folder. A user of the old one keeps it, with its lock.
+A folder has its lock before a link leads to it. The link is removed before the first file of the
+folder is, and the folder's name is never used again. So a killed process leaves a folder with a
+free lock, and either no link leads to it, or it has no image.json. To replace an image, its id is
+led to a new folder. A process that uses the old folder keeps it, with its lock.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Folders:
         return ""
 
     def set_link(self, identity: str, target: str, folder: str) -> None:
-        """Let an id lead to something else at once; ``folder`` is one that the caller makes."""
+        """Let an id lead to ``target``, in one step; the caller has begun the ``folder``."""
         os.symlink(target, f"{self.path(folder)}/link")
         os.rename(f"{self.path(folder)}/link", self.path(identity))
 
@@ -87,7 +87,7 @@ class Folders:
                 on_failure.callback(shutil.rmtree, path, ignore_errors=True)
                 lock = open_lock(f"{path}/lock")
                 on_failure.callback(os.close, lock)
-                take_lock(lock)  # nobody else knows of it
+                take_lock(lock)  # it is free: no other process has opened it
                 folder = os.path.basename(path)
                 self.set_link(identity, folder, folder)
             self.remove(instead)
@@ -143,7 +143,7 @@ class Folders:
         return used
 
     def _discard(self, folder: str) -> None:
-        """Remove a folder whose lock the caller has, without need of disk space."""
+        """Remove a folder whose lock the caller has. This works on a full disk too."""
         link = self.path(id_of(folder))
         with self._alone():
             if self.link(id_of(folder)) == folder:

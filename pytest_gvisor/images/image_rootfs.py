@@ -22,7 +22,7 @@ class ImageRootfs(Rootfs):
     """An image, unpacked in the cache and shared by runs. Writes stay in a run's memory."""
 
     name: str
-    """As it was asked for."""
+    """The name by which it was asked for."""
     id: str
     """Hexadecimal SHA-256 of its configuration; of a plain tarball, of that."""
     hold: Hold = field(compare=False, repr=False)
@@ -65,8 +65,8 @@ class ImageRootfs(Rootfs):
             options += [f"mode={status.st_mode & 0o7777:04o}"]
             uid, gid = status.st_uid, status.st_gid
             if not image_users.keeps_owners():
-                # Whose it is in the image is not kept: it is taken to be its user's, or root's
-                # where the image has no such user and the run another one.
+                # The owner in the image was not kept. The image's user is the likeliest one, and
+                # root if the image does not have the user that it names.
                 uid = gid = 0
                 with contextlib.suppress(ImageError):
                     user, _ = self.find_user(None)

@@ -25,7 +25,7 @@ _MAX_FILE: Final = 4 * 1024 * 1024
 _MAX_ID: Final = 2**32 - 2
 _MAX_GROUPS: Final = 1024
 _ABSENT: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
-"""What the kernel says of a path that is no file; the last one of a socket."""
+"""The errors of a path at which there is no file to read; ENXIO is that of a socket."""
 
 
 def find(root: str, asked: str) -> tuple[User, str]:
@@ -51,7 +51,8 @@ def find(root: str, asked: str) -> tuple[User, str]:
     elif found:
         members = dict.fromkeys(_id(f[2]) for f in groups if found[0] in f[3].split(","))
         extra = tuple(members)[:_MAX_GROUPS]
-    # The user's own group is among them: a file that denies it by mode 0604 would open otherwise.
+    # With the user's own group: without it, a file of mode 0604, which denies that group, would
+    # open.
     gids = tuple(dict.fromkeys((gid, *extra)))
     return User(uid=uid, gid=gid, additional_gids=gids), home
 
@@ -109,7 +110,7 @@ def _read(root: str, path: str) -> bytes:
             with open(fd, "rb", closefd=False) as file:
                 data = file.read(_MAX_FILE + 1)
     if len(data) > _MAX_FILE:
-        # A line that is cut is another one: of a uid 1000 it may say 100.
+        # The last line would be cut, and a uid of 1000 may become 100.
         raise ImageError(f"its /{path} is larger than {_MAX_FILE} bytes")
     return data
 
@@ -127,7 +128,8 @@ def keeps_owners() -> bool:
 def part_of(cache: str) -> str:
     """Return the part of a cache folder for trees of this process's user namespace.
 
-    Outside of any it is the folder itself, whose own owner says the rest. Raises `ImageError`.
+    In the initial namespace it is the folder itself, which belongs to one user. Raises
+    `ImageError`.
     """
     maps = [_map(kind) for kind in ("uid", "gid")]
     if all([ids.size for ids in found] == [2**32 - 1] for found in maps):

@@ -7,14 +7,15 @@ Layout, in the image's own folder::
         rootfs/               the tree; its files are hard links to the image's
     .tree-XXXXXXXX/           one that is being made: it gets its name when it is whole
 
-Whoever makes or uses a tree holds the image. ``users`` is removed before the tree is, which fails
-while there is a link in it. So where nobody holds the image, a tree without ``users`` is a killed
-process's.
+A process that makes or uses a tree holds the image. ``users`` is removed before the tree is, and
+that fails while there is a link in it. So if no process holds the image, a tree without ``users``
+was left by a process that was killed.
 
-A seal notices changes without reading the files. Writing to a file changes its time, and making,
-replacing or removing one that of its folder. Times are compared to the nanosecond, so that a write
-in the second of the unpacking is seen. Inodes are left out, since a CI's cache comes back as other
-files. Link counts and times of changes (ctime) are too: trees share files by hard links.
+A seal shows changes without a read of the files. To write to a file changes its time, and to make,
+replace or remove one changes the time of its folder. Times are compared to the nanosecond, so that
+a write in the second of the unpacking shows too. Inodes are left out, because a CI's cache comes
+back as other files. Link counts and times of changes (ctime) are left out, because trees share
+files by hard links.
 """
 
 from __future__ import annotations
@@ -36,22 +37,23 @@ from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.sessions.private import make_private
 
 MAX_KEPT: Final = 16
-"""Trees of one image that stay where no sandbox and no bundle uses them."""
+"""The most trees of one image that are kept without a sandbox or bundle that uses them."""
 _NAME: Final = "tree-"
 _MAKING: Final = ".tree-"
 _EARLIER: Final = ("packed-", "points-")
-"""What earlier versions made: EROFS images, and trees with seals."""
+"""The files and folders of earlier versions: EROFS images, and trees with seals."""
 _FIELDS: Final = struct.Struct("<IIIQq")
 
 
 def use(image: str, root: str, mounts: Sequence[Mount], user: str) -> str:
     """Return a tree like ``root`` with the points of these mounts, in the image's folder.
 
-    It stays as long as the folder ``user`` is there. Raises `ImageError`.
+    The tree is kept until the folder ``user`` is removed. Raises `ImageError`.
     """
     prefix = f"{_NAME}{points_digest(mounts)}-"
     with failing(image):
-        # The first that is there, so that those who made the same at once use one from then on.
+        # The first by name: if two processes have made the same tree at once, all use one of them
+        # from then on.
         for tree in sorted(_all(image, prefix)):
             if _claim(tree, user):
                 break
@@ -99,7 +101,7 @@ def _add(users: str, user: str) -> None:
 
 
 def _claim(tree: str, user: str) -> bool:
-    """Record that a folder uses the tree; return whether the tree is there."""
+    """Record that a folder uses the tree; return False if the tree is being removed."""
     try:
         _add(f"{tree}/users", user)
     except FileNotFoundError:
@@ -160,7 +162,7 @@ def seal(root: str) -> str:
 
 def _digest(found: hashlib._Hash, path: bytes, name: bytes, status: os.stat_result) -> None:
     is_folder = stat.S_ISDIR(status.st_mode)
-    # The size of a folder is the file system's own affair.
+    # The size of a folder depends on the file system.
     size = 0 if is_folder else status.st_size
     facts = _FIELDS.pack(status.st_mode, status.st_uid, status.st_gid, size, status.st_mtime_ns)
     found.update(name + b"\0" + facts)

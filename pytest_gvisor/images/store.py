@@ -55,7 +55,7 @@ class Images:
             if (file := choose.as_file(name)) is not None:
                 return self._file(name, *file, limits)
             reference = choose.as_reference(name)
-            # With its policy: what was found under one is not what another asks for.
+            # With its policy: an image that was found locally does not answer pull="always".
             key = (_DAEMON, reference, policy, os.environ.get("DOCKER_HOST"), limits)
             if key not in self._found:
                 with Daemon(remote=remote) as daemon:
@@ -106,7 +106,7 @@ class Images:
     def _from_daemon(self, name: str, daemon: Daemon, identity: str, limits: Limits) -> ImageRootfs:
         """Return a daemon's image. Export it only if the cache lacks it.
 
-        Whoever needs it first exports it, and others wait for that.
+        The first process that needs it exports it, and others wait for that.
         """
         digest = identity.removeprefix("sha256:")
 

@@ -37,7 +37,7 @@ class Limits:
     max_bytes: int = 32 * 1024**3
     """Bytes of its uncompressed layers."""
     max_entries: int = 1_000_000
-    """Files, folders, links and whiteouts, and folders that none of these is but that they need."""
+    """Files, folders, links and whiteouts, and folders that are made because a path needs them."""
     max_depth: int = 128
     """Folders in folders."""
     max_ratio: int = 200
@@ -254,14 +254,15 @@ class Inflated:
         while True:
             if self._inner.eof and not self._another():
                 return b""
-            data = getattr(self._inner, "unconsumed_tail", b"")  # the others keep it themselves
+            data = getattr(self._inner, "unconsumed_tail", b"")  # zlib alone does not keep it
             if not data and getattr(self._inner, "needs_input", True):
                 data = self._next(CHUNK)
                 if not data:
                     raise ImageError("compressed data ends in the middle: it is truncated")
             try:
                 made: bytes = self._inner.decompress(data, count)
-            except (MemoryError, GvisorError):  # the latter of a signal: a deadline has passed
+            except (MemoryError, GvisorError):
+                # A GvisorError comes from the handler of a signal, after a deadline.
                 raise
             except Exception as error:  # each library has errors of its own
                 raise ImageError(f"compressed data is damaged: {error}") from error

@@ -1,7 +1,7 @@
 """A reader of tar streams: ustar, pax and GNU, names as bytes, in constant memory.
 
-It says what an archive holds and touches no file system. Anything unknown is refused. An archive
-that two programs read differently is not one to build a root file system from.
+It lists the entries of an archive and touches no file system. Unknown types are refused, because
+two programs that read such an archive may build two different root file systems.
 
 The standard library's `tarfile` bounds no memory of a hostile archive. It reads the headers in
 front of an entry as a whole. An archive may have gigabytes of them (python/cpython issue 155633).
@@ -26,7 +26,7 @@ from pytest_gvisor.images.streams import CHUNK, Reader, drain, read_all
 BLOCK: Final = 512
 _MAX_HEADER: Final = 1024 * 1024
 _MAX_GLOBAL: Final = 64 * 1024
-"""Bytes of the keys and values for all entries, which are looked through for each."""
+"""Bytes of the keys and values for all entries, which each further entry is searched for."""
 _MAX_NAME: Final = 4096
 """PATH_MAX, of names and of targets."""
 _MAX_ID: Final = 2**32 - 2
@@ -182,7 +182,7 @@ class Tar:
         label = shown_bytes(name)
         kind = _kind(block, pax, label)
         size = int(_pax_number(pax, b"size", block[124:136]))
-        # The second: a folder in the format that had no type for folders.
+        # The second sign: the oldest format has no type for folders, only the slash at the end.
         signs = name.endswith(b"/"), block[156:157] == b"\0" and _name(block).endswith(b"/")
         if kind is Kind.FILE and any(signs):
             if size or not all(signs):
@@ -207,7 +207,7 @@ class Tar:
             uid=owners[0],
             gid=owners[1],
             size=size,
-            # What the kernel takes, and then what file systems keep.
+            # Bounded to times that the kernel takes and file systems can store.
             mtime_ns=max(-(2**31) * 10**9, min(time_ns, 2**33 * 10**9)),
             link=link if kind in (Kind.SYMLINK, Kind.HARDLINK) else b"",
             xattrs=sum(key.startswith(_ATTRIBUTES) for key in pax),

@@ -1,4 +1,4 @@
-"""The passwd and group files of a root file system of ours. Does no input or output."""
+"""The passwd and group files for a root file system that is made. Does no input or output."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class Bundle:
         spec, found = validate.examine(value)
         whole = spec is not None
         if spec is None and isinstance(value, dict):
-            # The rest of it is looked at all the same.
+            # With these in place of missing or bad values, the problems of the rest are found too.
             spec, _ = validate.examine({**value, **_STAND_IN})
         if spec is not None:
             spec = _resolve(spec, os.path.realpath(folder), found, notes, allow)
@@ -221,7 +221,7 @@ def _mount(mount: Mount, folder: str, notes: list[str]) -> Mount:
     if not mount.is_bind:
         return mount
     if mount.source == "/sys" and normal(mount.destination) == "/sys":
-        # What runc and umoci write for rootless use, where Linux refuses a new sysfs.
+        # runc and umoci write this mount for rootless use, where Linux refuses a new sysfs.
         notes.append("mounts: the host's /sys is replaced by the sandbox's own")
         options = tuple(option for option in mount.options if option not in {"bind", "rbind"})
         return dataclasses.replace(mount, type=MountType.SYSFS, source="sysfs", options=options)

@@ -48,7 +48,7 @@ def writing(sources: Sequence[str]) -> Iterator[None]:
 
 
 def canonical(path: str, *, follow: bool = False) -> str:
-    """Return the absolute path of a file or folder that is there, without links.
+    """Return the absolute path of an existing file or folder, without links.
 
     A link at or below a noted folder or the current one is followed with ``follow`` alone. Without,
     it is a `UsageError` that names the target. Raises `OSError` where a part is missing, and

@@ -15,11 +15,11 @@ from pytest_gvisor.oci.vocabulary import MountType
 # fmt: off
 # The sentry's own file systems have no devices of the host, so nodev holds there of itself.
 _EVERYWHERE: Final = frozenset(("ro", "rw", "noexec", "exec", "nosuid", "nodev"))
-# What mount(8) does without being asked, and gVisor too.
+# The defaults of mount(8), which are also gVisor's.
 _DEFAULTS: Final = frozenset(("defaults", "async", "atime", "diratime", "loud", "nomand",
                               "symfollow"))
 _BIND: Final = frozenset(("bind", "rbind", "private", "rprivate", "slave", "rslave"))
-# The sentry's tmpfs writes down each access, unless it is told not to.
+# The sentry's tmpfs updates access times at each access, unless it gets noatime.
 _TMPFS: Final = frozenset(("noatime", "strictatime"))
 _TMPFS_VALUES: Final = frozenset(("mode", "size", "uid", "gid"))
 # Each sandbox has a devpts of its own, and everybody may open its ptmx.
@@ -29,8 +29,9 @@ _DEVPTS: Final = frozenset(("newinstance", "ptmxmode=0666", "ptmxmode=666"))
 _RECURSIVE: Final = frozenset(("rro", "rrw", "rnoexec", "rexec", "rnosuid", "rsuid", "rnodev",
                                "rdev", "rnoatime", "ratime", "rrelatime", "rnorelatime",
                                "rstrictatime", "rnostrictatime", "rnodiratime", "rdiratime"))
-# Without it a workload has less, or has time stamps that nothing here promises. On a bind mount
-# the kernel lets no user namespace change how the source's file system writes access times.
+# Without these options, a workload has fewer rights, or other time stamps than it asked for, which
+# no document promises. On a bind mount, the kernel lets no user namespace change how the source's
+# file system writes access times.
 _LEFT_OUT: Final = frozenset(("suid", "dev", "noatime", "relatime", "norelatime", "strictatime",
                               "nostrictatime", "nodiratime", "lazytime", "nolazytime", "silent"))
 # fmt: on
@@ -42,7 +43,8 @@ def translated(kind: MountType, option: str) -> str | None:
     plain = option[1:] if option in _RECURSIVE else option
     if _holds(kind, plain):
         return plain
-    # Terminals are of who opens them, and nothing of the host propagates into the sentry's own.
+    # In the sentry's devpts a terminal belongs to the process that opens it. The flags of
+    # propagation have no effect, because the sentry has mounts of its own.
     of_terminals = kind is MountType.DEVPTS and plain.startswith(("mode=", "gid="))
     return "" if plain in _LEFT_OUT or plain in _BIND or of_terminals else None
 

@@ -1,7 +1,7 @@
 """Mounts that a caller asks for: folders and files of the host, and file systems in memory.
 
-What would hand the host to the sandbox is refused unless it is named as dangerous. What is judged
-is the real path, and that is what is mounted.
+A source that would hand the host to the sandbox is refused, unless the caller names it as
+dangerous. The rules look at the real path, and the real path is mounted.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def covers(root: str, mounts: Sequence[Mount], *, session: str = "") -> list[Mou
 
     ``session`` is one more folder of sessions, for a process whose environment has changed since.
     """
-    # A link in the place of one is no folder of sessions, and leads elsewhere inside.
+    # A link in the place of one is not used for sessions, and would lead elsewhere inside.
     known = (base for base in (*_sessions(), session) if os.path.isdir(base))
     bases = {base for base in known if not os.path.islink(base)}
     shown = [(root, "/"), *((m.source, m.destination) for m in mounts if m.is_bind)]

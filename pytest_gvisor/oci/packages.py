@@ -1,7 +1,7 @@
 """Packages that lie outside of the folders of ``sys.path``, for sandboxes to import.
 
-Found here: editable packages of setuptools, links into uv's cache, zip files and eggs. What an
-installer wrote is read as data. A link of another kind is not followed: it may lead anywhere.
+These are editable packages of setuptools, links into uv's cache, zip files and eggs. The files of
+installers are read as data. A link of another kind is not followed, because it may lead anywhere.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _path_files(path: Sequence[str]) -> Iterator[str]:
                 continue
             for line in lines:
                 named = os.path.normpath(os.path.join(folder, line.rstrip()))
-                # A line with code is no folder, and one that Python has not added is none of ours.
+                # A line may be code, and Python may not have added the folder to sys.path.
                 if line.strip() and named in path and os.path.isdir(named):
                     yield named
 

@@ -109,7 +109,7 @@ class Project:
             for mount in own:
                 if secret != mount.source and within(secret, mount.source):
                     targets[mount.destination + secret[len(mount.source) :]] = secret
-        # What lies in a hidden folder is hidden with it.
+        # An entry of a hidden folder is hidden with the folder.
         wanted = {target: secret for target, secret in targets.items()
                   if target not in taken and targets.keys().isdisjoint(_above(target))}  # fmt: skip
         if len(wanted) > MOST_HIDDEN:
@@ -149,7 +149,8 @@ class Finder:
 
     def __init__(self, asked: Sequence[str], passed_by: Sequence[str] = ()) -> None:
         paths = [pattern for pattern in asked if "/" in pattern]
-        # Most names are there many times, and few are the last part of such a path.
+        # Most names occur many times, so the answers are cached. Few names are the last part of a
+        # pattern with a slash, and only those need a search of the whole path.
         self._named = _cached(pattern for pattern in asked if pattern not in paths)
         self._last = _cached(pattern.rpartition("/")[2] for pattern in paths)
         self._paths = _compiled(f"*/{pattern}" for pattern in paths)
@@ -161,7 +162,7 @@ class Finder:
         """Return the paths below a folder, or of a file, that are to be hidden.
 
         A folder that this user cannot list is one of them, since files in it may be known by
-        name. Of a link with such a name the target counts, which may be elsewhere. Raises
+        name. If a link has such a name, its target is hidden, which may be elsewhere. Raises
         `UsageError` for a folder that has too many entries.
         """
         found: set[str] = set()
@@ -220,7 +221,7 @@ class Finder:
             )
 
     def _may_hide(self, target: str, top: str) -> bool:
-        """Whether a link's target is there, and not in what is shown for another reason."""
+        """Whether a link's target exists, and is not shown for another reason."""
         known = any(within(target, p) and not within(top, p) for p in self._passed_by)
         return os.path.lexists(target) and not os.path.islink(target) and not known
 

@@ -18,7 +18,7 @@ from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.vocabulary import absolute, normal
 from pytest_gvisor.programs.paths import within
 
-# As the kernel has it.
+# The kernel follows as many in one path (path_resolution(7)).
 _MAX_LINKS: Final = 40
 
 
@@ -36,7 +36,7 @@ class Place(NamedTuple):
 
     @property
     def exists(self) -> bool:
-        """Whether something is there."""
+        """Whether a file, a folder or a link exists at the place."""
         return not self.loop and os.path.lexists(self.host)
 
 
@@ -88,7 +88,7 @@ def ordered(mounts: Iterable[Mount]) -> list[Mount]:
 def missing(root: str, mounts: Sequence[Mount], *, makes: bool = False) -> list[str]:
     """Return the problems of bind mounts without a mount point in the root.
 
-    With ``makes``, the points that no other mount holds are made: the root is one of ours.
+    With ``makes``, the points that no other mount holds are made: the root was made for this run.
     """
     found, binds = [], dict[str, str]()
     for mount in ordered(mounts):

@@ -47,7 +47,7 @@ class Prepared(NamedTuple):
     path: tuple[str, ...] = ()
     """Folders of programs that belong in front of PATH."""
     notes: tuple[str, ...] = ()
-    """What could not be had."""
+    """Parts that are missing in the sandbox, and why."""
     identity: tuple[int, int] = ANY
     """The device and inode of the folder, where it must be the one that was checked."""
 
@@ -56,17 +56,17 @@ class Says(NamedTuple):
     """The user, environment and folder that a root file system sets for programs; images do."""
 
     entrypoint: tuple[str, ...] = ()
-    """What comes in front of every argv."""
+    """The words in front of every argv."""
     cmd: tuple[str, ...] = ()
-    """The argv where none is given."""
+    """The argv, if the caller gives none."""
     env: Mapping[str, str] = {}
-    """Environment, below the caller's."""
+    """The environment, which the caller's variables override."""
     cwd: str = "/"
-    """Working folder, where none is given."""
+    """The working folder, if the caller gives none."""
     user: str = ""
-    """User, where none is given; empty is root."""
+    """The user, if the caller gives none; empty is root."""
     stop_signal: int = signal.SIGTERM
-    """What ends the program in good order."""
+    """The signal that ends the program in good order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +103,8 @@ class Rootfs(abc.ABC):
     ) -> Prepared:
         """Make the root file system, under ``folder`` if it needs a folder of its own.
 
-        ``mounts`` are the caller's: every point that they need is there afterwards. ``shared`` is a
-        folder for files that are made once, used by all, and never written to again.
+        ``mounts`` are the caller's: their mount points exist afterwards. ``shared`` is a folder for
+        files that are made once, used by all runs, and never written to again.
         ``account`` gets entries in /etc/passwd and /etc/group, if these are made too. A root whose
         files are given uses neither of the two.
         """
@@ -154,7 +154,8 @@ class HostRootfs(Rootfs):
                 make_points(root, made.mounts)
                 self._complete(root)
 
-            # Other points, links or accounts make another skeleton: no run sees another's.
+            # Other points, links or accounts make another skeleton, so that no run sees those of
+            # another run.
             name = f"{SHARED}-{points_digest(mounts, self, account)}"
             if shared and (root := _made_once(shared, name, make)):
                 check_points(root, made.mounts)
@@ -227,7 +228,7 @@ class EmptyRootfs(Rootfs):
 def host() -> Rootfs:
     """The host's system folders and the running Python's prefix, read-only: the default.
 
-    Of /etc it has only the files that programs need to start. It has no home folder, apart from a
+    Its /etc has only the files that programs need to start. It has no home folder, apart from a
     Python that is installed in one.
     """
     return HostRootfs()
@@ -325,7 +326,7 @@ def _made_once(shared: str, name: str, make: Callable[[str], None]) -> str | Non
         make(f"{temporary}/root")
         os.rename(f"{temporary}/root", root)
     except OSError:
-        # Another process was faster: a folder that is not empty is not replaced.
+        # The error of a rename onto a folder that is not empty: another process was faster.
         if not os.path.isdir(root):
             raise
     finally:
@@ -341,7 +342,7 @@ def points_digest(mounts: Sequence[Mount], *others: object) -> str:
 
 
 def make_points(root: str, mounts: Sequence[Mount]) -> None:
-    """Make the mount points of bind mounts in a root of ours; a foreign root must have them."""
+    """Make the mount points of bind mounts in a root that was made for a run."""
     if found := root_paths.missing(root, mounts, makes=True):
         raise InvalidBundle(found, where="root file system")
 
@@ -364,7 +365,7 @@ def _failing(folder: str) -> Iterator[None]:
     try:
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder, 0o700)
-            os.chmod(folder, 0o700)  # whatever the umask is
+            os.chmod(folder, 0o700)  # mkdir has applied the umask
         yield
     except GvisorError:
         raise

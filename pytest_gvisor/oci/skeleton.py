@@ -1,8 +1,8 @@
 """The skeleton of the host's system folders: the default root of a sandbox.
 
-A small folder of links, empty folders and the few files of /etc that programs need to start. What
-is large (/usr, the running Python) is bound into it read-only. Nothing of /etc is taken that not
-every user may read. Nor is anything that names this machine, its users or its secrets.
+A small folder of links, empty folders and the few files of /etc that programs need to start. Large
+folders (/usr, the running Python) are bound into it read-only. A file of /etc is taken only if
+every user may read it, and if it names neither this machine nor its users or secrets.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _GENERATED: Final = {
 IPV6_LOOPBACK: Final = "localhost", "ip6-localhost", "ip6-loopback"
 """The names of ``::1`` in /etc/hosts."""
 
-# Of the host's /etc: what programs read when they start.
+# Files of the host's /etc that programs read when they start.
 _COPIED: Final = (
     "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "timezone", "os-release",
     "mime.types", "protocols", "services", "locale.alias", "locale.conf", "debian_version",
@@ -71,7 +71,7 @@ def homes() -> list[str]:
 
 
 def is_wide(path: str) -> bool:
-    """Whether a folder is nobody's own: it holds home folders, or what all programs share."""
+    """Whether a folder holds home folders, or is one that all users and programs share."""
     real = os.path.realpath(path)
     return real in _SHARED or within(home(), real) or any(within(real, p) for p in _NOT_SHOWN)
 
@@ -132,7 +132,7 @@ def holds(path: str) -> bool:
 
 
 def point(root: str, path: str, *, is_folder: bool) -> None:
-    """Make a mount point, and the folders above it, in a root of ours."""
+    """Make a mount point, and the folders above it, in a root that is being made."""
     parts = path.strip("/").split("/")
     for depth in range(1, len(parts) + (1 if is_folder else 0)):
         with contextlib.suppress(FileExistsError):
@@ -143,7 +143,7 @@ def point(root: str, path: str, *, is_folder: bool) -> None:
 
 def _folder(path: str) -> None:
     os.mkdir(path, 0o700)
-    # The umask of a test is not the sandbox's.
+    # mkdir applies the umask, which a test may have changed.
     os.chmod(path, 0o755)
 
 
@@ -166,7 +166,7 @@ def _copy(source: str, root: str) -> None:
         elif stat.S_ISDIR(status.st_mode) and status.st_mode & _OTHERS == _OTHERS:
             point(root, source, is_folder=True)
             names = sorted(os.listdir(source))
-            # What the links beside the bundle lead to is in the bundle; there may be hundreds.
+            # There may be hundreds of links beside the bundle, to certificates that the bundle has.
             bundled = source == "/etc/ssl/certs" and _BUNDLE in names
             for entry in names:
                 if not (bundled and os.path.islink(f"{source}/{entry}")):
@@ -176,7 +176,7 @@ def _copy(source: str, root: str) -> None:
 
 
 def _is_kept_back(path: str) -> bool:
-    """Whether a path has the name of a key or password file, whoever may read it."""
+    """Whether a path has the name of a key or password file, even if every user may read it."""
     name = os.path.basename(path)
     return name.startswith(_NEVER) or name.endswith(".key")
 

@@ -1,8 +1,8 @@
 """An OCI runtime specification (``config.json``) as frozen typed data: a closed world.
 
 Source: https://github.com/opencontainers/runtime-spec, releases 1.0 to 1.3. Hooks and the other
-systems' sections have no field here, so no value of `Spec` can hold them. Nor has what runsc
-ignores, and what limits nothing here: see `validate.drop_ignored`.
+systems' sections have no field here, so no value of `Spec` can hold them. Keys that runsc ignores,
+and limits that this package does not set, have no field either: see `validate.drop_ignored`.
 
 Constructors trust. ``problems`` of a class yields the rules that a value breaks, beyond its
 structure. `validate.examine` and `validate.read` ask it, and report every problem at once.
@@ -57,19 +57,19 @@ class Capabilities:
     """The five sets of capabilities(7)."""
 
     bounding: tuple[Capability, ...] = ()
-    """What can be had at all."""
+    """The most capabilities that an execve can give."""
     effective: tuple[Capability, ...] = ()
-    """What the kernel checks."""
+    """Capabilities that the kernel checks."""
     inheritable: tuple[Capability, ...] = ()
-    """What an execve may keep."""
+    """Capabilities that an execve keeps if the file allows them."""
     permitted: tuple[Capability, ...] = ()
-    """What may be made effective."""
+    """Capabilities that may be made effective."""
     ambient: tuple[Capability, ...] = ()
-    """What an execve of an ordinary file keeps."""
+    """Capabilities that an execve of an ordinary file keeps."""
 
     def problems(self) -> Found:
         """Yield the broken rules."""
-        # From a set of the process that the kernel cannot hold, runsc would make something else.
+        # The kernel has no process with such sets, and runsc would silently make other ones.
         for name in ("effective", "ambient"):
             for index, capability in enumerate(getattr(self, name)):
                 if capability not in self.permitted:
@@ -81,11 +81,11 @@ class Rlimit:
     """One resource limit; 2**64 - 1 is unlimited."""
 
     type: RlimitType
-    """Which."""
+    """The resource."""
     soft: U64
-    """What is enforced."""
+    """The value that the kernel enforces."""
     hard: U64
-    """What the soft limit may be raised to."""
+    """The highest value to which the soft limit may be raised."""
 
     def problems(self) -> Found:
         """Yield the broken rules."""
@@ -102,7 +102,7 @@ class Process:
     cwd: str
     """Its working folder, absolute."""
     user: User
-    """Who it is."""
+    """Its ids."""
     env: tuple[str, ...] = ()
     """Its whole environment, ``KEY=value``."""
     terminal: bool = False
@@ -166,13 +166,13 @@ class Mount:
     """One mount, made in order."""
 
     destination: str
-    """Where, inside."""
+    """Its path inside."""
     type: MountType = MountType.NONE
-    """What; ``none`` with the option ``bind`` or ``rbind`` is a bind mount too."""
+    """The file system; ``none`` with the option ``bind`` or ``rbind`` is a bind mount too."""
     source: str = ""
     """A bind mount's folder or file on the host; a mere name otherwise."""
     options: tuple[str, ...] = ()
-    """As for mount(8)."""
+    """Its options, as for mount(8)."""
     uid_mappings: tuple[IdMapping, ...] = ()
     """Id-mapped mount: users."""
     gid_mappings: tuple[IdMapping, ...] = ()
@@ -212,9 +212,9 @@ class Namespace:
     """A namespace that the sandbox gets."""
 
     type: NamespaceType
-    """Which kind."""
+    """Its kind."""
     path: str = ""
-    """One that exists, to be joined; empty is a new one."""
+    """The path of an existing one that is joined; empty is a new one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,10 +279,10 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True)
 class Linux:
-    """The part that is Linux's own."""
+    """The part of a specification for Linux."""
 
     namespaces: tuple[Namespace, ...] = ()
-    """What is not shared with the host."""
+    """The namespaces that are not shared with the host."""
     uid_mappings: tuple[IdMapping, ...] = ()
     """Users of the user namespace."""
     gid_mappings: tuple[IdMapping, ...] = ()
@@ -325,19 +325,19 @@ class Spec:
     oci_version: str
     """Version of the specification, 1.x."""
     process: Process
-    """What is started."""
+    """The program that is started."""
     root: Root
-    """In which root file system."""
+    """Its root file system."""
     hostname: str = ""
     """Its host name."""
     domainname: str = ""
     """Its NIS domain name."""
     mounts: tuple[Mount, ...] = ()
-    """What is mounted, in order."""
+    """The mounts, in order."""
     annotations: Mapping[str, str] = field(default_factory=dict)
     """Arbitrary names and values."""
     linux: Linux = field(default_factory=Linux)
-    """Linux's own part."""
+    """The part for Linux."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the specification as JSON values, without fields that have their default."""

@@ -1,8 +1,8 @@
 """The host's folders that a workload sees by default: the system's, and the running Python's.
 
-Of the prefix of a Python only known parts are shown. Passwords may lie beside them: ``pip.conf``,
-settings of Jupyter, conda's variables. In these parts, an entry is hidden that is more private than
-the folder that it lies in. Tests inside see a prefix whole, as they see their project.
+Only known parts of the prefix of a Python are shown. Passwords may lie beside them: ``pip.conf``,
+settings of Jupyter, conda's variables. In these parts, an entry is hidden if fewer users may read
+it than the folder that it lies in. Tests inside see a whole prefix, as they see their project.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ class System(NamedTuple):
     path: tuple[str, ...]
     """Folders of the running Python's programs, outside of the fixed PATH."""
     notes: tuple[str, ...]
-    """What was left out, and why."""
+    """Texts about parts that were left out, and why."""
     covers: tuple[str, ...] = ()
-    """Files and folders below destinations in whose places are empty ones."""
+    """Files and folders below destinations that are hidden by empty ones."""
 
     def covered(self, taken: frozenset[str] = frozenset()) -> Iterator[str]:
-        """Yield what is hidden: `covers`, and projects and home folders in the system's folders.
+        """Yield the hidden paths: `covers`, and projects and home folders in the system's folders.
 
-        Nothing is hidden in what is mounted at ``taken``, nor what is gone or without files by now.
+        Left out are paths below a mount at ``taken``, and folders that are gone or have no files.
         """
         places = {destination for destination, _source in self.binds}
         for path in (*self.covers, *filter(self.holds, _of_users())):
@@ -74,7 +74,7 @@ class System(NamedTuple):
                 yield path
 
     def holds(self, path: str) -> bool:
-        """Whether a path lies in what is bound, and is not hidden."""
+        """Whether a path lies in a bound folder, and is not hidden."""
         places = {destination for destination, _source in self.binds}
         return _above(path, places | {*self.covers}) in places
 
@@ -82,7 +82,8 @@ class System(NamedTuple):
 def has_files(path: str) -> bool:
     """Whether a path is a file, or a folder with more than folders in it.
 
-    ``include`` of an environment has a folder alone. What cannot be listed counts.
+    The ``include`` of an environment has an empty folder alone, for example. A folder that cannot
+    be listed counts as one with files.
     """
     failed: list[OSError] = []
     return any(
@@ -189,8 +190,9 @@ def _covers(binds: Mapping[str, str], parted: Sequence[str]) -> Iterator[str]:
 def private(top: str) -> Iterator[str]:
     """Yield files and folders below a folder that fewer users may read than the folder above each.
 
-    In an environment that was made with a umask of 077 all folders are private, so nothing is. Byte
-    code has the privacy of its source: its own mode is due to whoever imported it first.
+    If an environment was made with a umask of 077, all of its folders are private, and none is more
+    private than the one above it. Byte code counts as its source does: its own mode comes from the
+    umask of the process that imported it first.
     """
     waiting = [top]
     while waiting:
@@ -238,8 +240,9 @@ def prefixes() -> list[str]:
 def _steps() -> Iterator[str]:
     """Yield the running program and what the links lead to, as far as they lie in a ``bin``.
 
-    A virtual environment's program is a link, in one step or more, to another prefix's. Each has to
-    be there, under the name that the link before it uses. ``~/.local/bin`` may have such a link.
+    A virtual environment's program is a link, in one step or more, to the program of another
+    prefix. Each step must exist in the sandbox, under the name that the link before it uses. A step
+    may lie in ``~/.local/bin``.
     """
     step = os.path.normpath(sys.executable)
     for _ in range(40):

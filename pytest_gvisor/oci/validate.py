@@ -1,7 +1,7 @@
 """Check a specification: its structure, the rules of its classes, and those for one that runs.
 
-runsc checks almost none of this. It ignores what it does not know, follows any root path and runs
-hooks as its caller. So whoever writes ``config.json`` is the boundary, and this is what it keeps.
+runsc checks almost none of this. It ignores unknown keys, follows any root path and runs hooks with
+its caller's rights. So a program that writes ``config.json`` must enforce these rules itself.
 Nothing here touches the file system.
 """
 
@@ -22,7 +22,8 @@ from pytest_gvisor.oci.vocabulary import absolute
 _ID: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 
-# What runsc ignores as it is started here, and limits that nothing here sets: by their object.
+# Keys that runsc ignores with the flags that it gets here, and limits that this package does not
+# set, by the object that holds them.
 _WITHOUT_EFFECT: Final = {
     "process": "apparmorProfile consoleSize execCPUAffinity ioPriority scheduler selinuxLabel",
     "process.user": "username",

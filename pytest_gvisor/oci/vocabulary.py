@@ -20,7 +20,7 @@ Capability = Annotated[str, Words("capability", """
     CAP_AUDIT_READ CAP_PERFMON CAP_BPF CAP_CHECKPOINT_RESTORE
 """)]  # fmt: skip
 
-# Of getrlimit(2).
+# The resources of getrlimit(2).
 RlimitType = Annotated[str, Words("rlimit type", """
     RLIMIT_AS RLIMIT_CORE RLIMIT_CPU RLIMIT_DATA RLIMIT_FSIZE RLIMIT_LOCKS RLIMIT_MEMLOCK
     RLIMIT_MSGQUEUE RLIMIT_NICE RLIMIT_NOFILE RLIMIT_NPROC RLIMIT_RSS RLIMIT_RTPRIO RLIMIT_RTTIME

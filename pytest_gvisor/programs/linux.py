@@ -300,7 +300,7 @@ def closing(fd: int) -> Iterator[int]:
 def place_descriptors(fds: Sequence[int], first: int = 0) -> None:
     """Move descriptors to the numbers from ``first`` on, and close all others from there on.
 
-    Those at the numbers of the standard streams stay open across an execve.
+    Descriptors at the numbers of the standard streams stay open across an execve.
     """
     end = first + len(fds)
     # First out of the way of every target, so that no dup2 overwrites one that is still needed.

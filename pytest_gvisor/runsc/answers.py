@@ -2,8 +2,8 @@
 
 The key is the whole state of the file, its ctime included, which no user can set. A file that has
 changed within the last seconds is asked each time. Its next change could have the same ctime: a
-clock tick of the kernel is up to 10 ms long. What another user owns is not read, and what cannot be
-written is found out again by the next session.
+clock tick of the kernel is up to 10 ms long. A file of another user is not read. If an answer
+cannot be written, the next session asks again.
 """
 
 from __future__ import annotations

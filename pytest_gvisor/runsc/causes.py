@@ -68,7 +68,7 @@ _REMEDIES = {
 # assertTaskGoroutine and the ptrace platform's tracer of 20240729, when Go lays out its goroutines
 # in another way than that release knows: the ids of both are misread.
 BROKEN = re.compile(r"running on goroutine|ptrace set (fp)?regs( \(.*\))? failed: no such process")
-"""Last words of a sentry whose build, and not whose host, is at fault."""
+"""The last line of a sentry that fails because of its build, and not because of its host."""
 
 
 def explain(platform: Platform, cause: Cause, message: str) -> tuple[str, str]:
@@ -90,8 +90,8 @@ def explain(platform: Platform, cause: Cause, message: str) -> tuple[str, str]:
     )
 
 
-# fork(2) and unshare(2) say EPERM where namespaces are forbidden, and ENOSPC where one more is too
-# many. Go puts both in these words, in every release.
+# fork(2) and unshare(2) fail with EPERM if namespaces are forbidden, and with ENOSPC if one more is
+# too many. Go has these texts for both, in every release.
 _NAMESPACES = re.compile(
     r"(?:fork/exec|clone|unshare|user namespace).*(?:operation not permitted|no space left)",
     re.IGNORECASE,
@@ -125,14 +125,14 @@ def _limits(proc: str) -> list[Obstacle]:
 
 def chroot(proc: str = "/proc") -> list[Obstacle]:
     """Return an obstacle if this process is in a chroot: see user_namespaces(7), EPERM."""
-    # What is mounted outside of the root is not listed (proc_pid_mountinfo(5)): without a line for
-    # the root itself, the root is a folder of a file system that is mounted elsewhere.
+    # Mounts outside of the root are not listed (proc_pid_mountinfo(5)). So if no line is of the
+    # root itself, the root is a folder of a file system that is mounted elsewhere.
     with contextlib.suppress(OSError):
         points = [mount.point for mount in mounts(f"{proc}/self/mountinfo")]
         if points and "/" not in points:
             return [_CHROOT]
-    # The root of a chroot may be a mount point. Then it is another one than that of a process in
-    # the same mount namespace that was there first.
+    # The root of a chroot may be a mount point. Then it differs from the root of a process that is
+    # in the same mount namespace, and not in the chroot.
     for pid in (1, os.getppid()):
         try:
             same = os.readlink(f"{proc}/{pid}/ns/mnt") == os.readlink(f"{proc}/self/ns/mnt")

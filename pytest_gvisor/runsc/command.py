@@ -107,8 +107,8 @@ def _checked(*argv: str) -> tuple[str, ...]:
 def runsc_env(runtime: str, sidecars: str = "") -> dict[str, str]:
     """Return the whole environment of runsc. ``runtime`` is its private 0700 folder.
 
-    ``sidecars`` is the checked folder beside a release that looks for one. By itself it would look
-    beside a copy in memory.
+    ``sidecars`` is the checked folder beside a release that looks for one. Without it, a copy of
+    runsc in memory would look for the folder beside itself.
     """
     env = {
         "PATH": SYSTEM_PATH,
@@ -128,7 +128,7 @@ def shell_line(
 ) -> str:
     """Return a line for a shell that runs ``argv`` in exactly ``env``.
 
-    ``places`` has folders of the run that a script has elsewhere, in the shell's own words.
+    ``places`` maps folders of the run to shell words, for a script that has them elsewhere.
     """
     known = places or {}
     words = [known.get(word) or shlex.quote(word) for word in argv]

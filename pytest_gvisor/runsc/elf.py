@@ -1,9 +1,9 @@
 """ELF files: a program's machine, its loader and libraries, and the Go that built it.
 
-A dynamic program names its loader, its libraries and folders to find these in. They start before
-its own code. Whoever can write there runs code in its place, so these are judged by the rules for
-the program itself. Libraries
-from the system's own folders are root's, and are not looked at.
+A dynamic program names its loader, its libraries and folders to find these in. Their code runs
+before its own. A user who can write to them can run code in its place, so they are checked by the
+rules for the program itself. Libraries in the system's own folders belong to root, and are not
+looked at.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def _own_kind() -> bytes:
 def loading_problems(fd: int, path: str, trust: Trust) -> Iterator[str]:
     """Yield why other users could load a library into the program ``fd`` at ``path``.
 
-    Nothing for what is no program of this machine: nothing of it is loaded. Raises OSError where
-    this process is short of what it takes to look.
+    A file that is no program of this machine has no problems, because no loader is started for it.
+    Raises OSError if this process has too few descriptors or too little memory to look.
     """
     if head_problem(head := os.pread(fd, 64, 0)):
         return
@@ -197,7 +197,7 @@ def _fixed(written: str, path: str) -> str:
 def _problems_at(path: str, trust: Trust, *, folder: bool) -> Iterator[str]:
     """Yield why other users could change the file ``path``, or a library in that ``folder``.
 
-    In the place of a missing one, its nearest parent is judged as a folder.
+    If it is missing, the nearest existing parent is checked, as a folder.
     """
     with contextlib.ExitStack() as held:
         while True:
@@ -226,7 +226,7 @@ def go_version(fd: int) -> str:
 
     It is that of the build info of Go's linker. The offset of ``fd`` stays where it is.
     """
-    with contextlib.suppress(OSError, ValueError):  # of an empty file: there is nothing to map
+    with contextlib.suppress(OSError, ValueError):  # ValueError: an empty file cannot be mapped
         data = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
         for info in _BUILD_INFO.finditer(data):
             # The name of the magic may stand in the program's own text, at any place.

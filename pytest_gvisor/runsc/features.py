@@ -1,7 +1,7 @@
 """The features of a runsc by its own answers: version, flags, subcommands, platforms.
 
-runsc differs by release, so nothing is assumed. The descriptor that was judged answers `runsc
---version`, `flags`, `help` and `help platforms`, all at the same time. All four have one deadline,
+runsc differs by release, so nothing is assumed. The checked file is executed by its descriptor with
+`--version`, `flags`, `help` and `help platforms`, all at the same time. All four have one deadline,
 and their output is bounded. It is escaped before it gets into a message.
 """
 
@@ -51,7 +51,7 @@ _OLDEST = "20240729"
 # It tells more than a date: a build from source may have none.
 _FLAG_OF_OLDEST = "net-disconnect-ok"
 
-# The forms of Go's flag.PrintDefaults ("  -name type", the usage in a line of its own behind a tab)
+# The forms of Go's flag.PrintDefaults ("  -name type", the usage in a line of its own after a tab)
 # and of google/subcommands ("\tname   synopsis" under "Subcommands…:").
 _VERSION = re.compile(r"^runsc version +(\S.*?)\s*$", re.MULTILINE)
 _DATE = re.compile(r"(?<!\d)(20\d\d)(\d\d)(\d\d)(?!\d)")

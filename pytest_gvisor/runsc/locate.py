@@ -1,13 +1,13 @@
 """The search for runsc, and the checks before it is executed.
 
-The file at the end of a path is judged by ``fstat`` of one descriptor and executed by that
+The file at the end of a path is checked by ``fstat`` of one descriptor and executed by that
 descriptor. A later change of the path is without effect. The programs in ``gvisor-bin/`` beside it
-are judged with it: see `sidecars`. A wrapper of Nix is read and never executed.
+are checked with it: see `sidecars`. A wrapper of Nix is read and never executed.
 
 The distribution pytest-gvisor-runsc is a wheel with a runsc. It counts if it is installed beside
 the package that runs, and is trusted as that package is.
 
-Not here: what runsc can do (`features`), and any start of it for a workload.
+`features` asks runsc for its features; this module never starts it.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Judged:
     """The canonical path."""
 
     fd: int = dataclasses.field(repr=False)
-    """A descriptor of the checked file, open for reading and above 2. Whoever holds this value has
+    """A descriptor of the checked file, open for reading and above 2. The owner of this value has
     to close it."""
 
     identity: State = dataclasses.field(repr=False)
@@ -128,14 +128,14 @@ def find(
 
     The search looks for the wheel beside the folder ``package`` first, then at ``trusted``. Where
     ``euid`` (default: the process's) is not 0, it then looks at the absolute folders of
-    ``search_path``. Their default is the environment's PATH. What does not exist, is not a regular
-    file or cannot be executed is passed over; as root, a wheel of another owner too. Any other
-    insecure one ends the search: a later one would hide it.
+    ``search_path``, by default those of PATH. A path is passed over if it does not exist, is not a
+    regular file or cannot be executed; as root, also a wheel of another owner. Any other insecure
+    file ends the search, so that the user learns of it even if a later path has a good one.
 
-    Raises `RunscNotFound` where there is none. Raises `InsecureRunsc` where the one that is there
-    is refused, an explicit path that is no executable file included. Raises `UsageError` for an
-    ``explicit`` that is no path. Raises `LaunchError` where this process is short of what it takes
-    to look.
+    Raises `RunscNotFound` if there is none. Raises `InsecureRunsc` for a file that is refused, and
+    for an explicit path that is no executable file. Raises `UsageError` for an ``explicit`` that is
+    no path. Raises `LaunchError` if this process has too few descriptors or too little memory to
+    look.
     """
     with stage("runsc", "it cannot be looked for"):
         trust = Trust.here(os.geteuid() if euid is None else euid, nix_store)
@@ -328,7 +328,10 @@ def _insecure(path: str, info: os.stat_result | None, problems: Iterable[str | N
 
 
 def _unreachable(path: str, error: OSError) -> _Verdict:
-    """Return the verdict on a path that cannot be walked; raise an ``error`` of this process."""
+    """Return the verdict on a path that cannot be walked.
+
+    `text_of` raises an ``error`` that this process has for lack of descriptors or memory.
+    """
     if error.errno in _MISSING:
         return _Verdict(path=path, fault=_Fault.MISSING, reason="it does not exist")
     reason = f"it cannot be reached: {text_of(error)}"
@@ -345,12 +348,13 @@ def _unfit(mode: int) -> str:
 
 
 def _open_regular(node: Node) -> int:
-    """Open ``node`` for reading, whatever its path leads to now; the descriptor is above 2."""
-    # O_NONBLOCK: whoever has a lease on the file could hold the open up.
+    """Open ``node`` for reading, even if its path leads elsewhere by now, at a number above 2."""
+    # O_NONBLOCK: a process with a lease on the file (fcntl(2)) could hold up the open.
     fd = os.open(f"/proc/self/fd/{node.fd}", os.O_NONBLOCK)
     if fd > 2:
         return fd
-    # With a standard stream closed, the number would be overwritten in the child that executes it.
+    # If pytest has a standard stream closed, the descriptor gets its number, and the child would
+    # put the stream in its place.
     with closing(fd):
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
 

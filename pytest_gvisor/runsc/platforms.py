@@ -70,7 +70,7 @@ PYTHON = (os.path.realpath(sys.executable), "-I", "-S", "-E", "-c", _PROGRAM)
 """For a root that has the running Python. Neither ``site`` nor another module is imported."""
 
 WITHOUT = ("uname", "-r")
-"""For a root that has not: less is tried, and no platform is refused for want of a Python."""
+"""For a root without a Python: it tries less, so that a missing Python fails no platform."""
 
 NOT_STARTED = 127
 """The exit status of a Python whose loader finds not all of its libraries."""
@@ -174,7 +174,7 @@ def _last_words(error: GvisorError, said: str) -> str:
 
 def _broken(platform: Platform, last: str, go: str) -> Availability:
     built = f", and it was built with Go {escape(go)}" if go else ""
-    # A sentry's last words may have all registers of a processor in them.
+    # A panic of the ptrace platform has all registers of a processor in its text.
     brief = re.sub(r" \(\{.*\}\)", "", last)[:_SHOWN]
     detail = f"its sentry panics when a program runs ({escape(brief)}){built}"
     return _unavailable(platform, Cause.BROKEN_BUILD, detail)
@@ -215,8 +215,8 @@ def _unopened(device: str) -> Availability | None:
     if number == errno.ENOENT:
         detail = f"there is no {device}"
     elif number == errno.EPERM:
-        # A file's mode and a security module say EACCES; EPERM is the device controller's word
-        # (admin-guide/cgroup-v1/devices), to root too.
+        # A file's mode and a security module give EACCES. EPERM comes from the device controller
+        # (admin-guide/cgroup-v1/devices), for root too.
         cause = Cause.NOT_GIVEN
         detail = f"{device} is there, and the device cgroup forbids uid {uid} to open it ({said})"
     elif number == errno.EACCES:

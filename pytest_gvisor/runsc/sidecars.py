@@ -1,11 +1,11 @@
 """The folder ``gvisor-bin`` beside runsc, whose programs runsc executes by path.
 
-Since August 2026 the sentry is such a program. runsc looks for the folder where /proc/self/exe
-leads, so a program in it has the rights that runsc has. Each is judged by the rules for runsc,
-links included. A link is followed, and every folder that it leads through is judged. A runsc that
-is called ``gvisor_sentry`` is its own sentry, as the wheel has it: its own folder is judged.
+Since August 2026 the sentry is such a program. runsc looks for the folder beside the file that
+/proc/self/exe names, and starts the programs with its own rights. So each file there is checked by
+the rules for runsc. A link is followed, and every folder that it leads through is checked. A runsc
+that is called ``gvisor_sentry`` is its own sentry, as in the wheel: its own folder is checked.
 
-runsc gets no descriptors of these files, so they are looked at again before each start.
+runsc opens these files by their paths, so they are checked again before each start.
 """
 
 from __future__ import annotations
@@ -115,15 +115,15 @@ def _is_program(mode: int) -> bool:
 
 def looked_for(flags: Collection[str], date: dt.date | None) -> bool:
     """Whether a runsc of these features looks for the folder; True if that is unknown."""
-    # The first releases that do have no flag for it, and a build without a label has no date.
+    # The first releases that look for it have no flag for it. A build without a label has no date.
     return any(flag.startswith("sidecar-") for flag in flags) or date is None or date >= _SINCE
 
 
 def beside(runsc: Way, trust: Trust) -> Sidecars:
     """Check the folder beside the file at the end of ``runsc``.
 
-    Raises `InsecureRunsc` for what breaks a rule, and OSError where this process is short of what
-    it takes to look.
+    Raises `InsecureRunsc` for a file that breaks a rule, and OSError if this process has too few
+    descriptors or too little memory to look.
     """
     *above, binary = runsc.stack
     folder = above[-1]
@@ -145,7 +145,8 @@ def again(fd: int, trust: Trust) -> Sidecars | None:
 
     Raises as `beside` does.
     """
-    # As runsc reads it of itself. Of a file that was removed or replaced it is no path.
+    # runsc reads the same link of itself. For a file that was removed or replaced, the kernel
+    # appends " (deleted)" to the path.
     path = os.readlink(f"/proc/self/fd/{fd}")
     with contextlib.ExitStack() as held:
         try:
