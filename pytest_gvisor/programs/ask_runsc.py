@@ -1,9 +1,11 @@
 """A program that becomes a question to runsc, such as ``runsc --version``.
 
-Started by bootstrap.py, with ``PARENT EXECUTABLE_FD ERROR_FD WORDS…``. pytest has threads,
-so nothing may run between its fork and an execve. This program is what pytest executes, and does
-then what the keeper's child does for a run. There is no way through without no-new-privs and the
-parent-death signal. A failed step is a line ``stage errno text`` in the error pipe.
+Started by bootstrap.py, with ``PARENT EXECUTABLE_FD ERROR_FD WORDS…``. pytest has threads, so no
+Python code may run between its fork and an execve. So pytest executes this program, which then
+takes the steps of the keeper's child. None of them can be left out: without no-new-privs and the
+parent-death signal it ends. A failed step is a line ``stage errno text`` in the error pipe.
+
+It has few lines and imports, and not those of `child`, because a session's first run waits for it.
 """
 
 from __future__ import annotations
