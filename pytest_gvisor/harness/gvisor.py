@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -19,8 +18,8 @@ from pytest_gvisor.oci.defaults import HOSTNAME
 from pytest_gvisor.oci.mounts import Mounts
 from pytest_gvisor.oci.project import Project
 from pytest_gvisor.oci.reader import nearest
-from pytest_gvisor.oci.rootfs import Rootfs, python
-from pytest_gvisor.oci.spec import Spec, Who
+from pytest_gvisor.oci.rootfs import ProgramDefaults, Rootfs, python
+from pytest_gvisor.oci.spec import Spec, UserSpec
 from pytest_gvisor.oci.vocabulary import NamespaceType
 from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.sources import ANY
@@ -92,7 +91,7 @@ class Gvisor:
         cwd: str | None = None,
         timeout: float | None = None,
         check: bool = False,
-        user: Who | None = None,
+        user: UserSpec | None = None,
         rootfs: Rootfs | None = None,
         entrypoint: str | Sequence[str] | None = None,
         mounts: Mounts = (),
@@ -134,7 +133,7 @@ class Gvisor:
         cwd: str | None = None,
         timeout: float | None = None,
         check: bool = False,
-        user: Who | None = None,
+        user: UserSpec | None = None,
         rootfs: Rootfs | None = None,
         entrypoint: str | Sequence[str] | None = None,
         mounts: Mounts = (),
@@ -173,7 +172,7 @@ class Gvisor:
             asked,
             input=input_of(input),
             asker=self.asker._replace(project=None) if chosen.project else self.asker,
-            stop_signal=asked.rootfs.says.stop_signal if asked.rootfs.says else signal.SIGTERM,
+            stop_signal=(asked.rootfs.defaults or ProgramDefaults()).stop_signal,
             repeat={**{k: v for k, v in repeat.items() if v is not None}, **_unusual(options)},
         )
 
@@ -204,7 +203,7 @@ class Gvisor:
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         timeout: float | None = None,
-        user: Who | None = None,
+        user: UserSpec | None = None,
         rootfs: Rootfs | None = None,
         mounts: Mounts = (),
         hostname: str = HOSTNAME,
@@ -343,8 +342,8 @@ def write_bundle(
     # A bundle that is only written gets no network namespace: the caller who runs it chooses one.
     workspace = Workspace(id=os.path.basename(path), folder=path, shared="", netns="")
     bundle = Bundle.create(path, spec_of(workload, workspace, chosen, way_of(chosen)))
-    judged = {path: identity for path, identity in workspace.identities.items() if identity != ANY}
-    return dataclasses.replace(bundle, identities=judged)
+    checked = {path: identity for path, identity in workspace.identities.items() if identity != ANY}
+    return dataclasses.replace(bundle, identities=checked)
 
 
 def chosen_settings(settings: Settings, changes: Mapping[str, object]) -> Settings:

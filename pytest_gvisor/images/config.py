@@ -18,7 +18,7 @@ from pytest_gvisor.base.errors import ImageError, InvalidBundle
 from pytest_gvisor.base.escape import shown
 from pytest_gvisor.images.streams import check_digest
 from pytest_gvisor.oci.reader import load
-from pytest_gvisor.oci.rootfs import Says
+from pytest_gvisor.oci.rootfs import ProgramDefaults
 from pytest_gvisor.oci.vocabulary import absolute, normal
 from pytest_gvisor.programs.paths import within
 
@@ -34,7 +34,7 @@ class ImageConfig:
     """Go's name of it, such as ``amd64``; empty if the image does not say."""
     os: str = ""
     """Empty if the image does not say, which stands for linux."""
-    says: Says = dataclasses.field(default_factory=Says)
+    defaults: ProgramDefaults = dataclasses.field(default_factory=ProgramDefaults)
     """The defaults for programs; the user as written: ``name``, ``uid``, ``name:group``…"""
     volumes: tuple[str, ...] = ()
     """Absolute paths, normalized and sorted."""
@@ -49,7 +49,7 @@ class ImageConfig:
         return cls(
             architecture=_text(value, "architecture"),
             os=_text(value, "os"),
-            says=Says(
+            defaults=ProgramDefaults(
                 entrypoint=_texts(config, "Entrypoint"),
                 cmd=_texts(config, "Cmd"),
                 env=_environment(config),

@@ -12,8 +12,8 @@ from pytest_gvisor.base.escape import shown
 from pytest_gvisor.images import image_users
 from pytest_gvisor.images.cache import Hold
 from pytest_gvisor.oci import root_paths
-from pytest_gvisor.oci.rootfs import Prepared, Rootfs, Says
-from pytest_gvisor.oci.spec import Mount, User, Who
+from pytest_gvisor.oci.rootfs import Prepared, ProgramDefaults, Rootfs
+from pytest_gvisor.oci.spec import Mount, User, UserSpec
 from pytest_gvisor.oci.vocabulary import MountType, normal
 
 
@@ -33,13 +33,13 @@ class ImageRootfs(Rootfs):
         return self.hold.path
 
     @property
-    def says(self) -> Says:
+    def defaults(self) -> ProgramDefaults:
         """The image's configuration as defaults for programs."""
-        return self.hold.config.says
+        return self.hold.config.defaults
 
-    def find_user(self, user: Who | None) -> tuple[User, str]:
+    def find_user(self, user: UserSpec | None) -> tuple[User, str]:
         """Return the user of that name or number in the image, and their home folder."""
-        asked = self.says.user if user is None else user
+        asked = self.defaults.user if user is None else user
         name = ":".join(map(str, asked)) if isinstance(asked, tuple) else str(asked)
         try:
             return image_users.find(self.hold.path, name)

@@ -97,13 +97,13 @@ def _read(root: str, path: str) -> bytes:
     """
     with explained(f"read its /{path}"):
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
-        try:
-            with linux.closing(os.open(root, os.O_DIRECTORY | os.O_CLOEXEC)) as folder:
+        with linux.closing(os.open(root, os.O_DIRECTORY | os.O_CLOEXEC)) as folder:
+            try:
                 fd = linux.openat2(folder, path.encode(), flags, linux.RESOLVE_IN_ROOT)
-        except OSError as error:
-            if error.errno in _ABSENT:
-                return b""
-            raise
+            except OSError as error:
+                if error.errno in _ABSENT:
+                    return b""
+                raise
         with linux.closing(fd):
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 return b""

@@ -25,7 +25,7 @@ from pytest_gvisor.base.escape import shown
 from pytest_gvisor.oci import host_paths, root_paths, skeleton, system_folders
 from pytest_gvisor.oci.accounts import Account
 from pytest_gvisor.oci.mounts import cover
-from pytest_gvisor.oci.spec import Mount, User, Who
+from pytest_gvisor.oci.spec import Mount, User, UserSpec
 from pytest_gvisor.oci.vocabulary import MountType, normal
 from pytest_gvisor.programs.paths import below
 from pytest_gvisor.programs.sources import ANY
@@ -52,7 +52,7 @@ class Prepared(NamedTuple):
     """The device and inode of the folder, where it must be the one that was checked."""
 
 
-class Says(NamedTuple):
+class ProgramDefaults(NamedTuple):
     """The user, environment and folder that a root file system sets for programs; images do."""
 
     entrypoint: tuple[str, ...] = ()
@@ -81,11 +81,11 @@ class Rootfs(abc.ABC):
         return None
 
     @property
-    def says(self) -> Says | None:
+    def defaults(self) -> ProgramDefaults | None:
         """The settings for programs; None if there are none."""
         return None
 
-    def find_user(self, user: Who | None) -> tuple[Who | User, str | None]:
+    def find_user(self, user: UserSpec | None) -> tuple[UserSpec | User, str | None]:
         """Return who a user is in it, and their home folder; None if it does not say.
 
         A ``user`` of None is the one that it sets for programs, or root.

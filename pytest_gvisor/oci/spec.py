@@ -48,7 +48,7 @@ class User:
     """Supplementary groups."""
 
 
-Who = int | str | tuple[int, int]
+UserSpec = int | str | tuple[int, int]
 """A user as callers write them: a uid, ``name``, ``name:group``…, or uid and gid."""
 
 

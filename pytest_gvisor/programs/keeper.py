@@ -121,9 +121,8 @@ class Keeper:
             for run in self.runs:
                 if run.pid == pid and run.state < State.ENDED:
                     run.reaped(status)
-                elif run.saver == pid:
-                    run.saver = 0
-                    run.tell(state="saved", status=status)
+                elif pid in run.commands:
+                    run.command_ended(pid, status)
 
     def take_spare(self, message: bytes, fds: Sequence[int], *, error_pipe: int) -> int:
         """Have the child that was forked ahead carry out an order; return its pid, 0 if none."""

@@ -91,6 +91,10 @@ class Run:
         self.state = State.RUNS
         self.due = 0.0
         self.killed = False
+        self.commands: set[int] = set()
+        """Pids of further commands of the same runsc. One that has not reached its execve yet has
+        the keeper's command line, so that `leftovers.processes` does not find it."""
+
         self.saver = 0
 
     def enter(self, state: State, seconds: float) -> None:
@@ -206,6 +210,13 @@ class Run:
                 return
         self.tell(state="saved", status=127 << 8)
 
+    def command_ended(self, pid: int, status: int) -> None:
+        """Take the raw wait ``status`` of a further command."""
+        self.commands.remove(pid)
+        if pid == self.saver:
+            self.saver = 0
+            self.tell(state="saved", status=status)
+
     def kill(self) -> None:
         """Send runsc SIGKILL; gofer and sentry follow by their parent-death signals."""
         if self.state < State.ENDED and self.pid:
@@ -244,7 +255,7 @@ class Run:
         order = self.order
         if not order.folder:
             return []
-        left = leftovers.processes(order.root)
+        left = sorted({*leftovers.processes(order.root), *self.commands})
         if left:
             # The parent-death signal reaches gofer and sentry at once; the rest is killed by pid.
             if self.killed or self.state is State.CLEARS:
@@ -267,6 +278,7 @@ class Run:
             if pid == 0:
                 fds = [self.executable, null, null, null]
                 child.become(self.order.command(argv), fds, parent=me, error_pipe=null)
+            self.commands.add(pid)
             return pid
 
     def close(self) -> None:

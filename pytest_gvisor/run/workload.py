@@ -11,8 +11,8 @@ from pytest_gvisor.base.errors import ImageError, UsageError
 from pytest_gvisor.oci.defaults import HOSTNAME
 from pytest_gvisor.oci.mounts import Mounts, mounts_of
 from pytest_gvisor.oci.project import Project
-from pytest_gvisor.oci.rootfs import Rootfs, Says, host
-from pytest_gvisor.oci.spec import Mount, User, Who
+from pytest_gvisor.oci.rootfs import ProgramDefaults, Rootfs, host
+from pytest_gvisor.oci.spec import Mount, User, UserSpec
 
 
 class Args(Protocol):
@@ -31,7 +31,7 @@ class Workload:
     args: tuple[str, ...]
     env: Mapping[str, str]
     cwd: str
-    user: Who | User
+    user: UserSpec | User
     rootfs: Rootfs
     mounts: tuple[Mount, ...]
     hostname: str
@@ -42,7 +42,7 @@ class Workload:
     project: Project | None = None
     """The project that is shown, if it is."""
 
-    entry: Who | User | None = None
+    entry: UserSpec | User | None = None
     """The user who gets an entry in the passwd file of a root that is made, if not ``user``."""
 
 
@@ -52,7 +52,7 @@ def make_workload(
     *,
     env: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
-    user: Who | None = None,
+    user: UserSpec | None = None,
     rootfs: Rootfs | None = None,
     entrypoint: str | Sequence[str] | None = None,
     mounts: Mounts = (),
@@ -65,17 +65,17 @@ def make_workload(
     where the workload starts.
     """
     rootfs = rootfs or host()
-    says = rootfs.says
+    defaults = rootfs.defaults or ProgramDefaults()
     words = argv(args)
-    if says is not None:
-        words = with_entrypoint(words, entrypoint, says)
+    if rootfs.defaults is not None:
+        words = with_entrypoint(words, entrypoint, defaults)
     elif entrypoint is not None:
         raise UsageError("entrypoint is for images", next_step="Put it in front of args.")
     who, home = rootfs.find_user(user)
-    start = os.path.abspath(project.root) if project else says.cwd if says else "/"
+    start = os.path.abspath(project.root) if project else defaults.cwd
     return Workload(
         args=words,
-        env={**(says.env if says else {}), **(env or {})},
+        env={**defaults.env, **(env or {})},
         cwd=os.fspath(cwd) if cwd is not None else start,
         project=project,
         user=who,
@@ -87,10 +87,12 @@ def make_workload(
     )
 
 
-def with_entrypoint(args: tuple[str, ...], entrypoint: object, says: Says) -> tuple[str, ...]:
+def with_entrypoint(
+    args: tuple[str, ...], entrypoint: object, defaults: ProgramDefaults
+) -> tuple[str, ...]:
     """Return the argv: the image's entrypoint and command, unless the call replaces them."""
     if entrypoint is None:
-        whole = (*says.entrypoint, *(args or says.cmd))
+        whole = (*defaults.entrypoint, *(args or defaults.cmd))
     else:
         first = (entrypoint,) if isinstance(entrypoint, str) else entrypoint
         whole = (*(argv(first) if first != ("",) else ()), *args)

@@ -28,7 +28,7 @@ _CHANGED = "it changed after it was checked"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runsc(Features, locate.Judged):
+class Runsc(Features, locate.CheckedBinary):
     """A validated runsc. Execute it by ``fd``, which is the checked file."""
 
     sha256: str
@@ -48,28 +48,28 @@ class Runsc(Features, locate.Judged):
         return cls.of(locate.find(explicit))
 
     @classmethod
-    def of(cls, judged: locate.Judged) -> Runsc:
-        """Read the features of ``judged``, and take over its descriptor, even on an error.
+    def of(cls, checked: locate.CheckedBinary) -> Runsc:
+        """Read the features of ``checked``, and take over its descriptor, even on an error.
 
         Raises `RunscFailed` if it does not answer, or `UnwantedRelease` if it is too old. Raises
         `InsecureRunsc` if it changed meanwhile, or `LaunchError` if a resource is missing.
         """
         with contextlib.ExitStack() as closer:
-            closer.callback(judged.close)
-            answers = kept = recall(judged.identity)
+            closer.callback(checked.close)
+            answers = kept = recall(checked.identity)
             if answers is None:
-                texts = features.ask(judged)
-                answers = Answers(sha256=_sha256(judged.path, judged.fd), texts=texts)
-            known = features.parse(judged, answers.texts)
+                texts = features.ask(checked)
+                answers = Answers(sha256=_sha256(checked.path, checked.fd), texts=texts)
+            known = features.parse(checked, answers.texts)
             runsc = cls(
-                **vars(judged),
+                **vars(checked),
                 **vars(known),
                 sha256=answers.sha256,
                 _closer=contextlib.ExitStack(),
             )
             runsc.check_unchanged()
             if kept is None:
-                keep(judged.identity, answers)
+                keep(checked.identity, answers)
             runsc._closer.push(closer.pop_all())
         places.note_runsc(runsc.path)
         return runsc

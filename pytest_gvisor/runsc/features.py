@@ -30,7 +30,7 @@ from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import ENVIRONMENT, command
 
 if TYPE_CHECKING:
-    from pytest_gvisor.runsc.locate import Judged
+    from pytest_gvisor.runsc.locate import CheckedBinary
 
 DEADLINE = 20.0
 """Seconds for all four. They take 0.06 on two idle processors, and a multiple on busy ones. On an
@@ -108,10 +108,10 @@ def parse_version(text: str) -> tuple[str, dt.date | None]:
 class _Question:
     """One running ``runsc WORDS…``: its pipe, its pidfd and what it has printed so far."""
 
-    def __init__(self, judged: Judged, words: tuple[str, ...], error_pipe: int) -> None:
-        self.command = shlex.join([judged.path, *words])
+    def __init__(self, checked: CheckedBinary, words: tuple[str, ...], error_pipe: int) -> None:
+        self.command = shlex.join([checked.path, *words])
         self.output = bytearray()
-        fds = (judged.fd, error_pipe)
+        fds = (checked.fd, error_pipe)
         # A group of its own, so that a descendant can be killed with it. Both streams are one:
         # `runsc flags` answers on standard error and the others on standard output.
         self.process = subprocess.Popen(
@@ -166,8 +166,8 @@ class _Question:
         )
 
 
-def ask(judged: Judged, *, deadline: float = DEADLINE) -> tuple[str, ...]:
-    """Ask ``judged`` all questions at once within ``deadline`` seconds, and return the answers.
+def ask(checked: CheckedBinary, *, deadline: float = DEADLINE) -> tuple[str, ...]:
+    """Ask ``checked`` all questions at once within ``deadline`` seconds, and return the answers.
 
     Raises `RunscFailed` where it cannot be executed, or overruns the deadline or `OUTPUT_LIMIT`
     bytes. Raises `LaunchError` where a step on the way fails, or this process is short of
@@ -175,7 +175,7 @@ def ask(judged: Judged, *, deadline: float = DEADLINE) -> tuple[str, ...]:
     """
     end = time.monotonic() + deadline
     asked: list[_Question] = []
-    why = f"{judged.path} cannot be asked for its features"
+    why = f"{checked.path} cannot be asked for its features"
     with contextlib.ExitStack() as started, stage("runsc", why):
         reader, low = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         started.enter_context(closing(reader))
@@ -184,19 +184,19 @@ def ask(judged: Judged, *, deadline: float = DEADLINE) -> tuple[str, ...]:
             # the child's own stream would take its place.
             writer = started.enter_context(closing(fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3)))
         for words in QUESTIONS:
-            asked.append(_Question(judged, words, writer))
+            asked.append(_Question(checked, words, writer))
             started.callback(asked[-1].end)
         _drain(asked, end)
         with contextlib.suppress(BlockingIOError):
-            raise _not_asked(judged, os.read(reader, 4096).decode())
+            raise _not_asked(checked, os.read(reader, 4096).decode())
     return tuple(question.answer() for question in asked)
 
 
-def _not_asked(judged: Judged, report: str) -> LaunchError | RunscFailed:
+def _not_asked(checked: CheckedBinary, report: str) -> LaunchError | RunscFailed:
     """Return the error for the first report in the error pipe."""
     stage, number, text = report.splitlines()[0].split(" ", 2)
     if stage == "execve" and int(number) not in SHORTAGES:
-        return RunscFailed(f"{judged.path} cannot be executed: {text}")
+        return RunscFailed(f"{checked.path} cannot be executed: {text}")
     return LaunchError(stage, f"runsc cannot be asked for its features: {text}", errno=int(number))
 
 
@@ -223,26 +223,26 @@ def _drain(questions: list[_Question], end: float) -> None:
 # --- understanding
 
 
-def parse(judged: Judged, answers: Sequence[str]) -> Features:
+def parse(checked: CheckedBinary, answers: Sequence[str]) -> Features:
     """Return the features in the answers to `QUESTIONS`.
 
-    Raises `RunscFailed` where ``judged`` answers as runsc does not. Raises `UnwantedRelease` for a
+    Raises `RunscFailed` where ``checked`` answers as runsc does not. Raises `UnwantedRelease` for a
     release before 20240729.
     """
     version, flags, subcommands, platforms = answers
     match = _VERSION.search(version)
     if match is None:
-        raise _no_runsc(judged, "--version", version)
+        raise _no_runsc(checked, "--version", version)
     text, date = parse_version(escape(match[1])[:_SHOWN])
     known_flags = frozenset(_FLAG.findall(flags))
     if "root" not in known_flags:
-        raise _no_runsc(judged, "flags", flags)
+        raise _no_runsc(checked, "flags", flags)
     known_subcommands = _parse_subcommands(subcommands)
     if "run" not in known_subcommands:
-        raise _no_runsc(judged, "help", subcommands)
+        raise _no_runsc(checked, "help", subcommands)
     if _FLAG_OF_OLDEST not in known_flags:
         raise UnwantedRelease(
-            f"runsc {text} ({escape(judged.path)}) is older than {_OLDEST}, and is not used: "
+            f"runsc {text} ({escape(checked.path)}) is older than {_OLDEST}, and is not used: "
             "`pytest-gvisor install` gets the current release",
             version=text,
             wanted=f">={_OLDEST}",
@@ -256,11 +256,11 @@ def parse(judged: Judged, answers: Sequence[str]) -> Features:
     )
 
 
-def _no_runsc(judged: Judged, word: str, answer: str) -> RunscFailed:
+def _no_runsc(checked: CheckedBinary, word: str, answer: str) -> RunscFailed:
     shown = escape(answer[:_SHOWN])
     return RunscFailed(
-        f"{judged.path} does not answer as runsc does: {shown!r}",
-        command=shlex.join([judged.path, word]),
+        f"{checked.path} does not answer as runsc does: {shown!r}",
+        command=shlex.join([checked.path, word]),
         stderr=shown,
     )
 

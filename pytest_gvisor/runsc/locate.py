@@ -86,7 +86,7 @@ class Origin(enum.StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class CheckedBinary:
     """A checked runsc, to be executed by ``fd`` and not by ``path``."""
 
     path: str
@@ -123,7 +123,7 @@ def find(
     euid: int | None = None,
     nix_store: str = NIX_STORE,
     package: str = PACKAGE,
-) -> Judged:
+) -> CheckedBinary:
     """Find the runsc to use: ``explicit`` only, or else the first one that the search meets.
 
     The search looks for the wheel beside the folder ``package`` first, then at ``trusted``. Where
@@ -146,7 +146,7 @@ def find(
         return _search(trusted, search_path, trust, package)
 
 
-def _search(trusted: Sequence[str], search_path: str, trust: Trust, package: str) -> Judged:
+def _search(trusted: Sequence[str], search_path: str, trust: Trust, package: str) -> CheckedBinary:
     """Return the first runsc that exists."""
     candidates = [*trusted, *(_on_path(search_path) if trust.euid else ())]
     wheel = os.path.join(os.path.dirname(package), WHEEL_PATH)
@@ -157,9 +157,9 @@ def _search(trusted: Sequence[str], search_path: str, trust: Trust, package: str
     if not note and os.path.lexists(wheel):
         places.insert(0, (wheel, trust.beside(package), Origin.WHEEL))
     for candidate, rules, origin in places:
-        verdict = _judge(candidate, rules)
-        if verdict.judged:
-            return dataclasses.replace(verdict.judged, origin=origin, passed=note)
+        verdict = _check(candidate, rules)
+        if verdict.checked:
+            return dataclasses.replace(verdict.checked, origin=origin, passed=note)
         if verdict.fault is _Fault.INSECURE:
             raise verdict.refusal()
         if verdict.fault is _Fault.UNFIT:
@@ -183,15 +183,15 @@ def _stranger(path: str, trust: Trust, folder: str) -> str:
         return next((trust.stranger(one) for one in entries if not trust.owns(one)), "")
 
 
-def _check_explicit(explicit: str, trust: Trust) -> Judged:
+def _check_explicit(explicit: str, trust: Trust) -> CheckedBinary:
     """Check the explicit path. The user has chosen it, so it may be relative."""
     if not explicit or "\0" in explicit:
         raise UsageError(f"no path of a runsc: {explicit!r}")
     with contextlib.suppress(FileNotFoundError):  # the current folder itself is gone
         path = explicit if explicit.startswith("/") else os.path.join(os.getcwd(), explicit)
-        verdict = _judge(path, trust)
-        if verdict.judged:
-            return verdict.judged
+        verdict = _check(path, trust)
+        if verdict.checked:
+            return verdict.checked
         if verdict.fault is not _Fault.MISSING:
             raise verdict.refusal()
     raise RunscNotFound(
@@ -227,11 +227,11 @@ class _Fault(enum.Enum):
 
 
 class _Verdict(NamedTuple):
-    """The verdict on one path: ``judged``, or the target that a wrapper ``names``, or a fault."""
+    """The verdict on one path: ``checked``, or the target that a wrapper ``names``, or a fault."""
 
     path: str
     info: os.stat_result | None = None
-    judged: Judged | None = None
+    checked: CheckedBinary | None = None
     names: str = ""
     fault: _Fault | None = None
     reason: str = ""
@@ -244,16 +244,16 @@ class _Verdict(NamedTuple):
 # --- the rules
 
 
-def _judge(path: str, trust: Trust) -> _Verdict:
+def _check(path: str, trust: Trust) -> _Verdict:
     """Check the file at the absolute ``path`` by every rule, or the target of its Nix wrapper.
 
     Raises `InsecureRunsc` for what lies beside it, and OSError where this process is short of what
     it takes to look.
     """
-    wrapper = _judge_file(path, trust)
+    wrapper = _check_file(path, trust)
     if not wrapper.names:
         return wrapper
-    target = _judge_file(wrapper.names, trust)
+    target = _check_file(wrapper.names, trust)
     if target.fault is _Fault.INSECURE:
         return target
     named, why = target.path, target.reason
@@ -261,15 +261,15 @@ def _judge(path: str, trust: Trust) -> _Verdict:
         named = wrapper.names
     elif target.names:
         why = "that is another script"
-    elif target.judged:
+    elif target.checked:
         if may_name(wrapper.path, target.path, trust.store):
             return target
-        target.judged.close()
+        target.checked.close()
         why = "that is no runsc of its own folder or store"
     return _insecure(wrapper.path, wrapper.info, [f"it is a wrapper of {escape(named)}: {why}"])
 
 
-def _judge_file(path: str, trust: Trust) -> _Verdict:
+def _check_file(path: str, trust: Trust) -> _Verdict:
     with contextlib.ExitStack() as unless_good:
         with contextlib.ExitStack() as held:
             try:
@@ -285,8 +285,8 @@ def _judge_file(path: str, trust: Trust) -> _Verdict:
                 why = f"it cannot be read, so it cannot be checked: {text_of(error)}"
                 return _insecure(node.path, node.info, [why])
             unless_good.callback(os.close, fd)
-            verdict = _judge_open(fd, way, trust)
-        if verdict.judged:
+            verdict = _check_open(fd, way, trust)
+        if verdict.checked:
             # Without the descriptors of its own way: the ways to libraries take as many.
             if problems := [*elf.loading_problems(fd, verdict.path, trust)]:
                 return _insecure(verdict.path, verdict.info, problems)
@@ -294,7 +294,7 @@ def _judge_file(path: str, trust: Trust) -> _Verdict:
         return verdict
 
 
-def _judge_open(fd: int, way: Way, trust: Trust) -> _Verdict:
+def _check_open(fd: int, way: Way, trust: Trust) -> _Verdict:
     """Check the file ``fd`` at the end of ``way``, without its libraries."""
     node, info = way.stack[-1], os.fstat(fd)
     named, problem = named_binary(os.pread(fd, WRAPPER_LIMIT + 1, 0))
@@ -312,14 +312,14 @@ def _judge_open(fd: int, way: Way, trust: Trust) -> _Verdict:
     if named:
         # A wrapper is not executed, so nothing is looked for beside it.
         return _Verdict(path=node.path, info=info, names=named)
-    judged = Judged(
+    checked = CheckedBinary(
         path=node.path,
         fd=fd,
         identity=sidecars.State.of(info),
         sidecars=sidecars.beside(way, trust),
         _trust=trust,
     )
-    return _Verdict(path=node.path, info=info, judged=judged)
+    return _Verdict(path=node.path, info=info, checked=checked)
 
 
 def _insecure(path: str, info: os.stat_result | None, problems: Iterable[str | None]) -> _Verdict:

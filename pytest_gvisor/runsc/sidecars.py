@@ -123,21 +123,21 @@ def beside(runsc: Way, trust: Trust) -> Sidecars:
     """Check the folder beside the file at the end of ``runsc``.
 
     Raises `InsecureRunsc` for a file that breaks a rule, and OSError if this process has too few
-    descriptors or too little memory to look.
+    descriptors or too little memory to check.
     """
     *above, binary = runsc.stack
     folder = above[-1]
-    look = _Look(trust, binary.path)
+    check = _FolderCheck(trust, binary.path)
     if len(above) > 1 and os.path.basename(binary.path) == SENTRY:
-        look.entry(above[:-1], os.path.basename(folder.path), "")
-        return Sidecars(folder=folder.path, present=True, states=look.states)
+        check.entry(above[:-1], os.path.basename(folder.path), "")
+        return Sidecars(folder=folder.path, present=True, states=check.states)
     path = os.path.join(folder.path, FOLDER)
     try:
         os.stat(FOLDER, dir_fd=folder.fd, follow_symlinks=False)
     except FileNotFoundError:
         return Sidecars(folder=path, present=False, shared=add_problem(folder))
-    look.entry(above, FOLDER, "")
-    return Sidecars(folder=path, present=True, states=look.states)
+    check.entry(above, FOLDER, "")
+    return Sidecars(folder=path, present=True, states=check.states)
 
 
 def again(fd: int, trust: Trust) -> Sidecars | None:
@@ -161,7 +161,7 @@ def again(fd: int, trust: Trust) -> Sidecars | None:
         return beside(way, trust)
 
 
-class _Look:
+class _FolderCheck:
     """One check of everything in a folder."""
 
     def __init__(self, trust: Trust, runsc: str) -> None:

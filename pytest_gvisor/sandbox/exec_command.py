@@ -12,7 +12,7 @@ from pytest_gvisor.base.errors import InsideError, UsageError
 from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.oci import defaults
 from pytest_gvisor.oci.rootfs import HostRootfs, host_system
-from pytest_gvisor.oci.spec import Spec, Who
+from pytest_gvisor.oci.spec import Spec, UserSpec
 from pytest_gvisor.run.not_started import Asker, not_found, not_loaded
 from pytest_gvisor.run.request import Request
 from pytest_gvisor.run.workload import Workload
@@ -78,7 +78,7 @@ def command(
     spec: Spec | None,
     env: Mapping[str, str] | None,
     cwd: str | os.PathLike[str] | None,
-    user: Who | None,
+    user: UserSpec | None,
     reads: bool,
     repeat: Mapping[str, object],
 ) -> Command:

@@ -17,7 +17,7 @@ from pytest_gvisor.run.supervisor import NAP
 from pytest_gvisor.sandbox.messages import Message
 
 
-class Line(Protocol):
+class PeerChannel(Protocol):
     """The part of a `Channel` that a peer needs."""
 
     lock: threading.RLock
@@ -38,7 +38,7 @@ class Peer(abc.ABC):
     id = 0
     """Its id, which `Channel.add` sets."""
 
-    def __init__(self, channel: Line, check: Callable[[], None] | None = None) -> None:
+    def __init__(self, channel: PeerChannel, check: Callable[[], None] | None = None) -> None:
         self.changed = threading.Condition(channel.lock)
         self._check = check or channel.check
 
@@ -69,7 +69,7 @@ class Peer(abc.ABC):
 class Answer(Peer):
     """A peer for one question and its answer, a message named ``word``."""
 
-    def __init__(self, channel: Line, word: str = "answer") -> None:
+    def __init__(self, channel: PeerChannel, word: str = "answer") -> None:
         super().__init__(channel)
         self.message: Message | None = None
         self._word = word

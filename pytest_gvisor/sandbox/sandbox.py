@@ -21,7 +21,7 @@ from pytest_gvisor.base.errors import (
     UsageError,
 )
 from pytest_gvisor.oci.reader import whole
-from pytest_gvisor.oci.spec import Who
+from pytest_gvisor.oci.spec import UserSpec
 from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.request import Hooks, Record, Request, forget, workspace_of
 from pytest_gvisor.run.runner import Runner
@@ -162,7 +162,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         input: str | bytes | Iterable[bytes] | None = None,  # noqa: A002 -- subprocess.run's name
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
-        user: Who | None = None,
+        user: UserSpec | None = None,
         timeout: float | None = None,
         check: bool = False,
     ) -> Completed:
@@ -252,7 +252,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         *,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
-        user: Who | None = None,
+        user: UserSpec | None = None,
     ) -> Process:
         """Start ``args`` in the sandbox and return while it runs. Raises `InsideError`."""
         process = self._begin(args, env=env, cwd=cwd, user=user, reads=True, repeat={})

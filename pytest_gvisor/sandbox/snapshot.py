@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from pytest_gvisor.base.errors import NotReady, SnapshotError, UsageError
 from pytest_gvisor.guest.wire.frames import TAG_SIZE, Encoder
-from pytest_gvisor.oci.spec import Who
+from pytest_gvisor.oci.spec import UserSpec
 from pytest_gvisor.run import connected
 from pytest_gvisor.run.request import Request
 from pytest_gvisor.run.workload import Workload
@@ -56,7 +56,7 @@ class Snapshot(contextlib.AbstractContextManager["Snapshot"]):
         return wake_up(self.tag, restored=1, tag=tag.hex(), oldest=self.last_id + 1)
 
     def workload_with(
-        self, *, env: Mapping[str, str] | None, cwd: str | None, user: Who | None
+        self, *, env: Mapping[str, str] | None, cwd: str | None, user: UserSpec | None
     ) -> Workload:
         """Return the workload with other defaults for the programs of a copy."""
         ours = self.workload

@@ -21,17 +21,17 @@ def test_everything_that_is_said_is_there() -> None:
         Entrypoint=["/e"], Cmd=["c"], Env=["A=1=2", "B=", "A=3"], WorkingDir="/w//x/.",
         User="u:g", Volumes={"/v/": {}, "/a": {}}, StopSignal="SIGQUIT",
     )  # fmt: skip
-    assert (made.says.entrypoint, made.says.cmd) == (("/e",), ("c",))
-    assert made.says.env == {"A": "3", "B": ""}
-    assert (made.says.cwd, made.says.user, made.volumes) == ("/w/x", "u:g", ("/a", "/v"))
-    assert made.says.stop_signal == signal.SIGQUIT
+    assert (made.defaults.entrypoint, made.defaults.cmd) == (("/e",), ("c",))
+    assert made.defaults.env == {"A": "3", "B": ""}
+    assert (made.defaults.cwd, made.defaults.user, made.volumes) == ("/w/x", "u:g", ("/a", "/v"))
+    assert made.defaults.stop_signal == signal.SIGQUIT
 
 
 def test_what_is_not_said_has_its_default() -> None:
     """Null is as good as nothing."""
     nothing = dict.fromkeys(("Entrypoint", "Cmd", "Env", "Volumes", "User"))
     assert parse(**nothing) == parse() == ImageConfig()
-    assert parse(WorkingDir="app").says.cwd == "/app"
+    assert parse(WorkingDir="app").defaults.cwd == "/app"
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_field_of_another_kind_is_refused(config: dict[str, Any]) -> None:
 def test_signals_are_names_or_numbers(word: str, number: int | None) -> None:
     """A signal has a name or a number; docker's form of real-time signals is known."""
     if number:
-        assert parse(StopSignal=word).says.stop_signal == number
+        assert parse(StopSignal=word).defaults.stop_signal == number
     else:
         with pytest.raises(ImageError, match="is no signal"):
             parse(StopSignal=word)

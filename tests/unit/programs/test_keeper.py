@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from pytest_gvisor.programs import keeper as program
 from pytest_gvisor.programs import leftovers, one_run, paths
-from pytest_gvisor.programs.one_run import Run
+from pytest_gvisor.programs.one_run import Run, State
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.sessions.launcher import Keeper
 
@@ -521,6 +521,19 @@ def order_in(folder: Path) -> Order:
         id="g1", argv=("x",), term=("x",), env={}, folder=f"{folder}/g1",
         root=f"{folder}/g1/root",
     )  # fmt: skip
+
+
+def test_a_run_is_removed_after_its_last_command(lone: Lone, tmp_path: Path) -> None:
+    """A command before its execve names no folder in its command line, and is waited for too."""
+    run, told = lone
+    run.order = order_in(tmp_path)
+    run.commands.add(os.getpid())
+    run.enter(State.LEAVES, seconds=60)
+    assert not run.clean(time.monotonic())
+    assert told() == []
+    run.command_ended(os.getpid(), 0)
+    assert run.clean(time.monotonic())
+    assert told() == [{"state": "cleaned", "leaks": []}]
 
 
 def test_a_report_that_comes_with_the_end_is_told_first(lone: Lone) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from pytest_gvisor.runsc.locate import Judged
+from pytest_gvisor.runsc.locate import CheckedBinary
 
 REPOSITORY = Path(__file__).parents[3]
 STRANGER = 12345
@@ -79,7 +79,7 @@ class AsUser(Protocol):
 class ByDescriptor(Protocol):
     """The output of the checked file, executed by its descriptor."""
 
-    def __call__(self, judged: Judged, *words: str) -> str: ...
+    def __call__(self, judged: CheckedBinary, *words: str) -> str: ...
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +127,7 @@ def good(fake_runsc: FakeRunsc) -> Path:
 def by_descriptor() -> ByDescriptor:
     """Execute a checked file as the launcher does."""
 
-    def run(judged: Judged, *words: str) -> str:
+    def run(judged: CheckedBinary, *words: str) -> str:
         done = subprocess.run(
             ["runsc", *words],
             executable=f"/proc/self/fd/{judged.fd}",

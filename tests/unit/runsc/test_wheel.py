@@ -9,7 +9,7 @@ import pytest
 from pytest_gvisor.base.errors import InsecureRunsc, RunscNotFound
 from pytest_gvisor.runsc import locate
 from pytest_gvisor.runsc.binary import Runsc
-from pytest_gvisor.runsc.locate import Judged, Origin
+from pytest_gvisor.runsc.locate import CheckedBinary, Origin
 from tests.unit.runsc.conftest import STRANGER, FakeRunsc, needs_root
 
 OWNER = STRANGER + 1
@@ -47,7 +47,7 @@ def give(site: Path, uid: int) -> None:
 
 def found(
     site: Path, *trusted: Path, explicit: Path | None = None, euid: int | None = None
-) -> Judged:
+) -> CheckedBinary:
     """The runsc that a search finds, closed."""
     judged = locate.find(
         str(explicit) if explicit else None,
