@@ -90,8 +90,8 @@ def image_config(data: bytes) -> None:
     found = config.ImageConfig.parse(data)
     assert all(path.startswith("/") for path in found.volumes)
     listed = (json.loads(data).get("config") or {}).get("Env") or []
-    assert dict(found.says.env) == dict(pair.split("=", 1) for pair in listed)
-    assert "" not in found.says.env
+    assert dict(found.defaults.env) == dict(pair.split("=", 1) for pair in listed)
+    assert "" not in found.defaults.env
 
 
 def image_index(data: bytes) -> None:
