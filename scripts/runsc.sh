@@ -16,6 +16,7 @@
 . "$checkout/scripts/archive.sh"
 
 runsc_file=$build/runsc-path
+to_put=$build/runsc-to-put
 last_resort=$build/runsc-last-resort
 # The newest version of the module that the suite has passed with.
 go_version=v0.0.0-20260905035102-160fafc42237
@@ -191,18 +192,16 @@ find_a_runsc() {
     echo "$chosen" >"$runsc_file"
 }
 
-# The tests let the plugin search, so the choice has to be where it looks.
-put_where_the_search_looks() {
+# The tests let the plugin search, so the choice has to be where it looks: $to_put has the path of the one that
+# scripts/with-runsc puts there.
+what_to_put() {
     local lines
+    rm -f "$to_put"
     [ "$how" != "${runsc_names[search]}" ] || return 0
     lines=$(ask_platforms systrap) && return
     # None is better than what is found, and something works on it.
     case $how in *"$on_others" | "${runsc_names[settled]}") ask_platforms >/dev/null && return ;; esac
-    if [ -e /usr/local/bin/runsc ] || [ -L /usr/local/bin/runsc ]; then
-        die "/usr/local/bin/runsc, which the plugin's search finds first, is no use: $(why_not "$lines"). Remove it, or replace it, as root: $venv/bin/pytest-gvisor install"
-    fi
     [ "$(id -u)" -eq 0 ] ||
-        die "the plugin's search finds no runsc that works ($(why_not "$lines")); as root, run: $0 test"
-    say "installing $chosen to /usr/local/bin, for the tests"
-    "$venv/bin/python" "$checkout/scripts/put_runsc.py" "$chosen" /usr/local/bin >/dev/null
+        die "the plugin's search finds no runsc that works ($(why_not "$lines")): run $venv/bin/pytest-gvisor install"
+    echo "$chosen" >"$to_put"
 }

@@ -41,7 +41,7 @@ def test_the_last_line_says_what_the_demo_has_shown(
     script(tmp_path / "scripts/setup", "#!/bin/sh\n")
     script(tmp_path / ".venv/bin/python", PYTHON)
     script(tmp_path / ".build/runsc-path", "/x/runsc\n")
-    demo = [tmp_path / "scripts/demo", "-q"]
+    demo = [str(tmp_path / "scripts/demo"), "-q"]
     done = subprocess.run(demo, env={"KVM": kvm}, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()

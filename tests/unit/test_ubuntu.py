@@ -53,7 +53,7 @@ def test_ubuntu_s_chromium_which_is_a_snap_is_not_asked_for(
 
 def test_the_demo_takes_python_and_a_busybox_alone(tmp_path: Path) -> None:
     """The tests' compilers and tools are not installed for it."""
-    words = call(tmp_path, release=DEBIAN, script="missing_packages").split()
+    words = call(tmp_path, release=DEBIAN, script="missing_packages demo").split()
     assert words == ["busybox-static", "util-linux", "python3.11-venv"]
 
 
