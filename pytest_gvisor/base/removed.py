@@ -1,4 +1,4 @@
-"""Names that this package has had: each with a sentence that says what to write now. Light."""
+"""Names that this package has had, or that others have: what to write instead of each. Light."""
 
 from __future__ import annotations
 
@@ -26,9 +26,34 @@ OPTIONS = {
         "--gvisor-runsc.",
     },
     "vm": {"--boot-timeout": "Write `--timeout`, which is the deadline of the boot too."},
+    "run": {
+        "-e": "Write --env NAME=VALUE.",
+        "-it": "Write --tty.",
+        "-t": "Write --tty.",
+        "-u": "Write --user UID.",
+        "-v": "Write --mount SOURCE:TARGET.",
+        "-w": "Write --cwd DIR.",
+        "--volume": "Write --mount SOURCE:TARGET.",
+    },
     "images prune": {"--no-docker": "Leave it out: `images prune` leaves docker's images alone."},
     "init": {"--ci": "Write `pytest-gvisor init github` or `pytest-gvisor init gitlab`."},
 }
 """Options of each command of ``pytest-gvisor``."""
 
 LAUNCHER = "Write `with pytest_gvisor.session() as gvisor:`, which has one."
+
+_CAPTURED = "Leave it out: stdout and stderr are texts, stdout_bytes and stderr_bytes are bytes."
+_MOUNTS = 'Write mounts={"src": "/app", "data": "/data:rw"}.'
+OF_OTHERS = {
+    "capture_output": _CAPTURED, "encoding": _CAPTURED, "stderr": _CAPTURED, "stdout": _CAPTURED,
+    "text": _CAPTURED, "universal_newlines": _CAPTURED, "volume": _MOUNTS, "volumes": _MOUNTS,
+    "shell": 'Write ["sh", "-c", "…"] to have a shell take a string apart.',
+    "stdin": "Write input=….", "environment": "Write env=….", "working_dir": "Write cwd=….",
+}  # fmt: skip
+"""Arguments of a call that subprocess, docker and its SDK have."""
+
+WARM = {"Popen": "popen", "exec": "exec", "forward": "forward", "popen": "popen", "put": "put"}
+"""Methods of subprocess and of a warm sandbox, with the name that a warm sandbox has for each."""
+
+PYTEST = {"--gvisor": "Write --in-gvisor.", "--in_gvisor": "Write --in-gvisor."}
+"""Options that pytest has never had."""

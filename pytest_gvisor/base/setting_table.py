@@ -5,7 +5,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from pytest_gvisor.base import removed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 Kind = Literal[
     "platforms", "network", "rootless", "keep", "binary", "path", "release", "flag", "seconds",
@@ -240,3 +245,28 @@ def spellings(name: str) -> str:
     call = f"{name}={value}, " if "call" in setting.sources else ""
     tools = " and ".join(one for one in setting.sources if one in {"run", "doctor"})
     return f"{call}{setting.option} or (pytest-gvisor {tools}) {setting.command_option}"
+
+
+def nearest(word: str, words: Sequence[str]) -> str:
+    """Return ``; did you mean X``, or nothing."""
+    import difflib  # noqa: PLC0415 -- a session without a mistake needs none
+
+    if len(word) > 64:
+        return ""
+    lowered = {known.lower(): known for known in words}
+    found = difflib.get_close_matches(word.replace("_", "").lower(), lowered, n=1, cutoff=0.7)
+    return f"; did you mean {lowered[found[0]]}" if found else ""
+
+
+_PREFIX = "PYTEST_GVISOR_"
+
+
+def unknown_variable(environ: Mapping[str, str]) -> str:
+    """Return a sentence on a variable that looks like a setting's and is none; or nothing."""
+    names = [one.written.upper() for one in SETTINGS if "environment" in one.sources]
+    known = {*names, *map(str.upper, removed.SETTINGS), "INSIDE", "EXEC"}
+    for name in environ:
+        if name.startswith(_PREFIX) and name.removeprefix(_PREFIX) not in known:
+            meant = nearest(name.removeprefix(_PREFIX), names)
+            return f"{name} is no variable of a setting{meant.replace('mean ', f'mean {_PREFIX}')}"
+    return ""

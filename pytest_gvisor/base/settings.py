@@ -22,6 +22,7 @@ from pytest_gvisor.base.setting_table import (
     Kind,
     Setting,
     names_from,
+    nearest,
 )
 
 if TYPE_CHECKING:
@@ -219,8 +220,9 @@ def replaced(settings: Settings, changes: Mapping[str, object]) -> Settings:
         setting = BY_NAME.get(name)
         refuse_removed(name)
         if setting is None:
-            known = ", ".join(names_from("marker"))
-            raise UsageError(f"{name!r} is not a setting; there are {known}")
+            known = names_from("marker")
+            near = nearest(name, known)
+            raise UsageError(f"{name!r} is not a setting{near}; there are {', '.join(known)}")
         found[setting.name] = read(setting, value, name)
         if setting.kind == "platforms":
             found["native"] = setting_values.native(value)

@@ -6,6 +6,7 @@ A parser has a description, exit statuses and examples, as wide as the terminal.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import signal
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_gvisor.base import removed, setting_values, settings
 from pytest_gvisor.base.errors import UsageError
-from pytest_gvisor.base.setting_table import SETTINGS, Kind
+from pytest_gvisor.base.setting_table import SETTINGS, Kind, unknown_variable
 from pytest_gvisor.base.settings import Settings
 from pytest_gvisor.oci.mounts import parse_size
 
@@ -73,7 +74,7 @@ class _Removed(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_more: Any, **_named: Any) -> NoReturn:
         """Exit as for an invalid command line."""
-        parser.error(f"{self.option_strings[0]} is removed. {self.const}")
+        parser.error(f"there is no {self.option_strings[0]}. {self.const}")
 
 
 def _epilog(statuses: Mapping[str, str], examples: Sequence[str]) -> list[str]:
@@ -136,10 +137,20 @@ def add_settings(
 
 
 def settings_of(given: argparse.Namespace, tool: str) -> Settings:
-    """The settings that a command was given. Raises `UsageError`."""
-    written = {one.written: getattr(given, one.written) for one in SETTINGS if tool in one.sources}
-    changes = {name: value for name, value in written.items() if value is not None}
-    return settings.replaced(Settings(), changes)
+    """The settings of a command: its options, then the environment. Raises `UsageError`."""
+    if wrong := unknown_variable(os.environ):
+        raise UsageError(wrong)
+    found = Settings()
+    for one in SETTINGS:
+        value, where = getattr(given, one.written, None), ""
+        if value is None and {tool, "environment"} <= {*one.sources}:
+            value, where = os.environ.get(one.variable) or None, f"{one.variable}: "
+        if value is not None and tool in one.sources:
+            try:
+                found = settings.replaced(found, {one.written: value})
+            except UsageError as error:
+                raise UsageError(where + error.message, next_step=error.next_step) from None
+    return found
 
 
 def command(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[str, ...]:

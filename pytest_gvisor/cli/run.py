@@ -142,8 +142,9 @@ def _settings(given: argparse.Namespace) -> Settings:
         given.timeout = _AT_A_TERMINAL
     settings = parsers.settings_of(given, "run")
     if settings.native or len(settings.platforms) > 1:
+        names = given.platform or os.environ["PYTEST_GVISOR_PLATFORM"]
         raise UsageError(
-            f"--platform {given.platform}: a command runs on one platform",
+            f"--platform {names}: a command runs on one platform",
             next_step="Name one of gVisor's, or call the tool once for each.",
         )
     return settings

@@ -8,16 +8,16 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
+from pytest_gvisor.base import removed
 from pytest_gvisor.base import settings as words
 from pytest_gvisor.base.completed import Completed
 from pytest_gvisor.base.errors import InvalidBundle, UsageError
-from pytest_gvisor.base.setting_table import BY_NAME, names_from
+from pytest_gvisor.base.setting_table import BY_NAME, names_from, nearest
 from pytest_gvisor.base.settings import CallSettings, Network, Platform, Settings
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import HOSTNAME
 from pytest_gvisor.oci.mounts import Mounts
 from pytest_gvisor.oci.project import Project
-from pytest_gvisor.oci.reader import nearest
 from pytest_gvisor.oci.rootfs import ProgramDefaults, Rootfs, python
 from pytest_gvisor.oci.spec import Spec, UserSpec
 from pytest_gvisor.oci.vocabulary import NamespaceType
@@ -68,6 +68,14 @@ class Gvisor:
         self._images = images
         self._project = project or Project(root=_here())
         self.asker = Asker(project=self._project)
+
+    if not TYPE_CHECKING:  # to type checkers it would have any attribute
+
+        def __getattr__(self, name: str) -> None:
+            """Raise `AttributeError` that says what to write."""
+            meant = removed.WARM.get(name)
+            step = f": write gvisor_sandbox.{meant}([…])" if meant else ""
+            raise AttributeError(f"'Gvisor' object has no attribute {name!r}{step}")
 
     @property
     def python(self) -> str:
@@ -349,6 +357,8 @@ def write_bundle(
 def chosen_settings(settings: Settings, changes: Mapping[str, object]) -> Settings:
     """Return ``settings`` with the changes of one call. Raises `UsageError`."""
     for name in changes:
+        if name in removed.OF_OTHERS:
+            raise UsageError(f"{name}= is no argument here", next_step=removed.OF_OTHERS[name])
         words.refuse_removed(name)
         if name not in BY_NAME:
             raise _no_argument(name)

@@ -31,6 +31,7 @@ _LONGEST: Final = 3600.0
 """Seconds for a whole pull or build, even if the daemon keeps sending."""
 _CHUNK: Final = 1024 * 1024
 _MAX_MESSAGE: Final = 64 * 1024
+_SAVE: Final = "`docker save IMAGE -o image.tar`. Then write image='image.tar' here."
 
 
 class Pull(enum.StrEnum):
@@ -242,7 +243,7 @@ def _unavailable(address: str, error: Exception) -> ImageError:
     if is_local and any(isinstance(cause, PermissionError) for cause in causes):
         return ImageError(
             f"this user may not use the docker daemon at {where}",
-            next_step="Join its group, or save the image and use the archive.",
+            next_step=f"Join its group. Or, as a user who may: {_SAVE}",
         )
     if _is_late(causes):
         return ImageError(f"the docker daemon at {where} has not answered in {DEADLINE:g} s")
@@ -251,7 +252,7 @@ def _unavailable(address: str, error: Exception) -> ImageError:
     if any(isinstance(cause, nobody) for cause in causes):
         return DaemonUnavailable(
             f"there is no docker daemon at {where}: {causes[-1]}",
-            next_step="Start it, set DOCKER_HOST, or save the image elsewhere and use the archive.",
+            next_step=f"Start it, or set DOCKER_HOST. Or, where there is one: {_SAVE}",
         )
     if is_local:
         return ImageError(f"what listens at {where} is no docker daemon: {causes[-1]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -130,9 +131,12 @@ def _about(name: str) -> Iterator[None]:
     except MemoryError as error:  # xz has a dictionary of as much as 64 MiB
         raise ImageError("there is not enough memory to unpack it", image=name) from error
     except ImageError as error:
-        if error.image:
-            raise
-        raise type(error)(error.message, image=name, next_step=error.next_step) from error
+        if not error.image:
+            step = error.next_step.replace(" IMAGE ", f" {shlex.quote(name)} ")
+            ImageError.__init__(error, error.message, image=name, next_step=step)
+        # Its text has what a library has said of the daemon.
+        error.__cause__, error.__suppress_context__ = None, True
+        raise
 
 
 def _text(given: object, otherwise: str) -> str:

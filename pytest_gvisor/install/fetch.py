@@ -6,9 +6,11 @@ Redirects go to https alone. Plain http is for a server on the loopback that the
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import itertools
 import signal
+import socket
 import ssl
 import urllib.parse
 from collections.abc import Iterator
@@ -23,6 +25,15 @@ SILENCE = 20.0
 """Seconds that a connection, or the next bytes, may take."""
 
 _NEXT = "Try again later, or give another --base-url."
+_UNREACHED = {
+    errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ECONNREFUSED, socket.EAI_AGAIN, socket.EAI_NONAME,
+}  # fmt: skip
+_OFFLINE = (
+    "This machine does not reach the server: set https_proxy if it needs a proxy. Else run "
+    "`pytest-gvisor install --to gvisor` on a machine that does, copy the folder gvisor here "
+    "(`cp -a`), and name it: `pytest --gvisor-runsc=gvisor/runsc`. On Debian 13, `apt-get install "
+    "runsc` takes it from Debian's mirror."
+)
 _PIECE = 64 * 1024
 _MAX_REDIRECTS = 10
 
@@ -101,7 +112,9 @@ class Client:
             why = escape(str(cause)) or type(cause).__name__
             if isinstance(cause, TimeoutError):
                 why = f"the server was silent for {self._silence:g} s"
-            raise InstallFailed(f"{url}: {why}", next_step=_NEXT) from error
+            offline = isinstance(cause, OSError) and cause.errno in _UNREACHED
+            step = _OFFLINE if offline else _NEXT
+            raise InstallFailed(f"{url}: {why}", next_step=step) from error
 
     def _session(self) -> requests.Session:
         session = requests.Session()

@@ -88,7 +88,10 @@ def environment(
     """
     for name, value in env.items():
         if not all(isinstance(part, str) for part in (name, value)):
-            raise UsageError(f"environment variable {shown(name)}: name and value must be text")
+            raise UsageError(
+                f"environment variable {shown(name)}: name and value must be text",
+                next_step=f"Write env={{{str(name)!r}: {str(value)!r}}}.",
+            )
         if not name or "=" in name:
             raise UsageError(f"{shown(name)} cannot be the name of an environment variable")
     fixed = {

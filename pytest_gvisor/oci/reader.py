@@ -9,7 +9,6 @@ Nothing here touches the file system.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import enum
 import functools
 import re
@@ -20,6 +19,7 @@ from typing import Annotated, Any, Final, NamedTuple, TypeGuard
 
 from pytest_gvisor.base.errors import InvalidBundle
 from pytest_gvisor.base.escape import shown
+from pytest_gvisor.base.setting_table import nearest
 from pytest_gvisor.guest.wire.checked_json import has_more_values, loads, unique
 
 MAX_BYTES: Final = 4 << 20
@@ -77,15 +77,6 @@ def at(path: str, name: str) -> str:
 def whole(value: object) -> TypeGuard[int]:
     """Whether a value is a whole number; True is none."""
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def nearest(word: str, words: Sequence[str]) -> str:
-    """Return ``; did you mean X``, or nothing."""
-    if len(word) > 64:
-        return ""
-    lowered = {known.lower(): known for known in words}
-    found = difflib.get_close_matches(word.replace("_", "").lower(), lowered, n=1, cutoff=0.7)
-    return f"; did you mean {lowered[found[0]]}" if found else ""
 
 
 def bounded(found: Sequence[str]) -> list[str]:

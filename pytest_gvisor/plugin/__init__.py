@@ -71,7 +71,7 @@ def pytest_configure(config: pytest.Config) -> None:
     root = os.path.realpath(config.rootpath)
     projects.append(root)
     config.add_cleanup(lambda: projects.remove(root))
-    options.refuse_removed(config)
+    options.refuse_unknown(config)
     if options.written(config):
         from pytest_gvisor.plugin.precedence import run_settings
 

@@ -20,7 +20,7 @@ from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.plugin.again import command
 from pytest_gvisor.plugin.placement import in_matrix, native_key, params_of, variant_of
 from pytest_gvisor.plugin.precedence import RELEASE_FIXTURE, run_settings, settings_of
-from pytest_gvisor.plugin.skips import missing_requirement
+from pytest_gvisor.plugin.skips import mending, missing_requirement
 from pytest_gvisor.plugin.stash import engine_of, harnesses, has_failed, platform_key, take_runs
 from pytest_gvisor.report.run_texts import run_of
 
@@ -44,10 +44,11 @@ def attach_cell(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.Te
     data = dict(cell)
     missing = None if call.excinfo is None else missing_requirement(call.excinfo.value)
     if missing is not None:
-        data["cause"], data["lacking"] = escape(missing.message), data["platform"]
+        cause, data["lacking"] = missing.message, data["platform"]
         if isinstance(missing, PlatformUnavailable):
             lacking = column(missing.platform, data["release"])
-            data["cause"], data["lacking"] = escape(missing.cause), lacking
+            cause, data["lacking"] = missing.cause, lacking
+        data["cause"] = escape(cause + mending(missing))
     if report.when == "teardown":
         runs = take_runs(item)
         data["starts_ms"] = _milliseconds([start for start, _ in runs if start is not None])

@@ -28,6 +28,7 @@ from pytest_gvisor.report.model import Binary, Column, Leg, Report, Row, State, 
 from pytest_gvisor.report.run_texts import tail
 
 NAME = "gvisor-report"
+_LONGEST_CAUSE = 1000
 MAX_DETAILS = 32 * 1024 * 1024
 """Characters of output and runs in one report. What fails may take twice that."""
 
@@ -154,7 +155,7 @@ class Collector:
         states = [cell.state for row in rows for cell in row.cells if cell.platform != NATIVE]
         if terminal is None or set(states) != {State.UNAVAILABLE}:
             return
-        cause = safe(" ".join(next(iter(self._causes.values()), "").split())[:300])
+        cause = safe(" ".join(next(iter(self._causes.values()), "").split())[:_LONGEST_CAUSE])
         terminal.write_line(
             f"gVisor: NOTHING RAN UNDER GVISOR: all {len(states)} tests for it were skipped: "
             f"{cause} (--gvisor-strict makes that a failure)",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from pytest_gvisor.base import removed
-from pytest_gvisor.base.setting_table import SETTINGS
+from pytest_gvisor.base.setting_table import SETTINGS, unknown_variable
 from pytest_gvisor.plugin.placement import FIELDS, RETURNS
 
 if TYPE_CHECKING:
@@ -62,6 +62,10 @@ def add_options(parser: pytest.Parser) -> None:
     for name, instead in removed.SETTINGS.items():
         parser.addini(f"gvisor_{name}", f"removed. {instead}")
         group.addoption(f"--gvisor-{name}", action=_Removed, nargs="?", help=argparse.SUPPRESS)
+    for option in removed.PYTEST:
+        group.addoption(
+            option, action=_Removed, dest="gvisor_wrong", nargs="?", help=argparse.SUPPRESS
+        )
 
 
 def _add_options_of_tests_inside(parser: pytest.Parser, group: pytest.OptionGroup) -> None:
@@ -122,11 +126,15 @@ class _Removed(argparse.Action):
 
     def __call__(self, *_args: object, **_more: object) -> NoReturn:
         """Raise `pytest.UsageError`."""
-        _refuse(self.option_strings[0], self.dest.removeprefix("gvisor_"))
+        if (instead := removed.PYTEST.get(option := self.option_strings[0])) is not None:
+            raise pytest.UsageError(f"pytest-gvisor: there is no {option}. {instead}")
+        _refuse(option, self.dest.removeprefix("gvisor_"))
 
 
-def refuse_removed(config: pytest.Config) -> None:
-    """Raise `pytest.UsageError` for a variable or an ini key that is no more."""
+def refuse_unknown(config: pytest.Config) -> None:
+    """Raise `pytest.UsageError` for a variable that is not known, or an ini key that is no more."""
+    if wrong := unknown_variable(os.environ):
+        raise pytest.UsageError(f"pytest-gvisor: {wrong}")
     for name in removed.SETTINGS:
         variable, key = f"PYTEST_GVISOR_{name.upper()}", f"gvisor_{name}"
         if os.environ.get(variable):
@@ -164,8 +172,13 @@ def _written(config: pytest.Config, setting: Setting) -> tuple[Any, str]:
     if "environment" in sources and (value := os.environ.get(setting.variable)):
         return value, setting.variable
     if "ini" in sources and (value := _ini(config, key)) not in (None, "", []):
-        return value, f"{key} in {config.inipath}"
+        return value, _place(config, key)
     return None, ""
+
+
+def _place(config: pytest.Config, key: str) -> str:
+    """Return an ini key with its file, or the option that sets it where there is no file."""
+    return f"{key} in {config.inipath}" if config.inipath else f"-o {key}"
 
 
 def _ini(config: pytest.Config, key: str) -> Any:
@@ -173,5 +186,5 @@ def _ini(config: pytest.Config, key: str) -> Any:
     try:
         return config.getini(key)
     except (TypeError, ValueError, pytest.UsageError) as error:
-        text = f"pytest-gvisor: {key} in {config.inipath}: {error}"
+        text = f"pytest-gvisor: {_place(config, key)}: {error}"
         raise pytest.UsageError(text) from error

@@ -56,7 +56,7 @@ def skip_missing(settings: Settings, *, in_gvisor: bool = False) -> Iterator[Non
     try:
         yield
     except (errors.RunscNotFound, errors.PlatformUnavailable, errors.DaemonUnavailable) as error:
-        raised: BaseException = pytest.skip.Exception(error.message)
+        raised: BaseException = pytest.skip.Exception(error.message + mending(error))
         explicit, more = isinstance(error, errors.RunscNotFound) and error.explicit, ""
         if settings.strict and not explicit:
             more = "\n(--gvisor-strict: this would be a skip otherwise)"
@@ -88,6 +88,18 @@ def as_outcome(item: pytest.Item, settings: Settings, *, in_gvisor: bool = False
     """Call both for a test: a message about a misuse begins with its id and place."""
     with fail_misuse(), skip_missing(settings, in_gvisor=in_gvisor), prefix_location(item):
         yield
+
+
+def mending(error: GvisorError) -> str:
+    """Return the end of a skip's reason: the one command that mends it, or prints what does."""
+    from pytest_gvisor.base import errors  # noqa: PLC0415 -- as above
+
+    command = "pytest-gvisor doctor"
+    if isinstance(error, errors.RunscNotFound):
+        command = "pytest-gvisor install"
+    elif isinstance(error, errors.DaemonUnavailable):
+        command = error.next_step.split("`")[1]
+    return f"; to mend it: {command}"
 
 
 def missing_requirement(raised: BaseException) -> GvisorError | None:

@@ -10,6 +10,7 @@ from pytest_gvisor.report.model import Cell, Report, Row, State, joined
 
 __all__ = ["differing", "figures", "one_line", "safe", "show"]
 
+_LONGEST = 1000
 MAX_ROWS = 50
 
 
@@ -88,7 +89,7 @@ def figures(report: Report) -> Iterator[str]:
         yield f"{name}: {joined(report.counts(name))}{times}"
         cause = report.cause(name)
         if cause:
-            yield f"{name} cannot be used: {one_line(cause)[:300]}"
+            yield f"{name} cannot be used: {one_line(cause)[:_LONGEST]}"
     if report.reaped or report.left:
         left = f", {report.left} LEFT" if report.left else ""
         yield f"leaks removed: {report.reaped}{left}"

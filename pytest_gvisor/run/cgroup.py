@@ -78,7 +78,7 @@ class Cgroups:
                 if name not in _SWAP or os.path.exists(os.path.join(folder, name)):
                     _write(folder, name, value)
         except OSError as error:
-            raise _refused(controller, str(error), error.errno or 0) from error
+            raise _refused(controller, f"{error.filename}", error.errno or 0) from None
 
     def add(self, controller: str, hierarchy: Hierarchy) -> str:
         """Return the folder of a controller, made if it is not there. Raises OSError."""

@@ -160,6 +160,7 @@ def test_a_marker_and_an_argument_are_errors(alone: Project, name: str) -> None:
     """A marker fails the collection of its module, and an argument fails the test."""
     call = f"def test_called(gvisor): gvisor.run(['true'], {name}=True)"
     instead = f"{name} is removed. {removed.SETTINGS[name]}"
-    alone.test(call).run().ends(failed=1).shows(instead)
+    told = removed.OF_OTHERS.get(name, instead)  # of subprocess, if that has it too
+    alone.test(call).run().ends(failed=1).shows(told)
     marked = f"import pytest\n@pytest.mark.gvisor({name}=True)\ndef test_marked(gvisor): pass"
     alone.test(marked).run().exits(2).shows(instead)

@@ -6,7 +6,7 @@ from tests.plugin.conftest import Project
 
 BAD = {
     '"host"': "takes keywords only, not ('host',)",
-    'networ="none"': "'networ' is not a setting; there are platform",
+    'networ="none"': "'networ' is not a setting; did you mean network; there are platform",
     "timeout=0": "timeout=0 is not a finite number of seconds above 0",
     'timeout="soon"': "timeout='soon' is not a number of seconds",
     "timeout=True": "timeout=True is not a number of seconds",
