@@ -92,8 +92,8 @@ class Run:
         self.due = 0.0
         self.killed = False
         self.commands: set[int] = set()
-        """Pids of further commands of the same runsc. One that has not reached its execve yet has
-        the keeper's command line, so that `leftovers.processes` does not find it."""
+        """Pids of further commands of the same runsc. Until its execve, a command has the keeper's
+        command line, so that `leftovers.processes` does not find it."""
 
         self.saver = 0
 

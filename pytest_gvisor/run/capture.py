@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -98,6 +99,10 @@ class Drain:
         self.fd = fd
         self.capture = capture
         os.set_blocking(fd, False)
+        # A larger pipe wakes this process up less often. The kernel refuses it if this user's
+        # pipes hold too much by now (pipe(7)).
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, CHUNK)
 
     def read(self) -> bool:
         """Read once; False at the end of the stream."""

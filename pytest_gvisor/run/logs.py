@@ -7,13 +7,12 @@ are shown as escapes, and so are control characters.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 
 from pytest_gvisor.base.escape import escape
-from pytest_gvisor.run.capture import CHUNK, Capture, Drain
+from pytest_gvisor.run.capture import Capture, Drain
 from pytest_gvisor.sessions.private import make_private
 
 _MAX = 256 * 1024
@@ -43,8 +42,6 @@ class DebugLogs:
                 # opens it.
                 fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
                 self._by_command[command] = Drain(fd, Capture(_KEPT))
-                with contextlib.suppress(OSError):  # see pipes.py
-                    fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, CHUNK)
             on_failure.pop_all()
 
     @property

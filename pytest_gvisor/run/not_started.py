@@ -186,7 +186,7 @@ def _told(path: str, spec: Spec, asker: Asker, word: str = "/") -> str:
     above = os.path.realpath(folder)
     is_root = folder in {"/", os.path.expanduser("~")} or danger(above)
     source, target = real, path
-    # Of a link, the target may lie elsewhere.
+    # The target of a link may lie in another folder.
     if within(folder, here) and not is_root and real == os.path.join(above, os.path.basename(path)):
         source, target = above, folder
     told = f'"{escape(path)}" exists here but not in the sandbox.'

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 
 from pytest_gvisor.guest.tests import byte_code
-from pytest_gvisor.run.capture import CHUNK, Capture, Drain
+from pytest_gvisor.run.capture import Capture, Drain
 
 _SOCKET_BUFFER = 1024 * 1024
 
@@ -86,10 +86,6 @@ class Pipes:
         reader, writer = os.pipe2(os.O_CLOEXEC)
         self.theirs.append(writer)
         self.ours.append(reader)
-        # A larger pipe wakes this process up less often. The kernel refuses it if this user's
-        # pipes hold too much by now (pipe(7)).
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, CHUNK)
         self.drains.append(Drain(reader, capture))
 
     def watch(self, change: Change) -> None:
