@@ -71,8 +71,13 @@ class ItemPlan:
     misuse: UsageError | None
     """The error of its markers: it fails with that when its turn has come."""
 
-    cell: dict[str, Any] | None
-    """Its cell of the matrix; None if its markers make none."""
+    @functools.cached_property
+    def cell(self) -> dict[str, Any] | None:
+        """Its cell of the matrix; None if its markers make none.
+
+        Made at the first report, while the pytest inside runs the tests that follow.
+        """
+        return None if self.misuse else cells.cell_of(self.item, self.group.settings)
 
     def require_platform(self) -> Platform:
         """Return the platform. Skips or fails the test if a requirement is missing."""
@@ -150,7 +155,6 @@ def planned(items: Sequence[pytest.Item], isolation: Isolation) -> list[Group]:
             position=position,
             expected=expected_failures(item),
             misuse=misuse,
-            cell=None if misuse else cells.cell_of(item, settings),
         )
         group.plans.append(plan)
     return list(groups.values())
