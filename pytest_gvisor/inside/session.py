@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.base.escape import Live
-from pytest_gvisor.base.settings import Isolation, Platform, Settings
+from pytest_gvisor.base.settings import Isolation, Network, Platform, Settings
 from pytest_gvisor.inside import ahead
 from pytest_gvisor.inside.back.anchors import Anchors
 from pytest_gvisor.inside.back.landing import PLUGIN, Store
@@ -29,11 +29,16 @@ from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 from pytest_gvisor.inside.worker import Worker
 from pytest_gvisor.plugin import cells
 from pytest_gvisor.plugin.placement import FIELDS
+from pytest_gvisor.run.not_started import NO_NETWORK
 
 _MAX_FALSE_STARTS = 3
 _STOPS = (KeyboardInterrupt, pytest.exit.Exception)
 """The exceptions that end the session, and are no outcome of a test."""
 
+_NO_NETWORK = (
+    "this sandbox has no network, and its 127.0.0.1 is its own. To have the host's: "
+    "--gvisor-network=host (or ini gvisor_network)"
+)
 _LAST_END = 10.0
 """Seconds for runsc to end when the pytest inside has: it takes some 15 ms."""
 
@@ -113,6 +118,7 @@ class InsideSession:
         made_up = [reports.made_up(item, "setup", failure, spent)] if failure else []
         self._prepare_next(group)
         for report in made_up or worker.run(item, ids):
+            _add_network_hint(report, group)
             # A test that has not begun cannot have failed as expected.
             if reason is not None and not failure and worker.ran:
                 _apply_xfail(report, f"{platform}: {reason}")
@@ -311,3 +317,11 @@ def _apply_xfail(report: pytest.TestReport, reason: str) -> None:
         report.outcome, report.wasxfail = "skipped", reason
     elif report.passed and report.when == "call":
         report.outcome, report.longrepr = "failed", f"[XPASS(strict)] {reason}"
+
+
+def _add_network_hint(report: pytest.TestReport, group: Group) -> None:
+    """Say of a failed connection that the sandbox has no network, if that is so."""
+    if report.failed and group.settings.network is Network.NONE:
+        texts = [report.longreprtext, *(text for _title, text in report.sections)]
+        if any(map(NO_NETWORK.search, texts)):
+            report.sections.append(("gvisor: network", _NO_NETWORK))

@@ -181,6 +181,7 @@ class Plugin:
 
     def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[Any]:
         """Note the temporary folder of a test as soon as there is one."""
+        __tracebackhide__ = True
         value = yield
         if fixturedef.argname == "tmp_path":
             self._folder = str(value)

@@ -1,0 +1,43 @@
+"""A test inside that fails without a network says so. Its tracebacks have no frame of ours."""
+
+import socket
+from collections.abc import Callable
+
+import pytest
+
+TEST = """
+import socket, pytest
+
+def test_service():
+    socket.create_connection(("127.0.0.1", {port})).close()
+
+def test_fixture(broken):
+    pass
+"""
+TOLD = (
+    "this sandbox has no network, and its 127.0.0.1 is its own. To have the host's: "
+    "--gvisor-network=host (or ini gvisor_network)"
+)
+CONFTEST = """
+import pytest
+
+@pytest.fixture
+def broken():
+    raise ValueError("mine")
+"""
+
+
+def test_a_service_of_the_host_is_out_of_reach_and_the_remedy_is_named(
+    project: pytest.Pytester, run_inside: Callable[..., pytest.RunResult]
+) -> None:
+    """The hint is whole, and the option in it lets the same test pass."""
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        project.makepyfile(TEST.format(port=service.getsockname()[1]))
+        project.makeconftest(CONFTEST)
+        failed = run_inside()
+        failed.assert_outcomes(failed=1, errors=1)
+        failed.stdout.fnmatch_lines(["*- gvisor: network -*", TOLD])
+        run_inside("--gvisor-network=host", "-k", "test_service").assert_outcomes(passed=1)
+    text = failed.stdout.str()
+    assert "value = yield" not in text
+    assert text.count("gvisor: network") == 1
