@@ -35,7 +35,7 @@ OPTIONS = {
         "-w": "Write --cwd DIR.",
         "--volume": "Write --mount SOURCE:TARGET.",
     },
-    "images prune": {"--no-docker": "Leave it out: `images prune` leaves docker's images alone."},
+    "cache prune": {"--no-docker": "Leave it out: `cache prune` leaves docker's images alone."},
     "init": {"--ci": "Write `pytest-gvisor init github` or `pytest-gvisor init gitlab`."},
 }
 """Options of each command of ``pytest-gvisor``."""

@@ -8,13 +8,14 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from typing import Any
 
 from pytest_gvisor.base.errors import GvisorError, UsageError
 from pytest_gvisor.base.escape import escape
 
 COMMANDS = {
+    "cache": "list the unpacked images and what else is kept, or remove it",
     "doctor": "check whether this machine can run tests",
-    "images": "list the unpacked images, or remove those that no session uses",
     "init": "write a CI matrix, or a file for tox, nox or docker, for the project in this folder",
     "install": "fetch runsc from gVisor's release bucket",
     "run": "run a command in a fresh sandbox",
@@ -22,6 +23,9 @@ COMMANDS = {
     "sweep": "remove the remains of dead sessions",
     "vm": "run a command in a throw-away VM in which gVisor's kvm platform works",
 }
+
+_MODULES = {"cache": "caches", "images": "caches"}
+"""The modules of commands that have another name; ``images`` is the older one of ``cache``."""
 
 USAGE = 2
 FAILED = 125
@@ -41,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.error("a COMMAND is missing")
     name: str = chosen.command
     try:
-        status: int = importlib.import_module(f"pytest_gvisor.cli.{name}").main(chosen.rest)
+        status: int = module(name).main(chosen.rest)
         sys.stdout.flush()
         return status
     except UsageError as error:
@@ -59,6 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def module(command: str) -> Any:
+    """Return the module of a command."""
+    return importlib.import_module(f"pytest_gvisor.cli.{_MODULES.get(command, command)}")
+
+
 def parser() -> argparse.ArgumentParser:
     """The options before the command, and the list of commands."""
     made = argparse.ArgumentParser(prog="pytest-gvisor", description="gVisor, at a shell.")
@@ -68,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
         "commands:", *lines, "", "COMMAND --help describes its options and exit statuses.",
     ])  # fmt: skip
     made.add_argument("--version", action="store_true", help="show the version")
-    made.add_argument("command", choices=COMMANDS, metavar="COMMAND", nargs="?")
+    made.add_argument("command", choices=[*COMMANDS, "images"], metavar="COMMAND", nargs="?")
     made.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return made
 

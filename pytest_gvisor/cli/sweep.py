@@ -29,16 +29,18 @@ def parser() -> parsers.Parser:
 def main(arguments: Sequence[str]) -> int:
     """Sweep; return 0 if nothing of a dead session is left, else 1."""
     parser().parse_args(arguments)
-    for path in session_folder.sweep(waits=True):
-        print(f"removed {path}")
+    removed = [*session_folder.sweep(waits=True)]
     bases = session_folder.base_folders()
     for base in bases:
         answers.sweep(base)  # verdicts on platforms, of earlier versions
-    for path in saved_before.remove():
-        print(f"removed {path}")
+    removed += saved_before.remove()
     with contextlib.suppress(ImageError):  # whoever uses the images comes upon it again
-        Cache().sweep()
+        removed += Cache().sweep()
+    for path in removed:
+        print(f"removed {path}")
     left = [path for base in bases for path in session_folder.dead(base)]
     for path in left:
         print(f"not removed: {path}")
+    if not removed and not left:
+        print("found no dead session of this user, and nothing of earlier versions")
     return 1 if left else 0

@@ -216,10 +216,13 @@ class Cache:
                 self._sweep()
         return removed
 
-    def sweep(self) -> None:
-        """Remove the remains of killed processes, and the files of earlier versions."""
-        if os.path.isdir(self.folder):
-            self._check()
+    def sweep(self) -> list[str]:
+        """Remove the remains of killed processes; return the paths of images that went."""
+        if not os.path.isdir(self.folder):
+            return []
+        with failing(self.folder):
+            self._check_folder()
+            return self._sweep()
 
     def _check(self) -> None:
         with failing(self.folder):
@@ -238,16 +241,19 @@ class Cache:
             text = f"the cache folder cannot be used: {error.message}"
             raise ImageError(text, next_step=NEXT_STEP) from error
 
-    def _sweep(self) -> None:
+    def _sweep(self) -> list[str]:
         """Remove the remains of killed processes, and images whose record cannot be read."""
+        removed = []
         for folder in self._folders.sweep():
             path = self._folders.path(folder)
             if not CachedImage.read(f"{path}/image.json"):
-                self._folders.remove(folder)
+                if self._folders.remove(folder):
+                    removed.append(path)
                 continue
             with self._folders.unused(folder) as is_unused:
                 if is_unused:
                     mount_points.sweep(path)
+        return removed
 
     def _found(self, link: str, patience: float) -> Hold | None:
         """Hold the image that an id leads to by ``link``; None if it has to be unpacked."""

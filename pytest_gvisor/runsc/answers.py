@@ -75,6 +75,23 @@ def sweep(private_folder: str) -> None:
                 os.unlink(os.path.join(private_folder, name))
 
 
+def clear() -> int:
+    """Remove what is kept, and return of how many binaries it was.
+
+    Raises `LaunchError` for an unsafe folder.
+    """
+    if not os.path.isdir(folder()):
+        return 0
+    fd = private.open_private(folder())
+    try:
+        names = [name for name in os.listdir(fd) if _NAME.fullmatch(name)]
+        for name in names:
+            os.unlink(name, dir_fd=fd)
+    finally:
+        os.close(fd)
+    return len(names)
+
+
 def _decode(text: str) -> Answers | None:
     with contextlib.suppress(ValueError, TypeError):
         digest, *texts = loads(text)

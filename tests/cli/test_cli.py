@@ -173,7 +173,7 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["run", "echo", "x"], ["images", "list"], ["init", "--output", "-"]]
+    "words", [["run", "echo", "x"], ["cache", "list"], ["init", "--output", "-"]]
 )
 def test_output_that_cannot_be_written_is_status_125(words: list[str]) -> None:
     """Output that cannot be written, as on a full disk, is status 125 with one line."""

@@ -1,7 +1,6 @@
 """The listings of pytest: ``--help``, ``--markers``, ``--fixtures``, ``--collect-only``."""
 
 import argparse
-import importlib
 import re
 from collections.abc import Iterator, Sequence
 
@@ -9,7 +8,7 @@ import pytest
 
 from pytest_gvisor.base import removed
 from pytest_gvisor.base.setting_table import BY_NAME, SETTINGS, names_from
-from pytest_gvisor.cli.main import COMMANDS
+from pytest_gvisor.cli.main import COMMANDS, module
 from pytest_gvisor.plugin import placement
 from tests.plugin.conftest import CHECKOUT, Project
 
@@ -97,11 +96,11 @@ def test_no_document_names_an_option_that_is_not_there(alone: Project) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_option_at_a_shell_is_documented(command: str) -> None:
     """The docs of a command, in docs/cli.md, name each of its options."""
-    module = importlib.import_module(f"pytest_gvisor.cli.{command}")
+    found = module(command)
     _, _, rest = doc("cli.md").partition(f"\n## {command}\n")
     text = rest.partition("\n## ")[0]
     assert text
-    for names in option_strings(module.parser()):
+    for names in option_strings(found.parser()):
         assert any(re.search(rf"(?<![\w-]){name}(?![\w-])", text) for name in names), names
 
 

@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import importlib
 import inspect
 import re
 import tomllib
@@ -179,10 +178,7 @@ def test_the_table_of_exit_statuses_is_that_of_the_commands() -> None:
     """docs/cli.md has each status that the help of a command lists, and no other."""
     rows = re.findall(r"^\| ([\d, ]+) \| ", section("cli.md", "Exit statuses"), re.MULTILINE)
     shown = {status for row in rows for status in row.split(", ")}
-    helps = [
-        importlib.import_module(f"pytest_gvisor.cli.{name}").parser().format_help()
-        for name in main.COMMANDS
-    ]
+    helps = [main.module(name).parser().format_help() for name in main.COMMANDS]
     listed = {
         status
         for text in helps

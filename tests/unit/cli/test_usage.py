@@ -1,7 +1,6 @@
 """Help texts of the commands."""
 
 import argparse
-import importlib
 import re
 from collections.abc import Iterator
 from importlib import metadata
@@ -15,7 +14,7 @@ from pytest_gvisor.cli import parsers, run
 
 def parsers_of(command: str) -> Iterator[argparse.ArgumentParser]:
     """The parser of a command, and those of its actions."""
-    made = importlib.import_module(f"pytest_gvisor.cli.{command}").parser()
+    made = cli.module(command).parser()
     yield made
     for action in made._actions:
         if isinstance(action, argparse._SubParsersAction):

@@ -1,4 +1,4 @@
-"""``pytest-gvisor images``."""
+"""``pytest-gvisor cache``."""
 
 from pathlib import Path
 
@@ -28,11 +28,11 @@ def test_what_is_there_is_listed(
     cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Id, size, time and the name it was asked for by; one line each, escaped."""
-    assert cli.main(["images", "list"]) == 0
+    assert cli.main(["cache", "list"]) == 0
     assert capsys.readouterr().out.split() == ["IMAGE", "ID", "SIZE", "LAST", "USED", "NAME"]
     hold = held(cache, tmp_path / "a", 2_000_000)
     hold.close()
-    assert cli.main(["images", "list"]) == 0
+    assert cli.main(["cache", "list"]) == 0
     _, line = capsys.readouterr().out.splitlines()
     assert line.startswith(cache.images()[0].id[:12] + "  2.0 MB  20")
     assert line.endswith(r"  some/a\x1b[2J\n:1")
@@ -40,7 +40,7 @@ def test_what_is_there_is_listed(
 
 def test_nothing_to_prune_is_fine(cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
     """A prune of a missing cache succeeds and makes no folder."""
-    assert cli.main(["images", "prune"]) == 0
+    assert cli.main(["cache", "prune"]) == 0
     assert capsys.readouterr().out == ""
     assert not Path(cache.folder).exists()
     assert cache.prune() == []
@@ -53,10 +53,10 @@ def test_what_no_session_uses_is_removed(
     held(cache, tmp_path / "old", 2_000_000).close()
     held(cache, tmp_path / "new", 1_000_000).close()
     used = held(cache, tmp_path / "used", 1_000_000)
-    assert cli.main(["images", "prune", "--keep", "3M"]) == 0
+    assert cli.main(["cache", "prune", "--keep", "3M"]) == 0
     assert "some/old" in capsys.readouterr().out
     assert len(cache.images()) == 2
-    assert cli.main(["images", "prune"]) == 0
+    assert cli.main(["cache", "prune"]) == 0
     out = capsys.readouterr().out
     assert "some/new" in out
     assert "some/used" not in out
@@ -64,9 +64,42 @@ def test_what_no_session_uses_is_removed(
     used.close()
 
 
+def test_all_that_can_be_made_again_is_cleared(
+    cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An image in use is named. Records of files from tests inside stay, and are listed."""
+    held(cache, tmp_path / "old", 2_000_000).close()
+    used = held(cache, tmp_path / "used", 1_000_000)
+    place = tmp_path / "cache/pytest-gvisor"
+    for name in ("answers/a-0123456789abcdef-01234567-89ab-runsc.json", "returned/0123"):
+        (place / name).parent.mkdir(mode=0o700)
+        (place / name).write_text("text")
+    assert cli.main(["cache", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines[-2:]] == [
+        f"{place}/answers",
+        f"{place}/returned",
+    ]
+    assert lines[-1].endswith(" (1 files, 0.0 MB)")
+    assert cli.main(["cache", "clear"]) == 0
+    gone, answers, kept = capsys.readouterr().out.splitlines()
+    assert "some/old" in gone
+    assert (answers, kept) == ("removed the answers of 1 runsc", f"in use: {used.id[:12]}  1.0 MB")
+    assert sorted(path.name for path in place.rglob("*-*.json")) == []
+    assert (place / "returned/0123").read_text() == "text"
+    used.close()
+
+
+def test_the_older_name_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    """Files of CIs have the older name, which the help does not list."""
+    assert cli.main(["images", "list"]) == 0
+    assert capsys.readouterr().out.startswith("IMAGE ID")
+    assert "  images " not in cli.parser().format_help()
+
+
 @pytest.mark.parametrize("words", [[], ["all"], ["prune", "--keep", "much"]])
 def test_a_command_line_that_cannot_be_meant_is_status_2(words: list[str]) -> None:
     """An invalid command line is status 2, as in the other commands."""
     with pytest.raises(SystemExit) as caught:
-        cli.main(["images", *words])
+        cli.main(["cache", *words])
     assert caught.value.code == 2
