@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -105,10 +105,22 @@ class Progress:
         if when == "setup":
             self.is_set_up = report.passed
 
+    def lost(self) -> str:
+        """Return the phase that fails when the sandbox is lost now; nothing if one has failed."""
+        phase = self.missing() or ("" if self.failed else "teardown")
+        return "setup" if phase == "call" and self.phase == "setup" else phase
+
     def missing(self) -> str | None:
         """Return the first phase without its report; None if the test is complete."""
         expected = [phase for phase in PHASES if phase != "call" or (self.calls and self.is_set_up)]
         return next((phase for phase in expected if phase not in self.reported), None)
+
+
+def check_test(message: dict[str, Any], inner: str | None) -> None:
+    """Raise `ProtocolError` for a message about another test than the current one."""
+    if message.get("id") != inner:
+        kind, other = message["type"], message.get("id")
+        raise ProtocolError(f"a {kind!r} from inside of another test than {inner}: {other!r:.200}")
 
 
 class Ahead:

@@ -16,7 +16,7 @@ import pytest
 
 from pytest_gvisor.base.errors import GvisorError, ProtocolError
 from pytest_gvisor.base.escape import safe
-from pytest_gvisor.inside.ahead import Ahead, Ids, Progress, other_names
+from pytest_gvisor.inside.ahead import Ahead, Ids, Progress, check_test, other_names
 from pytest_gvisor.inside.back.returned import LAST_ACTS, Taker
 from pytest_gvisor.inside.debugger import Debugger, stopped
 from pytest_gvisor.inside.plugins import Bridges
@@ -41,13 +41,6 @@ _LONGEST_ERRORS = 100_000
 _MOST_ALIKE = 5
 
 
-def _belongs(message: dict[str, Any], inner: str | None) -> None:
-    """Raise `ProtocolError` for a message about another test than the current one."""
-    if message.get("id") != inner:
-        kind, other = message["type"], message.get("id")
-        raise ProtocolError(f"a {kind!r} from inside of another test than {inner}: {other!r:.200}")
-
-
 class Worker:
     """One pytest inside, started for its first test and replaced after its death."""
 
@@ -64,6 +57,7 @@ class Worker:
         items: Sequence[pytest.Item],
     ) -> None:
         self._config = config
+        self._cwd = str(config.invocation_params.dir)
         self._inside = inside
         self._items = items
         self._names: Mapping[str, str] = {}
@@ -164,7 +158,7 @@ class Worker:
         while (first := self.ahead.first) not in (None, ids.inner):
             while (message := link.receive())["type"] != "done":
                 self._unasked(message)
-            _belongs(message, first)
+            check_test(message, first)
             self.ahead.pop()
         if first is None:
             following = ids.upcoming[0] if ids.upcoming else None
@@ -190,7 +184,7 @@ class Worker:
             if kind not in _OF_A_TEST:
                 self._common(message, item.nodeid)
                 continue
-            _belongs(message, inner)
+            check_test(message, inner)
             if "passed" in message:
                 report = reports.revive_passed(self._config, message["passed"], item)
                 progress.add(report)
@@ -230,13 +224,11 @@ class Worker:
 
     def _explain(self, texts: Sequence[str]) -> str:
         """Return what there is to say of files that failures name and that are not shown."""
-        cwd = str(self._config.invocation_params.dir)
-        return shown_files.hint(texts, lambda path: self._shown().holds(path), cwd)
+        return shown_files.hint(texts, lambda path: self._shown().holds(path), self._cwd)
 
     def _explained(self, text: str) -> str:
         """Add to a failure's text what there is to say of the files that it names."""
-        told = self._explain([text])
-        return f"{text}\n{told}" if told else text
+        return "\n".join(filter(None, (text, self._explain([text]))))
 
     def _unasked(self, message: dict[str, Any]) -> None:
         """Take a message of a test that was commanded ahead and is no longer wanted."""
@@ -249,7 +241,7 @@ class Worker:
         if first is None or message["type"] not in _OF_A_TEST:
             self._common(message, "")
             return
-        _belongs(message, first)
+        check_test(message, first)
         self._stopped |= message["type"] == "stopped"
         if message["type"] in ("done", "stopped"):
             self.ahead.pop()
@@ -324,10 +316,7 @@ class Worker:
         self._link = None
         self._close(link)
         text = f"the sandbox was lost in this test's {progress.phase}: {cause}\n{link.told()}"
-        phase = progress.missing() or ("" if progress.failed else "teardown")
-        if phase == "call" and progress.phase == "setup":
-            phase = "setup"
-        if phase:
+        if phase := progress.lost():
             yield reports.made_up(item, phase, text, time.monotonic() - began)
 
     def finish(self, patience: float = 0.0, *, interrupted: bool = False) -> Link | None:
@@ -378,8 +367,7 @@ class Worker:
         excluded = [*self._inside.writable, *self._shown().hidden, *places.session_bases()]
         own = ["/tmp", *filter(None, [self._taker.agreed.basetemp])]
         files = shown_files.ShownFiles(self._shown().folders, excluded, own)
-        cwd = str(self._config.invocation_params.dir)
-        return InsideCoverage(cov, files, cwd=cwd, bounds=self._bounds)
+        return InsideCoverage(cov, files, cwd=self._cwd, bounds=self._bounds)
 
     def _last_words(self, link: Link, measured: InsideCoverage | None) -> None:
         """Take the messages of a pytest inside about its whole session.
