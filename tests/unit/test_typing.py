@@ -40,6 +40,7 @@ def test_all(gvisor: Gvisor, bundle: Bundle) -> None:
         max_output=1000, debug=False, mounts=[bind("/a", "/b")], user=(1, 2),
     )
     asyncio.run(gvisor.arun(["true"], network="sandbox", memory=1 << 28))
+    gvisor.run(("true", Path("a")), mounts={"src": "/app", "data": "/data:rw"})
     gvisor.run_bundle(bundle, pids=100)
     with gvisor.sandbox(cpus=2, network="host") as sandbox:
         sandbox.exec(["true"], timeout=1.5)
@@ -55,6 +56,7 @@ async def test_all(gvisor: Gvisor, bundle: Bundle) -> None:
     gvisor.run(["true"], mount=[])
     gvisor.run(["true"], pids="many")
     gvisor.run(["true"], project="yes")
+    gvisor.run("ls")
     await gvisor.arun(["true"], memroy="1G")
     gvisor.run_bundle(bundle, images="a.tar")
     gvisor.sandbox(cpu=1)
