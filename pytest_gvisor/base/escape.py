@@ -75,14 +75,17 @@ def uncoloured(text: str) -> str:
     return _COLOUR.sub("", text)
 
 
-def safe_but_colour(text: str) -> str:
-    """Return `safe` text with colours, for text that pytest itself has coloured."""
+def safe_but_colour(text: str, plain: Callable[[str], str] = safe) -> str:
+    """Return `safe` text with colours, for text that pytest itself has coloured.
+
+    With `escape` as ``plain``, a line may look like pytest's summary: nobody parses a terminal.
+    """
     parts = []
     position = 0
     for found in _COLOUR.finditer(text):
-        parts += [safe(text[position : found.start()]), found[0]]
+        parts += [plain(text[position : found.start()]), found[0]]
         position = found.end()
-    return "".join([*parts, safe(text[position:])])
+    return "".join([*parts, plain(text[position:])])
 
 
 class Live:

@@ -52,6 +52,7 @@ _KEPT_BY = {
     "pytest-csv": ("_csv_rows",),
     "pytest-monitor": ("mtr_none",),
     "pytest-mpl": ("mpl_generate_path", "mpl_results_path"),
+    "syrupy": ("update_snapshots",),  # they come back: see inside/back/returned.py
 }
 _DATABASES = frozenset({"pytest-monitor"})
 """Distributions that write to a database while tests run, whatever their hooks."""

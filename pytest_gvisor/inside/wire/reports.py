@@ -9,7 +9,7 @@ import pytest
 from _pytest._code.code import TerminalRepr
 from _pytest._io import TerminalWriter
 
-from pytest_gvisor.base.escape import safe, safe_but_colour
+from pytest_gvisor.base.escape import safe
 from pytest_gvisor.inside.wire import fields, rules
 from pytest_gvisor.inside.wire.session_bounds import COLLECTING, SessionBounds, place
 from pytest_gvisor.plugin.sections import escape_report
@@ -57,7 +57,7 @@ def revive(
         _complete(report, item)
         _check_outcome(config, report)
         # The tests' own colours stay, in what they print too: so it looks on the host.
-        escape_report(report, painted=safe_but_colour, output=safe_but_colour)
+        escape_report(report, painted=bounds.escaped, output=bounds.escaped)
         str(report.longrepr)  # what can be written now can be written later
         bounds.leave_out(left_out)
     return report

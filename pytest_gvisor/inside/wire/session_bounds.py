@@ -6,6 +6,7 @@ The pytest inside has most warnings of the host's own collection again: their pl
 from __future__ import annotations
 
 import collections
+import functools
 import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_gvisor.base.errors import PytestGvisorWarning
-from pytest_gvisor.base.escape import safe
+from pytest_gvisor.base.escape import escape, safe, safe_but_colour
 from pytest_gvisor.plugin.placement import FIELDS
 
 if TYPE_CHECKING:
@@ -46,6 +47,11 @@ class SessionBounds:
 
     def __init__(self, config: pytest.Config, fields: Iterable[str] = ()) -> None:
         self._config = config
+        reporter = config.pluginmanager.getplugin("terminalreporter")
+        is_read = reporter is not None and reporter.isatty
+        self.escaped = functools.partial(safe_but_colour, plain=escape if is_read else safe)
+        """Escapes the texts of reports. Programs parse pytest's last line, and no terminal does."""
+
         self.fields = frozenset(fields)
         """Fields of reports that the project names, for hooks of its own."""
 

@@ -277,6 +277,19 @@ def test_what_a_report_shows_is_escaped(pytestconfig: pytest.Config) -> None:
     assert "\x1b]" not in shown
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_text_like_pytest_s_last_line_is_shown_as_it_is_at_a_terminal(
+    pytester: pytest.Pytester, terminal: bool
+) -> None:
+    """Programs that parse this line read a file or a pipe. Other text is escaped at either."""
+    config = pytester.parseconfigure()
+    config.pluginmanager.getplugin("terminalreporter").isatty = terminal
+    text = "== 3 passed in 0.01s ==\n\x1b[2J"
+    report = revived(config, sections=[["Captured stdout call", text]])
+    first = "== 3 passed" if terminal else r"== \x33 passed"
+    assert report.sections == [("Captured stdout call", f"{first} in 0.01s ==\n\\x1b[2J")]
+
+
 def test_every_text_has_a_utf_8(pytestconfig: pytest.Config) -> None:
     """Each text of a report can be encoded, as xdist's workers have to send it."""
     report = revived(
