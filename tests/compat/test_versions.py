@@ -24,6 +24,18 @@ PROJECT = {
         def test_y():
             pass
     """,
+    "test_inside.py": """
+        import os
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def started(tmp_path_factory):
+            return tmp_path_factory.mktemp("started")
+
+        def test_z(started, worker_id, testrun_uid, pytestconfig):
+            assert (worker_id, pytestconfig.option.maxfail) == ("gw0", 1)
+            assert "PYTEST_GVISOR_INSIDE" in os.environ
+    """,
     "pytest.ini": """
         [pytest]
         addopts = --strict-markers --strict-config
@@ -87,7 +99,8 @@ def environment(request: pytest.FixtureRequest, wheel: Path, tmp_path: Path) -> 
         pytest.skip(f"no python{version} on this machine")
     call(base, "-m", "venv", tmp_path / "env", cwd=tmp_path)
     python = tmp_path / "env/bin/python"
-    call(python, "-m", "pip", "install", wheel, pytest_requirement, cwd=tmp_path)
+    requirements = (wheel, pytest_requirement, "pytest-xdist")
+    call(python, "-m", "pip", "install", *requirements, cwd=tmp_path)
     return python
 
 
@@ -125,10 +138,14 @@ def test_a_stranger_s_project_runs_workloads_with_nothing_but_the_wheel(
     environment: Path, project: Path
 ) -> None:
     strict = (environment, "-m", "pytest", "--gvisor-strict")
-    assert outcomes(call(*strict, cwd=project)) == "2 passed"
+    assert outcomes(call(*strict, "test_workload.py", cwd=project)) == "2 passed"
+    # No warning of pytest about this package, which would be an error.
+    inside = (*strict, "-n1", "-x", "--in-gvisor", "test_inside.py")
+    assert outcomes(call(*inside, cwd=project)) == "1 passed"
 
     report = ("--gvisor-report", "r.html", "--gvisor-report", "r.json")
-    matrix = call(*strict, "-v", "--gvisor-platform", "systrap,ptrace", *report, cwd=project)
+    matrix = call(*strict, "-v", "--gvisor-platform", "systrap,ptrace", *report,
+                  "test_workload.py", cwd=project)  # fmt: skip
     assert "gVisor platform matrix" in (project / "r.html").read_text()
     assert '"passed": 1' in (project / "r.json").read_text()
     assert outcomes(matrix) == "3 passed"
