@@ -6,6 +6,7 @@ Each is made when it is first needed. All xdist workers of a run share the verdi
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import warnings
 from collections.abc import Iterator
@@ -20,14 +21,14 @@ from pytest_gvisor.base.errors import (
 )
 from pytest_gvisor.base.release_range import ReleaseRange
 from pytest_gvisor.base.settings import Platform, SessionSettings, Settings, replaced
-from pytest_gvisor.harness.gvisor import Gvisor
-from pytest_gvisor.harness.platform_probe import PlatformProbe
 from pytest_gvisor.run.request import Hooks
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.platforms import Availability
 from pytest_gvisor.sessions.launcher import Launcher
 
 if TYPE_CHECKING:
+    from pytest_gvisor.harness.gvisor import Gvisor
+    from pytest_gvisor.harness.platform_probe import PlatformProbe
     from pytest_gvisor.images.store import Images
     from pytest_gvisor.oci.project import Project
 
@@ -39,8 +40,15 @@ class Engine:
         """``shared`` is a folder of all xdist workers of its run; ``launcher`` may have begun."""
         self.launcher = launcher or Launcher()
         self._found: dict[str | None, Runsc | GvisorError] = {}
-        self._probe = PlatformProbe(self.launcher, shared)
+        self._shared = shared
         self._images: Images | None = None
+
+    @functools.cached_property
+    def _probe(self) -> PlatformProbe:
+        # A start of tests inside would wait for this import, and for that of `Gvisor` below.
+        from pytest_gvisor.harness.platform_probe import PlatformProbe  # noqa: PLC0415
+
+        return PlatformProbe(self.launcher, self._shared)
 
     def images(self) -> Images:
         """The images of this session."""
@@ -121,6 +129,8 @@ class Engine:
 
         The project is that of the current folder unless another one is given.
         """
+        from pytest_gvisor.harness.gvisor import Gvisor  # noqa: PLC0415 -- a start would wait
+
         return Gvisor(
             runsc=self.binary(settings),
             platform=platform,

@@ -92,8 +92,6 @@ def as_outcome(item: pytest.Item, settings: Settings, *, in_gvisor: bool = False
 
 def mending(error: GvisorError) -> str:
     """Return the end of a skip's reason: the one command that mends it, or prints what does."""
-    from pytest_gvisor.base import errors  # noqa: PLC0415 -- as above
-
     command = "pytest-gvisor doctor"
     if isinstance(error, errors.RunscNotFound):
         command = "pytest-gvisor install"
