@@ -9,26 +9,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from pytest_gvisor.base import removed
-from pytest_gvisor.base import settings as words
 from pytest_gvisor.base.completed import Completed
-from pytest_gvisor.base.errors import InvalidBundle, UsageError
-from pytest_gvisor.base.setting_table import BY_NAME, names_from, nearest
-from pytest_gvisor.base.settings import CallSettings, Network, Platform, Settings
+from pytest_gvisor.base.errors import UsageError
+from pytest_gvisor.base.settings import CallSettings, Platform, Settings
+from pytest_gvisor.harness import call
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import HOSTNAME
 from pytest_gvisor.oci.mounts import Mounts
 from pytest_gvisor.oci.project import Project
 from pytest_gvisor.oci.rootfs import ProgramDefaults, Rootfs, python
-from pytest_gvisor.oci.spec import Spec, UserSpec
-from pytest_gvisor.oci.vocabulary import NamespaceType
+from pytest_gvisor.oci.spec import UserSpec
 from pytest_gvisor.programs.linux import closing
-from pytest_gvisor.programs.sources import ANY
 from pytest_gvisor.run import runner
 from pytest_gvisor.run.not_started import Asker
 from pytest_gvisor.run.pipes import Streams
-from pytest_gvisor.run.request import Hooks, Record, Request, Workspace, forget
-from pytest_gvisor.run.specification import check_netns, input_of, spec_of, way_of
-from pytest_gvisor.run.workload import Args, Workload, make_workload
+from pytest_gvisor.run.request import Hooks, Record, Request, forget
+from pytest_gvisor.run.specification import input_of, way_of
+from pytest_gvisor.run.workload import Args, Workload
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.command import check_extra
 from pytest_gvisor.runsc.rootless import Way
@@ -38,10 +35,6 @@ if TYPE_CHECKING:
     from pytest_gvisor.images.store import Images
     from pytest_gvisor.sandbox.sandbox import Sandbox
     from pytest_gvisor.sandbox.snapshot import Snapshot
-
-
-_OPTIONS: Mapping[str, Any] = make_workload.__kwdefaults__ or {}
-"""The options of a call that are the workload's, with their defaults."""
 
 
 class Gvisor:
@@ -171,9 +164,9 @@ class Gvisor:
         **options: Any,
     ) -> Request:
         """Return the request that `run` would make of these arguments, without a start."""
-        given, settings = _split(options)
+        given, settings = call.split(options)
         chosen = self._chosen(timeout, settings)
-        asked = _workload(args, chosen, self._project, self._images, given)
+        asked = call.workload_of(args, chosen, self._project, self._images, given)
         repeat = {"input": input if isinstance(input, str | bytes) else None, "timeout": timeout}
         return self._request(
             chosen,
@@ -181,7 +174,7 @@ class Gvisor:
             input=input_of(input),
             asker=self.asker._replace(project=None) if chosen.project else self.asker,
             stop_signal=(asked.rootfs.defaults or ProgramDefaults()).stop_signal,
-            repeat={**{k: v for k, v in repeat.items() if v is not None}, **_unusual(options)},
+            repeat={**{k: v for k, v in repeat.items() if v is not None}, **call.unusual(options)},
         )
 
     def run_bundle(
@@ -200,7 +193,7 @@ class Gvisor:
         """
         bundle.check_sources()
         chosen = self._chosen(timeout, settings)
-        settled = dataclasses.replace(chosen, netns=_netns_of(bundle.spec, chosen))
+        settled = dataclasses.replace(chosen, netns=call.netns_of(bundle.spec, chosen))
         request = self._request(settled, bundle, input=input_of(input))
         return self._finish(request, check=check, notes=bundle.notes)
 
@@ -235,7 +228,7 @@ class Gvisor:
                 "env": env, "cwd": cwd, "user": user, "rootfs": rootfs, "mounts": mounts,
                 "hostname": hostname, "readonly": readonly,
             }  # fmt: skip
-            workload = _workload(["guest"], chosen, self._project, self._images, given)
+            workload = call.workload_of(["guest"], chosen, self._project, self._images, given)
         else:
             if rootfs is not None or mounts or hostname != HOSTNAME or readonly:
                 raise UsageError("a snapshot has its own rootfs, mounts, hostname and readonly")
@@ -264,7 +257,7 @@ class Gvisor:
 
     def _chosen(self, timeout: float | None, settings: Mapping[str, object]) -> Settings:
         changes = dict(settings) if timeout is None else {**settings, "timeout": timeout}
-        return chosen_settings(self.settings, changes)
+        return call.chosen_settings(self.settings, changes)
 
     def _request(self, chosen: Settings, workload: Workload | Bundle, **more: Any) -> Request:
         flags = check_extra(self._hooks.runsc_args(), self.runsc.flags)
@@ -284,106 +277,6 @@ class Gvisor:
         if check:
             completed.check_returncode()
         return completed
-
-
-def _workload(
-    args: Args,
-    chosen: Settings,
-    project: Project,
-    images: Callable[[], Images] | None,
-    given: dict[str, Any],
-) -> Workload:
-    """Return the workload of a call, by default in the root file system that the settings name."""
-    if chosen.image is not None and given.get("rootfs") is None:
-        assert images is not None
-        given = {**given, "rootfs": images().rootfs(chosen.image)}
-    return make_workload(args, project if chosen.project else None, **given)
-
-
-def _unusual(options: Mapping[str, Any]) -> dict[str, object]:
-    """Return the options of a call that differ from the defaults, for its repr."""
-    return {k: v for k, v in options.items() if k not in _OPTIONS or v != _OPTIONS[k]}
-
-
-def _split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the options of a call that are the workload's, and those that are settings."""
-    given = {k: v for k, v in options.items() if k in _OPTIONS}
-    return given, {k: v for k, v in options.items() if k not in _OPTIONS}
-
-
-def _netns_of(spec: Spec, chosen: Settings) -> str | None:
-    """Return the network namespace in a bundle, or in this run's settings.
-
-    Raises `InvalidBundle` where the two name different ones, `UsageError` for one that may not be
-    joined.
-    """
-    paths = [space.path for space in spec.linux.namespaces if space.type is NamespaceType.NETWORK]
-    named = next(filter(None, paths), None)
-    if chosen.network is not Network.SANDBOX or named is None:
-        return chosen.netns
-    if chosen.netns not in (None, named):
-        raise InvalidBundle([f"linux.namespaces joins {named}, and netns is {chosen.netns}"])
-    check_netns(named)
-    return named
-
-
-def write_bundle(
-    folder: str | os.PathLike[str],
-    args: Args,
-    settings: Settings,
-    project: Project,
-    /,
-    *,
-    images: Callable[[], Images],
-    **options: Any,
-) -> Bundle:
-    """Write a bundle for ``args`` to ``folder``; ``options`` are those of `Gvisor.run`.
-
-    The bundle of an image can be used as long as ``images`` are open. Raises
-    `InvalidBundle`, `UsageError`, `ImageError` or `LaunchError`.
-    """
-    path = os.path.abspath(os.fspath(folder))
-    given, changes = _split(options)
-    chosen = chosen_settings(settings, changes)
-    workload = _workload(args, chosen, project, images, given)
-    os.makedirs(path, 0o700, exist_ok=True)
-    # A bundle that is only written gets no network namespace: the caller who runs it chooses one.
-    workspace = Workspace(id=os.path.basename(path), folder=path, shared="", netns="")
-    bundle = Bundle.create(path, spec_of(workload, workspace, chosen, way_of(chosen)))
-    checked = {path: identity for path, identity in workspace.identities.items() if identity != ANY}
-    return dataclasses.replace(bundle, identities=checked)
-
-
-def chosen_settings(settings: Settings, changes: Mapping[str, object]) -> Settings:
-    """Return ``settings`` with the changes of one call. Raises `UsageError`."""
-    for name in changes:
-        if name in removed.OF_OTHERS:
-            raise UsageError(f"{name}= is no argument here", next_step=removed.OF_OTHERS[name])
-        words.refuse_removed(name)
-        if name not in BY_NAME:
-            raise _no_argument(name)
-        if "call" not in BY_NAME[name].sources:
-            raise UsageError(
-                f"{name} is decided for a whole test",
-                next_step=f"Use @pytest.mark.gvisor({name}=…) or the command line.",
-            )
-    chosen = words.replaced(settings, changes)
-    if chosen.netns is not None:
-        if chosen.network is not Network.SANDBOX:
-            raise UsageError("netns needs network='sandbox'")
-        check_netns(chosen.netns)
-    return chosen
-
-
-def _no_argument(name: str) -> UsageError:
-    """Return the error for an argument that no call takes, with the nearest name."""
-    own = ["mounts", *(other for other in _OPTIONS if other != "mounts"), "input", "timeout"]
-    settings = [setting for setting in names_from("call") if setting not in own]
-    return UsageError(
-        f"{name!r} is not a setting, nor another argument of this call"
-        f"{nearest(name, [*own, *settings])}",
-        next_step=f"There are {', '.join(own)}; and settings: {', '.join(settings)}.",
-    )
 
 
 async def in_thread(run: Callable[[int], Completed]) -> Completed:

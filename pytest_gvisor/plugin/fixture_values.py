@@ -15,7 +15,7 @@ import pytest
 from pytest_gvisor.base import setting_values
 from pytest_gvisor.base.errors import PytestGvisorWarning, UsageError
 from pytest_gvisor.base.settings import Keep, Platform, Settings
-from pytest_gvisor.harness.gvisor import write_bundle
+from pytest_gvisor.harness.call import write_bundle
 from pytest_gvisor.oci import host_paths, project
 from pytest_gvisor.oci.project import Project
 from pytest_gvisor.plugin import markers

@@ -43,7 +43,7 @@ PYTEST = ("plugin", "inside")
 
 PYTEST_INSIDE = {
     "guest.tests.bridges", "guest.tests.debugger", "guest.tests.gate", "guest.tests.measure",
-    "guest.tests.terminal_file", "guest.tests.worker",
+    "guest.tests.pytest_process", "guest.tests.terminal_file", "guest.tests.worker",
 }  # fmt: skip
 """The modules of the pytest in the sandbox."""
 

@@ -40,6 +40,9 @@ PRIVATES = {
     },
     "guest/tests/passed": {"_id": "an attribute of reports, which a short form leaves out"},
     "guest/tests/program": {"_data": "set: variables that a failed test has missed are named"},
+    "guest/tests/pytest_process": {
+        "_pytest.config.get_config": "a configuration that has a plugin before the others",
+    },
     "guest/tests/randomness": {
         "_name_sequence": "set: copies of a saved sandbox draw other names of temporary files",
     },
@@ -53,7 +56,6 @@ PRIVATES = {
         "sys.__stdout__": "set: as sys.stdout",
     },
     "guest/tests/worker": {
-        "_pytest.config.get_config": "a configuration that has a plugin before the others",
         "_shouldfail": "set: the host decides when to stop, and the property warns if it is unset",
         "_shouldstop": "set: as _shouldfail",
     },

@@ -1,6 +1,6 @@
 """The program of a sandbox for tests: ``python begin.py``.
 
-Short, for Python keeps no byte code of a program. That of `worker`, and of what it imports, may
+Short, for Python keeps no byte code of a program. That of `pytest_process`, and of its imports, may
 come from the host.
 """
 
@@ -21,11 +21,11 @@ def main() -> None:
     from pytest_gvisor.guest.tests import byte_code
 
     supply = byte_code.supplied()
-    from pytest_gvisor.guest.tests import worker
+    from pytest_gvisor.guest.tests import pytest_process
 
     for name in [name for name in sys.modules if name.partition(".")[0] == "pytest_gvisor"]:
         del sys.modules[name]
-    worker.main(supply)
+    pytest_process.main(supply)
 
 
 if __name__ == "__main__":

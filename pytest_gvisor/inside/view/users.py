@@ -89,7 +89,7 @@ class Inhabitant(NamedTuple):
     user needs to reach what is shown."""
 
     def argument(self, prepared: Prepared) -> str:
-        """Return the argument for guest/tests/worker.py."""
+        """Return the argument for guest/tests/pytest_process.py."""
         roots = _of_root(prepared, self.account.home) if self.nested else ()
         who = Identity(
             uid=self.account.uid,
