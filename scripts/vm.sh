@@ -76,6 +76,8 @@ watch() {
 in_vm() {
     local folder status try watcher noted found
     found=$(cat "$build/runsc-path")
+    # The search finds another copy of it: see with-runsc.
+    [ ! -e "$build/runsc-to-put" ] || found=$(readlink -f /usr/local/bin/runsc)
     for try in first second; do
         folder=$(mktemp -d "$build/vm/run.XXXXXX")
         mkdir "$folder/clock"

@@ -134,8 +134,8 @@ class Lies:
 def test_lies(pytestconfig):
     worker = pytestconfig.pluginmanager.get_plugin("gvisor-worker")
     worker._coverage = lies = Lies()
-    send = worker._channel.send
-    worker._channel.send = lambda kind, **fields: send(
+    send = worker._link.send
+    worker._link.send = lambda kind, **fields: send(
         kind, **(fields | {"coverage": lies.data()} if kind == "finished" else fields)
     )
 """

@@ -55,10 +55,10 @@ def test_another_release_under_the_name_of_the_one_asked_for_is_refused(
 MEASURED = """
 import sys
 from pytest_gvisor.base.errors import InstallFailed
-from pytest_gvisor.install import archive
+from pytest_gvisor.install import unpack
 
 try:
-    archive.unpack(sys.argv[1], sys.argv[2])
+    unpack.unpack(sys.argv[1], sys.argv[2])
 except InstallFailed as error:
     print(error.message)
 with open("/proc/self/status") as lines:

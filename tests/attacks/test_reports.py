@@ -24,7 +24,7 @@ pytestmark = pytest.mark.in_gvisor(fresh=True)
 
 @pytest.fixture
 def channel(pytestconfig):
-    return pytestconfig.pluginmanager.get_plugin("gvisor-worker")._channel
+    return pytestconfig.pluginmanager.get_plugin("gvisor-worker")._link
 
 def forged(**fields):
     return {
@@ -147,7 +147,7 @@ import pytest
 
 @pytest.fixture
 def channel(pytestconfig):
-    return pytestconfig.pluginmanager.get_plugin("gvisor-worker")._channel
+    return pytestconfig.pluginmanager.get_plugin("gvisor-worker")._link
 
 def test_stops_the_clock(channel):
     type(channel)._write.__globals__["_now"] = float

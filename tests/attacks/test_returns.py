@@ -137,7 +137,7 @@ def test_writes():
 
 def test_plants(pytestconfig):
     os.symlink({home!r}, {written!r} + "/x")
-    socket = pytestconfig.pluginmanager.get_plugin("gvisor-worker")._channel.socket
+    socket = pytestconfig.pluginmanager.get_plugin("gvisor-worker")._link.socket
     encoder = frames.Encoder(max_json=frames.UNBOUNDED)
     file = dict(place=1, path="config.json", data="QUFB", more=False)
     os.write(socket, returns.MARK + encoder.framed(encoding.encoded("file", file)))

@@ -26,7 +26,7 @@ def again(act, *args):
             pass
 
 def test_it(pytestconfig, subtests):
-    channel = pytestconfig.pluginmanager.get_plugin("gvisor-worker")._channel
+    channel = pytestconfig.pluginmanager.get_plugin("gvisor-worker")._link
     test = os.environ["PYTEST_CURRENT_TEST"].split(" ")[0]
     head = struct.pack("<8sIII", bytes(8), 0, 2**26, 0)
 
