@@ -48,7 +48,10 @@ platforms.probe = probe
 def test_a_test_is_skipped_for_the_platform_that_is_missing(project: Project, no_kvm: str) -> None:
     """Every requirement of a test counts; the skip is at the test and has the cause."""
     ran = project.test(TEST, conftest=no_kvm).run().ends(passed=2, skipped=3)
-    cause = "platform kvm is not available here: no device: there is no /nonexistent/kvm"
+    cause = (
+        "platform kvm is not available here: no device: there is no /nonexistent/kvm; to mend it: "
+        "pytest-gvisor doctor"
+    )
     skips = [line for line in ran.output.splitlines() if line.startswith("SKIPPED")]
     assert [line.endswith(cause) for line in skips] == [True] * 3
     assert all(line.startswith("SKIPPED [1] test_it.py:") for line in skips)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
@@ -44,6 +45,8 @@ class Terminal(io.TextIOBase):
         all stacks and ends the process.
         """
         if self._debugger.reports:
+            # pytest has just printed to it what was captured, perhaps without the end of a line.
+            sys.stdout.flush()
             self.say(text)
         elif self.captured:
             os.write(1, text.encode())

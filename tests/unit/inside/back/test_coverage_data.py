@@ -45,7 +45,8 @@ class Sandbox:
     def measured(self, *, branch: bool = False) -> InsideCoverage:
         """The receiver of the sandbox's messages."""
         config = SimpleNamespace(
-            issue_config_time_warning=lambda warning, **_: self.said.append(str(warning))
+            issue_config_time_warning=lambda warning, **_: self.said.append(str(warning)),
+            pluginmanager=pytest.PytestPluginManager(),
         )
         return InsideCoverage(
             self.cov(branch=branch),
