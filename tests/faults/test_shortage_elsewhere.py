@@ -189,7 +189,7 @@ assert unpacked(cache, path) == "well"
 
 @pytest.mark.fault("G5")
 @needs_root
-@pytest.mark.parametrize(("option", "step"), [("nr_inodes", 8), ("size", 4096)])
+@pytest.mark.parametrize(("option", "step"), [("nr_inodes", 1), ("size", 4096)])
 def test_a_disk_that_is_full_while_a_warm_sandbox_starts_is_a_typed_error(
     runsc: Runsc,
     short_folder: str,
@@ -213,7 +213,7 @@ def test_a_disk_that_is_full_while_a_warm_sandbox_starts_is_a_typed_error(
             assert own_files(launcher) == there
             return seen
 
-        errors = until_well(attempt, range(0, 160 * step, 4 * step), "x\n")
+        errors = until_well(attempt, range(0, 160 * step, step), "x\n")
         assert len(errors) > 1
         assert set(errors) <= {"LaunchError", "RunscFailed", "SandboxCrashed"}, errors
 
