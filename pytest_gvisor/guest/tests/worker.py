@@ -260,7 +260,7 @@ class Plugin:
         sandboxes have tests too, a hook judges by a part.
         """
         if not self._serves:
-            return  # the cause comes: see main()
+            return  # pytest_process.main sends the cause
         if self._coverage is not None:
             for piece in self._coverage.pieces():
                 self._link.put_off("coverage", **piece)
