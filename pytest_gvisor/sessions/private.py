@@ -137,7 +137,7 @@ def write(path: str, text: str) -> None:
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(os.unlink, new)
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
+        with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
         os.replace(new, path)
         on_failure.pop_all()

@@ -1,14 +1,15 @@
 """The names and digests of files that came back, kept in this user's cache for later sessions.
 
 A later session replaces such a file if it still has its digest. None collects it: the host would
-run a text as a doctest. A record has the files of one folder and of those below it, each in a line.
+run a text as a doctest. A record has the path of a folder, and the files of this folder and of
+those below it. A NUL, which no path has, ends each of them.
 Light: each session of a user who has records imports it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import functools
 import os
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -20,6 +21,9 @@ from pytest_gvisor.programs.paths import caches
 
 _MOST_BYTES = 64 * 1024 * 1024
 """Of one record, of which a file that came back takes some hundred."""
+
+_LONGEST = 4096
+"""The bytes of the longest path that Linux takes, with its NUL."""
 
 
 class Records:
@@ -51,25 +55,44 @@ class Records:
                 for path, digest in self._of(folder).items()
                 if os.path.lexists(os.path.join(folder, path))
             }
-            text = "".join(f"{digest} {path}\n" for path, digest in (there | noted).items())
+            files = (f"{digest} {path}" for path, digest in (there | noted).items())
+            text = "".join(f"{field}\0" for field in (folder, *files))
             if len(text) > _MOST_BYTES:
                 raise OSError(f"there are too many files below {folder}")
-            write(self._path(folder), text)
+            name = self.names.setdefault(folder, os.urandom(8).hex())
+            write(os.path.join(self.folder, name), text)
 
-    def _path(self, folder: str) -> str:
-        return os.path.join(self.folder, hashlib.sha256(os.fsencode(folder)).hexdigest())
+    @functools.cached_property
+    def names(self) -> dict[str, str]:
+        """The file of each folder that has a record."""
+        found = {}
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self.folder):
+                folder, *more = self._fields(name, _LONGEST)
+                if more:
+                    found[folder] = name
+        return found
 
     def _of(self, folder: str) -> dict[str, str]:
+        if folder not in self.names:
+            return {}
         if folder not in self._known:
-            data = b""
-            with contextlib.suppress(OSError):
-                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-                with open(os.open(self._path(folder), flags), "rb") as file:
-                    if os.fstat(file.fileno()).st_uid == os.geteuid():
-                        data = file.read(_MOST_BYTES)
-            lines = (line.partition(" ") for line in data.decode(errors="replace").split("\n"))
+            lines = (text.partition(" ") for text in self._fields(self.names[folder], _MOST_BYTES))
             self._known[folder] = {path: digest for digest, _space, path in lines if path}
         return self._known[folder]
+
+    def _fields(self, name: str, most: int) -> list[str]:
+        """Return the fields at the beginning of a record; none if it is not this user's."""
+        data = b""
+        path = os.path.join(self.folder, name)
+        with contextlib.suppress(OSError), open(path, "rb", opener=_open) as file:
+            if os.fstat(file.fileno()).st_uid == os.geteuid():
+                data = file.read(most)
+        return data.decode(errors="surrogateescape").split("\0")
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 class LeftOut:
@@ -77,9 +100,14 @@ class LeftOut:
 
     def __init__(self) -> None:
         self._records = Records()
+        self._real = functools.cache(os.path.realpath)
 
     def _has(self, path: Path) -> bool:
-        return bool(self._records.digests(os.path.realpath(path)))
+        if not self._records.names:
+            return False
+        folder, name = os.path.split(path)
+        real = os.path.join(self._real(folder), name)
+        return bool(self._records.digests(os.path.realpath(path) if os.path.islink(real) else real))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_ignore_collect(self, collection_path: Path) -> Generator[None, Any, Any]:

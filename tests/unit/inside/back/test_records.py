@@ -53,16 +53,62 @@ def test_a_file_that_is_gone_is_forgotten_with_the_next_one(tmp_path: Path) -> N
     assert made.digests(f"{folder}/gone") == set()
 
 
-def test_a_record_is_read_line_by_line_and_by_no_link(
+def test_a_folder_and_a_file_have_any_name(tmp_path: Path) -> None:
+    """With bytes that are no text, too, and with ends of lines."""
+    folder = noted(tmp_path / "new\nline \udcff", "a\nb \udcfe", "c")
+    assert Records().digests(f"{folder}/a\nb \udcfe") == {"1"}
+    assert Records().digests(f"{tmp_path}/new") == Records().digests(f"{folder}/a") == set()
+
+
+def test_a_session_reads_the_files_of_no_other_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A project without records costs the first path of each record, read once."""
+    folders = [noted(tmp_path / name, "a") for name in ("one", "two")]
+    read, made = Records._fields, Records()
+    sizes: list[int] = []
+
+    def count(self: Records, name: str, most: int) -> list[str]:
+        sizes.append(most)
+        return read(self, name, most)
+
+    monkeypatch.setattr(Records, "_fields", count)
+    for name in ("three/a", "three/b", "a"):
+        assert made.digests(f"{tmp_path}/{name}") == set()
+    assert sizes == [4096, 4096]
+    for _ in range(2):
+        assert made.digests(f"{folders[0]}/a") == {"1"}
+    assert len(sizes) == 3
+
+
+def test_a_recorded_file_is_left_out_by_each_way_to_it(tmp_path: Path) -> None:
+    """Through a link to it, or to its folder; and a file without a record is collected."""
+    folder = Path(noted(tmp_path / "out", "a"))
+    (folder / "b").touch()
+    (tmp_path / "file").symlink_to(folder / "a")
+    (tmp_path / "folder").symlink_to(folder)
+    left_out = records.LeftOut()._has
+    for path in (folder, tmp_path / "folder"):
+        assert left_out(path / "a")
+        assert not left_out(path / "b")
+        assert not left_out(path)
+    assert left_out(tmp_path / "file")
+    assert not left_out(Path("/"))
+
+
+def test_a_record_is_read_field_by_field_and_by_no_link(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other lines are nothing, and neither is more than a record may have."""
+    """Other fields are nothing, and neither is more than a record may have."""
     folder = noted(tmp_path / "out", "a")
     (record,) = cache.iterdir()
-    record.write_bytes(b"\xff\0\n1\n 2\n1  \n" + b"x" * 9000 + b"\n2 a\n")
+    fields = (b"\xff\n", b"1", b" 2", b"1 ", b"x" * 9000, b"2 a", b"")
+    record.write_bytes(b"\0".join((folder.encode(), *fields)))
     assert Records().digests(f"{folder}/a") == {"2"}
     monkeypatch.setattr(records, "_MOST_BYTES", 9000)
     assert Records().digests(f"{folder}/a") == set()
+    record.write_bytes(b"1 a\n")
+    assert Records().names == {}
     with pytest.raises(OSError, match="too many files"):
         noted(tmp_path / "out", "x" * 200, digest="1" * 9000)
     monkeypatch.undo()
