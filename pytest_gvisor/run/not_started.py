@@ -124,16 +124,14 @@ def not_found(
 
 
 def _nearest(program: str, folders: Sequence[str], spec: Spec, asker: Asker) -> str:
-    """Return the sandbox's program of the most similar name, or the host's of this name."""
+    """Return the host's program of this name, or the sandbox's of the most similar name."""
     near = difflib.get_close_matches(program, sorted(_names(folders, spec)), 1, _LIKENESS)
     if near == [program]:  # its folder to start in is missing
         return ""
-    if near:
-        return f"Did you mean {shown(near[0])}?"
     here = shutil.which(program) or ""
-    if not os.path.isabs(here) or not _is_public(here):
-        return ""
-    return f"{_told(here, spec, asker)} Call it by that path."
+    if os.path.isabs(here) and _is_public(here):
+        return f"{_told(here, spec, asker)} Call it by that path."
+    return f"Did you mean {shown(near[0])}?" if near else ""
 
 
 def not_loaded(program: str, cause: str, spec: Spec, asker: Asker = CALL) -> tuple[str, str]:

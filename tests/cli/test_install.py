@@ -3,6 +3,8 @@
 import contextlib
 import fcntl
 import os
+import platform
+import re
 import signal
 import subprocess
 import sys
@@ -102,6 +104,61 @@ def test_a_release_that_is_an_archive(bucket: Bucket, small: bytes, tmp_path: Pa
     assert second.previous == str(home)
     assert (Path(second.real).parent / "gvisor-bin" / "gvisor_sentry").read_bytes() == b"two"
     assert home.is_dir()
+
+
+OFFLINE = """\
+pytest-gvisor install: {url}/latest/{machine}/gvisor.tar.bz2.sha512: {cause}
+This machine does not reach the server: set https_proxy if it needs a proxy. Else run \
+`pytest-gvisor install --to gvisor` on a machine that does, copy the folder gvisor here \
+(`cp -a`), and name it: `pytest --gvisor-runsc=gvisor/runsc`. On Debian 13, `apt-get install \
+runsc` takes it from Debian's mirror.
+"""
+CAUSES = {
+    "http://127.0.0.1:9": r"\[Errno 111\] Connection refused",
+    "https://gvisor.invalid": r"\[Errno -\d\] (Temporary failure in name resolution|"
+    r"Name or service not known)",
+}
+
+
+@pytest.mark.parametrize("url", CAUSES)
+def test_without_a_network_the_whole_way_out_is_printed(url: str, tmp_path: Path) -> None:
+    """The cause is the last of all, with no name of a library. Nothing is left."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest_gvisor", "install", "--to", tmp_path, "--base-url", url],
+        env={name: value for name, value in os.environ.items() if "proxy" not in name.lower()},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    first, _, rest = OFFLINE.partition("{cause}")
+    first = first.format(url=url, machine=platform.machine())
+    assert re.fullmatch(re.escape(first) + CAUSES[url] + re.escape(rest), done.stderr), done.stderr
+    assert (done.returncode, done.stdout, os.listdir(tmp_path)) == (1, "", [])
+
+
+def test_a_folder_from_another_machine_is_used_as_the_message_says(
+    bucket: Bucket, real: bytes, tmp_path: Path
+) -> None:
+    """The commands of the message: `install --to gvisor` there, `cp -a`, and pytest here."""
+    bucket.put("runsc", real)
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir()
+    here.mkdir()
+    commands = re.findall("`(.*?)`", OFFLINE)
+    install, copy, pytest_here, _apt = map(str.split, commands)
+    assert (install[:2], copy, pytest_here[0]) == (
+        ["pytest-gvisor", "install"],
+        ["cp", "-a"],
+        "pytest",
+    )
+    tool = [sys.executable, "-m"]
+    subprocess.run(
+        [*tool, "pytest_gvisor", *install[1:], "--base-url", bucket.url], cwd=there, check=True
+    )
+    subprocess.run([*copy, there / "gvisor", here], check=True)
+    (here / "test_it.py").write_text("def test_it(gvisor): gvisor.run(['true'], check=True)\n")
+    done = subprocess.run(
+        [*tool, *pytest_here, "-p", "no:cacheprovider", "--gvisor-strict"], cwd=here
+    )
+    assert done.returncode == 0
 
 
 def broken(bucket: Bucket, kind: str, small: bytes) -> dict[str, float]:

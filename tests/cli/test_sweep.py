@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor.cli import main as cli
+from pytest_gvisor.programs import leftovers
 from pytest_gvisor.sessions import saved_before, session_folder
 from pytest_gvisor.sessions.session_folder import SessionDir
 
@@ -54,3 +55,19 @@ def test_what_earlier_versions_saved_is_removed_and_named(
     assert cli.main(["sweep"]) == 0
     assert capfd.readouterr().out == f"removed {saved / 'one'}\n"
     assert [path.name for path in saved.parent.iterdir()] == ["answers"]
+
+
+def test_the_sweep_says_what_it_found_and_what_is_left(
+    base: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its whole text and status: with nothing there, with remains that stay, and after them."""
+    nothing = "found no dead session of this user, and nothing of earlier versions\n"
+    assert (cli.main(["sweep"]), *capfd.readouterr()) == (0, nothing, "")
+    assert session_folder.base_folder() == base
+    dead = SessionDir.create(SessionDir.new_path(base))
+    os.close(dead.lock)
+    with monkeypatch.context() as stuck:
+        stuck.setattr(leftovers, "clear_session", lambda *_, **__: ["busy"])
+        assert (cli.main(["sweep"]), *capfd.readouterr()) == (1, f"not removed: {dead.path}\n", "")
+    assert (cli.main(["sweep"]), *capfd.readouterr()) == (0, f"removed {dead.path}\n", "")
+    assert (cli.main(["sweep"]), *capfd.readouterr()) == (0, nothing, "")

@@ -49,6 +49,39 @@ def test_an_image_without_a_daemon_is_one_message(alone: Project) -> None:
     assert line.endswith("; to mend it: docker save python:3.12 -o image.tar")
 
 
+MEMORY = {
+    "run": "def test_it(gvisor): gvisor.run(['true'], memory='64m')",
+    "sandbox": """
+        import pytest
+        @pytest.mark.gvisor(memory='64m')
+        def test_it(gvisor_sandbox): pass
+    """,
+    "inside": """
+        import pytest
+        @pytest.mark.gvisor(memory='64m')
+        def test_it(): pass
+    """,
+}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="needs an unprivileged user: root may make cgroups")
+@pytest.mark.parametrize("where", MEMORY)
+def test_a_limit_without_rights_is_two_lines(where: str, alone: Project) -> None:
+    """The whole text of the failure, which has no line of this package's source."""
+    ran = alone.test(MEMORY[where]).run("-rN", *["--in-gvisor"] * (where == "inside"))
+    assert ran.outcomes() == ({"failed": 1} if where == "run" else {"errors": 1})
+    shown = re.split(r"\n=+ (?:FAILURES|ERRORS) =+\n", ran.output)[1]
+    shown = re.split(r"\n(?:-+ gvisor: .* -+|gVisor: .*)\n", shown)[0]
+    told = (
+        r"the launch failed at cgroup: the memory limit cannot be set: /\S+/pytest-gvisor-\w{16} "
+        r"\[E\w+: [\w -]+\]\n(E  )? *"
+        r"Run as root on a host with the memory controller, or ask for no limit\."
+    )
+    assert re.search(told, shown)
+    assert len(shown.splitlines()) <= 10
+    assert "pytest_gvisor/" not in shown
+
+
 CAPTURED = "Leave it out: stdout and stderr are texts, stdout_bytes and stderr_bytes are bytes."
 MOUNTS = 'Write mounts={"src": "/app", "data": "/data:rw"}.'
 SHELL = 'Write ["sh", "-c", "…"] to have a shell take a string apart.'

@@ -1,5 +1,6 @@
 """Messages that end with a remedy, whole; and the remedy mends it, pasted as it is printed."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -18,13 +19,17 @@ def test_it(gvisor):
     done = gvisor.run({args})
     assert done.returncode == 0, done.hint
 """
-CALL = re.compile(r"add (.*?) to the call")
+CALL = re.compile(r"add (.*?) to (?:the call|gvisor\.sandbox\(…\))")
+PROJECT = (
+    "; or the whole project, with @pytest.mark.gvisor(project=True) on the test, or "
+    "gvisor_project = true in the ini file"
+)
 
 
 def tried(project: Project, args: str, prepare: str, told: str) -> None:
     """Check the hint of a failing call, and that the call passes with what the hint adds to it."""
     ran = project.test(TEST.format(prepare=prepare, args=args)).run().ends(failed=1)
-    assert f"\n{told}\n" in ran.output
+    assert re.search(rf"^(E +)?{re.escape(told)}$", ran.output, re.MULTILINE), ran.output
     pasted = CALL.search(told)
     assert pasted, told
     project.test(TEST.format(prepare=prepare, args=f"{args}, {pasted[1]}")).run().ends(passed=1)
@@ -44,8 +49,7 @@ def test_a_script_is_shown_with_its_folder_and_where_it_starts(
     folder, here = script.parent, alone.folder
     told = (
         f'"{script}" exists here but not in the sandbox. To show it, add '
-        f"mounts={{'{folder}': '{folder}'}}, cwd='{here}' to the call; or the whole project, with "
-        "@pytest.mark.gvisor(project=True) on the test, or gvisor_project = true in the ini file."
+        f"mounts={{'{folder}': '{folder}'}}, cwd='{here}' to the call{PROJECT}."
     )
     args = '["python3", "tools/greet.py"]'
     tried(alone, args, "pass", told)
@@ -59,14 +63,60 @@ def test_a_script_by_its_path_and_a_link_are_shown(alone: Project, script: Path)
     """A path needs no folder to start in. A link has its target at its place."""
     (alone.folder / "link").symlink_to("tools/beside.py")
     link, target = alone.folder / "link", alone.folder / "tools/beside.py"
-    end = (
-        " to the call; or the whole project, with @pytest.mark.gvisor(project=True) on the test, "
-        "or gvisor_project = true in the ini file."
-    )
+    end = f" to the call{PROJECT}."
     for path, mount in ((script, {script.parent: script.parent}), (link, {target: link})):
         shown = {str(one): str(other) for one, other in mount.items()}
         told = f'"{path}" exists here but not in the sandbox. To show it, add mounts={shown}{end}'
         tried(alone, f'["python3", "{path}"]', "pass", told)
+
+
+def test_a_program_of_the_callers_path_is_called_by_its_own(alone: Project) -> None:
+    """A name that is only on the host's PATH has the program's path, and a mount for it."""
+    tool = program(alone)
+    path = f"{tool.parent}:{os.environ['PATH']}"
+    ran = alone.test(TEST.format(prepare="pass", args='["mytool"]')).run(PATH=path).ends(failed=1)
+    told = (
+        f'"{tool}" exists here but not in the sandbox. To show it, add '
+        f"mounts={{'{tool.parent}': '{tool.parent}'}} to the call{PROJECT}. Call it by that path."
+    )
+    none = r'E +pytest_gvisor\.ProgramNotStarted: program "mytool" was not found in the sandbox \('
+    assert re.search(rf"{none}PATH=\S+\)\nE +{re.escape(told)}\n", ran.output), ran.output
+    tried(alone, f'["{tool}"]', "pass", told.removesuffix(" Call it by that path."))
+    test = "import pytest\n@pytest.mark.gvisor(project=True)" + TEST.strip("\n").partition("\n")[2]
+    alone.test(test.format(prepare="pass", args=[str(tool)])).run().ends(passed=1)
+
+
+def program(project: Project) -> Path:
+    """A program in a folder of the project."""
+    project.write({"bin/mytool": "#!/bin/sh\necho from the host\n"})
+    tool = project.folder / "bin/mytool"
+    tool.chmod(0o755)
+    return tool
+
+
+def test_a_warm_sandbox_names_the_call_that_makes_it(alone: Project) -> None:
+    """`exec` and `popen` take no mounts: the remedy is for `gvisor.sandbox`, and works there."""
+    tool = program(alone)
+    test = """
+        def test_it(gvisor):
+            with gvisor.sandbox({more}) as sandbox:
+                assert sandbox.exec([{name!r}]).stdout == "from the host\\n"
+                assert sandbox.popen([{name!r}]).wait() == 0
+    """
+    told = (
+        f'"{tool}" exists here but not in the sandbox. To show it, add '
+        f"mounts={{'{tool.parent}': '{tool.parent}'}} to gvisor.sandbox(…)."
+    )
+    path = f"{tool.parent}:{os.environ['PATH']}"
+    for name, end in (("mytool", " Call it by that path."), (str(tool), "")):
+        ran = alone.test(test.format(more="", name=name)).run(PATH=path).ends(failed=1)
+        none = r'E +pytest_gvisor\.InsideError: program ".*" was not found in the sandbox .*'
+        assert re.search(rf"{none}\nE +{re.escape(told + end)}\n", ran.output), ran.output
+    alone.test(f"def test_it(gvisor_sandbox): gvisor_sandbox.popen(['{tool}'])")
+    alone.run().ends(failed=1).shows(f"{told}\n")
+    pasted = CALL.search(told)
+    assert pasted
+    alone.test(test.format(more=pasted[1], name=str(tool))).run().ends(passed=1)
 
 
 def test_a_folder_to_write_to_is_shown(alone: Project, tmp_path: Path) -> None:
