@@ -37,6 +37,11 @@ def command(item: pytest.Item, settings: Settings, platform: str, *more: str) ->
     return shlex.join([*_PYTEST, own, *words, *more])
 
 
+def section(*commands: str) -> tuple[str, str]:
+    """Return the section of a failed report that has these commands, a line each."""
+    return "gvisor: to repeat this test", "\n".join(f"again: {one}" for one in commands)
+
+
 def _words(
     config: pytest.Config, settings: Settings, platform: str, *, inside: bool, marked: bool
 ) -> list[str]:

@@ -32,6 +32,7 @@ class CellInMaking:
     starts_ms: list[float] = dataclasses.field(default_factory=list)
     used: dict[str, Any] = dataclasses.field(default_factory=dict)
     message: str = ""
+    lacking: bool = False
     tracebacks: list[str] = dataclasses.field(default_factory=list)
     captured: str = ""
     runs: list[dict[str, str]] = dataclasses.field(default_factory=list)
@@ -51,6 +52,7 @@ class CellInMaking:
         if self.state not in {State.FAILED, State.ERROR} and state.rank < self.state.rank:
             self.state = state
             self.message = message_of(report)
+            self.lacking = "cause" in self.data
 
     def add_traceback(self, text: str) -> None:
         """Keep a traceback if there is room: any number of subtests may fail."""
@@ -87,6 +89,7 @@ class CellInMaking:
             output=escape("\n".join([*self.tracebacks, self.captured]).strip("\n")),
             runs=tuple(Run(**{k: escape(v) for k, v in run.items()}) for run in self.runs),
             command=escape(self.data.get("command", "")),
+            lacking=self.lacking,
         )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_gvisor.base.escape import safe, safe_but_colour
-from pytest_gvisor.plugin.again import command
+from pytest_gvisor.plugin import again
 from pytest_gvisor.plugin.placement import UNTRUSTED
 from pytest_gvisor.report.run_texts import sections
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 def add_sections(report: pytest.TestReport, item: pytest.Item, harnesses: Sequence[Gvisor]) -> None:
     """Add the sections to a report of a failed phase, and escape everything in it."""
     if report.failed:
-        again: dict[str, None] = {}
+        commands: dict[str, None] = {}
         for harness in harnesses:
             settings = harness.settings
             report.sections += list(sections(harness.records, debug=settings.debug))
             if harness.records:
-                words = command(item, settings, harness.platform, "--gvisor-keep", "failed")
-                again[f"again: {words}"] = None
-        if again:
-            report.sections.append(("gvisor: to repeat this test", "\n".join(again)))
+                words = again.command(item, settings, harness.platform, "--gvisor-keep", "failed")
+                commands[words] = None
+        if commands:
+            report.sections.append(again.section(*commands))
     # Whether pytest itself puts colours into reports, for instance into diffs of assertions.
     terminal = item.config.pluginmanager.has_plugin("terminalreporter")
     colour = terminal and bool(item.config.get_terminal_writer().hasmarkup)

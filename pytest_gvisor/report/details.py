@@ -69,7 +69,7 @@ def _detail(report: Report, row: Row, cell: Cell) -> dict[str, Any]:
 
 def counterpart(row: Row, cell: Cell) -> str:
     """Return the platform to compare a cell with: one of another verdict, the host at best."""
-    found = [one for one in row.cells if one.state.tells and one.state is not cell.state]
+    found = [one for one in row.verdicts if one.state is not cell.state]
     if not cell.state.tells or not found:
         return ""
 

@@ -141,6 +141,9 @@ class Cell:
     command: str = ""
     """Repeats this cell."""
 
+    lacking: bool = False
+    """Whether the test failed, or was skipped, because runsc, its platform or docker is missing."""
+
     others: tuple[Other, ...] = ()
 
 
@@ -152,9 +155,17 @@ class Row:
     cells: tuple[Cell, ...] = ()
 
     @property
+    def verdicts(self) -> tuple[Cell, ...]:
+        """The cells with a verdict on the test."""
+        return tuple(cell for cell in self.cells if cell.state.tells and not cell.lacking)
+
+    @property
     def differs(self) -> bool:
-        """Whether two platforms have different verdicts."""
-        return len({cell.state for cell in self.cells if cell.state.tells}) > 1
+        """Whether two platforms have different verdicts. A failure that is expected counts as a
+        pass, because such a difference is known.
+        """
+        known = {State.XFAILED: State.PASSED}
+        return len({known.get(cell.state, cell.state) for cell in self.verdicts}) > 1
 
     def ratio(self, cell: Cell) -> float | None:
         """Return how often the time on the host fits into a cell's; None if one did not pass."""

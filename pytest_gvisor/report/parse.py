@@ -34,6 +34,7 @@ _KINDS: Mapping[Any, tuple[Callable[[Any], bool], str]] = {
         lambda value: isinstance(value, str) and value in {*State},
         f"is none of {', '.join(State)}",
     ),
+    bool: (lambda value: isinstance(value, bool), "is neither true nor false"),
     int: (
         lambda value: type(value) is int and 0 <= value < 2**63,  # no cgroup counts further
         "is not a whole number below 2**63",

@@ -77,8 +77,7 @@ def _word(cell: Cell) -> str:
 
 def _telling(row: Row) -> Cell:
     """Choose the cell that explains a difference: the worst, and a pass only after a skip."""
-    told = [cell for cell in row.cells if cell.state.tells]
-    return min(told, key=lambda cell: (cell.state is State.PASSED, cell.state.rank))
+    return min(row.verdicts, key=lambda cell: (cell.state is State.PASSED, cell.state.rank))
 
 
 def figures(report: Report) -> Iterator[str]:

@@ -26,9 +26,13 @@ class Both:
         return self.inside.parseoutcomes(), self.host.parseoutcomes()
 
 
+OURS = re.compile(r"(?i)gvisor:|again: |-+ gvisor: ")
+"""The beginning of a line that the host's run has not: the way to repeat a test among them."""
+
+
 def plain(result: pytest.RunResult) -> Lines:
     """A run's output without its varying parts: times, progress, and gVisor's own lines."""
-    kept = [line for line in result.outlines if not line.lower().startswith("gvisor:")]
+    kept = [line for line in result.outlines if not OURS.match(line)]
     varying = re.compile(r" in \d+\.\d+s( \([\d:]+\))?|\[ *\d+%\]|0x[0-9a-f]+")
     return [varying.sub("", line).rstrip(" =").lstrip("=") for line in kept]
 

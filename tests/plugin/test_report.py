@@ -3,6 +3,8 @@
 import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -300,6 +302,56 @@ def test_a_command_repeats_a_test_inside_with_what_it_was_given(alone: Project) 
         (out / "it's").unlink()
         alone.run(*words[3:], OTHER="y").ends(failed=1).shows("as before")
         assert (out / "it's").read_text() == "y"
+
+
+def test_a_failure_inside_has_the_command_that_repeats_it(alone: Project) -> None:
+    """Each phase that fails has the line, once, and a shell takes the id as it is printed."""
+    alone.test("""
+        import os, pytest
+        from pytest_gvisor import is_gvisor_kernel
+
+        @pytest.fixture
+        def broken():
+            raise ValueError("no fixture")
+
+        @pytest.mark.parametrize("word", ["it's $HOME", "b"])
+        def test_word(word):
+            assert is_gvisor_kernel(os.uname().release)
+            assert word == "b", "as before"
+
+        def test_broken(broken):
+            pass
+
+        @pytest.mark.in_gvisor
+        def test_dies():
+            os.kill(os.getpid(), 9)
+
+        @pytest.mark.xfail
+        def test_expected():
+            assert 0
+    """)
+    ran = alone.run("--in-gvisor", "--gvisor-network=host", "--gvisor-platform=systrap")
+    ran.ends(passed=1, failed=2, errors=1, xfailed=1)
+    commands = re.findall(r"(?m)^again: (python .*)$", ran.output)
+    settings = "--gvisor-platform systrap --in-gvisor --gvisor-network=host"
+    ids = [
+        "test_it.py::test_broken",
+        "'test_it.py::test_word[it'\"'\"'s $HOME]'",
+        "test_it.py::test_dies",
+    ]
+    wanted = [f"python -m pytest {one} {settings}" for one in ids]
+    wanted[2] = wanted[2].replace(" --in-gvisor", "")  # its own mark says so
+    assert commands == wanted
+    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    for command, told in zip(commands, ("no fixture", "as before", "signal 9"), strict=True):
+        done = subprocess.run(
+            command, shell=True, cwd=alone.folder, capture_output=True, text=True, timeout=120,
+            env={**os.environ, "PATH": path},
+        )  # fmt: skip
+        assert told in done.stdout
+        *lines, last = done.stdout.splitlines()
+        assert re.fullmatch(r"=+ 1 (failed|error) in .*", last)
+        assert f"again: {command}" in lines
 
 
 def test_a_session_where_nothing_differs_says_one_line(project: Project) -> None:

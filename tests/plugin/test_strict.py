@@ -92,6 +92,8 @@ def test_of_one_platform_too_who_asks_gets_it_or_an_error(alone: Project, no_kvm
     alone.run("-o", "in_gvisor=true", "--gvisor-platform=kvm").shows(NOTHING)
     ran = alone.run("--in-gvisor", "--gvisor-platform=kvm,ptrace")
     ran.ends(passed=2, skipped=2).hides(NOTHING)
+    ran = alone.run("--in-gvisor", "--gvisor-platform=native,kvm").ends(passed=2, errors=2)
+    ran.shows("kvm: 2 error; kvm cannot be used: no device").hides("platforms differ")
     marked = "import pytest\npytestmark = pytest.mark.gvisor(platform='kvm')\n"
     alone.test(marked + textwrap.dedent(INSIDE))
     alone.run("--in-gvisor").exits(0).shows(NOTHING)

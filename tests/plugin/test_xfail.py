@@ -1,5 +1,7 @@
 """``@pytest.mark.gvisor(xfail={"ptrace": "reason"})``: a test that is to fail on a platform."""
 
+import re
+
 from tests.plugin.conftest import Project
 
 RUN = """
@@ -60,6 +62,8 @@ def test_a_failure_on_that_platform_is_expected_and_a_pass_is_not(alone: Project
     ran.shows("XFAIL test_it.py::TestIt::test_closest[systrap] - systrap: inner")
     ran.shows("FAILED test_it.py::test_passes_there[ptrace] - [XPASS(strict)] ptrace: is mended")
     ran.shows("XFAIL test_it.py::TestIt::test_closest[ptrace] - ptrace: outer")
+    listed = ran.output.partition("gVisor: platforms differ")[2]
+    assert re.findall(r"(?m)^(test_it\S+): systrap", listed) == ["test_it.py::test_passes_there"]
 
 
 def test_the_same_of_tests_inside(alone: Project) -> None:

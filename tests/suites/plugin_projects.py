@@ -106,7 +106,8 @@ def _write(project: Path, files: dict[str, str]) -> None:
 
 def _plain(text: str, varying: list[tuple[str, str]]) -> list[str]:
     """A text without gVisor's own lines, and without what is another in each run."""
-    kept = [line for line in text.splitlines() if not line.lower().startswith("gvisor:")]
+    ours = re.compile(r"(?i)gvisor:|again: |-+ gvisor: ")
+    kept = [line for line in text.splitlines() if not ours.match(line)]
     for pattern, instead in varying:
         kept = [re.sub(pattern, instead, line) for line in kept]
     return kept

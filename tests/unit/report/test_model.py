@@ -80,6 +80,18 @@ def test_a_row_differs_only_where_two_platforms_say_different_things() -> None:
     assert not row("a", systrap=failed).differs
 
 
+def test_a_missing_platform_and_an_expected_failure_are_no_difference() -> None:
+    """A strict session fails tests of a missing platform. An expected failure is known."""
+    lacking = cell("kvm", State.ERROR, lacking=True)
+    assert not Row(test="a", cells=(cell("systrap"), lacking)).differs
+    assert Row(test="a", cells=(cell("systrap"), cell("kvm", State.ERROR))).differs
+    passed, failed, known = State.PASSED, State.FAILED, State.XFAILED
+    assert not row("a", systrap=passed, ptrace=known).differs
+    assert not row("a", systrap=known, ptrace=known).differs
+    assert row("a", systrap=known, ptrace=failed).differs
+    assert row("a", systrap=known, ptrace=State.XPASSED).differs
+
+
 def test_start_times_are_those_of_one_platform() -> None:
     """Median and slowest of every sandbox; nothing where nothing was measured."""
     made = report(Row(test="a", cells=(cell("kvm", starts_ms=(9.0, 1.0, 2.0)), cell("ptrace"))),
