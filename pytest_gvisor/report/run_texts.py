@@ -20,6 +20,7 @@ _LONGEST = 4000
 """Characters of a stream, a command or a log."""
 
 _SHOWN_RUNS = 5
+_FIRST_LINES, _LAST_LINES = 10, 40
 
 
 _LONGEST_COMMAND = 20_000
@@ -55,7 +56,7 @@ def _told(record: Record, *, debug: bool) -> str:
         written = not isinstance(record.error, RunscFailed)
         for name, stream in (("stdout", done.stdout), ("stderr", done.stderr)):
             if stream and written:
-                lines += [f"{name}:", quoted(tail(stream.removesuffix("\n"), _LONGEST))]
+                lines += [f"{name}:", quoted(_ends(stream.removesuffix("\n"), name))]
         if done.hint and written:
             lines.append(escape(done.hint))
     if record.panic:
@@ -67,6 +68,18 @@ def _told(record: Record, *, debug: bool) -> str:
         command = head(record.command, _LONGEST_COMMAND)
         lines.append(escape(f"ran: {command or '(runsc was not reached)'}"))
     return "\n".join(lines)
+
+
+def _ends(stream: str, name: str) -> str:
+    """Return the first and last lines of a stream, and where those between are."""
+    lines = stream.split("\n")
+    if len(lines) <= _FIRST_LINES + _LAST_LINES:
+        return tail(stream, _LONGEST)
+    first = head("\n".join(lines[:_FIRST_LINES]), _LONGEST // 4)
+    last = tail("\n".join(lines[-_LAST_LINES:]), _LONGEST)
+    left_out = len(lines) - _FIRST_LINES - _LAST_LINES
+    where = f"{name} of the result, or of the error, has them"
+    return f"{first}\n[… {left_out} lines between: {where} …]\n{last}"
 
 
 def _ended(record: Record) -> str:

@@ -102,16 +102,44 @@ def test_a_failure_in_teardown_has_the_sections_too(alone: Project) -> None:
 
 
 def test_only_the_last_runs_of_many_are_shown(alone: Project) -> None:
-    """A test with many runs shows the last five, and only the end of a long stderr."""
+    """A test with many runs shows the last five, and only both ends of a long stderr."""
     alone.test("""
         def test_it(gvisor):
             for n in range(7):
                 gvisor.run(["sh", "-c", f"echo start{n} >&2; seq 10000 >&2; echo end{n} >&2"])
             assert 0
     """)
-    ran = alone.run().ends(failed=1).hides("| start", "| end1").shows("| end2", "| end6")
+    ran = alone.run().ends(failed=1).hides("| start1", "| end1").shows("| start2", "| end6")
     ran.shows("2 earlier runs of this test are not shown")
-    assert len(ran.output) < 60_000
+    assert len(ran.output) < 10_000
+
+
+def test_both_ends_of_a_long_output_are_shown_and_where_the_rest_is(alone: Project) -> None:
+    """The place that the line names has the rest. The characters of few long lines are limited."""
+    alone.test("""
+        import pytest
+        from pytest_gvisor import WorkloadFailed
+
+        LINES = [str(n) for n in range(1, 601)]
+
+        def test_it(gvisor):
+            done = gvisor.run(["seq", "600"])
+            assert done.stdout.splitlines() == LINES
+            with pytest.raises(WorkloadFailed) as caught:
+                gvisor.run(["sh", "-c", "seq 600 >&2; exit 3"], check=True)
+            assert caught.value.stderr.splitlines() == LINES
+            gvisor.run(["sh", "-c", "seq 50; seq -s '' 9000 >&2"])
+            pytest.fail("at the end")
+    """)
+    ran = alone.run().ends(failed=1)
+    shown = [line[2:] for line in ran.output.splitlines() if line.startswith("| ")]
+    numbers = [str(n) for n in range(1, 601)]
+    gap = "[… 550 lines between: {} of the result, or of the error, has them …]"
+    for name in ("stdout", "stderr"):
+        assert shown[:51] == [*numbers[:10], gap.format(name), *numbers[-40:]]
+        del shown[:51]
+    assert shown[:50] == numbers[:50]
+    assert [len(line) for line in shown[51:]] == [4000]
 
 
 def test_an_error_points_at_the_line_of_the_test(alone: Project) -> None:
