@@ -106,12 +106,11 @@ class Worker:
         try:
             self._ready()
         except (Died, Hangs, GvisorError) as error:
-            text = f"the pytest inside did not get as far as a test: {gone(error)}"
-            link, self._link = self._link, None
+            cause, link, self._link = gone(error), self._link, None
             if link is not None:
                 self._close(link)
-                text += f"\n{link.told()}"
-            return self._explained(text)
+                cause = link.told(cause)
+            return self._explained(f"the pytest inside did not get as far as a test: {cause}")
         return ""
 
     def run(self, item: pytest.Item, ids: Ids) -> Iterator[pytest.TestReport]:
@@ -315,7 +314,7 @@ class Worker:
         """
         self._link = None
         self._close(link)
-        text = f"the sandbox was lost in this test's {progress.phase}: {cause}\n{link.told()}"
+        text = f"the sandbox was lost in this test's {progress.phase}: {link.told(cause)}"
         if phase := progress.lost():
             yield reports.made_up(item, phase, text, time.monotonic() - began)
 

@@ -228,7 +228,7 @@ def test_a_death_in_a_copy_is_that_tests(project: pytest.Pytester, run_inside: R
     result = run_inside("-v", "--gvisor-isolation=test", "--gvisor-timeout=6")
     assert result.parseoutcomes() == {"passed": 2, "failed": 4}
     result.stdout.fnmatch_lines(
-        ["*lost in this test's call*", "*exit status 3*", "*lost in this test's call*",
+        ["*lost in this test's call: *exit status 3*", "*lost in this test's call*",
          "*signal 9, status 137*", "*did not end within 6 s*", "*in waits_for_ever*",
          COPIES.format("5 sandboxes")],
     )  # fmt: skip

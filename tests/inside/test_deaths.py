@@ -1,14 +1,17 @@
 """Tests that take their sandbox with them, or do not end."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from tests.fakes.fake import FakeRunsc
 from tests.faults.little import FILES_AFTER, LONGER
 from tests.mounts import harmless
 
@@ -26,6 +29,26 @@ import os
 from pytest_gvisor import is_gvisor_kernel
 if is_gvisor_kernel(os.uname().release):"""
 """The head of a statement for a conftest.py that counts inside alone."""
+
+
+COMMAND = r"command: .* /\S*runsc --root /.* (run|restore) .*"
+EMPTY = r"standard error of the pytest inside:\n\(nothing\)"
+HEAD = "the pytest inside did not get as far as a test: "
+FAILED = (
+    r"runsc failed: starting sandbox: no room\n"
+    r"Repeat it with .*gvisor-debug.* to see runsc's own log\.\n"
+    r"it ended with: runsc failed \(exit status 128\)"
+)
+NO_PROBE = """
+from pytest_gvisor.runsc import platforms
+
+works = {"cause": platforms.Cause.NONE}
+platforms.probe = lambda platform, *_, **__: platforms.Availability(platform=platform, **works)
+"""
+BROKEN = (
+    r"the pytest inside broke:\nConftestImportFailure: ValueError: mine \(from \S+\)\n"
+    r"it ended with: exited \(exit status 1\)"
+)
 
 
 @pytest.mark.parametrize("how", DEATHS)
@@ -50,7 +73,9 @@ def test_a_death_is_one_failed_test(
     )
     result = run_inside("-v")
     assert result.parseoutcomes() == {"passed": 2, "failed": 1}
-    result.stdout.fnmatch_lines(["*sandbox was lost in this test's call*", f"*{told}*"])
+    result.stdout.fnmatch_lines(
+        [f"the sandbox was lost in this test's call: *ended with: *({told})"]
+    )
 
 
 @pytest.mark.parametrize("how", ["os.kill(os.getpid(), 9)", "time.sleep(1000)"])
@@ -91,7 +116,7 @@ def test_a_death_in_setup_is_an_error(project: pytest.Pytester, run_inside: RunI
     )
     result = run_inside()
     assert result.parseoutcomes() == {"errors": 1}
-    result.stdout.fnmatch_lines(["*lost in this test's setup*", "*exit status 5*"])
+    result.stdout.fnmatch_lines(["*lost in this test's setup: *(exit status 5)"])
 
 
 def test_a_death_in_teardown_is_an_error(project: pytest.Pytester, run_inside: RunInside) -> None:
@@ -118,7 +143,28 @@ def test_three_false_starts_end_the_session(
     )
     result = run_inside("--gvisor-isolation", unit)
     assert result.parseoutcomes() == {"errors": 3}
-    result.stdout.fnmatch_lines(["*did not get as far as a test*", "*exit status 9*"])
+    told = r"it ended with: exited \(exit status 9\)"
+    failed = re.findall(rf"^{HEAD}{told}\n{COMMAND}\n{EMPTY}$", result.stdout.str(), re.MULTILINE)
+    assert len(failed) == 3
+
+
+def test_a_start_that_fails_names_cause_and_command_first(
+    tmp_path: Path, project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """The cause, the end and runsc's command come before logs and output, for pytest and runsc."""
+    fake = FakeRunsc.make(tmp_path / "fake")
+    fake.script(["connect"], ["log", "starting sandbox: no room"], ["exit", 128])
+    project.makepyfile("def test_it(): pass\n")
+    project.makeconftest(f"{NO_PROBE}{INSIDE} raise ValueError('mine')\n")
+    traceback = r"standard error of the pytest inside:\nTraceback \(most recent call last\):\n"
+    for option, told, end in (
+        ("-q", BROKEN, traceback),
+        (f"--gvisor-runsc={fake.path}", FAILED, EMPTY),
+    ):
+        result = run_inside(option)
+        assert result.parseoutcomes() == {"errors": 1}
+        text = result.stdout.str()
+        assert re.search(rf"^{HEAD}{told}\n{COMMAND}\n{end}", text, re.MULTILINE)
 
 
 def test_errors_of_pytest_itself_end_the_session(
@@ -160,7 +206,7 @@ def test_memory_that_runs_out_is_one_failed_test(
     )
     result = run_inside("-v")
     assert result.parseoutcomes() == {"passed": 41, "failed": 1}
-    result.stdout.fnmatch_lines(["*sandbox was lost in this test's call*", "*out of memory*"])
+    result.stdout.fnmatch_lines(["*sandbox was lost in this test's call: *out of memory*"])
 
 
 def test_a_platform_that_does_not_work_is_a_skip_with_its_cause(project: pytest.Pytester) -> None:

@@ -175,7 +175,7 @@ class Copies:
                 link.budget = Budget(_PATIENCE)
                 link.wait()
         except (GvisorError, Died, Hangs) as error:
-            self._fail(f"one did not go on: {gone(error)}\n{link.told()}")
+            self._fail(f"one did not go on: {link.told(gone(error))}")
             if self._latest is not None:
                 self._drop(self._latest)
             return False

@@ -29,6 +29,7 @@ MAX_MESSAGE = 64 * 1024 * 1024
 MAX_VALUES = 1_000_000
 """Bytes and values of one message."""
 
+_GONE = "it is gone"
 _SEND_DEADLINE = 10.0
 _TAIL = 8000
 _STACKS_TIME = 1.0
@@ -137,7 +138,7 @@ class Link:
         """Wait for a message, and leave it there. Raises like `receive`."""
         while not self._messages:
             if self.attended or self._given_up:
-                raise Died("it is gone")
+                raise Died(_GONE)
             self._await_message()
 
     def rest(self) -> list[str] | None:
@@ -250,7 +251,7 @@ class Link:
         except MemoryError:
             self._stop_reading(ProtocolError("no memory for a message from inside"))
         if not more and self._over is None:
-            self._over = self._look() or Died("it is gone")
+            self._over = self._look() or Died(_GONE)
         return more
 
     def _look(self) -> ProtocolError | None:
@@ -313,7 +314,7 @@ class Link:
         Everything is being removed then: `close` waits for that.
         """
         if self._ended is None:
-            self._stop_reading(Died("it is gone"))
+            self._stop_reading(Died(_GONE))
             self._ended = self._driven.leave(patience)
             self._relay()
         return self._ended
@@ -324,19 +325,22 @@ class Link:
         self._driven.settle()
         return ended
 
-    def told(self) -> str:
-        """Describe a sandbox that has ended: status, logs, standard error."""
+    def told(self, why: str) -> str:
+        """Describe a sandbox that has ended: causes and command, then logs and standard error.
+
+        ``why`` is the reason for which nothing more is read from it.
+        """
         record = self.record
-        lines = []
+        causes = [] if why == _GONE else [why]
+        if record.error is not None:
+            causes.append(escape(str(record.error)))
         if record.completed is not None:
             code = record.completed.returncode
             both = f"signal {-code}, status {128 - code}" if code < 0 else f"exit status {code}"
-            lines.append(f"it ended with: {record.completed.outcome} ({both})")
-        if record.error is not None:
-            lines.append(escape(str(record.error)))
-        elif record.completed is not None and record.completed.reason:
-            lines.append(record.completed.reason)
-        lines += [f"runsc: {message}" for message in record.runsc_records]
+            causes.append(f"it ended with: {record.completed.outcome} ({both})")
+            causes += filter(None, [record.completed.reason])
+        lines = ["\n".join(causes) or _GONE, f"command: {escape(record.command)}"]
+        lines += [f"runsc: {text}" for text in record.runsc_records if text not in lines[0]]
         if record.panic:
             lines.append(f"panic log:\n{record.panic}")
         if record.debug_logs:

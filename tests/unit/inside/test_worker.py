@@ -62,9 +62,9 @@ class Script:
         """Note the end in the same way."""
         self.close(patience)
 
-    def told(self) -> str:
+    def told(self, why: str) -> str:
         """Return no further detail."""
-        return ""
+        return why
 
 
 def report(when: str, **changes: Any) -> Message:

@@ -66,7 +66,7 @@ class Sandbox:
         """Note the end."""
         self._do("close")
 
-    def told(self) -> str:
+    def told(self, why: str) -> str:
         """Describe it."""
         return "told"
 

@@ -105,9 +105,19 @@ def test_a_limit_that_ended_the_sandbox_is_named_before_the_panic(sandbox: Sandb
         platform=Platform.SYSTRAP, outcome=Outcome.OUT_OF_TASKS, reason="pids=80 was reached",
     )  # fmt: skip
     sandbox.record = Record(completed=completed, panic="panic: createStub")
-    first, second, *rest = Link(cast("Any", sandbox)).told().splitlines()
-    assert first == "it ended with: out of tasks (signal 9, status 137)"
-    assert (second, rest[0]) == ("pids=80 was reached", "panic log:")
+    sandbox.record.command = "runsc run"
+    link = Link(cast("Any", sandbox))
+    for why in ("it is gone", "it takes no more"):
+        assert link.told(why).splitlines() == [
+            *([why] if why != "it is gone" else []),
+            "it ended with: out of tasks (signal 9, status 137)",
+            "pids=80 was reached",
+            "command: runsc run",
+            "panic log:",
+            "panic: createStub",
+            "standard error of the pytest inside:",
+            "(nothing)",
+        ]
 
 
 def encoded(*messages: dict[str, Any]) -> bytes:
