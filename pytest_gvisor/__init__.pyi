@@ -33,6 +33,7 @@ from pytest_gvisor.base.errors import (
 from pytest_gvisor.harness.gvisor import Gvisor as Gvisor
 from pytest_gvisor.harness.engine import session as session
 from pytest_gvisor.base.kernel import is_gvisor_kernel as is_gvisor_kernel
+from pytest_gvisor.images.streams import Limits as Limits
 from pytest_gvisor.oci.bundle import Bundle as Bundle
 from pytest_gvisor.oci.mounts import bind as bind, tmpfs as tmpfs
 from pytest_gvisor.oci.rootfs import (
@@ -40,6 +41,15 @@ from pytest_gvisor.oci.rootfs import (
     directory as directory,
     empty as empty,
     host as host,
+)
+from pytest_gvisor.oci.spec import Mount as Mount
+from pytest_gvisor.plugin.fixture_values import (
+    BundleFactory as BundleFactory,
+    ImageFactory as ImageFactory,
+)
+from pytest_gvisor.plugin.shared_sandboxes import (
+    SharedSandboxes as SharedSandboxes,
+    SharedSnapshots as SharedSnapshots,
 )
 from pytest_gvisor.runsc.binary import Runsc as Runsc
 from pytest_gvisor.sandbox.forward import Forward as Forward

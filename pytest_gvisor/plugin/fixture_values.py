@@ -20,7 +20,7 @@ from pytest_gvisor.oci import host_paths, project
 from pytest_gvisor.oci.project import Project
 from pytest_gvisor.plugin import markers
 from pytest_gvisor.plugin.precedence import resolve_image_path, run_settings, settings_of
-from pytest_gvisor.plugin.shared_sandboxes import Shared, SharedSnapshots, warn_of_leaks
+from pytest_gvisor.plugin.shared_sandboxes import SharedSandboxes, SharedSnapshots, warn_of_leaks
 from pytest_gvisor.plugin.skips import as_outcome, fail_misuse, prefix_location, skip_missing
 from pytest_gvisor.plugin.stash import engine_of, has_failed, record_harness, record_run
 from pytest_gvisor.run.kept import keep
@@ -32,14 +32,19 @@ if TYPE_CHECKING:
     from pytest_gvisor.oci.bundle import Bundle
     from pytest_gvisor.oci.rootfs import Rootfs
     from pytest_gvisor.run.request import Record, Workspace
+    from pytest_gvisor.run.workload import Args
     from pytest_gvisor.runsc.binary import Runsc
 
 
 class BundleFactory(Protocol):
-    """The type of ``oci_bundle``. Takes the arguments of `Gvisor.run` but input and deadline."""
+    """The type of ``oci_bundle``."""
 
-    def __call__(self, args: list[str], **options: Any) -> Bundle:
-        """Write a bundle for ``args``."""
+    def __call__(self, args: Args, **options: Any) -> Bundle:
+        """Write a bundle for ``args`` to a new folder of the test, and return it.
+
+        ``options`` are those of `Gvisor.run`, apart from ``input``, ``timeout`` and ``check``.
+        Raises `InvalidBundle`, `UsageError`, `ImageError` or `LaunchError`.
+        """
 
 
 class Values:
@@ -99,9 +104,9 @@ class Values:
             warnings.warn(PytestGvisorWarning(f"not kept: {problem}"), stacklevel=1)
         warn_of_leaks(harness)
 
-    def gvisor_sandboxes(self) -> Shared:
+    def gvisor_sandboxes(self) -> SharedSandboxes:
         """See the fixture."""
-        return Shared(*self._of_session())
+        return SharedSandboxes(*self._of_session())
 
     def gvisor_snapshot(self) -> SharedSnapshots:
         """See the fixture."""
@@ -119,7 +124,7 @@ class Values:
         base = tmp_path_factory.mktemp("bundles")
         numbers = itertools.count()
 
-        def make(args: list[str], **options: Any) -> Bundle:
+        def make(args: Args, **options: Any) -> Bundle:
             folder = base / f"bundle-{next(numbers)}"
             return write_bundle(folder, args, settings, shown, images=images, **options)
 
@@ -148,9 +153,9 @@ class Values:
 
 
 class ImageFactory:
-    """The type of ``gvisor_image``; ``limits`` are `Limits` of an unpacked image.
+    """The type of ``gvisor_image``.
 
-    No daemon skips the test, or fails it when strict.
+    If docker is needed and missing, the test is skipped, or fails with ``--gvisor-strict``.
     """
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
@@ -158,12 +163,22 @@ class ImageFactory:
         self._settings = settings
 
     def __call__(self, image: str | os.PathLike[str], **options: Any) -> Rootfs:
-        """Return the root file system of an image; ``pull`` and ``remote`` are for a daemon's."""
+        """Return the root file system of an image, for ``gvisor.run(rootfs=…)``.
+
+        ``image`` is an archive or folder, or the name of an image of a docker daemon. Of
+        ``options``, ``limits`` is a `Limits`. For a daemon's image ``pull`` is ``"missing"``,
+        ``"always"`` or ``"never"``, and ``remote=True`` allows a daemon on another machine. Raises
+        `ImageError` or `UsageError`.
+        """
         with skip_missing(self._settings):
             return self._engine.images().rootfs(image, **options)
 
     def build(self, path: str | os.PathLike[str], **options: Any) -> Rootfs:
-        """Have a daemon build a folder, and return the image's root file system."""
+        """Have a daemon build the folder ``path``, and return the image's root file system.
+
+        ``options`` are ``dockerfile`` (its name in the folder), ``args`` (the build arguments, a
+        dict of texts), ``limits`` and ``remote``. Raises `ImageError` or `UsageError`.
+        """
         with skip_missing(self._settings):
             return self._engine.images().build(path, **options)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pytest_gvisor.base.settings import Platform
     from pytest_gvisor.harness.gvisor import Gvisor
     from pytest_gvisor.plugin.fixture_values import BundleFactory, ImageFactory, Values
-    from pytest_gvisor.plugin.shared_sandboxes import Shared, SharedSnapshots
+    from pytest_gvisor.plugin.shared_sandboxes import SharedSandboxes, SharedSnapshots
     from pytest_gvisor.runsc.binary import Runsc
     from pytest_gvisor.sandbox.sandbox import Sandbox
 
@@ -79,7 +79,7 @@ def gvisor_sandbox(gvisor: Gvisor) -> Iterator[Sandbox]:
 
 
 @pytest.fixture(scope="session")
-def gvisor_sandboxes(request: pytest.FixtureRequest) -> Iterator[Shared]:
+def gvisor_sandboxes(request: pytest.FixtureRequest) -> Iterator[SharedSandboxes]:
     """Factory of warm sandboxes that the session shares: ``gvisor_sandboxes(platform, …)``."""
     with contextlib.closing(_values(request).gvisor_sandboxes()) as shared:
         yield shared

@@ -75,7 +75,7 @@ def warn_of_leaks(harness: Gvisor) -> None:
             warnings.warn(PytestGvisorWarning(f"not removed: {leak}"), stacklevel=1)
 
 
-class Shared(_Harnesses["Sandbox"]):
+class SharedSandboxes(_Harnesses["Sandbox"]):
     """The type of ``gvisor_sandboxes``: the same arguments give the same sandbox, while it
     lives.
     """

@@ -254,7 +254,19 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         cwd: str | None = None,
         user: UserSpec | None = None,
     ) -> Process:
-        """Start ``args`` in the sandbox and return while it runs. Raises `InsideError`."""
+        """Start a program in the sandbox, and return its `Process` as soon as it runs.
+
+        ``args`` is its argv, each a str or a path. ``env`` is a dict of texts that comes on top of
+        the sandbox's, ``cwd`` an absolute path inside. ``user`` is a uid, ``(uid, gid)`` or
+        ``"uid:gid"``. Each is the sandbox's unless given. Standard input is a pipe.
+
+        The program has no deadline: it runs until it ends, `Process.kill`, the end of the
+        `Process`'s ``with``, or that of the sandbox. Only its start has one, the sandbox's
+        ``timeout`` in seconds (60 by default).
+
+        Raises `InsideError` if it cannot be started, `NotReady` if it has not started by then,
+        `UsageError` for arguments of a wrong form, and `SandboxCrashed`.
+        """
         process = self._begin(args, env=env, cwd=cwd, user=user, reads=True, repeat={})
         try:
             process.check_started(time.monotonic() + self._wait(None))
@@ -303,7 +315,14 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         return Forward(self._live(), target)
 
     def wait_for_port(self, port: int, timeout: float | None = None) -> None:
-        """Wait until something in the sandbox listens on 127.0.0.1 or ::1. Raises `NotReady`."""
+        """Wait until a program in the sandbox listens on 127.0.0.1 or ::1, and return nothing.
+
+        ``port`` is a TCP port of the sandbox, from 1 to 65535. ``timeout`` is in seconds. The
+        default is the sandbox's ``timeout``, which is 60 unless it was set. With 0 it looks once.
+
+        Raises `NotReady` at the deadline, `UsageError` for another ``port`` or ``timeout``, and
+        `SandboxCrashed`.
+        """
         wait = self._wait(timeout)
         deadline = time.monotonic() + wait
         text = f"nothing listens on port {port} in the sandbox after {wait:g} s"

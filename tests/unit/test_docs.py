@@ -5,13 +5,14 @@ import dataclasses
 import inspect
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import pytest_gvisor
-from pytest_gvisor import Completed, Gvisor, Platform, Runsc
-from pytest_gvisor.base import completed, errors, setting_values, settings
+from pytest_gvisor import Completed, Gvisor, Platform, Runsc, Sandbox
+from pytest_gvisor.base import completed, errors, setting_table, setting_values, settings
 from pytest_gvisor.base.setting_table import SETTINGS, names_from
 from pytest_gvisor.cli import install, main, vm
 from pytest_gvisor.guest.tests import returns
@@ -23,7 +24,8 @@ from pytest_gvisor.inside.view import visible
 from pytest_gvisor.inside.wire import fields, session_bounds
 from pytest_gvisor.install import fetch, release, unpack
 from pytest_gvisor.oci import project, reader
-from pytest_gvisor.plugin import entries, matrix
+from pytest_gvisor.plugin import entries, fixtures, matrix
+from pytest_gvisor.plugin.placement import FIXTURES
 from pytest_gvisor.report import outputs, run_texts, summary
 from pytest_gvisor.run import connected, limits
 from pytest_gvisor.run.request import MAX_RECORDS
@@ -99,6 +101,33 @@ def test_the_trees_of_errors_are_those_of_the_classes() -> None:
     exported = everything & set(pytest_gvisor.__all__)
     shown = tree((CHECKOUT / "docs/workloads.md").read_text())
     assert shown == {name: parent(name) for name in exported}
+
+
+def test_the_types_of_the_fixtures_are_public_and_in_the_reference() -> None:
+    """Tests and fixtures of others can be annotated with them."""
+    declared = {
+        node.name: re.sub(r"^Iterator\[(.*)\]$", r"\1", ast.unparse(node.returns))
+        for node in ast.parse(Path(fixtures.__file__).read_bytes()).body
+        if isinstance(node, ast.FunctionDef) and node.name in FIXTURES and node.returns
+    }
+    assert declared.keys() == FIXTURES
+    page = (CHECKOUT / "docs/api.md").read_text()
+    rows = re.findall(r"(?m)^\| (`.*`) \| `(\w+)` \|$", page)
+    assert {name: kind for names, kind in rows for name in re.findall(r"\w+", names)} == declared
+    assert set(declared.values()) <= set(pytest_gvisor.__all__)
+
+
+@pytest.mark.parametrize("method", [Sandbox.popen, Sandbox.wait_for_port])
+def test_a_call_that_waits_says_how_long_and_what_it_takes_and_raises(
+    method: Callable[..., object],
+) -> None:
+    """The default of the time-out, each argument, and the error at its end."""
+    text = inspect.getdoc(method) or ""
+    assert f"{setting_table.DEFAULT_TIMEOUT:g}" in text
+    assert "seconds" in text
+    assert {*re.findall(r"``(\w+)``", text)} >= {*inspect.signature(method).parameters} - {"self"}
+    raised = {*re.findall(r"`(\w+)`", text.partition("Raises")[2])}
+    assert raised >= {"NotReady", "UsageError", "SandboxCrashed"}
 
 
 def test_the_table_of_arguments_is_the_signature_of_run() -> None:
@@ -278,6 +307,7 @@ LIMITS = streams.Limits()
 DEFAULTS = settings.Settings()
 NUMBERS = [
     ("report.md", f"{run_texts._LONGEST:,} characters of each stream"),
+    ("failures.md", f"the first {run_texts._FIRST_LINES} and the last {run_texts._LAST_LINES}"),
     ("report.md", f"{entries.MAX_OUTPUT:,} characters of pytest's output"),
     ("report.md", f"at most {matrix.MAX_DETAILS // MIB} Mi characters of such details"),
     ("report.md", f"failures up to {2 * matrix.MAX_DETAILS // MIB} Mi"),

@@ -31,7 +31,21 @@ HEAD = f"from pytest_gvisor import {', '.join(sorted(set(TYPES.values())))}\n"
 GOOD = """\
 import asyncio
 from pathlib import Path
-from pytest_gvisor import Bundle, Gvisor, bind, session
+from pytest_gvisor import (
+    Bundle, BundleFactory, Gvisor, ImageFactory, Limits, Mount, Sandbox, SharedSandboxes,
+    SharedSnapshots, bind, session,
+)
+
+def test_fixtures(
+    gvisor: Gvisor, gvisor_sandboxes: SharedSandboxes, gvisor_snapshot: SharedSnapshots,
+    gvisor_image: ImageFactory, oci_bundle: BundleFactory,
+) -> None:
+    box: Sandbox = gvisor_sandboxes("systrap")
+    gvisor.sandbox(snapshot=gvisor_snapshot(lambda box: box.put("/a", "b")))
+    gvisor.run(rootfs=gvisor_image("a.tar", limits=Limits(max_depth=9)))
+    bundle: Bundle = oci_bundle(["true"])
+    mounts: list[Mount] = [bind("/a", "/b")]
+    gvisor.run(["true"], mounts=mounts)
 
 def test_all(gvisor: Gvisor, bundle: Bundle) -> None:
     gvisor.run(
@@ -49,7 +63,7 @@ def test_all(gvisor: Gvisor, bundle: Bundle) -> None:
 """
 
 BAD = """\
-from pytest_gvisor import Bundle, Gvisor, session
+from pytest_gvisor import Bundle, Gvisor, Limits, session
 
 async def test_all(gvisor: Gvisor, bundle: Bundle) -> None:
     gvisor.run(["true"], netwrok="none")
@@ -60,6 +74,7 @@ async def test_all(gvisor: Gvisor, bundle: Bundle) -> None:
     await gvisor.arun(["true"], memroy="1G")
     gvisor.run_bundle(bundle, images="a.tar")
     gvisor.sandbox(cpu=1)
+    gvisor.run(["true"], mounts=Limits())
     session(timeout="1")
     session(platfrom="kvm")
 """
