@@ -45,6 +45,7 @@ _SWITCHES = {
     "pytest-codspeed": ("codspeed", "codspeed_benchmark"),
     "pytest-memray": ("memray", ""),
     "pytest-retry": ("retries", "flaky"),
+    "syrupy": ("warn_unused_snapshots", ""),  # without it, unused snapshots fail the session
 }
 # Distributions that lose nothing with one of these options, or if the project lets an attribute of
 # that name pass.
@@ -52,7 +53,6 @@ _KEPT_BY = {
     "pytest-csv": ("_csv_rows",),
     "pytest-monitor": ("mtr_none",),
     "pytest-mpl": ("mpl_generate_path", "mpl_results_path"),
-    "syrupy": ("update_snapshots",),  # they come back: see inside/back/returned.py
 }
 _DATABASES = frozenset({"pytest-monitor"})
 """Distributions that write to a database while tests run, whatever their hooks."""

@@ -155,12 +155,12 @@ def test_a_plugin_whose_files_come_back_is_not_named(project: Project) -> None:
     assert project.find(item()) == ""
 
 
-def test_syrupy_is_named_unless_its_snapshots_come_back(project: Project) -> None:
-    """The option that updates snapshots brings all of them back."""
+def test_syrupy_is_named_only_where_its_summary_alone_has_the_unused(project: Project) -> None:
+    """Without that option they fail the session. New snapshots come back."""
     module = project.plugin("syrupy", SUMS, package="syrupy")
-    assert "syrupy 1.0" in project.find(item(fixture(module)))
-    project.config.option.update_snapshots = True
     assert project.find(item(fixture(module))) == ""
+    project.config.option.warn_unused_snapshots = True
+    assert "syrupy 1.0" in project.find(item(fixture(module)))
 
 
 def test_a_plugin_with_a_database_is_named_until_it_is_off(project: Project) -> None:
