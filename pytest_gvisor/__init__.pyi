@@ -27,9 +27,11 @@ from pytest_gvisor.base.errors import (
     RunscFailed as RunscFailed,
     RunscNotFound as RunscNotFound,
     SnapshotError as SnapshotError,
+    TraceError as TraceError,
     UnwantedRelease as UnwantedRelease,
     UsageError as UsageError,
 )
+from pytest_gvisor.base.traced import Trace as Trace
 from pytest_gvisor.harness.gvisor import Gvisor as Gvisor
 from pytest_gvisor.harness.engine import session as session
 from pytest_gvisor.base.kernel import is_gvisor_kernel as is_gvisor_kernel

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pytest_gvisor.base.errors import GvisorError
 from pytest_gvisor.base.escape import quoted
 from pytest_gvisor.base.settings import Platform
+from pytest_gvisor.base.traced import Trace
 
 _TAIL, _LINES = 2000, 10
 """Of standard error in a message: characters, and lines."""
@@ -154,6 +155,9 @@ class Completed:
     """The processor time, memory and tasks of its sandbox. A program of a warm sandbox has none of
     its own: see `Usage`.
     """
+
+    trace: Trace | None = None
+    """The workload's files, commands and connections, with ``trace=True``; else None."""
 
     leaks: tuple[str, ...] = ()
     """Files and processes of this sandbox that could not be removed, as texts; normally empty."""

@@ -24,6 +24,7 @@
       ProtocolError            a message that breaks the protocol, or a keeper that is gone
       UsageError               a setting or an argument that cannot be meant; nothing was started
       SnapshotError            a sandbox cannot be saved, or not started from what was saved
+      TraceError               a trace cannot be had, or cannot be checked because it has gaps
       InsideError              a warm sandbox's kernel refused a file, a program or a connection
       NotReady                 what was waited for in a warm sandbox did not come by its deadline
 
@@ -274,6 +275,10 @@ class SnapshotError(GvisorError):
     def __init__(self, message: str, *, records: Sequence[str] = (), next_step: str = "") -> None:
         self.records = tuple(records)
         super().__init__(_with_records(message, records), next_step=next_step)
+
+
+class TraceError(GvisorError):
+    """This runsc cannot trace, or a trace is not complete and so cannot be checked."""
 
 
 class InsideError(GvisorError):

@@ -211,6 +211,13 @@ SETTINGS = (
         "output",
     ),
     Setting(
+        name="trace",
+        kind="flag",
+        sources=("call", "marker", *_SESSION),
+        help="record the files, commands and connections of each gvisor.run in Completed.trace. "
+        "Warm sandboxes and tests inside have none.",
+    ),
+    Setting(
         name="keep",
         kind="keep",
         sources=_SESSION,

@@ -114,6 +114,9 @@ class Settings:
     debug: bool = False
     """Whether reports of failed tests have runsc's logs and an strace of the workload."""
 
+    trace: bool = False
+    """Whether each run has a `Trace` of the files, commands and connections of its workload."""
+
     keep: Keep = Keep.NONE
     """The tests whose bundles, logs and replay scripts stay under pytest's base temp."""
 
@@ -250,6 +253,7 @@ class CallSettings(TypedDict, total=False):
     nofile: int | None
     max_output: int
     debug: bool
+    trace: bool
 
 
 class SessionSettings(CallSettings, total=False):

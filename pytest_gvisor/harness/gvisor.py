@@ -222,7 +222,9 @@ class Gvisor:
         # Its modules take some 50 ms, and a run in a fresh sandbox would wait for them.
         from pytest_gvisor.sandbox.sandbox import Sandbox  # noqa: PLC0415
 
-        chosen = self._chosen(timeout, settings)
+        if settings.pop("trace", False):
+            raise UsageError("a warm sandbox has no trace", next_step="Use gvisor.run(…).")
+        chosen = dataclasses.replace(self._chosen(timeout, settings), trace=False)
         if snapshot is None:
             given = {
                 "env": env, "cwd": cwd, "user": user, "rootfs": rootfs, "mounts": mounts,

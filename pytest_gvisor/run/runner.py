@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pytest_gvisor.base.completed import Completed, Outcome, Usage
 from pytest_gvisor.base.errors import GvisorError, stage
 from pytest_gvisor.base.settings import Network
+from pytest_gvisor.base.traced import Trace
 from pytest_gvisor.oci import host_paths
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.mounts import shows_devices
@@ -31,6 +32,7 @@ from pytest_gvisor.runsc.command import gofer_flags, run_argv, runsc_env, shell_
 from pytest_gvisor.runsc.features import registers_in_vain
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.sessions.launcher import Launcher
+from pytest_gvisor.trace.recorder import Recorder
 
 
 def run(request: Request, launcher: Launcher, record: Record, hooks: Hooks) -> Completed:
@@ -88,8 +90,11 @@ class Runner:
         """Make everything for the run, and hand it to the keeper; ``undo`` ends and removes it."""
         request, workspace = self.request, self.workspace
         keeper = self.launcher.keeper()
+        runsc, recorder = request.runsc, None
+        if request.settings.trace:
+            recorder = Recorder(runsc.points, runsc.version)
         with stage("events", "cannot listen to the sandbox"):
-            listener = sentry.Listener(workspace.folder)
+            listener = sentry.Listener(workspace.folder, recorder)
             undo.callback(listener.close)
         with stage("pipes", "cannot make the workload's streams"):
             pipes = request.streams(request.settings.max_output, feed=request.input)
@@ -111,9 +116,9 @@ class Runner:
         undo.callback(self.supervisor.close)
         undo.callback(self.clean)
         # Last of all, so that a write after the check has only the moment until the execve.
-        request.runsc.check_unchanged()
+        runsc.check_unchanged()
         with self.cgroups.descriptors() as fds:
-            self.supervisor.launch(keeper, request.runsc.fd, fds)
+            self.supervisor.launch(keeper, runsc.fd, fds)
 
     def _limit(self, undo: contextlib.ExitStack) -> None:
         """Make the cgroups of the limits, and show runsc the one on memory."""
@@ -202,10 +207,23 @@ class Runner:
             command=self.record.command,
             settings=self.request.repeat,
             usage=self._usage,
+            trace=self._trace(verdict),
             leaks=self._leaks or (),
         )
         self.record.completed = completed
         return completed
+
+    def _trace(self, verdict: Verdict) -> Trace | None:
+        """Return the trace of a run that was traced. Its end is known if the verdict is by it."""
+        listener = self.supervisor.listener
+        if listener.recorder is None:
+            return None
+        ends = (Outcome.EXITED, Outcome.SIGNALLED, Outcome.TIMED_OUT)
+        return listener.recorder.trace(
+            dropped=listener.dropped,
+            broken=listener.broken,
+            ended=verdict.exact and verdict.outcome in ends and bool(listener.workload_statuses),
+        )
 
     def _hint(self, pipes: Pipes) -> str:
         networked = self.request.settings.network is not Network.NONE

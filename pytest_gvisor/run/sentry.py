@@ -7,19 +7,22 @@ an AF_UNIX SOCK_SEQPACKET address. Source: pkg/sentry/seccheck/README.md and sin
 pkg/sentry/seccheck/points/{container,sentry,common}.proto of gVisor.
 
 The peer is the sandbox's sentry, which untrusted code may have taken over. Messages are bounded and
-read strictly, and a report counts only if it agrees with runsc's own exit status.
+read strictly, and a report counts only if it agrees with runsc's own exit status. In a traced run
+the same session reports what the workload does, and a `Recorder` takes that.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import struct
 import time
 
 from pytest_gvisor.runsc.command import EVENTS
+from pytest_gvisor.trace import points
+from pytest_gvisor.trace.protobuf import fields
+from pytest_gvisor.trace.recorder import MAX_MESSAGE, Recorder
 
 _HANDSHAKE = b"\x08\x01"  # protobuf: field 1 (version), varint 1
 _HEADER = struct.Struct("<HHI")  # header size, message type, dropped count
@@ -29,55 +32,6 @@ _MAX_MESSAGE = 64 * 1024
 _BATCH = 64
 _MAX_TASK_EXIT = 4096  # the fields that are asked for take some 40 bytes
 _DRAIN_SECONDS = 1.0  # of the processor's time: what a socket's buffer holds takes milliseconds
-
-
-def pod_init_config(address: str) -> str:
-    """Return the text of the ``--pod-init-config`` file for a listener at ``address``."""
-    points = [
-        {"name": "container/start", "context_fields": ["time"]},
-        {"name": "sentry/task_exit", "context_fields": ["thread_id", "group_id"]},
-    ]
-    # A full socket makes the sentry try again, with pauses of up to 10 ms, before it drops what it
-    # has to say: a workload may end a thousand processes while this one has no time to listen.
-    config = {"endpoint": address, "retries": 500}
-    sinks = [{"name": "remote", "config": config}]
-    return json.dumps({"trace_session": {"name": "Default", "points": points, "sinks": sinks}})
-
-
-def fields(data: bytes) -> dict[int, int | bytes]:
-    """Parse a protobuf message: varints as int, length-delimited fields as bytes.
-
-    Raises ValueError for anything else. Source: https://protobuf.dev/programming-guides/encoding/
-    """
-    found: dict[int, int | bytes] = {}
-    position = 0
-    while position < len(data):
-        key, position = _varint(data, position)
-        kind = key & 7
-        if kind == 0:
-            found[key >> 3], position = _varint(data, position)
-        elif kind == 2:
-            size, position = _varint(data, position)
-            if position + size > len(data):
-                raise ValueError("a field that is longer than its message")
-            found[key >> 3] = data[position : position + size]
-            position += size
-        else:
-            raise ValueError(f"wire type {kind}")
-    return found
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(data):
-            raise ValueError("a varint without an end")
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise ValueError("a varint of more than ten bytes")
 
 
 def exit_of_first_process(payload: bytes) -> int | None:
@@ -109,7 +63,8 @@ class Listener:
     Both are in the ``folder`` of a run.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, recorder: Recorder | None = None) -> None:
+        self.recorder = recorder
         self.started = False
         self.started_at: int | None = None
         """When the workload started by the sandbox's clock, in nanoseconds since the epoch."""
@@ -123,10 +78,12 @@ class Listener:
 
         self._taken = 0
         self._statuses: dict[int, None] = {}
+        self._message = bytearray(MAX_MESSAGE if recorder else _MAX_MESSAGE)
         self._peer: socket.socket | None = None
         self.endpoint = os.path.join(folder, "events")
         with open(os.path.join(folder, EVENTS), "w", encoding="utf-8") as file:
-            file.write(pod_init_config(self.endpoint))
+            session = recorder.session if recorder else points.session
+            file.write(session(self.endpoint))
         kind = socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         self._socket = socket.socket(socket.AF_UNIX, kind)
         try:
@@ -178,10 +135,10 @@ class Listener:
         try:
             # Not all at once: the caller keeps a deadline, and the peer may never stop sending.
             for _ in range(_BATCH):
-                message = self._peer.recv(_MAX_MESSAGE)
-                if not message:
+                size = self._peer.recv_into(self._message)
+                if not size:
                     return False
-                self._take(message)
+                self._take(bytes(memoryview(self._message)[:size]))
         except BlockingIOError:
             return True
         except (OSError, ValueError, struct.error):
@@ -206,6 +163,8 @@ class Listener:
             self.greeted = True
             self._peer.send(_HANDSHAKE)
             return
+        if len(message) == len(self._message):
+            raise ValueError("a message of that size")
         size, kind, self.dropped = _HEADER.unpack_from(message)
         if kind == _CONTAINER_START:
             self.started, self.started_at = True, time_of_start(message[size:])
@@ -216,6 +175,8 @@ class Listener:
             if status is not None:
                 self._statuses.pop(status, None)
                 self._statuses[status] = None
+        if self.recorder is not None:
+            self.recorder.take(kind, message[size:])
 
     def close(self) -> None:
         """Close everything."""

@@ -19,6 +19,7 @@ from pytest_gvisor.runsc import features, locate, sidecars
 from pytest_gvisor.runsc.answers import Answers, keep, recall
 from pytest_gvisor.runsc.features import Features
 from pytest_gvisor.sessions import places
+from pytest_gvisor.trace import points
 
 if TYPE_CHECKING:
     from pytest_gvisor.runsc.sidecars import Sidecars
@@ -73,6 +74,14 @@ class Runsc(Features, locate.CheckedBinary):
             runsc._closer.push(closer.pop_all())
         places.note_runsc(runsc.path)
         return runsc
+
+    @functools.cached_property
+    def points(self) -> dict[str, frozenset[str]]:
+        """The points of its sentry, with their fields. The first traced run asks the binary once.
+
+        Raises what `features.ask` raises.
+        """
+        return points.parse(*features.ask(self, [("trace", "metadata")]))
 
     @functools.cached_property
     def uses_sidecars(self) -> bool:

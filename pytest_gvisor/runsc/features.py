@@ -166,7 +166,12 @@ class _Question:
         )
 
 
-def ask(checked: CheckedBinary, *, deadline: float = DEADLINE) -> tuple[str, ...]:
+def ask(
+    checked: CheckedBinary,
+    questions: Sequence[tuple[str, ...]] = QUESTIONS,
+    *,
+    deadline: float = DEADLINE,
+) -> tuple[str, ...]:
     """Ask ``checked`` all questions at once within ``deadline`` seconds, and return the answers.
 
     Raises `RunscFailed` where it cannot be executed, or overruns the deadline or `OUTPUT_LIMIT`
@@ -183,7 +188,7 @@ def ask(checked: CheckedBinary, *, deadline: float = DEADLINE) -> tuple[str, ...
             # Above 2: if pytest has a standard stream closed, the pipe would have its number, and
             # the child's own stream would take its place.
             writer = started.enter_context(closing(fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3)))
-        for words in QUESTIONS:
+        for words in questions:
             asked.append(_Question(checked, words, writer))
             started.callback(asked[-1].end)
         _drain(asked, end)

@@ -27,6 +27,7 @@ HELP = (
 FLAGS = ("debug-log", "ignore-cgroups", "log", "net-disconnect-ok",
          "network", "overlay2", "panic-log", "platform",
          "pod-init-config", "root", "rootless")  # fmt: skip
+POINTS = "Name: container/start, optional fields: [env], context fields: [time|cwd]"
 PLATFORMS = ("ptrace", "kvm", "systrap")
 PR_SET_PDEATHSIG = 1
 
@@ -304,6 +305,7 @@ def main() -> None:
         ("flags",): lambda: sys.stderr.writelines(usages),
         ("help",): lambda: print(HELP),
         ("help", "platforms"): lambda: print(*script.get("platforms", PLATFORMS), sep="\n"),
+        ("trace", "metadata"): lambda: print(POINTS),
     }
     if "version" in flags:
         print("runsc version release-20260101.0\nspec: 1.2.0")

@@ -50,6 +50,8 @@ from pytest_gvisor.report import html, markdown, parse
 from pytest_gvisor.report.model import merge
 from pytest_gvisor.run import logs, sentry
 from pytest_gvisor.runsc import features, locate
+from pytest_gvisor.trace import points, protobuf
+from pytest_gvisor.trace.recorder import Recorder
 from tests.fakes.frames import fed
 
 Target = Callable[[bytes], None]
@@ -229,10 +231,21 @@ def journal(data: bytes) -> None:
 def sentry_event(data: bytes) -> None:
     """Read an event of the sentry."""
     try:
-        sentry.fields(data)
+        protobuf.fields(data)
         sentry.exit_of_first_process(data)
     except ValueError:
         pass
+
+
+def trace_events(data: bytes) -> None:
+    """Fold messages of a traced run, each after a byte that is its kind, until one is none."""
+    asked = [*points.USUAL, *points.wanted(points.calls())]
+    recorder = Recorder({one.name: one.context + one.optional for one in asked}, "")
+    with contextlib.suppress(ValueError):
+        for message in data.split(b"\n\n"):
+            recorder.take(message[0] if message else 0, message[1:])
+    trace = recorder.trace(dropped=0, broken=False, ended=True)
+    assert not any(map(moves, f"{trace}{trace!r}"))
 
 
 def daemon_answer(data: bytes) -> None:
@@ -392,8 +405,8 @@ TARGETS: Mapping[str, Target] = {
     for function in (
         bundle_config, image_config, image_index, tarball, passwd, mount, answers_of_runsc,
         nix_wrapper, log_of_runsc, ids, guest_frame, inside_message, held_back, journal,
-        sentry_event, daemon_answer, docker_answer, inside_report, inside_file, bridge_data,
-        report_file, shown_text, any_json,
+        sentry_event, trace_events, daemon_answer, docker_answer, inside_report, inside_file,
+        bridge_data, report_file, shown_text, any_json,
     )
 }  # fmt: skip
 

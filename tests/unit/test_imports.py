@@ -21,8 +21,8 @@ PACKAGE = Path(pytest_gvisor.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
-    "programs", "guest", "base", "sessions", "vm", "oci", "runsc", "images", "install", "run",
-    "report", "sandbox", "harness", "cli", "plugin", "inside",
+    "programs", "guest", "base", "trace", "sessions", "vm", "oci", "runsc", "images", "install",
+    "run", "report", "sandbox", "harness", "cli", "plugin", "inside",
 )  # fmt: skip
 """From the ground up: a folder imports only from those before it."""
 

@@ -18,6 +18,7 @@ from pytest_gvisor.base.errors import (
     InvalidBundle,
     LaunchError,
     RunscFailed,
+    TraceError,
 )
 from pytest_gvisor.run.request import Hooks
 from pytest_gvisor.run.supervisor import LINGER, TERM_GRACE
@@ -247,6 +248,15 @@ def test_an_endless_input_of_nothing_does_not_hold_up_the_deadline(
     ended = runs(input=itertools.repeat(b""), timeout=TIMEOUT)
     assert isinstance(ended.error, WorkloadTimeout)
     assert time.monotonic() - started < LONGEST
+
+
+def test_a_runsc_that_cannot_trace_is_a_typed_error(runs: Runs) -> None:
+    """The error names the points that are missing, before anything has started."""
+    ended = runs(trace=True)
+    assert isinstance(ended.error, TraceError)
+    assert "does not have sentry/task_exit, sentry/clone, sentry/execve, " in str(ended.error)
+    assert not ended.was_prepared
+    assert runs.left() == []
 
 
 def test_an_error_before_the_start_leaves_nothing(runs: Runs) -> None:

@@ -1,13 +1,12 @@
 """The reports of the sentry: read strictly and with limits, from any sender."""
 
 import contextlib
-import json
 import os
 import select
 import socket
-import struct
 import time
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -15,22 +14,12 @@ from hypothesis import strategies as st
 
 from pytest_gvisor.run import sentry as sentry_module
 from pytest_gvisor.run.sentry import Listener
-from tests.fakes.fake_runsc import varint
+from pytest_gvisor.trace import points
+from pytest_gvisor.trace.recorder import Recorder
+from tests.fakes.events import field, message
 
 HANDSHAKE = b"\x08\x01"
 START, TASK_EXIT = 1, 5
-
-
-def field(number: int, value: int | bytes) -> bytes:
-    """One field of a message."""
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
-
-def message(kind: int, payload: bytes = b"", *, dropped: int = 0) -> bytes:
-    """A datagram with its header."""
-    return struct.pack("<HHI", 8, kind, dropped) + payload
 
 
 def task_exit(status: int, *, process: int = 1, thread: int = 1) -> bytes:
@@ -39,22 +28,9 @@ def task_exit(status: int, *, process: int = 1, thread: int = 1) -> bytes:
     return message(TASK_EXIT, field(1, context) + field(2, status))
 
 
-numbers = st.integers(0, 2**64 - 1)
-values = st.dictionaries(st.integers(1, 2**20), st.one_of(numbers, st.binary(max_size=40)))
-
-
-@given(values=values)
-def test_fields_are_what_was_encoded(values: dict[int, int | bytes]) -> None:
-    """Numbers as numbers, bytes as bytes."""
-    assert sentry_module.fields(b"".join(field(*one) for one in values.items())) == values
-
-
-@given(data=st.binary(max_size=200))
-def test_any_bytes_are_fields_or_a_value_error(data: bytes) -> None:
-    """Hostile bytes give fields or a `ValueError`."""
-    with contextlib.suppress(ValueError):
-        found = sentry_module.fields(data)
-        assert all(isinstance(value, int | bytes) for value in found.values())
+values = st.dictionaries(
+    st.integers(1, 2**20), st.one_of(st.integers(0, 2**64 - 1), st.binary(max_size=40))
+)
 
 
 @given(data=st.binary(max_size=200), values=values)
@@ -66,15 +42,6 @@ def test_any_report_is_a_status_nothing_or_a_value_error(
         with contextlib.suppress(ValueError):
             status = sentry_module.exit_of_first_process(payload)
             assert status is None or 0 <= status <= 0xFFFF
-
-
-@pytest.mark.parametrize(
-    "data", [b"\x80", b"\x08", b"\x12\x05abc", b"\x09" + bytes(8), b"\x0d" + bytes(4), b"\xff" * 11]
-)
-def test_what_is_cut_short_or_of_another_type_is_refused(data: bytes) -> None:
-    """A varint without an end, a field longer than its message, fixed-size types."""
-    with pytest.raises(ValueError, match=r"varint|longer|wire type"):
-        sentry_module.fields(data)
 
 
 @pytest.mark.parametrize(
@@ -98,20 +65,6 @@ def test_a_report_of_another_shape_is_refused(payload: bytes) -> None:
     """A report without a context, or with a status that is no number, is refused."""
     with pytest.raises(ValueError, match="another shape"):
         sentry_module.exit_of_first_process(payload)
-
-
-def test_the_configuration_names_the_points_and_the_endpoint() -> None:
-    """The configuration has one session, two points and one required remote sink."""
-    session = json.loads(sentry_module.pod_init_config('/a "b"\\'))["trace_session"]
-    assert session["name"] == "Default"
-    assert [point["name"] for point in session["points"]] == [
-        "container/start",
-        "sentry/task_exit",
-    ]
-    (sink,) = session["sinks"]
-    assert sink["name"] == "remote"
-    assert sink["config"]["endpoint"] == '/a "b"\\'
-    assert not sink.get("ignore_setup_error")
 
 
 @pytest.fixture
@@ -285,6 +238,41 @@ def test_a_report_that_is_longer_than_any_is_refused(
     sentry.send(message(TASK_EXIT, field(1, field(4, 1)) + field(9, 1) * 5000))
     assert not listener.on_readable()
     assert listener.broken
+
+
+@pytest.mark.parametrize(("size", "broken"), [(-1, False), (0, True), (1000, True)])
+def test_a_message_that_may_have_been_cut_is_refused(
+    listener: Listener, sentry: socket.socket, size: int, *, broken: bool
+) -> None:
+    """The kernel leaves out the rest of a message that is longer than its reader's buffer."""
+    sentry.send(message(77, bytes(64 * 1024 - 8 + size)))
+    listener.on_readable()
+    assert listener.broken == broken
+
+
+def test_a_traced_run_takes_longer_messages_and_more_kinds(base: str) -> None:
+    """Each message goes to the recorder, the usual ones too."""
+    taken: list[tuple[int, int]] = []
+
+    class Took:
+        """A recorder."""
+
+        session = staticmethod(points.session)
+
+        def take(self, kind: int, payload: bytes) -> None:
+            """Note it."""
+            taken.append((kind, len(payload)))
+
+    listener = Listener(base, cast("Recorder", Took()))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+        peer.connect(listener.endpoint)
+        for data in (HANDSHAKE, message(START), message(8, bytes(100_000)), task_exit(0)):
+            peer.send(data)
+        assert listener.on_readable()
+    listener.close()
+    assert [kind for kind, _ in taken] == [START, 8, TASK_EXIT]
+    assert taken[1][1] == 100_000
+    assert (listener.complete, listener.workload_statuses) == (True, (0,))
 
 
 def test_a_folder_that_is_not_there_leaves_no_descriptor(base: str) -> None:

@@ -1,0 +1,309 @@
+"""The trace of a run, as values: files, commands, connections and processes, and their check."""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from pytest_gvisor.base.errors import TraceError, UsageError
+from pytest_gvisor.base.escape import escape
+
+_SYSTEM = re.compile(r"/(?:usr|lib|lib32|lib64|libx32|bin|sbin|etc/python3[.0-9]*)(?:/|\Z)")
+_OF_STARTS = frozenset({"/etc/ld.so.cache", "/etc/localtime", "/etc/locale.alias"})
+_SHOWN = 1000
+"""Lines of a trace or of its violations that are printed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """A file or folder, and one way in which it was opened."""
+
+    path: str
+    """Its absolute path in the workload's root, without ``.`` and ``..``."""
+
+    read: bool
+    """Whether it was opened for reading. Reads are not counted."""
+
+    written: bool
+    """Whether it was opened for writing, or emptied. Writes are not counted."""
+
+    listed: bool = False
+    """Whether it was opened as a folder (``O_DIRECTORY``), which is neither read nor written."""
+
+    created: bool = False
+    """Whether the call would create it where it was missing."""
+
+    error: str = ""
+    """The error's name if it could not be opened, such as ``ENOENT``; else ``""``."""
+
+    confirmed: bool = False
+    """Whether each descriptor that was opened so was closed, and the sentry then gave its path. If
+    that is another path, it is a `File` too."""
+
+    process: int = 1
+    """The first process that opened it so."""
+
+    def __str__(self) -> str:
+        """Return one line: the ways, the path and the error."""
+        ways = [name for name in ("read", "written", "created", "listed") if getattr(self, name)]
+        return f"{', '.join(ways) or 'opened'}: {_line(self.path)}{_failed(self.error)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A program that a process became."""
+
+    argv: tuple[str, ...]
+    program: str
+    """The path of the file that was executed, without links. Of the first process it is argv[0]."""
+
+    process: int
+    environment: tuple[str, ...] = ()
+    """The names of its variables, sorted; none for the first process."""
+
+    def __str__(self) -> str:
+        """Return one line: the program, and its arguments without the name."""
+        return f"executed: {_line(' '.join([self.program, *self.argv[1:]]))}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """An address that a socket was connected to, or tried to be."""
+
+    address: str
+    """``127.0.0.1:80``, ``[::1]:80``, ``unix:/path``, ``unix:@name``, or ``family 16``."""
+
+    kind: str
+    """``stream``, ``datagram``, or ``""`` if unknown. A datagram socket sends nothing by it."""
+
+    error: str = ""
+    """The error's name, such as ``EINPROGRESS``, which has no later result; else ``""``."""
+
+    process: int
+
+    def __str__(self) -> str:
+        """Return one line: the address and the error."""
+        return f"connected: {_line(self.address)}{_failed(self.error)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListeningSocket:
+    """An address where a process waited for connections or datagrams."""
+
+    address: str
+    kind: str
+    process: int
+
+    def __str__(self) -> str:
+        """Return one line."""
+        return f"listened: {_line(self.address)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TracedProcess:
+    """A process of the workload."""
+
+    pid: int
+    parent: int
+    """The process that made it; 0 for the first one."""
+
+    command: tuple[str, ...]
+    """The arguments of what it executed last, or of its parent's."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Trace:
+    """The files, commands and connections of a run, as gVisor's kernel reported them.
+
+    Paths and addresses are what the calling thread's memory held when the event was made. A hostile
+    program with two threads can make them lie.
+    """
+
+    files: tuple[File, ...] = ()
+    executed: tuple[Command, ...] = ()
+    """The programs that were executed, the first process's first."""
+
+    connections: tuple[Connection, ...] = ()
+    listeners: tuple[ListeningSocket, ...] = ()
+    datagrams: int = 0
+    """How many calls could send a datagram with an address of its own, which is not known."""
+
+    processes: tuple[TracedProcess, ...] = ()
+    dropped: int = 0
+    """How many events did not arrive."""
+
+    gaps: tuple[str, ...] = ()
+    """The reasons why the trace is not whole, as sentences; none if it is."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is known to be missing, and the end of the first process was seen."""
+        return not self.gaps
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """The arguments of each program that was executed."""
+        return [[*one.argv] for one in self.executed]
+
+    @functools.cached_property
+    def read(self) -> frozenset[str]:
+        """The paths that were opened for reading, without those of the system: ``/usr``, ``/lib``
+        and the like, the interpreter's own folders and ``__pycache__``. `files` has them all.
+        """
+        return frozenset(
+            one.path for one in self.files if one.read and not one.error and not _folded(one.path)
+        )
+
+    @functools.cached_property
+    def written(self) -> frozenset[str]:
+        """The paths that were opened for writing, or created, without ``__pycache__``."""
+        return frozenset(
+            one.path for one in self.files if _writes(one) and not one.error and not _cached(one)
+        )
+
+    def check(
+        self,
+        *,
+        read: Iterable[str] | None = None,
+        write: Iterable[str] | None = None,
+        execute: Iterable[str] | None = None,
+        connect: Iterable[str] | None = None,
+        strict: bool = False,
+    ) -> None:
+        """Raise `AssertionError` that names each act that no pattern allows, and its process.
+
+        None allows all, and an empty list nothing. Attempts that failed count. In ``read`` and
+        ``write`` are patterns of paths: ``*`` and ``?`` end at a slash, ``/a/**`` is ``/a`` and all
+        below it. The paths that `read` and `written` leave out are allowed. In ``execute`` they are
+        of the program's path, or without a slash of its name. The first process's program is always
+        allowed. In ``connect`` they are of addresses, and ``datagrams`` allows `datagrams`. With
+        ``strict``, each file that was opened and is not confirmed is a violation.
+
+        Raises `TraceError` if the trace is not complete. Raises `UsageError` for a text in place of
+        a list.
+        """
+        if self.gaps:
+            raise TraceError(
+                f"the trace is not complete, so it cannot be checked: {'; '.join(self.gaps)}",
+                next_step="Trace.files and the others have the part that arrived.",
+            )
+        reads = ((one.path, one) for one in self.files if one.read and not _folded(one.path))
+        writes = ((one.path, one) for one in self.files if _writes(one) and not _cached(one))
+        programs = ((one.program, one) for one in self.executed[1:])
+        addresses = ((one.address, one) for one in self.connections)
+        opened = (
+            (one.path, one)
+            for one in self.files
+            if (one.read or _writes(one)) and not one.error and not one.confirmed
+        )
+        found = [
+            *self._told(reads, _allows(read)),
+            *self._told(writes, _allows(write)),
+            *self._told(programs, _allows(execute, names=True)),
+            *self._told(addresses, _allows(connect)),
+        ]
+        if self.datagrams and not _allows(connect)("datagrams"):
+            found.append(f"sent: {self.datagrams} datagrams to addresses that are not known")
+        if strict:
+            found += (f"not confirmed, {line}" for line in self._told(opened, _allows([])))
+        if found:
+            more = [f"… and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+            lines = "\n  ".join([*dict.fromkeys(found[:_SHOWN]), *more])
+            raise AssertionError(f"the workload did what is not allowed:\n  {lines}")
+
+    def _told(
+        self,
+        acts: Iterable[tuple[str, File | Command | Connection]],
+        allows: Callable[[str], bool],
+    ) -> Iterator[str]:
+        """Yield a line for each act whose name is not allowed."""
+        known = {one.pid: one for one in self.processes}
+        for name, one in acts:
+            if not allows(name):
+                by, process = f"by process {one.process}", known.get(one.process)
+                if isinstance(one, Command) and process is not None:
+                    # The process is this command now: its parent tells more.
+                    by, process = f"{by} below {process.parent}", known.get(process.parent)
+                command = _line(" ".join(process.command), 80) if process else ""
+                yield f"{one}, {by}{f' ({command})' if command else ''}"
+
+    def __repr__(self) -> str:
+        """Return how many there are of each, and the gaps."""
+        counts = {
+            "read": len(self.read), "written": len(self.written), "commands": len(self.executed),
+            "connections": len(self.connections), "processes": len(self.processes),
+        }  # fmt: skip
+        shown = " ".join(f"{name}={count}" for name, count in counts.items())
+        gaps = f" NOT COMPLETE: {'; '.join(self.gaps)}" if self.gaps else ""
+        return f"<Trace {shown}{gaps}>"
+
+    def __str__(self) -> str:
+        """Return a line for each connection, listener, command and file that `read` leaves in."""
+        files = (
+            one for one in self.files if not (_cached(one) if _writes(one) else _folded(one.path))
+        )
+        acts: list[Connection | ListeningSocket | Command | File] = [
+            *self.connections, *self.listeners, *self.executed, *files,
+        ]  # fmt: skip
+        lines = [f"  {one}, by process {one.process}" for one in acts[:_SHOWN]]
+        more = [f"  … and {len(acts) - _SHOWN} more"] if len(acts) > _SHOWN else []
+        return "\n".join([repr(self), *lines, *more])
+
+
+def _writes(one: File) -> bool:
+    return one.written or one.created
+
+
+def _cached(one: File) -> bool:
+    return "__pycache__" in one.path.split("/")
+
+
+def _folded(path: str) -> bool:
+    """Whether a path is one that nearly each program reads."""
+    if _SYSTEM.match(path) or path in _OF_STARTS or "__pycache__" in path.split("/"):
+        return True
+    return any(path == one or path.startswith(f"{one}/") for one in _interpreter())
+
+
+@functools.cache
+def _interpreter() -> tuple[str, ...]:
+    """Return the folders of this Python, which `host()` shows."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    prefixes = {sys.prefix, sys.base_prefix}
+    parts = ("bin", f"lib/{version}", "pyvenv.cfg")
+    return tuple(f"{prefix}/{part}" for prefix in prefixes for part in parts)
+
+
+def _allows(patterns: Iterable[str] | None, *, names: bool = False) -> Callable[[str], bool]:
+    """Return whether any pattern matches a text, or with ``names`` a path's last part; None does
+    each.
+    """
+    if isinstance(patterns, str):
+        raise UsageError(f"a list of patterns is wanted, not the text {patterns!r}")
+    if patterns is None:
+        return lambda _text: True
+    given = [(_pattern(one), names and "/" not in one) for one in patterns]
+    return lambda text: any(
+        pattern.fullmatch(text.rpartition("/")[2] if last else text) for pattern, last in given
+    )
+
+
+_WILD = {"/**": "(?:/.*)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+
+
+def _pattern(glob: str) -> re.Pattern[str]:
+    parts = re.split(r"(/\*\*(?=/|\Z)|\*\*|\*|\?)", glob)
+    return re.compile("".join(_WILD.get(part) or re.escape(part) for part in parts), re.DOTALL)
+
+
+def _failed(error: str) -> str:
+    return f" ({error})" if error else ""
+
+
+def _line(text: str, most: int = 300) -> str:
+    """Return untrusted text for one line, at most some 300 characters of it."""
+    short = text if len(text) <= most else f"{text[:most]}…"
+    return escape(short).replace("\n", "\\n").replace("\t", "\\t")

@@ -1,0 +1,123 @@
+"""The points of the sentry that a trace asks for, and the session that has them sent.
+
+``runsc trace metadata`` lists the points of a binary. An event with a text that is no UTF-8 is not
+sent, and no drop is counted: gVisor cannot encode it. So each call whose event has texts is also
+asked for by its number. Such a raw event has registers alone, and is always sent. openat2(2) has no
+other one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
+
+from pytest_gvisor.base.errors import TraceError
+
+_CALLS: Mapping[str, Mapping[str, int]] = {
+    "x86_64": {
+        "open": 2, "openat": 257, "creat": 85, "openat2": 437, "execve": 59, "execveat": 322,
+        "sendto": 44, "sendmsg": 46, "sendmmsg": 307,
+    },
+    "aarch64": {
+        "openat": 56, "openat2": 437, "execve": 221, "execveat": 281,
+        "sendto": 206, "sendmsg": 211, "sendmmsg": 269,
+    },
+}  # fmt: skip
+"""The calls that are counted by their numbers, for each machine."""
+
+OPENS = ("open", "openat", "creat", "openat2")
+EXECS = ("execve", "execveat")
+SENDS = ("sendto", "sendmsg", "sendmmsg")
+LISTEN = "syscall/listen/exit"
+"""The point that releases before 2026 do not have: there a bind stands for it."""
+
+_LINE = re.compile(
+    r"^Name: (\S+), optional fields: \[(.*?)\], context fields: \[(.*?)\]", re.MULTILINE
+)
+_WHO = ("thread_id", "group_id")
+
+
+class Point(NamedTuple):
+    """A point, and the fields that its events are to have."""
+
+    name: str
+    context: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+
+
+def parse(metadata: str) -> dict[str, frozenset[str]]:
+    """Return the points in the answer of ``runsc trace metadata``, each with its fields."""
+    return {
+        name: frozenset((*optional.split("|"), *context.split("|")))
+        for name, optional, context in _LINE.findall(metadata)
+    }
+
+
+def calls() -> Mapping[str, int]:
+    """Return the calls and their numbers on this machine. Raises `TraceError`."""
+    machine = os.uname().machine
+    if machine not in _CALLS:
+        raise TraceError(f"system calls of {machine} cannot be traced")
+    return _CALLS[machine]
+
+
+USUAL = (Point("container/start", ("time",)), Point("sentry/task_exit", _WHO))
+"""The points of each run: the workload's start, and its end."""
+
+
+def of_trace(known: Mapping[str, Collection[str]], version: str) -> list[Point]:
+    """Return the points of a traced run, for a runsc that has the points and fields ``known``.
+
+    Raises `TraceError`, which names those that it does not have.
+    """
+    asked = [*USUAL, *wanted(calls())]
+    missing = [
+        one.name
+        for one in asked
+        if not {*one.context, *one.optional} <= {*known.get(one.name, ())} or one.name not in known
+    ]
+    if missing not in ([], [LISTEN]):
+        raise TraceError(
+            f"runsc {version} cannot trace: it does not have {', '.join(missing)}",
+            next_step="`runsc trace metadata` lists the points of a binary, and their fields.",
+        )
+    return [one for one in asked if one.name not in missing]
+
+
+def wanted(numbers: Mapping[str, int]) -> Iterator[Point]:
+    """Yield the points of what a workload does, where its system calls have these numbers."""
+    yield Point("sentry/clone", _WHO)
+    yield Point("sentry/execve", _WHO)
+    for name in ("socket", "connect", "bind", "listen"):
+        yield Point(f"syscall/{name}/exit", _WHO)
+    yield Point("syscall/close/enter", _WHO, ("fd_path",))
+    for name, number in numbers.items():
+        # On 2026 the exit of an execve that fails tells of no error.
+        end = "enter" if name in EXECS else "exit"
+        yield Point(f"syscall/sysno/{number}/{end}")
+        if name in EXECS:
+            yield Point(f"syscall/{name}/{end}", _WHO, ("envv",))
+        elif name in OPENS and name != "openat2":
+            # open(2) has no descriptor of a folder.
+            yield Point(
+                f"syscall/{name}/{end}", (*_WHO, "cwd"), ("fd_path",) if name == "openat" else ()
+            )
+
+
+def session(endpoint: str, points: Collection[Point] = USUAL, **more: object) -> str:
+    """Return the text of the ``--pod-init-config`` file that sends points to ``endpoint``.
+
+    Without ``points`` these are the points of each run.
+    """
+    asked = [
+        {"name": name, "context_fields": context, "optional_fields": optional}
+        for name, context, optional in points
+    ]
+    # A full socket makes the sentry try again, with pauses of up to 10 ms, before it drops what it
+    # has to say: a workload may end a thousand processes while this one has no time to listen.
+    sinks = [{"name": "remote", "config": {"endpoint": endpoint, "retries": 500}}]
+    made = {"name": "Default", "points": asked, "sinks": sinks, **more}
+    return json.dumps({"trace_session": made})

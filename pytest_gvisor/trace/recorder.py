@@ -1,0 +1,301 @@
+"""Folds the events of a run into a `Trace` while they arrive: a set of paths, not a list of opens.
+
+The sender may have been taken over by untrusted code, so all that is kept is bounded.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import os
+import socket
+from collections.abc import Callable, Collection, Mapping
+
+from pytest_gvisor.base import traced
+from pytest_gvisor.trace import points
+from pytest_gvisor.trace.events import INTERNET, Event, Way, address_of, parse, way_of, whole
+from pytest_gvisor.trace.protobuf import texts
+
+MAX_MESSAGE = 256 * 1024
+MAX_KEPT = 100_000
+"""Different files, commands, connections and processes."""
+
+MAX_BYTES = 64 * 1024 * 1024
+"""Of all texts that are kept."""
+
+_SAME = 1024
+"""Bytes of the longest message that is not parsed again."""
+
+_DELETED = " (deleted)"
+_CREATES = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+_KINDS: Mapping[int, str] = {
+    socket.SOCK_STREAM: "stream", socket.SOCK_DGRAM: "datagram", socket.SOCK_RAW: "raw",
+}  # fmt: skip
+
+_parse_same = functools.lru_cache(maxsize=4096)(parse)
+
+
+class Opened:
+    """How often a file was opened in one way."""
+
+    __slots__ = ("closed", "opened", "process", "way")
+
+    def __init__(self, way: Way, process: int) -> None:
+        self.way = way
+        self.process = process
+        self.opened = 0
+        self.closed = 0
+        """How many of the descriptors were closed with a path."""
+
+
+class Recorder:
+    """The recorder of one run. `take` takes each message, `trace` is the result."""
+
+    def __init__(self, known: Mapping[str, Collection[str]], version: str) -> None:
+        """``known`` are the points and fields of the runsc of this version.
+
+        Raises `TraceError`, which names points that it does not have.
+        """
+        numbers = points.calls()
+        self._points = points.of_trace(known, version)
+        self._opens = {numbers[name] for name in points.OPENS if name in numbers}
+        self._execs = {numbers[name] for name in points.EXECS}
+        self._creat = numbers.get("creat", -1)
+        self._sends = {numbers[name] for name in points.SENDS}
+        self._sendto = numbers["sendto"]
+        self._listens = points.LISTEN in known
+        self._files: dict[Way, Opened] = {}
+        self._paths: set[str] = set()
+        self._descriptors: dict[int, dict[int, Opened | str]] = {}
+        """For each process its open descriptors: files, and the kinds of sockets."""
+
+        self._held = 0
+        """How many descriptors there are."""
+
+        self._commands: list[traced.Command] = []
+        self._connections: dict[tuple[str, str, str], traced.Connection] = {}
+        self._listeners: dict[traced.ListeningSocket, None] = {}
+        self._parents: dict[int, int] = {1: 0}
+        self._last: dict[int, tuple[str, ...]] = {}
+        self._raw: collections.Counter[int] = collections.Counter()
+        self._named: collections.Counter[int] = collections.Counter()
+        self._datagrams = 0
+        self._has_datagrams = False
+        self._kept = self._bytes = self._left_out = 0
+        self._acts: dict[int, Callable[[Event, bytes], None]] = {
+            1: self._start, 2: self._clone, 3: self._exec, 5: self._exit, 6: self._call,
+            7: self._open, 8: self._close, 10: self._connect, 11: self._named_exec,
+            12: self._socket, 24: self._bind, 37: self._listen,
+        }  # fmt: skip
+        """By enum MessageType of common.proto."""
+
+    def session(self, endpoint: str) -> str:
+        """Return the text of the ``--pod-init-config`` file that has all events sent there."""
+        return points.session(endpoint, self._points, ignore_missing=True)
+
+    def take(self, kind: int, payload: bytes) -> None:
+        """Take a message. Raises ValueError for one of another shape."""
+        act = self._acts.get(kind)
+        if act is not None:
+            # An event that comes again and again is parsed once.
+            event = (_parse_same if len(payload) <= _SAME else parse)(kind, payload)
+            act(event, payload)
+
+    def _room(self, *kept: str) -> bool:
+        """Whether there is room for one thing more, with these texts."""
+        size = sum(map(len, kept))
+        if self._kept >= MAX_KEPT or self._bytes + size > MAX_BYTES:
+            self._left_out += 1
+            return False
+        self._kept += 1
+        self._bytes += size
+        return True
+
+    # --- processes
+
+    def _start(self, _event: Event, payload: bytes) -> None:
+        # Start of container.proto: 4 is args. The context is that of no process.
+        argv = texts(payload, 4)
+        self._note(traced.Command(argv=argv, program=argv[0] if argv else "", process=1))
+
+    def _exec(self, event: Event, payload: bytes) -> None:
+        names = tuple(sorted({pair.partition("=")[0] for pair in texts(payload, 4)}))
+        argv, program = texts(payload, 3), event.text(2)
+        process = event.process
+        self._note(traced.Command(argv=argv, program=program, process=process, environment=names))
+
+    def _note(self, command: traced.Command) -> None:
+        if self._room(*command.argv, command.program, *command.environment):
+            self._commands.append(command)
+            self._last[command.process] = command.argv
+
+    def _named_exec(self, event: Event, _payload: bytes) -> None:
+        self._count(self._named, event.number(3))
+
+    def _clone(self, event: Event, _payload: bytes) -> None:
+        made = event.number(4)
+        if made != event.process and made not in self._parents and self._room():
+            self._parents[made] = event.process
+            self._last[made] = self._last.get(event.process, ())
+
+    def _exit(self, event: Event, _payload: bytes) -> None:
+        if event.thread == event.process:
+            self._held -= len(self._descriptors.pop(event.process, ()))
+
+    # --- files
+
+    def _open(self, event: Event, _payload: bytes) -> None:
+        number, flags = event.number(3), event.number(7)
+        if number == self._creat:
+            flags = _CREATES
+        path = whole(event.text(5) or event.cwd, event.text(6))
+        opened = self._opened(way_of(path, flags, event.error), event.process)
+        if not event.error:
+            self._count(self._named, number)
+            if opened is not None:
+                self._hold(event, opened)
+
+    def _hold(self, event: Event, what: Opened | str) -> None:
+        """Note the descriptor that a call returned."""
+        known = event.result in self._descriptors.get(event.process, ())
+        if not known and self._held >= MAX_KEPT:
+            self._left_out += 1
+            return
+        self._held += not known
+        self._descriptors.setdefault(event.process, {})[event.result] = what
+
+    def _opened(self, way: Way, process: int) -> Opened | None:
+        """Count a file that was opened so, and return it; None if there is no room."""
+        found = self._files.get(way)
+        if found is None:
+            if not self._room(way.path):
+                return None
+            found = self._files[way] = Opened(way, process)
+            if not way.error:
+                self._paths.add(way.path)
+        found.opened += 1
+        return found
+
+    def _close(self, event: Event, _payload: bytes) -> None:
+        number, path = event.number(4), event.text(5)
+        own = self._descriptors.get(event.process, {}).pop(number, None)
+        self._held -= own is not None
+        if isinstance(own, str) or not path.startswith("/"):
+            return
+        if own is not None:
+            own.closed += 1
+            if path in (own.way.path, own.way.path + _DELETED):
+                return
+            self._add(own.way._replace(path=path), event.process)
+        elif path not in self._paths and path.removesuffix(_DELETED) not in self._paths:
+            # A descriptor that was inherited or duplicated, or opened by a call without a path.
+            known = self._inherited(event.process, number)
+            if isinstance(known, Opened):
+                self._add(known.way._replace(path=path), event.process)
+            elif not path.startswith("/memfd:"):
+                self._add(
+                    Way(path, read=True, written=True, listed=False, created=False, error=""),
+                    event.process,
+                )
+
+    def _add(self, way: Way, process: int) -> None:
+        """Count a file whose path the sentry reported at a close."""
+        if (found := self._opened(way, process)) is not None:
+            found.closed += 1
+
+    def _inherited(self, process: int, number: int) -> Opened | str | None:
+        """Return the descriptor of a process or of the nearest one above that has it."""
+        for _ in range(100):
+            found = self._descriptors.get(process, {}).get(number)
+            if found is not None or not process:
+                return found
+            process = self._parents.get(process, 0)
+        return None
+
+    # --- the network
+
+    def _socket(self, event: Event, _payload: bytes) -> None:
+        kind = _KINDS.get(event.number(5) & 0xF, "")
+        if not event.error:
+            self._hold(event, kind)
+            self._has_datagrams |= kind in ("datagram", "raw") and event.number(4) in INTERNET
+
+    def _kind(self, event: Event) -> str:
+        known = self._inherited(event.process, event.number(4))
+        return known if isinstance(known, str) else ""
+
+    def _connect(self, event: Event, _payload: bytes) -> None:
+        address, kind = address_of(event.fields.get(6, b"")), self._kind(event)
+        key = (address, kind, event.error)
+        if address and key not in self._connections and self._room(address):
+            self._connections[key] = traced.Connection(
+                address=address, kind=kind, error=event.error, process=event.process
+            )
+
+    def _bind(self, event: Event, _payload: bytes) -> None:
+        kind = self._kind(event)
+        if kind == "datagram" or (kind == "stream" and not self._listens):
+            self._hears(event, event.fields.get(6, b""), kind)
+
+    def _listen(self, event: Event, _payload: bytes) -> None:
+        self._hears(event, event.fields.get(7, b""), _KINDS.get(event.number(9) & 0xF, ""))
+
+    def _hears(self, event: Event, address: int | bytes, kind: str) -> None:
+        shown = address_of(address)
+        one = traced.ListeningSocket(address=shown, kind=kind, process=event.process)
+        # A netlink socket, which glibc binds, is of another family.
+        listens = not event.error and shown and not shown.startswith("family")
+        if listens and one not in self._listeners and self._room(shown):
+            self._listeners[one] = None
+
+    def _call(self, event: Event, _payload: bytes) -> None:
+        """Count a call by its number; its fields are registers."""
+        number = event.number(4)
+        if number in self._sends:
+            # sendto(2) without an address, field 9, goes where the socket is connected to.
+            addressed = number != self._sendto or event.number(9)
+            self._datagrams += bool(self._has_datagrams and addressed)
+        elif not event.error:
+            self._count(self._raw, number)
+
+    def _count(self, counter: collections.Counter[int], number: int) -> None:
+        if number in self._opens or number in self._execs:
+            counter[number] += 1
+
+    # --- the result
+
+    def trace(self, *, dropped: int, broken: bool, ended: bool) -> traced.Trace:
+        """Return the trace. ``ended`` is whether the end of the first process was seen."""
+        unnamed = [
+            sum(max(0, self._raw[one] - self._named[one]) for one in numbers)
+            for numbers in (self._opens, self._execs)
+        ]
+        gaps = {
+            "the end of the first process was not seen": not ended,
+            f"{dropped} events were dropped": dropped,
+            "the sandbox sent what is no event": broken,
+            f"{self._left_out} events had no room: a trace has {MAX_KEPT} different entries, and "
+            f"{MAX_BYTES // 1024**2} MiB of text": self._left_out,
+            "files that were opened without a path that gVisor can report (a name that is no "
+            f"UTF-8, or openat2): {unnamed[0]}": unnamed[0],
+            "programs that may have been executed with a name, an argument or a variable that is "
+            f"no UTF-8, which gVisor cannot report: {unnamed[1]}": unnamed[1],
+        }
+        return traced.Trace(
+            files=tuple(
+                traced.File(
+                    **one.way._asdict(), process=one.process, confirmed=one.opened == one.closed
+                )
+                for one in self._files.values()
+            ),
+            executed=tuple(self._commands),
+            connections=tuple(self._connections.values()),
+            listeners=tuple(self._listeners),
+            datagrams=self._datagrams,
+            processes=tuple(
+                traced.TracedProcess(pid=pid, parent=parent, command=self._last.get(pid, ()))
+                for pid, parent in self._parents.items()
+            ),
+            dropped=dropped + self._left_out,
+            gaps=tuple(sentence for sentence, holds in gaps.items() if holds),
+        )

@@ -1,0 +1,250 @@
+"""The files, commands and connections of a real run, as gVisor's kernel reports them."""
+
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor import Gvisor, Trace, TraceError, UsageError, WorkloadTimeout, empty
+
+BUSY = """
+import os, socket, subprocess, sys
+os.mkdir("/tmp/work")
+os.chdir("/tmp/work")
+with open("made", "w") as file:
+    file.write("x")
+os.symlink("made", "link")
+open("link").close()
+folder = os.open("/tmp", os.O_RDONLY | os.O_DIRECTORY)
+os.close(os.open("work/made", os.O_RDWR, dir_fd=folder))
+os.close(folder)
+try:
+    open("/root/.ssh/id")
+except FileNotFoundError:
+    pass
+with socket.socket() as server, socket.socket() as client:
+    server.bind(("127.0.0.1", 4711))
+    server.listen()
+    client.connect(("127.0.0.1", 4711))
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as names:
+    try:
+        names.sendto(b"x", ("192.0.2.1", 53))
+    except OSError:
+        pass
+subprocess.run(["true", "with", "arguments"], env={"SECRET": "value"})
+if not os.fork():
+    os.open("/etc/hostname", os.O_RDONLY)
+    os._exit(0)
+os.wait()
+"""
+
+
+def python(gvisor: Gvisor, code: str, **more: float) -> Trace:
+    """The trace of a Python program that imports nothing by itself, and ends well."""
+    done = gvisor.run(["python3", "-I", "-S", "-c", code], trace=True, check=True, **more)  # type: ignore[arg-type]
+    assert done.trace is not None
+    return done.trace
+
+
+def test_a_run_has_no_trace_unless_it_is_asked_for(gvisor: Gvisor) -> None:
+    """And then it costs nothing."""
+    assert gvisor.run(["true"]).trace is None
+
+
+@pytest.mark.gvisor(trace=True)
+def test_the_marker_traces_each_run(gvisor: Gvisor) -> None:
+    """A call may do without; a warm sandbox has no trace, and does not take one for it."""
+    done = gvisor.run(["true"])
+    assert done.trace is not None
+    assert (done.trace.commands, done.trace.complete) == ([["true"]], True)
+    assert gvisor.run(["true"], trace=False).trace is None
+    with gvisor.sandbox() as box:
+        assert box.exec(["true"]).trace is None
+    with pytest.raises(UsageError, match="a warm sandbox has no trace"):
+        gvisor.sandbox(trace=True)
+
+
+def test_a_trace_tells_what_a_program_did(gvisor: Gvisor) -> None:
+    """The program reads, writes, creates, executes, connects, listens and forks."""
+    trace = python(gvisor, BUSY)
+    assert trace.complete, trace
+    assert trace.dropped == 0
+    assert trace.read == {"/tmp/work/link", "/tmp/work/made", "/etc/hostname"}
+    assert trace.written == {"/tmp/work/made"}
+    assert trace.commands == [["python3", "-I", "-S", "-c", BUSY], ["true", "with", "arguments"]]
+    made = trace.executed[1]
+    assert made.program.endswith("/true")
+    assert made.environment == ("SECRET",)
+    assert [one.parent for one in trace.processes] == [0, 1, 1]
+    assert [one.command[0] for one in trace.processes] == ["python3", "true", "python3"]
+    (connection,) = trace.connections
+    assert (connection.address, connection.kind) == ("127.0.0.1:4711", "stream")
+    assert (connection.error, connection.process) == ("", 1)
+    assert [one.address for one in trace.listeners] == ["127.0.0.1:4711"]
+    assert trace.datagrams == 1
+    files = {(one.path, one.error): one for one in trace.files}
+    assert files["/root/.ssh/id", "ENOENT"].read
+    assert files["/tmp/work/made", ""].confirmed
+    left_open = files["/etc/hostname", ""]
+    assert (left_open.confirmed, left_open.process) == (False, trace.processes[2].pid)
+
+
+def test_a_check_names_each_violation_and_its_process(gvisor: Gvisor) -> None:
+    """And passes where all is allowed."""
+    trace = python(gvisor, BUSY)
+    home = "/root/.ssh/id"
+    trace.check(
+        read=["/tmp/work/*", "/etc/hostname", home],
+        write=["/tmp/**"],
+        execute=["true"],
+        connect=["127.0.0.1:*", "datagrams"],
+    )
+    with pytest.raises(AssertionError) as caught:
+        trace.check(read=["/tmp/**"], write=[], execute=["/bin/*"], connect=[])
+    lines = str(caught.value).split("\n  ")[1:]
+    assert [line.partition(" (")[0].partition(",")[0] for line in lines[:2]] == [
+        f"read: {home}", "read: /etc/hostname",
+    ]  # fmt: skip
+    assert lines[0].startswith(f"read: {home} (ENOENT), by process 1 (python3 -I -S -c ")
+    assert lines[1].startswith(f"read: /etc/hostname, by process {trace.processes[2].pid} (python3")
+    assert lines[2].startswith("written, created: /tmp/work/made, by process 1 ")
+    assert lines[3].startswith("read, written: /tmp/work/made, by process 1 ")
+    assert "/true with arguments, by process 2 below 1 (python3" in lines[4]
+    assert lines[5].startswith("connected: 127.0.0.1:4711, by process 1 ")
+    assert lines[6] == "sent: 1 datagrams to addresses that are not known"
+    assert len(lines) == 7
+
+
+def test_a_strict_check_wants_each_file_confirmed(gvisor: Gvisor) -> None:
+    """A file that stays open until its process ends is not."""
+    python(gvisor, 'open("/etc/hostname").close()').check(strict=True)
+    left = python(gvisor, 'import os; os.open("/etc/hostname", os.O_RDONLY)')
+    left.check(read=["/etc/hostname"])
+    with pytest.raises(AssertionError, match=r"not confirmed, read: /etc/hostname, by process 1 "):
+        left.check(strict=True)
+
+
+HIDDEN = {
+    "name": r'os.symlink("/etc/hostname", b"/tmp/\xff"); os.open(b"/tmp/\xff", os.O_RDONLY)',
+    "folder": r'os.mkdir(b"/tmp/\xff"); os.chdir(b"/tmp/\xff"); os.open("/etc/hostname", 0)',
+    "argument": r'os.system(b"true \xff")',
+    "variable": r'os.spawnve(os.P_WAIT, "/bin/true", ["true"], {b"A": b"\xff"})',
+    "program": r'os.symlink("/bin/true", b"/tmp/\xff"); os.spawnv(0, b"/tmp/\xff", ["true"])',
+}
+
+
+@pytest.mark.parametrize("code", HIDDEN.values(), ids=HIDDEN)
+def test_an_event_that_gvisor_cannot_encode_makes_a_gap(gvisor: Gvisor, code: str) -> None:
+    """gVisor neither sends nor counts an event with a text that is no UTF-8."""
+    trace = python(gvisor, f"import os; {code}")
+    assert trace.dropped == 0
+    (gap,) = trace.gaps
+    assert "cannot report" in gap or "can report" in gap
+    with pytest.raises(TraceError, match="not complete"):
+        trace.check()
+
+
+def test_openat2_hides_nothing(gvisor: Gvisor) -> None:
+    """No event has its path: if the kernel has the call, the trace has a gap."""
+    trace = python(
+        gvisor,
+        "import ctypes; how = (ctypes.c_uint64 * 3)(0, 0, 0); number = 437\n"
+        'fd = ctypes.CDLL(None).syscall(number, -100, b"/etc/hostname", how, 24)\n'
+        'if fd < 0: open("/tmp/refused", "w").close()',
+    )
+    assert trace.complete == ("/tmp/refused" in trace.written)
+
+
+def test_a_name_of_a_process_hides_nothing(gvisor: Gvisor) -> None:
+    """No event has it, so one that is no UTF-8 keeps none back."""
+    trace = python(
+        gvisor,
+        'import ctypes; ctypes.CDLL(None).prctl(15, b"\\xff", 0, 0, 0); open("/etc/hostname")',
+    )
+    assert trace.complete
+    assert "/etc/hostname" in trace.read
+
+
+def test_a_message_that_is_too_large_is_a_drop(gvisor: Gvisor) -> None:
+    """gVisor cannot send 300 KB at once, and counts that. The check of such a trace is an error."""
+    trace = python(
+        gvisor, 'import os; os.spawnv(os.P_WAIT, "/bin/true", ["true", *["x" * 10**5] * 3])'
+    )
+    assert trace.dropped
+    assert f"{trace.dropped} events were dropped" in trace.gaps
+    with pytest.raises(TraceError, match="events were dropped"):
+        trace.check()
+
+
+def test_a_run_that_times_out_has_its_trace(gvisor: Gvisor) -> None:
+    """The error has the run, and that the trace."""
+    with pytest.raises(WorkloadTimeout) as caught:
+        gvisor.run(["sh", "-c", ": > /tmp/begun; exec sleep 60"], trace=True, timeout=2)
+    trace = caught.value.completed.trace
+    assert trace is not None
+    assert trace.written == {"/tmp/begun"}
+    assert trace.complete
+
+
+def test_many_opens_keep_little_memory(gvisor: Gvisor) -> None:
+    """The program opens 100 files 100,000 times, and 100 files are kept."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    trace = python(
+        gvisor,
+        "import os\nfor n in range(100_000): os.close(os.open(f'/tmp/{n % 100}', os.O_CREAT))",
+        timeout=300.0,
+    )
+    assert trace.complete
+    assert sum(one.created for one in trace.files) == 100
+    assert all(one.confirmed for one in trace.files if one.created)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before  # KiB
+    assert grown < 8 * 1024
+
+
+FLIPS = """
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static volatile char name[] = "/tmp/public";
+
+static void *flip(void *unused) {
+    for (;;) { name[5] = 's'; name[5] = 'p'; }
+    return unused;
+}
+
+int main(void) {
+    struct stat secret, found;
+    pthread_t thread;
+    int seen = 0;
+    close(open("/tmp/public", O_CREAT | O_RDWR, 0600));
+    close(open("/tmp/sublic", O_CREAT | O_RDWR, 0600));
+    stat("/tmp/sublic", &secret);
+    pthread_create(&thread, NULL, flip, NULL);
+    for (int count = 0; count < 3000; count++) {
+        int fd = open((char *)name, O_RDONLY);
+        fstat(fd, &found);
+        seen += found.st_ino == secret.st_ino;
+        close(fd);
+    }
+    printf("%d", seen);
+    return 0;
+}
+"""
+
+
+def test_a_name_that_another_thread_changes_is_known_at_its_close(
+    gvisor: Gvisor, compile_c: Callable[[str], Path]
+) -> None:
+    """The event of the open may have either name. The close has the file's own path."""
+    program = compile_c(FLIPS).read_bytes()
+    done = gvisor.run(["/flips"], rootfs=empty({"flips": program, "tmp/x": b""}), trace=True)
+    assert done.trace is not None
+    assert done.trace.complete
+    opened = {one.path: one for one in done.trace.files if one.read and not one.written}
+    assert ("/tmp/sublic" in opened) >= (int(done.stdout) > 0)
+    assert all(one.confirmed for one in opened.values())

@@ -1,0 +1,170 @@
+"""A trace as a value: its sets, its check, and how it is shown."""
+
+import sys
+
+import pytest
+
+from pytest_gvisor.base.errors import UsageError
+from pytest_gvisor.base.traced import Command, Connection, File, Trace, TracedProcess
+
+
+def read(path: str, **more: object) -> File:
+    """A file that was read."""
+    return File(**{"path": path, "read": True, "written": False, "confirmed": True, **more})  # type: ignore[arg-type]
+
+
+def wrote(path: str, **more: object) -> File:
+    """A file that was written."""
+    return read(path, **{"read": False, "written": True, **more})
+
+
+def violations(trace: Trace, **allowed: object) -> list[str]:
+    """The violations in the error of a check; none if it passes."""
+    try:
+        trace.check(**allowed)  # type: ignore[arg-type]
+    except AssertionError as error:
+        return str(error).split("\n  ")[1:]
+    return []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/usr/lib/x.so", "/usr", "/lib64/ld.so", "/bin/sh", "/etc/ld.so.cache",
+        "/etc/python3.11/x.py", "/app/__pycache__/x.pyc", f"{sys.prefix}/bin/python3",
+        f"{sys.prefix}/pyvenv.cfg",
+    ],
+)  # fmt: skip
+def test_paths_of_the_system_are_read_by_each_program(path: str) -> None:
+    """So they are left out of `read`, and of its check; `files` has them."""
+    trace = Trace(files=(read(path), read("/app/x")))
+    assert trace.read == {"/app/x"}
+    assert violations(trace, read=["/app/x"]) == []
+    assert path in {one.path for one in trace.files}
+
+
+@pytest.mark.parametrize("path", ["/usrx/a", "/app/usr/a", "/etc/passwd", "/home/a", "/library"])
+def test_other_paths_are_not_the_system_s(path: str) -> None:
+    """Only whole parts of a path count."""
+    assert Trace(files=(read(path),)).read == {path}
+
+
+def test_a_write_to_the_system_is_not_left_out() -> None:
+    """Few programs do that; byte code is left out."""
+    trace = Trace(files=(wrote("/usr/bin/python3"), wrote("/app/__pycache__/x.pyc")))
+    assert trace.written == {"/usr/bin/python3"}
+    assert len(violations(trace, write=[])) == 1
+
+
+def test_what_failed_was_neither_read_nor_written() -> None:
+    """The check has it: a program that looks for a key says so by the attempt."""
+    trace = Trace(files=(read("/k", error="ENOENT"), wrote("/w", error="EROFS")))
+    assert trace.read == trace.written == frozenset()
+    assert violations(trace, read=[], write=[]) == [
+        "read: /k (ENOENT), by process 1", "written: /w (EROFS), by process 1",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "matches"),
+    [
+        ("/a/**", "/a/b/c", True),
+        ("/a/**", "/a", True),
+        ("/a/**", "/ab", False),
+        ("/a/*", "/a/b", True),
+        ("/a/*", "/a/b/c", False),
+        ("/a/**/c", "/a/c", True),
+        ("/a/**/c", "/a/x/y/c", True),
+        ("/a/?", "/a/b", True),
+        ("/a/?", "/a//", False),
+        ("**", "/x\ny", True),
+        ("/[a]", "/[a]", True),
+        ("/[a]", "/a", False),
+        ("/a.b", "/axb", False),
+    ],
+)
+def test_a_pattern_of_paths(pattern: str, path: str, matches: bool) -> None:
+    """A star ends at a slash, two do not, and nothing else is special."""
+    assert (violations(Trace(files=(read(path),)), read=["/no", pattern]) == []) == matches
+
+
+def test_a_pattern_of_programs_may_be_a_name() -> None:
+    """The file that was executed has that name; argv[0] is what the caller likes."""
+    first = Command(argv=("sh",), program="sh", process=1)
+    lie = Command(argv=("true",), program="/usr/bin/curl", process=2)
+    trace = Trace(
+        executed=(first, lie),
+        processes=(
+            TracedProcess(pid=1, parent=0, command=("sh",)),
+            TracedProcess(pid=2, parent=1, command=("true",)),
+        ),
+    )
+    for allowed in (["curl"], ["/usr/bin/*"], ["c*"]):
+        assert violations(trace, execute=allowed) == []
+    for allowed in ([], ["true"], ["/curl"]):
+        (line,) = violations(trace, execute=allowed)
+        assert line == "executed: /usr/bin/curl, by process 2 below 1 (sh)"
+
+
+def test_none_allows_all_and_an_empty_list_nothing() -> None:
+    """The default is to look at nothing."""
+    trace = Trace(
+        files=(read("/a"), wrote("/a")),
+        connections=(Connection(address="[::1]:80", kind="stream", process=3),),
+        datagrams=2,
+    )
+    assert violations(trace) == []
+    assert len(violations(trace, read=[])) == len(violations(trace, write=[])) == 1
+    assert violations(trace, connect=[]) == [
+        "connected: [::1]:80, by process 3",
+        "sent: 2 datagrams to addresses that are not known",
+    ]
+    assert violations(trace, connect=["[::1]:*", "datagrams"]) == []
+
+
+def test_a_text_in_place_of_a_list_is_an_error() -> None:
+    """Its letters would be patterns."""
+    with pytest.raises(UsageError, match="a list of patterns"):
+        Trace().check(read="/app/**")
+
+
+def test_a_strict_check_counts_files_of_the_system_too() -> None:
+    """A lie may name any file; a folder, and a file that could not be opened, hold nothing."""
+    trace = Trace(
+        files=(
+            read("/usr/a", confirmed=False),
+            read("/b", confirmed=False, error="ENOENT"),
+            read("/c", confirmed=False, read=False, listed=True),
+        )
+    )
+    assert violations(trace, read=["/b"], strict=True) == [
+        "not confirmed, read: /usr/a, by process 1"
+    ]
+
+
+def test_untrusted_text_is_shown_in_one_line_of_its_own() -> None:
+    """A newline in a name forges no line, and nothing moves the cursor."""
+    evil = "/x\n  read: /forged\t\x1b[2J\u202e"
+    trace = Trace(files=(read(evil),), gaps=())
+    (line,) = violations(trace, read=[])
+    assert line == "read: /x\\n  read: /forged\\t\\x1b[2J\\u202e, by process 1"
+    assert str(trace).split("\n")[1:] == [f"  {line}"]
+
+
+def test_much_is_shown_in_part() -> None:
+    """A thousand lines, and how many more there are."""
+    trace = Trace(files=tuple(read(f"/{number}") for number in range(1500)))
+    assert violations(trace, read=[])[-1] == "… and 500 more"
+    assert str(trace).split("\n")[-1] == "  … and 500 more"
+    assert len(violations(Trace(files=(read("/" + "x" * 10_000),)), read=[])[0]) < 400
+
+
+def test_a_short_form_has_the_counts_and_the_gaps() -> None:
+    """pytest shows this form of ``assert done.trace.complete``."""
+    assert repr(Trace()) == "<Trace read=0 written=0 commands=0 connections=0 processes=0>"
+    trace = Trace(files=(read("/a"),), gaps=("3 events were dropped",))
+    assert repr(trace) == (
+        "<Trace read=1 written=0 commands=0 connections=0 processes=0 NOT COMPLETE: 3 events were "
+        "dropped>"
+    )
+    assert not trace.complete

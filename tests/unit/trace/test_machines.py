@@ -1,0 +1,29 @@
+"""The machines whose system calls can be traced."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from pytest_gvisor.base.errors import TraceError
+from pytest_gvisor.trace import points
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_each_machine_of_gvisor_has_its_numbers(
+    monkeypatch: pytest.MonkeyPatch, machine: str
+) -> None:
+    """arm64 has no open and no creat."""
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine=machine))
+    found = points.calls()
+    assert {*points.EXECS, *points.SENDS, "openat", "openat2"} <= found.keys()
+    assert len({*found.values()}) == len(found)
+    wanted = [one.name for one in points.wanted(found)]
+    assert ("syscall/open/exit" in wanted) == (machine == "x86_64")
+
+
+def test_another_machine_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names it."""
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="riscv64"))
+    with pytest.raises(TraceError, match="riscv64 cannot be traced"):
+        points.calls()

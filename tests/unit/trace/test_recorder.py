@@ -1,0 +1,392 @@
+"""Events become a trace: folded, bounded, and whole or with gaps that it names."""
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import struct
+import sys
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_gvisor.base.errors import TraceError
+from pytest_gvisor.base.traced import (
+    Command,
+    Connection,
+    File,
+    ListeningSocket,
+    Trace,
+    TracedProcess,
+)
+from pytest_gvisor.trace import points, recorder
+from pytest_gvisor.trace.recorder import Recorder
+from tests.fakes import events
+from tests.fakes.events import field
+
+READ, WRITE, BOTH = os.O_RDONLY, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, os.O_RDWR
+ASKED = [*points.USUAL, *points.wanted(points._CALLS["x86_64"])]
+NEW = {one.name: one.context + one.optional for one in ASKED}
+OLD = {name: fields for name, fields in NEW.items() if name != points.LISTEN}
+
+
+@pytest.fixture(autouse=True)
+def on_x86_64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The events below have that machine's numbers of system calls."""
+    monkeypatch.setattr(points, "calls", lambda: points._CALLS["x86_64"])
+
+
+def made(
+    *messages: tuple[int, bytes], known: Mapping[str, Collection[str]] = NEW, **more: Any
+) -> Trace:
+    """The trace of these messages, from a run that went well unless ``more`` says otherwise."""
+    one = Recorder(known, "20260905.0")
+    for kind, payload in messages:
+        one.take(kind, payload)
+    return one.trace(**{"dropped": 0, "broken": False, "ended": True, **more})
+
+
+def internet(address: str, port: int) -> bytes:
+    """A sockaddr_in."""
+    return struct.pack("<H", socket.AF_INET) + struct.pack(">H", port) + socket.inet_aton(address)
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "whole"),
+    [
+        (b"/a/b", {}, "/a/b"),
+        (b"b", {}, "/work/b"),
+        (b"../b//c/.", {}, "/b/c"),
+        (b"/..//a", {}, "/a"),
+        (b"//a", {}, "/a"),
+        (b"b", {"folder": b"/x"}, "/x/b"),
+        (b"/a", {"folder": b"/x"}, "/a"),
+        (b".", {"cwd": b"/"}, "/"),
+    ],
+)
+def test_a_path_is_made_whole(path: bytes, more: dict[str, Any], whole: str) -> None:
+    """From the folder whose descriptor the call had, or from the current one."""
+    trace = made((7, events.opened(path, READ, **more)))
+    assert [one.path for one in trace.files] == [whole]
+
+
+@pytest.mark.parametrize(
+    ("flags", "ways"),
+    [
+        (READ, {"read"}),
+        (os.O_WRONLY, {"written"}),
+        (BOTH, {"read", "written"}),
+        (WRITE, {"written", "created"}),
+        (READ | os.O_TRUNC, {"read", "written"}),
+        (READ | os.O_DIRECTORY, {"listed"}),
+        (os.O_TMPFILE | os.O_RDWR, {"read", "written"}),
+        (os.O_PATH, set()),
+    ],
+)
+def test_a_file_has_the_ways_in_which_it_was_opened(flags: int, ways: set[str]) -> None:
+    """By the flags of the call; a folder that is listed and O_PATH are neither."""
+    (one,) = made((7, events.opened(b"/f", flags))).files
+    assert {name for name in ("read", "written", "listed", "created") if getattr(one, name)} == ways
+
+
+def test_creat_has_no_flags() -> None:
+    """The call itself creates, empties and writes."""
+    (one,) = made((7, events.opened(b"/f", 0, number=85)), (6, events.raw(85))).files
+    assert (one.read, one.written, one.created) == (False, True, True)
+
+
+def test_equal_opens_are_one_file() -> None:
+    """A set of paths, not a list of opens; the first process that opened it so is named."""
+    trace = made(
+        *[(7, events.opened(b"/f", READ, process=2)), (7, events.opened(b"/f", READ, 4))] * 50,
+        (7, events.opened(b"/f", READ, error=errno.EACCES)),
+        (7, events.opened(b"/f", os.O_WRONLY)),
+    )
+    assert [(one.read, one.error, one.process) for one in trace.files] == [
+        (True, "", 2), (True, "EACCES", 1), (False, "", 1),
+    ]  # fmt: skip
+    assert trace.read == trace.written == {"/f"}
+
+
+@pytest.mark.parametrize("path", [b"/f", b"/f (deleted)"])
+def test_a_close_with_the_same_path_confirms(path: bytes) -> None:
+    """The file may have been removed meanwhile."""
+    trace = made((7, events.opened(b"/f", READ)), (8, events.closed(3, path)))
+    assert trace.files == (File(path="/f", read=True, written=False, confirmed=True),)
+
+
+def test_a_close_with_another_path_is_a_file_more() -> None:
+    """A link, or a lie: the name that the call had is kept, and the path that was opened added."""
+    trace = made((7, events.opened(b"/link", WRITE)), (8, events.closed(3, b"/real")))
+    assert [(one.path, one.written, one.confirmed) for one in trace.files] == [
+        ("/link", True, True), ("/real", True, True),
+    ]  # fmt: skip
+
+
+def test_each_open_has_to_be_closed() -> None:
+    """A descriptor that is left open is not confirmed by another's close, nor by a child's."""
+    again = [(7, events.opened(b"/f", READ)), (7, events.opened(b"/f", READ, 4))]
+    (one,) = made(*again, (2, events.cloned(2)), (8, events.closed(3, b"/f")),
+                  (8, events.closed(4, b"/f", process=2))).files  # fmt: skip
+    assert not one.confirmed
+    (one,) = made(*again, (8, events.closed(3, b"/f")), (8, events.closed(4, b"/f"))).files
+    assert one.confirmed
+
+
+def test_a_child_closes_its_parent_s_descriptor() -> None:
+    """The path that the sentry tells there has the ways in which the parent opened it."""
+    trace = made(
+        (7, events.opened(b"/link", READ)),
+        (2, events.cloned(2)),
+        (2, events.cloned(3, process=2)),
+        (8, events.closed(3, b"/real", process=3)),
+    )
+    assert trace.read == {"/link", "/real"}
+    assert not trace.written
+
+
+def test_a_descriptor_from_nowhere_may_have_been_read_and_written() -> None:
+    """Nothing tells how a file was opened that came by openat2, or that was duplicated."""
+    trace = made((8, events.closed(9, b"/real")), (8, events.closed(8, b"/real")))
+    assert trace.read == trace.written == {"/real"}
+
+
+@pytest.mark.parametrize(
+    "path", [b"pipe:[1]", b"socket:[3]", b"host:[2]", b"/memfd:x (deleted)", b""]
+)
+def test_what_is_no_file_is_none(path: bytes) -> None:
+    """Pipes, sockets, files in memory, and descriptors that are closed twice."""
+    assert made((8, events.closed(3, path))).files == ()
+
+
+def test_commands_are_those_that_were_executed() -> None:
+    """The names of variables, not their values; and the first process's, which a start tells."""
+    start = field(1, field(1, 7)) + field(2, b"id") + field(4, b"sh") + field(4, b"-c")
+    trace = made(
+        (1, start),
+        (2, events.cloned(2)),
+        (3, events.executed([b"true", b"x"], b"/bin/true", 2, (b"B=1", b"A=secret"))),
+        (2, events.cloned(3, process=2)),
+    )
+    assert trace.commands == [["sh", "-c"], ["true", "x"]]
+    assert trace.executed == (
+        Command(argv=("sh", "-c"), program="sh", process=1),
+        Command(argv=("true", "x"), program="/bin/true", process=2, environment=("A", "B")),
+    )
+    assert trace.processes == (
+        TracedProcess(pid=1, parent=0, command=("sh", "-c")),
+        TracedProcess(pid=2, parent=1, command=("true", "x")),
+        TracedProcess(pid=3, parent=2, command=("true", "x")),
+    )
+
+
+def test_a_thread_is_no_process() -> None:
+    """A clone within the same group."""
+    thread = events.context() + field(3, 2) + field(4, 1)
+    assert [one.pid for one in made((2, thread)).processes] == [1]
+
+
+@pytest.mark.parametrize(
+    ("sockaddr", "shown"),
+    [
+        (internet("10.0.0.1", 443), "10.0.0.1:443"),
+        (b"\x0a\0\0\x50" + bytes(4) + bytes(15) + b"\x01" + bytes(4), "[::1]:80"),
+        (b"\x01\0/run/x\0\0", "unix:/run/x"),
+        (b"\x01\0\0name", "unix:@name"),
+        (b"\x01\0", "unix:"),
+        (b"\x10\0" + bytes(10), "family 16"),
+    ],
+)
+def test_a_connection_has_an_address(sockaddr: bytes, shown: str) -> None:
+    """The address is a text, beside the kernel's answer."""
+    trace = made((10, events.on_socket(sockaddr, 5, error=errno.EINPROGRESS)))
+    assert trace.connections == (
+        Connection(address=shown, kind="", error="EINPROGRESS", process=1),
+    )
+
+
+@pytest.mark.parametrize("sockaddr", [b"", b"\0\0", internet("1.2.3.4", 1)[:6], b"\x0a\0\0\x50"])
+def test_no_address_is_no_connection(sockaddr: bytes) -> None:
+    """A connect that disconnects, and one whose address is cut short."""
+    assert made((10, events.on_socket(sockaddr, 5))).connections == ()
+
+
+def test_a_listener_is_known_by_listen_or_by_bind() -> None:
+    """Releases before 2026 have no event for listen."""
+    address = internet("0.0.0.0", 80)
+    bound = [
+        (12, events.made_socket(socket.AF_INET, socket.SOCK_STREAM, 5)),
+        (24, events.on_socket(address, 5)),
+    ]
+    listen = events.context() + events.ended() + field(4, 5) + field(7, address) + field(9, 1)
+    one = ListeningSocket(address="0.0.0.0:80", kind="stream", process=1)
+    assert made(*bound).listeners == ()
+    assert made(*bound, (37, listen)).listeners == (one,)
+    assert made(*bound, known=OLD).listeners == (one,)
+
+
+def test_datagrams_are_counted() -> None:
+    """Calls that name an address, or may, count once there is a socket that sends datagrams."""
+    sends = [
+        (6, events.raw(44, address=7)),
+        (6, events.raw(44)),
+        (6, events.raw(46)),
+        (6, events.raw(307)),
+    ]
+    stream = (12, events.made_socket(socket.AF_INET, socket.SOCK_STREAM, 5))
+    datagram = (12, events.made_socket(socket.AF_INET, socket.SOCK_DGRAM, 5))
+    bound = (24, events.on_socket(internet("0.0.0.0", 53), 5))
+    assert made(stream, *sends).datagrams == 0
+    trace = made(datagram, bound, *sends)
+    assert trace.datagrams == 3
+    assert trace.listeners == (ListeningSocket(address="0.0.0.0:53", kind="datagram", process=1),)
+
+
+def test_an_event_that_gvisor_cannot_encode_is_a_gap() -> None:
+    """The call by its number arrives, and the one with its texts does not."""
+    assert made((6, events.raw(257)), (7, events.opened(b"/f", READ))).complete
+    assert made((6, events.raw(257, error=2))).complete
+    assert made((6, events.raw(437, error=errno.ENOSYS))).complete
+    (gap,) = made((6, events.raw(257)), (6, events.raw(437))).gaps
+    assert gap.startswith("files that were opened without a path that gVisor can report")
+    assert gap.endswith(": 2")
+    named = events.context() + field(3, 59)
+    assert made((6, field(4, 59)), (11, named)).complete
+    (gap,) = made((6, field(4, 59)), (6, field(4, 59)), (11, named)).gaps
+    assert gap.endswith("which gVisor cannot report: 1")
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"dropped": 3}, "3 events were dropped"),
+        ({"broken": True}, "no event"),
+        ({"ended": False}, "the end of the first process was not seen"),
+    ],
+)
+def test_a_trace_with_a_gap_says_so(more: dict[str, Any], words: str) -> None:
+    """Such a trace is not complete, and its check is an error."""
+    trace = made((7, events.opened(b"/f", READ)), **more)
+    assert not trace.complete
+    assert words in repr(trace)
+    assert trace.dropped == more.get("dropped", 0)
+    with pytest.raises(TraceError, match=words):
+        trace.check()
+
+
+@pytest.mark.parametrize(
+    ("limit", "value"), [("MAX_KEPT", 20), ("MAX_BYTES", 120)], ids=["entries", "bytes"]
+)
+def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
+    """A hostile sentry may send anything for ever; the trace then says that it is not complete."""
+    monkeypatch.setattr(recorder, limit, value)
+    one = Recorder(NEW, "20260905.0")
+    for number in range(100):
+        path = b"/%03d" % number
+        one.take(7, events.opened(path, READ, number, process=number + 1))
+        one.take(8, events.closed(7, path + b"x", process=number + 1))
+        one.take(2, events.cloned(number + 2))
+        one.take(3, events.executed([path], path, number))
+        one.take(10, events.on_socket(b"\x01\0" + path, number))
+        one.take(12, events.made_socket(2, 1, number, process=number))
+        one.take(6, events.raw(number))
+        one.take(11, events.context() + field(3, 1000 + number))
+    held = sum(map(len, one._descriptors.values()))
+    assert held == one._held <= recorder.MAX_KEPT
+    trace = one.trace(dropped=0, broken=False, ended=True)
+    kept = [*trace.files, *trace.executed, *trace.connections, *trace.processes[1:]]
+    assert 0 < len(kept) == one._kept <= recorder.MAX_KEPT
+    assert len(one._raw) + len(one._named) < 20
+    assert "had no room" in trace.gaps[0]
+    assert trace.dropped > 100
+
+
+def test_an_exit_forgets_the_descriptors_of_a_process() -> None:
+    """The end of its main thread is one; that of another thread is none."""
+    one = Recorder(NEW, "20260905.0")
+    one.take(7, events.opened(b"/f", READ, process=2))
+    one.take(5, events.context(process=2, thread=3))
+    assert one._held == 1
+    one.take(5, events.context(process=2))
+    assert (one._held, one._descriptors) == (0, {})
+
+
+def test_many_opens_of_few_files_keep_little() -> None:
+    """100,000 opens of 100 files take no more room than 100."""
+    one = Recorder(NEW, "20260905.0")
+    payloads = [
+        (events.opened(b"/tmp/%d" % number, BOTH), events.closed(3, b"/tmp/%d" % number))
+        for number in range(100)
+    ]
+    for _ in range(1000):
+        for opened, closed in payloads:
+            one.take(7, opened)
+            one.take(8, closed)
+    assert (one._kept, one._held, len(one._files)) == (100, 0, 100)
+    assert sys.getsizeof(one._files) < 20_000
+
+
+KINDS = st.sampled_from([1, 2, 3, 5, 6, 7, 8, 10, 11, 12, 24, 37, 77])
+parts = st.one_of(st.integers(0, 2**64 - 1), st.binary(max_size=40))
+values = st.dictionaries(st.integers(1, 12), st.one_of(parts, parts.map(lambda one: field(1, one))))
+
+
+@given(st.lists(st.tuples(KINDS, st.one_of(st.binary(max_size=200), values.map(
+    lambda found: b"".join(field(*one) for one in found.items()))))))  # fmt: skip
+def test_any_messages_are_a_trace_or_a_value_error(messages: list[tuple[int, bytes]]) -> None:
+    """And the trace can be shown, with nothing in it that moves a cursor."""
+    numbers = points._CALLS["x86_64"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(points, "calls", lambda: numbers)
+        one = Recorder(NEW, "20260905.0")
+    for kind, payload in messages:
+        with contextlib.suppress(ValueError):
+            one.take(kind, payload)
+    trace = one.trace(dropped=0, broken=False, ended=True)
+    assert all(line.isprintable() for line in f"{trace}\n{trace!r}".split("\n"))
+
+
+def test_the_session_asks_for_the_points_that_the_binary_has() -> None:
+    """A release without listen is not asked for it."""
+    session = json.loads(Recorder(OLD, "20240729.0").session('/a "b"\\'))["trace_session"]
+    asked = {one["name"]: one for one in session["points"]}
+    assert [*asked] == [*OLD]
+    opens = asked["syscall/openat/exit"]
+    assert opens["context_fields"] == ["thread_id", "group_id", "cwd"]
+    assert opens["optional_fields"] == ["fd_path"]
+    assert session["ignore_missing"] is True
+    assert session["sinks"][0]["config"]["endpoint"] == '/a "b"\\'
+
+
+def test_a_binary_without_a_point_or_a_field_cannot_trace() -> None:
+    """The error names each: without a folder's path, a path would be made of another."""
+    few = {name: fields for name, fields in NEW.items() if name != "sentry/execve"}
+    few["syscall/openat/exit"] = ("thread_id", "group_id", "cwd")
+    missing = r"20240729.0 cannot trace: it does not have sentry/execve, syscall/openat/exit\n"
+    with pytest.raises(TraceError, match=missing):
+        Recorder(few, "20240729.0")
+
+
+def test_the_usual_session_is_that_of_each_run() -> None:
+    """The configuration has one session, two points and one required remote sink."""
+    session = json.loads(points.session('/a "b"\\'))["trace_session"]
+    assert session["name"] == "Default"
+    assert [one["name"] for one in session["points"]] == ["container/start", "sentry/task_exit"]
+    (sink,) = session["sinks"]
+    assert sink["name"] == "remote"
+    assert sink["config"]["endpoint"] == '/a "b"\\'
+    assert not sink.get("ignore_setup_error")
+
+
+def test_the_answer_of_a_binary_has_points_with_fields() -> None:
+    """Other lines have none."""
+    answer = (
+        "POINTS (2)\nName: a/b, optional fields: [x|y], context fields: [time]\n"
+        "Name: c, optional fields: [], context fields: [cwd]\n\nSINKS (1)\nName: null\n"
+    )
+    assert points.parse(answer) == {"a/b": {"x", "y", "time"}, "c": {"", "cwd"}}
+    assert points.parse("unknown command") == {}
