@@ -213,10 +213,10 @@ class Worker:
     def _full_report(self, message: dict[str, Any], item: pytest.Item) -> pytest.TestReport:
         report = reports.revive(self._config, message, item, self._bounds)
         if report.failed:
-            if hint := environment.hint(message.get("missed"), self._inside.held_back):
+            texts = [report.longreprtext, *(text for _title, text in report.sections)]
+            if hint := environment.hint(message.get("missed"), self._inside.held_back, texts):
                 report.sections.append(("gvisor: environment", hint))
             # Of the files that a failure names, the host may have some.
-            texts = [report.longreprtext, *(text for _title, text in report.sections)]
             if told := self._explain(texts):
                 report.sections.append(("gvisor: files", told))
         return report

@@ -1,4 +1,4 @@
-"""Remedies for a workload that lacks a program, a file, a folder or a network of the host.
+"""Remedies for a workload that lacks something of the host: a program, a file, a network.
 
 Each is for pasting: into the call, after a command, or into a test.
 """
@@ -13,7 +13,8 @@ import re
 import shlex
 import shutil
 import stat
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from pytest_gvisor.base.errors import ProgramNotStarted
@@ -45,6 +46,21 @@ NO_NETWORK = re.compile(
     r"|network is unreachable|connection refused"
 )
 """Failures that a sandbox without a network makes."""
+
+NO_DATABASE = "unable to open database file"
+"""The message of sqlite for a folder that is not there. It names no path."""
+
+_LOADER_PATH = "LD_LIBRARY_PATH"
+# As Python and the loaders of glibc and musl write it.
+_SEARCHED = (
+    (re.compile(r"No module named '(\w+)"), "PYTHONPATH", ("", ".py")),
+    (
+        re.compile(r"([\w.+-]+\.so[.\d]*): (?:cannot open shared object|No such file)"),
+        _LOADER_PATH,
+        ("",),
+    ),
+)
+_MOST_SEARCHED = 4
 
 
 class Asker(NamedTuple):
@@ -87,11 +103,14 @@ def hint(
     """Return what a failed workload may lack of the host, with the remedy; or nothing.
 
     First its arguments count. A relative name counts if it has a suffix or a folder: `echo tests`
-    means no file. Then ``stderr`` counts. A file that other users may not read does not count:
-    nobody is advised to show a sandbox a secret.
+    means no file. Then ``stderr`` counts, with the modules and libraries that it names. A file that
+    other users may not read does not count: nobody is advised to show a sandbox a secret.
     """
     if spec is not None and (found := look(lambda: _lacks(spec, asker, stderr), "")):
         return found
+    if NO_DATABASE in stderr:
+        folder = _words(asker, mounts={"FOLDER": "FOLDER:rw"})
+        return f"If the database lies in a folder of the host, {_add(folder, asker)}."
     if networked or not NO_NETWORK.search(stderr):
         return ""
     option = "network='host'" if asker.call else "--network host"
@@ -101,18 +120,46 @@ def hint(
     )
 
 
+def searched(text: str) -> Iterator[tuple[str, str, str]]:
+    """Yield where a module or a library that a failure lacks may be on the host.
+
+    That is the variable for its folder, the folder, and the path.
+    """
+    folders = {"PYTHONPATH": sys.path, _LOADER_PATH: os.environ.get(_LOADER_PATH, "").split(":")}
+    for pattern, variable, ends in _SEARCHED:
+        names = [*dict.fromkeys(pattern.findall(text))][:_MOST_SEARCHED]
+        for name, folder in itertools.product(names, filter(os.path.isabs, folders[variable])):
+            yield from ((variable, folder, f"{folder}/{name}{end}") for end in ends)
+
+
 def _lacks(spec: Spec, asker: Asker, stderr: str) -> str:
     for word in spec.process.args:
         if word.startswith("-") or "\0" in word or len(word) > _LONGEST:
             continue
         if ("/" in word or "." in word) and (found := _on_the_host_alone(word, spec, asker)):
             return found
-    lines = (line for line in stderr.splitlines() if _ABSENT.search(line))
+    lines = [line for line in stderr.splitlines() if _ABSENT.search(line)]
+    if NO_DATABASE in stderr:
+        lines = [*stderr.splitlines(), *spec.process.args]
     paths = dict.fromkeys(path for line in lines for path in _PATH.findall(line[:_LONGEST]))
     for path in itertools.islice(paths, _MOST_PATHS):
         if found := _on_the_host_alone(path, spec, asker) or _no_folder(path, spec, asker):
             return found
-    return ""
+    here = (found for found in searched(stderr) if os.path.isdir(found[2]) or _is_public(found[2]))
+    return next(filter(None, (_by_variable(*found, spec, asker) for found in here)), "")
+
+
+def _by_variable(variable: str, folder: str, path: str, spec: Spec, asker: Asker) -> str:
+    """Return a sentence on a file that programs find by a variable, or nothing."""
+    target = path if folder == os.path.expanduser("~") else folder
+    real = os.path.realpath(target)
+    mounts = {} if _is_shown(path, spec) else {real: target}
+    if danger(real):
+        return ""
+    return (
+        f'"{escape(path)}" is not found in the sandbox. To have it found as here, '
+        f"{_add(_words(asker, mounts=mounts, env={variable: folder}), asker)}."
+    )
 
 
 def not_found(
@@ -154,7 +201,7 @@ def _no_cwd(cwd: str, spec: Spec, asker: Asker) -> str:
         return ""
     return (
         f'cwd="{escape(cwd)}" is a folder here, and an empty one in the sandbox. To show it, '
-        f"{_add(_mount(os.path.realpath(cwd), cwd, asker), asker)}."
+        f"{_add(_words(asker, mounts={os.path.realpath(cwd): cwd}), asker)}."
     )
 
 
@@ -189,7 +236,7 @@ def _told(path: str, spec: Spec, asker: Asker, word: str = "/") -> str:
         source, target = above, folder
     told = f'"{escape(path)}" exists here but not in the sandbox.'
     cwd = "" if os.path.isabs(word) or spec.process.cwd == here else here
-    show = _add(_mount(source, target, asker, cwd), asker)
+    show = _add(_words(asker, mounts={source: target}, cwd=cwd), asker)
     told += f" To show it, {show}"
     project = asker.project
     # It starts in the root folder then, where a relative name has to mean the same file.
@@ -206,12 +253,17 @@ def _add(words: str, asker: Asker) -> str:
     return f"add {words} to {asker.call}" if asker.call else f"add {words}"
 
 
-def _mount(source: str, target: str, asker: Asker, cwd: str = "", mode: str = "") -> str:
-    """Return the arguments of a call, or the options of ``pytest-gvisor run``, for a mount."""
+def _words(
+    asker: Asker, *, mounts: Mapping[str, str], cwd: str = "", env: Mapping[str, str] | None = None
+) -> str:
+    """Return the arguments of a call, or the options of ``pytest-gvisor run``."""
     if asker.call:
-        return f"mounts={{{source!r}: {target + mode!r}}}" + (f", cwd={cwd!r}" if cwd else "")
-    words = ["--mount", f"{source}:{target}{mode}", *(["--cwd", cwd] if cwd else [])]
-    return escape(shlex.join(words))
+        given = {"mounts": mounts, "cwd": cwd, "env": env}
+        return ", ".join(f"{name}={value!r}" for name, value in given.items() if value)
+    options = [("--mount", f"{source}:{target}") for source, target in mounts.items()]
+    options += [("--cwd", cwd)] if cwd else []
+    options += [("--env", f"{name}={value}") for name, value in (env or {}).items()]
+    return escape(shlex.join(itertools.chain(*options)))
 
 
 def _no_folder(path: str, spec: Spec, asker: Asker) -> str:
@@ -224,7 +276,7 @@ def _no_folder(path: str, spec: Spec, asker: Asker) -> str:
         return ""
     return (
         f'"{escape(folder)}" is a folder here, and not in the sandbox. To write to it, '
-        f"{_add(_mount(real, folder, asker, mode=':rw'), asker)}."
+        f"{_add(_words(asker, mounts={real: f'{folder}:rw'}), asker)}."
     )
 
 

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pytest_gvisor.base.errors import InsideError, UsageError
-from pytest_gvisor.base.settings import Platform
+from pytest_gvisor.base.settings import Network, Platform
 from pytest_gvisor.oci import defaults
 from pytest_gvisor.oci.rootfs import HostRootfs, host_system
 from pytest_gvisor.oci.spec import Spec, UserSpec
-from pytest_gvisor.run.not_started import Asker, not_found, not_loaded
+from pytest_gvisor.run.capture import Capture
+from pytest_gvisor.run.not_started import TAIL, Asker, hint, not_found, not_loaded
 from pytest_gvisor.run.request import Request
 from pytest_gvisor.run.workload import Workload
 
@@ -44,6 +45,9 @@ class Command:
     runsc: str
     """The sandbox's own command line."""
 
+    networked: bool = True
+    """Whether the sandbox has a network."""
+
     spec: Spec | None = None
     """The sandbox's own specification."""
 
@@ -61,6 +65,14 @@ class Command:
         if errno == errno_names.ENOENT and self.cwd != "/":
             message += f", or the folder cwd={self.cwd!r} was not"
         return InsideError(message, errno=errno, next_step=step)
+
+    def hint(self, output: Capture) -> str:
+        """Return what the program may lack of the host, if it has failed with this output."""
+        if (spec := self.spec) is not None:
+            process = dataclasses.replace(spec.process, args=self.args, cwd=self.cwd)
+            spec = dataclasses.replace(spec, process=process)
+        stderr = output.last(TAIL).decode("utf-8", "replace")
+        return hint(spec, _ASKER, stderr=stderr, networked=self.networked)
 
     def _path(self) -> list[str]:
         """Return the folders of its PATH."""
@@ -108,6 +120,7 @@ def command(
         max_output=request.settings.max_output,
         platform=request.platform,
         runsc=runsc,
+        networked=request.settings.network is not Network.NONE,
         spec=spec,
         repeat={k: v for k, v in repeat.items() if v is not None},
     )

@@ -331,6 +331,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
             platform=self._command.platform,
             outcome=outcome,
             exact=not self._ran_out,
+            hint=self._command.hint(self._streams[2].capture) if code else "",
             command=self._command.runsc,
             settings=self._command.repeat,
         )

@@ -26,13 +26,17 @@ PROJECT = (
 )
 
 
-def tried(project: Project, args: str, prepare: str, told: str) -> None:
-    """Check the hint of a failing call, and that the call passes with what the hint adds to it."""
+def tried(project: Project, args: str, prepare: str, told: str, **filled: str) -> None:
+    """Check the hint of a failing call, and that the call passes with what the hint adds to it.
+
+    A word that the reader has to fill in is replaced.
+    """
     ran = project.test(TEST.format(prepare=prepare, args=args)).run().ends(failed=1)
     assert re.search(rf"^(E +)?{re.escape(told)}$", ran.output, re.MULTILINE), ran.output
     pasted = CALL.search(told)
     assert pasted, told
-    project.test(TEST.format(prepare=prepare, args=f"{args}, {pasted[1]}")).run().ends(passed=1)
+    added = re.sub("|".join(filled) or "$^", lambda found: filled[found[0]], pasted[1])
+    project.test(TEST.format(prepare=prepare, args=f"{args}, {added}")).run().ends(passed=1)
 
 
 @pytest.fixture
@@ -146,6 +150,72 @@ def test_a_sandbox_without_network_says_so(alone: Project) -> None:
     ):
         args = ["python3", "-c", f"import socket; {code}"]
         alone.test(TEST.format(prepare="pass", args=args)).run().ends(failed=1).shows(told)
+
+
+def test_a_database_is_shown_with_its_folder(alone: Project) -> None:
+    """sqlite's message has no path: the program's arguments and its output may have it."""
+    folder = alone.folder / "data"
+    folder.mkdir()
+    told = (
+        f'"{folder}" is a folder here, and not in the sandbox. To write to it, add '
+        f"mounts={{'{folder}': '{folder}:rw'}} to the call."
+    )
+    code = f"import sqlite3; sqlite3.connect('{folder}/new.db').execute('create table a (b)')"
+    tried(alone, repr(["python3", "-c", code]), "pass", told)
+    assert (folder / "new.db").stat().st_size
+    hidden = code.replace(f"'{folder}/new.db'", f"'/'.join({['', *folder.parts[1:], 'new.db']})")
+    args = repr(["python3", "-c", hidden.replace("create table a", "create table c")])
+    told = (
+        "If the database lies in a folder of the host, add mounts={'FOLDER': 'FOLDER:rw'} to the "
+        "call."
+    )
+    tried(alone, args, "pass", told, FOLDER=str(folder))
+
+
+def test_a_module_of_sys_path_is_shown_with_its_folder(alone: Project) -> None:
+    """The remedy shows the folder, and names it to Python."""
+    folder = alone.folder / "lib"
+    alone.write({"lib/mine_alone.py": "import beside_it", "lib/beside_it.py": ""})
+    told = (
+        f'"{folder}/mine_alone.py" is not found in the sandbox. To have it found as here, add '
+        f"mounts={{'{folder}': '{folder}'}}, env={{'PYTHONPATH': '{folder}'}} to the call."
+    )
+    alone.write({"pytest.ini": "[pytest]\npythonpath = lib\n"})
+    tried(alone, '["python3", "-c", "import mine_alone"]', "pass", told)
+
+
+def test_a_library_of_a_variable_that_is_held_back_is_shown(
+    alone: Project, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loader finds a library on the host by LD_LIBRARY_PATH, which no sandbox has by itself."""
+    alone.write({"mine.c": "int mine(void) { return 0; }"})
+    alone.write({"prog.c": "int mine(void); int main(void) { return mine(); }"})
+    near, far = alone.folder / "lib", tmp_path_factory.mktemp("lib")
+    near.mkdir()
+    for folder, mounts in ((near, ""), (far, f"mounts={{'{far}': '{far}'}}, ")):
+        for words in (["-shared", "-o", f"{folder}/libmine.so", "mine.c"],
+                      ["-o", "prog", "prog.c", f"-L{folder}", "-lmine"]):  # fmt: skip
+            subprocess.run(["cc", *words], cwd=alone.folder, check=True)
+        monkeypatch.setenv("LD_LIBRARY_PATH", f"/nowhere:{folder}")
+        told = (
+            f'"{folder}/libmine.so" is not found in the sandbox. To have it found as here, add '
+            f"{mounts}env={{'LD_LIBRARY_PATH': '{folder}'}} to the call."
+        )
+        tried(alone, f'["{alone.folder}/prog"], project=True', "pass", told)
+
+
+def test_programs_of_a_warm_sandbox_have_the_same_hints(alone: Project) -> None:
+    """The remedy is for `gvisor.sandbox`."""
+    alone.write({"lib/mine_alone.py": "", "pytest.ini": "[pytest]\npythonpath = lib\n"})
+    test = """
+        def test_it(gvisor):
+            with gvisor.sandbox({}) as sandbox:
+                sandbox.exec(["python3", "-c", "import mine_alone"], check=True)
+    """
+    ran = alone.test(test.format("")).run().ends(failed=1)
+    pasted = CALL.search(ran.output)
+    assert pasted
+    alone.test(test.format(pasted[1])).run().ends(passed=1)
 
 
 def test_a_folder_to_start_in_that_is_empty_inside_warns(alone: Project) -> None:

@@ -72,6 +72,7 @@ _SECRET_VALUE: Final = (
     r"|(?<![\w+/=-])(?=\S*\d)[A-Za-z0-9+/]{40}(?![\w+/=-])"
 )
 _LONGEST: Final = 4096
+_LOADER_PATH: Final = "LD_LIBRARY_PATH"
 _PLUGINS: Final = "PYTEST_PLUGINS"
 # VS Code gives -p vscode_pytest. PyCharm hands its plugin over as a module; who has
 # teamcity-messages installed has the same plugin by its entry point.
@@ -134,16 +135,19 @@ def _is_of_the_host(name: str) -> bool:
 
 def held_back(found: Mapping[str, str], environ: Mapping[str, str]) -> list[str]:
     """Return the names of the host that tests inside may miss, sorted."""
-    return sorted(name for name in environ.keys() - found.keys() if not _is_of_the_host(name))
+    missed = environ.keys() - found.keys()
+    return sorted(n for n in missed if not _is_of_the_host(n) or n == _LOADER_PATH)
 
 
-def hint(missed: Any, held: Iterable[str]) -> str:
+def hint(missed: Any, held: Iterable[str], texts: Iterable[str] = ()) -> str:
     """Return what to say of variables that a failed test looked for; nothing if none is held back.
 
-    ``missed`` comes from inside.
+    ``missed`` comes from inside, and so do the ``texts`` of the failure.
     """
     known = list(held)  # a hostile entry may have no hash
     names = [n for n in missed[:_MOST_MISSED] if n in known] if isinstance(missed, list) else []
+    if _LOADER_PATH in known and any("cannot open shared object" in text for text in texts):
+        names.append(_LOADER_PATH)
     if not names:
         return ""
     listed = ", ".join(escape(name) for name in dict.fromkeys(names))

@@ -10,7 +10,7 @@ from pytest_gvisor.oci.defaults import default_spec
 from pytest_gvisor.oci.project import Project
 from pytest_gvisor.oci.spec import Mount, Spec
 from pytest_gvisor.run import not_started
-from pytest_gvisor.run.not_started import Asker
+from pytest_gvisor.run.not_started import AT_SHELL, Asker
 
 BEFORE = "running container: starting container: starting root container: starting sandbox: "
 IN_PATH = BEFORE + 'error finding executable "nope" in PATH [/usr/bin /bin]: no such file'
@@ -161,3 +161,43 @@ def test_no_more_is_to_be_shown_than_is_needed(
     assert f"mounts={{{other!r}: " in not_started.hint(spec(root, other))
     monkeypatch.setenv("HOME", project)
     assert f"mounts={{{project + '/tool.py'!r}: " in not_started.hint(spec(root, "tool.py"))
+
+
+def test_a_search_by_a_variable_names_what_is_here(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that is shown needs no mount, and of a home folder the file alone is shown."""
+    (tmp_path / "mine.py").touch()
+    (tmp_path / "libmine.so.1").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"relative:{tmp_path}:/nowhere")
+    module = "ModuleNotFoundError: No module named 'mine.part'"
+    glibc = "x: error while loading shared libraries: libmine.so.1: cannot open shared object file"
+    musl = "Error loading shared library libmine.so.1: No such file or directory (needed by x)"
+    hidden, shown = spec(root, "x"), spec(root, "x", mounts=(bind(tmp_path, tmp_path),))
+    for text, name, variable in (
+        (module, "mine.py", "PYTHONPATH"),
+        (glibc, "libmine.so.1", "LD_LIBRARY_PATH"),
+        (musl, "libmine.so.1", "LD_LIBRARY_PATH"),
+    ):
+        head = f'"{tmp_path}/{name}" is not found in the sandbox. To have it found as here, add '
+        env = f"env={{'{variable}': '{tmp_path}'}} to the call."
+        mounts = f"mounts={{'{tmp_path}': '{tmp_path}'}}, "
+        assert not_started.hint(hidden, stderr=text) == f"{head}{mounts}{env}"
+        assert not_started.hint(shown, stderr=text) == f"{head}{env}"
+        options = f"--mount {tmp_path}:{tmp_path} --env {variable}={tmp_path}"
+        assert not_started.hint(hidden, AT_SHELL, stderr=text) == f"{head}{options}."
+        with monkeypatch.context() as home:
+            home.setenv("HOME", str(tmp_path))
+            file = f"mounts={{'{tmp_path}/{name}': '{tmp_path}/{name}'}}, "
+            assert not_started.hint(hidden, stderr=text) == f"{head}{file}{env}"
+    for other in (module.replace("mine", "other"), glibc.replace("mine", "other"), "libmine.so.1"):
+        assert not_started.hint(hidden, stderr=other) == ""
+
+
+def test_a_database_without_a_path_has_a_folder_to_fill_in(root: Path) -> None:
+    """sqlite names no path; the remedy has a name for the reader to replace."""
+    text = "sqlite3.OperationalError: unable to open database file"
+    assert not_started.hint(spec(root, "x"), AT_SHELL, stderr=text) == (
+        "If the database lies in a folder of the host, add --mount FOLDER:FOLDER:rw."
+    )

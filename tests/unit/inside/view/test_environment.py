@@ -182,3 +182,18 @@ def test_none_is_missing_where_there_are_real_addresses(
     """The addresses of the host, or of the namespace that was named, decide by themselves."""
     assert len(counting) < 3
     assert families(settings) == []
+
+
+def test_a_library_that_is_not_found_is_looked_for_by_a_variable_of_the_loader() -> None:
+    """No glob passes it on, and it counts as held back: a library may lie in one of its folders."""
+    host, text = (
+        {"LD_LIBRARY_PATH": "/opt/lib", "LD_PRELOAD": "x"},
+        "cannot open shared object file",
+    )
+    held = held_back(environment(["LD_*"], host), host)
+    assert held == ["LD_LIBRARY_PATH"]
+    assert "\nTo pass on: --gvisor-env LD_LIBRARY_PATH (or ini gvisor_env)" in hint(
+        [], held, [text]
+    )
+    assert hint([], held, ["other"]) == hint([], [], [text]) == ""
+    assert held_back(environment(held, host), host) == []
