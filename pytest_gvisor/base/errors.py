@@ -38,7 +38,7 @@ import contextlib
 import errno as errno_names
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from pytest_gvisor.base.escape import escape
 
@@ -339,3 +339,12 @@ def stage(name: str, doing: str) -> Iterator[None]:
         raise LaunchError(name, doing, errno=error.errno or 0) from error
     except MemoryError as error:
         raise LaunchError(name, doing, errno=errno_names.ENOMEM) from error
+
+
+@contextlib.contextmanager
+def on_error(act: Callable[..., object], *arguments: object, **more: object) -> Iterator[None]:
+    """Call ``act`` with the arguments if an error leaves the block, Ctrl-C for example."""
+    with contextlib.ExitStack() as undo:
+        undo.callback(act, *arguments, **more)
+        yield
+        undo.pop_all()

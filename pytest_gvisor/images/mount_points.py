@@ -31,6 +31,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Final
 
+from pytest_gvisor.base.errors import on_error
 from pytest_gvisor.images.folders import failing
 from pytest_gvisor.oci.rootfs import make_points, points_digest
 from pytest_gvisor.oci.spec import Mount
@@ -83,16 +84,14 @@ def _all(image: str, prefixes: str | tuple[str, ...]) -> list[str]:
 
 
 def _make(image: str, root: str, prefix: str, mounts: Sequence[Mount], user: str) -> str:
-    with contextlib.ExitStack() as on_failure:
-        making = tempfile.mkdtemp(prefix=_MAKING, dir=image)
-        on_failure.callback(shutil.rmtree, making, ignore_errors=True)
+    making = tempfile.mkdtemp(prefix=_MAKING, dir=image)
+    with on_error(shutil.rmtree, making, ignore_errors=True):
         make_private(f"{making}/users")
         _add(f"{making}/users", user)
         _copy(root, f"{making}/rootfs")
         make_points(f"{making}/rootfs", mounts)
         tree = os.path.join(image, prefix + secrets.token_hex(4))
         os.rename(making, tree)
-        on_failure.pop_all()
     return tree
 
 

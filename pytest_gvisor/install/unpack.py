@@ -13,6 +13,7 @@ from pytest_gvisor.base.errors import ImageError, InstallFailed
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.images.streams import CHUNK, Budget, Inflated, Limits, Section, open_file
 from pytest_gvisor.images.tar import Kind, Tar
+from pytest_gvisor.programs.linux import closing
 
 MAX_UNPACKED = 4 * 1024 * 1024 * 1024
 _WANTED = re.compile(r"runsc|gvisor-bin/[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
@@ -28,12 +29,10 @@ def unpack(path: str, folder: str) -> None:
     os.chmod(folder, 0o755)
     try:
         fd, status = open_file(path)
-        try:
+        with closing(fd):
             limits = Limits(max_bytes=MAX_UNPACKED, max_seconds=math.inf)
             section = Section(fd, 0, status.st_size)
             _unpack(Tar(Inflated(section, Budget(limits=limits))), folder)
-        finally:
-            os.close(fd)
     except ImageError as error:
         raise InstallFailed(f"the archive cannot be read: {error.message}") from error
     if not os.path.isfile(os.path.join(folder, "runsc")):

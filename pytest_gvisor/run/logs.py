@@ -6,11 +6,11 @@ are shown as escapes, and so are control characters.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 
+from pytest_gvisor.base.errors import on_error
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.run.capture import Capture, Drain
 from pytest_gvisor.sessions.private import make_private
@@ -33,8 +33,7 @@ class DebugLogs:
     def __init__(self, folder: str) -> None:
         self._by_command: dict[str, Drain] = {}
         make_private(folder)
-        with contextlib.ExitStack() as on_failure:
-            on_failure.callback(self.close)
+        with on_error(self.close):
             for command in _COMMANDS:
                 path = os.path.join(folder, command)
                 os.mkfifo(path, 0o600)
@@ -42,7 +41,6 @@ class DebugLogs:
                 # opens it.
                 fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
                 self._by_command[command] = Drain(fd, Capture(_KEPT))
-            on_failure.pop_all()
 
     @property
     def drains(self) -> list[Drain]:

@@ -9,6 +9,7 @@ import selectors
 import socket
 from collections.abc import Callable, Iterable, Iterator
 
+from pytest_gvisor.base.errors import on_error
 from pytest_gvisor.guest.tests import byte_code
 from pytest_gvisor.run.capture import Capture, Drain
 
@@ -69,10 +70,8 @@ class Pipes:
         self.stdout = Capture(max_output)
         self.stderr = Capture(max_output)
         self._feed: Feed | None = None
-        with contextlib.ExitStack() as on_failure:
-            on_failure.callback(self.close)
+        with on_error(self.close):
             self._open(feed)
-            on_failure.pop_all()
 
     def _open(self, feed: Input) -> None:
         reader, writer = os.pipe2(os.O_CLOEXEC)

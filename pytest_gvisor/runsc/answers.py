@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_gvisor.base.errors import LaunchError
 from pytest_gvisor.guest.wire.checked_json import loads
+from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import caches
 from pytest_gvisor.runsc.features import QUESTIONS
 from pytest_gvisor.sessions import private
@@ -82,13 +83,10 @@ def clear() -> int:
     """
     if not os.path.isdir(folder()):
         return 0
-    fd = private.open_private(folder())
-    try:
+    with closing(private.open_private(folder())) as fd:
         names = [name for name in os.listdir(fd) if _NAME.fullmatch(name)]
         for name in names:
             os.unlink(name, dir_fd=fd)
-    finally:
-        os.close(fd)
     return len(names)
 
 

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from pytest_gvisor.base.completed import Completed, Outcome, SandboxCrashed
-from pytest_gvisor.base.errors import GvisorError, UsageError, stage
+from pytest_gvisor.base.errors import GvisorError, UsageError, on_error, stage
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.guest.wire.frames import MAX_PAYLOAD, TAG_SIZE, Decoder, FrameError, Outbox
 from pytest_gvisor.run import threads
@@ -94,9 +94,8 @@ class Channel:
         """
         deadline = time.monotonic() + timeout
         self.supervisor = self.driven.start()
-        with contextlib.ExitStack() as on_failure:
-            # Ctrl-C and the signal of pytest-timeout raise here too, and no caller has the sandbox.
-            on_failure.callback(self._give_up, "its start was given up")
+        # Ctrl-C and the signal of pytest-timeout raise here too, and no caller has the sandbox.
+        with on_error(self._give_up, "its start was given up"):
             self._listen()
             with self.lock:
                 tag, wake = self._decoder.tag, self._frame_that_wakes
@@ -108,7 +107,6 @@ class Channel:
                 self._outgoing.encoder.tag = tag
                 left = max(0.0, deadline - time.monotonic())
                 self._changed.wait_for(lambda: self.greeted or self.gone, left)
-            on_failure.pop_all()
         if not self.greeted:
             self._give_up(f"the guest did not answer within {timeout:g} s")
             raise (self._ended and self._ended.error) or self.crash()

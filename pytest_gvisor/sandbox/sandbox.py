@@ -19,6 +19,7 @@ from pytest_gvisor.base.errors import (
     RunscFailed,
     SnapshotError,
     UsageError,
+    on_error,
 )
 from pytest_gvisor.oci.reader import whole
 from pytest_gvisor.oci.spec import UserSpec
@@ -80,11 +81,9 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         self._guard = threading.Lock()
         self._channel: Channel | None = None
         self._closed = False
-        with contextlib.ExitStack() as on_failure:
-            # A Ctrl-C may come when the sandbox has started, and the caller does not have it yet.
-            on_failure.callback(self.close)
+        # A Ctrl-C may come when the sandbox has started, and the caller does not have it yet.
+        with on_error(self.close):
             self._live()
-            on_failure.pop_all()
 
     def _live(self) -> Channel:
         """Return the channel. Raises an error if the sandbox is gone."""

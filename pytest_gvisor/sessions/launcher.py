@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pytest_gvisor import programs
-from pytest_gvisor.base.errors import LaunchError, ProtocolError, stage
+from pytest_gvisor.base.errors import LaunchError, ProtocolError, on_error, stage
 from pytest_gvisor.guest.wire.checked_json import loads
 from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import ENVIRONMENT, KEEPER, command
@@ -88,18 +88,15 @@ class Keeper:
 
     def __init__(self, session: str) -> None:
         self.session = session
-        with contextlib.ExitStack() as on_failure:
-            with stage("keeper", "socketpair was refused"):
-                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            on_failure.callback(ours.close)
-            with theirs:
-                with stage("keeper", "pidfd_open was refused"):
-                    pidfd = os.pidfd_open(os.getpid())
-                # One errno stands for all calls of Python in the child before it is the keeper.
-                doing = f"fork, setsid or execve of {sys.executable} was refused"
-                with closing(pidfd), stage("keeper", doing):
-                    self._process = self._spawn(theirs.fileno(), pidfd, session)
-            on_failure.pop_all()
+        with stage("keeper", "socketpair was refused"):
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with on_error(ours.close), theirs:
+            with stage("keeper", "pidfd_open was refused"):
+                pidfd = os.pidfd_open(os.getpid())
+            # One errno stands for all calls of Python in the child before it is the keeper.
+            doing = f"fork, setsid or execve of {sys.executable} was refused"
+            with closing(pidfd), stage("keeper", doing):
+                self._process = self._spawn(theirs.fileno(), pidfd, session)
         self._socket = ours
         self._ready = False
 
@@ -120,15 +117,13 @@ class Keeper:
         """Wait until it has come up. Raises `LaunchError` where it has not."""
         if self._ready:
             return
-        with contextlib.ExitStack() as on_failure:
-            on_failure.callback(self.kill)
+        with on_error(self.kill):
             message = self._first_message()
             if message != "ready":
                 refused = re.fullmatch(r"(\d{1,4}) (.+)", message)
                 number, reason = (int(refused[1]), refused[2]) if refused else (0, message)
                 detail = f"{sys.executable} -I -S {_PROGRAM} did not come up ({reason})"
                 raise LaunchError("keeper", detail, errno=number)
-            on_failure.pop_all()
         self._ready = True
 
     def _first_message(self) -> str:
@@ -159,12 +154,10 @@ class Keeper:
 
         Raises `LaunchError` where the keeper cannot be reached.
         """
-        with stage("keeper", "the request cannot be sent"), contextlib.ExitStack() as on_failure:
+        with stage("keeper", "the request cannot be sent"):
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            on_failure.callback(ours.close)
-            with theirs:
+            with on_error(ours.close), theirs:
                 socket.send_fds(self._socket, [order.to_json()], [theirs.fileno(), *fds])
-            on_failure.pop_all()
         return Control(ours)
 
     def hold(self, fd: int) -> None:

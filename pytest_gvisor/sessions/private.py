@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pytest_gvisor.base.errors import LaunchError, stage
+from pytest_gvisor.base.errors import LaunchError, on_error, stage
 from pytest_gvisor.base.trust import Trust, follow, way_problems
 from pytest_gvisor.programs.paths import within
 
@@ -135,12 +135,10 @@ def write(path: str, text: str) -> None:
     """Write a whole file of this user's alone, or nothing. Raises `OSError`."""
     new = f"{path}.{os.urandom(4).hex()}"
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with contextlib.ExitStack() as on_failure:
-        on_failure.callback(os.unlink, new)
+    with on_error(os.unlink, new):
         with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
         os.replace(new, path)
-        on_failure.pop_all()
 
 
 def open_lock(path: str, folder: int | None = None) -> int:
@@ -150,11 +148,9 @@ def open_lock(path: str, folder: int | None = None) -> int:
     is 0600, so that its owner can open it again under any umask.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    with contextlib.ExitStack() as on_failure:
-        fd = os.open(path, flags, 0o600, dir_fd=folder)
-        on_failure.callback(os.close, fd)
+    fd = os.open(path, flags, 0o600, dir_fd=folder)
+    with on_error(os.close, fd):
         os.fchmod(fd, 0o600)
-        on_failure.pop_all()
     return fd
 
 

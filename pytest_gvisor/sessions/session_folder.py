@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pytest_gvisor.base.errors import LaunchError, stage
+from pytest_gvisor.base.errors import LaunchError, on_error, stage
 from pytest_gvisor.base.trust import SHORTAGES
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.linux import closing
@@ -149,13 +149,10 @@ class SessionDir:
         with (
             _locked(os.path.dirname(path)),
             stage("session_folder", f"cannot make {path}"),
-            contextlib.ExitStack() as on_failure,
         ):
             private.make_private(path)
-            on_failure.callback(shutil.rmtree, path, ignore_errors=True)
-            lock = _take_lock(path)
-            on_failure.pop_all()
-        return cls(path=path, held=[lock])
+            with on_error(shutil.rmtree, path, ignore_errors=True):
+                return cls(path=path, held=[_take_lock(path)])
 
     def journal(self, **entry: object) -> None:
         """Append one line to the journal; it is complete on return, or `LaunchError` is raised."""

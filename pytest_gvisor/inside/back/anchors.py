@@ -13,12 +13,13 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.programs import linux
+from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import within
 
 MOST_BYTES = 1024 * 1024 * 1024
@@ -116,7 +117,7 @@ def digest(anchor: Anchor, path: str) -> str:
         fd = linux.openat2(anchor.fd, whole, os.O_PATH, _BELOW)
     except FileNotFoundError:
         return ""
-    with _opened(fd):
+    with closing(fd):
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise FileExistsError(errno.EEXIST, _NO_FILE)
@@ -135,9 +136,9 @@ def land(
     """
     parent, name = os.path.split(os.path.join(anchor.rest, path))
     flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK
-    with _opened(_make_folders(anchor.fd, parent)) as here:
+    with closing(_make_folders(anchor.fd, parent)) as here:
         if adds and os.access(name, os.F_OK, dir_fd=here, follow_symlinks=False):
-            with _opened(linux.openat2(here, os.fsencode(name), flags, _BELOW)) as fd:
+            with closing(linux.openat2(here, os.fsencode(name), flags, _BELOW)) as fd:
                 if not stat.S_ISREG(os.fstat(fd).st_mode):
                     raise FileExistsError(errno.EEXIST, _NO_FILE)
                 _copy(fd, source, offset, size)
@@ -145,19 +146,11 @@ def land(
             _write(here, name, source, offset, size)
 
 
-@contextlib.contextmanager
-def _opened(fd: int) -> Iterator[int]:
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
 def _make_folders(base: int, path: str) -> int:
     """Open a folder below another one, and make what is missing of it."""
     fd = os.dup(base)
     for part in os.fsencode(path).split(b"/") if path else ():
-        with _opened(fd) as here:
+        with closing(fd) as here:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(part, dir_fd=here)
             fd = linux.openat2(here, part, _FOLDER, _BELOW)
@@ -167,7 +160,7 @@ def _make_folders(base: int, path: str) -> int:
 def _write(here: int, name: str, source: int, offset: int, size: int) -> None:
     other = f".pytest-gvisor-{secrets.token_hex(8)}"
     try:
-        with _opened(_new_file(here, other)) as fd:
+        with closing(_new_file(here, other)) as fd:
             _copy(fd, source, offset, size)
             with contextlib.suppress(FileExistsError):
                 # Under no name so far, so that nothing is left if this process is killed.

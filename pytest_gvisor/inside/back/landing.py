@@ -24,6 +24,7 @@ from pytest_gvisor.guest.tests.returns import Place
 from pytest_gvisor.inside.back import anchors
 from pytest_gvisor.inside.back.anchors import MOST_BYTES, Anchor, Anchors
 from pytest_gvisor.inside.back.records import Records
+from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.sessions import private
 
 MOST_FILES = 100_000
@@ -264,13 +265,10 @@ def locked() -> Iterator[Records]:
     """
     records = Records()
     private.make_above(records.folder)
-    fd = private.open_private(records.folder)
-    try:
+    with closing(private.open_private(records.folder)) as fd:
         if not private.take_lock_in(_PATIENCE, fd):
             raise TimeoutError(f"another process has held {records.folder} for {_PATIENCE:g} s")
         yield records
-    finally:
-        os.close(fd)
 
 
 def line(text: str) -> str:

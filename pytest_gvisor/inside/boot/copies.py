@@ -18,12 +18,12 @@ from typing import NamedTuple
 
 import pytest
 
-from pytest_gvisor.base.errors import GvisorError, SnapshotError
+from pytest_gvisor.base.errors import GvisorError, SnapshotError, on_error
 from pytest_gvisor.base.settings import Network
 from pytest_gvisor.inside.boot.early import early
 from pytest_gvisor.inside.boot.start import Opening, Plan, Started, fresh, launch, open_gate
 from pytest_gvisor.inside.view import host_files
-from pytest_gvisor.inside.wire.link import Died, Hangs, Link, closed_on_error, gone
+from pytest_gvisor.inside.wire.link import Died, Hangs, Link, gone
 from pytest_gvisor.plugin.stash import engine_of
 from pytest_gvisor.run.budget import Budget
 from pytest_gvisor.run.connected import check
@@ -169,7 +169,7 @@ class Copies:
     def _goes_on(self, link: Link, opening: Opening) -> bool:
         """Open the gate of a copy; remove it, and what it was saved as, if it does not go on."""
         try:
-            with closed_on_error(link):
+            with on_error(link.close):
                 open_gate(link, opening)
                 # A copy speaks before it loads any file of the project.
                 link.budget = Budget(_PATIENCE)
@@ -192,7 +192,7 @@ class Copies:
             return link
         self._saves += 1
         link.budget = Budget(_PATIENCE)
-        with closed_on_error(link):
+        with on_error(link.close):
             try:
                 held = link.rest()
             except SnapshotError as error:
@@ -204,7 +204,7 @@ class Copies:
         if held is None or host_files.now(self._config, started.state) != started.state:
             return link
         try:
-            with closed_on_error(link):
+            with on_error(link.close):
                 image = link.save()
                 session = engine_of(self._config).launcher.session()
                 folder = os.path.join(session.path, "saved-" + secrets.token_hex(4))

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from pytest_gvisor import guest
+from pytest_gvisor.base.errors import on_error
 from pytest_gvisor.base.setting_table import DEFAULT_MAX_OUTPUT
 from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.inside.view import configuration, host_files, users, visible, writable
 from pytest_gvisor.inside.view.run_options import Inside
-from pytest_gvisor.inside.wire.link import Died, Link, closed_on_error
+from pytest_gvisor.inside.wire.link import Died, Link
 from pytest_gvisor.oci import root_paths, skeleton
 from pytest_gvisor.oci.defaults import CAPABILITIES, default_spec
 from pytest_gvisor.oci.mounts import bind, covers
@@ -148,7 +149,7 @@ def launch(config: pytest.Config, plan: Plan, saved: str = "") -> Link:
         link = Link(Driven(runner, undo), copy=bool(saved))
     if not saved:
         _command(link, "start", **plan.command, sys_path=configuration.search_path())
-        with closed_on_error(link):
+        with on_error(link.close):
             link.supply(plan.shown.holds)
     return link
 
@@ -189,7 +190,7 @@ def open_gate(link: Link, opening: Opening) -> None:
 
 def _command(link: Link, op: str, **fields: Any) -> None:
     # Whoever receives hears of a pytest that died too, and what the link then tells says why.
-    with closed_on_error(link), contextlib.suppress(Died):
+    with on_error(link.close), contextlib.suppress(Died):
         link.send(op, **fields)
 
 

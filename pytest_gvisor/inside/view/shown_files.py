@@ -102,11 +102,8 @@ class ShownFiles:
             self._opened[base] = _open(linux.AT_FDCWD, base, _NO_LINKS)
         if not name:
             return stat.S_ISREG(os.fstat(self._opened[base]).st_mode)
-        fd = _open(self._opened[base], name, _BELOW)
-        try:
+        with linux.closing(_open(self._opened[base], name, _BELOW)) as fd:
             return stat.S_ISREG(os.fstat(fd).st_mode)
-        finally:
-            os.close(fd)
 
     def close(self) -> None:
         """Close the folders."""

@@ -6,12 +6,11 @@ but a JSON object with a type is an error.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import selectors
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from pytest_gvisor.base.errors import ProtocolError, SnapshotError, stage
@@ -350,16 +349,6 @@ class Link:
         text = stderr.last(_TAIL).decode("utf-8", "backslashreplace")
         lines.append(f"standard error of the pytest inside:\n{escape(text) or '(nothing)'}")
         return "\n".join(lines)
-
-
-@contextlib.contextmanager
-def closed_on_error(link: Link) -> Iterator[None]:
-    """Close a link if an error leaves the block, Ctrl-C for example."""
-    try:
-        yield
-    except BaseException:
-        link.close()
-        raise
 
 
 def gone(error: BaseException) -> str:
