@@ -52,8 +52,8 @@ OF_OTHERS = {
 }  # fmt: skip
 """Arguments of a call that subprocess, docker and its SDK have."""
 
-WARM = {"Popen": "popen", "exec": "exec", "forward": "forward", "popen": "popen", "put": "put"}
-"""Methods of subprocess and of a warm sandbox, with the name that a warm sandbox has for each."""
+OF_SANDBOXES = frozenset({"exec", "forward", "popen", "put"})
+"""Methods of a warm sandbox, which a `Gvisor` is asked for too; subprocess has a ``Popen``."""
 
 PYTEST = {"--gvisor": "Write --in-gvisor.", "--in_gvisor": "Write --in-gvisor."}
 """Options that pytest has never had."""

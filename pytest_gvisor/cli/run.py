@@ -113,8 +113,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         platform = engine.platforms_of(settings)[0]
         engine.availability(platform, settings).check()
-        gvisor = engine.gvisor(platform, settings, Hooks(keep=kept))
-        gvisor.asker = AT_SHELL
+        gvisor = engine.gvisor(platform, settings, Hooks(keep=kept), asker=AT_SHELL)
         if given.tty:
             done = _at_terminal(engine, gvisor, command, options)
             _show_hint(done)

@@ -10,7 +10,7 @@ import functools
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from pytest_gvisor.base.errors import (
     GvisorError,
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from pytest_gvisor.harness.gvisor import Gvisor
     from pytest_gvisor.harness.platform_probe import PlatformProbe
     from pytest_gvisor.images.store import Images
-    from pytest_gvisor.oci.project import Project
 
 
 class Engine:
@@ -122,12 +121,10 @@ class Engine:
         self.check_listed(platform, settings)
         return self._probe.availability(platform, runsc, settings)
 
-    def gvisor(
-        self, platform: Platform, settings: Settings, hooks: Hooks, project: Project | None = None
-    ) -> Gvisor:
+    def gvisor(self, platform: Platform, settings: Settings, hooks: Hooks, **more: Any) -> Gvisor:
         """Return a `Gvisor` that runs workloads on ``platform`` with ``settings``.
 
-        The project is that of the current folder unless another one is given.
+        ``more`` are its ``project`` and ``asker``.
         """
         from pytest_gvisor.harness.gvisor import Gvisor  # noqa: PLC0415 -- a start would wait
 
@@ -138,7 +135,7 @@ class Engine:
             settings=settings,
             hooks=hooks,
             images=self.images,
-            project=project,
+            **more,
         )
 
     def close(self) -> None:

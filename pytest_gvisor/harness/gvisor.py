@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 
 from pytest_gvisor.base import removed
 from pytest_gvisor.base.completed import Completed
@@ -37,6 +37,22 @@ if TYPE_CHECKING:
     from pytest_gvisor.sandbox.snapshot import Snapshot
 
 
+_P = ParamSpec("_P")
+_Result = TypeVar("_Result")
+
+
+def _takes_as(
+    known: Callable[_P, object],
+) -> Callable[[Callable[..., _Result]], Callable[_P, _Result]]:
+    """Give a function the parameters of another one, for type checkers and for `inspect`."""
+
+    def give(function: Callable[..., _Result]) -> Callable[_P, _Result]:
+        vars(function)["__wrapped__"] = known
+        return function
+
+    return give
+
+
 class Gvisor:
     """Runs workloads under gVisor, in the manner of `subprocess.run`."""
 
@@ -50,7 +66,9 @@ class Gvisor:
         hooks: Hooks | None = None,
         images: Callable[[], Images] | None = None,
         project: Project | None = None,
+        asker: Asker | None = None,
     ) -> None:
+        """``asker`` is where a remedy is pasted, if not into a call."""
         self.runsc = runsc
         self.platform = platform
         self.settings = settings or Settings()
@@ -60,14 +78,14 @@ class Gvisor:
         self._hooks = hooks or Hooks()
         self._images = images
         self._project = project or Project(root=_here())
-        self.asker = Asker(project=self._project)
+        self._asker = asker or Asker(project=self._project)
 
     if not TYPE_CHECKING:  # to type checkers it would have any attribute
 
         def __getattr__(self, name: str) -> None:
             """Raise `AttributeError` that says what to write."""
-            meant = removed.WARM.get(name)
-            step = f": write gvisor_sandbox.{meant}([…])" if meant else ""
+            known = name.lower() in removed.OF_SANDBOXES
+            step = f": write gvisor_sandbox.{name.lower()}([…])" if known else ""
             raise AttributeError(f"'Gvisor' object has no attribute {name!r}{step}")
 
     @property
@@ -125,32 +143,14 @@ class Gvisor:
         )  # fmt: skip
         return self._finish(request, check=check)
 
-    async def arun(
-        self,
-        args: Args = (),
-        *,
-        input: str | bytes | Iterable[bytes] | None = None,  # noqa: A002 -- subprocess.run's name
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-        timeout: float | None = None,
-        check: bool = False,
-        user: UserSpec | None = None,
-        rootfs: Rootfs | None = None,
-        entrypoint: str | Sequence[str] | None = None,
-        mounts: Mounts = (),
-        hostname: str = HOSTNAME,
-        readonly: bool = False,
-        **settings: Unpack[CallSettings],
-    ) -> Completed:
+    @_takes_as(run)
+    async def arun(self, args: Args = (), *, check: bool = False, **options: Any) -> Completed:
         """Do as `run` does, for asyncio: other tasks run meanwhile.
 
         If the task is cancelled, the workload is killed at once. `asyncio.CancelledError` is raised
         when the sandbox is removed.
         """
-        request = self.request(
-            args, input=input, env=env, cwd=cwd, timeout=timeout, user=user, rootfs=rootfs,
-            entrypoint=entrypoint, mounts=mounts, hostname=hostname, readonly=readonly, **settings,
-        )  # fmt: skip
+        request = self.request(args, **options)
         return await in_thread(
             lambda stop: self._finish(dataclasses.replace(request, stop=stop), check=check)
         )
@@ -172,7 +172,7 @@ class Gvisor:
             chosen,
             asked,
             input=input_of(input),
-            asker=self.asker._replace(project=None) if chosen.project else self.asker,
+            asker=self._asker._replace(project=None) if chosen.project else self._asker,
             stop_signal=(asked.rootfs.defaults or ProgramDefaults()).stop_signal,
             repeat={**{k: v for k, v in repeat.items() if v is not None}, **call.unusual(options)},
         )

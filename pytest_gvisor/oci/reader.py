@@ -46,7 +46,6 @@ class Words:
         self.kind = kind
 
 
-U16 = Annotated[int, Range(low=0, high=2**16 - 1)]
 U32 = Annotated[int, Range(low=0, high=2**32 - 1)]
 U64 = Annotated[int, Range(low=0, high=2**64 - 1)]
 I32 = Annotated[int, Range(low=-(2**31), high=2**31 - 1)]

@@ -94,7 +94,7 @@ class Values:
             engine.availability(platform, settings).check()
             if settings.image is not None:
                 engine.images().rootfs(settings.image)
-            harness = engine.gvisor(platform, settings, _hooks(item, kept), self._project())
+            harness = engine.gvisor(platform, settings, _hooks(item, kept), project=self._project())
         record_harness(item, harness)
         if kept is not None:
             item.stash[_kept_key] = kept

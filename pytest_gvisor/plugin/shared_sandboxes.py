@@ -54,7 +54,7 @@ class _Harnesses(Generic[_Made]):
             if key not in self._harnesses:
                 self._engine.availability(platform, settings).check()
                 self._harnesses[key] = self._engine.gvisor(
-                    platform, settings, Hooks(), self._project
+                    platform, settings, Hooks(), project=self._project
                 )
         return self._harnesses[key]
 

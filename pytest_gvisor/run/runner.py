@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from pytest_gvisor.base.completed import Completed, Outcome, Usage
 from pytest_gvisor.base.errors import GvisorError, stage
@@ -31,6 +31,7 @@ from pytest_gvisor.run.verdict import Evidence, Verdict, error_of, judge, most_t
 from pytest_gvisor.runsc.command import gofer_flags, run_argv, runsc_env, shell_line, term_argv
 from pytest_gvisor.runsc.features import registers_in_vain
 from pytest_gvisor.runsc.rootless import Way
+from pytest_gvisor.runsc.sidecars import ONE_RELEASE
 from pytest_gvisor.sessions.launcher import Launcher
 from pytest_gvisor.trace.recorder import Recorder
 
@@ -241,27 +242,15 @@ def order_of(
     # With --rootless, runsc makes the user namespace after the child has become runsc. So a child
     # that has to bind sources makes one itself, in place of the flag.
     flag = request.way is Way.FLAG and not workspace.sources
-    binds = [mount for mount in spec.mounts if mount.is_bind and "nodev" not in mount.options]
-    devices = any(shows_devices(mount.source) for mount in binds)
-    argv = run_argv(
-        workspace.id,
-        workspace.folder,
-        platform=request.platform,
-        network=network,
-        rootless=flag,
-        logs=workspace.logs is not None,
-        strace=request.settings.debug,
-        one_release=runsc.enforces_release,
-        restores=request.restores,
-        extra=(*gofer_flags(runsc.flags, devices=devices), *request.extra_flags),
-    )
+    flags = _flags(request, spec, workspace, rootless=flag)
+    name, folder = workspace.id, workspace.folder
     hide = network is Network.SANDBOX
     return Order(
-        id=workspace.id,
-        argv=argv,
-        term=term_argv(workspace.id, workspace.folder, request.stop_signal),
+        id=name,
+        argv=run_argv(name, folder, request.platform, network, *flags, restores=request.restores),
+        term=term_argv(name, folder, request.stop_signal),
         env=runsc_env(root, runsc.sidecars.folder if runsc.uses_sidecars else ""),
-        folder=workspace.folder,
+        folder=folder,
         root=root,
         cgroups=tuple(cgroups),
         hide_net_sysctls=hide,
@@ -271,3 +260,24 @@ def order_of(
         sources=tuple(workspace.sources),
         terminal=terminal,
     )
+
+
+def _flags(request: Request, spec: Spec, workspace: Workspace, *, rootless: bool) -> Iterator[str]:
+    """Yield the flags that not every run has.
+
+    ``rootless`` is for an unprivileged caller in no user namespace of its own.
+    """
+    if rootless:
+        yield "--rootless"
+    if workspace.logs is not None:
+        # Without --debug, with which the sentry's output goes into the workload's streams.
+        yield from ("--debug-log", f"{workspace.folder}/logs/%COMMAND%")
+    if request.settings.debug:
+        yield "--strace"
+    if request.runsc.enforces_release:
+        # By default the labels of two builds that are no releases may differ.
+        yield f"--{ONE_RELEASE}=ALWAYS"
+    binds = [mount for mount in spec.mounts if mount.is_bind and "nodev" not in mount.options]
+    devices = any(shows_devices(mount.source) for mount in binds)
+    yield from gofer_flags(request.runsc.flags, devices=devices)
+    yield from request.extra_flags

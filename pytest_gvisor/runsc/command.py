@@ -27,32 +27,17 @@ OWN_FLAGS = frozenset({
 
 
 def run_argv(
-    name: str,
-    folder: str,
-    *,
-    platform: Platform,
-    network: Network = Network.NONE,
-    rootless: bool = False,
-    logs: bool = False,
-    strace: bool = False,
-    one_release: bool = False,
-    restores: str = "",
-    extra: Sequence[str] = (),
+    name: str, folder: str, platform: Platform, network: Network, *flags: str, restores: str = ""
 ) -> tuple[str, ...]:
     """Return the argv of ``runsc run`` for the sandbox ``name``, whose files are in ``folder``.
 
-    With ``restores``, the folder of a saved sandbox, it is ``runsc restore``.
-
-    ``rootless`` is for an unprivileged caller in no user namespace of its own. ``logs`` is whether
-    runsc writes its own.
-    ``one_release`` refuses a sentry beside runsc whose build label is another one. Raises
-    `UsageError` for a NUL byte anywhere.
+    With ``restores``, the folder of a saved sandbox, it is ``runsc restore``. ``flags`` are those
+    that not every run has. Raises `UsageError` for a NUL byte anywhere.
     """
     # fmt: off
     argv = [
         "runsc",
         "--root", f"{folder}/root",
-        *(["--rootless"] if rootless else []),
         "--ignore-cgroups",
         "--network", network.value,
         "--platform", platform.value,
@@ -62,17 +47,9 @@ def run_argv(
         "--pod-init-config", f"{folder}/{EVENTS}",
     ]
     # fmt: on
-    if logs:
-        # Without --debug, with which the sentry's output goes into the workload's streams.
-        argv += ["--debug-log", f"{folder}/logs/%COMMAND%"]
-    if strace:
-        argv += ["--strace"]
-    if one_release:
-        # By default the labels of two builds that are no releases may differ.
-        argv += [f"--{ONE_RELEASE}=ALWAYS"]
     begin = ["restore", "--image-path", restores] if restores else ["run"]
     # runsc takes global flags before the subcommand only.
-    return _checked(*argv, *extra, *begin, "--bundle", f"{folder}/bundle", name)
+    return _checked(*argv, *flags, *begin, "--bundle", f"{folder}/bundle", name)
 
 
 def save_argv(name: str, folder: str) -> tuple[str, ...]:
@@ -123,17 +100,10 @@ def runsc_env(runtime: str, sidecars: str = "") -> dict[str, str]:
     return env
 
 
-def shell_line(
-    argv: Sequence[str], env: Mapping[str, str], places: Mapping[str, str] | None = None
-) -> str:
-    """Return a line for a shell that runs ``argv`` in exactly ``env``.
-
-    ``places`` maps folders of the run to shell words, for a script that has them elsewhere.
-    """
-    known = places or {}
-    words = [known.get(word) or shlex.quote(word) for word in argv]
-    pairs = [f"{name}={known.get(value) or shlex.quote(value)}" for name, value in env.items()]
-    return " ".join(["env -i", *pairs, *words])
+def shell_line(argv: Sequence[str], env: Mapping[str, str]) -> str:
+    """Return a line for a shell that runs ``argv`` in exactly ``env``."""
+    pairs = [f"{name}={shlex.quote(value)}" for name, value in env.items()]
+    return " ".join(["env -i", *pairs, shlex.join(argv)])
 
 
 def check_strings(strings: Collection[str]) -> None:

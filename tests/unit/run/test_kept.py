@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor.base.errors import SnapshotError
-from pytest_gvisor.base.settings import Platform
+from pytest_gvisor.base.settings import Network, Platform
 from pytest_gvisor.oci.defaults import default_spec
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run import connected
@@ -21,7 +21,7 @@ def test_a_copy_of_a_saved_sandbox_is_repeated_by_a_fresh_start(tmp_path: Path) 
     workspace = Workspace(id="g1", folder=str(run), shared=str(tmp_path), netns="")
     (tmp_path / "rootfs").mkdir()
     spec = default_spec(["true"], root_path=str(tmp_path / "rootfs"))
-    argv = run_argv("g1", str(run), platform=Platform.SYSTRAP, restores="/gone")
+    argv = run_argv("g1", str(run), Platform.SYSTRAP, Network.NONE, restores="/gone")
     order = Order(id="g1", argv=argv, term=(), env={}, folder=str(run), root=f"{run}/root")
     keep(str(tmp_path / "kept"), workspace, Record(argv=argv, order=order, spec=spec))
     for name in ("replay.sh", "order.json"):

@@ -6,7 +6,7 @@ import subprocess
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gvisor.base.settings import Platform
+from pytest_gvisor.base.settings import Network, Platform
 from pytest_gvisor.runsc.command import run_argv, save_argv, shell_line
 
 
@@ -28,21 +28,16 @@ def test_a_line_runs_in_exactly_its_environment() -> None:
     assert done.stdout == "x 'y'|\"|none\n"
 
 
-def test_a_folder_of_the_run_is_replaced_by_the_script_s() -> None:
-    """The shell expands the script's folder; a longer path that begins with the folder stays."""
-    places = {"/run/x": '"$here"'}
-    line = shell_line(["runsc", "/run/x", "/run/xy"], {"T": "/run/x"}, places)
-    assert line == 'env -i T="$here" runsc "$here" /run/xy'
-
-
 def test_a_run_that_goes_on_from_an_image_is_a_restore() -> None:
     """All flags before the subcommand are those of any run."""
     fresh, restored = (
-        run_argv("g1", "/f", platform=Platform.SYSTRAP, restores=image) for image in ("", "/image")
+        run_argv("g1", "/f", Platform.SYSTRAP, Network.NONE, "--flag", restores=image)
+        for image in ("", "/image")
     )
     assert fresh[-4:] == ("run", "--bundle", "/f/bundle", "g1")
     assert restored[-6:] == ("restore", "--image-path", "/image", "--bundle", "/f/bundle", "g1")
     assert fresh[:-4] == restored[:-6]
+    assert fresh[-5] == "--flag"
 
 
 def test_a_sandbox_that_is_saved_runs_on() -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime as dt
-import functools
 import os
 import re
 import shutil
@@ -16,12 +15,11 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor.base.errors import InsecureRunsc, LaunchError, RunscNotFound, UsageError
-from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.cli import doctor
 from pytest_gvisor.install import unpack
 from pytest_gvisor.runsc import locate, sidecars
 from pytest_gvisor.runsc.binary import Runsc
-from pytest_gvisor.runsc.command import check_extra, run_argv
+from pytest_gvisor.runsc.command import check_extra
 from tests.faults.shortages import spare_descriptors
 from tests.mounts import masked
 from tests.unit.runsc.conftest import (
@@ -513,15 +511,6 @@ def test_one_release_is_asked_for_where_there_is_a_folder(
     shutil.rmtree(folder)
     with contextlib.closing(Runsc.find(str(binary))) as runsc:
         assert runsc.enforces_release is False
-
-
-def test_the_flag_stands_before_the_subcommand() -> None:
-    """Runsc requires the order, and takes a value of some flags only after an equals sign."""
-    made = functools.partial(run_argv, "a", "/f", platform=Platform.SYSTRAP)
-    flag = "--sidecar-release-enforcement-policy=ALWAYS"
-    assert flag not in made()
-    argv = made(one_release=True)
-    assert argv.index(flag) < argv.index("run")
 
 
 def test_no_hook_can_turn_it_off() -> None:
