@@ -118,23 +118,12 @@ def undo_xfail(call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
 
 
 def _failed_before_run(call: pytest.CallInfo[Any]) -> bool:
-    from pytest_gvisor.base import completed  # noqa: PLC0415 -- idle sessions have failures too
-
     raised = None if call.excinfo is None else call.excinfo.value
     if isinstance(raised, pytest.fail.Exception):
         return missing_requirement(raised) is not None or _MISUSE in vars(raised)
-    of_workloads = (
-        completed.WorkloadFailed,
-        completed.WorkloadTimeout,
-        completed.SandboxCrashed,
-        errors.InsideError,
-        errors.NotReady,
-    )
-    return (
-        call.when == "setup"
-        and isinstance(raised, GvisorError)
-        and not isinstance(raised, of_workloads)
-    )
+    # Those that carry a run are in `completed`, which an idle session has not imported.
+    ran = hasattr(raised, "completed") or isinstance(raised, errors.InsideError | errors.NotReady)
+    return call.when == "setup" and isinstance(raised, GvisorError) and not ran
 
 
 def hide_own_frames() -> None:

@@ -305,12 +305,12 @@ class Report:
 
     def starts(self, platform: str) -> Starts | None:
         """Return the statistics of start times; None if none was measured."""
-        times = self.start_times(platform)
+        times = sorted(self.start_times(platform))
         if not times:
             return None
-        import statistics  # noqa: PLC0415 -- few sessions show it
-
-        return Starts(count=len(times), median=statistics.median(times), slowest=max(times))
+        middle = len(times) // 2
+        median = (times[middle] + times[~middle]) / 2
+        return Starts(count=len(times), median=median, slowest=times[-1])
 
     def used(self, platform: str) -> Used | None:
         """Return the resources that the cells of a column have used; None if none was measured."""

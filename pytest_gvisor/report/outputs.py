@@ -46,20 +46,19 @@ def check(path: str) -> None:
         ) from error
 
 
-def rendered(report: Report, path: str) -> str:
-    """Render the report in the format of the file's suffix."""
-    suffix = os.path.splitext(path)[1]
+def rendered(report: Report, suffix: str, budget: int | None = None) -> str:
+    """Render the report in the format of a file's suffix, Markdown in as many bytes at most."""
     if suffix == ".json":
         return report.to_json()
     # Jinja2 takes longer to import than all modules of the report together.
     from pytest_gvisor.report import html, markdown  # noqa: PLC0415 -- most sessions write none
 
-    return html.render(report) if suffix == ".html" else markdown.render(report)
+    return html.render(report) if suffix == ".html" else markdown.render(report, budget)
 
 
 def write(report: Report, path: str) -> str:
     """Write the whole file or nothing; return the problem, or nothing."""
-    text = rendered(report, path)
+    text = rendered(report, os.path.splitext(path)[1])
     new = os.path.join(os.path.dirname(path), f".gvisor-report-{secrets.token_hex(8)}")
     try:
         with open(new, "x", encoding="utf-8", errors="backslashreplace") as file:
@@ -77,12 +76,10 @@ def append_summary(report: Report, environ: Mapping[str, str]) -> str:
     path = environ.get(VARIABLE)
     if not path:
         return ""
-    from pytest_gvisor.report import markdown  # noqa: PLC0415 -- most sessions write none
-
     try:
         # Other tools of the same step have written to it as well.
         used = os.path.getsize(path) if os.path.exists(path) else 0
-        text = markdown.render(report, max(0, BUDGET - used))
+        text = rendered(report, ".md", max(0, BUDGET - used))
         data = f"\n{text}".encode("utf-8", "backslashreplace")
         if used + len(data) > BUDGET:
             return f"it has {used} bytes already, and there is no room for a table"

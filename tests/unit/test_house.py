@@ -81,5 +81,5 @@ def test_a_module_has_30_to_300_lines_of_code() -> None:
 def test_few_imports_are_late_and_few_handlers_take_everything() -> None:
     """A late import needs an idle session or a circle; a handler of all, a process of its own."""
     texts = [path.read_text() for path in MODULES]
-    assert sum(text.count("noqa: PLC0415") for text in texts) <= 43
+    assert sum(text.count("noqa: PLC0415") for text in texts) <= 37
     assert sum(text.count("except BaseException") for text in texts) <= 1
