@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from pytest_gvisor.base.errors import MachineFailed
 from pytest_gvisor.cli import parsers
@@ -80,7 +81,8 @@ def main(arguments: Sequence[str]) -> int:
         qemu=given.qemu and os.path.abspath(given.qemu),
         kernel=given.kernel and os.path.abspath(given.kernel),
     )
-    return drive.run(chosen, given.timeout, _to(sys.stdout.fileno()), _to(sys.stderr.fileno()))
+    sinks = (functools.partial(_write, stream.fileno()) for stream in (sys.stdout, sys.stderr))
+    return drive.run(chosen, given.timeout, *sinks)
 
 
 def _here() -> str:
@@ -90,10 +92,7 @@ def _here() -> str:
         raise MachineFailed("the current folder has been removed") from None
 
 
-def _to(fd: int) -> Callable[[bytes], None]:
-    def write(piece: bytes) -> None:
-        view = memoryview(piece)
-        while view:
-            view = view[os.write(fd, view) :]
-
-    return write
+def _write(fd: int, piece: bytes) -> None:
+    view = memoryview(piece)
+    while view:
+        view = view[os.write(fd, view) :]

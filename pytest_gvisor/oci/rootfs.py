@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from pytest_gvisor.base.errors import GvisorError, InvalidBundle, LaunchError, UsageError
+from pytest_gvisor.base.errors import InvalidBundle, LaunchError, UsageError
 from pytest_gvisor.base.escape import shown
 from pytest_gvisor.oci import host_paths, root_paths, skeleton, system_folders
 from pytest_gvisor.oci.accounts import Account
@@ -367,8 +367,6 @@ def _failing(folder: str) -> Iterator[None]:
             os.mkdir(folder, 0o700)
             os.chmod(folder, 0o700)  # mkdir has applied the umask
         yield
-    except GvisorError:
-        raise
     except (OSError, ValueError) as error:
         number = getattr(error, "errno", None) or 0
         detail = f"cannot make a root file system in {shown(folder)}"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from pytest_gvisor.base.completed import Usage
-from pytest_gvisor.base.errors import LaunchError, stage
+from pytest_gvisor.base.errors import LaunchError, on_error, stage
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.programs import proc
 from pytest_gvisor.programs.leftovers import CGROUP_PREFIX as PREFIX
@@ -217,12 +217,9 @@ def create(limits: Limits, announce: Callable[[str], None]) -> Cgroups:
         return made
     with stage("cgroup", "cannot find the cgroup controllers"):
         known = hierarchies()
-    try:
+    with on_error(made.remove):
         for controller, limit in limits.items():
             made.limit(controller, known.get(controller), limit)
-    except LaunchError:
-        made.remove()
-        raise
     # To join the first cgroup takes the kernel some 15 ms, and each further one next to nothing.
     # So where a limit is set anyway, controllers that count are added for `measured`.
     for controller in _COUNTING:

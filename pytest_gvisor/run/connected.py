@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from pytest_gvisor.base.completed import Completed
-from pytest_gvisor.base.errors import GvisorError, SnapshotError
+from pytest_gvisor.base.errors import GvisorError, SnapshotError, on_error
 from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.run import logs
 from pytest_gvisor.run.budget import Budget
@@ -153,11 +153,8 @@ class Driven:
 
         The result does not list files that could not be removed.
         """
-        with contextlib.ExitStack() as undo:
-            undo.push(self._undo)
-            ended = self._finish(patience, lambda: self.runner.supervisor.ask("release"))
-            undo.pop_all()
-        return ended
+        with on_error(self.settle):
+            return self._finish(patience, lambda: self.runner.supervisor.ask("release"))
 
     def settle(self) -> None:
         """Wait until everything is removed, after `leave`. A second call does nothing."""

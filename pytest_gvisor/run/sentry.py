@@ -19,6 +19,7 @@ import socket
 import struct
 import time
 
+from pytest_gvisor.base.errors import on_error
 from pytest_gvisor.runsc.command import EVENTS
 from pytest_gvisor.trace import points
 from pytest_gvisor.trace.protobuf import fields
@@ -86,12 +87,9 @@ class Listener:
             file.write(session(self.endpoint))
         kind = socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         self._socket = socket.socket(socket.AF_UNIX, kind)
-        try:
+        with on_error(self._socket.close):
             self._socket.bind(self.endpoint)
             self._socket.listen(1)
-        except OSError:
-            self._socket.close()
-            raise
 
     @property
     def connected(self) -> bool:

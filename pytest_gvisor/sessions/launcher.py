@@ -96,22 +96,18 @@ class Keeper:
             # One errno stands for all calls of Python in the child before it is the keeper.
             doing = f"fork, setsid or execve of {sys.executable} was refused"
             with closing(pidfd), stage("keeper", doing):
-                self._process = self._spawn(theirs.fileno(), pidfd, session)
+                self._process = subprocess.Popen(
+                    command(_PROGRAM, theirs.fileno(), pidfd, session),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env=ENVIRONMENT,
+                    pass_fds=(theirs.fileno(), pidfd),
+                    start_new_session=True,
+                    cwd="/",
+                )
         self._socket = ours
         self._ready = False
-
-    @staticmethod
-    def _spawn(main: int, pidfd: int, session: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            command(_PROGRAM, main, pidfd, session),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=ENVIRONMENT,
-            pass_fds=(main, pidfd),
-            start_new_session=True,
-            cwd="/",
-        )
 
     def await_ready(self) -> None:
         """Wait until it has come up. Raises `LaunchError` where it has not."""

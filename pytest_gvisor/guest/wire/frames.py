@@ -107,12 +107,11 @@ def receive(fd: int, tag: bytes) -> dict[str, Any]:
 def _exactly(fd: int, count: int) -> bytes:
     data = b""
     while len(data) < count:
-        data += os.read(fd, count - len(data)) or _ended()
+        piece = os.read(fd, count - len(data))
+        if not piece:
+            raise EOFError
+        data += piece
     return data
-
-
-def _ended() -> bytes:
-    raise EOFError
 
 
 class Encoder:

@@ -121,7 +121,7 @@ class Started(NamedTuple):
 
 def fresh(config: pytest.Config, plan: Plan) -> Started:
     """Start the sandbox of a plan as `launch` does. Raises `GvisorError`."""
-    state = host_files.of_start(config, plan.shown)
+    state = host_files.now(config, host_files.folders(config, plan.shown))
     return Started(link=launch(config, plan), plan=plan, state=state)
 
 

@@ -25,11 +25,6 @@ Names = dict[str, frozenset[str] | None]
 """For each folder its names; None where it cannot be read."""
 
 
-def of_start(config: pytest.Config, shown: Shown) -> State:
-    """Return the state for a start that shows these files."""
-    return now(config, _folders(config, shown))
-
-
 def now(config: pytest.Config, folders: Iterable[str]) -> State:
     """Return the names in folders, and the state of files that a start may read.
 
@@ -67,7 +62,7 @@ def details(folders: Iterable[str]) -> State:
     return {folder: frozenset(_entries(folder, "", every=True)) for folder in folders}
 
 
-def _folders(config: pytest.Config, shown: Shown) -> Iterator[str]:
+def folders(config: pytest.Config, shown: Shown) -> Iterator[str]:
     """Yield the project's folders that a Python inside may have read before its gate.
 
     They are those of ``sys.path`` and of what has been imported here.
