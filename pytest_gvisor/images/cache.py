@@ -46,11 +46,6 @@ Opened = Callable[[], contextlib.AbstractContextManager[Content]]
 """Opens an image to be unpacked."""
 
 
-def default_folder() -> str:
-    """Return the folder for images."""
-    return caches("images-2")
-
-
 @dataclass(frozen=True, kw_only=True)
 class CachedImage:
     """An image in the cache, by its image.json."""
@@ -133,7 +128,7 @@ class Cache:
     """The cache in a folder. Methods raise `ImageError`, also for an unsafe folder."""
 
     def __init__(self, folder: str | None = None, *, patience: float = _PATIENCE) -> None:
-        self._whole = os.path.abspath(folder or default_folder())
+        self._whole = os.path.abspath(folder or caches("images-2"))
         self._patience = patience
         self._is_swept = False
 

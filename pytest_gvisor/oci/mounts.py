@@ -95,9 +95,7 @@ def covers(root: str, mounts: Sequence[Mount], *, session: str = "") -> list[Mou
             target = normal(f"{destination}/{base[len(source.rstrip('/')) :]}")
             between = [t for t in taken if within(target, t) and len(t) > len(destination)]
             if within(base, source) and base != source and not between:
-                found[target] = Mount(
-                    destination=target, type=MountType.TMPFS, source="tmpfs", options=_EMPTY
-                )
+                found[target] = _in_memory(target, *_EMPTY)
     return list(found.values())
 
 
@@ -115,9 +113,7 @@ def cover(destination: str, source: str, folder: str) -> Mount:
             next_step="Rename it, or leave its folder out: see gvisor_project_hidden.",
         ) from None
     if os.path.isdir(source):
-        return Mount(
-            destination=destination, type=MountType.TMPFS, source="tmpfs", options=_NOTHING
-        )
+        return _in_memory(destination, *_NOTHING)
     empty = os.path.join(folder, "hidden")
     if not os.path.lexists(empty):
         skeleton.write(empty, b"", 0o444)
@@ -202,8 +198,11 @@ def tmpfs(
     if not whole(mode) or not 0 <= mode <= 0o7777:
         raise UsageError(f"{shown(mode)} cannot be the mode of a folder")
     limit = () if size is None else (f"size={parse_size(size)}",)
-    options = ("nosuid", "nodev", f"mode={mode:04o}", *limit)
-    return Mount(destination=target, type=MountType.TMPFS, source="tmpfs", options=options)
+    return _in_memory(target, "nosuid", "nodev", f"mode={mode:04o}", *limit)
+
+
+def _in_memory(destination: str, *options: str) -> Mount:
+    return Mount(destination=destination, type=MountType.TMPFS, source="tmpfs", options=options)
 
 
 Mounts = Iterable[Mount | str] | Mapping[str, str] | Mapping[Path, str]
