@@ -33,7 +33,8 @@ def pytest_gvisor_modify_spec(item: pytest.Item, config_json: dict[str, Any]) ->
 def pytest_gvisor_runsc_args(item: pytest.Item) -> list[str] | None:
     """Return more global flags for runsc, each as ``--flag`` or ``--flag=value``.
 
-    A flag that this runsc does not have, or that a setting decides, is a `UsageError`.
+    If the hook returns a flag that this runsc does not have, that is a `UsageError`. So is a flag
+    for which there is a setting, such as ``--network``.
     """
 
 
