@@ -13,6 +13,13 @@ from pytest_gvisor.base.escape import escape
 
 _SYSTEM = re.compile(r"/(?:usr|lib|lib32|lib64|libx32|bin|sbin|etc/python3[.0-9]*)(?:/|\Z)")
 _OF_STARTS = frozenset({"/etc/ld.so.cache", "/etc/localtime", "/etc/locale.alias"})
+_INTERPRETER = tuple(
+    f"{prefix}/{part}/"
+    for prefix in (sys.prefix, sys.base_prefix)
+    for part in ("bin", f"lib/python{sys.version_info[0]}.{sys.version_info[1]}", "pyvenv.cfg")
+)
+"""The folders of this Python, which `host()` shows."""
+
 _SHOWN = 1000
 """Lines of a trace or of its violations that are printed."""
 
@@ -64,9 +71,13 @@ class Command:
     environment: tuple[str, ...] = ()
     """The names of its variables, sorted; none for the first process."""
 
+    reported: bool = True
+    """Whether the kernel reported that it was executed. An attempt is not."""
+
     def __str__(self) -> str:
         """Return one line: the program, and its arguments without the name."""
-        return f"executed: {_line(' '.join([self.program, *self.argv[1:]]))}"
+        shown = _line(" ".join([self.program, *self.argv[1:]]))
+        return f"{'executed' if self.reported else 'tried to execute'}: {shown}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +136,10 @@ class Trace:
     files: tuple[File, ...] = ()
     executed: tuple[Command, ...] = ()
     """The programs that were executed, the first process's first."""
+
+    attempts: tuple[Command, ...] = ()
+    """The programs that a process tried to execute, where no success was reported. A search of
+    ``PATH`` that ends well leaves none."""
 
     connections: tuple[Connection, ...] = ()
     listeners: tuple[ListeningSocket, ...] = ()
@@ -192,7 +207,7 @@ class Trace:
             )
         reads = ((one.path, one) for one in self.files if one.read and not _folded(one.path))
         writes = ((one.path, one) for one in self.files if _writes(one) and not _cached(one))
-        programs = ((one.program, one) for one in self.executed[1:])
+        programs = ((one.program, one) for one in (*self.executed[1:], *self.attempts))
         addresses = ((one.address, one) for one in self.connections)
         opened = (
             (one.path, one)
@@ -232,11 +247,8 @@ class Trace:
 
     def __repr__(self) -> str:
         """Return how many there are of each, and the gaps."""
-        counts = {
-            "read": len(self.read), "written": len(self.written), "commands": len(self.executed),
-            "connections": len(self.connections), "processes": len(self.processes),
-        }  # fmt: skip
-        shown = " ".join(f"{name}={count}" for name, count in counts.items())
+        names = ("read", "written", "commands", "connections", "processes")
+        shown = " ".join(f"{name}={len(getattr(self, name))}" for name in names)
         gaps = f" NOT COMPLETE: {'; '.join(self.gaps)}" if self.gaps else ""
         return f"<Trace {shown}{gaps}>"
 
@@ -246,7 +258,7 @@ class Trace:
             one for one in self.files if not (_cached(one) if _writes(one) else _folded(one.path))
         )
         acts: list[Connection | ListeningSocket | Command | File] = [
-            *self.connections, *self.listeners, *self.executed, *files,
+            *self.connections, *self.listeners, *self.executed, *self.attempts, *files,
         ]  # fmt: skip
         lines = [f"  {one}, by process {one.process}" for one in acts[:_SHOWN]]
         more = [f"  … and {len(acts) - _SHOWN} more"] if len(acts) > _SHOWN else []
@@ -263,18 +275,8 @@ def _cached(one: File) -> bool:
 
 def _folded(path: str) -> bool:
     """Whether a path is one that nearly each program reads."""
-    if _SYSTEM.match(path) or path in _OF_STARTS or "__pycache__" in path.split("/"):
-        return True
-    return any(path == one or path.startswith(f"{one}/") for one in _interpreter())
-
-
-@functools.cache
-def _interpreter() -> tuple[str, ...]:
-    """Return the folders of this Python, which `host()` shows."""
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    prefixes = {sys.prefix, sys.base_prefix}
-    parts = ("bin", f"lib/{version}", "pyvenv.cfg")
-    return tuple(f"{prefix}/{part}" for prefix in prefixes for part in parts)
+    system = _SYSTEM.match(path) or path in _OF_STARTS or "__pycache__" in path.split("/")
+    return bool(system) or f"{path}/".startswith(_INTERPRETER)
 
 
 def _allows(patterns: Iterable[str] | None, *, names: bool = False) -> Callable[[str], bool]:

@@ -91,9 +91,8 @@ class Runner:
         """Make everything for the run, and hand it to the keeper; ``undo`` ends and removes it."""
         request, workspace = self.request, self.workspace
         keeper = self.launcher.keeper()
-        runsc, recorder = request.runsc, None
-        if request.settings.trace:
-            recorder = Recorder(runsc.points, runsc.version)
+        runsc = request.runsc
+        recorder = Recorder(runsc.points, runsc.version) if request.settings.trace else None
         with stage("events", "cannot listen to the sandbox"):
             listener = sentry.Listener(workspace.folder, recorder)
             undo.callback(listener.close)

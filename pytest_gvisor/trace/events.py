@@ -65,9 +65,9 @@ class Way(NamedTuple):
     path: str
     read: bool
     written: bool
-    listed: bool
-    created: bool
-    error: str
+    listed: bool = False
+    created: bool = False
+    error: str = ""
 
 
 def whole(folder: str, path: str) -> str:

@@ -98,13 +98,10 @@ def wanted(numbers: Mapping[str, int]) -> Iterator[Point]:
         # On 2026 the exit of an execve that fails tells of no error.
         end = "enter" if name in EXECS else "exit"
         yield Point(f"syscall/sysno/{number}/{end}")
-        if name in EXECS:
-            yield Point(f"syscall/{name}/{end}", _WHO, ("envv",))
-        elif name in OPENS and name != "openat2":
-            # open(2) has no descriptor of a folder.
-            yield Point(
-                f"syscall/{name}/{end}", (*_WHO, "cwd"), ("fd_path",) if name == "openat" else ()
-            )
+        if name in EXECS or (name in OPENS and name != "openat2"):
+            folder = ("fd_path",) if name in ("openat", "execveat") else ()
+            environment = ("envv",) if name in EXECS else ()
+            yield Point(f"syscall/{name}/{end}", (*_WHO, "cwd"), (*folder, *environment))
 
 
 def session(endpoint: str, points: Collection[Point] = USUAL, **more: object) -> str:

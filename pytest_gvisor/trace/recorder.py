@@ -75,6 +75,9 @@ class Recorder:
         self._commands: list[traced.Command] = []
         self._connections: dict[tuple[str, str, str], traced.Connection] = {}
         self._listeners: dict[traced.ListeningSocket, None] = {}
+        self._tried: dict[tuple[int, tuple[str, ...]], dict[str, None]] = {}
+        """The files of each process and its arguments that it tried to execute, so far in vain."""
+
         self._parents: dict[int, int] = {1: 0}
         self._last: dict[int, tuple[str, ...]] = {}
         self._raw: collections.Counter[int] = collections.Counter()
@@ -84,7 +87,7 @@ class Recorder:
         self._kept = self._bytes = self._left_out = 0
         self._acts: dict[int, Callable[[Event, bytes], None]] = {
             1: self._start, 2: self._clone, 3: self._exec, 5: self._exit, 6: self._call,
-            7: self._open, 8: self._close, 10: self._connect, 11: self._named_exec,
+            7: self._open, 8: self._close, 10: self._connect, 11: self._try,
             12: self._socket, 24: self._bind, 37: self._listen,
         }  # fmt: skip
         """By enum MessageType of common.proto."""
@@ -122,6 +125,10 @@ class Recorder:
         names = tuple(sorted({pair.partition("=")[0] for pair in texts(payload, 4)}))
         argv, program = texts(payload, 3), event.text(2)
         process = event.process
+        # A search of PATH tries the same arguments with one file after another.
+        for tried in self._tried.pop((process, argv), ()):
+            self._kept -= 1
+            self._bytes -= sum(map(len, (tried, *argv)))
         self._note(traced.Command(argv=argv, program=program, process=process, environment=names))
 
     def _note(self, command: traced.Command) -> None:
@@ -129,8 +136,14 @@ class Recorder:
             self._commands.append(command)
             self._last[command.process] = command.argv
 
-    def _named_exec(self, event: Event, _payload: bytes) -> None:
+    def _try(self, event: Event, payload: bytes) -> None:
+        """Note what a process is about to execute. No event has the error if it fails."""
         self._count(self._named, event.number(3))
+        program, argv = whole(event.text(5) or event.cwd, event.text(6)), texts(payload, 7)
+        known = self._tried.get((event.process, argv), {})
+        if program not in known and self._room(program, *argv):
+            known[program] = None
+            self._tried[event.process, argv] = known
 
     def _clone(self, event: Event, _payload: bytes) -> None:
         made = event.number(4)
@@ -145,9 +158,8 @@ class Recorder:
     # --- files
 
     def _open(self, event: Event, _payload: bytes) -> None:
-        number, flags = event.number(3), event.number(7)
-        if number == self._creat:
-            flags = _CREATES
+        number = event.number(3)
+        flags = _CREATES if number == self._creat else event.number(7)
         path = whole(event.text(5) or event.cwd, event.text(6))
         opened = self._opened(way_of(path, flags, event.error), event.process)
         if not event.error:
@@ -167,13 +179,12 @@ class Recorder:
     def _opened(self, way: Way, process: int) -> Opened | None:
         """Count a file that was opened so, and return it; None if there is no room."""
         found = self._files.get(way)
-        if found is None:
-            if not self._room(way.path):
-                return None
+        if found is None and self._room(way.path):
             found = self._files[way] = Opened(way, process)
             if not way.error:
                 self._paths.add(way.path)
-        found.opened += 1
+        if found is not None:
+            found.opened += 1
         return found
 
     def _close(self, event: Event, _payload: bytes) -> None:
@@ -193,10 +204,7 @@ class Recorder:
             if isinstance(known, Opened):
                 self._add(known.way._replace(path=path), event.process)
             elif not path.startswith("/memfd:"):
-                self._add(
-                    Way(path, read=True, written=True, listed=False, created=False, error=""),
-                    event.process,
-                )
+                self._add(Way(path, read=True, written=True), event.process)
 
     def _add(self, way: Way, process: int) -> None:
         """Count a file whose path the sentry reported at a close."""
@@ -266,10 +274,8 @@ class Recorder:
 
     def trace(self, *, dropped: int, broken: bool, ended: bool) -> traced.Trace:
         """Return the trace. ``ended`` is whether the end of the first process was seen."""
-        unnamed = [
-            sum(max(0, self._raw[one] - self._named[one]) for one in numbers)
-            for numbers in (self._opens, self._execs)
-        ]
+        without_text = self._raw - self._named
+        unnamed = [sum(map(without_text.__getitem__, one)) for one in (self._opens, self._execs)]
         gaps = {
             "the end of the first process was not seen": not ended,
             f"{dropped} events were dropped": dropped,
@@ -289,6 +295,11 @@ class Recorder:
                 for one in self._files.values()
             ),
             executed=tuple(self._commands),
+            attempts=tuple(
+                traced.Command(argv=argv, program=program, process=process, reported=False)
+                for (process, argv), programs in self._tried.items()
+                for program in programs
+            ),
             connections=tuple(self._connections.values()),
             listeners=tuple(self._listeners),
             datagrams=self._datagrams,

@@ -54,6 +54,12 @@ def executed(argv: list[bytes], program: bytes, process: int, env: tuple[bytes, 
     return context(process, cwd=b"/") + field(2, program) + words
 
 
+def tried(argv: list[bytes], program: bytes, process: int, number: int = 59) -> bytes:
+    """The payload of an execve that begins, of kind 11."""
+    words = b"".join(field(7, word) for word in argv)
+    return context(process, cwd=b"/work") + field(3, number) + field(6, program) + words
+
+
 def cloned(made: int, process: int = 1) -> bytes:
     """The payload of a clone, of kind 2."""
     return context(process) + field(3, made) + field(4, made)

@@ -145,6 +145,22 @@ def test_an_event_that_gvisor_cannot_encode_makes_a_gap(gvisor: Gvisor, code: st
         trace.check()
 
 
+def test_a_program_with_such_a_name_is_an_attempt(gvisor: Gvisor) -> None:
+    """Its name comes by a rename, and it is executed through a link: only the attempt has texts."""
+    trace = python(
+        gvisor,
+        "import os, shutil\n"
+        'shutil.copy("/bin/true", "/tmp/x"); os.rename("/tmp/x", b"/tmp/\\xff")\n'
+        'os.symlink(b"/tmp/\\xff", "/tmp/link"); os.spawnv(os.P_WAIT, "/tmp/link", ["true"])\n'
+        'os.spawnvp(os.P_WAIT, "true", ["true", "found"])',
+    )
+    assert trace.complete
+    assert [(one.program, one.argv) for one in trace.attempts] == [("/tmp/link", ("true",))]
+    assert trace.commands[1:] == [["true", "found"]]
+    with pytest.raises(AssertionError, match="tried to execute: /tmp/link, by process 2 below 1"):
+        trace.check(execute=["/usr/bin/*"])
+
+
 def test_openat2_hides_nothing(gvisor: Gvisor) -> None:
     """No event has its path: if the kernel has the call, the trace has a gap."""
     trace = python(

@@ -106,6 +106,15 @@ def test_a_pattern_of_programs_may_be_a_name() -> None:
         assert line == "executed: /usr/bin/curl, by process 2 below 1 (sh)"
 
 
+def test_an_attempt_to_execute_counts() -> None:
+    """A success may be kept from the trace: the file's own name need not be UTF-8."""
+    one = Command(argv=("sh", "-c"), program="/tmp/sh", process=1, reported=False)
+    trace = Trace(attempts=(one,))
+    assert violations(trace, execute=["sh"]) == []
+    assert violations(trace, execute=[]) == ["tried to execute: /tmp/sh -c, by process 1"]
+    assert "tried to execute: /tmp/sh" in str(trace)
+
+
 def test_none_allows_all_and_an_empty_list_nothing() -> None:
     """The default is to look at nothing."""
     trace = Trace(

@@ -184,6 +184,32 @@ def test_commands_are_those_that_were_executed() -> None:
     )
 
 
+def test_an_attempt_is_what_no_event_of_success_follows() -> None:
+    """A search of PATH that ends well leaves none; the same of another process does not count."""
+    trace = made(
+        *[(11, events.tried([b"true", b"x"], path, 2)) for path in (b"/sbin/true", b"bin/true")],
+        (11, events.tried([b"true", b"x"], b"/sbin/true", 3)),
+        (11, events.tried([b"sh"], b"sh", 2)),
+        (11, events.tried([b"sh"], b"sh", 2)),
+        (3, events.executed([b"true", b"x"], b"/work/bin/true", 2)),
+    )
+    assert trace.commands == [["true", "x"]]
+    assert trace.attempts == (
+        Command(argv=("true", "x"), program="/sbin/true", process=3, reported=False),
+        Command(argv=("sh",), program="/work/sh", process=2, reported=False),
+    )
+
+
+def test_a_search_of_path_gives_its_room_back() -> None:
+    """A workload that executes a hundred thousand programs has one entry for each."""
+    one = Recorder(NEW, "20260905.0")
+    for process in range(1, 50):
+        for path in (b"/a/sh", b"/b/sh", b"/c/sh"):
+            one.take(11, events.tried([b"sh", b"-c"], path, process))
+        one.take(3, events.executed([b"sh", b"-c"], b"/c/sh", process))
+    assert (one._kept, one._bytes, one._tried) == (49, 49 * len("sh-c/c/sh"), {})
+
+
 def test_a_thread_is_no_process() -> None:
     """A clone within the same group."""
     thread = events.context() + field(3, 2) + field(4, 1)
@@ -294,11 +320,12 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, limit: str, va
         one.take(10, events.on_socket(b"\x01\0" + path, number))
         one.take(12, events.made_socket(2, 1, number, process=number))
         one.take(6, events.raw(number))
-        one.take(11, events.context() + field(3, 1000 + number))
+        one.take(11, events.tried([path], path, number, number=1000 + number))
     held = sum(map(len, one._descriptors.values()))
     assert held == one._held <= recorder.MAX_KEPT
     trace = one.trace(dropped=0, broken=False, ended=True)
-    kept = [*trace.files, *trace.executed, *trace.connections, *trace.processes[1:]]
+    kept = [*trace.files, *trace.executed, *trace.attempts, *trace.connections]
+    kept += trace.processes[1:]
     assert 0 < len(kept) == one._kept <= recorder.MAX_KEPT
     assert len(one._raw) + len(one._named) < 20
     assert "had no room" in trace.gaps[0]
