@@ -148,13 +148,8 @@ def planned(items: Sequence[pytest.Item], isolation: Isolation) -> list[Group]:
         fresh = Group(platform=platform, settings=settings, user=user, lifetime=lifetime)
         group = groups.setdefault((platform, settings, user, names.get(lifetime, "")), fresh)
         plan = item.stash[plan_key] = ItemPlan(
-            item=item,
-            name=getattr(item, APART, variant.inner),
-            group=group,
-            number=len(group.plans),
-            position=position,
-            expected=expected_failures(item),
-            misuse=misuse,
-        )
+            item=item, name=getattr(item, APART, variant.inner), group=group, position=position,
+            number=len(group.plans), expected=expected_failures(item), misuse=misuse,
+        )  # fmt: skip
         group.plans.append(plan)
     return list(groups.values())

@@ -194,15 +194,10 @@ class InsideSession:
 
     def _worker(self, group: Group, platform: Platform) -> Worker:
         return Worker(
-            self._config,
-            functools.partial(self._start, group, platform),
-            group.settings.timeout,
-            Live(self._write_terminal).add,
-            self._bounds,
-            bridges=self._bridges,
-            inside=self._inside,
-            items=group.items,
-        )
+            self._config, functools.partial(self._start, group, platform), group.settings.timeout,
+            Live(self._write_terminal).add, self._bounds, bridges=self._bridges,
+            inside=self._inside, items=group.items,
+        )  # fmt: skip
 
     def _start(self, group: Group, platform: Platform) -> tuple[Link, Taker]:
         """Start a sandbox for a group, and let its pytest collect. Raises `GvisorError`."""
@@ -210,13 +205,9 @@ class InsideSession:
         base = basetemp(self._config, group.items, self._started)
         taker = Taker(self._returned, self._agree(group.items, base))
         planned = plan(
-            self._config,
-            platform=platform,
-            settings=group.settings,
-            inside=self._inside,
-            user=group.user,
-            items=group.items,
-        )
+            self._config, platform=platform, settings=group.settings, inside=self._inside,
+            user=group.user, items=group.items,
+        )  # fmt: skip
         bridges = self._bridges.names
         opens = opening(group.items, bridges=bridges, taker=taker, show=self._show())
         # Several sandboxes are started in the same way, for a test or a module each.

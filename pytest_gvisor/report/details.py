@@ -16,12 +16,10 @@ _CAPTURED = re.compile(r"^--- Captured \w+ \w+ ---$", re.MULTILINE)
 
 def details(report: Report) -> str:
     """Return the details of the cells as JSON for a script element."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for number, row in enumerate(report.rows):
-        found[str(number)] = {
-            cell.platform: _detail(report, row, cell)
-            for cell in row.cells
-        }  # fmt: skip
+    found = {
+        number: {cell.platform: _detail(report, row, cell) for cell in row.cells}
+        for number, row in enumerate(report.rows)
+    }
     text = json.dumps(found, separators=(",", ":"))
     # ASCII already; no "</script>" and no "<!--" can be in it.
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -32,12 +32,9 @@ def render(report: Report) -> str:
     """Render the whole document."""
     source = jinja2.PackageLoader("pytest_gvisor.report")
     environment = jinja2.Environment(
-        loader=source,
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
+        loader=source, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
-    )
+    )  # fmt: skip
     compare, report_js, style = (
         source.get_source(environment, name)[0]
         for name in ("compare.js", "report.js", "report.css")

@@ -296,12 +296,10 @@ class Report:
 
     def start_times(self, platform: str) -> list[float]:
         """Return every measured start of a platform, in milliseconds, replaced cells included."""
-        found: list[float] = []
+        found: list[Cell | Other] = []
         for cell in self.cells(platform):
-            found += cell.starts_ms
-            for other in cell.others:
-                found += other.starts_ms
-        return found
+            found += [cell, *cell.others]
+        return [start for one in found for start in one.starts_ms]
 
     def starts(self, platform: str) -> Starts | None:
         """Return the statistics of start times; None if none was measured."""

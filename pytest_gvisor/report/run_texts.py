@@ -73,13 +73,12 @@ def _told(record: Record, *, debug: bool) -> str:
 def _ends(stream: str, name: str) -> str:
     """Return the first and last lines of a stream, and where those between are."""
     lines = stream.split("\n")
-    if len(lines) <= _FIRST_LINES + _LAST_LINES:
+    between = len(lines) - _FIRST_LINES - _LAST_LINES
+    if between <= 0:
         return tail(stream, _LONGEST)
-    first = head("\n".join(lines[:_FIRST_LINES]), _LONGEST // 4)
-    last = tail("\n".join(lines[-_LAST_LINES:]), _LONGEST)
-    left_out = len(lines) - _FIRST_LINES - _LAST_LINES
-    where = f"{name} of the result, or of the error, has them"
-    return f"{first}\n[… {left_out} lines between: {where} …]\n{last}"
+    first, last = "\n".join(lines[:_FIRST_LINES]), "\n".join(lines[-_LAST_LINES:])
+    gap = f"[… {between} lines between: {name} of the result, or of the error, has them …]"
+    return "\n".join([head(first, _LONGEST // 4), gap, tail(last, _LONGEST)])
 
 
 def _ended(record: Record) -> str:
@@ -146,9 +145,5 @@ def _config(record: Record) -> str:
 
 def _log(record: Record) -> str:
     boot, _strace = debugged(record.debug_logs.get("boot", ""))
-    parts = [
-        "\n".join(record.runsc_records),
-        tail(record.panic, _LONGEST),
-        tail("\n".join(boot), _LONGEST),
-    ]
-    return "\n".join(filter(None, parts))
+    texts = ("\n".join(record.runsc_records), record.panic, "\n".join(boot))
+    return "\n".join(tail(text, _LONGEST) for text in texts if text)

@@ -86,8 +86,7 @@ def figures(report: Report) -> Iterator[str]:
         starts = report.starts(name)
         times = f", {starts}" if starts else ""
         yield f"{name}: {joined(report.counts(name))}{times}"
-        cause = report.cause(name)
-        if cause:
+        if cause := report.cause(name):
             yield f"{name} cannot be used: {one_line(cause)[:_LONGEST]}"
     if report.reaped or report.left:
         left = f", {report.left} LEFT" if report.left else ""

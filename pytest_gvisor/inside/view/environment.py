@@ -126,11 +126,8 @@ def _passes(name: str, value: str) -> bool:
 
 
 def _is_of_the_host(name: str) -> bool:
-    return (
-        name in _OF_THE_HOST
-        or name.startswith(_HOST_PREFIXES)
-        or re.search(r"_SOCK(ET)?\Z", name) is not None
-    )
+    is_socket = re.search(r"_SOCK(ET)?\Z", name) is not None
+    return name in _OF_THE_HOST or name.startswith(_HOST_PREFIXES) or is_socket
 
 
 def held_back(found: Mapping[str, str], environ: Mapping[str, str]) -> list[str]:
