@@ -29,16 +29,13 @@ from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 from pytest_gvisor.inside.worker import Worker
 from pytest_gvisor.plugin import again, cells
 from pytest_gvisor.plugin.placement import FIELDS
-from pytest_gvisor.run.not_started import NO_NETWORK
+from pytest_gvisor.run.not_started import NO_NETWORK, NO_NETWORK_TOLD
 
 _MAX_FALSE_STARTS = 3
 _STOPS = (KeyboardInterrupt, pytest.exit.Exception)
 """The exceptions that end the session, and are no outcome of a test."""
 
-_NO_NETWORK = (
-    "this sandbox has no network, and its 127.0.0.1 is its own. To have the host's: "
-    "--gvisor-network=host (or ini gvisor_network)"
-)
+_NO_NETWORK = f"{NO_NETWORK_TOLD}: --gvisor-network=host (or ini gvisor_network)"
 _LAST_END = 10.0
 """Seconds for runsc to end when the pytest inside has: it takes some 15 ms."""
 

@@ -47,20 +47,18 @@ NO_NETWORK = re.compile(
 )
 """Failures that a sandbox without a network makes."""
 
+NO_NETWORK_TOLD = "This sandbox has no network, and its 127.0.0.1 is its own. To have the host's"
+"""The beginning of a sentence that ends with a remedy."""
+
 NO_DATABASE = "unable to open database file"
 """The message of sqlite for a folder that is not there. It names no path."""
 
-_LOADER_PATH = "LD_LIBRARY_PATH"
 # As Python and the loaders of glibc and musl write it.
-_SEARCHED = (
-    (re.compile(r"No module named '(\w+)"), "PYTHONPATH", ("", ".py")),
-    (
-        re.compile(r"([\w.+-]+\.so[.\d]*): (?:cannot open shared object|No such file)"),
-        _LOADER_PATH,
-        ("",),
-    ),
-)
+_MODULE = re.compile(r"No module named '(\w+)")
+_LIBRARY = re.compile(r"([\w.+-]+\.so[.\d]*): (?:cannot open shared object|No such file)")
 _MOST_SEARCHED = 4
+
+_Pairs = Mapping[str, str] | None
 
 
 class Asker(NamedTuple):
@@ -109,15 +107,11 @@ def hint(
     if spec is not None and (found := look(lambda: _lacks(spec, asker, stderr), "")):
         return found
     if NO_DATABASE in stderr:
-        folder = _words(asker, mounts={"FOLDER": "FOLDER:rw"})
-        return f"If the database lies in a folder of the host, {_add(folder, asker)}."
+        remedy = _add(asker, mounts={"FOLDER": "FOLDER:rw"})
+        return f"If the database lies in a folder of the host, {remedy}."
     if networked or not NO_NETWORK.search(stderr):
         return ""
-    option = "network='host'" if asker.call else "--network host"
-    return (
-        "This sandbox has no network, and its 127.0.0.1 is its own. To have the host's, "
-        f"{_add(option, asker)}."
-    )
+    return f"{NO_NETWORK_TOLD}, {_add(asker, network='host')}."
 
 
 def searched(text: str) -> Iterator[tuple[str, str, str]]:
@@ -125,11 +119,14 @@ def searched(text: str) -> Iterator[tuple[str, str, str]]:
 
     That is the variable for its folder, the folder, and the path.
     """
-    folders = {"PYTHONPATH": sys.path, _LOADER_PATH: os.environ.get(_LOADER_PATH, "").split(":")}
-    for pattern, variable, ends in _SEARCHED:
+    libraries = os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    for pattern, variable, folders, ends in (
+        (_MODULE, "PYTHONPATH", sys.path, ("", ".py")),
+        (_LIBRARY, "LD_LIBRARY_PATH", libraries, ("",)),
+    ):
         names = [*dict.fromkeys(pattern.findall(text))][:_MOST_SEARCHED]
-        for name, folder in itertools.product(names, filter(os.path.isabs, folders[variable])):
-            yield from ((variable, folder, f"{folder}/{name}{end}") for end in ends)
+        for name, folder, end in itertools.product(names, filter(os.path.isabs, folders), ends):
+            yield variable, folder, f"{folder}/{name}{end}"
 
 
 def _lacks(spec: Spec, asker: Asker, stderr: str) -> str:
@@ -158,7 +155,7 @@ def _by_variable(variable: str, folder: str, path: str, spec: Spec, asker: Asker
         return ""
     return (
         f'"{escape(path)}" is not found in the sandbox. To have it found as here, '
-        f"{_add(_words(asker, mounts=mounts, env={variable: folder}), asker)}."
+        f"{_add(asker, mounts=mounts, env={variable: folder})}."
     )
 
 
@@ -201,7 +198,7 @@ def _no_cwd(cwd: str, spec: Spec, asker: Asker) -> str:
         return ""
     return (
         f'cwd="{escape(cwd)}" is a folder here, and an empty one in the sandbox. To show it, '
-        f"{_add(_words(asker, mounts={os.path.realpath(cwd): cwd}), asker)}."
+        f"{_add(asker, mounts={os.path.realpath(cwd): cwd})}."
     )
 
 
@@ -236,7 +233,7 @@ def _told(path: str, spec: Spec, asker: Asker, word: str = "/") -> str:
         source, target = above, folder
     told = f'"{escape(path)}" exists here but not in the sandbox.'
     cwd = "" if os.path.isabs(word) or spec.process.cwd == here else here
-    show = _add(_words(asker, mounts={source: target}, cwd=cwd), asker)
+    show = _add(asker, mounts={source: target}, cwd=cwd)
     told += f" To show it, {show}"
     project = asker.project
     # It starts in the root folder then, where a relative name has to mean the same file.
@@ -249,21 +246,16 @@ def _told(path: str, spec: Spec, asker: Asker, word: str = "/") -> str:
     return f"{told}."
 
 
-def _add(words: str, asker: Asker) -> str:
-    return f"add {words} to {asker.call}" if asker.call else f"add {words}"
-
-
-def _words(
-    asker: Asker, *, mounts: Mapping[str, str], cwd: str = "", env: Mapping[str, str] | None = None
-) -> str:
-    """Return the arguments of a call, or the options of ``pytest-gvisor run``."""
+def _add(asker: Asker, mounts: _Pairs = None, env: _Pairs = None, **words: str) -> str:
+    """Return the request to add arguments to a call, or options to ``pytest-gvisor run``."""
     if asker.call:
-        given = {"mounts": mounts, "cwd": cwd, "env": env}
-        return ", ".join(f"{name}={value!r}" for name, value in given.items() if value)
-    options = [("--mount", f"{source}:{target}") for source, target in mounts.items()]
-    options += [("--cwd", cwd)] if cwd else []
+        given = {"mounts": mounts, **words, "env": env}
+        told = ", ".join(f"{name}={value!r}" for name, value in given.items() if value)
+        return f"add {told} to {asker.call}"
+    options = [("--mount", f"{source}:{target}") for source, target in (mounts or {}).items()]
+    options += [(f"--{name}", value) for name, value in words.items() if value]
     options += [("--env", f"{name}={value}") for name, value in (env or {}).items()]
-    return escape(shlex.join(itertools.chain(*options)))
+    return f"add {escape(shlex.join(itertools.chain(*options)))}"
 
 
 def _no_folder(path: str, spec: Spec, asker: Asker) -> str:
@@ -276,7 +268,7 @@ def _no_folder(path: str, spec: Spec, asker: Asker) -> str:
         return ""
     return (
         f'"{escape(folder)}" is a folder here, and not in the sandbox. To write to it, '
-        f"{_add(_words(asker, mounts={real: f'{folder}:rw'}), asker)}."
+        f"{_add(asker, mounts={real: f'{folder}:rw'})}."
     )
 
 

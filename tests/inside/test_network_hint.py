@@ -21,7 +21,7 @@ def test_fixture(broken):
     pass
 """
 TOLD = (
-    "this sandbox has no network, and its 127.0.0.1 is its own. To have the host's: "
+    "This sandbox has no network, and its 127.0.0.1 is its own. To have the host's: "
     "--gvisor-network=host (or ini gvisor_network)"
 )
 NO_DATABASE = (

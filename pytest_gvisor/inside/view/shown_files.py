@@ -152,9 +152,8 @@ def hint(texts: Iterable[str], holds: Callable[[str], bool], cwd: str) -> str:
         if len(told) < _MOST_TOLD and not _is_in(answer[0], told):
             told.setdefault(*answer)
     options = " ".join(f"{OPTION}={escape(shlex.quote(path))}" for path in told)
-    if told:
-        return "\n".join([*told.values(), f"To show: {options} (or ini {KEY})"])
-    return _NO_DATABASE if databases else ""
+    show = f"To show: {options} (or ini {KEY})"
+    return "\n".join([*told.values(), show]) if told else _NO_DATABASE * databases
 
 
 def _paths(line: str, cwd: str) -> Iterator[str]:
