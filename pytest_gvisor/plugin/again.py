@@ -68,7 +68,7 @@ def _written(config: pytest.Config, name: str) -> list[str]:
     """Return an option in the form of the command line, as often as it was given."""
     value = config.getoption(f"gvisor_{name}", None)
     values = value if isinstance(value, list) else [] if value is None else [value]
-    return [f"--gvisor-{name}={one}" for one in values]
+    return [f"--gvisor-{name}" + ("" if one is True else f"={one}") for one in values]
 
 
 def _from_here(config: pytest.Config, nodeid: str) -> str:

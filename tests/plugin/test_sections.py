@@ -267,3 +267,16 @@ def test_a_workload_that_cannot_start_shows_its_boot_log(alone: Project) -> None
     """A failed launch shows the boot log; it has no strace."""
     alone.test("def test_it(gvisor): gvisor.run(['no-such-program'])")
     alone.run("--gvisor-debug").ends(failed=1).shows(": boot log -", "no-such-program")
+
+
+def test_an_option_without_a_value_is_repeated_without_one(project: Project) -> None:
+    """The option traces the run, so the test fails again as it did."""
+    project.test("""
+        def test_it(gvisor):
+            assert gvisor.run(["true"]).trace is None
+    """)
+    ran = project.run("--gvisor-trace").ends(failed=1)
+    (line,) = [line for line in ran.output.splitlines() if line.startswith("again: ")]
+    words = shlex.split(line.removeprefix("again: python -m pytest "))
+    assert words[-3:] == ["--gvisor-trace", "--gvisor-keep", "failed"]
+    project.run(*words).ends(failed=1)
