@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from pytest_gvisor.base.errors import ReportError
-from pytest_gvisor.base.escape import escape
+from pytest_gvisor.base.escape import escape, safe
 from pytest_gvisor.cli import parsers
 from pytest_gvisor.report import outputs, summary
 from pytest_gvisor.report.model import Report, merge
@@ -85,4 +85,4 @@ def text(report: Report) -> list[str]:
     for row in report.rows:
         cells = ", ".join(f"{cell.platform} {cell.state.word}" for cell in row.cells)
         lines.append(f"{summary.one_line(row.test)}: {cells}")
-    return [summary.safe(line) for line in lines]
+    return [safe(line) for line in lines]

@@ -7,6 +7,7 @@ its own line editing. That time does not count as the test's.
 from __future__ import annotations
 
 import contextlib
+import functools
 import pdb  # noqa: T100 -- for the hooks of the host's plugins
 import re
 import signal
@@ -24,6 +25,8 @@ from pytest_gvisor.inside.wire.link import Link
 _LONGEST_PROMPT = 200
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 _OPTIONS = ("usepdb", "trace")
+_STAND_IN = functools.partial(pdb.Pdb, nosigint=True, readrc=False)
+"""A debugger for hooks of the host; the one inside stays there."""
 
 
 def is_asked_for(config: pytest.Config) -> bool:
@@ -111,7 +114,7 @@ class Debugger:
             self._announced = True
             self._announce(f"\n>>> gvisor: a debugger INSIDE asks for input: {escape(name)}\n")
         # pytest-timeout halts its own deadline, which holds for the protocol on the host too.
-        self._config.hook.pytest_enter_pdb(config=self._config, pdb=self._stand_in())
+        self._config.hook.pytest_enter_pdb(config=self._config, pdb=_STAND_IN())
 
     def _close(self) -> None:
         if not self._is_open:
@@ -119,16 +122,11 @@ class Debugger:
         self._link.catch_up()
         self._link.show, self._show = self._show, None
         self._is_open = False
-        self._config.hook.pytest_leave_pdb(config=self._config, pdb=self._stand_in())
+        self._config.hook.pytest_leave_pdb(config=self._config, pdb=_STAND_IN())
         if (capture := self._capture()) is not None:
             # The input again. Output is captured only while a test runs on the host.
             capture.resume_global_capture()
             capture.suspend_global_capture(in_=False)
-
-    @staticmethod
-    def _stand_in() -> pdb.Pdb:
-        """Return a debugger for hooks of the host; the one inside stays there."""
-        return pdb.Pdb(nosigint=True, readrc=False)
 
     def _capture(self) -> Any:
         return self._config.pluginmanager.getplugin("capturemanager")

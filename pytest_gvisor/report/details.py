@@ -70,11 +70,8 @@ def counterpart(row: Row, cell: Cell) -> str:
     found = [one for one in row.verdicts if one.state is not cell.state]
     if not cell.state.tells or not found:
         return ""
-
-    def order(one: Cell) -> tuple[bool, bool]:
-        return one.platform != NATIVE, one.state is not State.PASSED
-
-    return min(found, key=order).platform
+    best = min(found, key=lambda one: (one.platform != NATIVE, one.state is not State.PASSED))
+    return best.platform
 
 
 def as_ratio(ratio: float | None) -> str:

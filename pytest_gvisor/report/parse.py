@@ -86,6 +86,9 @@ def _once(names: Sequence[str], complaint: str) -> None:
         raise ReportError(complaint)
 
 
+_hints = functools.cache(functools.partial(typing.get_type_hints, include_extras=True))
+
+
 def _value(value: Any, hint: Any, where: str, name: str) -> Any:
     """Return a checked value; ``hint``, an annotation of the model, tells how it is read."""
     if typing.get_origin(hint) is tuple:
@@ -107,8 +110,3 @@ def _value(value: Any, hint: Any, where: str, name: str) -> Any:
         for field in dataclasses.fields(hint)
         if field.name in value or field.default is dataclasses.MISSING
     })  # fmt: skip
-
-
-@functools.cache
-def _hints(cls: Any) -> dict[str, Any]:
-    return typing.get_type_hints(cls, include_extras=True)

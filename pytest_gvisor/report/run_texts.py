@@ -34,17 +34,14 @@ def sections(records: Sequence[Record], *, debug: bool) -> Iterator[tuple[str, s
     """Yield title and text of each section, for the last runs of a test."""
     for record in records[-_SHOWN_RUNS:]:
         words = shlex.join(record.args) or "(nothing was started)"
-        title = "gvisor: " + escape(_cut(words)).replace("\n", "\\n")
+        cut = words if len(words) <= _LONGEST_TITLE else f"{words[:_LONGEST_TITLE]}…"
+        title = "gvisor: " + escape(cut).replace("\n", "\\n")
         yield title, _told(record, debug=debug)
         if debug:
             yield from _debug(title, record)
     if len(records) > _SHOWN_RUNS:
         more = len(records) - _SHOWN_RUNS
         yield "gvisor: earlier runs", f"{more} earlier runs of this test are not shown"
-
-
-def _cut(words: str) -> str:
-    return words if len(words) <= _LONGEST_TITLE else f"{words[:_LONGEST_TITLE]}…"
 
 
 def _told(record: Record, *, debug: bool) -> str:

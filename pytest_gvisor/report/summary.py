@@ -8,8 +8,6 @@ from typing import Protocol
 from pytest_gvisor.base.escape import safe
 from pytest_gvisor.report.model import Cell, Report, Row, State, joined
 
-__all__ = ["differing", "figures", "one_line", "safe", "show"]
-
 _LONGEST = 1000
 MAX_ROWS = 50
 

@@ -159,9 +159,7 @@ def _by_variable(variable: str, folder: str, path: str, spec: Spec, asker: Asker
     )
 
 
-def not_found(
-    program: str, folders: Sequence[str], spec: Spec, asker: Asker = CALL
-) -> tuple[str, str]:
+def not_found(program: str, folders: Sequence[str], spec: Spec, asker: Asker) -> tuple[str, str]:
     """Return the message and the next step for a name that is in no folder of the PATH."""
     message = f"program {shown(program)} was not found in the sandbox (PATH={':'.join(folders)})"
     return message, look(lambda: _nearest(program, folders, spec, asker), "")
@@ -178,7 +176,7 @@ def _nearest(program: str, folders: Sequence[str], spec: Spec, asker: Asker) -> 
     return f"Did you mean {shown(near[0])}?" if near else ""
 
 
-def not_loaded(program: str, cause: str, spec: Spec, asker: Asker = CALL) -> tuple[str, str]:
+def not_loaded(program: str, cause: str, spec: Spec, asker: Asker) -> tuple[str, str]:
     """Return the message and the next step for a path that the sandbox cannot execute."""
     if cause not in _NOT_THERE:
         return f"program {shown(program)} cannot be executed in the sandbox: {cause}", ""
@@ -188,7 +186,7 @@ def not_loaded(program: str, cause: str, spec: Spec, asker: Asker = CALL) -> tup
     return message, look(lambda: _on_the_host_alone(program, spec, asker), "")
 
 
-def no_cwd(cwd: str, spec: Spec, asker: Asker = CALL) -> str:
+def no_cwd(cwd: str, spec: Spec, asker: Asker) -> str:
     """Return a note on a folder to start in that only the host has, or nothing."""
     return look(lambda: _no_cwd(cwd, spec, asker), "")
 

@@ -73,7 +73,7 @@ class Pipes:
         with on_error(self.close):
             self._open(feed)
 
-    def _open(self, feed: Input) -> None:
+    def _open(self, feed: Input, /) -> None:
         reader, writer = os.pipe2(os.O_CLOEXEC)
         self.theirs.append(reader)
         self.ours.append(writer)
@@ -131,8 +131,7 @@ class Streams(Pipes):
     shuts the socket down on the host.
     """
 
-    def _open(self, feed: Input) -> None:
-        del feed
+    def _open(self, _feed: Input, /) -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             for end in (ours, theirs):
@@ -157,7 +156,7 @@ class SharedStreams(Streams):
 
     A page that nobody writes takes no memory."""
 
-    def _open(self, feed: Input) -> None:
+    def _open(self, feed: Input, /) -> None:
         super()._open(feed)
         self.memory = os.memfd_create("pytest-gvisor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self.ours.append(self.memory)

@@ -192,8 +192,7 @@ class Runner:
         pipes = self.supervisor.pipes
         reason = ""
         if verdict.outcome is Outcome.OUT_OF_TASKS:
-            most = most_tasks(self.record)
-            reason = limits.tasks_reached(most, self.request.platform)
+            reason = limits.tasks_reached(most_tasks(self.record), self.request.platform)
         completed = Completed(
             args=self.record.args,
             returncode=verdict.returncode,
@@ -228,9 +227,7 @@ class Runner:
     def _hint(self, pipes: Pipes) -> str:
         networked = self.request.settings.network is not Network.NONE
         stderr = pipes.stderr.last(not_started.TAIL).decode("utf-8", "replace")
-        return not_started.hint(
-            self.record.spec, self.request.asker, stderr=stderr, networked=networked
-        )
+        return not_started.hint(self._spec, self.request.asker, stderr=stderr, networked=networked)
 
 
 def order_of(

@@ -104,8 +104,7 @@ class TerminalPipes(Pipes):
         self.user = user
         super().__init__(max_output, feed=feed)
 
-    def _open(self, feed: Input) -> None:
-        del feed
+    def _open(self, _feed: Input, /) -> None:
         ours, theirs = os.openpty()
         self.ours.append(ours)
         self.theirs.append(theirs)

@@ -103,8 +103,6 @@ class LeftOut:
         self._real = functools.cache(os.path.realpath)
 
     def _has(self, path: Path) -> bool:
-        if not self._records.names:
-            return False
         folder, name = os.path.split(path)
         real = os.path.join(self._real(folder), name)
         return bool(self._records.digests(os.path.realpath(path) if os.path.islink(real) else real))
