@@ -238,12 +238,14 @@ def sentry_event(data: bytes) -> None:
 
 
 def trace_events(data: bytes) -> None:
-    """Fold messages of a traced run, each after a byte that is its kind, until one is none."""
+    """Fold messages of a traced run, each after its kind and its size in two bytes."""
     asked = [*points.USUAL, *points.wanted(points.calls())]
     recorder = Recorder({one.name: one.context + one.optional for one in asked}, "")
-    with contextlib.suppress(ValueError):
-        for message in data.split(b"\n\n"):
-            recorder.take(message[0] if message else 0, message[1:])
+    while len(data) > 3:
+        kind, size = data[0], 3 + int.from_bytes(data[1:3], "big")
+        with contextlib.suppress(ValueError):
+            recorder.take(kind, data[3:size])
+        data = data[size:]
     trace = recorder.trace(dropped=0, broken=False, ended=True)
     assert not any(map(moves, f"{trace}{trace!r}"))
 
