@@ -14,6 +14,14 @@ import pytest
 from tests.compat.test_versions import CHECKOUT, PROJECT, base_python, call, outcomes
 
 NAME = "pytest-gvisor-runsc"
+INSIDE = """\
+import os
+import pytest
+
+@pytest.mark.in_gvisor
+def test_z():
+    assert "PYTEST_GVISOR_INSIDE" in os.environ
+"""
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +69,14 @@ def test_a_project_runs_with_the_runsc_of_its_lock_file(
     python: Path, runsc_wheel: Path, tmp_path: Path
 ) -> None:
     """`pip install 'pytest-gvisor[runsc]'`, and nothing else: header and doctor name the wheel."""
-    for name, text in PROJECT.items():
-        (tmp_path / name).write_text(text.replace("\n        ", "\n").lstrip())
+    # The project's tests inside are for xdist, which is not installed.
+    for name in ("test_workload.py", "pytest.ini"):
+        (tmp_path / name).write_text(PROJECT[name].replace("\n        ", "\n").lstrip())
+    (tmp_path / "test_inside.py").write_text(INSIDE)
     # By its path: until the name is registered, an index may have something else of that name.
     call(python, "-m", "pip", "install", runsc_wheel, f"{CHECKOUT}[runsc]", cwd=tmp_path)
     ran = call(python, "-m", "pytest", "--gvisor-strict", "--gvisor-network=none", cwd=tmp_path)
-    assert outcomes(ran) == "2 passed"
+    assert outcomes(ran) == "3 passed"
     (line,) = re.findall(r"^gvisor: .*", ran, re.MULTILINE)
     path = next(tmp_path.glob("env/lib/python3*/site-packages/pytest_gvisor_runsc/bin/*"))
     assert f"module-160fafc42237 ({path}, from the wheel {NAME})" in line
