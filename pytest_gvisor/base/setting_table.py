@@ -214,8 +214,8 @@ SETTINGS = (
         name="trace",
         kind="flag",
         sources=("call", "marker", *_SESSION),
-        help="record the files, commands and connections of each gvisor.run in Completed.trace. "
-        "Warm sandboxes and tests inside have none.",
+        help="record the files, commands and connections of each gvisor.run, and of each exec in "
+        "a warm sandbox, in Completed.trace. Tests inside have none.",
     ),
     Setting(
         name="keep",

@@ -30,6 +30,7 @@ from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.command import check_extra
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.sessions.launcher import Launcher
+from pytest_gvisor.trace.programs import Programs
 
 if TYPE_CHECKING:
     from pytest_gvisor.images.store import Images
@@ -222,9 +223,7 @@ class Gvisor:
         # Its modules take some 50 ms, and a run in a fresh sandbox would wait for them.
         from pytest_gvisor.sandbox.sandbox import Sandbox  # noqa: PLC0415
 
-        if settings.pop("trace", False):
-            raise UsageError("a warm sandbox has no trace", next_step="Use gvisor.run(…).")
-        chosen = dataclasses.replace(self._chosen(timeout, settings), trace=False)
+        chosen = self._chosen(timeout, settings)
         if snapshot is None:
             given = {
                 "env": env, "cwd": cwd, "user": user, "rootfs": rootfs, "mounts": mounts,
@@ -237,8 +236,9 @@ class Gvisor:
             workload = snapshot.workload_with(env=env, cwd=cwd, user=user)
         restores = snapshot.folder if snapshot else ""
         request = self._request(
-            chosen, workload, restores=restores, streams=Streams, asker=Asker("gvisor.sandbox(…)")
-        )
+            chosen, workload, restores=restores, streams=Streams, recorder=Programs,
+            asker=Asker("gvisor.sandbox(…)"),
+        )  # fmt: skip
         if request.way is Way.FLAG:  # no sandbox is restored with --rootless
             request = dataclasses.replace(request, way=Way.OWN)
         if snapshot is not None:

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.sessions.launcher import Launcher
 from pytest_gvisor.sessions.private import make_private
+from pytest_gvisor.trace.programs import Programs
+from pytest_gvisor.trace.recorder import Recorder
 
 MAX_RECORDS = 50
 MAX_REMEMBERED = 64 * 1024 * 1024
@@ -99,6 +101,9 @@ class Request:
     extra_flags: tuple[str, ...] = ()
     streams: Callable[..., Pipes] = Pipes
     """Makes the workload's standard streams; takes the arguments of `Pipes`."""
+
+    recorder: Callable[[Mapping[str, Collection[str]], str], Recorder | Programs] = Recorder
+    """Makes the recorder of a traced run; takes the arguments of `Recorder`."""
 
     repeat: Mapping[str, object] = dataclasses.field(default_factory=dict)
     """Keyword arguments that repeat this run, for the repr."""

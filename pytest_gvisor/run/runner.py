@@ -92,7 +92,8 @@ class Runner:
         request, workspace = self.request, self.workspace
         keeper = self.launcher.keeper()
         runsc = request.runsc
-        recorder = Recorder(runsc.points, runsc.version) if request.settings.trace else None
+        traces = request.settings.trace
+        recorder = request.recorder(runsc.points, runsc.version) if traces else None
         with stage("events", "cannot listen to the sandbox"):
             listener = sentry.Listener(workspace.folder, recorder)
             undo.callback(listener.close)
@@ -215,7 +216,7 @@ class Runner:
     def _trace(self, verdict: Verdict) -> Trace | None:
         """Return the trace of a run that was traced. Its end is known if the verdict is by it."""
         listener = self.supervisor.listener
-        if listener.recorder is None:
+        if not isinstance(listener.recorder, Recorder):
             return None
         ends = (Outcome.EXITED, Outcome.SIGNALLED, Outcome.TIMED_OUT)
         return listener.recorder.trace(

@@ -22,6 +22,7 @@ import time
 from pytest_gvisor.base.errors import on_error
 from pytest_gvisor.runsc.command import EVENTS
 from pytest_gvisor.trace import points
+from pytest_gvisor.trace.programs import Programs
 from pytest_gvisor.trace.protobuf import fields
 from pytest_gvisor.trace.recorder import MAX_MESSAGE, Recorder
 
@@ -64,7 +65,7 @@ class Listener:
     Both are in the ``folder`` of a run.
     """
 
-    def __init__(self, folder: str, recorder: Recorder | None = None) -> None:
+    def __init__(self, folder: str, recorder: Recorder | Programs | None = None) -> None:
         self.recorder = recorder
         self.started = False
         self.started_at: int | None = None

@@ -45,6 +45,9 @@ class Command:
     runsc: str
     """The sandbox's own command line."""
 
+    trace: bool = False
+    """Whether its result has a trace."""
+
     networked: bool = True
     """Whether the sandbox has a network."""
 
@@ -92,13 +95,20 @@ def command(
     cwd: str | os.PathLike[str] | None,
     user: UserSpec | None,
     reads: bool,
+    trace: bool | None,
     repeat: Mapping[str, object],
 ) -> Command:
     """Return the command for ``args``, with the defaults of a sandbox's workload.
 
     ``request`` is the sandbox's own, ``runsc`` its command line and ``spec`` its specification.
-    Raises `UsageError`.
+    ``trace`` is None for a trace if the sandbox has been started with one. Raises `UsageError`.
     """
+    if trace and not request.settings.trace:
+        raise UsageError(
+            "this sandbox was started without trace=True, so its kernel reports nothing",
+            next_step="Start it by gvisor.sandbox(trace=True), or mark the test with "
+            "@pytest.mark.gvisor(trace=True).",
+        )
     asked, home = workload.user, workload.home
     if user is not None:
         asked, home = workload.rootfs.find_user(user)
@@ -120,6 +130,7 @@ def command(
         max_output=request.settings.max_output,
         platform=request.platform,
         runsc=runsc,
+        trace=request.settings.trace if trace is None else trace,
         networked=request.settings.network is not Network.NONE,
         spec=spec,
         repeat={k: v for k, v in repeat.items() if v is not None},

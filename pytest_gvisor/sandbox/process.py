@@ -22,6 +22,7 @@ from pytest_gvisor.sandbox.exec_command import Command
 from pytest_gvisor.sandbox.messages import Message
 from pytest_gvisor.sandbox.output import Match, Pattern, Reader, Stream, Watch
 from pytest_gvisor.sandbox.peers import Answer, Peer
+from pytest_gvisor.sandbox.tracing import Tracing
 
 KILL_CONFIRM = 2.0
 TERM_GRACE = 1.0
@@ -57,6 +58,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
         self._begun_at = time.monotonic()
         self._duration: float | None = None
         self._oom_kills = channel.driven.oom_kills()
+        self._tracing = Tracing(self, channel, wanted=command.trace)
         self._ran_out = False
         self._streams = {
             s: Stream(command.max_output, functools.partial(self._give, s)) for s in (1, 2)
@@ -96,6 +98,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
         match message.op, self._state:
             case "started", _State.ASKED:
                 self._state = _State.RUNS
+                self._tracing.begin(numbers["pid"])
             case "failed", _State.ASKED:
                 self.refused = numbers["errno"] or 5
                 self._state = _State.OVER
@@ -333,6 +336,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
             exact=not self._ran_out,
             hint=self._command.hint(self._streams[2].capture) if code else "",
             command=self._command.runsc,
+            trace=self._tracing.end(),
             settings=self._command.repeat,
         )
 

@@ -164,6 +164,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         user: UserSpec | None = None,
         timeout: float | None = None,
         check: bool = False,
+        trace: bool | None = None,
     ) -> Completed:
         """Run ``args`` in the sandbox and wait for its end, in the manner of `Gvisor.run`.
 
@@ -172,8 +173,12 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         deadline the program and all that it started get SIGTERM, and SIGKILL a second later. The
         sandbox stays usable.
 
-        Raises `InsideError` where it cannot be started, `WorkloadTimeout`, `SandboxCrashed`, and
-        with ``check`` `WorkloadFailed` for a status other than 0.
+        In a sandbox that was started with ``trace=True`` the result has the trace of this program
+        and of the processes that came of it, unless ``trace`` is False.
+
+        Raises `InsideError` where it cannot be started, `WorkloadTimeout`, `SandboxCrashed`, with
+        ``check`` `WorkloadFailed` for a status other than 0, and `UsageError` for a trace in a
+        sandbox that was started without.
         """
         wait = self._wait(timeout)
         deadline = time.monotonic() + wait
@@ -181,8 +186,10 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         chunks = [found] if isinstance(found, bytes) else found
         shown = input if isinstance(input, str | bytes) else None
         repeat = {"input": shown, "env": env, "cwd": cwd, "user": user, "timeout": timeout}
-        reads = chunks is not None
-        process = self._begin(args, env=env, cwd=cwd, user=user, reads=reads, repeat=repeat)
+        process = self._begin(
+            args, env=env, cwd=cwd, user=user, reads=chunks is not None, trace=trace,
+            repeat={**repeat, "trace": trace},
+        )  # fmt: skip
         try:
             try:
                 if not self._follow(process, chunks, deadline):
@@ -266,7 +273,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         Raises `InsideError` if it cannot be started, `NotReady` if it has not started by then,
         `UsageError` for arguments of a wrong form, and `SandboxCrashed`.
         """
-        process = self._begin(args, env=env, cwd=cwd, user=user, reads=True, repeat={})
+        process = self._begin(args, env=env, cwd=cwd, user=user, reads=True, trace=False, repeat={})
         try:
             process.check_started(time.monotonic() + self._wait(None))
         except NotReady:

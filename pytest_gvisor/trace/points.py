@@ -95,9 +95,11 @@ def wanted(numbers: Mapping[str, int]) -> Iterator[Point]:
         yield Point(f"syscall/{name}/exit", _WHO)
     yield Point("syscall/close/enter", _WHO, ("fd_path",))
     for name, number in numbers.items():
+        # On 2024 the exit of a call by its number does not say whose it is. openat2 may be missing,
+        # and its exit alone tells of that.
+        yield Point(f"syscall/sysno/{number}/{'exit' if name == 'openat2' else 'enter'}", _WHO)
         # On 2026 the exit of an execve that fails tells of no error.
         end = "enter" if name in EXECS else "exit"
-        yield Point(f"syscall/sysno/{number}/{end}")
         if name in EXECS or (name in OPENS and name != "openat2"):
             folder = ("fd_path",) if name in ("openat", "execveat") else ()
             environment = ("envv",) if name in EXECS else ()

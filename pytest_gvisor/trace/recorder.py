@@ -35,6 +35,11 @@ _KINDS: Mapping[int, str] = {
 _parse_same = functools.lru_cache(maxsize=4096)(parse)
 
 
+def parse_once(kind: int, payload: bytes) -> Event:
+    """Parse a message like `parse`; one that comes again and again is parsed once."""
+    return (_parse_same if len(payload) <= _SAME else parse)(kind, payload)
+
+
 class Opened:
     """How often a file was opened in one way."""
 
@@ -49,10 +54,12 @@ class Opened:
 
 
 class Recorder:
-    """The recorder of one run. `take` takes each message, `trace` is the result."""
+    """The recorder of one program. `take` takes each message, `trace` is the result."""
 
-    def __init__(self, known: Mapping[str, Collection[str]], version: str) -> None:
+    def __init__(self, known: Mapping[str, Collection[str]], version: str, first: int = 1) -> None:
         """``known`` are the points and fields of the runsc of this version.
+
+        ``first`` is the program's first process; by default it is the sandbox's own.
 
         Raises `TraceError`, which names points that it does not have.
         """
@@ -78,7 +85,11 @@ class Recorder:
         self._tried: dict[tuple[int, tuple[str, ...]], dict[str, None]] = {}
         """The files of each process and its arguments that it tried to execute, so far in vain."""
 
-        self._parents: dict[int, int] = {1: 0}
+        self._first = first
+        self._parents: dict[int, int] = {first: 0}
+        self._threads: collections.Counter[int] = collections.Counter()
+        """How many threads of each process were started, and have not ended."""
+
         self._last: dict[int, tuple[str, ...]] = {}
         self._raw: collections.Counter[int] = collections.Counter()
         self._named: collections.Counter[int] = collections.Counter()
@@ -98,11 +109,30 @@ class Recorder:
 
     def take(self, kind: int, payload: bytes) -> None:
         """Take a message. Raises ValueError for one of another shape."""
-        act = self._acts.get(kind)
-        if act is not None:
-            # An event that comes again and again is parsed once.
-            event = (_parse_same if len(payload) <= _SAME else parse)(kind, payload)
-            act(event, payload)
+        if kind in self._acts:
+            self.act(kind, parse_once(kind, payload), payload)
+
+    def act(self, kind: int, event: Event, payload: bytes, *, room: bool = True) -> None:
+        """Take a message that is parsed. Where there is no ``room``, the trace has a gap."""
+        if not room:
+            self._left_out += 1
+        elif kind in self._acts:
+            self._acts[kind](event, payload)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes are kept."""
+        return self._bytes + 100 * (self._kept + self._held)
+
+    @property
+    def processes(self) -> Collection[int]:
+        """All processes of the program."""
+        return self._parents.keys()
+
+    def ends(self) -> tuple[bool, int]:
+        """Return whether the first process has ended, and how many others have not."""
+        alive = {pid for pid, count in self._threads.items() if count > 0}
+        return self._threads.get(self._first) == 0, len(alive - {self._first})
 
     def _room(self, *kept: str) -> bool:
         """Whether there is room for one thing more, with these texts."""
@@ -122,6 +152,8 @@ class Recorder:
         self._note(traced.Command(argv=argv, program=argv[0] if argv else "", process=1))
 
     def _exec(self, event: Event, payload: bytes) -> None:
+        # The other threads of the process have ended, and reported it.
+        self._threads[event.process] = 1
         names = tuple(sorted({pair.partition("=")[0] for pair in texts(payload, 4)}))
         argv, program = texts(payload, 3), event.text(2)
         process = event.process
@@ -150,8 +182,14 @@ class Recorder:
         if made != event.process and made not in self._parents and self._room():
             self._parents[made] = event.process
             self._last[made] = self._last.get(event.process, ())
+        self._count_threads(made, 1)
+
+    def _count_threads(self, process: int, more: int) -> None:
+        if process in self._parents:
+            self._threads[process] += more
 
     def _exit(self, event: Event, _payload: bytes) -> None:
+        self._count_threads(event.process, -1)
         if event.thread == event.process:
             self._held -= len(self._descriptors.pop(event.process, ()))
 
@@ -162,10 +200,9 @@ class Recorder:
         flags = _CREATES if number == self._creat else event.number(7)
         path = whole(event.text(5) or event.cwd, event.text(6))
         opened = self._opened(way_of(path, flags, event.error), event.process)
-        if not event.error:
-            self._count(self._named, number)
-            if opened is not None:
-                self._hold(event, opened)
+        self._count(self._named, number)
+        if opened is not None and not event.error:
+            self._hold(event, opened)
 
     def _hold(self, event: Event, what: Opened | str) -> None:
         """Note the descriptor that a call returned."""
@@ -272,12 +309,16 @@ class Recorder:
 
     # --- the result
 
-    def trace(self, *, dropped: int, broken: bool, ended: bool) -> traced.Trace:
-        """Return the trace. ``ended`` is whether the end of the first process was seen."""
+    def trace(self, *, dropped: int, broken: bool, ended: bool, running: int = 0) -> traced.Trace:
+        """Return the trace. ``ended`` is whether the end of the first process was seen.
+
+        ``running`` is how many processes run on, whose events are not waited for.
+        """
         without_text = self._raw - self._named
         unnamed = [sum(map(without_text.__getitem__, one)) for one in (self._opens, self._execs)]
         gaps = {
             "the end of the first process was not seen": not ended,
+            f"{running} of its processes had not ended": running,
             f"{dropped} events were dropped": dropped,
             "the sandbox sent what is no event": broken,
             f"{self._left_out} events had no room: a trace has {MAX_KEPT} different entries, and "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Gvisor, Trace, TraceError, UsageError, WorkloadTimeout, empty
+from pytest_gvisor import Gvisor, Trace, TraceError, WorkloadTimeout, empty
 
 BUSY = """
 import os, socket, subprocess, sys
@@ -54,15 +54,11 @@ def test_a_run_has_no_trace_unless_it_is_asked_for(gvisor: Gvisor) -> None:
 
 @pytest.mark.gvisor(trace=True)
 def test_the_marker_traces_each_run(gvisor: Gvisor) -> None:
-    """A call may do without; a warm sandbox has no trace, and does not take one for it."""
+    """A call may do without."""
     done = gvisor.run(["true"])
     assert done.trace is not None
     assert (done.trace.commands, done.trace.complete) == ([["true"]], True)
     assert gvisor.run(["true"], trace=False).trace is None
-    with gvisor.sandbox() as box:
-        assert box.exec(["true"]).trace is None
-    with pytest.raises(UsageError, match="a warm sandbox has no trace"):
-        gvisor.sandbox(trace=True)
 
 
 def test_a_trace_tells_what_a_program_did(gvisor: Gvisor) -> None:

@@ -202,7 +202,7 @@ class Exec(Peer):
             for fd in theirs:
                 os.close(fd)
         self.mark = MARK.encode() + b"=" + program.mark
-        self.tell("started")
+        self.tell("started", pid=self.pid)
 
     def _take(self, stream: int, fd: int) -> None:
         """Take the guest's end of a stream."""

@@ -35,6 +35,7 @@ class FakeSupervisor:
     def __init__(self, ours: socket.socket) -> None:
         self.over = False
         self.pipes = SimpleNamespace(socket=ours.fileno())
+        self.listener = SimpleNamespace(recorder=None, dropped=0)
         self._selector = selectors.DefaultSelector()
 
     def change(self, fd: int, event: int, act: Callable[[], bool]) -> None:

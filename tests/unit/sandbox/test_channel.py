@@ -23,7 +23,7 @@ def ended_unseen(
 
     def act(peer: Peer) -> None:
         peer.receive()
-        peer.send({"op": "started", "id": 1})
+        peer.send({"op": "started", "id": 1, "pid": 2})
         go.wait(PATIENCE)
         for message, payload in last:
             peer.send(message, payload)
@@ -144,7 +144,7 @@ def test_a_message_without_memory_for_it_ends_the_sandbox(
 
     def act(peer: Peer) -> None:
         peer.receive()
-        peer.send({"op": "started", "id": 1})
+        peer.send({"op": "started", "id": 1, "pid": 2})
         go.wait(PATIENCE)
         peer.send({"op": "exit", "id": 1, "status": 0})
 

@@ -23,7 +23,7 @@ def serving(peer: Peer) -> None:
         message, _payload = peer.receive()
         number = message["id"]
         if message["op"] == "connect":
-            peer.send({"op": "started", "id": number})
+            peer.send({"op": "started", "id": number, "pid": 2})
             peer.send({"op": "data", "id": number, "s": 1}, b"hi")
         elif message["op"] == "eof":
             peer.send({"op": "closed", "id": number, "errno": 0})

@@ -24,7 +24,7 @@ from tests.unit.sandbox.conftest import FakeDriven, Peer, command
 Connect = Callable[..., tuple[Channel, Peer]]
 Script = list[tuple[dict[str, Any], bytes]]
 
-STARTED: Script = [({"op": "started", "id": 1}, b"")]
+STARTED: Script = [({"op": "started", "id": 1, "pid": 2}, b"")]
 EOFS: Script = [({"op": "eof", "id": 1, "s": s}, b"") for s in (1, 2)]
 EXIT: Script = [({"op": "exit", "id": 1, "status": 0}, b"")]
 
@@ -70,7 +70,7 @@ def test_an_honest_guest_is_believed(connect: Connect) -> None:
 LIES: dict[str, Script] = {
     "no start": EXIT,
     "data before a start": [({"op": "data", "id": 1, "s": 1}, b"x")],
-    "another id": [({"op": "started", "id": 2}, b"")],
+    "another id": [({"op": "started", "id": 2, "pid": 2}, b"")],
     "a second start": [*STARTED, *STARTED],
     "failed after a start": [*STARTED, ({"op": "failed", "id": 1, "errno": 2}, b"")],
     "data after the end of a stream": [*STARTED, EOFS[0], ({"op": "data", "id": 1, "s": 1}, b"x")],
@@ -86,8 +86,8 @@ LIES: dict[str, Script] = {
     "data without bytes": [*STARTED, ({"op": "data", "id": 1, "s": 1}, b"")],
     "bytes without data": [*STARTED, ({"op": "exit", "id": 1, "status": 0}, b"x")],
     "a word of the host's": [({"op": "exec", "id": 1}, b"")],
-    "no id": [({"op": "started"}, b"")],
-    "an id as text": [({"op": "started", "id": "1"}, b"")],
+    "no id": [({"op": "started", "pid": 2}, b"")],
+    "an id as text": [({"op": "started", "id": "1", "pid": 2}, b"")],
     "nothing at all": [],
     "a start and no end": STARTED,
     "an end without its streams": [*STARTED, *EXIT],
@@ -252,7 +252,7 @@ def test_everybody_who_waits_is_told(connect: Connect) -> None:
     [
         [({"op": "data", "id": 1, "s": 2}, b"x")],
         [({"op": "eof", "id": 1, "s": 2}, b"")],
-        [({"op": "started", "id": 1}, b"")],
+        [({"op": "started", "id": 1, "pid": 2}, b"")],
         [({"op": "answer", "id": 1, "n": 5}, b"")],
         [({"op": "data", "id": 1, "s": 1}, b"x" * 200_000)] * 6,
     ],
@@ -314,7 +314,8 @@ def sentences(draw: st.DrawFn) -> tuple[dict[str, Any], bytes]:
     op = draw(WORDS)
     message: dict[str, Any] = {"op": op, "id": draw(st.sampled_from([1, 1, 1, 1, 0, 2]))}
     fields = {"data": ["s"], "eof": ["s"], "credit": ["n"], "exit": ["status"], "killed": ["left"],
-              "answer": ["n"], "failed": ["errno"], "closed": ["errno"]}  # fmt: skip
+              "answer": ["n"], "failed": ["errno"], "closed": ["errno"],
+              "started": ["pid"]}  # fmt: skip
     for name in fields.get(op, []):
         message[name] = draw(NUMBERS)
     if draw(st.integers(min_value=0, max_value=20)) == 0:
@@ -331,7 +332,7 @@ def expected(script: Script) -> str:
         if exited and ended == {1, 2}:
             return "done"
         if not started:
-            if (op, shape, message["id"]) == ("started", {"op", "id"}, 1):
+            if (op, shape, message["id"]) == ("started", {"op", "id", "pid"}, 1):
                 started = True
                 continue
             if (op, shape, message["id"]) == ("failed", {"op", "id", "errno"}, 1):

@@ -11,7 +11,7 @@ from pytest_gvisor.sandbox.messages import SHAPES, Message, read
 
 GOOD: dict[str, tuple[dict[str, Any], bytes]] = {
     "hello": ({"op": "hello", "id": 0, "version": 1}, b""),
-    "started": ({"op": "started", "id": 3}, b""),
+    "started": ({"op": "started", "id": 3, "pid": 2}, b""),
     "failed": ({"op": "failed", "id": 3, "errno": 2}, b""),
     "data": ({"op": "data", "id": 3, "s": 1}, b"x" * 10),
     "eof": ({"op": "eof", "id": 3, "s": 0}, b""),

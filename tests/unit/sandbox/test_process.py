@@ -28,7 +28,7 @@ def talking(output: bytes = b"") -> Callable[[Peer], None]:
 
     def act(peer: Peer) -> None:
         peer.receive()
-        say(peer, "started")
+        say(peer, "started", pid=2)
         if output:
             say(peer, "data", output, s=1)
         while True:
@@ -132,7 +132,7 @@ def test_input_that_makes_a_program_end_is_written(
 
     def act(peer: Peer) -> None:
         peer.receive()
-        say(peer, "started")
+        say(peer, "started", pid=2)
         assert peer.receive() is not None
         say(peer, "eof", s=1)
         say(peer, "eof", s=2)

@@ -1,0 +1,182 @@
+"""The traces of programs in a real warm sandbox: each has what its own processes did."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_gvisor import (
+    Gvisor,
+    Sandbox,
+    SandboxCrashed,
+    Trace,
+    TraceError,
+    UsageError,
+    WorkloadTimeout,
+)
+from tests.runsc.test_trace import HIDDEN
+from tests.sandbox.conftest import sentry
+
+WRITES = "import os, sys; os.system(f'/bin/true {sys.argv[1]}'); open(f'/tmp/{sys.argv[1]}', 'w')"
+
+
+def python(box: Sandbox, code: str, *words: str) -> Trace:
+    """The trace of a Python program that imports nothing by itself, and ends well."""
+    trace = box.exec(["python3", "-I", "-S", "-c", code, *words], check=True).trace
+    assert trace is not None
+    return trace
+
+
+def test_a_sandbox_without_traces_refuses_one(gvisor: Gvisor) -> None:
+    """Such a sandbox has no trace points, so it costs nothing."""
+    with gvisor.sandbox() as box:
+        assert box.exec(["true"]).trace is None
+        with pytest.raises(UsageError, match=r"gvisor\.sandbox\(trace=True\)"):
+            box.exec(["true"], trace=True)
+
+
+@pytest.mark.gvisor(trace=True)
+def test_the_marker_traces_each_program(gvisor_sandbox: Sandbox) -> None:
+    """A call may do without."""
+    done = gvisor_sandbox.exec(["true", "x"], trace=True)
+    assert done.trace is not None
+    assert (done.trace.commands, done.trace.complete) == ([["true", "x"]], True)
+    assert gvisor_sandbox.exec(["true"]).trace is not None
+    assert gvisor_sandbox.exec(["true"], trace=False).trace is None
+
+
+@pytest.mark.parametrize("user", [None, 1000])
+def test_a_trace_has_the_program_and_its_children(gvisor: Gvisor, user: int | None) -> None:
+    """Nothing of the guest, nor of another program."""
+    with gvisor.sandbox(trace=True, user=user) as box:
+        box.put("/tmp/of-the-guest", "")
+        for name in ("a", "b"):
+            trace = python(box, WRITES, name)
+            assert trace.complete, trace
+            assert trace.written == {f"/tmp/{name}"}
+            assert ["/bin/true", name] in trace.commands
+            assert trace.executed[0].program.startswith("/usr/bin/python3")
+            assert trace.processes[0].parent == 0
+            trace.check(write=[f"/tmp/{name}"], execute=["sh", "dash", "bash", "true"], connect=[])
+
+
+def test_programs_at_the_same_time_have_their_own_traces(gvisor: Gvisor) -> None:
+    """Ten threads use one sandbox. A `popen` in it has no trace, and is in none."""
+    traces: dict[str, Trace] = {}
+
+    def use(name: str) -> None:
+        traces[name] = python(box, WRITES, name)
+
+    busy = ["sh", "-c", "while :; do : > /tmp/popen; done"]
+    with gvisor.sandbox(trace=True) as box, box.popen(busy):
+        users = [threading.Thread(target=use, args=(f"n{n}",)) for n in range(10)]
+        for one in users:
+            one.start()
+        for one in users:
+            one.join()
+    assert {name: trace.written for name, trace in traces.items()} == {
+        f"n{n}": {f"/tmp/n{n}"} for n in range(10)
+    }
+    assert all(trace.complete for trace in traces.values())
+
+
+def test_a_child_that_runs_on_makes_a_gap(gvisor: Gvisor) -> None:
+    """The child may still do anything, so a check is an error. No later trace has the child."""
+    with gvisor.sandbox(trace=True) as box:
+        trace = box.exec(["sh", "-c", "(while :; do : > /tmp/later; done) & true"]).trace
+        assert trace is not None
+        assert trace.gaps == ("1 of its processes had not ended",)
+        with pytest.raises(TraceError, match="had not ended"):
+            trace.check()
+        after = python(box, "")
+        assert (after.complete, after.written) == (True, frozenset())
+
+
+def test_an_orphan_is_of_the_program_that_it_comes_from(gvisor: Gvisor) -> None:
+    """Its parent has ended, so the guest is its parent now."""
+    with gvisor.sandbox(trace=True) as box:
+        trace = python(
+            box,
+            "import os\nreader, writer = os.pipe()\nif not os.fork():\n    if not os.fork():\n"
+            "        open('/tmp/orphan', 'w').close()\n        os.write(writer, b'x')\n"
+            "    os._exit(0)\nos.wait()\nos.read(reader, 1)",
+        )
+    assert trace.written == {"/tmp/orphan"}
+
+
+@pytest.mark.parametrize("code", HIDDEN.values(), ids=HIDDEN)
+def test_an_event_that_gvisor_cannot_encode_makes_a_gap_in_its_own_trace(
+    gvisor: Gvisor, code: str
+) -> None:
+    """gVisor neither sends nor counts it. The call is known by its number and its process."""
+    with gvisor.sandbox(trace=True) as box:
+        (gap,) = python(box, f"import os; {code}").gaps
+        assert "cannot report" in gap or "can report" in gap
+        assert python(box, "").complete
+
+
+def test_a_call_is_counted_by_its_number(gvisor: Gvisor) -> None:
+    """No event has the address of a datagram, nor the path of an openat2."""
+    with gvisor.sandbox(trace=True) as box:
+        trace = python(
+            box,
+            "import socket; one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+            'one.bind(("127.0.0.1", 0)); one.sendto(b"x", one.getsockname())',
+        )
+        assert (trace.datagrams, trace.complete) == (1, True)
+        trace = python(
+            box,
+            "import ctypes; how = (ctypes.c_uint64 * 3)(0, 0, 0)\n"
+            'fd = ctypes.CDLL(None).syscall(437, -100, b"/etc/hostname", how, 24)\n'
+            'if fd < 0: open("/tmp/refused", "w").close()',
+        )
+        assert trace.complete == ("/tmp/refused" in trace.written)
+
+
+def test_a_drop_is_a_gap_of_the_program_alone(gvisor: Gvisor) -> None:
+    """gVisor cannot send 300 KB at once, and counts that."""
+    with gvisor.sandbox(trace=True) as box:
+        large = python(
+            box, 'import os; os.spawnv(os.P_WAIT, "/bin/true", ["true", *["x" * 10**5] * 3])'
+        )
+        assert f"{large.dropped} events were dropped" in large.gaps
+        assert python(box, "").complete
+
+
+def test_a_program_that_times_out_has_its_trace(gvisor: Gvisor) -> None:
+    """The children are killed too, so the trace is complete."""
+    with gvisor.sandbox(trace=True) as box, pytest.raises(WorkloadTimeout) as caught:
+        box.exec(["sh", "-c", ": > /tmp/begun; sleep 60 & wait"], timeout=2)
+    trace = caught.value.completed.trace
+    assert trace is not None
+    assert "/tmp/begun" in trace.written
+    assert trace.complete, trace
+
+
+def test_a_program_whose_sandbox_crashes_has_an_incomplete_trace(gvisor: Gvisor) -> None:
+    """Its end was not reported."""
+
+    def crash() -> Iterator[bytes]:
+        yield b"x"
+        os.kill(sentry(gvisor), signal.SIGKILL)
+        yield b"x"
+
+    with gvisor.sandbox(trace=True) as box, pytest.raises(SandboxCrashed) as caught:
+        box.exec(["sh", "-c", ": > /tmp/begun; cat"], input=crash())
+    trace = caught.value.completed.trace
+    assert trace is not None
+    assert "the end of the first process was not seen" in trace.gaps
+
+
+def test_a_copy_of_a_saved_sandbox_can_be_traced(gvisor: Gvisor) -> None:
+    """Even if the saved one was not."""
+    with (
+        gvisor.sandbox() as box,
+        box.snapshot() as saved,
+        gvisor.sandbox(snapshot=saved, trace=True) as copy,
+    ):
+        trace = python(copy, WRITES, "copied")
+    assert trace.written == {"/tmp/copied"}
+    assert trace.complete
