@@ -19,7 +19,6 @@ BUDGETS = {
 SMALL = {
     "__main__.py": "python -m pytest_gvisor",
     "errors.py": "a name that users' filterwarnings have",
-    "base/as_written.py": "a finder for sys.meta_path, and nothing else",
     "base/kernel.py": "public, and imported without any other module",
     "guest/tests/begin.py": "Python keeps no byte code of the first file",
     "plugin/hookspecs.py": "pluggy reads a whole module",

@@ -91,3 +91,20 @@ def test_it_is_asked_from_the_first_import_in_a_process_of_pytest(*, rewrites: b
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.split() == [str(rewrites)]
+
+
+def test_it_is_gone_before_the_interpreter_frees_its_objects() -> None:
+    """Else it keeps pytest's objects alive for longer; a session that it is gone from ends too."""
+    code = (
+        "import atexit, sys, _pytest.assertion.rewrite\n"
+        "names = lambda: [getattr(finder, '__name__', '') for finder in sys.meta_path]\n"
+        "atexit.register(lambda: print('AsWritten' in names()))\n"
+        "import pytest_gvisor\n"
+        "print('AsWritten' in names())\n"
+    )
+    for more, seen in (("", ["True", "False"]), ("sys.meta_path.pop(0)", ["True", "False"])):
+        done = subprocess.run(
+            [sys.executable, "-c", code + more],
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        assert (done.stdout.split(), done.stderr) == (seen, "")
