@@ -52,5 +52,5 @@ smartquotes = False
 html_theme = "furo"
 html_show_copyright = False
 html_logo = "pictures/logo.svg"
-html_extra_path = ["report.schema.json"]
+html_extra_path = ["report.schema.json", "trace.schema.json"]
 html_title = f"pytest-gvisor {version}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import os
 import select
 import sys
@@ -10,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pytest_gvisor.base.completed import Completed, WorkloadTimeout
-from pytest_gvisor.base.errors import UsageError
+from pytest_gvisor.base.errors import ReportError, UsageError
+from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.settings import Settings
 from pytest_gvisor.cli import parsers
 from pytest_gvisor.harness.engine import Engine
@@ -18,11 +21,13 @@ from pytest_gvisor.harness.gvisor import Gvisor
 from pytest_gvisor.oci.defaults import HOSTNAME
 from pytest_gvisor.oci.mounts import parse_mount
 from pytest_gvisor.oci.rootfs import directory
+from pytest_gvisor.report import outputs
 from pytest_gvisor.report.run_texts import sections
 from pytest_gvisor.run import terminal
 from pytest_gvisor.run.kept import keep
 from pytest_gvisor.run.not_started import AT_SHELL
 from pytest_gvisor.run.request import Hooks, Record, Workspace
+from pytest_gvisor.trace.documents import FORMS
 
 _PIECE = 64 * 1024
 _AT_A_TERMINAL = 24 * 3600.0
@@ -44,6 +49,7 @@ _EXAMPLES = (
     'pytest-gvisor run --mount "$PWD:/data" --cwd /data --timeout 10 -- python3 script.py < input',
     "pytest-gvisor run --image app.tar --memory 256M --network sandbox",
     "pytest-gvisor run --platform ptrace --debug -- ls /nonexistent",
+    "pytest-gvisor run --network host --trace trace.json -- pip install --target /tmp/site PACKAGE",
 )
 
 
@@ -86,9 +92,18 @@ def parser() -> parsers.Parser:
         help="a folder of the host's; MODE is ro (the default), rw, or dangerous: see bind(); "
         "may be repeated",
     )  # fmt: skip
-    groups["looking into it"].add_argument(
+    looking = groups["looking into it"]
+    looking.add_argument(
         "--keep", metavar="DIR",
         help="leave bundle, logs and a replay.sh in DIR, which must not exist",
+    )  # fmt: skip
+    looking.add_argument(
+        "--trace", metavar="FILE.json",
+        help="write the files, commands and connections of COMMAND to FILE.json",
+    )  # fmt: skip
+    looking.add_argument(
+        "--format", choices=FORMS, metavar="FORM",
+        help=f"the form of that file: {' or '.join(FORMS)} (default: json)",
     )  # fmt: skip
     made.add_argument("command", nargs=argparse.REMAINDER, metavar="[--] COMMAND…")
     return made
@@ -131,7 +146,7 @@ def main(arguments: Sequence[str]) -> int:
         # Whoever reads what is told may have gone: the session ends all the same.
         try:
             if gvisor is not None:
-                _tell(gvisor)
+                _tell(gvisor, given)
         finally:
             parsers.end(engine, "run")
 
@@ -146,7 +161,14 @@ def _settings(given: argparse.Namespace) -> Settings:
             f"--platform {names}: a command runs on one platform",
             next_step="Name one of gVisor's, or call the tool once for each.",
         )
-    return settings
+    if given.trace is None:
+        if given.format is not None:
+            raise UsageError(f"--format {given.format} needs --trace FILE.json")
+        return settings
+    if not given.trace.endswith(".json"):
+        raise UsageError(f"--trace {given.trace}: the name of the file ends with .json")
+    outputs.check(given.trace)
+    return dataclasses.replace(settings, trace=True)
 
 
 def _options(given: argparse.Namespace) -> dict[str, Any]:
@@ -181,8 +203,8 @@ def _keeping(given: argparse.Namespace) -> Callable[[Workspace, Record], None] |
     return kept
 
 
-def _tell(gvisor: Gvisor) -> None:
-    """Write the results of --debug and --keep to standard error."""
+def _tell(gvisor: Gvisor, given: argparse.Namespace) -> None:
+    """Write the results of --debug and --keep to standard error, and the file of --trace."""
     for record in gvisor.records:
         if gvisor.settings.debug:
             for title, text in sections([record], debug=True):
@@ -191,6 +213,13 @@ def _tell(gvisor: Gvisor) -> None:
         if record.kept:
             told = f"kept in {record.kept}; {record.kept}/replay.sh repeats it"
             print(f"pytest-gvisor run: {told}", file=sys.stderr)
+        done = record.completed
+        if done is not None and done.trace is not None:
+            for gap in done.trace.gaps:
+                print(f"pytest-gvisor run: the trace is not complete: {gap}", file=sys.stderr)
+            text = json.dumps(FORMS[given.format or "json"](done, done.trace), indent=1)
+            if problem := outputs.replaced(given.trace, f"{text}\n"):
+                raise ReportError(f"{escape(given.trace)} could not be written: {problem}")
 
 
 def _status(done: Completed) -> int:

@@ -58,7 +58,14 @@ def rendered(report: Report, suffix: str, budget: int | None = None) -> str:
 
 def write(report: Report, path: str) -> str:
     """Write the whole file or nothing; return the problem, or nothing."""
-    text = rendered(report, os.path.splitext(path)[1])
+    return replaced(path, rendered(report, os.path.splitext(path)[1]))
+
+
+def replaced(path: str, text: str) -> str:
+    """Put a new file in a path's place, or nothing; return the problem, or nothing.
+
+    A link that is there is replaced, and not followed.
+    """
     new = os.path.join(os.path.dirname(path), f".gvisor-report-{secrets.token_hex(8)}")
     try:
         with open(new, "x", encoding="utf-8", errors="backslashreplace") as file:

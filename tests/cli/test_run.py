@@ -1,5 +1,6 @@
 """``pytest-gvisor run``: the abilities of ``gvisor.run`` at a shell."""
 
+import json
 import os
 import re
 import subprocess
@@ -126,6 +127,45 @@ def test_a_run_is_kept_with_what_repeats_it(tmp_path: Path) -> None:
     refused = run("--keep", kept, "true")
     assert refused.returncode == 2
     assert "is there already" in refused.stderr
+
+
+def test_a_trace_is_written_to_a_file_of_this_user(tmp_path: Path) -> None:
+    """A link in its place is replaced, and not followed. A run at its deadline has a trace too."""
+    file, other = tmp_path / "trace.json", tmp_path / "other"
+    other.write_text("theirs")
+    file.symlink_to(other)
+    done = run("--timeout=1", "--trace", file, "--", "sh", "-c", ": > /tmp/made; exec sleep 60")
+    assert done.returncode == 124
+    assert (file.is_symlink(), other.read_text()) == (False, "theirs")
+    assert file.stat().st_uid == os.getuid()
+    trace = json.loads(file.read_text())
+    assert trace["outcome"] == "timed out"
+    assert [one["created"] for one in trace["files"] if one["path"] == "/tmp/made"] == [True]
+
+
+def test_a_trace_with_a_gap_says_so(tmp_path: Path) -> None:
+    """In the file, and on standard error."""
+    file = tmp_path / "trace.json"
+    done = run("--trace", file, "--", "sh", "-c", "/bin/true $(printf '\\377')")
+    (gap,) = json.loads(file.read_text())["gaps"]
+    assert done.stderr == f"pytest-gvisor run: the trace is not complete: {gap}\n"
+    assert "no UTF-8" in gap
+
+
+WRONG = {
+    "--format=json": "--format json needs --trace FILE.json",
+    "--trace=trace.html": "--trace trace.html: the name of the file ends with .json",
+    "--trace=/dev/null/trace.json": "/dev/null/trace.json cannot be written: File exists",
+}
+
+
+@pytest.mark.parametrize("option", WRONG)
+def test_a_file_for_a_trace_is_checked_first(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is started then."""
+    assert cli.main(["run", option, "--", "true"]) in (2, 125)
+    assert WRONG[option] in capsys.readouterr().err
 
 
 def test_debug_shows_the_boot_and_the_calls_on_standard_error() -> None:

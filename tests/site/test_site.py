@@ -107,8 +107,8 @@ def test_the_site_is_built_without_a_warning(site: Path) -> None:
     assert "--gvisor-strict" in settings
     assert "\N{EN DASH}" not in settings  # of an option in a help text
     assert 'href="https://docs.python.org/3/library/' in (site / "api.html").read_text()
-    shown = (site / "report.schema.json").read_bytes()
-    assert shown == (DOCS / "report.schema.json").read_bytes()
+    for name in ("report.schema.json", "trace.schema.json"):
+        assert (site / name).read_bytes() == (DOCS / name).read_bytes()
 
 
 def test_the_changes_are_a_page_of_the_site_with_links_to_the_others(site: Path) -> None:
