@@ -26,6 +26,11 @@ IN_A_ROW = 10
 """Programs that a round starts one after the other: a sandbox that has just run one is faster."""
 
 _FLOOD = ["head", "-c", str(GIB), "/dev/zero"]
+_START = ["python3", "-I", "-c", "pass"]
+_OPENS = 100_000
+_OPENING = (
+    f"import os\nfor n in range({_OPENS}): os.close(os.open(f'/tmp/{{n % 100}}', os.O_CREAT))"
+)
 _FRESH = '`gvisor.run(["true"])`'
 
 
@@ -142,6 +147,42 @@ def output(bench: Bench, count: int) -> Iterator[Result]:
     )  # fmt: skip
 
 
+def trace(bench: Bench, count: int) -> Iterator[Result]:
+    """Traced runs against untraced ones, and the growth of this process's memory meanwhile."""
+    growth: list[float] = []
+
+    def run(args: list[str], *, traced: bool) -> None:
+        before = _reset_peak()
+        done = bench.gvisor.run(args, timeout=DEADLINE, trace=traced)
+        if done.returncode or (done.trace is not None) is not traced:
+            raise RuntimeError(f"{args[0]} failed, or its trace: {done!r}")
+        if done.trace is not None and args is opening:
+            growth.append((_status("VmHWM") - before) / MIB)
+            if not done.trace.complete:
+                raise RuntimeError(f"a trace has a gap: {done.trace!r}")
+
+    opening = ["python3", "-I", "-S", "-c", _OPENING]
+    sides = {"ours": True, "peer": False}
+    start, opens = (
+        {name: functools.partial(run, args, traced=traced) for name, traced in sides.items()}
+        for args in (_START, opening)
+    )
+    yield Result(
+        row="trace", what="the start of a Python, `trace=True`", against="the same without",
+        figure=Figure.RATIO, **interleaved(start, count, limit=20), target=1.05,
+    )  # fmt: skip
+    measured = interleaved(opens, 3, limit=60)
+    series = {name: one.over(_OPENS // 1000) for name, one in measured.items()}
+    yield Result(
+        row="trace", what="1,000 opens and closes of 100 files on tmpfs, `trace=True`",
+        against="the same without", figure=Figure.DIFFERENCE, **series, target=0.020,
+    )  # fmt: skip
+    yield Result(
+        row="trace", what=f"{_OPENS:,} of these: growth of this process's peak memory",
+        against="flat", figure=Figure.LARGEST, ours=Series(tuple(growth)), target=8.0,
+    )  # fmt: skip
+
+
 def _reset_peak() -> int:
     """Reset the peak of this process's memory (see proc(5)); returns its present size."""
     with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
@@ -230,6 +271,7 @@ ROWS: Mapping[str, Row] = {
     "isolation": Row(rounds=5, measure=sessions.isolation),
     "suites": Row(rounds=2, measure=suites.suites),
     "output": Row(rounds=5, measure=output),
+    "trace": Row(rounds=40, measure=trace),
 }
 PHASES = "phases"
 PHASE_ROUNDS = 40
