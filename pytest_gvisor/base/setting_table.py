@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Kind = Literal[
     "platforms", "network", "rootless", "keep", "binary", "path", "release", "flag", "seconds",
-    "size", "count", "files", "number", "bytes", "reports",
+    "size", "count", "files", "number", "bytes", "reports", "acts",
 ]  # fmt: skip
 """The kind of a setting's values: `settings` has one reader for each."""
 
@@ -216,6 +216,13 @@ SETTINGS = (
         sources=("call", "marker", *_SESSION),
         help="record the files, commands and connections of each gvisor.run, and of each exec in "
         "a warm sandbox, in Completed.trace. Tests inside have none.",
+    ),
+    Setting(
+        name="forbid",
+        kind="acts",
+        sources=("call", "marker", "ini"),
+        help="fail each gvisor.run and exec that does such an act: read, write, exec and connect, "
+        "each also with a pattern, such as write:/app/**.",
     ),
     Setting(
         name="keep",

@@ -16,7 +16,7 @@ from typing import TypeVar
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.base.platform_names import Platform
 from pytest_gvisor.base.release_range import ReleaseRange
-from pytest_gvisor.base.setting_table import Kind
+from pytest_gvisor.base.setting_table import Kind, nearest
 
 LONGEST = 2_000_000.0
 
@@ -201,6 +201,30 @@ def report_paths(value: object, name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(paths))
 
 
+ACTS = {"read": "[/*?]", "write": "[/*?]", "exec": r"[/*?]|[^/]+\Z", "connect": ".*[:*]"}
+
+
+"""The kinds of acts that can be forbidden, and how a pattern begins that may match one."""
+
+
+def acts(value: object, name: str = "forbid") -> tuple[str, ...]:
+    """Read acts from a list: kinds, alone or with a pattern (``write:/app/**``).
+
+    Raises `UsageError`.
+    """
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+        raise UsageError(f"{name}={value!r} is not a list such as ['connect', 'write:/app/**']")
+    for one in value:
+        kind, with_pattern, pattern = one.partition(":")
+        if kind not in ACTS:
+            near = nearest(kind, [*ACTS])
+            raise UsageError(f"{name}: {one!r} is no act{near}; there are {', '.join(ACTS)}")
+        if with_pattern and not re.match(ACTS[kind], pattern):
+            needed = "an address and a port" if kind == "connect" else "a whole path"
+            raise UsageError(f"{name}: {one!r} matches nothing: a pattern is of {needed}")
+    return tuple(dict.fromkeys(value))
+
+
 def _size(value: object, name: str) -> int | str:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise UsageError(f"{name}={value!r} is not a size such as 268435456 or '256M'")
@@ -238,6 +262,7 @@ READERS: Mapping[Kind, Callable[[object, str], object]] = {
     "number": _number,
     "bytes": _output,
     "reports": report_paths,
+    "acts": acts,
 }
 
 

@@ -117,6 +117,9 @@ class Settings:
     trace: bool = False
     """Whether each run has a `Trace` of the files, commands and connections of its workload."""
 
+    forbid: tuple[str, ...] = ()
+    """Acts that fail a run: kinds, each alone or with a pattern. They are found in its trace."""
+
     keep: Keep = Keep.NONE
     """The tests whose bundles, logs and replay scripts stay under pytest's base temp."""
 
@@ -254,6 +257,7 @@ class CallSettings(TypedDict, total=False):
     max_output: int
     debug: bool
     trace: bool
+    forbid: Sequence[str]
 
 
 class SessionSettings(CallSettings, total=False):

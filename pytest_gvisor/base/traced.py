@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from pytest_gvisor.base import setting_values
 from pytest_gvisor.base.errors import TraceError, UsageError
 from pytest_gvisor.base.escape import escape
 
@@ -186,6 +187,7 @@ class Trace:
         write: Iterable[str] | None = None,
         execute: Iterable[str] | None = None,
         connect: Iterable[str] | None = None,
+        forbid: Iterable[str] = (),
         strict: bool = False,
     ) -> None:
         """Raise `AssertionError` that names each act that no pattern allows, and its process.
@@ -194,56 +196,63 @@ class Trace:
         ``write`` are patterns of paths: ``*`` and ``?`` end at a slash, ``/a/**`` is ``/a`` and all
         below it. The paths that `read` and `written` leave out are allowed. In ``execute`` they are
         of the program's path, or without a slash of its name. The first process's program is always
-        allowed. In ``connect`` they are of addresses, and ``datagrams`` allows `datagrams`. With
-        ``strict``, each file that was opened and is not confirmed is a violation.
+        allowed. In ``connect`` they are of addresses, and ``datagrams`` allows `datagrams`.
+
+        ``forbid`` has kinds: ``read``, ``write``, ``exec`` and ``connect``. A kind alone is as an
+        empty list. With a pattern, as in ``write:/app/**``, it forbids what matches, and leaves no
+        path out. A pattern of addresses forbids `datagrams` too, since each may have gone there.
+
+        With ``strict``, each file that was opened and is not confirmed is a violation.
 
         Raises `TraceError` if the trace is not complete. Raises `UsageError` for a text in place of
-        a list.
+        a list, and for another kind.
         """
         if self.gaps:
             raise TraceError(
                 f"the trace is not complete, so it cannot be checked: {'; '.join(self.gaps)}",
                 next_step="Trace.files and the others have the part that arrived.",
             )
-        reads = ((one.path, one) for one in self.files if one.read and not _folded(one.path))
-        writes = ((one.path, one) for one in self.files if _writes(one) and not _cached(one))
-        programs = ((one.program, one) for one in (*self.executed[1:], *self.attempts))
-        addresses = ((one.address, one) for one in self.connections)
-        opened = (
-            (one.path, one)
-            for one in self.files
-            if (one.read or _writes(one)) and not one.error and not one.confirmed
-        )
-        found = [
-            *self._told(reads, _allows(read)),
-            *self._told(writes, _allows(write)),
-            *self._told(programs, _allows(execute, names=True)),
-            *self._told(addresses, _allows(connect)),
-        ]
-        if self.datagrams and not _allows(connect)("datagrams"):
+        rules = [one.partition(":") for one in setting_values.acts(forbid)]
+        allowed = {"read": read, "write": write, "exec": execute, "connect": connect}
+        allowed |= {kind: [] for kind, _, pattern in rules if not pattern}
+        acts: Mapping[str, list[tuple[str, bool, File | Command | Connection]]] = {
+            "read": [(one.path, _folded(one.path), one) for one in self.files if one.read],
+            "write": [(one.path, _cached(one), one) for one in self.files if _writes(one)],
+            "exec": [(one.program, False, one) for one in (*self.executed[1:], *self.attempts)],
+            "connect": [(one.address, False, one) for one in self.connections],
+        }
+        found: list[str] = []
+        for kind, patterns in allowed.items():
+            allows = _allows(patterns, names=kind == "exec")
+            denied = [pattern for one, _, pattern in rules if one == kind and pattern]
+            denies = _allows(denied, names=kind == "exec")
+            found += self._told(
+                one
+                for name, left_out, one in acts[kind]
+                if denies(name) or not (left_out or allows(name))
+            )
+        sends = any(kind == "connect" and not name.startswith("unix:") for kind, _, name in rules)
+        if self.datagrams and (sends or not _allows(connect)("datagrams")):
             found.append(f"sent: {self.datagrams} datagrams to addresses that are not known")
         if strict:
-            found += (f"not confirmed, {line}" for line in self._told(opened, _allows([])))
+            opened = (one for one in self.files if (one.read or _writes(one)) and not one.error)
+            doubtful = self._told(one for one in opened if not one.confirmed)
+            found += (f"not confirmed, {line}" for line in doubtful)
         if found:
             more = [f"… and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
             lines = "\n  ".join([*dict.fromkeys(found[:_SHOWN]), *more])
             raise AssertionError(f"the workload did what is not allowed:\n  {lines}")
 
-    def _told(
-        self,
-        acts: Iterable[tuple[str, File | Command | Connection]],
-        allows: Callable[[str], bool],
-    ) -> Iterator[str]:
-        """Yield a line for each act whose name is not allowed."""
+    def _told(self, acts: Iterable[File | Command | Connection]) -> Iterator[str]:
+        """Yield a line for each act, with the process that did it."""
         known = {one.pid: one for one in self.processes}
-        for name, one in acts:
-            if not allows(name):
-                by, process = f"by process {one.process}", known.get(one.process)
-                if isinstance(one, Command) and process is not None:
-                    # The process is this command now: its parent tells more.
-                    by, process = f"{by} below {process.parent}", known.get(process.parent)
-                command = _line(" ".join(process.command), 80) if process else ""
-                yield f"{one}, {by}{f' ({command})' if command else ''}"
+        for one in acts:
+            by, process = f"by process {one.process}", known.get(one.process)
+            if isinstance(one, Command) and process is not None:
+                # The process is this command now: its parent tells more.
+                by, process = f"{by} below {process.parent}", known.get(process.parent)
+            command = _line(" ".join(process.command), 80) if process else ""
+            yield f"{one}, {by}{f' ({command})' if command else ''}"
 
     def __repr__(self) -> str:
         """Return how many there are of each, and the gaps."""

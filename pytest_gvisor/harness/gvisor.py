@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 
 from pytest_gvisor.base import removed
 from pytest_gvisor.base.completed import Completed
-from pytest_gvisor.base.errors import UsageError
+from pytest_gvisor.base.errors import GvisorError, UsageError
 from pytest_gvisor.base.settings import CallSettings, Platform, Settings
 from pytest_gvisor.harness import call
 from pytest_gvisor.oci.bundle import Bundle
@@ -23,7 +23,7 @@ from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.run import runner
 from pytest_gvisor.run.not_started import Asker
 from pytest_gvisor.run.pipes import Streams
-from pytest_gvisor.run.request import Hooks, Record, Request, forget
+from pytest_gvisor.run.request import Hooks, Record, Request, check_forbidden, forget
 from pytest_gvisor.run.specification import input_of, way_of
 from pytest_gvisor.run.workload import Args, Workload
 from pytest_gvisor.runsc.binary import Runsc
@@ -137,6 +137,7 @@ class Gvisor:
         Raises `InvalidBundle`, `UsageError`, `ImageError`, `InsecureRunsc` or `LaunchError` before
         anything is started. Raises `WorkloadTimeout`, `RunscFailed`, `SandboxCrashed` or
         `ProtocolError` afterwards. With ``check``, a status other than 0 raises `WorkloadFailed`.
+        With ``forbid``, an act of it raises `AssertionError`, and a trace with a gap `TraceError`.
         """
         request = self.request(
             args, input=input, env=env, cwd=cwd, timeout=timeout, user=user, rootfs=rootfs,
@@ -273,9 +274,14 @@ class Gvisor:
         self.records.append(record)
         try:
             completed = runner.run(request, self._launcher, record, self._hooks)
+        except GvisorError:
+            if record.start is not None:  # else nothing of the workload has run
+                check_forbidden(request, record.completed)
+            raise
         finally:
             self._hooks.run_finished(record)
             forget(self.records)
+        check_forbidden(request, record.completed)
         if check:
             completed.check_returncode()
         return completed

@@ -140,6 +140,8 @@ def planned(items: Sequence[pytest.Item], isolation: Isolation) -> list[Group]:
         settings, misuse = Settings(), None
         try:
             settings = settings_of(item)
+            if settings.forbid:
+                raise UsageError(f"forbid={settings.forbid!r}: a test inside has no trace")
         except UsageError as error:
             misuse = error
         lifetime = Isolation.TEST if variant.fresh else isolation

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_gvisor.base.setting_table import Kind, Setting
 
 _INI: Mapping[Kind, Literal["args", "bool", "float"]] = {
-    "platforms": "args", "reports": "args", "flag": "bool", "seconds": "float",
+    "platforms": "args", "reports": "args", "acts": "args", "flag": "bool", "seconds": "float",
 }  # fmt: skip
 """The types of ini keys; the other kinds are a ``string``."""
 

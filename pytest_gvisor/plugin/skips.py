@@ -127,7 +127,8 @@ def _failed_before_run(call: pytest.CallInfo[Any]) -> bool:
 
 
 def hide_own_frames() -> None:
-    """Hide this package's frames in tracebacks of its errors, in those of a chain too.
+    """Hide this package's frames in tracebacks of its errors, in those of a chain too, and of the
+    check of a trace.
 
     The message says what is wrong; what a reader looks for is the line that asked for the run.
     pytest looks for this name in the globals of each frame; ``--full-trace`` and ``--tb=native``
@@ -139,7 +140,7 @@ def hide_own_frames() -> None:
 
 
 def _is_own_error(excinfo: pytest.ExceptionInfo[BaseException] | None) -> bool:
-    return excinfo is not None and isinstance(excinfo.value, GvisorError)
+    return excinfo is not None and isinstance(excinfo.value, GvisorError | AssertionError)
 
 
 def move_skip(item: pytest.Item, report: pytest.TestReport) -> None:

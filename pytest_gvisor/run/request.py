@@ -175,6 +175,15 @@ def forget(records: list[Record]) -> None:
             break
 
 
+def check_forbidden(request: Request, done: Completed | None) -> None:
+    """Raise `AssertionError` if a program did what is forbidden, and `TraceError` if it may have.
+
+    A program that was not started has no trace.
+    """
+    if request.settings.forbid and done is not None and done.trace is not None:
+        done.trace.check(forbid=request.settings.forbid)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
     """The hooks of plugins on a run. Each one does nothing unless it is given."""

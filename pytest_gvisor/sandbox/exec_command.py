@@ -130,7 +130,7 @@ def command(
         max_output=request.settings.max_output,
         platform=request.platform,
         runsc=runsc,
-        trace=request.settings.trace if trace is None else trace,
+        trace=request.settings.trace if trace is None or request.settings.forbid else trace,
         networked=request.settings.network is not Network.NONE,
         spec=spec,
         repeat={k: v for k, v in repeat.items() if v is not None},

@@ -24,7 +24,7 @@ from pytest_gvisor.base.errors import (
 from pytest_gvisor.oci.reader import whole
 from pytest_gvisor.oci.spec import UserSpec
 from pytest_gvisor.run.connected import Driven
-from pytest_gvisor.run.request import Hooks, Record, Request, forget, workspace_of
+from pytest_gvisor.run.request import Hooks, Record, Request, check_forbidden, forget, workspace_of
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.specification import input_of, make_spec
 from pytest_gvisor.run.workload import Args, Workload, argv
@@ -178,7 +178,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
 
         Raises `InsideError` where it cannot be started, `WorkloadTimeout`, `SandboxCrashed`, with
         ``check`` `WorkloadFailed` for a status other than 0, and `UsageError` for a trace in a
-        sandbox that was started without.
+        sandbox that was started without. With ``forbid`` it raises as `Gvisor.run` does.
         """
         wait = self._wait(timeout)
         deadline = time.monotonic() + wait
@@ -219,6 +219,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
             self._records[:] = [record for record in self._records if record is not oldest]
         self._records.append(noted)
         forget(self._records)
+        check_forbidden(self._request, completed)
         return completed
 
     def _begin(self, args: Args, **options: Any) -> Process:
@@ -273,6 +274,8 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         Raises `InsideError` if it cannot be started, `NotReady` if it has not started by then,
         `UsageError` for arguments of a wrong form, and `SandboxCrashed`.
         """
+        if forbid := self._request.settings.forbid:
+            raise UsageError(f"forbid={forbid!r}: popen has no trace", next_step="Use exec(…).")
         process = self._begin(args, env=env, cwd=cwd, user=user, reads=True, trace=False, repeat={})
         try:
             process.check_started(time.monotonic() + self._wait(None))

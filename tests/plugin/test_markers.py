@@ -27,6 +27,9 @@ BAD = {
     "xfail=True": "xfail=True is not {'PLATFORM': 'reason'}",
     'xfail={"KVM!": "x"}': "xfail='KVM!' is not one of systrap, kvm, ptrace",
     'xfail={"ptrace": ""}': "xfail={'ptrace': ''} has no reason in words",
+    'forbid=["conect"]': "forbid: 'conect' is no act; did you mean connect; there are read, write",
+    'forbid="exec"': "forbid='exec' is not a list such as ['connect', 'write:/app/**']",
+    'forbid=["write:app/**"]': "forbid: 'write:app/**' matches nothing: a pattern is of a whole",
     "debug=True": "debug is decided on the command line, not by a marker",
 }
 
@@ -113,6 +116,30 @@ def test_the_closest_marker_wins_setting_by_setting(alone: Project) -> None:
                 assert seen(gvisor) == (4, 20, 5, "none")
     """)
     alone.run("--gvisor-network", "host", "--gvisor-timeout", "9").ends(passed=4)
+
+
+def test_an_ini_file_forbids_acts_in_each_test(alone: Project) -> None:
+    """A marker forbids others instead. A sandbox without a trace is refused, not left unwatched."""
+    alone.test("""
+        import pytest
+
+        CONNECT = "import socket; socket.socket().connect_ex(('127.0.0.1', 9))"
+
+        def test_connects(gvisor):
+            gvisor.run(["python3", "-I", "-S", "-c", CONNECT])
+
+        @pytest.mark.gvisor(forbid=["write:/etc/**"])
+        def test_may_connect(gvisor):
+            gvisor.run(["python3", "-I", "-S", "-c", CONNECT])
+
+        @pytest.mark.in_gvisor
+        def test_inside():
+            pass
+    """)
+    ran = alone.run("-o", "gvisor_forbid=exec connect").ends(passed=1, failed=1, errors=1)
+    ran.shows("connected: 127.0.0.1:9 (ECONNREFUSED), by process 1 (python3 -I -S -c ")
+    ran.hides("traced.py", "harness/gvisor.py")
+    ran.shows("forbid=('exec', 'connect'): a test inside has no trace")
 
 
 MISUSES = {

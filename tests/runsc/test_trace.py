@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Gvisor, Trace, TraceError, WorkloadTimeout, empty
+from pytest_gvisor import (
+    Gvisor,
+    ProgramNotStarted,
+    Trace,
+    TraceError,
+    WorkloadTimeout,
+    empty,
+)
 
 BUSY = """
 import os, socket, subprocess, sys
@@ -119,6 +126,51 @@ def test_a_strict_check_wants_each_file_confirmed(gvisor: Gvisor) -> None:
     left.check(read=["/etc/hostname"])
     with pytest.raises(AssertionError, match=r"not confirmed, read: /etc/hostname, by process 1 "):
         left.check(strict=True)
+
+
+@pytest.mark.gvisor(forbid=["connect", "exec", "write:/app/**"])
+def test_a_forbidden_act_fails_the_run_that_did_it(gvisor: Gvisor) -> None:
+    """The message names each act and its process. A call may forbid other acts, or none."""
+    root = empty({"app/x": b"", "tmp/x": b""})
+    shell = ["/bin/busybox", "sh", "-c"]
+    mounts = {"/bin/busybox": "/bin/busybox"}
+
+    def shows(script: str, **more: object) -> str:
+        with pytest.raises(AssertionError, match="did what is not allowed") as caught:
+            gvisor.run([*shell, script], rootfs=root, mounts=mounts, **more)  # type: ignore[arg-type]
+        return str(caught.value).partition("\n  ")[2]
+
+    done = gvisor.run([*shell, ": < /app/x; : > /tmp/made"], rootfs=root, mounts=mounts)
+    assert done.trace is not None
+    assert done.trace.written == {"/tmp/made"}
+    assert shows("echo $$ > /app/made").startswith(
+        "written, created: /app/made, by process 1 (/bin/busybox sh -c "
+    )
+    line = shows("/bin/busybox true; :")
+    assert line.startswith("executed: /bin/busybox true, by process 2 below 1 (/bin/busybox sh -c ")
+    assert shows(": > /tmp/made", forbid=["write:/tmp/*"]).startswith("written, created: /tmp/made")
+    assert (
+        gvisor.run([*shell, ": > /app/made"], rootfs=root, mounts=mounts, forbid=[]).trace is None
+    )
+
+
+@pytest.mark.gvisor(forbid=["connect"])
+def test_a_run_that_connects_fails(gvisor: Gvisor) -> None:
+    """Also where the test catches another error of the run."""
+    code = 'import socket, time; socket.socket().connect_ex(("127.0.0.1", 9)); time.sleep(60)'
+    with pytest.raises(AssertionError, match=r"connected: 127.0.0.1:9 \(ECONNREFUSED\)") as caught:
+        gvisor.run(["python3", "-I", "-S", "-c", code], timeout=2)
+    assert isinstance(caught.value.__context__, WorkloadTimeout)
+
+
+@pytest.mark.gvisor(forbid=["connect"])
+def test_a_trace_with_a_gap_is_an_error_where_acts_are_forbidden(gvisor: Gvisor) -> None:
+    """Nobody knows what it did. A program that was not started did nothing."""
+    hidden = ["python3", "-I", "-S", "-c", f"import os; {HIDDEN['name']}"]
+    with pytest.raises(TraceError, match="not complete"):
+        gvisor.run(hidden)
+    with pytest.raises(ProgramNotStarted):
+        gvisor.run(["no-such-program"])
 
 
 HIDDEN = {

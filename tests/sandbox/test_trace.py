@@ -9,6 +9,7 @@ import pytest
 
 from pytest_gvisor import (
     Gvisor,
+    InsideError,
     Sandbox,
     SandboxCrashed,
     Trace,
@@ -45,6 +46,28 @@ def test_the_marker_traces_each_program(gvisor_sandbox: Sandbox) -> None:
     assert (done.trace.commands, done.trace.complete) == ([["true", "x"]], True)
     assert gvisor_sandbox.exec(["true"]).trace is not None
     assert gvisor_sandbox.exec(["true"], trace=False).trace is None
+
+
+@pytest.mark.gvisor(forbid=["exec", "write:/etc/**"])
+def test_a_forbidden_act_fails_the_program_that_did_it(gvisor_sandbox: Sandbox) -> None:
+    """A call cannot do without the trace, nor through popen. The sandbox goes on."""
+    box = gvisor_sandbox
+    done = box.exec(["sh", "-c", ": > /tmp/made"], trace=False)
+    assert done.trace is not None
+    assert done.trace.written == {"/tmp/made"}
+    with pytest.raises(AssertionError, match=r"created: /etc/made, by process \d+ \(sh -c"):
+        box.exec(["sh", "-c", ": > /etc/made"], trace=False)
+    with pytest.raises(AssertionError, match=r"executed: /\S+/true, by process \d+ below \d+ \(sh"):
+        box.exec(["sh", "-c", "/bin/true; exit 3"], check=True)
+    with pytest.raises(AssertionError, match="executed: ") as caught:
+        box.exec(["sh", "-c", "/bin/true; exec sleep 60"], timeout=2)
+    assert isinstance(caught.value.__context__, WorkloadTimeout)
+    with pytest.raises(TraceError, match="had not ended"):
+        box.exec(["sh", "-c", "(sleep 60)& exit"])
+    with pytest.raises(InsideError):
+        box.exec(["no-such-program"])
+    with pytest.raises(UsageError, match=r"forbid=\('exec', 'write:/etc/\*\*'\): popen has no"):
+        box.popen(["true"])
 
 
 @pytest.mark.parametrize("user", [None, 1000])

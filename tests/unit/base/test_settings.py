@@ -2,6 +2,7 @@
 
 import re
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,33 @@ def test_limits_are_read() -> None:
     found = settings.replaced(Settings(), written)
     assert (found.memory, found.pids, found.cpus) == ("256M", 10, 2.0)
     assert (found.shm, found.nofile) == ("1G", 4096)
+
+
+@pytest.mark.parametrize(
+    "written", [[], ["exec"], ("read:/a/*", "exec:a", "connect:*:80"), ["read:**"]]
+)
+def test_forbidden_acts_are_kinds_with_patterns(written: Sequence[str]) -> None:
+    """An act that is written twice counts once."""
+    assert settings.replaced(Settings(), {"forbid": [*written, *written]}).forbid == (*written,)
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("exec", "is not a list such as"),
+        ([7], "is not a list such as"),
+        (["execute"], "'execute' is no act; did you mean exec; there are read, write, exec, conn"),
+        (["network"], "'network' is no act; there are read, write, exec, connect"),
+        (["write:"], "'write:' matches nothing: a pattern is of a whole path"),
+        (["read:app/x"], "'read:app/x' matches nothing"),
+        (["exec:bin/sh"], "'exec:bin/sh' matches nothing"),
+        (["connect:10.0.0.1"], "matches nothing: a pattern is of an address and a port"),
+    ],
+)
+def test_an_act_that_matches_nothing_is_refused(written: object, message: str) -> None:
+    """Such an act would forbid nothing, and nobody would notice."""
+    with pytest.raises(UsageError, match=f"forbid.*{re.escape(message)}"):
+        settings.replaced(Settings(), {"forbid": written})
 
 
 @pytest.mark.parametrize("name", ["tiemout", "", "Network", "args"])

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from pytest_gvisor.base.errors import UsageError
+from pytest_gvisor.base.errors import TraceError, UsageError
 from pytest_gvisor.base.traced import Command, Connection, File, Trace, TracedProcess
 
 
@@ -135,6 +135,62 @@ def test_a_text_in_place_of_a_list_is_an_error() -> None:
     """Its letters would be patterns."""
     with pytest.raises(UsageError, match="a list of patterns"):
         Trace().check(read="/app/**")
+    with pytest.raises(UsageError, match="is not a list such as"):
+        Trace().check(forbid="exec")
+
+
+BUSY = Trace(
+    files=(read("/usr/x"), read("/app/k", error="ENOENT"), wrote("/app/a"), wrote("/tmp/a")),
+    executed=(
+        Command(argv=("sh",), program="sh", process=1),
+        Command(argv=("id",), program="/usr/bin/id", process=2),
+    ),
+    attempts=(Command(argv=("sh",), program="/tmp/sh", process=2, reported=False),),
+    connections=(
+        Connection(address="10.0.0.1:80", kind="stream", process=1),
+        Connection(address="unix:/run/x", kind="stream", process=1),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("rules", "shown"),
+    [
+        (["read"], ["read: /app/k (ENOENT)"]),
+        (["read:/**"], ["read: /usr/x", "read: /app/k (ENOENT)"]),
+        (["write"], ["written: /app/a", "written: /tmp/a"]),
+        (["write:/app/**"], ["written: /app/a"]),
+        (["write:/a/**", "write:/t*/*"], ["written: /tmp/a"]),
+        (["exec"], ["executed: /usr/bin/id", "tried to execute: /tmp/sh"]),
+        (["exec:sh"], ["tried to execute: /tmp/sh"]),
+        (["exec:/usr/**"], ["executed: /usr/bin/id"]),
+        (["connect"], ["connected: 10.0.0.1:80", "connected: unix:/run/x"]),
+        (["connect:*:80"], ["connected: 10.0.0.1:80"]),
+        (["connect:unix:/run/*"], ["connected: unix:/run/x"]),
+        (["read:/no", "write:/no/*", "exec:curl", "connect:*:443", "connect:unix:@*"], []),
+    ],
+)
+def test_a_forbidden_act_is_a_violation(rules: list[str], shown: list[str]) -> None:
+    """A kind forbids all of its acts, and a pattern what it matches, whatever else is allowed."""
+    found = [line.partition(", by")[0] for line in violations(BUSY, forbid=rules)]
+    assert found == shown
+    every = {"read": ["**"], "write": ["**"], "execute": ["**"], "connect": ["**"]}
+    assert [line.partition(", by")[0] for line in violations(BUSY, forbid=rules, **every)] == shown
+
+
+@pytest.mark.parametrize(
+    ("rule", "counts"),
+    [("connect", True), ("connect:10.0.0.9:*", True), ("connect:unix:**", False), ("exec", False)],
+)
+def test_a_datagram_may_have_gone_to_a_forbidden_address(rule: str, counts: bool) -> None:
+    """Its address is not known, and it is none of the file system."""
+    assert bool(violations(Trace(datagrams=1), forbid=[rule])) == counts
+
+
+def test_nothing_is_forbidden_of_a_trace_with_a_gap() -> None:
+    """The check is an error, and no pass."""
+    with pytest.raises(TraceError, match="not complete"):
+        Trace(gaps=("3 events were dropped",)).check(forbid=["connect"])
 
 
 def test_a_strict_check_counts_files_of_the_system_too() -> None:
