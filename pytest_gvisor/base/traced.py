@@ -135,6 +135,8 @@ class Trace:
     """
 
     files: tuple[File, ...] = ()
+    """The files and folders, each once for each way in which it was opened."""
+
     executed: tuple[Command, ...] = ()
     """The programs that were executed, the first process's first."""
 
@@ -143,11 +145,17 @@ class Trace:
     ``PATH`` that ends well leaves none."""
 
     connections: tuple[Connection, ...] = ()
+    """The addresses that sockets were connected to, or tried to be, each once."""
+
     listeners: tuple[ListeningSocket, ...] = ()
+    """The addresses where a process waited for connections or datagrams."""
+
     datagrams: int = 0
     """How many calls could send a datagram with an address of its own, which is not known."""
 
     processes: tuple[TracedProcess, ...] = ()
+    """The processes, in the order of their start."""
+
     dropped: int = 0
     """How many events did not arrive."""
 
