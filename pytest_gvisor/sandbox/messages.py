@@ -16,7 +16,7 @@ _ERRNO = (0, 4095)
 
 SHAPES: Mapping[str, Mapping[str, tuple[int, int]]] = {
     "hello": {"version": (VERSION, VERSION)},
-    "started": {"pid": _ID},
+    "started": {"pid": _ID},  # 0 for a connection
     "failed": {"errno": _ERRNO},
     "data": {"s": (1, 2)},
     "eof": {"s": (0, 2)},

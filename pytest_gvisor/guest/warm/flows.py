@@ -107,7 +107,7 @@ class Connection(Peer):
         except OSError as error:
             self._end(error.errno or errno.EMFILE)
             return
-        self.tell("started")
+        self.tell("started", pid=0)  # no process
         self.sources[1] = Source(self.loop, fd, (self.number, 1), self._read_all)
 
     def _read_all(self, number: int) -> None:
