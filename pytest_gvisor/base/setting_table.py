@@ -214,8 +214,8 @@ SETTINGS = (
         name="trace",
         kind="flag",
         sources=("call", "marker", *_SESSION),
-        help="record the files, commands and connections of each gvisor.run, and of each exec in "
-        "a warm sandbox, in Completed.trace. Tests inside have none.",
+        help="record the files, commands and connections of each gvisor.run and each exec in "
+        "Completed.trace, and of each test inside for the fixture gvisor_trace.",
     ),
     Setting(
         name="forbid",

@@ -223,10 +223,13 @@ class Trace:
         rules = [one.partition(":") for one in setting_values.acts(forbid)]
         allowed = {"read": read, "write": write, "exec": execute, "connect": connect}
         allowed |= {kind: [] for kind, _, pattern in rules if not pattern}
+        # A test inside begins when the first process has long been there.
+        first = self.processes[0].pid if self.processes else 1
+        own = [one.process for one in self.executed[:1]] == [first]
         acts: Mapping[str, list[tuple[str, bool, File | Command | Connection]]] = {
             "read": [(one.path, _folded(one.path), one) for one in self.files if one.read],
             "write": [(one.path, _cached(one), one) for one in self.files if _writes(one)],
-            "exec": [(one.program, False, one) for one in (*self.executed[1:], *self.attempts)],
+            "exec": [(one.program, False, one) for one in (*self.executed[own:], *self.attempts)],
             "connect": [(one.address, False, one) for one in self.connections],
         }
         found: list[str] = []

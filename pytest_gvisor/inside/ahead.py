@@ -173,12 +173,13 @@ class Ahead:
 def most(config: pytest.Config, settings: Settings, *, writable: bool, live: bool) -> int:
     """Return how many tests at most may run before the verdict on the one before them.
 
-    It is none where a verdict may stop the session, or where tests have effects outside. It is one
-    where the user sees the output of a test while it runs. ``live`` says so of the log.
+    It is none where a verdict may stop the session, where tests have effects outside, and where
+    each has a trace. It is one where the user sees the output of a test while it runs. ``live``
+    says so of the log.
     """
     option = config.option
     stops = option.maxfail or getattr(option, "stepwise", False) or is_asked_for(config)
-    if stops or writable or settings.network is Network.HOST:
+    if stops or writable or settings.trace or settings.network is Network.HOST:
         return 0
     shows = any(getattr(option, name, False) for name in ("setupshow", "setuponly"))
     return 1 if live or shows or config.getoption("capture", "fd") == "no" else MOST

@@ -213,12 +213,12 @@ class Worker:
     def _full_report(self, message: dict[str, Any], item: pytest.Item) -> pytest.TestReport:
         report = reports.revive(self._config, message, item, self._bounds)
         if report.failed:
+            did = self.used.traced.acts() if self.used else ""
             texts = [report.longreprtext, *(text for _title, text in report.sections)]
-            if hint := environment.hint(message.get("missed"), self._inside.held_back, texts):
-                report.sections.append(("gvisor: environment", hint))
+            hint = environment.hint(message.get("missed"), self._inside.held_back, texts)
             # Of the files that a failure names, the host may have some.
-            if told := self._explain(texts):
-                report.sections.append(("gvisor: files", told))
+            told = {"environment": hint, "files": self._explain(texts), "what it did": did}
+            report.sections += [(f"gvisor: {title}", told[title]) for title in told if told[title]]
         return report
 
     def _explain(self, texts: Sequence[str]) -> str:

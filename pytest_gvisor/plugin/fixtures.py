@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +12,7 @@ from pytest_gvisor.plugin.placement import FIXTURES, here_is_inside
 
 if TYPE_CHECKING:
     from pytest_gvisor.base.settings import Platform
+    from pytest_gvisor.base.traced import Trace
     from pytest_gvisor.harness.gvisor import Gvisor
     from pytest_gvisor.plugin.fixture_values import BundleFactory, ImageFactory, Values
     from pytest_gvisor.plugin.shared_sandboxes import SharedSandboxes, SharedSnapshots
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def __dir__() -> list[str]:
     """Name the fixtures alone: pytest looks at each name of a plugin."""
-    return sorted(FIXTURES)
+    return sorted([*FIXTURES, "gvisor_trace"])
 
 
 def _values(request: pytest.FixtureRequest) -> Values:
@@ -96,6 +97,32 @@ def gvisor_snapshot(request: pytest.FixtureRequest) -> Iterator[SharedSnapshots]
 def gvisor_image(request: pytest.FixtureRequest) -> ImageFactory:
     """Factory: an image as a root file system, ``gvisor.run(rootfs=gvisor_image("app.tar"))``."""
     return _values(request).gvisor_image()
+
+
+@pytest.fixture
+def gvisor_trace(request: pytest.FixtureRequest) -> Callable[[], Trace]:
+    """Function: the trace of a test inside so far; on the host that of its last run or exec."""
+    return lambda: _trace_of(request)
+
+
+def _trace_of(request: pytest.FixtureRequest) -> Trace:
+    import pickle
+
+    from pytest_gvisor.base.errors import TraceError
+
+    if here_is_inside():
+        worker = request.config.pluginmanager.get_plugin("gvisor-worker")
+        told = worker and worker.ask_for_trace()
+        trace: Trace | None = told and pickle.loads(bytes.fromhex(told))
+    else:
+        from pytest_gvisor.plugin.stash import harnesses
+
+        runs = [run.completed for each in harnesses(request.node) for run in each.records]
+        trace = next((run.trace for run in reversed(runs) if run and run.trace), None)
+    if trace is None:
+        step = "Trace it by --gvisor-trace or @pytest.mark.gvisor(trace=True)."
+        raise TraceError("this test is not traced, or has run no workload", next_step=step)
+    return trace
 
 
 @pytest.fixture

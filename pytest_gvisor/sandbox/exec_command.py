@@ -104,11 +104,8 @@ def command(
     ``trace`` is None for a trace if the sandbox has been started with one. Raises `UsageError`.
     """
     if trace and not request.settings.trace:
-        raise UsageError(
-            "this sandbox was started without trace=True, so its kernel reports nothing",
-            next_step="Start it by gvisor.sandbox(trace=True), or mark the test with "
-            "@pytest.mark.gvisor(trace=True).",
-        )
+        step = "Start it by gvisor.sandbox(trace=True), or @pytest.mark.gvisor(trace=True)."
+        raise UsageError("this sandbox was started without trace=True", next_step=step)
     asked, home = workload.user, workload.home
     if user is not None:
         asked, home = workload.rootfs.find_user(user)

@@ -185,11 +185,9 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         found = input_of(input)
         chunks = [found] if isinstance(found, bytes) else found
         shown = input if isinstance(input, str | bytes) else None
-        repeat = {"input": shown, "env": env, "cwd": cwd, "user": user, "timeout": timeout}
-        process = self._begin(
-            args, env=env, cwd=cwd, user=user, reads=chunks is not None, trace=trace,
-            repeat={**repeat, "trace": trace},
-        )  # fmt: skip
+        options: dict[str, Any] = {"env": env, "cwd": cwd, "user": user, "trace": trace}
+        repeat = {"input": shown, **options, "timeout": timeout}
+        process = self._begin(args, reads=chunks is not None, repeat=repeat, **options)
         try:
             try:
                 if not self._follow(process, chunks, deadline):

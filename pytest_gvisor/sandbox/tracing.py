@@ -45,8 +45,6 @@ class Tracing:
             return
         if not self._channel.gone:  # only the listening thread is here then
             self._channel.supervisor.drain_events()
-        listener = self._listener
-        self._trace = self._programs.cut(
-            self._recorder, dropped=listener.dropped - self._dropped, broken=listener.broken
-        )
+        dropped, broken = self._listener.dropped - self._dropped, self._listener.broken
+        self._trace = self._programs.cut(self._recorder, dropped=dropped, broken=broken)
         self._changed.notify_all()

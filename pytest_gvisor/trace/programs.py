@@ -12,7 +12,6 @@ from collections.abc import Collection, Mapping
 from pytest_gvisor.base.traced import Trace
 from pytest_gvisor.trace.recorder import MAX_BYTES, MAX_KEPT, Recorder, parse_once
 
-_GUEST = 1
 _CLONE = 2  # enum MessageType of common.proto
 _MAX_NEW = 1000
 _MAX_SIZE = 2 * MAX_BYTES
@@ -39,7 +38,7 @@ class Programs:
         event = parse_once(kind, payload)
         recorder = self._of.get(event.process)
         if kind == _CLONE and (made := event.number(4)) != event.process:
-            if event.process == _GUEST:
+            if event.process == 1:
                 recorder = self._new[made] = self._made_for(made)
                 if len(self._new) > _MAX_NEW:
                     self.claim(next(iter(self._new)), wanted=False)
@@ -74,6 +73,6 @@ class Programs:
 
     def _forget(self, recorder: Recorder) -> None:
         self._size -= recorder.size
-        for pid in recorder.processes:
+        for pid in recorder.parents:
             if self._of.get(pid) is recorder:
                 self._of[pid] = None

@@ -68,40 +68,60 @@ class Recorder:
         self._opens = {numbers[name] for name in points.OPENS if name in numbers}
         self._execs = {numbers[name] for name in points.EXECS}
         self._creat = numbers.get("creat", -1)
+        self._openat2 = numbers["openat2"]
         self._sends = {numbers[name] for name in points.SENDS}
         self._sendto = numbers["sendto"]
         self._listens = points.LISTEN in known
-        self._files: dict[Way, Opened] = {}
-        self._paths: set[str] = set()
         self._descriptors: dict[int, dict[int, Opened | str]] = {}
         """For each process its open descriptors: files, and the kinds of sockets."""
 
         self._held = 0
         """How many descriptors there are."""
 
-        self._commands: list[traced.Command] = []
-        self._connections: dict[tuple[str, str, str], traced.Connection] = {}
-        self._listeners: dict[traced.ListeningSocket, None] = {}
-        self._tried: dict[tuple[int, tuple[str, ...]], dict[str, None]] = {}
-        """The files of each process and its arguments that it tried to execute, so far in vain."""
-
         self._first = first
-        self._parents: dict[int, int] = {first: 0}
+        self.parents: dict[int, int] = {first: 0}
+        """For each process of the program the one that made it; 0 for the first one."""
+
         self._threads: collections.Counter[int] = collections.Counter()
         """How many threads of each process were started, and have not ended."""
 
         self._last: dict[int, tuple[str, ...]] = {}
-        self._raw: collections.Counter[int] = collections.Counter()
-        self._named: collections.Counter[int] = collections.Counter()
-        self._datagrams = 0
+        self._pending: dict[int, int] = {}
+        """The numbers of calls whose events with texts come next in their threads; or 0, if the
+        missing event was counted."""
+
         self._has_datagrams = False
-        self._kept = self._bytes = self._left_out = 0
+        self.mark = ""
+        """A path whose open is no act, and empties this."""
+
+        self.begin_anew()
         self._acts: dict[int, Callable[[Event, bytes], None]] = {
             1: self._start, 2: self._clone, 3: self._exec, 5: self._exit, 6: self._call,
             7: self._open, 8: self._close, 10: self._connect, 11: self._try,
             12: self._socket, 24: self._bind, 37: self._listen,
         }  # fmt: skip
         """By enum MessageType of common.proto."""
+
+    def begin_anew(self) -> None:
+        """Forget what was done so far. Processes and their descriptors stay known."""
+        self._files: dict[Way, Opened] = {}
+        self._paths: set[str] = set()
+        self._commands: list[traced.Command] = []
+        self._connections: dict[tuple[str, str, str], traced.Connection] = {}
+        self._listeners: dict[traced.ListeningSocket, None] = {}
+        self._tried: dict[tuple[int, tuple[str, ...]], dict[str, None]] = {}
+        """The files of each process and its arguments that it tried to execute, so far in vain."""
+
+        self._unnamed: collections.Counter[int] = collections.Counter()
+        """How many calls of each number had no event with texts."""
+
+        self._pending = dict.fromkeys(self._pending, 0)
+        self._datagrams = 0
+        for pid in [pid for pid, count in self._threads.items() if count <= 0]:
+            del self._threads[pid]
+            self.parents.pop(pid, None)
+            self._last.pop(pid, None)
+        self._kept, self._bytes, self._left_out = len(self.parents) - 1, 0, 0
 
     def session(self, endpoint: str) -> str:
         """Return the text of the ``--pod-init-config`` file that has all events sent there."""
@@ -122,12 +142,7 @@ class Recorder:
     @property
     def size(self) -> int:
         """About how many bytes are kept."""
-        return self._bytes + 100 * (self._kept + self._held)
-
-    @property
-    def processes(self) -> Collection[int]:
-        """All processes of the program."""
-        return self._parents.keys()
+        return self._bytes + 100 * (self._kept + self._held + len(self._pending))
 
     def ends(self) -> tuple[bool, int]:
         """Return whether the first process has ended, and how many others have not."""
@@ -170,7 +185,7 @@ class Recorder:
 
     def _try(self, event: Event, payload: bytes) -> None:
         """Note what a process is about to execute. No event has the error if it fails."""
-        self._count(self._named, event.number(3))
+        self._pending.pop(event.thread, None)
         program, argv = whole(event.text(5) or event.cwd, event.text(6)), texts(payload, 7)
         known = self._tried.get((event.process, argv), {})
         if program not in known and self._room(program, *argv):
@@ -179,17 +194,15 @@ class Recorder:
 
     def _clone(self, event: Event, _payload: bytes) -> None:
         made = event.number(4)
-        if made != event.process and made not in self._parents and self._room():
-            self._parents[made] = event.process
+        if made != event.process and made not in self.parents and self._room():
+            self.parents[made] = event.process
             self._last[made] = self._last.get(event.process, ())
-        self._count_threads(made, 1)
-
-    def _count_threads(self, process: int, more: int) -> None:
-        if process in self._parents:
-            self._threads[process] += more
+        if made in self.parents:
+            self._threads[made] += 1
 
     def _exit(self, event: Event, _payload: bytes) -> None:
-        self._count_threads(event.process, -1)
+        if event.process in self.parents:
+            self._threads[event.process] -= 1
         if event.thread == event.process:
             self._held -= len(self._descriptors.pop(event.process, ()))
 
@@ -199,8 +212,11 @@ class Recorder:
         number = event.number(3)
         flags = _CREATES if number == self._creat else event.number(7)
         path = whole(event.text(5) or event.cwd, event.text(6))
+        self._pending.pop(event.thread, None)
+        if path == self.mark:
+            self.mark = ""
+            return
         opened = self._opened(way_of(path, flags, event.error), event.process)
-        self._count(self._named, number)
         if opened is not None and not event.error:
             self._hold(event, opened)
 
@@ -234,14 +250,16 @@ class Recorder:
             own.closed += 1
             if path in (own.way.path, own.way.path + _DELETED):
                 return
-            self._add(own.way._replace(path=path), event.process)
-        elif path not in self._paths and path.removesuffix(_DELETED) not in self._paths:
-            # A descriptor that was inherited or duplicated, or opened by a call without a path.
-            known = self._inherited(event.process, number)
-            if isinstance(known, Opened):
+        elif path in self._paths or path.removesuffix(_DELETED) in self._paths:
+            return
+        # A descriptor of a link's target, one that was inherited or duplicated, or one that was
+        # opened by a call without a path.
+        known = own or self._inherited(event.process, number)
+        if isinstance(known, Opened):
+            if self._files.get(known.way) is known:  # and not before this trace
                 self._add(known.way._replace(path=path), event.process)
-            elif not path.startswith("/memfd:"):
-                self._add(Way(path, read=True, written=True), event.process)
+        elif not path.startswith("/memfd:") and not path.endswith(_DELETED):
+            self._add(Way(path, read=True, written=True), event.process)
 
     def _add(self, way: Way, process: int) -> None:
         """Count a file whose path the sentry reported at a close."""
@@ -254,7 +272,7 @@ class Recorder:
             found = self._descriptors.get(process, {}).get(number)
             if found is not None or not process:
                 return found
-            process = self._parents.get(process, 0)
+            process = self.parents.get(process, 0)
         return None
 
     # --- the network
@@ -300,12 +318,16 @@ class Recorder:
             # sendto(2) without an address, field 9, goes where the socket is connected to.
             addressed = number != self._sendto or event.number(9)
             self._datagrams += bool(self._has_datagrams and addressed)
-        elif not event.error:
-            self._count(self._raw, number)
-
-    def _count(self, counter: collections.Counter[int], number: int) -> None:
-        if number in self._opens or number in self._execs:
-            counter[number] += 1
+        elif number == self._openat2:  # its end, and no other event comes
+            self._unnamed[number] += not event.error
+        elif number not in self._opens and number not in self._execs:
+            return
+        elif len(self._pending) >= MAX_KEPT:
+            self._left_out += 1
+        else:
+            # If the thread has another one pending, the event of that was not sent.
+            self._unnamed[self._pending.get(event.thread, 0)] += 1
+            self._pending[event.thread] = number
 
     # --- the result
 
@@ -314,8 +336,8 @@ class Recorder:
 
         ``running`` is how many processes run on, whose events are not waited for.
         """
-        without_text = self._raw - self._named
-        unnamed = [sum(map(without_text.__getitem__, one)) for one in (self._opens, self._execs)]
+        missing = self._unnamed + collections.Counter(self._pending.values())
+        unnamed = [sum(map(missing.__getitem__, one)) for one in (self._opens, self._execs)]
         gaps = {
             "the end of the first process was not seen": not ended,
             f"{running} of its processes had not ended": running,
@@ -346,7 +368,7 @@ class Recorder:
             datagrams=self._datagrams,
             processes=tuple(
                 traced.TracedProcess(pid=pid, parent=parent, command=self._last.get(pid, ()))
-                for pid, parent in self._parents.items()
+                for pid, parent in self.parents.items()
             ),
             dropped=dropped + self._left_out,
             gaps=tuple(sentence for sentence, holds in gaps.items() if holds),

@@ -43,9 +43,9 @@ def closed(fd: int, path: bytes, process: int = 1) -> bytes:
     return context(process) + field(3, 3) + field(4, fd) + field(5, path)
 
 
-def raw(number: int, *, error: int = 0, address: int = 0) -> bytes:
-    """The payload of a call by its number, of kind 6, without a context as in 2024."""
-    return ended(3, error) + field(4, number) + field(9, address)
+def raw(number: int, *, error: int = 0, address: int = 0, thread: int = 1) -> bytes:
+    """The payload of a call by its number, of kind 6."""
+    return context(thread=thread) + ended(3, error) + field(4, number) + field(9, address)
 
 
 def executed(argv: list[bytes], program: bytes, process: int, env: tuple[bytes, ...] = ()) -> bytes:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pytest_gvisor.guest.tests.measure import Coverage
 
 # Tests replace functions of modules, and this program speaks while they are replaced.
-_exit = os._exit
+_exit, _open = os._exit, os.open
 
 
 class Plugin:
@@ -238,6 +238,13 @@ class Plugin:
         """Report that the teardown begins."""
         self._switch(item, "teardown")
         self._link.send("phase", id=self._running, when="teardown")
+
+    def ask_for_trace(self) -> str | None:
+        """Return the host's trace of the test so far, pickled as hex; None if it is not traced."""
+        # The event of this open tells the host how many events before it were dropped.
+        with suppress(OSError):
+            _open(self._link.ask("trace").get("mark", "/"), os.O_RDONLY)
+        return self._link.ask("trace", marked=True).get("trace")
 
     def _switch(self, item: pytest.Item, phase: str) -> None:
         self._terminal.in_test = self._variables.in_test = True

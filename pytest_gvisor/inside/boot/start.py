@@ -135,7 +135,7 @@ def launch(config: pytest.Config, plan: Plan, saved: str = "") -> Link:
         runsc=plan.runsc,
         platform=plan.platform,
         # The limit on output is that of a workload, and not of what a pytest inside shows.
-        settings=dataclasses.replace(plan.settings, max_output=DEFAULT_MAX_OUTPUT, trace=False),
+        settings=dataclasses.replace(plan.settings, max_output=DEFAULT_MAX_OUTPUT),
         # With folders to bind, the child makes the user namespace itself: see programs/child.py.
         way=Way.OWN if plan.way is Way.FLAG else plan.way,
         # A file of the host's that is mapped there has not been tried on kvm's page tables.

@@ -20,6 +20,7 @@ from pytest_gvisor.guest.tests.returns import MARK
 from pytest_gvisor.guest.wire.checked_json import has_more_values, loads
 from pytest_gvisor.guest.wire.frames import UNBOUNDED, Decoder, Encoder, FrameError
 from pytest_gvisor.inside.wire import byte_code
+from pytest_gvisor.inside.wire.acts import TestTrace
 from pytest_gvisor.run.budget import LATE, Budget
 from pytest_gvisor.run.connected import Driven, Ended
 from pytest_gvisor.run.logs import debugged
@@ -83,6 +84,7 @@ class Link:
         self._ended: Ended | None = None
         self._heard = not copy
         self.supervisor = driven.start()
+        self.traced = TestTrace(self.supervisor)
         self._socket = self.supervisor.pipes.socket
         self.supervisor.change(self._socket, selectors.EVENT_READ, self._read)
 
@@ -103,6 +105,8 @@ class Link:
 
     def send(self, op: str, **fields: object) -> None:
         """Send a command. Raises `Died` if the pytest is gone or does not read."""
+        if op == "run":
+            self.traced.begin()
         data = memoryview(self._encoder.head({"op": op, **fields}))
         sending = Budget(_SEND_DEADLINE)
         while data:
@@ -122,8 +126,12 @@ class Link:
 
         Raises `Hangs`, `Died`, or `ProtocolError` for what is no message, or too much.
         """
-        self.wait()
-        return self._take(self._messages)
+        while True:
+            self.wait()
+            message = self._take(self._messages)
+            if message["type"] != "trace":
+                return message
+            self.send("answer", **self.traced.answer(marked=message.get("marked") is True))
 
     def _take(self, messages: deque[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
         """Take the first of these messages, unless the time has long been over."""
@@ -340,6 +348,8 @@ class Link:
             causes += filter(None, [record.completed.reason])
         lines = ["\n".join(causes) or _GONE, f"command: {escape(record.command)}"]
         lines += [f"runsc: {text}" for text in record.runsc_records if text not in lines[0]]
+        if acts := self.traced.acts():
+            lines.append(f"what the test did:\n{acts}")
         if record.panic:
             lines.append(f"panic log:\n{record.panic}")
         if record.debug_logs:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -39,6 +40,7 @@ class Script:
         self.sent: list[Message] = []
         self.closed = 0
         self.budget = Budget(60)
+        self.traced = SimpleNamespace(acts=lambda: "")
 
     def send(self, op: str, **fields: object) -> None:
         """Note a command."""

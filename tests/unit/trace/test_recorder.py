@@ -95,7 +95,9 @@ def test_a_file_has_the_ways_in_which_it_was_opened(flags: int, ways: set[str]) 
 
 def test_creat_has_no_flags() -> None:
     """The call itself creates, empties and writes."""
-    (one,) = made((7, events.opened(b"/f", 0, number=85)), (6, events.raw(85))).files
+    trace = made((6, events.raw(85)), (7, events.opened(b"/f", 0, number=85)))
+    (one,) = trace.files
+    assert trace.complete
     assert (one.read, one.written, one.created) == (False, True, True)
 
 
@@ -275,15 +277,52 @@ def test_datagrams_are_counted() -> None:
 def test_an_event_that_gvisor_cannot_encode_is_a_gap() -> None:
     """The call by its number arrives, and the one with its texts does not."""
     assert made((6, events.raw(257)), (7, events.opened(b"/f", READ))).complete
-    assert made((6, events.raw(257, error=2))).complete
     assert made((6, events.raw(437, error=errno.ENOSYS))).complete
     (gap,) = made((6, events.raw(257)), (6, events.raw(437))).gaps
     assert gap.startswith("files that were opened without a path that gVisor can report")
     assert gap.endswith(": 2")
     named = events.context() + field(3, 59)
-    assert made((6, field(4, 59)), (11, named)).complete
-    (gap,) = made((6, field(4, 59)), (6, field(4, 59)), (11, named)).gaps
+    assert made((6, events.raw(59)), (11, named)).complete
+    (gap,) = made((6, events.raw(59)), (6, events.raw(59)), (11, named)).gaps
     assert gap.endswith("which gVisor cannot report: 1")
+
+
+def test_no_other_event_stands_for_one_that_was_not_sent() -> None:
+    """Neither one of another thread, nor a later one of the same thread."""
+    opened = (7, events.opened(b"/f", READ, process=2))
+    assert made((6, events.raw(257)), opened).gaps
+    assert made((6, events.raw(257)), (6, events.raw(257, thread=2)), opened).gaps
+    assert made((6, events.raw(2, thread=2)), (6, events.raw(257, thread=2)), opened).gaps
+
+
+def test_a_recorder_that_begins_anew_keeps_processes_and_descriptors() -> None:
+    """A call that goes on meanwhile is a gap of the trace in which it began, and of no other."""
+    one = Recorder(NEW, "20260905.0")
+    for kind, payload in (
+        (2, events.cloned(2)), (2, events.cloned(3)), (5, events.context(3)),
+        (7, events.opened(b"/f", READ)), (6, events.raw(257)),
+    ):  # fmt: skip
+        one.take(kind, payload)
+    assert one.trace(dropped=0, broken=False, ended=True).gaps
+    one.begin_anew()
+    one.take(8, events.closed(3, b"/f"))
+    one.take(6, events.raw(257))
+    one.take(7, events.opened(b"/g", READ))
+    trace = one.trace(dropped=0, broken=False, ended=True)
+    assert trace.complete
+    assert [one.path for one in trace.files] == ["/g"]
+    assert [one.pid for one in trace.processes] == [1, 2]
+
+
+def test_a_mark_is_no_file() -> None:
+    """And it counts once."""
+    one = Recorder(NEW, "20260905.0")
+    one.mark = "/mark"
+    mark = (7, events.opened(b"/mark", READ, error=errno.ENOENT))
+    one.take(*mark)
+    assert (one.mark, one.trace(dropped=0, broken=False, ended=True).files) == ("", ())
+    one.take(*mark)
+    assert len(one.trace(dropped=0, broken=False, ended=True).files) == 1
 
 
 @pytest.mark.parametrize(
@@ -327,7 +366,7 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, limit: str, va
     kept = [*trace.files, *trace.executed, *trace.attempts, *trace.connections]
     kept += trace.processes[1:]
     assert 0 < len(kept) == one._kept <= recorder.MAX_KEPT
-    assert len(one._raw) + len(one._named) < 20
+    assert len(one._pending) + len(one._unnamed) < 20
     assert "had no room" in trace.gaps[0]
     assert trace.dropped > 100
 

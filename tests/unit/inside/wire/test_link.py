@@ -47,7 +47,7 @@ class Sandbox:
         self.pipes = SimpleNamespace(socket=ours.fileno(), memory=memory, stderr=stderr)
         self.drain: Callable[[], object] = lambda: None
         self.record: Any = None
-        self.listener: Any = None
+        self.listener: Any = SimpleNamespace(recorder=None)
 
     def start(self) -> Sandbox:
         """Be the supervisor, too."""
@@ -288,7 +288,7 @@ def test_nothing_is_read_any_more_when_it_is_closed(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize("ends", ["greeted", "over"])
 def test_a_greeting_is_waited_for_as_long_as_it_can_come(sandbox: Sandbox, ends: str) -> None:
     """The wait ends with the greeting, or with the run."""
-    listener = sandbox.listener = SimpleNamespace(greeted=False)
+    listener = sandbox.listener = SimpleNamespace(greeted=False, recorder=None)
     turns = []
 
     def turn(timeout: float) -> None:
@@ -431,7 +431,7 @@ def test_no_wait_outlasts_its_phase_by_what_comes(
     kind: str, act: Callable[[Link], object], longest: float, sandbox: Sandbox, clock: Clock
 ) -> None:
     """Each loop ends a stated time after the end of its phase, however much or little comes."""
-    sandbox.listener = SimpleNamespace(greeted=False)
+    sandbox.listener = SimpleNamespace(greeted=False, recorder=None)
     link = holding(sandbox) if kind == "held" else Link(cast("Any", sandbox))
     link.budget, begun, clock.step = Budget(4), clock.now, 0.01
     if act is Link.receive_of_first:

@@ -1,0 +1,62 @@
+"""The trace of the test that runs in a sandbox, for its fixtures and for a failure's report.
+
+A drop is reported with the next event. So before a fixture gets the trace, the pytest inside has to
+open a file whose name nobody there could know before. The event of this comes after all others.
+"""
+
+from __future__ import annotations
+
+import pickle
+import secrets
+from typing import Any
+
+from pytest_gvisor.base.traced import Trace
+from pytest_gvisor.run.supervisor import Supervisor
+from pytest_gvisor.trace.recorder import Recorder
+
+_SHOWN = 20
+"""Lines in the report of a failure."""
+
+
+class TestTrace:
+    """All that a sandbox has done since its current test began; nothing where it is not traced."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._dropped = 0
+        found = supervisor.listener.recorder
+        self._recorder = found if isinstance(found, Recorder) else None
+
+    def begin(self) -> None:
+        """Forget what came before a test."""
+        if self._recorder is not None:
+            self._supervisor.drain_events()
+            self._recorder.begin_anew()
+            self._dropped = self._supervisor.listener.dropped
+
+    def answer(self, *, marked: bool) -> dict[str, Any]:
+        """Return the answers to the pytest inside: first the name of a file, then the trace."""
+        if self._recorder is None:
+            return {"trace": None}
+        if not marked:
+            self._recorder.mark = f"/{secrets.token_hex(16)}"
+            return {"mark": self._recorder.mark}
+        # The pytest inside may trust this process, but never the other way round.
+        return {"trace": pickle.dumps(self._so_far(self._recorder)).hex()}
+
+    def acts(self) -> str:
+        """Return the first lines of what the test did so far."""
+        if self._recorder is None:
+            return ""
+        trace = self._so_far(self._recorder)
+        # Nobody knows yet whether it is complete.
+        lines = str(trace).split("\n")[not trace.gaps :]
+        return "\n".join([*lines[:_SHOWN], *(["  …"] if lines[_SHOWN:] else [])])
+
+    def _so_far(self, recorder: Recorder) -> Trace:
+        listener = self._supervisor.listener
+        if listener.fileno() >= 0:  # it is closed with the sandbox
+            self._supervisor.drain_events()
+        # Without the event of the mark, this is not known to be the last number of drops.
+        dropped = listener.dropped - self._dropped + bool(recorder.mark)
+        return recorder.trace(dropped=dropped, broken=listener.broken, ended=True)

@@ -1,0 +1,152 @@
+"""The traces of tests inside: each has what the test did, with its fixtures and its children."""
+
+from collections.abc import Callable
+
+import pytest
+
+RunInside = Callable[..., pytest.RunResult]
+
+TRACED = """
+import re, subprocess
+import pytest
+
+@pytest.fixture(autouse=True)
+def traced(request, gvisor_trace):
+    yield
+    trace = gvisor_trace()
+    name = request.node.name
+    assert trace.complete, trace
+    assert trace.written == {f"/tmp/{name}"}
+    assert trace.commands == [["true", name]]
+    trace.check(write=[f"/tmp/{name}"], execute=["true"], connect=[])
+    with pytest.raises(AssertionError, match=re.escape(f"true {name}, by process")):
+        trace.check(execute=[])
+
+@pytest.mark.parametrize("name", ["a", "b", "c"])
+def test(request, name):
+    with open(f"/tmp/{request.node.name}", "w"):
+        subprocess.run(["true", request.node.name], check=True)
+"""
+
+
+@pytest.mark.parametrize("isolation", ["session", "test"])
+def test_a_fixture_sees_what_its_own_test_did(
+    project: pytest.Pytester, run_inside: RunInside, isolation: str
+) -> None:
+    """Tests that share a sandbox, and tests whose sandboxes are copies of one."""
+    project.makepyfile(TRACED)
+    result = run_inside("--gvisor-trace", f"--gvisor-isolation={isolation}")
+    assert result.parseoutcomes() == {"passed": 3}
+
+
+def test_only_what_is_marked_is_traced(project: pytest.Pytester, run_inside: RunInside) -> None:
+    """Others have no trace, which the fixture says."""
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.gvisor(trace=True)
+        def test_traced(gvisor_trace):
+            open("/tmp/x", "w").close()
+            assert gvisor_trace().written == {"/tmp/x"}
+
+        def test_not_traced(gvisor_trace):
+            with pytest.raises(Exception, match="this test is not traced"):
+                gvisor_trace()
+        """
+    )
+    assert run_inside().parseoutcomes() == {"passed": 2}
+
+
+def test_a_failure_shows_what_the_test_did(project: pytest.Pytester, run_inside: RunInside) -> None:
+    """Connections first; the lines are escaped, and those of an earlier test are not there."""
+    project.makepyfile(
+        """
+        import os, socket, subprocess
+
+        def test_before():
+            open("/tmp/before", "w").close()
+
+        def test_fails():
+            open("/tmp/\\x1b[2J", "w").close()
+            subprocess.run(["true", "argument"])
+            with socket.socket() as one:
+                one.connect_ex(("127.0.0.1", 9))
+            assert False
+
+        def test_dies():
+            open("/tmp/last", "w").close()
+            os._exit(3)
+        """
+    )
+    result = run_inside("--gvisor-trace")
+    assert result.parseoutcomes() == {"passed": 1, "failed": 2}
+    result.stdout.fnmatch_lines(
+        [
+            "*gvisor: what it did*",
+            "  connected: 127.0.0.1:9 (ECONNREFUSED), by process *",
+            "  executed: */true argument, by process *",
+            "  written, created: /tmp/*2J, by process *",
+        ]
+    )
+    result.stdout.fnmatch_lines(["*what the test did:*", "*written, created: /tmp/last, by *"])
+    text = result.stdout.str()
+    assert "/tmp/before" not in text
+    assert "\x1b[2J" not in text
+
+
+HOSTILE = """
+import os, pytest
+
+@pytest.fixture(autouse=True)
+def traced(request, gvisor_trace):
+    yield
+    gaps = " ".join(gvisor_trace().gaps)
+    assert ("events were dropped" in gaps) == (request.node.name != "test_quiet"), gaps
+
+def test_drops_its_last_event():
+    with pytest.raises(OSError):
+        os.execv("/missing", ["x", *["x" * 10**5] * 3])
+
+def test_quiet():
+    pass
+
+def test_hides_the_number_of_drops(request):
+    worker = request.config.pluginmanager.get_plugin("gvisor-worker")
+    type(worker).ask_for_trace.__globals__["_open"] = lambda *_: None
+"""
+
+
+def test_no_test_hides_that_events_were_dropped(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """The host waits for an event that nobody could send before."""
+    project.makepyfile(HOSTILE)
+    assert run_inside("--gvisor-trace").parseoutcomes() == {"passed": 3}
+
+
+def test_a_test_on_the_host_has_the_trace_of_its_last_run(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """This is one of `gvisor.run`, or of a program in a warm sandbox."""
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture(autouse=True)
+        def traced(gvisor, gvisor_trace):
+            with pytest.raises(Exception, match="has run no workload"):
+                gvisor_trace()
+            yield
+            assert gvisor_trace().commands == [["true", "last"]]
+
+        def test_run(gvisor):
+            gvisor.run(["true"])
+            gvisor.run(["true", "last"])
+
+        def test_exec(gvisor):
+            with gvisor.sandbox() as box:
+                box.exec(["true", "last"])
+        """
+    )
+    assert run_inside("--gvisor-trace").parseoutcomes() == {"passed": 2}
