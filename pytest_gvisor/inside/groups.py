@@ -141,7 +141,7 @@ def planned(items: Sequence[pytest.Item], isolation: Isolation) -> list[Group]:
         try:
             settings = settings_of(item)
             if settings.forbid:
-                raise UsageError(f"forbid={settings.forbid!r}: a test inside has no trace")
+                raise UsageError("forbid: tests inside use gvisor_trace().check(forbid=[…])")
         except UsageError as error:
             misuse = error
         lifetime = Isolation.TEST if variant.fresh else isolation
