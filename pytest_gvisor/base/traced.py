@@ -13,7 +13,13 @@ from pytest_gvisor.base.errors import TraceError, UsageError
 from pytest_gvisor.base.escape import escape
 
 _SYSTEM = re.compile(r"/(?:usr|lib|lib32|lib64|libx32|bin|sbin|etc/python3[.0-9]*)(?:/|\Z)")
-_OF_STARTS = frozenset({"/etc/ld.so.cache", "/etc/localtime", "/etc/locale.alias"})
+_OF_STARTS = frozenset(
+    {
+        "/etc/ld.so.cache", "/etc/localtime", "/etc/locale.alias",
+        # By mimalloc, the allocator of Python 3.13 and later.
+        "/proc/sys/vm/overcommit_memory",
+    }
+)  # fmt: skip
 _INTERPRETER = tuple(
     f"{prefix}/{part}/"
     for prefix in (sys.prefix, sys.base_prefix)

@@ -13,6 +13,7 @@ import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"^```(?:python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PROGRESS = re.compile(r"(?<![^ \n])[.FEsxX]{2,}(?= +\[ *\d+%\]$)", re.MULTILINE)
 LONGEST, WIDTH = 40, 80
 """Lines of the report of one failed test, on a terminal of this width."""
 
@@ -77,9 +78,13 @@ def lines_of_report(output: str) -> int:
 def is_as_shown(shown: str, printed: str) -> bool:
     """Whether a command printed what a page shows, where ``...`` stands for anything.
 
-    pytest fills a line up with ``=``: a duration of more digits has fewer of them around it.
+    pytest fills a line up with ``=``: a duration of more digits has fewer of them around it. The
+    dots of passed tests stand for themselves.
     """
-    wanted, got = (re.sub("={3,}", "===", text) for text in (shown, printed))
+    wanted, got = (
+        PROGRESS.sub(lambda dots: dots[0].replace(".", "P"), re.sub("={3,}", "===", text))
+        for text in (shown, printed)
+    )
     return doctest.OutputChecker().check_output(wanted, got, doctest.ELLIPSIS)
 
 
@@ -116,6 +121,15 @@ def test_the_time_that_a_session_took_is_no_part_of_what_is_shown(seconds: str) 
     shown = f"{' 1 passed in ... ':=^80}\n"
     assert is_as_shown(shown, f"{f' 1 passed in {seconds} ':=^80}\n")
     assert not is_as_shown(shown, f"{f' 1 failed in {seconds} ':=^80}\n")
+
+
+@pytest.mark.parametrize("others", ["....F", "FFFFF", "......"])
+def test_dots_of_passed_tests_stand_for_no_other_letters(others: str) -> None:
+    """Three of them are no ellipsis."""
+    shown = "test_a.py {:<40}[100%]\n...\n"
+    printed = "test_a.py {:<40}[100%]\n\ngVisor: systrap: 5 passed\n"
+    assert is_as_shown(shown.format("....."), printed.format("....."))
+    assert not is_as_shown(shown.format("....."), printed.format(others))
 
 
 @pytest.mark.parametrize(
