@@ -223,7 +223,7 @@ def test_the_session_ends_although_nobody_reads_what_is_told(
     """``run --debug … 2>&1 | head -1``, for one."""
     ended: list[str] = []
 
-    def tell(_gvisor: object) -> None:
+    def tell(_gvisor: object, _given: object) -> None:
         raise BrokenPipeError
 
     def close(launcher: Launcher) -> list[str]:
