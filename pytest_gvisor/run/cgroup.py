@@ -234,7 +234,8 @@ def _refused(controller: str, detail: str, number: int) -> LaunchError:
         "cgroup",
         f"the {controller} limit cannot be set: {detail}",
         errno=number,
-        next_step=f"Run as root on a host with the {controller} controller, or ask for no limit.",
+        next_step="Run as root, or in a cgroup of this user's, on a host with "
+        f"the {controller} controller. Or ask for no limit.",
     )
 
 

@@ -75,7 +75,8 @@ def test_a_limit_without_rights_is_two_lines(where: str, alone: Project) -> None
     told = (
         r"the launch failed at cgroup: the memory limit cannot be set: /\S+/pytest-gvisor-\w{16} "
         r"\[E\w+: [\w -]+\]\n(E  )? *"
-        r"Run as root on a host with the memory controller, or ask for no limit\."
+        r"Run as root, or in a cgroup of this user's, on a host with the memory controller\. "
+        r"Or ask for no limit\."
     )
     assert re.search(told, shown)
     assert len(shown.splitlines()) <= 10
