@@ -148,7 +148,7 @@ def find(
 
 def _search(trusted: Sequence[str], search_path: str, trust: Trust, package: str) -> CheckedBinary:
     """Return the first runsc that exists."""
-    candidates = [*trusted, *(_on_path(search_path) if trust.euid else ())]
+    candidates = [*dict.fromkeys([*trusted, *(_on_path(search_path) if trust.euid else ())])]
     wheel = os.path.join(os.path.dirname(package), WHEEL_PATH)
     stranger = "" if trust.euid else _stranger(wheel, trust, os.path.dirname(package))
     note = f"{wheel} was passed over: it is {stranger}" if stranger else ""
