@@ -13,13 +13,9 @@ from pytest_gvisor.base.errors import TraceError, UsageError
 from pytest_gvisor.base.escape import escape
 
 _SYSTEM = re.compile(r"/(?:usr|lib|lib32|lib64|libx32|bin|sbin|etc/python3[.0-9]*)(?:/|\Z)")
-_OF_STARTS = frozenset(
-    {
-        "/etc/ld.so.cache", "/etc/localtime", "/etc/locale.alias",
-        # By mimalloc, the allocator of Python 3.13 and later.
-        "/proc/sys/vm/overcommit_memory",
-    }
-)  # fmt: skip
+_STARTS = re.compile(r"/etc/(ld\.so\.cache|localtime|locale\.alias)|/proc/sys/vm/overcommit_memory")
+"""mimalloc, the allocator of Python 3.13 and later, reads the last one."""
+
 _INTERPRETER = tuple(
     f"{prefix}/{part}/"
     for prefix in (sys.prefix, sys.base_prefix)
@@ -301,7 +297,7 @@ def _cached(one: File) -> bool:
 
 def _folded(path: str) -> bool:
     """Whether a path is one that nearly each program reads."""
-    system = _SYSTEM.match(path) or path in _OF_STARTS or "__pycache__" in path.split("/")
+    system = _SYSTEM.match(path) or _STARTS.fullmatch(path) or "__pycache__" in path.split("/")
     return bool(system) or f"{path}/".startswith(_INTERPRETER)
 
 

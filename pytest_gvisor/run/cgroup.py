@@ -231,12 +231,10 @@ def create(limits: Limits, announce: Callable[[str], None]) -> Cgroups:
 
 def _refused(controller: str, detail: str, number: int) -> LaunchError:
     return LaunchError(
-        "cgroup",
-        f"the {controller} limit cannot be set: {detail}",
-        errno=number,
+        "cgroup", f"the {controller} limit cannot be set: {detail}", errno=number,
         next_step="Run as root, or in a cgroup of this user's, on a host with "
         f"the {controller} controller. Or ask for no limit.",
-    )
+    )  # fmt: skip
 
 
 def measured(places: Mapping[str, str]) -> Usage:
