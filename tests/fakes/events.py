@@ -30,7 +30,7 @@ def ended(result: int = 0, error: int = 0) -> bytes:
 
 def opened(
     path: bytes, flags: int, result: int = 3, *, error: int = 0, number: int = 257,
-    process: int = 1, cwd: bytes = b"/work", folder: bytes = b"",
+    process: int = 1, cwd: bytes = b"/here", folder: bytes = b"",
 ) -> bytes:  # fmt: skip
     """The payload of an open, of kind 7."""
     found = context(process, cwd=cwd) + ended(result, error) + field(3, number)
@@ -57,7 +57,7 @@ def executed(argv: list[bytes], program: bytes, process: int, env: tuple[bytes, 
 def tried(argv: list[bytes], program: bytes, process: int, number: int = 59) -> bytes:
     """The payload of an execve that begins, of kind 11."""
     words = b"".join(field(7, word) for word in argv)
-    return context(process, cwd=b"/work") + field(3, number) + field(6, program) + words
+    return context(process, cwd=b"/here") + field(3, number) + field(6, program) + words
 
 
 def cloned(made: int, process: int = 1) -> bytes:

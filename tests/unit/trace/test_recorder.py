@@ -59,7 +59,7 @@ def internet(address: str, port: int) -> bytes:
     ("path", "more", "whole"),
     [
         (b"/a/b", {}, "/a/b"),
-        (b"b", {}, "/work/b"),
+        (b"b", {}, "/here/b"),
         (b"../b//c/.", {}, "/b/c"),
         (b"/..//a", {}, "/a"),
         (b"//a", {}, "/a"),
@@ -193,12 +193,12 @@ def test_an_attempt_is_what_no_event_of_success_follows() -> None:
         (11, events.tried([b"true", b"x"], b"/sbin/true", 3)),
         (11, events.tried([b"sh"], b"sh", 2)),
         (11, events.tried([b"sh"], b"sh", 2)),
-        (3, events.executed([b"true", b"x"], b"/work/bin/true", 2)),
+        (3, events.executed([b"true", b"x"], b"/here/bin/true", 2)),
     )
     assert trace.commands == [["true", "x"]]
     assert trace.attempts == (
         Command(argv=("true", "x"), program="/sbin/true", process=3, reported=False),
-        Command(argv=("sh",), program="/work/sh", process=2, reported=False),
+        Command(argv=("sh",), program="/here/sh", process=2, reported=False),
     )
 
 
