@@ -26,6 +26,9 @@ _INTERPRETER = tuple(
 _SHOWN = 1000
 """Lines of a trace or of its violations that are printed."""
 
+_FIRST = 20
+"""Lines of a trace in the report of a failure."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class File:
@@ -285,6 +288,11 @@ class Trace:
         lines = [f"  {one}, by process {one.process}" for one in acts[:_SHOWN]]
         more = [f"  … and {len(acts) - _SHOWN} more"] if len(acts) > _SHOWN else []
         return "\n".join([repr(self), *lines, *more])
+
+    def first_lines(self) -> str:
+        """Return some lines for the report of a failure; the counts only where there are gaps."""
+        lines = str(self).split("\n")[not self.gaps :]
+        return "\n".join([*lines[:_FIRST], *(["  …"] if lines[_FIRST:] else [])])
 
 
 def _writes(one: File) -> bool:

@@ -37,6 +37,8 @@ def sections(records: Sequence[Record], *, debug: bool) -> Iterator[tuple[str, s
         cut = words if len(words) <= _LONGEST_TITLE else f"{words[:_LONGEST_TITLE]}…"
         title = "gvisor: " + escape(cut).replace("\n", "\\n")
         yield title, _told(record, debug=debug)
+        if record.completed is not None and record.completed.trace is not None:
+            yield "gvisor: what it did", record.completed.trace.first_lines()
         if debug:
             yield from _debug(title, record)
     if len(records) > _SHOWN_RUNS:

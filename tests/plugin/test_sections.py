@@ -85,6 +85,30 @@ def test_a_passed_test_shows_nothing(alone: Project) -> None:
     ran.hides("ran: ", "| no", "strace", " gvisor: sh")
 
 
+def test_a_failure_shows_what_each_traced_run_did(alone: Project) -> None:
+    """A program in a warm sandbox has its own. No section has more than 20 lines."""
+    alone.test(r"""
+        CODE = "import socket; socket.socket().connect_ex(('127.0.0.1', 9))"
+        MANY = "for n in range(30): open(f'/tmp/\x1b[2J{n}', 'w').close()"
+
+        def test_it(gvisor):
+            gvisor.run(["python3", "-I", "-S", "-c", CODE])
+            gvisor.run(["python3", "-I", "-S", "-c", MANY])
+            gvisor.run(["true", "untraced"], trace=False)
+            with gvisor.sandbox() as box:
+                box.exec(["true", "in a warm one"])
+            assert 0
+    """)
+    ran = alone.run("--gvisor-trace").ends(failed=1)
+    assert ran.output.count("- gvisor: what it did -") == 3
+    ran.shows(
+        "  connected: 127.0.0.1:9 (ECONNREFUSED), by process 1\n  executed: python3 -I -S -c ",
+        r"  written, created: /tmp/\x1b[2J18, by process 1" "\n  …\n",
+        "/true in a warm one, by process ",
+    )
+    ran.hides("2J19, by", "true untraced, by", "\x1b[2J")
+
+
 def test_a_failure_in_teardown_has_the_sections_too(alone: Project) -> None:
     """A fixture that fails in teardown shows the runs of its test."""
     alone.test("""

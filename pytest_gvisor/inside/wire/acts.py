@@ -14,9 +14,6 @@ from pytest_gvisor.base.traced import Trace
 from pytest_gvisor.run.supervisor import Supervisor
 from pytest_gvisor.trace.recorder import Recorder
 
-_SHOWN = 20
-"""Lines in the report of a failure."""
-
 
 class TestTrace:
     """All that a sandbox has done since its current test began; nothing where it is not traced."""
@@ -48,10 +45,7 @@ class TestTrace:
         """Return the first lines of what the test did so far."""
         if self._recorder is None:
             return ""
-        trace = self._so_far(self._recorder)
-        # Nobody knows yet whether it is complete.
-        lines = str(trace).split("\n")[not trace.gaps :]
-        return "\n".join([*lines[:_SHOWN], *(["  …"] if lines[_SHOWN:] else [])])
+        return self._so_far(self._recorder).first_lines()
 
     def _so_far(self, recorder: Recorder) -> Trace:
         listener = self._supervisor.listener
