@@ -1,6 +1,6 @@
 """The engine of one pytest process: the binary, the launcher, and verdicts on platforms.
 
-Each is made when it is first needed. All xdist workers of a run share the verdicts.
+Each is made when it is first needed.
 """
 
 from __future__ import annotations
@@ -35,11 +35,10 @@ if TYPE_CHECKING:
 class Engine:
     """The engine of a pytest process."""
 
-    def __init__(self, shared: str | None = None, launcher: Launcher | None = None) -> None:
-        """``shared`` is a folder of all xdist workers of its run; ``launcher`` may have begun."""
+    def __init__(self, launcher: Launcher | None = None) -> None:
+        """``launcher`` may have begun."""
         self.launcher = launcher or Launcher()
         self._found: dict[str | None, Runsc | GvisorError] = {}
-        self._shared = shared
         self._images: Images | None = None
 
     @functools.cached_property
@@ -47,7 +46,7 @@ class Engine:
         # A start of tests inside would wait for this import, and for that of `Gvisor` below.
         from pytest_gvisor.harness.platform_probe import PlatformProbe  # noqa: PLC0415
 
-        return PlatformProbe(self.launcher, self._shared)
+        return PlatformProbe(self.launcher)
 
     def images(self) -> Images:
         """The images of this session."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -45,7 +44,7 @@ def engine_of(config: pytest.Config) -> Engine:
     if _engine_key not in config.stash:
         from pytest_gvisor.harness.engine import Engine  # noqa: PLC0415 -- idle costs nothing
 
-        engine = config.stash[_engine_key] = Engine(shared_folder(config), launcher_of(config))
+        engine = config.stash[_engine_key] = Engine(launcher_of(config))
         config.add_cleanup(engine.close)
     return config.stash[_engine_key]
 
@@ -98,17 +97,6 @@ def record_outcome(item: pytest.Item, report: pytest.TestReport) -> None:
 def has_failed(item: pytest.Item) -> bool:
     """Whether a phase of the test has failed so far."""
     return item.stash.get(_failed_key, False)
-
-
-def shared_folder(config: pytest.Config) -> str | None:
-    """Return the folder that the xdist workers of this run share; None where there is none.
-
-    xdist's documentation has workers share data in it. It is above their own temporary folders,
-    which xdist names ``popen-gw0`` and so on. pytest removes it with those.
-    """
-    own = str(config.getoption("basetemp") or "")
-    shares = hasattr(config, "workerinput") and os.path.basename(own).startswith("popen-")
-    return os.path.dirname(own) if shares else None
 
 
 def worker_of(report: pytest.TestReport) -> str:
