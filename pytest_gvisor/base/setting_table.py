@@ -221,8 +221,8 @@ SETTINGS = (
         name="forbid",
         kind="acts",
         sources=("call", "marker", "ini"),
-        help="fail each gvisor.run and exec that does such an act: read, write, exec and connect, "
-        "each also with a pattern, such as write:/app/**.",
+        help="fail each gvisor.run, exec and test inside that does such an act: read, write, exec "
+        "and connect, each also with a pattern, such as write:/app/**.",
     ),
     Setting(
         name="keep",

@@ -118,7 +118,7 @@ class Settings:
     """Whether each run has a `Trace` of the files, commands and connections of its workload."""
 
     forbid: tuple[str, ...] = ()
-    """Acts that fail a run: kinds, each alone or with a pattern. They are found in its trace."""
+    """Acts that fail a run or a test inside: kinds, each alone or with a pattern."""
 
     keep: Keep = Keep.NONE
     """The tests whose bundles, logs and replay scripts stay under pytest's base temp."""
@@ -149,6 +149,11 @@ class Settings:
 
     max_output: int = DEFAULT_MAX_OUTPUT
     """How many bytes of each output stream are kept, head and tail together."""
+
+    @property
+    def traced(self) -> bool:
+        """Whether a trace is recorded: forbidden acts are found there."""
+        return self.trace or bool(self.forbid)
 
 
 _LABELLED = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.]{0,31})=(.*)", re.ASCII | re.DOTALL)

@@ -110,8 +110,6 @@ def chosen_settings(settings: Settings, changes: Mapping[str, object]) -> Settin
                 next_step=f"Use @pytest.mark.gvisor({name}=…) or the command line.",
             )
     chosen = words.replaced(settings, changes)
-    if chosen.forbid:
-        chosen = dataclasses.replace(chosen, trace=True)
     if chosen.netns is not None:
         if chosen.network is not Network.SANDBOX:
             raise UsageError("netns needs network='sandbox'")

@@ -179,7 +179,7 @@ def most(config: pytest.Config, settings: Settings, *, writable: bool, live: boo
     """
     option = config.option
     stops = option.maxfail or getattr(option, "stepwise", False) or is_asked_for(config)
-    if stops or writable or settings.trace or settings.network is Network.HOST:
+    if stops or writable or settings.traced or settings.network is Network.HOST:
         return 0
     shows = any(getattr(option, name, False) for name in ("setupshow", "setuponly"))
     return 1 if live or shows or config.getoption("capture", "fd") == "no" else MOST

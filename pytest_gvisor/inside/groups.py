@@ -140,8 +140,6 @@ def planned(items: Sequence[pytest.Item], isolation: Isolation) -> list[Group]:
         settings, misuse = Settings(), None
         try:
             settings = settings_of(item)
-            if settings.forbid:
-                raise UsageError("forbid: tests inside use gvisor_trace().check(forbid=[…])")
         except UsageError as error:
             misuse = error
         lifetime = Isolation.TEST if variant.fresh else isolation

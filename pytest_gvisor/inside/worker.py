@@ -133,17 +133,21 @@ class Worker:
         try:
             self._under_way = self.ran = True
             self._command(link, item, ids)
-            yield from self._reports(link, item, ids.inner, progress)
+            for report in self._reports(link, item, ids.inner, progress):
+                if progress.missing() is None:
+                    link.judge(report, failed=progress.failed)
+                if report.failed:
+                    self._taker.note_failed(ids.inner)
+                yield report
             self._under_way, self.ended = False, True
             self.ahead.took(time.monotonic() - began)
-        except Hangs:
-            link.terminate()
+        except (Died, Hangs, GvisorError) as error:
+            cause = gone(error)
+            if isinstance(error, Hangs):
+                link.terminate()
+                cause = f"it did not end within {self._timeout:g} s (--gvisor-timeout)"
             self._taker.note_failed(ids.inner)
-            cause = f"it did not end within {self._timeout:g} s (--gvisor-timeout)"
             yield from self._dead(item, progress, began, link, cause)
-        except (Died, GvisorError) as error:
-            self._taker.note_failed(ids.inner)
-            yield from self._dead(item, progress, began, link, gone(error))
         finally:
             if not self._stopped:  # else what is torn down is shown too
                 self._debugger.end()
@@ -177,8 +181,7 @@ class Worker:
             if kind == "bridge":
                 over = "teardown" in progress.reported
                 own = item.stash[variant_key].inner
-                sender = rules.Sender(item, self._names.get(own, own), over)
-                self._bridges.take(message, sender)
+                self._bridges.take(message, rules.Sender(item, self._names.get(own, own), over))
                 continue
             if kind not in _OF_A_TEST:
                 self._common(message, item.nodeid)
@@ -194,8 +197,6 @@ class Worker:
             elif kind == "report":
                 report = self._full_report(message, item)
                 progress.add(report)
-                if report.failed:
-                    self._taker.note_failed(inner)
                 self.captured = message.get("captured") is True
                 yield report
                 self.captured = False
@@ -284,10 +285,9 @@ class Worker:
             self._debugger.end()
         with rules.reading("a collection from inside that cannot be one"):
             ids, numbers = _TEXTS(message["ids"]), _TEXTS(message["numbers"])
-            self.ids = frozenset(ids)
             self._names = other_names(self._items, ids, numbers)
             self._bounds.rename(self._names)
-            self._errors = _TEXTS(message["errors"])
+            self.ids, self._errors = frozenset(ids), _TEXTS(message["errors"])
         return link
 
     def _close(self, link: Link) -> None:

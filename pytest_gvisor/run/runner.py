@@ -92,7 +92,7 @@ class Runner:
         request, workspace = self.request, self.workspace
         keeper = self.launcher.keeper()
         runsc = request.runsc
-        traces = request.settings.trace
+        traces = request.settings.traced
         recorder = request.recorder(runsc.points, runsc.version) if traces else None
         with stage("events", "cannot listen to the sandbox"):
             listener = sentry.Listener(workspace.folder, recorder)

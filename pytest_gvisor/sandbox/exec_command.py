@@ -103,7 +103,7 @@ def command(
     ``request`` is the sandbox's own, ``runsc`` its command line and ``spec`` its specification.
     ``trace`` is None for a trace if the sandbox has been started with one. Raises `UsageError`.
     """
-    if trace and not request.settings.trace:
+    if trace and not request.settings.traced:
         step = "Start it by gvisor.sandbox(trace=True), or @pytest.mark.gvisor(trace=True)."
         raise UsageError("this sandbox was started without trace=True", next_step=step)
     asked, home = workload.user, workload.home
@@ -127,7 +127,7 @@ def command(
         max_output=request.settings.max_output,
         platform=request.platform,
         runsc=runsc,
-        trace=request.settings.trace if trace is None or request.settings.forbid else trace,
+        trace=request.settings.traced if trace is None or request.settings.forbid else trace,
         networked=request.settings.network is not Network.NONE,
         spec=spec,
         repeat={k: v for k, v in repeat.items() if v is not None},

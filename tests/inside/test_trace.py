@@ -150,3 +150,72 @@ def test_a_test_on_the_host_has_the_trace_of_its_last_run(
         """
     )
     assert run_inside("--gvisor-trace").parseoutcomes() == {"passed": 2}
+
+
+FORBIDDEN = """
+import os, socket, subprocess
+import pytest
+
+@pytest.mark.gvisor(forbid=["connect", "exec", "write:/app/**"])
+class TestForbids:
+    def test_a_child_connects(self):
+        if not os.fork():
+            socket.socket().connect_ex(("127.0.0.1", 9))
+            os._exit(0)
+        os.wait()
+
+    @pytest.fixture
+    def executes(self):
+        yield
+        subprocess.run(["true", "argument"])
+
+    def test_a_fixture_executes(self, executes):
+        pass
+
+    def test_skipped(self):
+        socket.socket().connect_ex(("127.0.0.1", 10))
+        pytest.skip("no reason")
+
+    def test_fails(self):
+        socket.socket().connect_ex(("127.0.0.1", 11))
+        assert "of its own" == 0
+
+    def test_drops_its_last_event(self):
+        with pytest.raises(OSError):
+            os.execv("/missing", ["x", *["x" * 10**5] * 3])
+
+    def test_stays_within_the_rules(self, tmp_path):
+        (tmp_path / "x").write_text("x")
+        with socket.socketpair()[0]:
+            assert open("/etc/passwd").read()
+
+@pytest.mark.gvisor(forbid=["write:/app/**"])
+def test_may_connect():
+    socket.socket().connect_ex(("127.0.0.1", 9))
+"""
+
+
+def test_a_forbidden_act_fails_the_test_that_did_it(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """In its teardown, with the process; a test that failed keeps its failure. A gap fails too."""
+    project.makepyfile(test_rules=FORBIDDEN)
+    result = run_inside()
+    assert result.parseoutcomes() == {"passed": 5, "skipped": 1, "failed": 1, "errors": 4}
+    result.stdout.fnmatch_lines(
+        [
+            "*ERROR at teardown of TestForbids.test_a_child_connects *",
+            "the workload did what is not allowed:",
+            "  connected: 127.0.0.1:9 (ECONNREFUSED), by process * (*",
+            "*ERROR at teardown of TestForbids.test_a_fixture_executes *",
+            "  executed: */true argument, by process * below * (*",
+            "*ERROR at teardown of TestForbids.test_skipped *",
+            "  connected: 127.0.0.1:10 *",
+            "*ERROR at teardown of TestForbids.test_drops_its_last_event *",
+            "the trace is not complete, so it cannot be checked: 1 events were dropped;*",
+            "* TestForbids.test_fails *",
+            "E*AssertionError: assert 'of its own' == 0",
+            "*gvisor: forbidden acts, found at teardown*",
+            "  connected: 127.0.0.1:11 *",
+        ]
+    )

@@ -119,8 +119,9 @@ def test_the_closest_marker_wins_setting_by_setting(alone: Project) -> None:
 
 
 def test_an_ini_file_forbids_acts_in_each_test(alone: Project) -> None:
-    """A marker forbids others instead. A sandbox without a trace is refused, not left unwatched."""
+    """Tests inside are watched too. A marker forbids others instead."""
     alone.test("""
+        import socket
         import pytest
 
         CONNECT = "import socket; socket.socket().connect_ex(('127.0.0.1', 9))"
@@ -134,12 +135,13 @@ def test_an_ini_file_forbids_acts_in_each_test(alone: Project) -> None:
 
         @pytest.mark.in_gvisor
         def test_inside():
-            pass
+            with socket.socket() as one:
+                one.connect_ex(("127.0.0.1", 11))
     """)
-    ran = alone.run("-o", "gvisor_forbid=exec connect").ends(passed=1, failed=1, errors=1)
+    ran = alone.run("-o", "gvisor_forbid=exec connect").ends(passed=2, failed=1, errors=1)
     ran.shows("connected: 127.0.0.1:9 (ECONNREFUSED), by process 1 (python3 -I -S -c ")
     ran.hides("traced.py", "harness/gvisor.py")
-    ran.shows("forbid: tests inside use gvisor_trace().check(forbid=[…])")
+    ran.shows("connected: 127.0.0.1:11 (ECONNREFUSED), by process 2 (")
 
 
 MISUSES = {

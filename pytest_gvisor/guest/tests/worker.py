@@ -145,7 +145,10 @@ class Plugin:
 
     def _commanded(self) -> Iterator[tuple[str, str | None, int | None]]:
         """Yield each named test, the test after it, and how many failures there were, if known."""
-        while (command := self._link.receive())["op"] == "run":
+        while (command := self._link.receive())["op"] in ("run", "mark"):
+            if command["op"] == "mark":
+                self._mark(command)
+                continue
             following = iter([*command["ids"][1:], command["next"]])
             for running in command["ids"]:
                 yield running, next(following), command["failed"]
@@ -241,10 +244,13 @@ class Plugin:
 
     def ask_for_trace(self) -> str | None:
         """Return the host's trace of the test so far, pickled as hex; None if it is not traced."""
-        # The event of this open tells the host how many events before it were dropped.
-        with suppress(OSError):
-            _open(self._link.ask("trace").get("mark", "/"), os.O_RDONLY)
+        self._mark(self._link.ask("trace"))
         return self._link.ask("trace", marked=True).get("trace")
+
+    def _mark(self, told: dict[str, Any]) -> None:
+        """Open a missing file: the event of this tells the host how many before were dropped."""
+        with suppress(OSError):
+            _open(told.get("mark", "/missing"), os.O_RDONLY)
 
     def _switch(self, item: pytest.Item, phase: str) -> None:
         self._terminal.in_test = self._variables.in_test = True

@@ -146,7 +146,7 @@ def launch(config: pytest.Config, plan: Plan, saved: str = "") -> Link:
     with contextlib.ExitStack() as undo:
         workspace = undo.enter_context(workspace_of(request, launcher, record))
         runner = Runner(request, _spec(workspace, plan), workspace, launcher, record)
-        link = Link(Driven(runner, undo), copy=bool(saved))
+        link = Link(Driven(runner, undo), copy=bool(saved), forbid=plan.settings.forbid)
     if not saved:
         _command(link, "start", **plan.command, sys_path=configuration.search_path())
         with on_error(link.close):

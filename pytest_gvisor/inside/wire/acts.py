@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import pickle
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
+from pytest_gvisor.base.errors import TraceError
 from pytest_gvisor.base.traced import Trace
 from pytest_gvisor.run.supervisor import Supervisor
 from pytest_gvisor.trace.recorder import Recorder
@@ -18,8 +20,9 @@ from pytest_gvisor.trace.recorder import Recorder
 class TestTrace:
     """All that a sandbox has done since its current test began; nothing where it is not traced."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: Supervisor, forbid: Sequence[str] = ()) -> None:
         self._supervisor = supervisor
+        self.forbid = forbid
         self._dropped = 0
         found = supervisor.listener.recorder
         self._recorder = found if isinstance(found, Recorder) else None
@@ -36,10 +39,28 @@ class TestTrace:
         if self._recorder is None:
             return {"trace": None}
         if not marked:
-            self._recorder.mark = f"/{secrets.token_hex(16)}"
-            return {"mark": self._recorder.mark}
+            return {"mark": self.mark()}
         # The pytest inside may trust this process, but never the other way round.
         return {"trace": pickle.dumps(self._so_far(self._recorder)).hex()}
+
+    def mark(self) -> str:
+        """Return the name of the file that is to be opened next."""
+        assert self._recorder is not None
+        self._recorder.mark = f"/{secrets.token_hex(16)}"
+        return self._recorder.mark
+
+    def marked(self) -> bool:
+        """Whether it has been opened."""
+        return self._recorder is None or not self._recorder.mark
+
+    def problem(self) -> str:
+        """Return the acts of the test that are forbidden, or why they are not known; or nothing."""
+        try:
+            if self._recorder is not None:
+                self._so_far(self._recorder).check(forbid=self.forbid)
+        except (AssertionError, TraceError) as error:
+            return str(error)
+        return ""
 
     def acts(self) -> str:
         """Return the first lines of what the test did so far."""

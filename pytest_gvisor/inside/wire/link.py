@@ -10,8 +10,8 @@ import os
 import select
 import selectors
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pytest_gvisor.base.errors import ProtocolError, SnapshotError, stage
 from pytest_gvisor.base.escape import escape
@@ -24,6 +24,9 @@ from pytest_gvisor.inside.wire.acts import TestTrace
 from pytest_gvisor.run.budget import LATE, Budget
 from pytest_gvisor.run.connected import Driven, Ended
 from pytest_gvisor.run.logs import debugged
+
+if TYPE_CHECKING:
+    import pytest
 
 MAX_MESSAGE = 64 * 1024 * 1024
 MAX_VALUES = 1_000_000
@@ -51,8 +54,8 @@ class Hangs(Exception):
 class Link:
     """One sandbox with a pytest in it. `close` removes everything."""
 
-    def __init__(self, driven: Driven, *, copy: bool = False) -> None:
-        """Start the pytest; a copy goes on at its gate."""
+    def __init__(self, driven: Driven, *, copy: bool = False, forbid: Sequence[str] = ()) -> None:
+        """Start the pytest, whose tests ``forbid`` acts; a copy goes on at its gate."""
         self._driven = driven
         self.record = driven.record
         self.copy = copy
@@ -84,7 +87,7 @@ class Link:
         self._ended: Ended | None = None
         self._heard = not copy
         self.supervisor = driven.start()
-        self.traced = TestTrace(self.supervisor)
+        self.traced = TestTrace(self.supervisor, forbid)
         self._socket = self.supervisor.pipes.socket
         self.supervisor.change(self._socket, selectors.EVENT_READ, self._read)
 
@@ -132,6 +135,24 @@ class Link:
             if message["type"] != "trace":
                 return message
             self.send("answer", **self.traced.answer(marked=message.get("marked") is True))
+
+    def judge(self, report: pytest.TestReport, *, failed: bool) -> None:
+        """Fail the last report of a test that did a forbidden act, or may have; raises `Died`.
+
+        A test that has ``failed`` keeps its own failure.
+        """
+        if not self.traced.forbid:
+            return
+        if not failed:
+            self.send("mark", mark=self.traced.mark())
+            self._turn_until(self.traced.marked, Budget(_SEND_DEADLINE))
+        if not (problem := self.traced.problem()):
+            return
+        if failed:
+            # pytest shows it with a failure of the call, for the word "teardown".
+            report.sections.append(("gvisor: forbidden acts, found at teardown", problem))
+        else:
+            report.outcome, report.longrepr = "failed", problem
 
     def _take(self, messages: deque[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
         """Take the first of these messages, unless the time has long been over."""

@@ -15,6 +15,7 @@ import pytest
 from pytest_gvisor.base.completed import Completed, Outcome
 from pytest_gvisor.base.errors import ProtocolError
 from pytest_gvisor.base.settings import Platform, Settings
+from pytest_gvisor.base.traced import Connection, Trace
 from pytest_gvisor.guest.tests.returns import MARK
 from pytest_gvisor.guest.tests.unsent import HEAD, SIZE
 from pytest_gvisor.guest.wire.frames import HEADER, UNBOUNDED, Decoder, Encoder
@@ -24,6 +25,7 @@ from pytest_gvisor.inside.wire.link import MAX_MESSAGE, Died, Hangs, Link
 from pytest_gvisor.run.budget import LATE, Budget
 from pytest_gvisor.run.capture import Capture, streams
 from pytest_gvisor.run.request import Record
+from pytest_gvisor.trace.recorder import Recorder
 from tests.unit.run.test_budget import Clock, clock
 
 __all__ = ["clock"]
@@ -118,6 +120,51 @@ def test_a_limit_that_ended_the_sandbox_is_named_before_the_panic(sandbox: Sandb
             "standard error of the pytest inside:",
             "(nothing)",
         ]
+
+
+@pytest.mark.parametrize(
+    ("opens", "expected"),
+    [
+        (True, "the workload did what is not allowed:\n  connected: 127.0.0.1:9, by process 1"),
+        (False, "the trace is not complete, so it cannot be checked: 1 events were dropped"),
+    ],
+)
+def test_only_an_open_that_the_host_has_just_named_makes_a_trace_complete(
+    opens: bool, expected: str, sandbox: Sandbox
+) -> None:
+    """A pytest inside that does not open it may hide a drop, which comes with the next event."""
+    acts = (Connection(address="127.0.0.1:9", kind="stream", process=1),)
+
+    class Fake(Recorder):
+        """Has one connection."""
+
+        mark = ""
+
+        def __init__(self) -> None:
+            """Need no runsc."""
+
+        def trace(self, *, dropped: int, **_more: object) -> Trace:
+            """Have a gap for each drop."""
+            gaps = (f"{dropped} events were dropped",) if dropped else ()
+            return Trace(connections=acts, gaps=gaps)
+
+    recorder = Fake()
+    sandbox.listener = SimpleNamespace(
+        recorder=recorder, dropped=0, broken=False, fileno=lambda: -1
+    )
+
+    def turn(timeout: float) -> None:
+        if opens:
+            assert len(recorder.mark) > 30
+            recorder.mark = ""
+        else:
+            sandbox.over = True
+
+    sandbox.turn = turn  # type: ignore[method-assign]
+    report: Any = SimpleNamespace(outcome="passed", longrepr=None)
+    Link(cast("Any", sandbox), forbid=["connect"]).judge(report, failed=False)
+    assert report.outcome == "failed"
+    assert report.longrepr.startswith(expected)
 
 
 def encoded(*messages: dict[str, Any]) -> bytes:
