@@ -193,7 +193,6 @@ class Gvisor:
         The specification in ``bundle`` runs, even if config.json has changed since. Arguments,
         settings and errors as for `run`.
         """
-        bundle.check_sources()
         chosen = self._chosen(timeout, settings)
         settled = dataclasses.replace(chosen, netns=call.netns_of(bundle.spec, chosen))
         request = self._request(settled, bundle, input=input_of(input))

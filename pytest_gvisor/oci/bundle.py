@@ -24,10 +24,6 @@ from pytest_gvisor.programs.paths import within
 from pytest_gvisor.sessions import private
 
 CONFIG: Final = "config.json"
-_STAND_IN: Final = {
-    "ociVersion": "1.0.2",
-    "process": {"args": ["-"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,38 +101,16 @@ class Bundle:
         value = load(_read(folder), where=where)
         _drop_unsafe(value, notes)
         spec, found = validate.examine(value)
-        whole = spec is not None
-        if spec is None and isinstance(value, dict):
-            # With these in place of missing or bad values, the problems of the rest are found too.
-            spec, _ = validate.examine({**value, **_STAND_IN})
         if spec is not None:
             spec = _resolve(spec, os.path.realpath(folder), found, notes, allow)
-            if whole:
-                found += [text for text in validate.problems(spec) if text not in found]
-        if found or spec is None or not whole:
+            found += [text for text in validate.problems(spec) if text not in found]
+        if found or spec is None:
             raise InvalidBundle(bounded(found), where=where)
         sources = [mount.source for mount in spec.mounts if mount.is_bind]
         identities = {
             path: found_id for path in (spec.root.path, *sources) if (found_id := _id(path))
         }
         return cls(path=folder, spec=spec, notes=tuple(notes), identities=identities)
-
-    def check_sources(self) -> None:
-        """Raise `InvalidBundle` if a checked source or root has been replaced since the check.
-
-        An earlier run of it may have put a link in the place of a source.
-        """
-        binds = enumerate(self.spec.mounts)
-        places = {
-            f"mounts[{index}].source": mount.source for index, mount in binds if mount.is_bind
-        }
-        found = [
-            f"{place}: {shown(path)} is no longer what it was when it was opened"
-            for place, path in {"root.path": self.spec.root.path, **places}.items()
-            if os.path.realpath(path) != path or self.identities.get(path) not in (None, _id(path))
-        ]
-        if found:
-            raise InvalidBundle(found, where=os.path.join(self.path, CONFIG))
 
 
 def _id(folder: str) -> tuple[int, int] | None:

@@ -12,12 +12,12 @@ import datetime as dt
 import fcntl
 import os
 import re
-import selectors
+import select
 import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -106,64 +106,65 @@ def parse_version(text: str) -> tuple[str, dt.date | None]:
 
 
 class _Question:
-    """One running ``runsc WORDS…``: its pipe, its pidfd and what it has printed so far."""
+    """One running ``runsc WORDS…``, and the file that it prints to."""
 
-    def __init__(self, checked: CheckedBinary, words: tuple[str, ...], error_pipe: int) -> None:
-        self.command = shlex.join([checked.path, *words])
-        self.output = bytearray()
-        fds = (checked.fd, error_pipe)
+    def __init__(self, command: str, process: subprocess.Popen[bytes], file: int) -> None:
+        self._command, self._process, self._file = command, process, file
+        self._output = b""
+
+    def wait(self, end: float) -> None:
+        """Wait for its end, and read its output. Raises `RunscFailed` if that is late."""
+        with closing(os.pidfd_open(self._process.pid)) as pidfd:
+            over = select.poll()
+            over.register(pidfd)
+            is_over = over.poll(1000 * max(0.0, end - time.monotonic()))
+        self._output = os.pread(self._file, OUTPUT_LIMIT, 0)
+        if not is_over:
+            raise self._failed("did not answer in time")
+
+    def answer(self) -> str:
+        """Return all output as text; only a death by signal makes it useless."""
+        if len(self._output) == OUTPUT_LIMIT:
+            raise self._failed(f"printed more than {OUTPUT_LIMIT} bytes")
+        if self._process.returncode < 0:
+            raise self._failed(f"was ended by signal {-self._process.returncode}")
+        return self._output.decode(errors="backslashreplace")
+
+    def _failed(self, what: str) -> RunscFailed:
+        """Return the error that names this command, its failure ``what``, and its first output."""
+        start = self._output[:_SHOWN].decode(errors="backslashreplace")
+        return RunscFailed(
+            f"runsc {what} when it was asked for its features",
+            command=self._command,
+            stderr=escape(start),
+        )
+
+
+@contextlib.contextmanager
+def _asking(checked: CheckedBinary, words: tuple[str, ...], error_pipe: int) -> Iterator[_Question]:
+    """Ask one question; at the end of the block nothing of it is left."""
+    fds = (checked.fd, error_pipe)
+    with closing(os.memfd_create("answer")) as file:
         # A group of its own, so that a descendant can be killed with it. Both streams are one:
         # `runsc flags` answers on standard error and the others on standard output.
-        self.process = subprocess.Popen(
-            command(_PROGRAM, os.getpid(), *fds, *words),
+        process = subprocess.Popen(
+            command(_PROGRAM, os.getpid(), *fds, OUTPUT_LIMIT, *words),
             pass_fds=fds,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            bufsize=0,
+            stdout=file,
+            stderr=file,
             env=ENVIRONMENT,
             cwd="/",
             start_new_session=True,
         )
-        assert self.process.stdout is not None
-        self.pipe = self.process.stdout.fileno()
-
-    def take(self) -> bool:
-        """Read the pending output; False at its end."""
-        chunk = os.read(self.pipe, 65536)
-        self.output += chunk
-        if len(self.output) > OUTPUT_LIMIT:
-            raise self.failed(f"printed more than {OUTPUT_LIMIT} bytes")
-        return bool(chunk)
-
-    def kill(self) -> None:
-        """Kill the rest of the group. The number is still the leader's, which is a zombie."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-
-    def end(self) -> None:
-        """Kill the group, reap the leader, close the pipe."""
-        self.kill()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=1)  # at once, but for a process that the kernel holds
-
-    def answer(self) -> str:
-        """Return all output as text; only a death by signal makes it useless."""
-        text = self.output.decode(errors="backslashreplace")
-        if self.process.returncode < 0:
-            raise self.failed(f"was ended by signal {-self.process.returncode}")
-        return text
-
-    def failed(self, what: str) -> RunscFailed:
-        """Return the error that names this command, its failure ``what``, and its first output."""
-        start = self.output[:_SHOWN].decode(errors="backslashreplace")
-        return RunscFailed(
-            f"runsc {what} when it was asked for its features",
-            command=self.command,
-            stderr=escape(start),
-        )
+        try:
+            yield _Question(shlex.join([checked.path, *words]), process, file)
+        finally:
+            # The number is still the leader's: it is a zombie if it has ended.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=1)  # at once, but for a process that the kernel holds
 
 
 def ask(
@@ -179,7 +180,6 @@ def ask(
     descriptors, processes or memory. Nothing that was started is left then.
     """
     end = time.monotonic() + deadline
-    asked: list[_Question] = []
     why = f"{checked.path} cannot be asked for its features"
     with contextlib.ExitStack() as started, stage("runsc", why):
         reader, low = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -188,10 +188,9 @@ def ask(
             # Above 2: if pytest has a standard stream closed, the pipe would have its number, and
             # the child's own stream would take its place.
             writer = started.enter_context(closing(fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3)))
-        for words in questions:
-            asked.append(_Question(checked, words, writer))
-            started.callback(asked[-1].end)
-        _drain(asked, end)
+        asked = [started.enter_context(_asking(checked, words, writer)) for words in questions]
+        for question in asked:
+            question.wait(end)
         with contextlib.suppress(BlockingIOError):
             raise _not_asked(checked, os.read(reader, 4096).decode())
     return tuple(question.answer() for question in asked)
@@ -203,26 +202,6 @@ def _not_asked(checked: CheckedBinary, report: str) -> LaunchError | RunscFailed
     if stage == "execve" and int(number) not in SHORTAGES:
         return RunscFailed(f"{checked.path} cannot be executed: {text}")
     return LaunchError(stage, f"runsc cannot be asked for its features: {text}", errno=int(number))
-
-
-def _drain(questions: list[_Question], end: float) -> None:
-    """Read until every output has ended and every process is dead. Raises at ``end``."""
-    with selectors.DefaultSelector() as selector, contextlib.ExitStack() as opened:
-        for question in questions:
-            pidfd = opened.enter_context(closing(os.pidfd_open(question.process.pid)))
-            selector.register(question.pipe, selectors.EVENT_READ, (question, question.take))
-            selector.register(pidfd, selectors.EVENT_READ, (question, None))
-        while waiting := selector.get_map():
-            ready = selector.select(max(0.0, end - time.monotonic()))
-            if not ready or time.monotonic() > end:
-                late: _Question = next(iter(waiting.values())).data[0]
-                raise late.failed("did not answer in time")
-            for key, _ in ready:
-                question, take = key.data
-                if take is None:
-                    question.kill()  # a descendant that holds the pipe would keep us waiting
-                if take is None or not take():
-                    selector.unregister(key.fileobj)
 
 
 # --- understanding

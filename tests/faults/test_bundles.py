@@ -164,15 +164,15 @@ def test_a_bundle_that_goes_elsewhere_before_its_start_is_an_error(
     assert [note for note in opened.notes if "maskedPaths" in note and "ignored by runsc" in note]
     assert gvisor.run_bundle(opened).stdout == "still there\n"
     bundle.rename(bundle.with_name("away"))
-    with pytest.raises(InvalidBundle, match="is no longer what it was"):
+    with pytest.raises(LaunchError, match="No such file or directory"):
         gvisor.run_bundle(opened)
     bundle.mkdir()
     (bundle / "rootfs").symlink_to(canary)
-    with pytest.raises(InvalidBundle, match="is no longer what it was"):
+    with pytest.raises(LaunchError, match="has become a link since it was checked"):
         gvisor.run_bundle(opened)
     shutil.rmtree(bundle)
     shutil.copytree(bundle.with_name("away"), bundle, symlinks=True)
-    with pytest.raises(InvalidBundle, match="is no longer what it was"):
+    with pytest.raises(LaunchError, match="is another one than was checked"):
         gvisor.run_bundle(opened)
     assert gvisor.run_bundle(Bundle.open(bundle)).stdout == "still there\n"
 
