@@ -10,14 +10,13 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
 from pytest_gvisor.base.errors import GvisorError, UsageError
 from pytest_gvisor.base.settings import Isolation, Platform, Settings
 from pytest_gvisor.inside.worker import Worker
-from pytest_gvisor.plugin import cells, markers
+from pytest_gvisor.plugin import markers
 from pytest_gvisor.plugin.placement import APART, variant_of
 from pytest_gvisor.plugin.precedence import expected_failures, run_settings, settings_of
 from pytest_gvisor.plugin.skips import fail_misuse, location
@@ -70,14 +69,6 @@ class ItemPlan:
 
     misuse: UsageError | None
     """The error of its markers: it fails with that when its turn has come."""
-
-    @functools.cached_property
-    def cell(self) -> dict[str, Any] | None:
-        """Its cell of the matrix; None if its markers make none.
-
-        Made at the first report, while the pytest inside runs the tests that follow.
-        """
-        return None if self.misuse else cells.cell_of(self.item, self.group.settings)
 
     def require_platform(self) -> Platform:
         """Return the platform. Skips or fails the test if a requirement is missing."""

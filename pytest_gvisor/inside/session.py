@@ -27,7 +27,7 @@ from pytest_gvisor.inside.wire import reports
 from pytest_gvisor.inside.wire.link import Link
 from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 from pytest_gvisor.inside.worker import Worker
-from pytest_gvisor.plugin import again, cells
+from pytest_gvisor.plugin import cells
 from pytest_gvisor.plugin.placement import FIELDS
 from pytest_gvisor.run.not_started import NO_NETWORK, NO_NETWORK_TOLD
 
@@ -121,12 +121,9 @@ class InsideSession:
                 _apply_xfail(report, f"{platform}: {reason}")
             began_in, worker.fresh = worker.fresh or began_in, None
             shown = worker.used if report.failed else began_in
-            if plan.cell is not None:
-                if report.failed:
-                    report.sections.append(again.section(plan.cell["command"]))
-                start = None if began_in is None else began_in.supervisor.start
-                record = shown.record if shown is not None and group.settings.report else None
-                cells.attach_inside_cell(report, plan.cell, start=start, record=record)
+            start = None if began_in is None else began_in.supervisor.start
+            record = shown.record if shown is not None and group.settings.report else None
+            cells.attach_inside_cell(item, report, start=start, record=record)
             with self._logging(captured=worker.captured):
                 item.ihook.pytest_runtest_logreport(report=report)
             last = report

@@ -188,7 +188,7 @@ class Worker:
                 continue
             check_test(message, inner)
             if "passed" in message:
-                report = reports.revive_passed(self._config, message["passed"], item)
+                report = reports.revive_passed(message["passed"], item)
                 progress.add(report)
                 yield report
             if kind == "phase":

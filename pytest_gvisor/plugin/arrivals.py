@@ -17,26 +17,26 @@ class Arrivals:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._has_roster = False
+        self._is_settled = False
+        """Whether the matrix is made, or, in a worker, the controller is told of its tests."""
 
     @pytest.hookimpl(tryfirst=True)  # before a worker sends the report
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Make the matrix if a report, perhaps a worker's, has data for it."""
-        manager = self._config.pluginmanager
         # xdist reports a test whose worker was lost by a phase of this name.
-        if not hasattr(report, "gvisor_cell") and str(report.when) != "???":
+        if self._is_settled or not (hasattr(report, "gvisor_cell") or str(report.when) == "???"):
             return
         from pytest_gvisor.plugin import cells, matrix  # noqa: PLC0415 -- idle costs nothing
 
+        self._is_settled, manager = True, self._config.pluginmanager
         known = manager.has_plugin(matrix.NAME)
-        collector = matrix.ensure(self._config)
-        if collector is not None and not known:
+        if (collector := matrix.ensure(self._config)) is None:
+            # The controller collects nothing itself: once, it is told what there is to run.
+            session = manager.get_plugin("session")
+            vars(report)[cells.ROSTER] = [] if session is None else cells.roster(session)
+        elif not known:
             # The call of this hook that is under way does not reach what is registered in it.
             collector.pytest_runtest_logreport(report)
-        elif collector is None and not self._has_roster:
-            # The controller collects nothing itself: once, it is told what there is to run.
-            self._has_roster, session = True, manager.get_plugin("session")
-            vars(report)[cells.ROSTER] = [] if session is None else cells.roster(session)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:

@@ -17,7 +17,7 @@ from pytest_gvisor.base.errors import GvisorError, PlatformUnavailable, UsageErr
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.setting_values import NATIVE
 from pytest_gvisor.base.settings import Platform, Settings
-from pytest_gvisor.plugin.again import command
+from pytest_gvisor.plugin.again import command, section
 from pytest_gvisor.plugin.placement import in_matrix, native_key, params_of, variant_of
 from pytest_gvisor.plugin.precedence import RELEASE_FIXTURE, run_settings, settings_of
 from pytest_gvisor.plugin.skips import mending, missing_requirement
@@ -41,7 +41,7 @@ def attach_cell(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.Te
     cell = cell_of(item)
     if cell is None:
         return
-    data = dict(cell)
+    data = _told(item, cell, report)
     missing = None if call.excinfo is None else missing_requirement(call.excinfo.value)
     if missing is not None:
         cause, data["lacking"] = missing.message, data["platform"]
@@ -62,14 +62,20 @@ def attach_cell(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.Te
 
 
 def attach_inside_cell(
-    report: pytest.TestReport, cell: dict[str, Any], *, start: float | None, record: Record | None
+    item: pytest.Item, report: pytest.TestReport, *, start: float | None, record: Record | None
 ) -> None:
     """Attach the sandbox's data to a report of a test inside.
 
     ``start`` is the seconds that a start for this test has taken. ``record`` is of a sandbox whose
     details the report files have.
     """
-    data = {**cell, "starts_ms": _milliseconds([] if start is None else [start])}
+    cell = cell_of(item)
+    if cell is None:
+        return
+    data = _told(item, cell, report)
+    data["starts_ms"] = _milliseconds([] if start is None else [start])
+    if report.failed:
+        report.sections.append(section(data["command"]))
     if record is not None:
         data["runs"] = [run_of(record)]
     if report.when == "teardown":
@@ -77,14 +83,11 @@ def attach_inside_cell(
     vars(report)[CELL] = data
 
 
-def cell_of(item: pytest.Item, settings: Settings | None = None) -> dict[str, Any] | None:
-    """Return a test's cell, and the command that repeats it; None for a test without a cell.
-
-    ``settings`` are the test's, where they are known.
-    """
+def cell_of(item: pytest.Item) -> dict[str, Any] | None:
+    """Return a test's cell; None for a test without one."""
     if item.stash.get(_cell_key, None) is None and (in_matrix(item) or harnesses(item)):
         with contextlib.suppress(UsageError):  # of a marker: pytest reports it as this test's
-            item.stash[_cell_key] = _make_cell(item, settings or settings_of(item))
+            item.stash[_cell_key] = _make_cell(item, settings_of(item))
     return item.stash.get(_cell_key, None)
 
 
@@ -108,8 +111,21 @@ def _make_cell(item: pytest.Item, settings: Settings) -> dict[str, Any]:
         "release": release,
         "network": network,
         "runsc": binary,
-        "command": escape(command(item, settings, platform)),
     }
+
+
+def _told(item: pytest.Item, cell: dict[str, Any], report: pytest.TestReport) -> dict[str, Any]:
+    """Return a cell for one report, with the command that repeats the test where it is shown.
+
+    Nobody asks for it where the test passes and there is no report file.
+    """
+    if report.passed and not (hasattr(report, "wasxfail") or run_settings(item.config).report):
+        return {**cell}
+    return {**cell, "command": escape(command(item, settings_of(item), _platform(cell)))}
+
+
+def _platform(cell: dict[str, Any]) -> str:
+    return str(cell["platform"]).removesuffix(f"-{cell['release']}")
 
 
 def _binary(item: pytest.Item, settings: Settings, asked: object) -> tuple[str, ...]:
@@ -163,7 +179,7 @@ def roster(session: pytest.Session) -> list[list[str]]:
 def _add_properties(report: pytest.TestReport, data: dict[str, Any]) -> None:
     """Add properties for JUnit files, and for other readers of pytest's user properties."""
     found = {
-        "gvisor.platform": data["platform"].removesuffix(f"-{data['release']}"),
+        "gvisor.platform": _platform(data),
         "gvisor.release": data["release"],
         "gvisor.runsc": data["runsc"][0],
         "gvisor.network": data["network"],

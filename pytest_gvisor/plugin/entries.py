@@ -27,6 +27,7 @@ class CellInMaking:
     row: str
     platform: str
     state: State = State.NOT_RUN
+    command: str = ""
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
     duration: float = 0.0
     starts_ms: list[float] = dataclasses.field(default_factory=list)
@@ -88,7 +89,7 @@ class CellInMaking:
             message=escape(self.message),
             output=escape("\n".join([*self.tracebacks, self.captured]).strip("\n")),
             runs=tuple(Run(**{k: escape(v) for k, v in run.items()}) for run in self.runs),
-            command=escape(self.data.get("command", "")),
+            command=escape(self.command),
             lacking=self.lacking,
         )
 

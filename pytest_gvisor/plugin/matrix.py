@@ -81,6 +81,7 @@ class Collector:
             self._tests[report.nodeid][worker_of(report)] = entry
         runs, starts = data.pop("runs", None), data.pop("starts_ms", ())
         entry.row, entry.platform = data["row"], data["platform"]
+        entry.command = data.pop("command", entry.command)
         entry.data = data
         entry.starts_ms = starts or entry.starts_ms
         entry.used = data.pop("used", None) or entry.used

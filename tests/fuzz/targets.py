@@ -297,7 +297,7 @@ def inside_report(data: bytes) -> None:
     assert history is not None
     history.clear()
     with contextlib.suppress(ProtocolError):
-        short = reports.revive_passed(_CONFIG, message.get("passed", message), _ITEM)
+        short = reports.revive_passed(message.get("passed", message), _ITEM)
         assert short.passed
         assert _CONFIG.hook.pytest_report_to_serializable(config=_CONFIG, report=short)
     report = reports.revive(_CONFIG, message, _ITEM, SessionBounds(_CONFIG))

@@ -16,10 +16,11 @@ _PYTEST = ("_pytest.", "pytest_subtests.")
 
 
 def is_usual(hook: Any) -> bool:
-    """Whether a hook is implemented by pytest alone, so that reports are as it makes them."""
+    """Whether pytest alone turns reports to data and back, so that they are as it makes them."""
     return all(
         str(getattr(implementation.plugin, "__name__", "")).startswith(_PYTEST)
-        for implementation in hook.get_hookimpls()
+        for caller in (hook.pytest_report_to_serializable, hook.pytest_report_from_serializable)
+        for implementation in caller.get_hookimpls()
     )
 
 

@@ -110,8 +110,7 @@ class Plugin:
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Run the tests that the host names, in place of pytest's own loop."""
-        usual = passed.is_usual(session.config.hook.pytest_report_to_serializable)
-        self._short = passed.Shortener(usual=usual)
+        self._short = passed.Shortener(usual=passed.is_usual(session.config.hook))
         items = self._items
         self._serves = True
         self._not_run.update(items)

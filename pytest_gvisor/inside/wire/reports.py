@@ -14,11 +14,6 @@ from pytest_gvisor.inside.wire import fields, rules
 from pytest_gvisor.inside.wire.session_bounds import COLLECTING, SessionBounds, place
 from pytest_gvisor.plugin.sections import escape_report
 
-_PASSED = {
-    "$report_type": "TestReport", "outcome": "passed", "longrepr": None, "keywords": (),
-}  # fmt: skip
-"""The fields that all reports of passed phases have in common."""
-
 
 class Text(TerminalRepr):
     """A failure's representation from text.
@@ -63,15 +58,17 @@ def revive(
     return report
 
 
-def revive_passed(config: pytest.Config, short: Any, item: pytest.Item) -> pytest.TestReport:
+def revive_passed(short: Any, item: pytest.Item) -> pytest.TestReport:
     """Make the report of a passed phase from its short form: see guest/tests/passed.py.
 
     Raises `ProtocolError` for data of another shape.
     """
     with rules.reading("a passed phase from inside that cannot be one"):
-        times = zip(("duration", "start", "stop"), fields.times(short["times"]), strict=True)
-        own = {**dict(times), "when": fields.phase(short["when"]), "sections": []}
-        return _make(config, item, {**_PASSED, **own, "user_properties": []})
+        duration, start, stop = fields.times(short["times"])
+        return pytest.TestReport(
+            item.nodeid, item.location, dict.fromkeys(item.keywords, 1), "passed", None,
+            fields.phase(short["when"]), duration=duration, start=start, stop=stop,
+        )  # fmt: skip
 
 
 def _make(config: pytest.Config, item: pytest.Item, data: dict[str, Any]) -> pytest.TestReport:

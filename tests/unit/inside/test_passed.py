@@ -22,50 +22,23 @@ FORM: dict[str, Any] = {"when": "setup", "times": [0.5, 1.0, 1.5]}
         {**FORM, "times": {"a": 1, "b": 2, "c": 3}}, {"when": "setup"}, {"when": None, "times": []},
     ],
 )  # fmt: skip
-def test_a_form_of_another_shape_is_no_report(pytestconfig: pytest.Config, short: object) -> None:
+def test_a_form_of_another_shape_is_no_report(short: object) -> None:
     """The error ends the sandbox, and its cause is bounded."""
     with pytest.raises(ProtocolError) as caught:
-        revive_passed(pytestconfig, short, ITEM)
+        revive_passed(short, ITEM)
     assert len(str(caught.value)) < 400
 
 
-def test_what_tells_the_test_is_the_host_s(pytestconfig: pytest.Config) -> None:
+def test_what_tells_the_test_is_the_host_s() -> None:
     """A short form that names another test has no effect."""
     other = {"nodeid": "x", "location": ["test_other.py", 1, "x"], "keywords": ["x"]}
-    report = revive_passed(pytestconfig, {**FORM, **other}, ITEM)
+    report = revive_passed({**FORM, **other}, ITEM)
     assert (report.nodeid, report.location) == (ITEM.nodeid, ITEM.location)
     assert [*report.keywords] == [*ITEM.keywords]
 
 
-def test_reports_share_nothing_that_a_plugin_may_change(pytestconfig: pytest.Config) -> None:
+def test_reports_share_nothing_that_a_plugin_may_change() -> None:
     """Reports of pytest's own share nothing either."""
-    first, second = (revive_passed(pytestconfig, FORM, ITEM) for _ in range(2))
+    first, second = (revive_passed(FORM, ITEM) for _ in range(2))
     for name in ("keywords", "sections", "user_properties"):
         assert getattr(first, name) is not getattr(second, name)
-
-
-def test_a_plugin_of_the_host_that_makes_reports_makes_these_too(
-    pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The plugin gets the fields that pytest serialises. Without a report it is an error."""
-
-    class Plugin:
-        made: object = 7
-
-        @pytest.hookimpl(tryfirst=True)
-        def pytest_report_from_serializable(self, data: dict[str, Any]) -> object:
-            self.data = data
-            return self.made
-
-    plugin = Plugin()
-    pytestconfig.pluginmanager.register(plugin)
-    try:
-        with pytest.raises(ProtocolError, match="int"):
-            revive_passed(pytestconfig, FORM, ITEM)
-        assert plugin.data["$report_type"] == "TestReport"
-        plugin.made = made = pytest.TestReport(
-            ITEM.nodeid, ("", 1, ""), {}, "passed", None, "call", duration=1
-        )
-        assert revive_passed(pytestconfig, FORM, ITEM) is made
-    finally:
-        pytestconfig.pluginmanager.unregister(plugin)
