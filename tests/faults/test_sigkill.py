@@ -12,7 +12,7 @@ import pytest
 from tests.faults.kills import Round, kill_once, planned, prepare
 from tests.faults.little import FILES_AFTER, LONGER, PROCESSES_AFTER, STRICT, Little, eventually
 
-ROUNDS = 18
+ROUNDS = 9
 AT_ONCE = 3
 
 
@@ -24,7 +24,7 @@ def test_sigkill_of_pytest_at_any_moment_leaves_nothing(
 
     Of runs, warm sandboxes and tests inside, in turn.
     """
-    count = ROUNDS if is_first_platform else ROUNDS // 2
+    count = ROUNDS if is_first_platform else AT_ONCE
     littles = [make_little() for _ in range(AT_ONCE)]
     for little in littles:
         prepare(little)
