@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Kind = Literal[
     "platforms", "network", "rootless", "keep", "binary", "path", "release", "flag", "seconds",
-    "size", "count", "files", "number", "bytes", "reports", "acts",
+    "size", "count", "files", "number", "bytes", "reports", "acts", "trace",
 ]  # fmt: skip
 """The kind of a setting's values: `settings` has one reader for each."""
 
@@ -75,6 +75,9 @@ class Setting(NamedTuple):
 _SESSION: tuple[Source, ...] = ("command line", "environment", "ini")
 _TEST: tuple[Source, ...] = ("call", "marker", "run")
 _ALL: tuple[Source, ...] = (*_TEST, *_SESSION)
+
+TRACES = ("paths", "values", "paths,values")
+"""The words for a trace that has more than usual: unverified paths, and values of variables."""
 
 SETTINGS = (
     Setting(
@@ -212,10 +215,12 @@ SETTINGS = (
     ),
     Setting(
         name="trace",
-        kind="flag",
+        kind="trace",
         sources=("call", "marker", *_SESSION),
         help="record the files, commands and connections of each gvisor.run and each exec in "
-        "Completed.trace, and of each test inside for the fixture gvisor_trace.",
+        "Completed.trace, and of each test inside for the fixture gvisor_trace. With =paths also "
+        "unverified paths of renames and the like, with =values values of variables, or "
+        "=paths,values.",
     ),
     Setting(
         name="forbid",

@@ -16,7 +16,7 @@ from typing import TypeVar
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.base.platform_names import Platform
 from pytest_gvisor.base.release_range import ReleaseRange
-from pytest_gvisor.base.setting_table import Kind, nearest
+from pytest_gvisor.base.setting_table import TRACES, Kind, nearest
 
 LONGEST = 2_000_000.0
 
@@ -159,6 +159,14 @@ def flag(value: object, name: str) -> bool:
     return meaning
 
 
+def trace(value: object, name: str) -> bool | str:
+    """Read a flag, or the name of what a trace has more. Raises `UsageError`."""
+    try:
+        return value if isinstance(value, str) and value in TRACES else flag(value, name)
+    except UsageError as error:
+        raise UsageError(f"{error.message}, nor one of {', '.join(TRACES)}") from None
+
+
 def count(value: object, name: str) -> int:
     """Read a whole number of at least 0. Raises `UsageError`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
@@ -263,6 +271,7 @@ READERS: Mapping[Kind, Callable[[object, str], object]] = {
     "bytes": _output,
     "reports": report_paths,
     "acts": acts,
+    "trace": trace,
 }
 
 

@@ -114,8 +114,9 @@ class Settings:
     debug: bool = False
     """Whether reports of failed tests have runsc's logs and an strace of the workload."""
 
-    trace: bool = False
-    """Whether each run has a `Trace` of the files, commands and connections of its workload."""
+    trace: bool | str = False
+    """Whether each run has a `Trace` of the files, commands and connections of its workload; a text
+    of `setting_table.TRACES` says what more it has."""
 
     forbid: tuple[str, ...] = ()
     """Acts that fail a run or a test inside: kinds, each alone or with a pattern."""
@@ -153,7 +154,11 @@ class Settings:
     @property
     def traced(self) -> bool:
         """Whether a trace is recorded: forbidden acts are found there."""
-        return self.trace or bool(self.forbid)
+        return bool(self.trace or self.forbid)
+
+    def traces(self, more: str) -> bool:
+        """Whether a trace has ``paths`` or ``values``."""
+        return more in str(self.trace)
 
 
 _LABELLED = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.]{0,31})=(.*)", re.ASCII | re.DOTALL)
@@ -261,7 +266,7 @@ class CallSettings(TypedDict, total=False):
     nofile: int | None
     max_output: int
     debug: bool
-    trace: bool
+    trace: bool | str
     forbid: Sequence[str]
 
 

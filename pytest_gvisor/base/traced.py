@@ -75,7 +75,8 @@ class Command:
 
     process: int
     environment: tuple[str, ...] = ()
-    """The names of its variables, sorted; none for the first process."""
+    """The names of its variables, sorted; none for the first process. With ``trace="values"`` each
+    is ``NAME=VALUE``."""
 
     reported: bool = True
     """Whether the kernel reported that it was executed. An attempt is not."""
@@ -120,6 +121,30 @@ class ListeningSocket:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Change:
+    """A call that changes files without opening them."""
+
+    call: str
+    """``unlink``, ``rename``, ``mkdir``, ``chmod``, ``link`` or one of their like."""
+
+    paths: tuple[str, ...] = ()
+    """None in `Trace.changes`. A path is relative if the call has no folder's descriptor."""
+
+    error: str = ""
+    """The error's name; ``""`` for calls that succeeded."""
+
+    process: int
+    count: int
+    """How often the process has called it."""
+
+    def __str__(self) -> str:
+        """Return one line: the call, the paths, how often, and the error."""
+        shown = _line(" ".join([self.call, *self.paths]))
+        how = "unverified, called" if self.paths else "called"
+        return f"{how} {self.count}x: {shown}{_failed(self.error)}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class TracedProcess:
     """A process of the workload."""
 
@@ -157,6 +182,13 @@ class Trace:
 
     datagrams: int = 0
     """How many calls could send a datagram with an address of its own, which is not known."""
+
+    changes: tuple[Change, ...] = ()
+    """The calls that remove, rename, make, link or truncate files, or change their rights."""
+
+    unverified: tuple[Change, ...] = ()
+    """Such calls with their paths, as the lines of runsc's strace have them; none without
+    ``trace="paths"``. A newline in the name of a file forges a line, or hides one."""
 
     processes: tuple[TracedProcess, ...] = ()
     """The processes, in the order of their start."""
@@ -278,12 +310,15 @@ class Trace:
         return f"<Trace {shown}{gaps}>"
 
     def __str__(self) -> str:
-        """Return a line for each connection, listener, command and file that `read` leaves in."""
+        """Return a line for each connection, listener, command, file that `read` leaves in, and
+        change.
+        """
         files = (
             one for one in self.files if not (_cached(one) if _writes(one) else _folded(one.path))
         )
-        acts: list[Connection | ListeningSocket | Command | File] = [
+        acts: list[Connection | ListeningSocket | Command | File | Change] = [
             *self.connections, *self.listeners, *self.executed, *self.attempts, *files,
+            *self.changes, *self.unverified,
         ]  # fmt: skip
         lines = [f"  {one}, by process {one.process}" for one in acts[:_SHOWN]]
         more = [f"  … and {len(acts) - _SHOWN} more"] if len(acts) > _SHOWN else []

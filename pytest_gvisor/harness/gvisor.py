@@ -224,6 +224,9 @@ class Gvisor:
         from pytest_gvisor.sandbox.sandbox import Sandbox  # noqa: PLC0415
 
         chosen = self._chosen(timeout, settings)
+        if chosen.traces("paths"):
+            step = "Write trace=True: Trace.changes has the calls without their paths."
+            raise UsageError(f"trace={chosen.trace}: a warm sandbox has no paths", next_step=step)
         if snapshot is None:
             given = {
                 "env": env, "cwd": cwd, "user": user, "rootfs": rootfs, "mounts": mounts,

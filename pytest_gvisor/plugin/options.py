@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from pytest_gvisor.base import removed
-from pytest_gvisor.base.setting_table import SETTINGS, unknown_variable
+from pytest_gvisor.base.setting_table import SETTINGS, TRACES, unknown_variable
 from pytest_gvisor.plugin.placement import FIELDS, RETURNS
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _INI: Mapping[Kind, Literal["args", "bool", "float"]] = {
 
 _ACTIONS: Mapping[Kind, str] = {
     "platforms": "append", "reports": "append", "binary": "append", "flag": "store_true",
+    "trace": "store_true",
 }  # fmt: skip
 """The actions of argparse; the other kinds are stored."""
 
@@ -52,6 +53,10 @@ def add_options(parser: pytest.Parser) -> None:
                 help=setting.help + sources,
                 **metavar,
             )
+        for word in TRACES if kind == "trace" else ():
+            # An option each: one that may have a value would take a test's path for it.
+            how = {"action": "store_const", "const": word, "dest": setting.key}
+            group.addoption(f"{setting.option}={word}", help=argparse.SUPPRESS, **how)
     parser.addini(
         "gvisor_project_hidden",
         "names, or globs, that gvisor_project leaves out beside its list; !NAME takes one off it",

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import signal
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,7 +102,7 @@ class Request:
     streams: Callable[..., Pipes] = Pipes
     """Makes the workload's standard streams; takes the arguments of `Pipes`."""
 
-    recorder: Callable[[Mapping[str, Collection[str]], str], Recorder | Programs] = Recorder
+    recorder: Callable[..., Recorder | Programs] = Recorder
     """Makes the recorder of a traced run; takes the arguments of `Recorder`."""
 
     repeat: Mapping[str, object] = dataclasses.field(default_factory=dict)
@@ -154,7 +154,7 @@ def workspace_of(request: Request, launcher: Launcher, record: Record) -> Iterat
                 make_private(folder)
                 undo.callback(shutil.rmtree, folder, ignore_errors=True)
                 make_private(os.path.join(folder, "root"))
-                if request.settings.debug or request.logs:
+                if request.settings.debug or request.logs or request.settings.traces("paths"):
                     written = DebugLogs(os.path.join(folder, "logs"))
                     undo.callback(written.close)
             netns = os.path.join(folder, "netns")

@@ -33,6 +33,7 @@ from pytest_gvisor.runsc.features import registers_in_vain
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.runsc.sidecars import ONE_RELEASE
 from pytest_gvisor.sessions.launcher import Launcher
+from pytest_gvisor.trace import points
 from pytest_gvisor.trace.recorder import Recorder
 
 
@@ -92,8 +93,8 @@ class Runner:
         request, workspace = self.request, self.workspace
         keeper = self.launcher.keeper()
         runsc = request.runsc
-        traces = request.settings.traced
-        recorder = request.recorder(runsc.points, runsc.version) if traces else None
+        traces, values = request.settings.traced, request.settings.traces("values")
+        recorder = request.recorder(runsc.points, runsc.version, values=values) if traces else None
         with stage("events", "cannot listen to the sandbox"):
             listener = sentry.Listener(workspace.folder, recorder)
             undo.callback(listener.close)
@@ -219,11 +220,13 @@ class Runner:
         if not isinstance(listener.recorder, Recorder):
             return None
         ends = (Outcome.EXITED, Outcome.SIGNALLED, Outcome.TIMED_OUT)
-        return listener.recorder.trace(
+        trace = listener.recorder.trace(
             dropped=listener.dropped,
             broken=listener.broken,
             ended=verdict.exact and verdict.outcome in ends and bool(listener.workload_statuses),
         )
+        paths = self.request.settings.traces("paths")
+        return logs.with_changes(trace, self.workspace.logs) if paths else trace
 
     def _hint(self, pipes: Pipes) -> str:
         networked = self.request.settings.network is not Network.NONE
@@ -271,6 +274,8 @@ def _flags(request: Request, spec: Spec, workspace: Workspace, *, rootless: bool
         yield from ("--debug-log", f"{workspace.folder}/logs/%COMMAND%")
     if request.settings.debug:
         yield "--strace"
+    elif request.settings.traces("paths"):
+        yield from ("--strace", f"--strace-syscalls={','.join(points.changes().values())}")
     if request.runsc.enforces_release:
         # By default the labels of two builds that are no releases may differ.
         yield f"--{ONE_RELEASE}=ALWAYS"

@@ -20,10 +20,15 @@ _CALLS: Mapping[str, Mapping[str, int]] = {
     "x86_64": {
         "open": 2, "openat": 257, "creat": 85, "openat2": 437, "execve": 59, "execveat": 322,
         "sendto": 44, "sendmsg": 46, "sendmmsg": 307,
+        "truncate": 76, "rename": 82, "mkdir": 83, "rmdir": 84, "link": 86, "unlink": 87,
+        "symlink": 88, "chmod": 90, "fchmod": 91, "mkdirat": 258, "unlinkat": 263, "renameat": 264,
+        "linkat": 265, "symlinkat": 266, "fchmodat": 268, "renameat2": 316,
     },
     "aarch64": {
         "openat": 56, "openat2": 437, "execve": 221, "execveat": 281,
         "sendto": 206, "sendmsg": 211, "sendmmsg": 269,
+        "mkdirat": 34, "unlinkat": 35, "symlinkat": 36, "linkat": 37, "renameat": 38,
+        "truncate": 45, "fchmod": 52, "fchmodat": 53, "renameat2": 276,
     },
 }  # fmt: skip
 """The calls that are counted by their numbers, for each machine."""
@@ -31,8 +36,14 @@ _CALLS: Mapping[str, Mapping[str, int]] = {
 OPENS = ("open", "openat", "creat", "openat2")
 EXECS = ("execve", "execveat")
 SENDS = ("sendto", "sendmsg", "sendmmsg")
+CHANGES = {*_CALLS["x86_64"]} - {*OPENS, *EXECS, *SENDS}
+"""The calls that change files without opening them. No event has their paths."""
+
 LISTEN = "syscall/listen/exit"
 """The point that releases before 2026 do not have: there a bind stands for it."""
+
+Known = Mapping[str, Collection[str]]
+"""The points of a runsc, each with its fields."""
 
 _LINE = re.compile(
     r"^Name: (\S+), optional fields: \[(.*?)\], context fields: \[(.*?)\]", re.MULTILINE
@@ -64,11 +75,16 @@ def calls() -> Mapping[str, int]:
     return _CALLS[machine]
 
 
+def changes() -> dict[int, str]:
+    """Return the `CHANGES` that this machine has, by number. Raises `TraceError`."""
+    return {number: name for name, number in calls().items() if name in CHANGES}
+
+
 USUAL = (Point("container/start", ("time",)), Point("sentry/task_exit", _WHO))
 """The points of each run: the workload's start, and its end."""
 
 
-def of_trace(known: Mapping[str, Collection[str]], version: str) -> list[Point]:
+def of_trace(known: Known, version: str) -> list[Point]:
     """Return the points of a traced run, for a runsc that has the points and fields ``known``.
 
     Raises `TraceError`, which names those that it does not have.
@@ -95,9 +111,12 @@ def wanted(numbers: Mapping[str, int]) -> Iterator[Point]:
         yield Point(f"syscall/{name}/exit", _WHO)
     yield Point("syscall/close/enter", _WHO, ("fd_path",))
     for name, number in numbers.items():
-        # On 2024 the exit of a call by its number does not say whose it is. openat2 may be missing,
-        # and its exit alone tells of that.
-        yield Point(f"syscall/sysno/{number}/{'exit' if name == 'openat2' else 'enter'}", _WHO)
+        # On 2024 the exit of a call by its number says whose it is only where its enter is asked
+        # for too. openat2 may be missing, and its exit alone tells of that.
+        if name != "openat2":
+            yield Point(f"syscall/sysno/{number}/enter", _WHO)
+        if name == "openat2" or name in CHANGES:
+            yield Point(f"syscall/sysno/{number}/exit", _WHO)
         # On 2026 the exit of an execve that fails tells of no error.
         end = "enter" if name in EXECS else "exit"
         if name in EXECS or (name in OPENS and name != "openat2"):

@@ -7,9 +7,9 @@ process makes, so an event belongs to the program whose process came of the gues
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping
 
 from pytest_gvisor.base.traced import Trace
+from pytest_gvisor.trace.points import Known
 from pytest_gvisor.trace.recorder import MAX_BYTES, MAX_KEPT, Recorder, parse_once
 
 _CLONE = 2  # enum MessageType of common.proto
@@ -21,9 +21,9 @@ _MAX_SIZE = 2 * MAX_BYTES
 class Programs:
     """The recorders of one sandbox's programs."""
 
-    def __init__(self, known: Mapping[str, Collection[str]], version: str) -> None:
+    def __init__(self, known: Known, version: str, *, values: bool = False) -> None:
         """See `Recorder`. Raises `TraceError`."""
-        self._made_for = functools.partial(Recorder, known, version)
+        self._made_for = functools.partial(Recorder, known, version, values=values)
         self.session = self._made_for().session
         self._of: dict[int, Recorder | None] = {}
         """The recorder of each process; None if its program has been forgotten."""

@@ -9,11 +9,12 @@ import collections
 import functools
 import os
 import socket
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 
 from pytest_gvisor.base import traced
 from pytest_gvisor.trace import points
 from pytest_gvisor.trace.events import INTERNET, Event, Way, address_of, parse, way_of, whole
+from pytest_gvisor.trace.points import Known
 from pytest_gvisor.trace.protobuf import texts
 
 MAX_MESSAGE = 256 * 1024
@@ -56,10 +57,11 @@ class Opened:
 class Recorder:
     """The recorder of one program. `take` takes each message, `trace` is the result."""
 
-    def __init__(self, known: Mapping[str, Collection[str]], version: str, first: int = 1) -> None:
+    def __init__(self, known: Known, version: str, first: int = 1, *, values: bool = False) -> None:
         """``known`` are the points and fields of the runsc of this version.
 
-        ``first`` is the program's first process; by default it is the sandbox's own.
+        ``first`` is the program's first process; by default it is the sandbox's own. ``values`` is
+        whether variables are kept with their values.
 
         Raises `TraceError`, which names points that it does not have.
         """
@@ -71,6 +73,7 @@ class Recorder:
         self._openat2 = numbers["openat2"]
         self._sends = {numbers[name] for name in points.SENDS}
         self._sendto = numbers["sendto"]
+        self._changing, self._values = points.changes(), values
         self._listens = points.LISTEN in known
         self._descriptors: dict[int, dict[int, Opened | str]] = {}
         """For each process its open descriptors: files, and the kinds of sockets."""
@@ -117,6 +120,7 @@ class Recorder:
 
         self._pending = dict.fromkeys(self._pending, 0)
         self._datagrams = 0
+        self._changes: collections.Counter[tuple[str, str, int]] = collections.Counter()
         for pid in [pid for pid, count in self._threads.items() if count <= 0]:
             del self._threads[pid]
             self.parents.pop(pid, None)
@@ -169,7 +173,9 @@ class Recorder:
     def _exec(self, event: Event, payload: bytes) -> None:
         # The other threads of the process have ended, and reported it.
         self._threads[event.process] = 1
-        names = tuple(sorted({pair.partition("=")[0] for pair in texts(payload, 4)}))
+        given = texts(payload, 4)
+        shown = given if self._values else [pair.partition("=")[0] for pair in given]
+        names = tuple(sorted({*shown}))
         argv, program = texts(payload, 3), event.text(2)
         process = event.process
         # A search of PATH tries the same arguments with one file after another.
@@ -320,6 +326,11 @@ class Recorder:
             self._datagrams += bool(self._has_datagrams and addressed)
         elif number == self._openat2:  # its end, and no other event comes
             self._unnamed[number] += not event.error
+        elif number in self._changing:
+            key = self._changing[number], event.error, event.process
+            # Field 2 is there at the end of a call.
+            if 2 in event.fields and (key in self._changes or self._room(*key[:2])):
+                self._changes[key] += 1
         elif number not in self._opens and number not in self._execs:
             return
         elif len(self._pending) >= MAX_KEPT:
@@ -366,6 +377,10 @@ class Recorder:
             connections=tuple(self._connections.values()),
             listeners=tuple(self._listeners),
             datagrams=self._datagrams,
+            changes=tuple(
+                traced.Change(call=call, error=error, process=process, count=count)
+                for (call, error, process), count in self._changes.items()
+            ),
             processes=tuple(
                 traced.TracedProcess(pid=pid, parent=parent, command=self._last.get(pid, ()))
                 for pid, parent in self.parents.items()

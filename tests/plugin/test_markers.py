@@ -144,6 +144,61 @@ def test_an_ini_file_forbids_acts_in_each_test(alone: Project) -> None:
     ran.shows("connected: 127.0.0.1:11 (ECONNREFUSED), by process 2 (")
 
 
+def test_each_source_asks_for_more_of_a_trace(alone: Project) -> None:
+    """The option takes no path of a test for its value. The closest source counts."""
+    alone.test("""
+        import pytest
+
+        def test_run(gvisor):
+            assert gvisor.settings.trace == "paths"
+            assert gvisor.run(["true"]).trace.complete
+            assert gvisor.run(["true"], trace=True).settings == {"trace": True}
+
+        @pytest.mark.gvisor(trace="values")
+        def test_marked(gvisor):
+            with gvisor.sandbox() as box:
+                (command,) = box.exec(["true"], env={"KEY": "a=b"}).trace.executed
+            assert "KEY=a=b" in command.environment
+    """)
+    for given in (
+        ["--gvisor-trace=paths"],
+        ["-o", "gvisor_trace=paths"],
+        ["--gvisor-trace=values", "--gvisor-trace=paths", "test_it.py"],
+    ):
+        alone.run(*given).ends(passed=2)
+    alone.run("--gvisor-trace", "test_it.py::test_marked").ends(passed=1)
+    alone.run("-o", "gvisor_trace=path").exits(4).shows(
+        ": trace='path' is neither true nor false, nor one of paths, values"
+    )
+    alone.write({"pytest.toml": "[pytest]\ngvisor_trace = 'paths'"}).run().ends(passed=2)
+    alone.write({"pytest.toml": "[pytest]\ngvisor_trace = 'true'"})
+    alone.run("test_it.py::test_marked").ends(passed=1)
+
+
+def test_a_trace_has_paths_only_of_a_run(alone: Project) -> None:
+    """A warm sandbox and a test inside refuse them: their parts of the strace are not known."""
+    alone.test("""
+        import pytest
+
+        def test_warm(gvisor_sandbox):
+            pass
+
+        @pytest.mark.in_gvisor
+        def test_inside():
+            pass
+
+        @pytest.mark.in_gvisor
+        @pytest.mark.gvisor(trace="values")
+        def test_values(gvisor_trace):
+            import os
+            os.spawnve(os.P_WAIT, "/bin/true", ["true"], {"KEY": "a=b"})
+            assert ("KEY=a=b",) in [one.environment for one in gvisor_trace().executed]
+    """)
+    ran = alone.run("--gvisor-trace=paths,values").ends(passed=1, errors=2)
+    ran.shows("trace=paths,values: a warm sandbox has no paths", "Write trace=True: Trace.changes")
+    ran.shows("trace=paths,values: a test inside has no paths")
+
+
 MISUSES = {
     "requires_platform": 'write @pytest.mark.requires_platform("systrap"), not with () {}',
     "requires_platform()": 'write @pytest.mark.requires_platform("systrap"), not with () {}',

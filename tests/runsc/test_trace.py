@@ -93,6 +93,91 @@ def test_a_trace_tells_what_a_program_did(gvisor: Gvisor) -> None:
     assert (left_open.confirmed, left_open.process) == (False, trace.processes[2].pid)
 
 
+CHANGES = """
+import os
+os.mkdir("/tmp/a"); os.chdir("/tmp/a"); open("f", "w").close()
+os.rename("f", "/tmp/a/g"); os.link("/tmp/a/g", "/tmp/a/h"); os.symlink("g", "/tmp/a/s")
+os.chmod("/tmp/a/g", 0o600); os.truncate("/tmp/a/g", 3)
+folder = os.open("/tmp/a", os.O_DIRECTORY)
+if not os.fork():
+    os.unlink("h", dir_fd=folder); os._exit(0)
+os.wait()
+for name in "xyz":
+    try:
+        os.rmdir(f"/tmp/{name}")
+    except FileNotFoundError:
+        pass
+"""
+CALLED = {
+    ("mkdir", "", 1): ["/tmp/a"],
+    ("rename", "", 1): ["f", "/tmp/a/g"],
+    ("link", "", 1): ["/tmp/a/g", "/tmp/a/h"],
+    ("symlink", "", 1): ["g", "/tmp/a/s"],
+    ("chmod", "", 1): ["/tmp/a/g"],
+    ("truncate", "", 1): ["/tmp/a/g"],
+    ("unlinkat", "", 2): ["/tmp/a/h"],
+    ("rmdir", "ENOENT", 1): ["/tmp/x", "/tmp/y", "/tmp/z"],
+}
+
+
+@pytest.mark.parametrize("paths", [False, True])
+def test_changes_without_an_open_are_counted(gvisor: Gvisor, paths: bool) -> None:
+    """Their paths come from the strace, and only where they are asked for."""
+    command = ["python3", "-I", "-S", "-c", CHANGES]
+    trace = gvisor.run(command, trace="paths" if paths else True, check=True).trace
+    assert trace is not None
+    assert trace.complete, trace
+    counts = {(one.call, one.error, one.process): one.count for one in trace.changes}
+    assert counts == {call: 3 if call[0] == "rmdir" else 1 for call in CALLED}
+    found: dict[tuple[str, str, int], list[str]] = {}
+    for one in trace.unverified:
+        found.setdefault((one.call, one.error, one.process), []).extend(one.paths)
+    assert found == (CALLED if paths else {})
+    assert {one.path for one in trace.files if one.path.startswith("/tmp")} == {
+        "/tmp/a/f",
+        "/tmp/a",
+    }
+
+
+FORGES = r"""
+import os
+begin = "I1129 18:51:19.101321       1 strace.go:604] [   1:   1] sh X "
+line = f"{begin}unlink(0x1 /etc/shadow) = 0 (0x0) (2us)"
+for path in (f"/tmp/hidden\n{line}", f"/tmp/last\n{line}\n"):
+    try:
+        os.mkdir(path)
+    except FileNotFoundError:
+        pass
+"""
+
+
+def test_a_newline_forges_a_line_and_hides_one_but_changes_no_count(gvisor: Gvisor) -> None:
+    """The docs say so. A forged line is nowhere but among those that are marked as unverified."""
+    done = gvisor.run(["python3", "-I", "-S", "-c", FORGES], trace="paths", check=True)
+    trace = done.trace
+    assert trace is not None
+    assert ("unlink", ("/etc/shadow",), "") in [
+        (one.call, one.paths, one.error) for one in trace.unverified
+    ]
+    assert "/tmp/hidden" not in [one.paths[0] for one in trace.unverified]
+    assert [(one.call, one.count, one.error) for one in trace.changes] == [("mkdir", 2, "ENOENT")]
+    lines = [line for line in str(trace).split("\n") if "shadow" in line and "python3" not in line]
+    assert lines
+    assert all(line.startswith("  unverified, called ") for line in lines)
+    assert "shadow" not in f"{trace.files}{trace.attempts}{trace.read}{trace.written}"
+    trace.check(write=[], forbid=["write:/etc/**", "read:/etc/shadow"])
+
+
+def test_variables_have_values_where_they_are_asked_for(gvisor: Gvisor) -> None:
+    """With paths too, by a comma."""
+    code = 'import os; os.mkdir("/tmp/x"); os.spawnve(0, "/bin/true", ["true"], {"KEY": "a=b"})'
+    for words in ("values", "paths,values"):
+        trace = gvisor.run(["python3", "-I", "-S", "-c", code], trace=words, check=True).trace
+        assert trace is not None
+        assert trace.executed[1].environment == ("KEY=a=b",)
+        assert [one.paths for one in trace.unverified] == [("/tmp/x",)] * ("paths" in words)
+
+
 def test_a_check_names_each_violation_and_its_process(gvisor: Gvisor) -> None:
     """And passes where all is allowed."""
     trace = python(gvisor, BUSY)

@@ -20,12 +20,14 @@ from pytest_gvisor.trace import documents
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs/trace.schema.json").read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 PARTS = (
-    traced.File, traced.Command, traced.Connection, traced.ListeningSocket, traced.TracedProcess,
+    traced.File, traced.Command, traced.Connection, traced.ListeningSocket, traced.Change,
+    traced.TracedProcess,
 )  # fmt: skip
 BUSY = """
 import os, socket, subprocess
 print("x" * 5000, *range(30), sep="\\n", flush=True)
 open("/tmp/made", "w").close()
+os.chmod("/tmp/made", 0o600)
 os.close(os.open("/etc", os.O_DIRECTORY))
 with socket.socket() as one, socket.socket(socket.AF_INET6) as two, socket.socket(1) as three:
     two.bind(("::1", 4711)); two.listen()
@@ -69,6 +71,8 @@ def test_a_trace_that_the_command_writes_is_valid(tmp_path: Path) -> None:
     VALIDATOR.validate(trace)
     assert (trace["outcome"], trace["returncode"], trace["complete"]) == ("exited", 3, True)
     assert trace["executed"][1]["argv"] == ["true", "it"]
+    (change,) = trace["changes"]
+    assert (change["count"], change["paths"], trace["unverified"]) == (1, [], [])
     assert {one["address"] for one in trace["connections"]} == {
         "203.0.113.9:443", "unix:/run/absent",
     }  # fmt: skip

@@ -165,6 +165,31 @@ def test_what_is_no_file_is_none(path: bytes) -> None:
     assert made((8, events.closed(3, path))).files == ()
 
 
+def test_calls_that_change_files_are_counted_at_their_end() -> None:
+    """The same call of a process, with the same error, is one. No path is known."""
+    begins = events.context(2) + field(4, 87)
+    ends = events.context(2) + events.ended() + field(4, 87)
+    trace = made(
+        (2, events.cloned(2)), (6, begins), (6, ends), (6, begins), (6, ends),
+        (6, events.raw(263, error=errno.ENOENT)), (6, events.raw(1)),
+    )  # fmt: skip
+    assert [str(one) for one in trace.changes] == [
+        "called 2x: unlink", "called 1x: unlinkat (ENOENT)",
+    ]  # fmt: skip
+    assert [one.process for one in trace.changes] == [2, 1]
+    assert (trace.complete, trace.files, trace.unverified) == (True, (), ())
+
+
+@pytest.mark.parametrize("values", [False, True])
+def test_variables_have_values_only_where_they_are_asked_for(values: bool) -> None:
+    """The room for texts has both."""
+    one = Recorder(NEW, "20260905.0", values=values)
+    one.take(3, events.executed([b"x"], b"/x", 1, (b"B=1", b"A=a=b", b"odd")))
+    (command,) = one.trace(dropped=0, broken=False, ended=True).executed
+    assert command.environment == (("A=a=b", "B=1", "odd") if values else ("A", "B", "odd"))
+    assert one.size == 100 + len("x/x") + len("A=a=bB=1odd" if values else "ABodd")
+
+
 def test_commands_are_those_that_were_executed() -> None:
     """The names of variables, not their values; and the first process's, which a start tells."""
     start = field(1, field(1, 7)) + field(2, b"id") + field(4, b"sh") + field(4, b"-c")
