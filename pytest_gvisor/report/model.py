@@ -391,7 +391,7 @@ def merge(reports: Sequence[Report]) -> Report:
         for row in report.rows:
             cells = rows.setdefault(row.test, {})
             for cell in row.cells:
-                moved = _moved(cell, offset)
+                moved = _moved(cell, offset) if offset else cell
                 known = cells.get(cell.platform)
                 cells[cell.platform] = moved if known is None else worse(known, moved)
     return Report(

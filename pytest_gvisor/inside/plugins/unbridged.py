@@ -65,7 +65,7 @@ def find(config: pytest.Config, items: Sequence[pytest.Item]) -> str:
     """Return a warning that names such plugins, or nothing."""
     manager = config.pluginmanager
     distributions = {
-        _package(plugin): (_normal(found.project_name), f"{found.project_name} {found.version}")
+        _package(plugin): found.metadata  # which importlib.metadata reads anew each time
         for plugin, found in manager.list_plugin_distinfo()
     }
     hooks: dict[str, set[str]] = defaultdict(set)
@@ -80,7 +80,8 @@ def find(config: pytest.Config, items: Sequence[pytest.Item]) -> str:
     }
     complete = COMPLETE | ({"pytest-benchmark"} if benchmark.is_known(config) else set())
     named = []
-    for package, (name, shown) in distributions.items():
+    for package, metadata in distributions.items():
+        name = _normal(metadata["Name"])
         if name in _SWITCHES:
             loses = _is_switched_on(config, items, *_SWITCHES[name])
         else:
@@ -88,7 +89,7 @@ def find(config: pytest.Config, items: Sequence[pytest.Item]) -> str:
         passed = config.getini(FIELDS)
         kept = _KEPT_BY.get(name, ())
         if loses and not any(one in passed or config.getoption(one, None) for one in kept):
-            named.append(shown)
+            named.append(f"{metadata['Name']} {metadata['Version']}")
     if not named:
         return ""
     more = ", …" if len(named) > _MOST else ""

@@ -30,7 +30,7 @@ class Project:
             setattr(module, hook, lambda: None)
         self._patch.setitem(sys.modules, module.__name__, module)
         self.config.pluginmanager.register(module)
-        found = SimpleNamespace(project_name=distribution, version="1.0")
+        found = SimpleNamespace(metadata={"Name": distribution, "Version": "1.0"})
         self._found.append((module, found))
         return module
 
