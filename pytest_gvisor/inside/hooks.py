@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -147,6 +147,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Plan the tests that hooks have made since: they too are to run inside."""
     if placement.is_asked_for(session.config):
         pytest_collection_modifyitems(session.config, session.items)
+
+
+@pytest.hookimpl
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Note the tests that the pytest inside need not collect."""
+    if items and placement.is_asked_for(items[0].config) and not placement.here_is_inside():
+        placement.note_deselected(items[0].config, items)
 
 
 @pytest.hookimpl(wrapper=True)

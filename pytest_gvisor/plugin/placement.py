@@ -61,6 +61,8 @@ native_key: pytest.StashKey[str] = pytest.StashKey()
 with, has it."""
 
 variant_key: pytest.StashKey[Variant] = pytest.StashKey()
+deselected_key: pytest.StashKey[set[str]] = pytest.StashKey()
+"""The functions of tests that the host has deselected."""
 
 
 def variant_of(item: pytest.Item) -> Variant | None:
@@ -129,3 +131,22 @@ def uses_gvisor(item: pytest.Item) -> bool:
     names = getattr(item, "fixturenames", ())
     marked = any(mark.name in MARKERS for mark in item.iter_markers())
     return marked or not FIXTURES.isdisjoint(names)
+
+
+def functions(items: Iterable[pytest.Item]) -> Iterable[str]:
+    """Yield the functions of these tests, by the node ids that they are collected by."""
+    for item in items:
+        if isinstance(item, pytest.Function) and item.parent is not None:
+            yield f"{item.parent.nodeid}::{item.originalname}"
+
+
+def note_deselected(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
+    """Note tests that the host has deselected: see inside/view/configuration.py.
+
+    Without ``-m``, ``-k`` and ``--deselect`` a plugin has done so. One such as pytest-split chooses
+    among all that it is given, which has to be the same inside.
+    """
+    option = config.option
+    if not (option.markexpr or option.keyword or option.deselect):
+        return
+    config.stash.setdefault(deselected_key, set()).update(functions(items))

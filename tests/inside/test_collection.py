@@ -103,6 +103,52 @@ def test_files_without_a_test_to_run_are_not_imported(
         result.assert_outcomes(passed=1, deselected=1)
 
 
+def test_a_function_without_a_selected_test_is_not_collected_inside(
+    project: pytest.Pytester, run_inside: Callable[..., pytest.RunResult]
+) -> None:
+    """Its parameters may make thousands of tests, which the host has deselected."""
+    project.makeini("[pytest]\nmarkers = slow\n")
+    project.makeconftest(
+        """
+        import pytest
+
+        collected = set()
+
+        def pytest_itemcollected(item):
+            collected.add(item.name)
+
+        @pytest.fixture
+        def names():
+            return sorted(collected)
+        """
+    )
+    project.makepyfile(
+        """
+        import pytest
+
+        slow = pytest.mark.slow
+
+        @slow
+        @pytest.mark.parametrize("number", range(3))
+        def test_many(number): pass
+
+        class TestMore:
+            @slow
+            def test_it(self): pass
+
+            def test_that(self): pass
+
+        @pytest.mark.parametrize("number", [1, pytest.param(2, marks=slow)])
+        def test_some(number): pass
+
+        def test_it(names):
+            assert names == ["test_it", "test_some[1]", "test_some[2]", "test_that"]
+        """
+    )
+    result = run_inside("-m", "not slow")
+    assert result.parseoutcomes() == {"passed": 3, "deselected": 5}
+
+
 def test_parameters_that_differ_at_each_collection_are_matched_by_their_place(
     project: pytest.Pytester, run_both: Callable[..., Both]
 ) -> None:

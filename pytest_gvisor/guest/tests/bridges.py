@@ -44,6 +44,20 @@ def _send(send: Callable[..., None], bridge: str, **data: Any) -> None:
     send("bridge", bridge=bridge, data=data)
 
 
+class LeftOut:
+    """Makes no tests of functions of which the host has deselected each test."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(names)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pycollect_makeitem(
+        self, collector: pytest.Collector, name: str
+    ) -> list[pytest.Item] | None:
+        """Collect nothing of such a function."""
+        return [] if f"{collector.nodeid}::{name}" in self._names else None
+
+
 def xdist_fixtures(ids: dict[str, str]) -> object:
     """Return a plugin whose fixtures have the values that xdist's have on the host.
 

@@ -95,6 +95,8 @@ def run(
         config.pluginmanager.register(fixtures, "gvisor-xdist-fixtures")
     if bridges := gate.command["bridges"]:
         program.beside("bridges").register(config, bridges, link.send)
+    if names := gate.command["unwanted"]:
+        config.pluginmanager.register(program.beside("bridges").LeftOut(names), "gvisor-unwanted")
     link.send("ready", kernel=os.uname().release, holds=link.hold())
     return int(config.hook.pytest_cmdline_main(config=config) or 0)
 

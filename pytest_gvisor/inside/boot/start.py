@@ -173,6 +173,7 @@ def opening(
     command = {
         "named": configuration.named(items[0].config, items),
         "files": configuration.files(items),
+        "unwanted": configuration.unwanted(items),
         "sys_path": configuration.search_path(),
         "bridges": bridges,
         "returns": taker.command(),

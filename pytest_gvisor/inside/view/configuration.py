@@ -10,13 +10,14 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import pytest
 
 from pytest_gvisor.base.settings import Network, Settings
 from pytest_gvisor.inside.view.environment import without_editors
+from pytest_gvisor.plugin.placement import deselected_key, functions
 
 # What is the host's business alone, with the value that switches it off inside: which tests run,
 # when to stop, where results are written, how many processes there are.
@@ -171,6 +172,15 @@ def coverage(config: pytest.Config) -> dict[str, Any] | None:
 def search_path() -> list[str]:
     """Return ``sys.path`` for the pytest inside: absolute, existing entries only."""
     return [os.path.abspath(path or os.curdir) for path in sys.path]
+
+
+def unwanted(items: Sequence[pytest.Item]) -> list[str]:
+    """Return the functions of which the host has deselected each test: ``file.py::Class::name``.
+
+    The pytest inside makes no tests of them. One may have thousands, by its parameters.
+    """
+    noted = items[0].config.stash.get(deselected_key, set()) if items else set()
+    return sorted(noted.difference(functions(items[0].session.items))) if noted else []
 
 
 def command(script: str) -> list[str]:

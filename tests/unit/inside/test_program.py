@@ -12,6 +12,7 @@ import pytest
 from pytest_gvisor.guest.tests import program as guest
 from pytest_gvisor.inside.boot import variants
 from pytest_gvisor.inside.view import configuration
+from pytest_gvisor.plugin import placement
 from pytest_gvisor.plugin.placement import variant_key
 
 
@@ -86,3 +87,32 @@ def test_a_marker_counts_wherever_it_stands(pytester: pytest.Pytester) -> None:
     assert {plan._replace(inner="") for plan in plans[:3]} == {
         plans[4]._replace(inner="", fresh=False)
     }
+
+
+def test_a_function_with_a_selected_test_is_wanted(pytester: pytest.Pytester) -> None:
+    """A function with a part of its tests is wanted, and one without any is not."""
+    items, _ = pytester.inline_genitems(
+        pytester.makepyfile(
+            """
+            import pytest
+
+            @pytest.mark.parametrize("number", range(3))
+            def test_part(number): pass
+
+            @pytest.mark.parametrize("number", range(3))
+            def test_all(number): pass
+
+            class TestIt:
+                def test_all(self): pass
+            """
+        )
+    )
+    config, path = items[0].config, items[0].path.name
+    assert configuration.unwanted(items) == []
+    assert configuration.unwanted([]) == []
+    items[0].session.items = [items[0]]
+    placement.note_deselected(config, items[1:])
+    assert configuration.unwanted(items[:1]) == []  # a plugin has chosen
+    config.option.markexpr = "not slow"
+    placement.note_deselected(config, items[1:])
+    assert configuration.unwanted(items[:1]) == [f"{path}::TestIt::test_all", f"{path}::test_all"]
