@@ -9,11 +9,14 @@ import hashlib
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pytest_gvisor.base.errors import GvisorError
 from pytest_gvisor.base.escape import quoted
 from pytest_gvisor.base.settings import Platform
-from pytest_gvisor.base.traced import Trace
+
+if TYPE_CHECKING:
+    from pytest_gvisor.base.traced import Trace
 
 _TAIL, _LINES = 2000, 10
 """Of standard error in a message: characters, and lines."""

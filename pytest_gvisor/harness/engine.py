@@ -32,6 +32,13 @@ if TYPE_CHECKING:
     from pytest_gvisor.images.store import Images
 
 
+def _harness() -> tuple[type[Gvisor], type[PlatformProbe]]:
+    """Return classes whose import a start of tests inside would wait for."""
+    from pytest_gvisor.harness import gvisor, platform_probe  # noqa: PLC0415 -- a start would wait
+
+    return gvisor.Gvisor, platform_probe.PlatformProbe
+
+
 class Engine:
     """The engine of a pytest process."""
 
@@ -43,10 +50,7 @@ class Engine:
 
     @functools.cached_property
     def _probe(self) -> PlatformProbe:
-        # A start of tests inside would wait for this import, and for that of `Gvisor` below.
-        from pytest_gvisor.harness.platform_probe import PlatformProbe  # noqa: PLC0415
-
-        return PlatformProbe(self.launcher)
+        return _harness()[1](self.launcher)
 
     def images(self) -> Images:
         """The images of this session."""
@@ -125,9 +129,7 @@ class Engine:
 
         ``more`` are its ``project`` and ``asker``.
         """
-        from pytest_gvisor.harness.gvisor import Gvisor  # noqa: PLC0415 -- a start would wait
-
-        return Gvisor(
+        return _harness()[0](
             runsc=self.binary(settings),
             platform=platform,
             launcher=self.launcher,

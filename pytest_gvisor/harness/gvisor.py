@@ -30,7 +30,6 @@ from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.command import check_extra
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.sessions.launcher import Launcher
-from pytest_gvisor.trace.programs import Programs
 
 if TYPE_CHECKING:
     from pytest_gvisor.images.store import Images
@@ -239,7 +238,7 @@ class Gvisor:
             workload = snapshot.workload_with(env=env, cwd=cwd, user=user)
         restores = snapshot.folder if snapshot else ""
         request = self._request(
-            chosen, workload, restores=restores, streams=Streams, recorder=Programs,
+            chosen, workload, restores=restores, streams=Streams, programs=True,
             asker=Asker("gvisor.sandbox(…)"),
         )  # fmt: skip
         if request.way is Way.FLAG:  # no sandbox is restored with --rootless

@@ -6,20 +6,14 @@ are shown as escapes, and so are control characters.
 
 from __future__ import annotations
 
-import collections
-import dataclasses
-import errno
 import json
 import os
 import re
 
 from pytest_gvisor.base.errors import on_error
 from pytest_gvisor.base.escape import escape
-from pytest_gvisor.base.traced import Change, Trace
 from pytest_gvisor.run.capture import Capture, Drain
 from pytest_gvisor.sessions.private import make_private
-from pytest_gvisor.trace.events import whole
-from pytest_gvisor.trace.points import CHANGES
 
 _MAX = 256 * 1024
 _MAX_PANIC = 4096
@@ -201,13 +195,6 @@ def relevant(log: str) -> list[str]:
 
 
 _STRACE = "strace.go"
-_END = re.compile(
-    r"I\d{4} \S+ +\d+ strace\.go:\d+\] \[ *(\d+): *\d+\] .{,64}? X (\w+)\((.*)\) = \S+ "
-    r"(?:\(0x0\) )?(?:errno=(\d{1,4}) )?",
-    re.DOTALL,
-)
-"""The end of a call in an strace: the process, its name, the call, the arguments, the error."""
-
 _CUT = "[… "
 
 
@@ -221,33 +208,3 @@ def debugged(log: str) -> tuple[list[str], list[str]]:
     cut = [lines.pop(0)] if log.startswith(_CUT) else []
     boot = "\n".join(line for line in lines if _STRACE not in line)
     return cut + relevant(boot), [line for line in lines if _STRACE in line][-_MOST_CALLS:]
-
-
-def with_changes(trace: Trace, written: DebugLogs | None) -> Trace:
-    """Return a trace with the changes that the strace in the boot log has."""
-    log = written and written.captured().get("boot")
-    if not log:
-        return trace
-    # A newline ends an entry if another one follows, which has its kind and date first.
-    entries = re.split(r"\n(?=[IWEF]\d{4} )", log.data().decode("utf-8", "backslashreplace"))
-    found = collections.Counter(filter(None, map(_change, entries)))
-    changes = tuple(dataclasses.replace(one, count=count) for one, count in found.items())
-    cut = f"the strace has more than {_KEPT // 1024**2} MiB, so paths of changes are missing"
-    gaps = (*trace.gaps, cut) if log.truncated else trace.gaps
-    return dataclasses.replace(trace, unverified=changes, gaps=gaps)
-
-
-def _change(entry: str) -> Change | None:
-    """Return the change in an entry of a log; None for any other entry."""
-    found = _END.match(entry)
-    if found is None or found[2] not in CHANGES:
-        return None
-    texts = [one.partition(" ")[2] for one in re.split(r", (?=AT_FDCWD |0x|0o)", found[3])]
-    # The text of a symbolic link is no path from here.
-    paths = [texts.pop(0)] if found[2].startswith("symlink") else []
-    if not found[2].endswith(("at", "at2")):  # else each path comes after a folder's descriptor
-        texts = [text for one in filter(None, texts) for text in ("", one)]
-    for folder, path in zip(texts[::2], texts[1::2], strict=False):
-        paths.append(whole(folder, path) if folder or path[:1] == "/" else path)
-    error = errno.errorcode.get(int(found[4] or 0), found[4] or "")
-    return Change(call=found[2], paths=tuple(paths), error=error, process=int(found[1]), count=1)

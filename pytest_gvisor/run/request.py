@@ -29,8 +29,6 @@ from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.sessions.launcher import Launcher
 from pytest_gvisor.sessions.private import make_private
-from pytest_gvisor.trace.programs import Programs
-from pytest_gvisor.trace.recorder import Recorder
 
 MAX_RECORDS = 50
 MAX_REMEMBERED = 64 * 1024 * 1024
@@ -102,8 +100,8 @@ class Request:
     streams: Callable[..., Pipes] = Pipes
     """Makes the workload's standard streams; takes the arguments of `Pipes`."""
 
-    recorder: Callable[..., Recorder | Programs] = Recorder
-    """Makes the recorder of a traced run; takes the arguments of `Recorder`."""
+    programs: bool = False
+    """Whether each program of a traced sandbox has a trace of its own."""
 
     repeat: Mapping[str, object] = dataclasses.field(default_factory=dict)
     """Keyword arguments that repeat this run, for the repr."""

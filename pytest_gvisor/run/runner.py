@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, cast
 
 from pytest_gvisor.base.completed import Completed, Outcome, Usage
 from pytest_gvisor.base.errors import GvisorError, stage
 from pytest_gvisor.base.settings import Network
-from pytest_gvisor.base.traced import Trace
 from pytest_gvisor.oci import host_paths
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.mounts import shows_devices
@@ -34,7 +34,10 @@ from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.runsc.sidecars import ONE_RELEASE
 from pytest_gvisor.sessions.launcher import Launcher
 from pytest_gvisor.trace import points
-from pytest_gvisor.trace.recorder import Recorder
+
+if TYPE_CHECKING:
+    from pytest_gvisor.base.traced import Trace
+    from pytest_gvisor.trace.recorder import Recorder
 
 
 def run(request: Request, launcher: Launcher, record: Record, hooks: Hooks) -> Completed:
@@ -94,7 +97,7 @@ class Runner:
         keeper = self.launcher.keeper()
         runsc = request.runsc
         traces, values = request.settings.traced, request.settings.traces("values")
-        recorder = request.recorder(runsc.points, runsc.version, values=values) if traces else None
+        recorder = runsc.recorder(warm=request.programs, values=values) if traces else None
         with stage("events", "cannot listen to the sandbox"):
             listener = sentry.Listener(workspace.folder, recorder)
             undo.callback(listener.close)
@@ -217,16 +220,18 @@ class Runner:
     def _trace(self, verdict: Verdict) -> Trace | None:
         """Return the trace of a run that was traced. Its end is known if the verdict is by it."""
         listener = self.supervisor.listener
-        if not isinstance(listener.recorder, Recorder):
+        if listener.recorder is None or self.request.programs:
             return None
         ends = (Outcome.EXITED, Outcome.SIGNALLED, Outcome.TIMED_OUT)
-        trace = listener.recorder.trace(
+        traces, written = self.request.settings.traces("paths"), self.workspace.logs
+        log = written.captured().get("boot") if traces and written else None
+        return cast("Recorder", listener.recorder).trace(
             dropped=listener.dropped,
             broken=listener.broken,
             ended=verdict.exact and verdict.outcome in ends and bool(listener.workload_statuses),
+            strace=log.data().decode("utf-8", "backslashreplace") if log else "",
+            cut=log is not None and log.truncated,
         )
-        paths = self.request.settings.traces("paths")
-        return logs.with_changes(trace, self.workspace.logs) if paths else trace
 
     def _hint(self, pipes: Pipes) -> str:
         networked = self.request.settings.network is not Network.NONE

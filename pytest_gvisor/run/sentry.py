@@ -18,19 +18,22 @@ import os
 import socket
 import struct
 import time
+from typing import TYPE_CHECKING
 
 from pytest_gvisor.base.errors import on_error
 from pytest_gvisor.runsc.command import EVENTS
 from pytest_gvisor.trace import points
-from pytest_gvisor.trace.programs import Programs
 from pytest_gvisor.trace.protobuf import fields
-from pytest_gvisor.trace.recorder import MAX_MESSAGE, Recorder
+
+if TYPE_CHECKING:
+    from pytest_gvisor.trace.programs import Programs
+    from pytest_gvisor.trace.recorder import Recorder
 
 _HANDSHAKE = b"\x08\x01"  # protobuf: field 1 (version), varint 1
 _HEADER = struct.Struct("<HHI")  # header size, message type, dropped count
 _CONTAINER_START = 1  # enum MessageType of common.proto
 _TASK_EXIT = 5
-_MAX_MESSAGE = 64 * 1024
+_MAX_MESSAGE, _MAX_TRACED = 64 * 1024, 256 * 1024
 _BATCH = 64
 _MAX_TASK_EXIT = 4096  # the fields that are asked for take some 40 bytes
 _DRAIN_SECONDS = 1.0  # of the processor's time: what a socket's buffer holds takes milliseconds
@@ -80,7 +83,7 @@ class Listener:
 
         self._taken = 0
         self._statuses: dict[int, None] = {}
-        self._message = bytearray(MAX_MESSAGE if recorder else _MAX_MESSAGE)
+        self._message = bytearray(_MAX_TRACED if recorder else _MAX_MESSAGE)
         self._peer: socket.socket | None = None
         self.endpoint = os.path.join(folder, "events")
         with open(os.path.join(folder, EVENTS), "w", encoding="utf-8") as file:

@@ -23,6 +23,8 @@ from pytest_gvisor.trace import points
 
 if TYPE_CHECKING:
     from pytest_gvisor.runsc.sidecars import Sidecars
+    from pytest_gvisor.trace.programs import Programs
+    from pytest_gvisor.trace.recorder import Recorder
 
 
 _CHANGED = "it changed after it was checked"
@@ -82,6 +84,18 @@ class Runsc(Features, locate.CheckedBinary):
         Raises what `features.ask` raises.
         """
         return points.parse(*features.ask(self, [("trace", "metadata")]))
+
+    def recorder(self, *, warm: bool, values: bool) -> Recorder | Programs:
+        """Return the recorder of a traced run, or of the programs in a ``warm`` sandbox.
+
+        It keeps variables with their ``values``, or without.
+
+        Raises `TraceError`, and what `points` raises.
+        """
+        from pytest_gvisor.trace import programs, recorder  # noqa: PLC0415 -- few runs are traced
+
+        kind = programs.Programs if warm else recorder.Recorder
+        return kind(self.points, self.version, values=values)
 
     @functools.cached_property
     def uses_sidecars(self) -> bool:

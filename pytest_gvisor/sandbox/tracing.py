@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from pytest_gvisor.base.traced import Trace
+from typing import TYPE_CHECKING, cast
+
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.peers import Peer
-from pytest_gvisor.trace.programs import Programs
-from pytest_gvisor.trace.recorder import Recorder
+
+if TYPE_CHECKING:
+    from pytest_gvisor.base.traced import Trace
+    from pytest_gvisor.trace.programs import Programs
+    from pytest_gvisor.trace.recorder import Recorder
 
 
 class Tracing:
@@ -17,8 +21,7 @@ class Tracing:
         self._channel = channel
         self._wanted = wanted
         self._listener = channel.supervisor.listener
-        found = self._listener.recorder
-        self._programs = found if isinstance(found, Programs) else None
+        self._programs = cast("Programs | None", self._listener.recorder)
         # A drop that is reported later counts, because it may be one of this program's events.
         self._dropped = self._listener.dropped
         self._recorder: Recorder | None = None

@@ -9,9 +9,12 @@ from __future__ import annotations
 import dataclasses
 import time
 from base64 import b64encode
+from typing import TYPE_CHECKING
 
 from pytest_gvisor.base.completed import Completed, Outcome
-from pytest_gvisor.base.traced import Trace
+
+if TYPE_CHECKING:
+    from pytest_gvisor.base.traced import Trace
 
 SCHEMA = 1
 _LINES, _BYTES = 20, 4096

@@ -5,17 +5,29 @@ Sources: pkg/sentry/seccheck/points/{common,container,sentry,syscall}.proto of g
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import errno
 import ipaddress
 import os
 import posixpath
+import re
 import socket
 from typing import NamedTuple
 
+from pytest_gvisor.base.traced import Change, File
+from pytest_gvisor.trace.points import CHANGES
 from pytest_gvisor.trace.protobuf import fields, signed, text
 
 _CALLS = (6, 7, 8, 10, 11, 12, 24, 37)
 """The kinds of messages whose second field is the end of a system call."""
+
+_END = re.compile(
+    r"I\d{4} \S+ +\d+ strace\.go:\d+\] \[ *(\d+): *\d+\] .{,64}? X (\w+)\((.*)\) = \S+ "
+    r"(?:\(0x0\) )?(?:errno=(\d{1,4}) )?",
+    re.DOTALL,
+)
+"""The end of a call in an strace: the process, its name, the call, the arguments, the error."""
 
 INTERNET = (socket.AF_INET, socket.AF_INET6)
 
@@ -59,28 +71,17 @@ def parse(kind: int, payload: bytes) -> Event:
     )
 
 
-class Way(NamedTuple):
-    """A path, and one way in which it was opened."""
-
-    path: str
-    read: bool
-    written: bool
-    listed: bool = False
-    created: bool = False
-    error: str = ""
-
-
 def whole(folder: str, path: str) -> str:
     """Return an absolute path without ``.``, ``..`` and double slashes."""
     return "/" + posixpath.normpath(posixpath.join("/", folder, path)).lstrip("/")
 
 
-def way_of(path: str, flags: int, error: str) -> Way:
-    """Return the way in which the flags of a call open a path."""
+def file_of(path: str, flags: int, error: str) -> File:
+    """Return a file, opened in the way of a call's flags."""
     mode = flags & 3  # O_ACCMODE
     listed = flags & os.O_DIRECTORY and mode == os.O_RDONLY
     opened = not listed and not flags & os.O_PATH
-    return Way(
+    return File(
         path=path,
         read=opened and mode in (os.O_RDONLY, os.O_RDWR),
         written=opened and bool(mode in (os.O_WRONLY, os.O_RDWR) or flags & os.O_TRUNC),
@@ -106,3 +107,27 @@ def address_of(sockaddr: int | bytes) -> str:
             return "unix:@" + name[1:].decode("utf-8", "backslashreplace")
         return "unix:" + name.partition(b"\0")[0].decode("utf-8", "backslashreplace")
     return "" if family in (socket.AF_UNSPEC, *INTERNET) else f"family {family}"
+
+
+def changes(strace: str) -> tuple[Change, ...]:
+    """Return the changes in a boot log with an strace."""
+    # A newline ends an entry if another one follows, which has its kind and date first.
+    entries = re.split(r"\n(?=[IWEF]\d{4} )", strace)
+    found = collections.Counter(filter(None, map(_change, entries)))
+    return tuple(dataclasses.replace(one, count=count) for one, count in found.items())
+
+
+def _change(entry: str) -> Change | None:
+    """Return the change in an entry of a log; None for any other entry."""
+    found = _END.match(entry)
+    if found is None or found[2] not in CHANGES:
+        return None
+    texts = [one.partition(" ")[2] for one in re.split(r", (?=AT_FDCWD |0x|0o)", found[3])]
+    # The text of a symbolic link is no path from here.
+    paths = [texts.pop(0)] if found[2].startswith("symlink") else []
+    if not found[2].endswith(("at", "at2")):  # else each path comes after a folder's descriptor
+        texts = [text for one in filter(None, texts) for text in ("", one)]
+    for folder, path in zip(texts[::2], texts[1::2], strict=False):
+        paths.append(whole(folder, path) if folder or path[:1] == "/" else path)
+    error = errno.errorcode.get(int(found[4] or 0), found[4] or "")
+    return Change(call=found[2], paths=tuple(paths), error=error, process=int(found[1]), count=1)

@@ -6,6 +6,7 @@ The sender may have been taken over by untrusted code, so all that is kept is bo
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 import os
 import socket
@@ -13,11 +14,10 @@ from collections.abc import Callable, Mapping
 
 from pytest_gvisor.base import traced
 from pytest_gvisor.trace import points
-from pytest_gvisor.trace.events import INTERNET, Event, Way, address_of, parse, way_of, whole
+from pytest_gvisor.trace.events import INTERNET, Event, address_of, changes, file_of, parse, whole
 from pytest_gvisor.trace.points import Known
 from pytest_gvisor.trace.protobuf import texts
 
-MAX_MESSAGE = 256 * 1024
 MAX_KEPT = 100_000
 """Different files, commands, connections and processes."""
 
@@ -44,10 +44,10 @@ def parse_once(kind: int, payload: bytes) -> Event:
 class Opened:
     """How often a file was opened in one way."""
 
-    __slots__ = ("closed", "opened", "process", "way")
+    __slots__ = ("closed", "file", "opened", "process")
 
-    def __init__(self, way: Way, process: int) -> None:
-        self.way = way
+    def __init__(self, file: traced.File, process: int) -> None:
+        self.file = file
         self.process = process
         self.opened = 0
         self.closed = 0
@@ -107,7 +107,7 @@ class Recorder:
 
     def begin_anew(self) -> None:
         """Forget what was done so far. Processes and their descriptors stay known."""
-        self._files: dict[Way, Opened] = {}
+        self._files: dict[traced.File, Opened] = {}
         self._paths: set[str] = set()
         self._commands: list[traced.Command] = []
         self._connections: dict[tuple[str, str, str], traced.Connection] = {}
@@ -222,7 +222,7 @@ class Recorder:
         if path == self.mark:
             self.mark = ""
             return
-        opened = self._opened(way_of(path, flags, event.error), event.process)
+        opened = self._opened(file_of(path, flags, event.error), event.process)
         if opened is not None and not event.error:
             self._hold(event, opened)
 
@@ -235,13 +235,13 @@ class Recorder:
         self._held += not known
         self._descriptors.setdefault(event.process, {})[event.result] = what
 
-    def _opened(self, way: Way, process: int) -> Opened | None:
+    def _opened(self, file: traced.File, process: int) -> Opened | None:
         """Count a file that was opened so, and return it; None if there is no room."""
-        found = self._files.get(way)
-        if found is None and self._room(way.path):
-            found = self._files[way] = Opened(way, process)
-            if not way.error:
-                self._paths.add(way.path)
+        found = self._files.get(file)
+        if found is None and self._room(file.path):
+            found = self._files[file] = Opened(file, process)
+            if not file.error:
+                self._paths.add(file.path)
         if found is not None:
             found.opened += 1
         return found
@@ -254,7 +254,7 @@ class Recorder:
             return
         if own is not None:
             own.closed += 1
-            if path in (own.way.path, own.way.path + _DELETED):
+            if path in (own.file.path, own.file.path + _DELETED):
                 return
         elif path in self._paths or path.removesuffix(_DELETED) in self._paths:
             return
@@ -262,14 +262,14 @@ class Recorder:
         # opened by a call without a path.
         known = own or self._inherited(event.process, number)
         if isinstance(known, Opened):
-            if self._files.get(known.way) is known:  # and not before this trace
-                self._add(known.way._replace(path=path), event.process)
+            if self._files.get(known.file) is known:  # and not before this trace
+                self._add(dataclasses.replace(known.file, path=path), event.process)
         elif not path.startswith("/memfd:") and not path.endswith(_DELETED):
-            self._add(Way(path, read=True, written=True), event.process)
+            self._add(traced.File(path=path, read=True, written=True), event.process)
 
-    def _add(self, way: Way, process: int) -> None:
+    def _add(self, file: traced.File, process: int) -> None:
         """Count a file whose path the sentry reported at a close."""
-        if (found := self._opened(way, process)) is not None:
+        if (found := self._opened(file, process)) is not None:
             found.closed += 1
 
     def _inherited(self, process: int, number: int) -> Opened | str | None:
@@ -342,10 +342,14 @@ class Recorder:
 
     # --- the result
 
-    def trace(self, *, dropped: int, broken: bool, ended: bool, running: int = 0) -> traced.Trace:
+    def trace(
+        self, *, dropped: int, broken: bool, ended: bool, running: int = 0, strace: str = "",
+        cut: bool = False,
+    ) -> traced.Trace:  # fmt: skip
         """Return the trace. ``ended`` is whether the end of the first process was seen.
 
-        ``running`` is how many processes run on, whose events are not waited for.
+        ``running`` is how many processes run on, whose events are not waited for. ``strace`` has
+        the paths of changes, and was ``cut`` if it was too long.
         """
         missing = self._unnamed + collections.Counter(self._pending.values())
         unnamed = [sum(map(missing.__getitem__, one)) for one in (self._opens, self._execs)]
@@ -353,6 +357,7 @@ class Recorder:
             "the end of the first process was not seen": not ended,
             f"{running} of its processes had not ended": running,
             f"{dropped} events were dropped": dropped,
+            "the strace was too long, so paths of changes are missing": cut,
             "the sandbox sent what is no event": broken,
             f"{self._left_out} events had no room: a trace has {MAX_KEPT} different entries, and "
             f"{MAX_BYTES // 1024**2} MiB of text": self._left_out,
@@ -363,8 +368,8 @@ class Recorder:
         }
         return traced.Trace(
             files=tuple(
-                traced.File(
-                    **one.way._asdict(), process=one.process, confirmed=one.opened == one.closed
+                dataclasses.replace(
+                    one.file, process=one.process, confirmed=one.opened == one.closed
                 )
                 for one in self._files.values()
             ),
@@ -381,6 +386,7 @@ class Recorder:
                 traced.Change(call=call, error=error, process=process, count=count)
                 for (call, error, process), count in self._changes.items()
             ),
+            unverified=changes(strace),
             processes=tuple(
                 traced.TracedProcess(pid=pid, parent=parent, command=self._last.get(pid, ()))
                 for pid, parent in self.parents.items()

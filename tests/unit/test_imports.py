@@ -415,6 +415,14 @@ print("looks:", len(looks))
 """
 
 
+def test_a_run_that_is_not_traced_imports_no_values_of_traces() -> None:
+    """Python makes their classes in milliseconds, for which each start would wait."""
+    names = ("harness.gvisor", "run.runner", "sandbox.sandbox", "inside.worker")
+    code = f"import sys, {', '.join(PREFIX + name for name in names)}; print(*sys.modules)"
+    traces = {"base.traced", "trace.events", "trace.recorder", "trace.programs"}
+    assert not {PREFIX + name for name in traces} & {*run("-c", code).split()}
+
+
 def test_a_run_without_gvisor_looks_through_the_installed_packages_no_more_often(
     tmp_path: Path,
 ) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import pickle
 import secrets
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pytest_gvisor.base.errors import TraceError
-from pytest_gvisor.base.traced import Trace
 from pytest_gvisor.run.supervisor import Supervisor
-from pytest_gvisor.trace.recorder import Recorder
+
+if TYPE_CHECKING:
+    from pytest_gvisor.base.traced import Trace
+    from pytest_gvisor.trace.recorder import Recorder
 
 
 class TestTrace:
@@ -24,8 +26,7 @@ class TestTrace:
         self._supervisor = supervisor
         self.forbid = forbid
         self._dropped = 0
-        found = supervisor.listener.recorder
-        self._recorder = found if isinstance(found, Recorder) else None
+        self._recorder = cast("Recorder | None", supervisor.listener.recorder)
 
     def begin(self) -> None:
         """Forget what came before a test."""

@@ -1,7 +1,6 @@
 """The logs of a run: read with limits, escaped, and without an error for any content."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_gvisor.base.escape import escape
-from pytest_gvisor.base.traced import Change, Trace
 from pytest_gvisor.run import logs
 from pytest_gvisor.run.capture import Capture
 
@@ -114,80 +112,6 @@ def test_a_strace_is_apart_from_what_a_boot_log_tells() -> None:
     log = "\n".join([*strace[:50], "W0101 warned", *strace[50:]])
     assert logs.debugged(log) == (["W0101 warned"], strace[-40:])
     assert logs.debugged("") == ([], [])
-
-
-STRACE = {
-    "unlink(0x7e c d)": ("c d",),
-    "rename(0xa5ee10 f, 0xa5ee40 /g/../h)": ("f", "/h"),
-    "mkdir(0x7e x y, z) = 0 (0x0) (1us), 0o777)": ("x y, z) = 0 (0x0) (1us)",),
-    "mkdir(0x7e a\nb, 0o777)": ("a\nb",),
-    "chmod(0xa5ee40 /g, 0o600)": ("/g",),
-    "fchmod(0x3 /tmp/a, 0o700)": ("/tmp/a",),
-    "symlink(0x1 ../text, 0x2 /s)": ("../text", "/s"),
-    "symlinkat(0x1 text, AT_FDCWD /tmp, 0x2 s)": ("text", "/tmp/s"),
-    "unlinkat(0x3 /tmp/a, 0x7e h, 0x200)": ("/tmp/a/h",),
-    "mkdirat(AT_FDCWD /x y, 0x7e z, 0o777)": ("/x y/z",),
-    "renameat2(AT_FDCWD /, 0x1 a, 0x4 /b, 0x2 /c, 0x0)": ("/a", "/c"),
-    "linkat(0x3 /a, 0x1 , AT_FDCWD /, 0x2 b, 0x1000)": ("/a", "/b"),
-}
-
-
-@pytest.fixture
-def boot(tmp_path: Path) -> Iterator[logs.DebugLogs]:
-    """Debug logs whose boot log is to be written."""
-    written = logs.DebugLogs(str(tmp_path / "logs"))
-    yield written
-    written.close()
-
-
-def traced(boot: logs.DebugLogs, folder: Path, text: str) -> Trace:
-    """A trace with the changes in a boot log of this text."""
-    with open(folder / "logs/boot", "wb", buffering=0) as log:
-        log.write(text.encode("utf-8", "surrogateescape"))
-    return logs.with_changes(Trace(), boot)
-
-
-@pytest.mark.parametrize(
-    ("call", "paths"), STRACE.items(), ids=[one.partition("(")[0] for one in STRACE]
-)
-def test_the_strace_has_the_paths_of_a_change(
-    boot: logs.DebugLogs, tmp_path: Path, call: str, paths: tuple[str, ...]
-) -> None:
-    """The end of a call has its error, of 20240729 beside another result."""
-    name = call.partition("(")[0]
-    begin = "I1129 18:51:19.101321       1 strace.go:604] [  12:  13] python3"
-    ends = {"0 (0x0)": "", "-1 errno=2 (no such file)": "ENOENT", "0 (0x0) errno=13 (x)": "EACCES"}
-    text = "".join(f"{begin} {way} {call} = {end} (2µs)\n" for end in ends for way in "EXX")
-    trace = traced(
-        boot,
-        tmp_path,
-        f"I1129 18:00:00.1 1 boot.go:1] x\n{text}{begin} X read(0x0) = 1 (0x1) (1µs)\n",
-    )
-    assert trace.complete
-    assert trace.unverified == tuple(
-        Change(call=name, paths=paths, error=error, process=12, count=2) for error in ends.values()
-    )
-
-
-def test_a_strace_without_its_middle_is_a_gap(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No log is an empty one. A torn entry has no change."""
-    monkeypatch.setattr(logs, "_KEPT", 1000)
-    boot = logs.DebugLogs(str(tmp_path / "logs"))
-    assert traced(boot, tmp_path, "") == logs.with_changes(Trace(), None) == Trace()
-    torn = "I1129 18:51:19.1 1 strace.go:604] [   1:   1] x X unlink(0x1 /a\n"
-    trace = traced(boot, tmp_path, torn * 100)
-    boot.close()
-    assert (len(trace.gaps), trace.unverified) == (1, ())
-    assert trace.gaps[0].startswith("the strace has more than ")
-
-
-@given(text=st.text() | st.from_regex(logs._END))
-def test_any_strace_is_read(text: str) -> None:
-    """A text that is no change is None."""
-    found = logs._change(text)
-    assert found is None or found.call in text
 
 
 BOOT = """\

@@ -1,7 +1,6 @@
 """The machines whose system calls can be traced."""
 
 import os
-from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +13,7 @@ def test_each_machine_of_gvisor_has_its_numbers(
     monkeypatch: pytest.MonkeyPatch, machine: str
 ) -> None:
     """arm64 has no open and no creat."""
-    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine=machine))
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("", "", "", "", machine)))
     found = points.calls()
     assert {*points.EXECS, *points.SENDS, "openat", "openat2"} <= found.keys()
     assert len({*found.values()}) == len(found)
@@ -24,6 +23,6 @@ def test_each_machine_of_gvisor_has_its_numbers(
 
 def test_another_machine_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names it."""
-    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="riscv64"))
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("", "", "", "", "riscv64")))
     with pytest.raises(TraceError, match="riscv64 cannot be traced"):
         points.calls()

@@ -356,6 +356,7 @@ def test_a_mark_is_no_file() -> None:
         ({"dropped": 3}, "3 events were dropped"),
         ({"broken": True}, "no event"),
         ({"ended": False}, "the end of the first process was not seen"),
+        ({"cut": True}, "the strace was too long"),
     ],
 )
 def test_a_trace_with_a_gap_says_so(more: dict[str, Any], words: str) -> None:
