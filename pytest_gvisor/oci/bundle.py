@@ -24,6 +24,10 @@ from pytest_gvisor.programs.paths import within
 from pytest_gvisor.sessions import private
 
 CONFIG: Final = "config.json"
+_STAND_IN: Final = {
+    "ociVersion": "1.0.2",
+    "process": {"args": ["-"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +105,15 @@ class Bundle:
         value = load(_read(folder), where=where)
         _drop_unsafe(value, notes)
         spec, found = validate.examine(value)
+        whole = spec is not None
+        if spec is None and isinstance(value, dict):
+            # With these in place of missing or bad values, the problems of the rest are found too.
+            spec, _ = validate.examine({**value, **_STAND_IN})
         if spec is not None:
             spec = _resolve(spec, os.path.realpath(folder), found, notes, allow)
-            found += [text for text in validate.problems(spec) if text not in found]
-        if found or spec is None:
+            if whole:
+                found += [text for text in validate.problems(spec) if text not in found]
+        if found or spec is None or not whole:
             raise InvalidBundle(bounded(found), where=where)
         sources = [mount.source for mount in spec.mounts if mount.is_bind]
         identities = {

@@ -28,6 +28,7 @@ _PARTS: Final = (
 _BREW: Final = "/home/linuxbrew/.linuxbrew"
 _STORES: Final = {
     "/nix/store": ("/nix/store",),
+    "/gnu/store": ("/gnu/store",),
     _BREW: tuple(f"{_BREW}/{name}" for name in ("bin", "lib", "opt", "Cellar")),
 }
 _SYSTEM: Final = ("/usr", "/usr/local")

@@ -197,15 +197,17 @@ def test_a_relative_source_is_in_the_bundle(sample: Sample, elsewhere: Elsewhere
 
 
 def test_all_is_reported_together(sample: Sample, elsewhere: Elsewhere) -> None:
-    """Misspelt keys, hooks and an escaping root are in one report."""
+    """Misspelt keys, hooks, a missing program and an escaping root are in one report."""
     value = sample("runc")
     value["hooks"] = {"prestart": [{"path": "/bin/touch"}]}
     value["process"]["noNewPriviliges"] = True
+    del value["process"]["args"]
     value["root"]["path"] = "../../.."
     with pytest.raises(InvalidBundle) as caught:
         Bundle.open(elsewhere(value))
     assert sorted(text.split(":")[0] for text in caught.value.problems) == [
         "hooks",
+        "process.args",
         "process.noNewPriviliges",
         "root.path",
     ]
