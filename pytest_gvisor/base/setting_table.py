@@ -230,6 +230,12 @@ SETTINGS = (
         "and connect, each also with a pattern, such as write:/app/**.",
     ),
     Setting(
+        name="explain",
+        kind="flag",
+        sources=_SESSION,
+        help="with native among the platforms: run tests that differ again, and say why they do.",
+    ),
+    Setting(
         name="keep",
         kind="keep",
         sources=_SESSION,

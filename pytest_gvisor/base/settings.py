@@ -121,6 +121,9 @@ class Settings:
     forbid: tuple[str, ...] = ()
     """Acts that fail a run or a test inside: kinds, each alone or with a pattern."""
 
+    explain: bool = False
+    """Whether tests that differ from the host run again, and a sentence says why they differ."""
+
     keep: Keep = Keep.NONE
     """The tests whose bundles, logs and replay scripts stay under pytest's base temp."""
 

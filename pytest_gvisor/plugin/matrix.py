@@ -18,7 +18,7 @@ import pytest
 from pytest_gvisor.base.errors import ReportError
 from pytest_gvisor.base.escape import escape, safe, uncoloured
 from pytest_gvisor.base.setting_values import NATIVE
-from pytest_gvisor.plugin import cells
+from pytest_gvisor.plugin import cells, explain
 from pytest_gvisor.plugin.entries import MAX_OUTPUT, CellInMaking
 from pytest_gvisor.plugin.placement import here_is_inside
 from pytest_gvisor.plugin.precedence import run_settings
@@ -136,6 +136,9 @@ class Collector:
         if self._config.getoption("collectonly", False):
             return
         self.report = self._build_report(session)
+        if run_settings(self._config).explain:
+            told = explain.why(self._config, self.report)
+            self.report = dataclasses.replace(self.report, notes=(*self.report.notes, *told))
         for path in run_settings(self._config).report:
             problem = outputs.write(self.report, resolve_path(self._config, path))
             if problem:

@@ -34,6 +34,8 @@ def show(
         terminal.section("gVisor: platforms differ", "=")
         for line in differing(report):
             terminal.write_line(safe(line))
+        for note in report.notes:
+            terminal.write_line(safe(one_line(note)))
         for line in figures(report):
             terminal.write_line(safe(line))
     elif report.rows and terminal.verbosity >= 0:

@@ -131,6 +131,7 @@ def launch(config: pytest.Config, plan: Plan, saved: str = "") -> Link:
     ``saved`` is the folder of a sandbox of the same plan that was saved at its gate. With it, the
     pytest goes on from there.
     """
+    logs = config.getoption("gvisor_strace", None)  # see plugin/explain.py
     request = Request(
         runsc=plan.runsc,
         platform=plan.platform,
@@ -141,6 +142,7 @@ def launch(config: pytest.Config, plan: Plan, saved: str = "") -> Link:
         # A file of the host's that is mapped there has not been tried on kvm's page tables.
         streams=Streams if plan.platform is Platform.KVM else SharedStreams,
         restores=saved,
+        extra_flags=("--strace", "--debug-log", f"{logs}/%COMMAND%") if logs else (),
     )
     launcher, record = engine_of(config).launcher, Record()
     with contextlib.ExitStack() as undo:
