@@ -42,9 +42,8 @@ def _harness() -> tuple[type[Gvisor], type[PlatformProbe]]:
 class Engine:
     """The engine of a pytest process."""
 
-    def __init__(self, launcher: Launcher | None = None) -> None:
-        """``launcher`` may have begun."""
-        self.launcher = launcher or Launcher()
+    def __init__(self) -> None:
+        self.launcher = Launcher()
         self._found: dict[str | None, Runsc | GvisorError] = {}
         self._images: Images | None = None
 

@@ -67,11 +67,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Start the first sandbox: all plugins are configured, and nothing of the session is done."""
     config = session.config
     if placement.is_asked_for(config) and _runs_tests(config):
-        from pytest_gvisor.plugin.stash import launcher_of  # noqa: PLC0415 -- idle costs nothing
-
-        launcher_of(config).begin()
-        # The keeper comes up while the modules that use it are imported.
-        from pytest_gvisor.inside.boot.early import Early  # noqa: PLC0415
+        from pytest_gvisor.inside.boot.early import Early  # noqa: PLC0415 -- idle costs nothing
 
         early = Early(config)
         config.pluginmanager.register(early, placement.EARLY)

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from pytest_gvisor.harness.engine import Engine
     from pytest_gvisor.harness.gvisor import Gvisor
     from pytest_gvisor.run.request import Record
-    from pytest_gvisor.sessions.launcher import Launcher
 
-_launcher_key: pytest.StashKey[Launcher] = pytest.StashKey()
 _engine_key: pytest.StashKey[Engine] = pytest.StashKey()
 _harnesses_key: pytest.StashKey[list[Gvisor]] = pytest.StashKey()
 _failed_key: pytest.StashKey[bool] = pytest.StashKey()
@@ -25,26 +23,12 @@ platform_key: pytest.StashKey[Platform] = pytest.StashKey()
 """The platform of a test, from when it is decided."""
 
 
-def launcher_of(config: pytest.Config) -> Launcher:
-    """Return this process's launcher, made on the first call and closed with the session."""
-    if _launcher_key not in config.stash:
-        from pytest_gvisor.sessions.launcher import Launcher  # noqa: PLC0415 -- idle costs nothing
-
-        launcher = config.stash[_launcher_key] = Launcher()
-
-        def close() -> None:
-            launcher.close()  # again, where there is an engine: that reports what it has left
-
-        config.add_cleanup(close)
-    return config.stash[_launcher_key]
-
-
 def engine_of(config: pytest.Config) -> Engine:
     """Return this process's engine, made on the first call and closed with the session."""
     if _engine_key not in config.stash:
         from pytest_gvisor.harness.engine import Engine  # noqa: PLC0415 -- idle costs nothing
 
-        engine = config.stash[_engine_key] = Engine(launcher_of(config))
+        engine = config.stash[_engine_key] = Engine()
         config.add_cleanup(engine.close)
     return config.stash[_engine_key]
 

@@ -206,14 +206,6 @@ class Launcher:
         """The number of files and processes of runs that could not be removed. `close` returns
         those of the session."""
 
-    def begin(self) -> None:
-        """Let the keeper come up while the caller does something else.
-
-        A problem is not reported here: the first run meets it again.
-        """
-        with contextlib.suppress(LaunchError):
-            self._ensure()
-
     def session(self) -> SessionDir:
         """Return the session folder. Raises `LaunchError` if it cannot be made."""
         return self._ensure()[1]

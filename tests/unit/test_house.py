@@ -57,7 +57,7 @@ SIZES = {str(path.relative_to(PACKAGE)): lines_of(path) for path in MODULES}
 
 
 def test_each_folder_keeps_to_its_budget() -> None:
-    """And all of them together to 26,277 lines in 251 modules.
+    """And all of them together to 26,251 lines in 251 modules.
 
     1,032 lines and ten modules of these are traces, which are no part of the 24,867.
     """
@@ -66,7 +66,7 @@ def test_each_folder_keeps_to_its_budget() -> None:
         folders[name.partition("/")[0] if "/" in name else ""] += size
     assert folders.keys() == BUDGETS.keys()
     assert {name: size for name, size in folders.items() if size > BUDGETS[name]} == {}
-    assert folders.total() <= 26_277
+    assert folders.total() <= 26_251
     assert len(MODULES) <= 251
 
 

@@ -29,7 +29,6 @@ class Early:
         self._config = config
         self._owner = os.getpid()
         self._started: Started | None = None
-        self._refused = ""
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> Iterator[None]:
@@ -38,14 +37,6 @@ class Early:
         if not any(variant_key in item.stash for item in session.items):
             self.discard()
         return result
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Report with ``-v`` a sandbox that was started for nothing."""
-        if self._refused and self._config.get_verbosity() > 0:
-            terminalreporter.write_line(
-                "gvisor: a sandbox was started before the collection, and not used, because "
-                f"these were others after it: {self._refused}"
-            )
 
     def begin(self) -> bool:
         """Start a sandbox for tests with the run's own settings, if it is clear which one.
@@ -94,11 +85,8 @@ class Early:
         started = self._started
         if started is None:
             return None
-        names = started.plan.changed(plan)
-        if not names and host_files.now(self._config, started.state) != started.state:
-            names = ["files"]
-        if names or self._owner != os.getpid():
-            self._refused = ", ".join(names)
+        same = not started.plan.changed(plan) and self._owner == os.getpid()
+        if not same or host_files.now(self._config, started.state) != started.state:
             self.discard()
             return None
         self._started = None
