@@ -144,6 +144,9 @@ class Change:
         return f"{how} {self.count}x: {shown}{_failed(self.error)}"
 
 
+_Act = Connection | ListeningSocket | Command | File | Change
+
+
 @dataclass(frozen=True, kw_only=True)
 class TracedProcess:
     """A process of the workload."""
@@ -307,22 +310,40 @@ class Trace:
         names = ("read", "written", "commands", "connections", "processes")
         shown = " ".join(f"{name}={len(getattr(self, name))}" for name in names)
         gaps = f" NOT COMPLETE: {'; '.join(self.gaps)}" if self.gaps else ""
-        return f"<Trace {shown}{gaps}>"
+        return f"<Trace {shown} datagrams={self.datagrams}{gaps}>"
 
     def __str__(self) -> str:
         """Return a line for each connection, listener, command, file that `read` leaves in, and
         change.
         """
+        acts, more = self._acts()
+        lines = [f"  {one}, by process {one.process}" for one in acts]
+        return "\n".join([repr(self), *lines, *more])
+
+    def _acts(self) -> tuple[list[_Act], list[str]]:
+        """Return the acts that are shown, and a line on the number of others."""
         files = (
             one for one in self.files if not (_cached(one) if _writes(one) else _folded(one.path))
         )
-        acts: list[Connection | ListeningSocket | Command | File | Change] = [
+        acts: list[_Act] = [
             *self.connections, *self.listeners, *self.executed, *self.attempts, *files,
             *self.changes, *self.unverified,
         ]  # fmt: skip
-        lines = [f"  {one}, by process {one.process}" for one in acts[:_SHOWN]]
         more = [f"  … and {len(acts) - _SHOWN} more"] if len(acts) > _SHOWN else []
-        return "\n".join([repr(self), *lines, *more])
+        return acts[:_SHOWN], more
+
+    def tree(self) -> str:
+        """Return a line for each process below its parent, with those for what it did below it."""
+        acts, more = self._acts()
+        keys: dict[int, tuple[int, ...]] = {}
+        lines = []
+        for number, process in enumerate(self.processes[:_SHOWN]):
+            key = keys[process.pid] = (*keys.get(process.parent, ()), number)
+            lines.append((key, f"process {process.pid}: {_line(' '.join(process.command))}"))
+        lines += [(keys.get(one.process, (_SHOWN,)), f"  {one}") for one in acts]
+        lines.sort(key=lambda line: line[0])
+        shown = ["  " * min(len(key), 20) + text for key, text in lines]
+        return "\n".join([repr(self), *shown, *more])
 
     def first_lines(self) -> str:
         """Return some lines for the report of a failure; the counts only where there are gaps."""

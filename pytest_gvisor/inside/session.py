@@ -29,6 +29,7 @@ from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 from pytest_gvisor.inside.worker import Worker
 from pytest_gvisor.plugin import cells
 from pytest_gvisor.plugin.placement import FIELDS
+from pytest_gvisor.report.run_texts import run_of
 from pytest_gvisor.run.not_started import NO_NETWORK, NO_NETWORK_TOLD
 
 _MAX_FALSE_STARTS = 3
@@ -122,8 +123,9 @@ class InsideSession:
             began_in, worker.fresh = worker.fresh or began_in, None
             shown = worker.used if report.failed else began_in
             start = None if began_in is None else began_in.supervisor.start
-            record = shown.record if shown is not None and group.settings.report else None
-            cells.attach_inside_cell(item, report, start=start, record=record)
+            told = shown if group.settings.report else None
+            run = run_of(told.record, told.traced.acts(tree=True)) if told is not None else None
+            cells.attach_inside_cell(item, report, start=start, run=run)
             with self._logging(captured=worker.captured):
                 item.ihook.pytest_runtest_logreport(report=report)
             last = report

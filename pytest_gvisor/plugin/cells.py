@@ -26,7 +26,6 @@ from pytest_gvisor.report.run_texts import run_of
 
 if TYPE_CHECKING:
     from pytest_gvisor.base.completed import Usage
-    from pytest_gvisor.run.request import Record
 
 CELL = "gvisor_cell"
 ROSTER = "gvisor_roster"
@@ -62,12 +61,12 @@ def attach_cell(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.Te
 
 
 def attach_inside_cell(
-    item: pytest.Item, report: pytest.TestReport, *, start: float | None, record: Record | None
+    item: pytest.Item, report: pytest.TestReport, *, start: float | None, run: dict[str, str] | None
 ) -> None:
     """Attach the sandbox's data to a report of a test inside.
 
-    ``start`` is the seconds that a start for this test has taken. ``record`` is of a sandbox whose
-    details the report files have.
+    ``start`` is the seconds that a start for this test has taken. ``run`` has the details
+    of the sandbox for the report files.
     """
     cell = cell_of(item)
     if cell is None:
@@ -76,8 +75,8 @@ def attach_inside_cell(
     data["starts_ms"] = _milliseconds([] if start is None else [start])
     if report.failed:
         report.sections.append(section(data["command"]))
-    if record is not None:
-        data["runs"] = [run_of(record)]
+    if run is not None:
+        data["runs"] = [run]
     if report.when == "teardown":
         _add_properties(report, data)
     vars(report)[CELL] = data

@@ -48,8 +48,9 @@ def _detail(report: Report, row: Row, cell: Cell) -> dict[str, Any]:
             (name, escape(text))
             for name, text in (
                 ("command", run.args), ("ended", run.ended), ("standard output", run.stdout),
-                ("standard error", run.stderr), ("runsc's command line", run.command),
-                ("config.json", run.config), ("log", run.log),
+                ("standard error", run.stderr), ("what it did", run.trace),
+                ("runsc's command line", run.command), ("config.json", run.config),
+                ("log", run.log),
             )
             if text
         ]

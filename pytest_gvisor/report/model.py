@@ -86,6 +86,9 @@ class Run:
     log: str = ""
     """runsc's error records, panic log, and what is relevant of its boot log."""
 
+    trace: str = ""
+    """What its processes did, as a tree of lines; nothing of a run that was not traced."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Other:

@@ -108,12 +108,15 @@ def _debug(title: str, record: Record) -> Iterator[tuple[str, str]]:
 _MAX_CONFIG = 24_000
 
 
-def run_of(record: Record) -> dict[str, str]:
+def run_of(record: Record, did: str = "") -> dict[str, str]:
     """Return a run in the form of the report; each text is bounded and escaped.
+
+    ``did`` is the trace of a test inside. A run on the host has its own.
 
     xdist cannot send a lone surrogate, which an argument that is no UTF-8 has.
     """
     done = record.completed
+    did = did or (done.trace.tree() if done is not None and done.trace is not None else "")
     texts = {
         "args": head(shlex.join(record.args), _LONGEST),
         "command": head(record.command, _LONGEST),
@@ -122,6 +125,7 @@ def run_of(record: Record) -> dict[str, str]:
         "stderr": "" if done is None else tail(done.stderr, _LONGEST),
         "config": _config(record),
         "log": _log(record),
+        "trace": head(did, _MAX_CONFIG),
     }
     return {name: escape(text) for name, text in texts.items()}
 

@@ -164,6 +164,47 @@ def test_a_cell_has_what_its_sandboxes_have_used(project: Project) -> None:
     assert (free.cpu_time, free.peak_memory, free.peak_tasks) == (0, 0, 0)
 
 
+def test_a_report_has_the_trace_of_a_test_as_a_tree(alone: Project) -> None:
+    """Also that of a test inside. A test that is not traced has none."""
+    alone.test(
+        r"""
+        import pytest, subprocess
+
+        CODE = "import os, socket; socket.socket().connect_ex(('127.0.0.1', 9)); os.system('true')"
+
+        @pytest.mark.gvisor(trace=True)
+        def test_host(gvisor):
+            gvisor.run(["python3", "-I", "-S", "-c", CODE])
+
+        @pytest.mark.in_gvisor
+        @pytest.mark.gvisor(trace=True)
+        def test_inside():
+            open("/tmp/<script>\x1b[2J", "w").close()
+            assert subprocess.run(["true", "argument"]).returncode
+
+        def test_untraced(gvisor):
+            gvisor.run(["true"])
+        """
+    )
+    alone.run("--gvisor-report=r.json", "--gvisor-report=r.html").ends(passed=2, failed=1)
+    found = cells(read(alone.folder), "systrap")
+    tree = found["test_host"].runs[-1].trace.split("\n")
+    assert tree[0].startswith("<Trace read=0 written=0 commands=2 connections=1 processes=2 ")
+    assert [line.partition(" -")[0] for line in tree[1:4]] == [
+        "  process 1: python3", "    connected: 127.0.0.1:9 (ECONNREFUSED)",
+        "    executed: python3",
+    ]  # fmt: skip
+    assert tree[-2].startswith("    process 2: ")
+    assert tree[-1].startswith("      executed: ")
+    inside = found["test_inside"].runs[-1].trace
+    assert re.search(r"(?m)^ +written, created: /tmp/<script>\\x1b\[2J$", inside)
+    assert re.search(r"(?m)^ +process \d+: true argument\n +executed: /\S+/true argument$", inside)
+    assert found["test_untraced"].runs[-1].trace == ""
+    page = (alone.folder / "r.html").read_text()
+    assert page.count('"what it did"') == 3  # the script compares two of them
+    assert "/tmp/<script>" not in page
+
+
 def check_details(found: dict[str, Cell]) -> None:
     """Check the details in the cells of one platform."""
     runs = found["test_runs"]

@@ -204,6 +204,27 @@ def test_a_check_names_each_violation_and_its_process(gvisor: Gvisor) -> None:
     assert len(lines) == 7
 
 
+@pytest.mark.parametrize("network", ["none", "sandbox"])
+def test_a_name_that_is_looked_up_shows_as_port_53(gvisor: Gvisor, network: str) -> None:
+    """The C library connects a datagram socket. Other resolvers send without a connect."""
+    look = "import socket\ntry: socket.getaddrinfo('host.example', 80)\nexcept OSError: pass"
+    trace = gvisor.run(["python3", "-I", "-S", "-c", look], network=network, trace=True).trace
+    assert trace is not None
+    asked = [one for one in trace.connections if one.address.endswith(":53")]
+    assert {one.kind for one in asked} == {"datagram"}
+    with pytest.raises(AssertionError, match=r":53, by process 1 \(python3 "):
+        trace.check(connect=["unix:**"])
+    send = (
+        "import socket\nwith socket.socket(type=socket.SOCK_DGRAM) as one:\n"
+        " try: one.sendto(b'x', ('192.0.2.1', 53))\n except OSError: pass"
+    )
+    trace = gvisor.run(["python3", "-I", "-S", "-c", send], network=network, trace=True).trace
+    assert trace is not None
+    assert (trace.connections, trace.datagrams) == ((), 1)
+    with pytest.raises(AssertionError, match="sent: 1 datagrams to addresses that are not known"):
+        trace.check(connect=["unix:**"])
+
+
 def test_a_strict_check_wants_each_file_confirmed(gvisor: Gvisor) -> None:
     """A file that stays open until its process ends is not."""
     python(gvisor, 'open("/etc/hostname").close()').check(strict=True)

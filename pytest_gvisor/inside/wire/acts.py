@@ -63,11 +63,12 @@ class TestTrace:
             return str(error)
         return ""
 
-    def acts(self) -> str:
-        """Return the first lines of what the test did so far."""
+    def acts(self, *, tree: bool = False) -> str:
+        """Return the first lines of what the test did so far, or all of it as a tree."""
         if self._recorder is None:
             return ""
-        return self._so_far(self._recorder).first_lines()
+        trace = self._so_far(self._recorder)
+        return trace.tree() if tree else trace.first_lines()
 
     def _so_far(self, recorder: Recorder) -> Trace:
         listener = self._supervisor.listener

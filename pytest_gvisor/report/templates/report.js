@@ -103,7 +103,7 @@
     const ran = one.runs.length && two.runs.length;
     const outputs = (found) => new Map([...found.output, ...(ran ? found.runs.at(-1) : [])]);
     const [before, after] = [outputs(one), outputs(two)];
-    for (const name of ["standard output", "standard error", "captured output"]) {
+    for (const name of ["standard output", "standard error", "what it did", "captured output"]) {
       const texts = [before.get(name) ?? "", after.get(name) ?? ""];
       if (texts[0] === texts[1]) {
         if (texts[0]) add(parent, "p", `${name}: the same`);

@@ -1,11 +1,12 @@
 """A trace as a value: its sets, its check, and how it is shown."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 
 from pytest_gvisor.base.errors import TraceError, UsageError
-from pytest_gvisor.base.traced import Command, Connection, File, Trace, TracedProcess
+from pytest_gvisor.base.traced import Change, Command, Connection, File, Trace, TracedProcess
 
 
 def read(path: str, **more: object) -> File:
@@ -224,12 +225,51 @@ def test_much_is_shown_in_part() -> None:
     assert len(violations(Trace(files=(read("/" + "x" * 10_000),)), read=[])[0]) < 400
 
 
+def process(pid: int, parent: int, *command: str) -> TracedProcess:
+    return TracedProcess(pid=pid, parent=parent, command=command)
+
+
+def test_a_tree_has_each_process_below_its_parent() -> None:
+    """Acts come before children, both in their order. A process without a parent here is a root."""
+    trace = Trace(
+        files=(read("/a"), replace(read("/\n  forged"), process=4), read("/usr/lib/x")),
+        connections=(Connection(address="unix:/s", kind="stream", process=3),),
+        changes=(Change(call="unlink", process=1, count=2),),
+        processes=(
+            process(1, 0, "sh", "-c"), process(2, 1, "cat"), process(3, 1, "tee"),
+            process(4, 2, "ls"), process(9, 8, "left"),
+        ),
+    )  # fmt: skip
+    assert trace.tree().split("\n")[1:] == [
+        "  process 1: sh -c",
+        "    read: /a",
+        "    called 2x: unlink",
+        "    process 2: cat",
+        "      process 4: ls",
+        "        read: /\\n  forged",
+        "    process 3: tee",
+        "      connected: unix:/s",
+        "  process 9: left",
+    ]
+
+
+def test_a_tree_of_much_is_cut() -> None:
+    """A chain of processes goes no deeper into the page than twenty."""
+    files = tuple(replace(read(f"/{n}"), process=n) for n in range(3000))
+    trace = Trace(files=files, processes=tuple(process(n + 1, n, "x") for n in range(3000)))
+    lines = trace.tree().split("\n")
+    assert (len(lines), lines[-1]) == (2002, "  … and 2000 more")
+    assert max(len(line) - len(line.lstrip()) for line in lines) == 42
+
+
 def test_a_short_form_has_the_counts_and_the_gaps() -> None:
     """pytest shows this form of ``assert done.trace.complete``."""
-    assert repr(Trace()) == "<Trace read=0 written=0 commands=0 connections=0 processes=0>"
+    assert (
+        repr(Trace()) == "<Trace read=0 written=0 commands=0 connections=0 processes=0 datagrams=0>"
+    )
     trace = Trace(files=(read("/a"),), gaps=("3 events were dropped",))
     assert repr(trace) == (
-        "<Trace read=1 written=0 commands=0 connections=0 processes=0 NOT COMPLETE: 3 events were "
-        "dropped>"
+        "<Trace read=1 written=0 commands=0 connections=0 processes=0 datagrams=0 NOT COMPLETE: "
+        "3 events were dropped>"
     )
     assert not trace.complete

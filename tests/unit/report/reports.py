@@ -41,7 +41,7 @@ def report(*rows: Row, **more: object) -> Report:
 def hostile() -> Report:
     """A report in which every text is an attack."""
     run = Run(args=HOSTILE, command=HOSTILE, ended=HOSTILE, stdout=HOSTILE, stderr=HOSTILE,
-              config=HOSTILE, log=HOSTILE)  # fmt: skip
+              config=HOSTILE, log=HOSTILE, trace=HOSTILE)  # fmt: skip
     bad = cell("systrap", State.FAILED, nodeid=HOSTILE, runsc=HOSTILE, network=HOSTILE,
                message=HOSTILE, output=HOSTILE, runs=(run,), command=HOSTILE)  # fmt: skip
     return Report(

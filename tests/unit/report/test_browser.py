@@ -162,14 +162,18 @@ def test_a_test_that_differs_opens_platform_against_platform(
     show: Show, width: int, scheme: str
 ) -> None:
     """The outputs are compared line by line; in a narrow window the platforms are stacked."""
-    good = cell("systrap", runs=(Run(args="x", stdout="one\ntwo\nthree", stderr="warning"),))
+    good = cell("systrap", runs=(Run(args="x", stdout="one\ntwo\nthree", stderr="warning",
+                                 trace="process 1: x\n  read: /a"),))  # fmt: skip
     bad = cell("ptrace", State.FAILED, output="E   assert",
-               runs=(Run(args="x", stdout="one\n2\nthree\nfour", stderr="warning"),))  # fmt: skip
+               runs=(Run(args="x", stdout="one\n2\nthree\nfour", stderr="warning",
+                         trace="process 1: x\n  read: /b"),))  # fmt: skip
     browser = show(report(Row(test="t.py::test_differs", cells=(good, bad))))
     emulate(browser, width=width, scheme=scheme)
     browser.run("document.querySelector('td.s-failed button').click()")
     diff = browser.run("document.querySelector('.diff').textContent")
     assert diff == "  one\n- two\n+ 2\n  three\n+ four\n"
+    did = browser.run("[...document.querySelectorAll('.diff')].map(one => one.textContent)[1]")
+    assert did == "  process 1: x\n-   read: /a\n+   read: /b\n"
     assert "standard error: the same" in browser.run("document.getElementById('detail').innerText")
     (left, top), (right, low) = browser.run(
         "[...document.querySelectorAll('.sides > section')].map(side => {"
