@@ -3,6 +3,7 @@
 
 from pytest_gvisor.base.completed import (
     Completed as Completed,
+    NoAnswer as NoAnswer,
     Outcome as Outcome,
     SandboxCrashed as SandboxCrashed,
     Usage as Usage,
@@ -23,6 +24,8 @@ from pytest_gvisor.base.errors import (
     ProgramNotStarted as ProgramNotStarted,
     ProtocolError as ProtocolError,
     PytestGvisorWarning as PytestGvisorWarning,
+    RemoteAttributeError as RemoteAttributeError,
+    RemoteError as RemoteError,
     RunscError as RunscError,
     RunscFailed as RunscFailed,
     RunscNotFound as RunscNotFound,
@@ -55,6 +58,7 @@ from pytest_gvisor.plugin.shared_sandboxes import (
 )
 from pytest_gvisor.runsc.binary import Runsc as Runsc
 from pytest_gvisor.sandbox.forward import Forward as Forward
+from pytest_gvisor.sandbox.load import Loaded as Loaded, Remote as Remote
 from pytest_gvisor.sandbox.process import Process as Process
 from pytest_gvisor.sandbox.sandbox import Sandbox as Sandbox
 from pytest_gvisor.sandbox.snapshot import Snapshot as Snapshot

@@ -66,6 +66,25 @@ class SandboxCrashed(_RunError):
         super().__init__(shown, completed=completed, next_step=next_step)
 
 
+class NoAnswer(BaseException):
+    """A call into a loaded module has no answer: a crash, a deadline, or a reply that is no reply.
+
+    Not an `Exception`, as pytest's own ``Failed``: a test that expects an exception of the module,
+    by ``pytest.raises(Exception)`` for instance, does not take this for one.
+    """
+
+    __module__ = "pytest_gvisor"
+
+    def __init__(self, message: str, *, completed: Completed | None = None) -> None:
+        super().__init__(message)
+        self.completed = completed
+        """The module's process, with all that is known of it; None if it never ran.
+
+        Its ``stderr`` has what the module has printed. Its ``outcome`` is `Outcome.TIMED_OUT` for a
+        deadline. A process is killed because of a malformed reply, by signal 9.
+        """
+
+
 class Outcome(enum.StrEnum):
     """The one verdict of a run."""
 

@@ -27,6 +27,10 @@
       TraceError               a trace cannot be had, or cannot be checked because it has gaps
       InsideError              a warm sandbox's kernel refused a file, a program or a connection
       NotReady                 what was waited for in a warm sandbox did not come by its deadline
+      RemoteError              a loaded module has raised an exception, in its sandbox
+        RemoteAttributeError   that was an AttributeError
+
+`NoAnswer` is not in this tree, and no `Exception`: a loaded module has not answered.
 
 A workload's own exit status is never an exception unless asked for. A failure of the infrastructure
 is never reported as a workload's verdict.
@@ -40,7 +44,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from pytest_gvisor.base.escape import escape
+from pytest_gvisor.base.escape import escape, quoted
 
 
 def _named(errno: int) -> str:
@@ -294,6 +298,27 @@ class NotReady(GvisorError, TimeoutError):
 
     Nothing was killed.
     """
+
+
+class RemoteError(GvisorError):
+    """A module of `Sandbox.load` has raised an exception.
+
+    Each attribute is what the module's process says, bounded, with hidden characters escaped.
+    ``type_names`` are the name of the exception's type and those of its bases, in Python's order.
+    ``type_name`` is the first of them, ``text`` the exception as a text, and ``traceback`` that in
+    the sandbox.
+    """
+
+    def __init__(self, type_names: Sequence[str], text: str, traceback: str) -> None:
+        self.type_names = tuple(escape(name[:200]) for name in type_names[:50])
+        self.type_name = (*self.type_names, "")[0]
+        self.text, self.traceback = escape(text[:20_000]), escape(traceback[-20_000:])
+        message = f"the loaded module raised {self.type_name}: {self.text}"
+        super().__init__(f"{message}\n{quoted(self.traceback.rstrip())}")
+
+
+class RemoteAttributeError(RemoteError, AttributeError):
+    """An AttributeError of a loaded module: `hasattr` returns False for it."""
 
 
 class ReportError(GvisorError):

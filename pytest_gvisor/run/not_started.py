@@ -55,7 +55,8 @@ NO_DATABASE = "unable to open database file"
 
 # As Python and the loaders of glibc and musl write it.
 _MODULE = re.compile(r"No module named '(\w+)")
-_LIBRARY = re.compile(r"([\w.+-]+\.so[.\d]*): (?:cannot open shared object|No such file)")
+# The first part keeps it from a new try at each character of a long word.
+_LIBRARY = re.compile(r"(?<![\w.+-])([\w.+-]+\.so[.\d]*): (?:cannot open|No such file)")
 _MOST_SEARCHED = 4
 
 _Pairs = Mapping[str, str] | None

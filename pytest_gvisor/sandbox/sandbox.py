@@ -33,6 +33,7 @@ from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.exec_command import check_path, command
 from pytest_gvisor.sandbox.files import Download, Upload
 from pytest_gvisor.sandbox.forward import Forward
+from pytest_gvisor.sandbox.load import Loaded, Source, load
 from pytest_gvisor.sandbox.peers import Answer
 from pytest_gvisor.sandbox.process import TERM_GRACE, Process, patience_of
 from pytest_gvisor.sandbox.snapshot import Snapshot, take
@@ -281,6 +282,27 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
             process.kill()
             raise
         return process
+
+    def load(
+        self, module: Source, *, cwd: str | None = None, timeout: float | None = None
+    ) -> Loaded:
+        """Import untrusted code in a new process of the sandbox, and return a handle of the module.
+
+        ``module`` is a file of the host, such as ``"solution.py"``, of which the process gets the
+        text alone; or the dotted name of a module that the sandbox has. ``cwd`` is an absolute path
+        inside, and the first folder of imports: a folder that only root writes. ``timeout`` is the
+        deadline of the import and of each call, in seconds; the sandbox's by default.
+
+        Calls go in, and data comes back as the host's own values: None, bool, int, float, str,
+        bytes, list, tuple, dict, set, frozenset, dates and times, and a numpy array of numbers. A
+        dataclass is a dict, and a value of a subclass is its base's. All else is a `Remote`. The
+        process runs the sandbox's ``python3`` as a user of its own. It ends with the ``with`` of
+        the result, or with the sandbox.
+
+        Raises `RemoteError` for an exception of the module, `NoAnswer`, and `UsageError`.
+        """
+        guest = self._start_of_guest.mounts[0].destination
+        return load(self.popen, guest, module, cwd, self._wait(timeout))
 
     def put(self, path: str, data: str | bytes, mode: int = 0o644) -> None:
         """Write a file in the sandbox as root, with missing folders. Raises `InsideError`."""

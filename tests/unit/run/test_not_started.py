@@ -163,6 +163,12 @@ def test_no_more_is_to_be_shown_than_is_needed(
     assert f"mounts={{{project + '/tool.py'!r}: " in not_started.hint(spec(root, "tool.py"))
 
 
+def test_a_long_word_takes_no_time(root: Path) -> None:
+    """The output is untrusted: a search that began at each letter would take minutes for these."""
+    for word in ("x" * not_started.TAIL, ".so" * (not_started.TAIL // 3), ".so" + "." * 60_000):
+        assert not_started.hint(spec(root, "x"), stderr=word) == ""
+
+
 def test_a_search_by_a_variable_names_what_is_here(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
