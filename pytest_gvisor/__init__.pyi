@@ -10,6 +10,7 @@ from pytest_gvisor.base.completed import (
     WorkloadFailed as WorkloadFailed,
     WorkloadTimeout as WorkloadTimeout,
 )
+from pytest_gvisor.base.egress import Egress as Egress, Traffic as Traffic
 from pytest_gvisor.base.errors import (
     DaemonUnavailable as DaemonUnavailable,
     GvisorError as GvisorError,

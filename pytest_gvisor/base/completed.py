@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_gvisor.base.egress import Egress
 from pytest_gvisor.base.errors import GvisorError
 from pytest_gvisor.base.escape import quoted
 from pytest_gvisor.base.settings import Platform
@@ -180,6 +181,9 @@ class Completed:
 
     trace: Trace | None = None
     """The workload's files, commands and connections, with ``trace=True``; else None."""
+
+    egress: Egress | None = None
+    """The connections to hosts of ``allow=[…]``, and refusals; None without such a list."""
 
     leaks: tuple[str, ...] = ()
     """Files and processes of this sandbox that could not be removed, as texts; normally empty."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Kind = Literal[
     "platforms", "network", "rootless", "keep", "binary", "path", "release", "flag", "seconds",
-    "size", "count", "files", "number", "bytes", "reports", "acts", "trace",
+    "size", "count", "files", "number", "bytes", "reports", "acts", "trace", "entries",
 ]  # fmt: skip
 """The kind of a setting's values: `settings` has one reader for each."""
 
@@ -234,6 +234,14 @@ SETTINGS = (
         kind="flag",
         sources=_SESSION,
         help="with native among the platforms: run tests that differ again, and say why they do.",
+    ),
+    Setting(
+        name="allow",
+        kind="entries",
+        sources=("call", "marker", *_SESSION),
+        help="let warm sandboxes reach these hosts and ports, and nothing else: HOST:PORT, with "
+        "commas between them. The network stays none.",
+        metavar="HOST:PORT",
     ),
     Setting(
         name="keep",

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from pytest_gvisor.base.egress import entries
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.base.platform_names import Platform
 from pytest_gvisor.base.release_range import ReleaseRange
@@ -272,6 +273,7 @@ READERS: Mapping[Kind, Callable[[object, str], object]] = {
     "reports": report_paths,
     "acts": acts,
     "trace": trace,
+    "entries": entries,
 }
 
 

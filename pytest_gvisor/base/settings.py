@@ -124,6 +124,9 @@ class Settings:
     explain: bool = False
     """Whether tests that differ from the host run again, and a sentence says why they differ."""
 
+    allow: tuple[str, ...] = ()
+    """The hosts and ports, ``HOST:PORT``, that a sandbox with network none reaches by a relay."""
+
     keep: Keep = Keep.NONE
     """The tests whose bundles, logs and replay scripts stay under pytest's base temp."""
 
@@ -271,6 +274,7 @@ class CallSettings(TypedDict, total=False):
     debug: bool
     trace: bool | str
     forbid: Sequence[str]
+    allow: Sequence[str]
 
 
 class SessionSettings(CallSettings, total=False):

@@ -233,6 +233,8 @@ class Gvisor:
             }  # fmt: skip
             workload = call.workload_of(["guest"], chosen, self._project, self._images, given)
         else:
+            if chosen.allow:
+                raise UsageError(f"allow={chosen.allow!r}: runsc restores no sandbox with a relay")
             if rootfs is not None or mounts or hostname != HOSTNAME or readonly:
                 raise UsageError("a snapshot has its own rootfs, mounts, hostname and readonly")
             workload = snapshot.workload_with(env=env, cwd=cwd, user=user)
@@ -264,6 +266,10 @@ class Gvisor:
         return call.chosen_settings(self.settings, changes)
 
     def _request(self, chosen: Settings, workload: Workload | Bundle, **more: Any) -> Request:
+        if chosen.allow and more.get("streams") is not Streams:
+            step = "Write with gvisor.sandbox(allow=[…]) as box: box.exec([…])."
+            told = f"allow={chosen.allow!r}: only warm sandboxes have an allow-list so far"
+            raise UsageError(told, next_step=step)
         flags = check_extra(self._hooks.runsc_args(), self.runsc.flags)
         return Request(
             runsc=self.runsc, platform=self.platform, settings=chosen, workload=workload,

@@ -162,7 +162,8 @@ def become(
 ) -> NoReturn:
     """Turn this fork into runsc, or report ``stage errno text`` and exit with status 127.
 
-    ``fds`` are the order's: the executable, three streams, and ``cgroup.procs`` files to join.
+    ``fds`` are the order's: the executable, three streams, ``cgroup.procs`` files to join, and the
+    socket of a relay.
     ``settled`` is whether `settle` has been called.
     """
     stage = "session"
@@ -178,7 +179,7 @@ def become(
             # Only a session leader without a terminal may take one (ioctl_tty(2)): see setsid.
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         stage = "cgroup"
-        for descriptor in range(_ERROR_PIPE + 1, len(fds) + 1):
+        for descriptor in range(_ERROR_PIPE + 1, len(fds) + 1 - order.link):
             os.write(descriptor, b"0")  # "0" names the writer itself (cgroups(7))
         if order.own_users or order.hide_net_sysctls or order.netns or order.sources:
             stage = "mount_namespace"
@@ -191,6 +192,8 @@ def become(
         if order.hide_net_sysctls:
             stage = "mount_namespace"
             hide_net_sysctls()
+        if order.link:
+            os.set_inheritable(len(fds), True)
         stage = "no_new_privs"
         linux.set_no_new_privs()
         stage = "verify"

@@ -1,7 +1,7 @@
 """The message that hands one run to the keeper: its fields, and their JSON.
 
 The run's descriptors come beside it. They are the executable, the three standard streams, and a
-``cgroup.procs`` file of each cgroup to join. This is their order.
+``cgroup.procs`` file of each cgroup to join, and the socket of a relay. This is their order.
 """
 
 # No postponed annotations: `Order.from_json` reads each field by its type.
@@ -47,6 +47,9 @@ class Order(NamedTuple):
 
     sources: tuple[Source, ...] = ()
     """Files and folders of the host to bind for runsc alone before it starts."""
+
+    link: bool = False
+    """Whether the last descriptor is the socket of a relay, which runsc passes on."""
 
     terminal: bool = False
     """Whether the streams are a terminal, to be the session's controlling one."""

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from pytest_gvisor.base.completed import Completed
+from pytest_gvisor.base.egress import Egress
 from pytest_gvisor.base.errors import GvisorError, SnapshotError, on_error
 from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.run import logs
@@ -142,6 +143,13 @@ class Driven:
     def oom_kills(self) -> int:
         """Return the number of its processes that the kernel has killed for memory."""
         return self.runner.cgroups.oom_kills()
+
+    def egress(self, before: Egress | None = None) -> Egress | None:
+        """Return the traffic since ``before``; None for a sandbox without an allow-list."""
+        if self.runner.relay is None:
+            return None
+        now = self.runner.relay.egress()
+        return now.since(before) if before else now
 
     def end(self, patience: float = 0.0) -> Ended:
         """Wait ``patience`` seconds for its end, kill the rest, and remove everything."""

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from pytest_gvisor.base.egress import missing
 from pytest_gvisor.base.errors import ProgramNotStarted
 from pytest_gvisor.base.escape import escape, shown
 from pytest_gvisor.oci.host_paths import executed
@@ -97,8 +98,9 @@ def error_of(
 
 
 def hint(
-    spec: Spec | None, asker: Asker = CALL, *, stderr: str = "", networked: bool = True
-) -> str:
+    spec: Spec | None, asker: Asker = CALL, *, stderr: str = "", networked: bool = True,
+    allow: Sequence[str] = (),
+) -> str:  # fmt: skip
     """Return what a failed workload may lack of the host, with the remedy; or nothing.
 
     First its arguments count. A relative name counts if it has a suffix or a folder: `echo tests`
@@ -112,6 +114,10 @@ def hint(
         return f"If the database lies in a folder of the host, {remedy}."
     if networked or not NO_NETWORK.search(stderr):
         return ""
+    if allow:
+        args = spec.process.args if spec is not None else ()
+        entry = missing("\n".join((*args, stderr)), allow)
+        return f"It is not in allow={[*allow]!r}. To reach it, {_add(asker, allow=[entry])}."
     return f"{NO_NETWORK_TOLD}, {_add(asker, network='host')}."
 
 
@@ -245,14 +251,14 @@ def _told(path: str, spec: Spec, asker: Asker, word: str = "/") -> str:
     return f"{told}."
 
 
-def _add(asker: Asker, mounts: _Pairs = None, env: _Pairs = None, **words: str) -> str:
+def _add(asker: Asker, mounts: _Pairs = None, env: _Pairs = None, **words: object) -> str:
     """Return the request to add arguments to a call, or options to ``pytest-gvisor run``."""
     if asker.call:
         given = {"mounts": mounts, **words, "env": env}
         told = ", ".join(f"{name}={value!r}" for name, value in given.items() if value)
         return f"add {told} to {asker.call}"
     options = [("--mount", f"{source}:{target}") for source, target in (mounts or {}).items()]
-    options += [(f"--{name}", value) for name, value in words.items() if value]
+    options += [(f"--{name}", str(value)) for name, value in words.items() if value]
     options += [("--env", f"{name}={value}") for name, value in (env or {}).items()]
     return f"add {escape(shlex.join(itertools.chain(*options)))}"
 

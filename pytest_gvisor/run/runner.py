@@ -23,6 +23,7 @@ from pytest_gvisor.run import cgroup, limits, logs, not_started, sentry
 from pytest_gvisor.run.capture import streams
 from pytest_gvisor.run.cgroup import Cgroups, limits_of, measured
 from pytest_gvisor.run.host_sources import check_points, placed, written
+from pytest_gvisor.run.outer_relay import OuterRelay
 from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.request import Hooks, Record, Request, Workspace, workspace_of
 from pytest_gvisor.run.specification import make_spec
@@ -74,6 +75,7 @@ class Runner:
         record.args, record.spec = spec.process.args, spec
         self.supervisor: Supervisor
         self.cgroups = Cgroups()
+        self.relay: OuterRelay | None = None
         self._spec = spec
         self._keep = keep
         self._usage = Usage()
@@ -104,6 +106,8 @@ class Runner:
         with stage("pipes", "cannot make the workload's streams"):
             pipes = request.streams(request.settings.max_output, feed=request.input)
             undo.callback(pipes.close)
+        if request.settings.allow:
+            self.relay = undo.enter_context(OuterRelay(request.settings.allow))
         if workspace.logs is not None:
             pipes.drains += workspace.logs.drains
         check_points(self._spec, host_paths.written_now)
@@ -123,7 +127,8 @@ class Runner:
         # Last of all, so that a write after the check has only the moment until the execve.
         runsc.check_unchanged()
         with self.cgroups.descriptors() as fds:
-            self.supervisor.launch(keeper, runsc.fd, fds)
+            links = [self.relay.link.fileno()] if self.relay else []
+            self.supervisor.launch(keeper, runsc.fd, [*fds, *links])
 
     def _limit(self, undo: contextlib.ExitStack) -> None:
         """Make the cgroups of the limits, and show runsc the one on memory."""
@@ -250,9 +255,13 @@ def order_of(
     flags = _flags(request, spec, workspace, rootless=flag)
     name, folder = workspace.id, workspace.folder
     hide = network is Network.SANDBOX
+    # Behind the streams, the executable and the error pipe: see `child.become`.
+    link = 5 + len(cgroups) if request.settings.allow else 0
     return Order(
         id=name,
-        argv=run_argv(name, folder, request.platform, network, *flags, restores=request.restores),
+        argv=run_argv(
+            name, folder, request.platform, network, *flags, restores=request.restores, link=link
+        ),
         term=term_argv(name, folder, request.stop_signal),
         env=runsc_env(root, runsc.sidecars.folder if runsc.uses_sidecars else ""),
         folder=folder,
@@ -263,6 +272,7 @@ def order_of(
         skip_membarrier=registers_in_vain(runsc.date, request.platform),
         netns="" if not hide or request.settings.netns else workspace.netns,
         sources=tuple(workspace.sources),
+        link=bool(link),
         terminal=terminal,
     )
 

@@ -27,12 +27,14 @@ OWN_FLAGS = frozenset({
 
 
 def run_argv(
-    name: str, folder: str, platform: Platform, network: Network, *flags: str, restores: str = ""
-) -> tuple[str, ...]:
+    name: str, folder: str, platform: Platform, network: Network, *flags: str, restores: str = "",
+    link: int = 0,
+) -> tuple[str, ...]:  # fmt: skip
     """Return the argv of ``runsc run`` for the sandbox ``name``, whose files are in ``folder``.
 
     With ``restores``, the folder of a saved sandbox, it is ``runsc restore``. ``flags`` are those
-    that not every run has. Raises `UsageError` for a NUL byte anywhere.
+    that not every run has. The first process gets the descriptor ``link`` as its third after the
+    streams, unless that is 0. Raises `UsageError` for a NUL byte anywhere.
     """
     # fmt: off
     argv = [
@@ -48,6 +50,8 @@ def run_argv(
     ]
     # fmt: on
     begin = ["restore", "--image-path", restores] if restores else ["run"]
+    if link:
+        begin += ["--pass-fd", f"{link}:3"]
     # runsc takes global flags before the subcommand only.
     return _checked(*argv, *flags, *begin, "--bundle", f"{folder}/bundle", name)
 

@@ -51,6 +51,9 @@ class Command:
     networked: bool = True
     """Whether the sandbox has a network."""
 
+    allow: tuple[str, ...] = ()
+    """The allow-list of the sandbox."""
+
     spec: Spec | None = None
     """The sandbox's own specification."""
 
@@ -75,7 +78,7 @@ class Command:
             process = dataclasses.replace(spec.process, args=self.args, cwd=self.cwd)
             spec = dataclasses.replace(spec, process=process)
         stderr = output.last(TAIL).decode("utf-8", "replace")
-        return hint(spec, _ASKER, stderr=stderr, networked=self.networked)
+        return hint(spec, _ASKER, stderr=stderr, networked=self.networked, allow=self.allow)
 
     def _path(self) -> list[str]:
         """Return the folders of its PATH."""
@@ -129,6 +132,7 @@ def command(
         runsc=runsc,
         trace=request.settings.traced if trace is None or request.settings.forbid else trace,
         networked=request.settings.network is not Network.NONE,
+        allow=request.settings.allow,
         spec=spec,
         repeat={k: v for k, v in repeat.items() if v is not None},
     )

@@ -23,6 +23,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pytest_gvisor.base.egress import hosts_file, places
 from pytest_gvisor.base.errors import LaunchError, UsageError
 from pytest_gvisor.guest.warm import init_process
 from pytest_gvisor.guest.wire.checked_json import loads
@@ -219,12 +220,18 @@ def check_preload(root: str, mounts: Sequence[Mount]) -> None:
     )
 
 
-def guest(workload: Workload, start: Start, folder: str) -> Workload:
+def guest(workload: Workload, start: Start, folder: str, allow: Sequence[str] = ()) -> Workload:
     """Return a sandbox's workload with the guest as its program.
 
-    Missing mount points of ``start`` are made in ``folder``.
+    Missing mount points of ``start`` are made in ``folder``, and the names of an allow-list.
     """
     mounts = [*workload.mounts, *start.mounts]
+    if allow:
+        if any(normal(mount.destination) == "/etc/hosts" for mount in mounts):
+            raise UsageError("/etc/hosts is made for allow=[…], so no mount can be there")
+        hosts = os.path.join(folder, "hosts")
+        skeleton.write(hosts, hosts_file(allow, workload.hostname).encode())
+        mounts.append(_bind(hosts, "/etc/hosts"))
     if start.under:
         points = os.path.join(folder, "points")
         make_private(points)
@@ -235,7 +242,8 @@ def guest(workload: Workload, start: Start, folder: str) -> Workload:
         covered = host_system(whole=False).covered()
         hidden = (p for p in covered if any(below(p, f) for f in start.points))
         mounts += [cover(start.under + path, path, folder) for path in hidden]
+    args = (*start.argv, *places(allow))
     return dataclasses.replace(
-        workload, args=start.argv, env=start.env, cwd="/", user=0, entry=workload.user,
+        workload, args=args, env=start.env, cwd="/", user=0, entry=workload.user,
         home=None, mounts=tuple(mounts),
     )  # fmt: skip

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 
 from pytest_gvisor.base.completed import Completed, Outcome, WorkloadTimeout, signal_name
+from pytest_gvisor.base.egress import Egress
 from pytest_gvisor.base.errors import InsideError, NotReady, UsageError
 from pytest_gvisor.base.setting_table import spellings
 from pytest_gvisor.base.setting_values import seconds
@@ -58,6 +59,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
         self._begun_at = time.monotonic()
         self._duration: float | None = None
         self._oom_kills = channel.driven.oom_kills()
+        self._egress = channel.driven.egress()
         self._tracing = Tracing(self, channel, wanted=command.trace)
         self._ran_out = False
         self._streams = {
@@ -325,6 +327,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
             outcome = Outcome.OUT_OF_MEMORY if self._ran_out else outcome
         # A shell's, for a program that it cannot start.
         none = 127 if self.refused else -signal.SIGKILL
+        egress = self.channel.driven.egress(self._egress)
         lasted = time.monotonic() - self._begun_at if self._duration is None else self._duration
         return Completed(
             args=self.args,
@@ -334,11 +337,17 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
             platform=self._command.platform,
             outcome=outcome,
             exact=not self._ran_out,
-            hint=self._command.hint(self._streams[2].capture) if code else "",
+            hint=self._hint(egress) if code else "",
             command=self._command.runsc,
             trace=self._tracing.end(),
+            egress=egress,
             settings=self._command.repeat,
         )
+
+    def _hint(self, egress: Egress | None) -> str:
+        for entry, problem in (egress.refused if egress else {}).items():
+            return f"{entry}: {problem}."
+        return self._command.hint(self._streams[2].capture)
 
     def timed_out(self, timeout: float, *, confirmed: bool) -> WorkloadTimeout:
         """Return the error of an `exec` whose deadline has passed and whose tree was killed."""

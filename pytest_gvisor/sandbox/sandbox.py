@@ -130,7 +130,8 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         """Return a run of the guest; ``undo`` removes its folder."""
         request, launcher = self._request, self._launcher
         workspace = undo.enter_context(workspace_of(request, launcher, record))
-        guest = interpreter.guest(self._workload, self._start_of_guest, workspace.folder)
+        allow, start = request.settings.allow, self._start_of_guest
+        guest = interpreter.guest(self._workload, start, workspace.folder, allow)
         asked = dataclasses.replace(request, workload=guest)
         spec = make_spec(asked, workspace, self._hooks)
         interpreter.check_preload(spec.root.path, spec.mounts)
@@ -330,6 +331,8 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         ``gvisor.sandbox(snapshot=…)`` starts copies of it. Raises `SnapshotError` where the
         platform or ``timeout`` (in seconds) forbids that.
         """
+        if allow := self._request.settings.allow:
+            raise SnapshotError(f"allow={allow!r}: a sandbox with an allow-list cannot be saved")
         wait = self._wait(timeout)
         return take(self._workload, self._live(), wait)
 

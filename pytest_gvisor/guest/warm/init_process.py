@@ -25,6 +25,7 @@ if not __package__:
         sys.modules[name] = package = type(sys)(name)
         package.__path__ = [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
 
+from pytest_gvisor.guest.warm import inner_relay
 from pytest_gvisor.guest.warm.children import Exec, Limits, Program
 from pytest_gvisor.guest.warm.flows import Connection, Dial, Get, Put
 from pytest_gvisor.guest.warm.killer import kill
@@ -226,6 +227,8 @@ def main() -> None:
     """Serve the host. With the end of this init, the kernel kills all other processes."""
     hide()
     os.chdir("/")
+    if len(sys.argv) > 1:
+        inner_relay.fork(sys.argv[1:], 0)
     guest = Guest(take_host(), nothing=0)
     with contextlib.suppress(SystemExit):
         guest.serve()

@@ -70,6 +70,9 @@ class FakeDriven:
         """Start nothing."""
         return self._supervisor
 
+    def egress(self, _before: object = None) -> None:
+        """A guest that is not real has no allow-list."""
+
     def oom_kills(self) -> int:
         """Count nothing, as there is no limit."""
         return 0

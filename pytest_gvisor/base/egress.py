@@ -1,0 +1,205 @@
+"""The allow-list of a sandbox: its entries, their places inside, and the traffic of each.
+
+Does no input or output. `programs.addresses` judges the addresses that a name answers with.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from pytest_gvisor.base.errors import UsageError
+from pytest_gvisor.programs.addresses import kind_of, literal
+
+MOST = 256
+"""The most entries of a list."""
+
+_ENTRY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/@\s]+)):([1-9][0-9]{0,4})", re.ASCII)
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.ASCII)
+# getaddrinfo(3) reads such a name as an IPv4 address: 127.1, 0x7f.1, 2130706433 (inet_aton(3)).
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
+_HOW = "Write HOST:PORT, such as pypi.org:443, or ADDRESS:PORT, such as [2001:db8::1]:443."
+
+
+class Entry(NamedTuple):
+    """One allowed host and port."""
+
+    host: str
+    """A name in small letters, or an address in its canonical form."""
+
+    port: int
+    is_address: bool
+
+    def __str__(self) -> str:
+        """Return it as it is written: ``HOST:PORT``."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse(text: str) -> Entry:
+    """Read ``HOST:PORT``. Raises `UsageError`."""
+    if "*" in text:
+        raise UsageError(f"allow: {text!r}: names with * are not supported yet", next_step=_HOW)
+    found = _ENTRY.fullmatch(text)
+    if found is None or int(found[3]) > 65535:
+        raise UsageError(f"allow: {text!r} is not HOST:PORT", next_step=_HOW)
+    host, port = found[1] or found[2], int(found[3])
+    if address := literal(host):
+        return Entry(host=address, port=port, is_address=True)
+    if not host.isascii():
+        raise UsageError(f"allow: {text!r} has letters beyond ASCII", next_step="Write xn--….")
+    name = host.lower().removesuffix(".")
+    labels = name.split(".")
+    if found[1] or len(name) > 253 or not all(map(_LABEL.fullmatch, labels)):
+        raise UsageError(f"allow: {host!r} is no host name", next_step=_HOW)
+    if _NUMBER.fullmatch(labels[-1]):
+        raise UsageError(f"allow: {host!r} is an odd spelling of an address", next_step=_HOW)
+    if labels[-1] == "localhost":
+        raise UsageError(
+            f"allow: in the sandbox, {name} is the sandbox itself",
+            next_step=f"Write 127.0.0.1:{port} for that port of the host's loopback.",
+        )
+    return Entry(host=name, port=port, is_address=False)
+
+
+def entries(value: object, name: str = "allow") -> tuple[str, ...]:
+    """Read an allow-list, from a list or from text with commas, and return its entries as texts.
+
+    Raises `UsageError`, also for an address that nothing in a sandbox could connect to.
+    """
+    texts = value.split(",") if isinstance(value, str) else value
+    if isinstance(value, Mapping):
+        step = "Use forward() of the other sandbox, and allow 127.0.0.1:PORT."
+        raise UsageError(f"{name}: a sandbox by name is not supported yet", next_step=step)
+    if not isinstance(texts, list | tuple) or not all(isinstance(one, str) for one in texts):
+        raise UsageError(f"{name}={value!r} is not a list such as ['pypi.org:443']")
+    found = {str(entry): entry for entry in map(parse, filter(None, map(str.strip, texts)))}
+    if len(found) > MOST:
+        raise UsageError(f"{name} has {len(found)} entries, more than {MOST}")
+    ports = {entry.port for entry in found.values() if not entry.is_address}
+    for text, entry in found.items():
+        if entry.is_address and not _is_own(entry) and entry.port not in ports:
+            raise UsageError(
+                f"{name}: a sandbox has no route to the address {text}",
+                next_step=f"Allow a name that has this address too, such as HOST:{entry.port}.",
+            )
+    return tuple(found)
+
+
+def _is_own(entry: Entry) -> bool:
+    """Whether the sandbox's own loopback has this address, so that a relay can listen on it."""
+    return "." in entry.host and kind_of(entry.host) == "loopback"
+
+
+def places(texts: Sequence[str]) -> list[str]:
+    """Return where the relay in the sandbox listens for each entry: an address and a port.
+
+    Each name has an address of its own in 127.64.0.0/10. An address of 127.0.0.0/8 is its own
+    place. The place of another address is ``-``: it only allows a name to have it.
+    """
+    found, hosts = [], dict[str, str]()
+    for entry in map(parse, texts):
+        if entry.is_address:
+            found.append(str(entry) if _is_own(entry) else "-")
+        else:
+            number = len(hosts) + 1
+            own = hosts.setdefault(entry.host, f"127.64.{number >> 8}.{number & 255}")
+            found.append(f"{own}:{entry.port}")
+    return found
+
+
+def hosts_file(texts: Sequence[str], hostname: str) -> str:
+    """Return the sandbox's /etc/hosts: its own names, and a line for each allowed one."""
+    lines = [f"127.0.0.1\tlocalhost {hostname}", "::1\tlocalhost ip6-localhost ip6-loopback"]
+    pairs = zip(map(parse, texts), places(texts), strict=True)
+    named = {entry.host: place for entry, place in pairs if not entry.is_address}
+    lines += [f"{place.partition(':')[0]}\t{host}" for host, place in named.items()]
+    return "".join(f"{line}\n" for line in lines)
+
+
+# As URLs have a host, and as urllib3, curl, pip, Go, busybox and Node.js name one.
+_NAMED = re.compile(
+    r"(?i)(?P<scheme>https?)://(?:[^/@\s]*@)?(?P<url>[a-z0-9.-]+)(?::(?P<at>\d+))?"
+    r"|host='(?P<host>[a-z0-9.-]+)', port=(?P<port>\d+)"
+    r"|(?:could not resolve host: |resolve '|lookup |bad address '|ENOTFOUND )(?P<name>[a-z0-9.-]+)"
+)
+_PORTS = {"http": "80", "https": "443"}
+
+
+def missing(text: str, allow: Sequence[str]) -> str:
+    """Return the entry for the first host in a program's arguments or output that has none."""
+    for found in _NAMED.finditer(text):
+        host = found["url"] or found["host"] or found["name"]
+        port = found["at"] or found["port"] or _PORTS.get((found["scheme"] or "").lower(), "PORT")
+        entry = f"{host.lower().rstrip('.')}:{port}"
+        if entry not in allow:
+            return entry
+    return "HOST:PORT"
+
+
+_COUNTS = ("reached", "refused", "sent", "received")
+
+
+class Traffic(NamedTuple):
+    """The connections of one entry of the allow-list."""
+
+    entry: str
+    """The entry, ``HOST:PORT``."""
+
+    reached: int = 0
+    """How many connections to the host were made."""
+
+    refused: int = 0
+    """How many were refused by the relay, or could not be made."""
+
+    sent: int = 0
+    """Bytes from the sandbox to the host."""
+
+    received: int = 0
+    """Bytes from the host to the sandbox."""
+
+    problem: str = ""
+    """Why the last of the refused ones was refused; ``""`` if none was."""
+
+
+class Egress(NamedTuple):
+    """The traffic of a sandbox with an allow-list: hosts that were reached, and refusals.
+
+    The relay on the host counts: nothing in the sandbox can change a figure. A program of a warm
+    sandbox has what came between its start and its end, of all programs of the sandbox.
+    """
+
+    entries: tuple[Traffic, ...] = ()
+    """One for each entry, in the order of the list."""
+
+    error: str = ""
+    """Why the sandbox was cut off from all of them, if it has sent what no honest one sends."""
+
+    @property
+    def reached(self) -> tuple[str, ...]:
+        """The entries to which a connection was made."""
+        return tuple(one.entry for one in self.entries if one.reached)
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """The entries of which a connection was refused, each with the reason."""
+        return {one.entry: one.problem for one in self.entries if one.refused}
+
+    @property
+    def sent(self) -> int:
+        """Bytes from the sandbox to all hosts."""
+        return sum(one.sent for one in self.entries)
+
+    @property
+    def received(self) -> int:
+        """Bytes from all hosts to the sandbox."""
+        return sum(one.received for one in self.entries)
+
+    def since(self, before: Egress) -> Egress:
+        """Return the difference to an earlier one of the same sandbox."""
+        found = []
+        for now, then in zip(self.entries, before.entries, strict=True):
+            counts = {name: getattr(now, name) - getattr(then, name) for name in _COUNTS}
+            problem = now.problem if counts["refused"] else ""
+            found.append(now._replace(problem=problem, **counts))
+        return Egress(entries=tuple(found), error=self.error)

@@ -1,0 +1,226 @@
+"""The relay on the host: connects a sandbox to what its allow-list names, and to nothing else.
+
+Started by bootstrap.py with the socket to the relay in the sandbox, a socket to pytest, and the
+entries. When the first closes, the sandbox is gone, and so are all connections. When the second
+closes, pytest is gone, and the relay ends. Its other sockets lead to addresses that it has judged.
+
+A name is resolved anew for each connection, in a thread, and each address of the answer is judged.
+The connection goes to one of these addresses, so a name that changes its answer gains nothing. The
+sandbox chooses an entry by its number: it can name neither a host nor a port.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import errno
+import functools
+import json
+import os
+import queue
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from pytest_gvisor.guest.wire import mux
+from pytest_gvisor.guest.wire.mux import Connection, Mux, MuxError
+from pytest_gvisor.programs.addresses import kind_of, literal
+
+PATIENCE = 30.0
+"""Seconds in which a host must answer, for all of its addresses together."""
+
+_THREADS = 8
+
+Resolve = Callable[[str, int], Sequence[str]]
+
+
+def resolve(host: str, port: int) -> Sequence[str]:
+    """Return the addresses of a name by the host's resolver. Raises `OSError`."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(address[0]) for *_kinds, address in found]
+
+
+class Target:
+    """An entry of the allow-list, and its counters."""
+
+    def __init__(self, text: str) -> None:
+        host, _, port = text.rpartition(":")
+        self.host, self.port = host.strip("[]"), int(port)
+        self.counts = {"reached": 0, "refused": 0, "sent": 0, "received": 0}
+        self.problem = ""
+
+
+class Attempt(Connection):
+    """A connection to a target, which is tried until it has a socket."""
+
+    def __init__(self, number: int, target: Target) -> None:
+        super().__init__(number)
+        self.target = target
+        self.due = time.monotonic() + PATIENCE
+        self.addresses: list[str] = []
+        self.trying: socket.socket | None = None
+
+    def count(self, direction: str, size: int) -> None:
+        """See `Connection.count`."""
+        self.target.counts[direction] += size
+
+
+class Relay(Mux):
+    """The relay of one sandbox."""
+
+    def __init__(
+        self, link: socket.socket, control: socket.socket, entries: Sequence[str],
+        resolver: Resolve = resolve,
+    ) -> None:  # fmt: skip
+        super().__init__(link)
+        self._targets = [Target(text) for text in entries]
+        self._allowed = {(t.host, t.port) for t in self._targets if literal(t.host)}
+        self._resolver = resolver
+        self._error = ""
+        self._attempts: dict[int, Attempt] = {}
+        self._control = control
+        self.watch(control, self._on_control)
+        self._questions: queue.SimpleQueue[Attempt | None] = queue.SimpleQueue()
+        self._answers: collections.deque[tuple[Attempt, Sequence[str] | OSError]]
+        self._answers = collections.deque()
+        self._woken, self._waker = socket.socketpair()
+        self.watch(self._woken, self._on_answers)
+        self._threads = 0
+
+    def serve(self) -> None:
+        """Relay until the sandbox is gone, and answer pytest until that is gone."""
+        try:
+            while self.turn(1.0 if self._attempts else None) and self._control.fileno() >= 0:
+                now = time.monotonic()
+                for late in [one for one in self._attempts.values() if one.due <= now]:
+                    self._refuse(late, f"no answer in {PATIENCE:g} s")
+        except MuxError as error:
+            self._error = str(error)
+        self.close()
+        while self._control.fileno() >= 0:
+            self._on_control(0)
+
+    def close(self) -> None:
+        """See `Mux.close`; the threads end as soon as the resolver has answered."""
+        super().close()
+        for _ in range(self._threads):
+            self._questions.put(None)
+        self._woken.close()
+        self._waker.close()
+
+    def _on_control(self, _events: int) -> None:
+        """Answer pytest, which asks for the counters by any message."""
+        asked = b""
+        with contextlib.suppress(OSError):
+            asked = self._control.recv(16)
+            entries = [{**one.counts, "problem": one.problem} for one in self._targets]
+            self._control.send(json.dumps({"error": self._error, "entries": entries}).encode())
+        if not asked:
+            self._control.close()
+
+    # A connection's way: opened, resolved, judged, tried, begun.
+
+    def opened(self, number: int, payload: bytes) -> None:
+        """Take the wish of the sandbox for a connection. Raises `MuxError` for an odd one."""
+        entry = int.from_bytes(payload, "big")
+        if number <= self.last or len(payload) != 2 or entry >= len(self._targets):
+            raise MuxError(f"connection {number} is opened by {payload!r}")
+        self.last = number
+        one = Attempt(number, self._targets[entry])
+        if len(self.connections) >= mux.MOST:
+            self._refuse(one, f"more than {mux.MOST} connections at once")
+        elif self._questions.qsize() >= mux.MOST:  # of connections that the sandbox has given up
+            self._refuse(one, "too many names wait for the resolver")
+        else:
+            self.connections[number] = self._attempts[number] = one
+            if literal(one.target.host):
+                self._judge(one, [one.target.host])
+                return
+            if self._threads < _THREADS:
+                self._threads += 1
+                threading.Thread(target=self._resolve_all, daemon=True).start()
+            self._questions.put(one)
+
+    def _resolve_all(self) -> None:
+        while (one := self._questions.get()) is not None:
+            try:
+                self._answers.append((one, self._resolver(one.target.host, one.target.port)))
+            except OSError as error:
+                self._answers.append((one, error))
+            with contextlib.suppress(OSError):  # the relay has ended
+                self._waker.send(b"a")
+
+    def _on_answers(self, _events: int) -> None:
+        self._woken.recv(4096)
+        while self._answers:
+            one, answer = self._answers.popleft()
+            if one.number not in self._attempts:
+                continue
+            if isinstance(answer, OSError):
+                self._refuse(one, f"the name does not resolve: {answer.strerror or answer}")
+            else:
+                self._judge(one, answer)
+
+    def _judge(self, one: Attempt, addresses: Sequence[str]) -> None:
+        """Try the addresses, or refuse all of them because of one that is not allowed."""
+        port = one.target.port
+        for address in addresses:
+            kind = kind_of(address)
+            if kind and (literal(address), port) not in self._allowed:
+                own = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+                told = f"the name answers with {address}, which is {kind}"
+                self._refuse(one, f"{told}: allow '{own}' too if that is meant")
+                return
+        one.addresses = list(dict.fromkeys(addresses))
+        self._try_next(one, "the name has no address")
+
+    def _try_next(self, one: Attempt, problem: str) -> None:
+        while one.addresses:
+            address = one.addresses.pop(0)
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            try:
+                sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            except OSError as error:  # of descriptors, say
+                problem = f"{address}: {error.strerror}"
+                continue
+            code = sock.connect_ex((address, one.target.port))
+            if code in (0, errno.EINPROGRESS):
+                one.trying = sock
+                act = functools.partial(self._tried, one, sock, address)
+                self.watch(sock, act, selectors.EVENT_WRITE)
+                return
+            sock.close()
+            problem = f"{address}: {os.strerror(code)}"
+        self._refuse(one, problem)
+
+    def _tried(self, one: Attempt, sock: socket.socket, address: str, _events: int) -> None:
+        one.trying = None
+        self.unwatch(sock)
+        if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            sock.close()
+            self._try_next(one, f"{address}: {os.strerror(code)}")
+            return
+        del self._attempts[one.number]
+        one.count("reached", 1)
+        self.begin(one, sock)
+
+    def _refuse(self, one: Attempt, problem: str) -> None:
+        one.count("refused", 1)
+        one.target.problem = problem
+        self.fail(one)
+
+    def drop(self, one: Connection) -> None:
+        """See `Mux.drop`; an attempt ends."""
+        super().drop(one)
+        attempt = self._attempts.pop(one.number, None)
+        if attempt is not None and attempt.trying is not None:
+            self.unwatch(attempt.trying)
+            attempt.trying.close()
+
+
+def main(arguments: list[str]) -> None:
+    """Relay, with ``LINK_FD CONTROL_FD ENTRY…``."""
+    link, control = (socket.socket(fileno=int(number)) for number in arguments[:2])
+    Relay(link, control, arguments[2:]).serve()

@@ -1,0 +1,66 @@
+"""The relay beside pytest for one sandbox: its start, its counters, its end."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import subprocess
+import threading
+from collections.abc import Sequence
+
+from pytest_gvisor.base.egress import Egress, Traffic
+from pytest_gvisor.base.errors import LaunchError, on_error, stage
+from pytest_gvisor.guest.wire.checked_json import loads
+from pytest_gvisor.programs import relay
+from pytest_gvisor.programs.paths import ENVIRONMENT, command
+
+_PATIENCE = 10.0
+_MAX_MESSAGE = 1024 * 1024
+
+
+class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
+    """The process of `programs.relay`, which ends at the latest when this process does."""
+
+    def __init__(self, allow: Sequence[str]) -> None:
+        """Start it. Raises `LaunchError`."""
+        self._allow, self._guard = allow, threading.Lock()
+        self._last = Egress(entries=tuple(Traffic(entry=entry) for entry in allow))
+        with stage("relay", "its sockets cannot be made"):
+            self.link, link = socket.socketpair()
+            self._control, control = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        self._control.settimeout(_PATIENCE)
+        fds, nothing = (link.fileno(), control.fileno()), subprocess.DEVNULL
+        closes = on_error(self._control.close)
+        with link, control, closes, stage("relay", "its program cannot be started"):
+            self._process = subprocess.Popen(
+                command(relay.__file__, *fds, *allow), pass_fds=fds, env=ENVIRONMENT, cwd="/",
+                stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True,
+            )  # fmt: skip
+
+    def egress(self) -> Egress:
+        """Return the traffic so far. Raises `LaunchError` if the relay does not answer."""
+        with self._guard, stage("relay", "it does not answer"):
+            if self._control.fileno() < 0:
+                return self._last
+            self._control.send(b"?")
+            if not (answer := self._control.recv(_MAX_MESSAGE)):
+                raise ConnectionResetError(errno.ECONNRESET, "it has ended")
+            found = loads(answer)
+        pairs = zip(self._allow, found["entries"], strict=True)
+        entries = tuple(Traffic(entry=entry, **counts) for entry, counts in pairs)
+        self._last = Egress(entries=entries, error=found["error"])
+        return self._last
+
+    def __exit__(self, *_: object) -> None:
+        """End it: nothing is connected any more. The last figures stay."""
+        with contextlib.suppress(LaunchError):
+            self.egress()
+        with self._guard:
+            self._control.close()
+        self.link.close()
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()

@@ -1,0 +1,309 @@
+"""A sandbox with an allow-list reaches what is on it by name, and nothing else."""
+
+import contextlib
+import http.server
+import io
+import os
+import signal
+import socket
+import socketserver
+import ssl
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_gvisor import Gvisor, Sandbox, SnapshotError, UsageError
+from pytest_gvisor.programs import relay
+from pytest_gvisor.programs.proc import children_of_self, words_of
+from pytest_gvisor.run import outer_relay
+from tests.runsc.conftest import wait_for
+
+CERTIFICATE = Path(__file__).with_name("pypi.example.pem")
+"""A self-signed one of pypi.example and files.example, for a hundred years, with its key."""
+
+RESOLVER = """
+import sys
+sys.path.insert(0, {package!r})
+sys.modules["pytest_gvisor"] = package = type(sys)("pytest_gvisor")
+package.__path__ = [{package!r} + "/pytest_gvisor"]
+from pytest_gvisor.programs import relay
+names = {names!r}
+relay.resolve = lambda host, port: names[host]
+relay.Relay.__init__.__defaults__ = (relay.resolve,)
+relay.main(sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Make the relay's resolver answer from a table."""
+
+    def set_names(**table: list[str]) -> None:
+        program = tmp_path / "relay_with_names.py"
+        dotted = {name.replace("_", "."): addresses for name, addresses in table.items()}
+        package = str(Path(relay.__file__).parents[2])
+        program.write_text(RESOLVER.format(package=package, names=dotted))
+
+        def command(_program: str, *words: object) -> list[str]:
+            return [sys.executable, "-I", "-S", str(program), *map(str, words)]
+
+        monkeypatch.setattr(outer_relay, "command", command)
+
+    return set_names
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves files, and writes no log."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        """Write nothing."""
+
+
+@contextlib.contextmanager
+def website(folder: Path) -> Iterator[int]:
+    """A TLS server of the folder on the host's loopback; yields its port."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = False
+        allow_reuse_address = True
+
+        def handle_error(self, *_: object) -> None:
+            """Write nothing."""
+
+    with Server(("127.0.0.1", 0), lambda *args: Handler(*args, directory=str(folder))) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def echo() -> Iterator[int]:
+    """A server on the host's loopback that sends everything back; its port."""
+
+    class Echo(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            while data := self.request.recv(1 << 16):
+                self.request.sendall(data)
+            self.request.sendall(b"that was all")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Echo) as server:
+        server.daemon_threads = False
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+TALK = """
+import socket, sys
+host, port, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+with socket.create_connection((host, port)) as peer:
+    import threading
+    data = bytes(range(256)) * (size // 256)
+    def send():
+        peer.sendall(data)
+        peer.shutdown(socket.SHUT_WR)
+    thread = threading.Thread(target=send)
+    thread.start()
+    found = bytearray()
+    while piece := peer.recv(1 << 16):
+        found += piece
+    thread.join()
+print(found == data + b"that was all", len(found))
+"""
+
+
+def talk(box: Sandbox, host: str, port: int, size: int = 256) -> str:
+    """Return the output of a program that sends ``size`` bytes and reads to the end."""
+    done = box.exec(["python3", "-c", TALK, host, str(port), str(size)])
+    return done.stdout or done.stderr
+
+
+def test_a_program_reaches_an_allowed_port_of_the_host_s_loopback(
+    gvisor: Gvisor, echo: int
+) -> None:
+    """By the address itself, which the entry names; each half of a connection ends alone."""
+    with gvisor.sandbox(allow=[f"127.0.0.1:{echo}"]) as box:
+        assert talk(box, "127.0.0.1", echo, 8_388_608) == "True 8388620\n"
+        assert "Connection refused" in talk(box, "127.0.0.1", echo + 1)
+        assert "Connection refused" in talk(box, "127.0.0.2", echo)
+
+
+def test_it_reaches_a_host_by_name_with_tls(
+    gvisor: Gvisor, names: Callable[..., None], tmp_path: Path
+) -> None:
+    """The certificate is of the host's own name. `done.egress` has the bytes of each direction."""
+    (tmp_path / "hello.txt").write_text("hello")
+    names(pypi_example=["127.0.0.1"])
+    code = (
+        "import ssl, sys, urllib.request\n"
+        "context = ssl.create_default_context(cafile='/tmp/ca.pem')\n"
+        "print(urllib.request.urlopen(sys.argv[1], context=context).read())\n"
+    )
+    with website(tmp_path) as port:
+        allow = [f"pypi.example:{port}", f"127.0.0.1:{port}"]
+        with gvisor.sandbox(allow=allow) as box:
+            box.put("/tmp/ca.pem", CERTIFICATE.read_text().partition("-----BEGIN CERT")[2].join(
+                ["-----BEGIN CERT", ""]
+            ))  # fmt: skip
+            url = f"https://pypi.example:{port}/hello.txt"
+            done = box.exec(["python3", "-c", code, url], check=True)
+            assert done.stdout == "b'hello'\n"
+            assert done.egress is not None
+            assert done.egress.reached == (allow[0],)
+            assert done.egress.sent > 300
+            assert done.egress.received > 500
+            quiet = box.exec(["true"])
+            assert quiet.egress is not None
+            assert (quiet.egress.reached, quiet.egress.sent) == ((), 0)
+
+
+def test_pip_downloads_from_an_allowed_index(
+    gvisor: Gvisor, names: Callable[..., None], tmp_path: Path
+) -> None:
+    """An index and a host of files, as PyPI has them; no proxy is set, and no DNS is asked."""
+    wheel = "little-1.0-py3-none-any.whl"
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr("little.py", "x = 1\n")
+        archive.writestr("little-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: little\n"
+                         "Version: 1.0\n")  # fmt: skip
+        archive.writestr("little-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: ours\n"
+                         "Root-Is-Purelib: true\nTag: py3-none-any\n")  # fmt: skip
+        archive.writestr("little-1.0.dist-info/RECORD", "")
+    (tmp_path / "simple/little").mkdir(parents=True)
+    (tmp_path / wheel).write_bytes(made.getvalue())
+    names(pypi_example=["127.0.0.1"], files_example=["127.0.0.1"])
+    with website(tmp_path) as port:
+        link = f'<a href="https://files.example:{port}/{wheel}">{wheel}</a>'
+        (tmp_path / "simple/little/index.html").write_text(link)
+        allow = [f"pypi.example:{port}", f"files.example:{port}", f"127.0.0.1:{port}"]
+        with gvisor.sandbox(allow=allow) as box:
+            box.put("/tmp/ca.pem", CERTIFICATE.read_text())
+            done = box.exec(
+                [sys.executable, "-m", "pip", "download", "--isolated", "--no-cache-dir",
+                 "--disable-pip-version-check", "--cert", "/tmp/ca.pem", "-d", "/tmp/found",
+                 "--index-url", f"https://pypi.example:{port}/simple/", "little"],
+                check=True,
+            )  # fmt: skip
+            assert done.egress is not None
+            assert done.egress.reached == tuple(allow[:2])
+            assert box.get(f"/tmp/found/{wheel}") == made.getvalue()
+
+
+def test_a_name_that_answers_with_loopback_is_refused_and_told(
+    gvisor: Gvisor, names: Callable[..., None], echo: int
+) -> None:
+    """Unless that address is allowed itself. The program sees a reset."""
+    names(evil_example=["127.0.0.1"])
+    entry = f"evil.example:{echo}"
+    with gvisor.sandbox(allow=[entry]) as box:
+        code = f"import socket; socket.create_connection(('evil.example', {echo})).recv(1)"
+        done = box.exec(["python3", "-c", code])
+    assert "ConnectionResetError" in done.stderr
+    assert done.egress is not None
+    assert done.egress.reached == ()
+    (told,) = done.egress.refused.values()
+    assert told == (
+        f"the name answers with 127.0.0.1, which is loopback: allow '127.0.0.1:{echo}' too if "
+        "that is meant"
+    )
+    assert done.hint == f"{entry}: {told}."
+
+
+def test_another_name_is_not_known_inside_and_the_hint_has_its_entry(
+    gvisor: Gvisor, echo: int
+) -> None:
+    """Its name leaves the sandbox for no DNS."""
+    with gvisor.sandbox(allow=[f"127.0.0.1:{echo}"]) as box:
+        code = "import urllib.request as r; r.urlopen('https://pypi.org/simple/')"
+        done = box.exec(["python3", "-c", code])
+    assert "Temporary failure in name resolution" in done.stderr
+    assert "add allow=['pypi.org:443'] to gvisor.sandbox(…)" in done.hint
+
+
+def test_programs_of_any_user_reach_it_and_none_can_use_the_socket_of_the_relay(
+    gvisor: Gvisor, echo: int
+) -> None:
+    """The relay in the sandbox has the only descriptor, and no other user reads its memory."""
+    look = "import os; print(os.listdir('/proc/self/fd'))"
+    with gvisor.sandbox(allow=[f"127.0.0.1:{echo}"], user=1000) as box:
+        assert talk(box, "127.0.0.1", echo) == "True 268\n"
+        assert box.exec(["python3", "-c", look]).stdout == "['0', '1', '2', '3']\n"
+        done = box.exec(["sh", "-c", "ls /proc/1/fd; cat /proc/2/mem; kill -9 2"])
+        assert (done.stdout, done.returncode) == ("", 1)
+        assert talk(box, "127.0.0.1", echo) == "True 268\n"
+
+
+def test_without_its_relay_a_sandbox_has_no_network(gvisor: Gvisor, echo: int) -> None:
+    """A program of root may kill the relay inside. The sandbox is cut off then, and goes on."""
+    with gvisor.sandbox(allow=[f"127.0.0.1:{echo}"]) as box:
+        box.exec(["sh", "-c", "kill -9 2"], check=True)
+        assert "Connection refused" in talk(box, "127.0.0.1", echo)
+        assert box.exec(["true"]).returncode == 0
+
+
+def test_an_allow_list_is_for_network_none_and_for_warm_sandboxes(gvisor: Gvisor) -> None:
+    """Each of the others is an error that says so, and not a sandbox without a network."""
+    allow = ["127.0.0.1:9"]
+    with pytest.raises(UsageError, match="needs network='none'"):
+        gvisor.sandbox(allow=allow, network="sandbox")
+    with pytest.raises(UsageError, match="only warm sandboxes have an allow-list so far"):
+        gvisor.run(["true"], allow=allow)
+    refused = pytest.raises(SnapshotError, match="with an allow-list cannot be saved")
+    with gvisor.sandbox(allow=allow) as box, refused:
+        box.snapshot()
+    with pytest.raises(UsageError, match="/etc/hosts is made for allow"):
+        gvisor.sandbox(allow=allow, mounts={"/etc/hosts": "/etc/hosts"})
+
+
+def relays() -> list[int]:
+    """The relays that this process has started."""
+    return [pid for pid in children_of_self() if relay.__file__ in words_of(pid)]
+
+
+def test_the_relay_ends_with_its_sandbox(gvisor: Gvisor) -> None:
+    """Whether that is closed, or its keeper dies."""
+    with gvisor.sandbox(allow=["127.0.0.1:9"]):
+        assert len(relays()) == 1
+    assert relays() == []
+
+
+def test_a_relay_that_is_killed_is_an_error_and_no_silence(gvisor: Gvisor, echo: int) -> None:
+    """The program is cut off. Its result would have wrong figures."""
+    with gvisor.sandbox(allow=[f"127.0.0.1:{echo}"]) as box:
+        os.kill(relays()[0], signal.SIGKILL)
+        wait_for(lambda: not relays(), "the end of the relay")
+        with pytest.raises(Exception, match="relay"):
+            box.exec(["true"])
+
+
+@pytest.mark.gvisor(allow=["127.0.0.1:9"])
+def test_the_marker_has_it(gvisor_sandbox: Sandbox) -> None:
+    """A test's own warm sandbox has the list of its marker."""
+    done = gvisor_sandbox.exec(["true"])
+    assert done.egress is not None
+    assert [one.entry for one in done.egress.entries] == ["127.0.0.1:9"]
+
+
+def test_a_sandbox_without_a_list_has_no_relay(gvisor_sandbox: Sandbox) -> None:
+    """And no figures."""
+    assert gvisor_sandbox.exec(["true"]).egress is None
+    assert relays() == []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert "Connection refused" in talk(gvisor_sandbox, "127.0.0.1", port)

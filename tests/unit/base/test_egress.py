@@ -1,0 +1,137 @@
+"""The allow-list: its entries, their places in the sandbox, and the traffic of each."""
+
+import pytest
+
+from pytest_gvisor.base.egress import Egress, Traffic, entries, hosts_file, parse, places
+from pytest_gvisor.base.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("pypi.org:443", "pypi.org:443"),
+        ("PyPI.Org.:443", "pypi.org:443"),
+        ("_dns.a-b.example:1", "_dns.a-b.example:1"),
+        ("db:65535", "db:65535"),
+        ("127.0.0.1:8000", "127.0.0.1:8000"),
+        ("[2001:DB8:0::1]:443", "[2001:db8::1]:443"),
+        ("xn--bcher-kva.example:443", "xn--bcher-kva.example:443"),
+    ],
+)
+def test_an_entry_is_a_host_and_a_port(text: str, written: str) -> None:
+    """A name in small letters without the root's dot, or an address in its canonical form."""
+    assert str(parse(text)) == written
+    assert parse(written) == parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("pypi.org", "is not HOST:PORT"),
+        ("pypi.org:", "is not HOST:PORT"),
+        (":443", "is not HOST:PORT"),
+        ("pypi.org:0", "is not HOST:PORT"),
+        ("pypi.org:0443", "is not HOST:PORT"),
+        ("pypi.org:65536", "is not HOST:PORT"),
+        ("pypi.org:https", "is not HOST:PORT"),
+        ("pypi.org:\u0664\u0664\u0663", "is not HOST:PORT"),
+        ("https://pypi.org:443", "is not HOST:PORT"),
+        ("user@pypi.org:443", "is not HOST:PORT"),
+        ("pypi.org:443/simple", "is not HOST:PORT"),
+        ("pypi.org:443\nevil.example", "is not HOST:PORT"),
+        ("a b:443", "is not HOST:PORT"),
+        ("::1:443", "is not HOST:PORT"),
+        ("[fe80::1%eth0]:443", "is not HOST:PORT"),
+        ("[pypi]:443", "is not HOST:PORT"),
+        ("[abc]:443", "is no host name"),
+        ("-a.example:443", "is no host name"),
+        ("a-.example:443", "is no host name"),
+        ("a..example:443", "is no host name"),
+        (f"{'a' * 64}.example:443", "is no host name"),
+        (f"{'a.' * 127}com:443", "is no host name"),
+        ("a#b:443", "is no host name"),
+        ("127.1:443", "is an odd spelling of an address"),
+        ("127.0.0.01:443", "is an odd spelling of an address"),
+        ("0x7f.0.0.1:443", "is an odd spelling of an address"),
+        ("0x7f000001:443", "is an odd spelling of an address"),
+        ("2130706433:443", "is an odd spelling of an address"),
+        ("evil.0x7f:443", "is an odd spelling of an address"),
+        ("bücher.example:443", "has letters beyond ASCII"),
+        ("\uff11\uff12\uff17.0.0.1:443", "has letters beyond ASCII"),
+        ("localhost:443", "is the sandbox itself"),
+        ("db.LOCALHOST.:443", "is the sandbox itself"),
+        ("*.example.com:443", r"names with \* are not supported yet"),
+    ],
+)
+def test_anything_else_is_an_error_that_says_what_to_write(text: str, told: str) -> None:
+    """A scheme, a path, an odd number: none of it is read in a guess."""
+    with pytest.raises(UsageError, match=told) as caught:
+        parse(text)
+    assert caught.value.next_step
+
+
+def test_a_list_comes_as_a_list_or_as_text_with_commas() -> None:
+    """A repetition is dropped, and so are blanks around a comma."""
+    both = ("pypi.org:443", "db.example:5432")
+    assert entries(["pypi.org:443", "db.example:5432", "PYPI.org:443"]) == both
+    assert entries("pypi.org:443, db.example:5432,") == both
+    assert entries(()) == ()
+
+
+@pytest.mark.parametrize("value", [7, None, [443], {"pypi.org:443"}, b"pypi.org:443"])
+def test_a_value_of_another_type_is_an_error(value: object) -> None:
+    """Without a guess."""
+    with pytest.raises(UsageError, match="is not a list such as"):
+        entries(value)
+
+
+def test_a_sandbox_by_name_is_not_there_yet() -> None:
+    """The error says which way there is today."""
+    with pytest.raises(UsageError, match="not supported yet") as caught:
+        entries({"db:5432": object()})
+    assert "forward()" in str(caught.value.next_step)
+
+
+def test_a_list_has_a_bound() -> None:
+    """Each entry is a listener in the sandbox."""
+    many = [f"h{number}.example:443" for number in range(257)]
+    assert len(entries(many[:256])) == 256
+    with pytest.raises(UsageError, match="more than 256"):
+        entries(many)
+
+
+def test_an_address_that_nothing_could_connect_to_is_an_error() -> None:
+    """The entry only allows a name of the same port to have the address."""
+    for address in ("10.0.0.5:5432", "[::1]:5432"):
+        with pytest.raises(UsageError, match="no route to the address"):
+            entries([address])
+        with pytest.raises(UsageError, match="no route to the address"):
+            entries([address, "db.example:443"])
+        assert entries([address, "db.example:5432"]) == (address, "db.example:5432")
+
+
+def test_each_name_has_a_place_of_its_own() -> None:
+    """Two ports of a host share its address; loopback's own addresses are their place."""
+    texts = entries(
+        ["a.example:443", "b.example:443", "a.example:80", "127.0.0.1:9", "10.0.0.5:80"]
+    )
+    found = places(texts)
+    assert found == ["127.64.0.1:443", "127.64.0.2:443", "127.64.0.1:80", "127.0.0.1:9", "-"]
+    assert hosts_file(texts, "box").splitlines() == [
+        "127.0.0.1\tlocalhost box",
+        "::1\tlocalhost ip6-localhost ip6-loopback",
+        "127.64.0.1\ta.example",
+        "127.64.0.2\tb.example",
+    ]
+    many = places([f"h{number}.example:1" for number in range(256)])
+    assert (many[-1], len(set(many))) == ("127.64.1.0:1", 256)
+
+
+def test_the_traffic_of_a_program_is_a_difference() -> None:
+    """The difference has the reason of a refusal only if it has the refusal."""
+    before = Egress(entries=(Traffic(entry="a:1", reached=1, refused=1, sent=5, problem="old"),))
+    now = Traffic(entry="a:1", reached=3, refused=1, sent=9, received=2, problem="old")
+    found = Egress(entries=(now,)).since(before)
+    assert found == Egress(entries=(Traffic(entry="a:1", reached=2, sent=4, received=2),))
+    assert (found.reached, dict(found.refused), found.sent, found.received) == (("a:1",), {}, 4, 2)
+    assert before.refused == {"a:1": "old"}

@@ -1,0 +1,520 @@
+"""The relay on the host: what it connects to, and what a sandbox that lies cannot do."""
+
+import contextlib
+import json
+import os
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.guest.warm.inner_relay import InnerRelay, listen
+from pytest_gvisor.guest.wire import mux
+from pytest_gvisor.guest.wire.mux import CREDIT, DATA, END, OPEN, RESET, WINDOW
+from pytest_gvisor.programs import relay
+from pytest_gvisor.programs.paths import ENVIRONMENT, command
+from pytest_gvisor.programs.relay import Relay
+
+HEAD = struct.Struct("!BIH")
+
+
+class Server:
+    """A server on the host's loopback, which counts its connections."""
+
+    def __init__(self, serve: Callable[[socket.socket], object]) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=200)
+        self.port = self._listener.getsockname()[1]
+        self._serve = serve
+        self.accepted = 0
+        self._threads: list[threading.Thread] = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                peer = self._listener.accept()[0]
+            except OSError:
+                return
+            self.accepted += 1
+            self._threads.append(threading.Thread(target=self._one, args=(peer,)))
+            self._threads[-1].start()
+
+    def _one(self, peer: socket.socket) -> None:
+        with peer, contextlib.suppress(OSError):
+            self._serve(peer)
+
+    def close(self) -> None:
+        """End it, and wait for its threads."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join()
+
+
+def echo(peer: socket.socket) -> None:
+    """Send everything back, and a farewell after the client's end: the other half is open."""
+    while data := peer.recv(65536):
+        peer.sendall(data)
+    peer.sendall(b"bye")
+
+
+@contextlib.contextmanager
+def serving(serve: Callable[[socket.socket], object] = echo) -> Iterator[Server]:
+    """A server for the time of the block."""
+    server = Server(serve)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+class Guest:
+    """The sandbox's end of a relay's link, which may lie."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self.link = link
+        link.settimeout(30)
+
+    def send(self, kind: int, number: int, payload: bytes = b"") -> None:
+        """Send one frame."""
+        self.link.sendall(HEAD.pack(kind, number, len(payload)) + payload)
+
+    def open(self, number: int, entry: int = 0) -> None:
+        """Ask for a connection."""
+        self.send(OPEN, number, struct.pack("!H", entry))
+
+    def frame(self) -> tuple[int, int, bytes]:
+        """The next frame."""
+        kind, number, size = HEAD.unpack(self._exactly(HEAD.size))
+        return kind, number, self._exactly(size)
+
+    def _exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            more = self.link.recv(size - len(data))
+            if not more:
+                raise EOFError
+            data += more
+        return data
+
+
+class Running:
+    """A relay in a thread, and both of its other ends."""
+
+    def __init__(self, entries: Sequence[str], **more: relay.Resolve) -> None:
+        link, theirs = socket.socketpair()
+        self.guest = Guest(link)
+        self._control, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.relay = Relay(theirs, control, entries, **more)
+        self._thread = threading.Thread(target=self.relay.serve)
+        self._thread.start()
+
+    def report(self) -> dict[str, Any]:
+        """The relay's answer to pytest."""
+        self._control.send(b"?")
+        found: dict[str, Any] = json.loads(self._control.recv(1 << 20))
+        return found
+
+    def counts(self) -> list[dict[str, Any]]:
+        """The counters of each entry."""
+        found: list[dict[str, Any]] = self.report()["entries"]
+        return found
+
+    def stop(self) -> None:
+        """Close pytest's end, and wait for the relay."""
+        self._control.close()
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+    def end(self) -> None:
+        """Close both ends."""
+        self.stop()
+        self.guest.link.close()
+
+    def cut_off(self) -> str:
+        """Wait until the relay has closed the link, and return its error."""
+        with contextlib.suppress(EOFError, ConnectionResetError):
+            while True:
+                self.guest.frame()
+        error: str = self.report()["error"]
+        self.end()
+        return error
+
+
+@contextlib.contextmanager
+def running(entries: Sequence[str], **more: relay.Resolve) -> Iterator[Running]:
+    """A relay for the time of the block."""
+    one = Running(entries, **more)
+    try:
+        yield one
+    finally:
+        one.end()
+
+
+def answers(*addresses: str) -> relay.Resolve:
+    """A resolver that gives one answer for each name."""
+    return lambda _host, _port: addresses
+
+
+def send_all(client: socket.socket, data: bytes) -> None:
+    """Send the data, and end that half of the connection."""
+    client.sendall(data)
+    client.shutdown(socket.SHUT_WR)
+
+
+# With an honest sandbox.
+
+
+@contextlib.contextmanager
+def both(entries: Sequence[str], places: Sequence[str]) -> Iterator[Running]:
+    """A relay on either side, and the sandbox's listens on this host's loopback."""
+    with running(entries, resolver=answers("127.0.0.1")) as outer:
+        listeners = listen(places)
+        inner = InnerRelay(outer.guest.link, listeners)
+        thread = threading.Thread(target=inner.serve)
+        thread.start()
+        try:
+            yield outer
+        finally:
+            outer.stop()
+            thread.join(30)
+            inner.close()
+            for _entry, listener in listeners:
+                listener.close()
+
+
+def test_a_connection_passes_both_ways_and_each_half_ends_alone() -> None:
+    """The server answers after the client's end, and 20 MiB are the same at the other end."""
+    data = os.urandom(1 << 20) * 20
+    with serving() as server:
+        entries = [f"echo.example:{server.port}", f"127.0.0.1:{server.port}"]
+        places = [f"127.64.0.1:{server.port}", "-"]
+        with both(entries, places) as outer, socket.create_connection(
+            ("127.64.0.1", server.port)
+        ) as client:  # fmt: skip
+            sender = threading.Thread(target=send_all, args=(client, data))
+            sender.start()
+            found = bytearray()
+            while piece := client.recv(1 << 16):
+                found += piece
+            sender.join()
+            assert found == data + b"bye"
+            named, address = outer.counts()
+        assert named == {
+            "reached": 1, "refused": 0, "sent": len(data), "received": len(data) + 3, "problem": ""
+        }  # fmt: skip
+        assert address["reached"] == 0
+
+
+def test_many_connections_wait_for_their_turn() -> None:
+    """2,000 clients one after another and 600 at once, of which 500 are passed at a time."""
+    with serving() as server:
+        place = f"127.64.0.1:{server.port}"
+        with both([f"127.0.0.1:{server.port}"], [place]) as outer:
+            address = ("127.64.0.1", server.port)
+            for _ in range(2000):
+                with socket.create_connection(address) as client:
+                    client.sendall(b"x")
+                    assert client.recv(1) == b"x"
+            with contextlib.ExitStack() as undo:
+                clients = [
+                    undo.enter_context(socket.create_connection(address)) for _ in range(600)
+                ]
+                for client in clients:
+                    client.sendall(b"y")
+                for client in clients:
+                    assert client.recv(1) == b"y"
+                    client.shutdown(socket.SHUT_WR)
+                    assert client.recv(10) == b"bye"
+            (found,) = outer.counts()
+            assert (found["reached"], found["refused"]) == (2600, 0)
+
+
+def test_a_host_that_refuses_resets_the_program() -> None:
+    """The program sees a reset and no end of data. The counters say why."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with both([f"127.0.0.1:{port}"], [f"127.64.0.1:{port}"]) as outer:
+        client = socket.create_connection(("127.64.0.1", port))
+        with client, pytest.raises(ConnectionResetError):
+            client.recv(1)
+        (found,) = outer.counts()
+        assert (found["reached"], found["refused"]) == (0, 1)
+        assert found["problem"] == "127.0.0.1: Connection refused"
+
+
+def test_a_reset_by_the_host_is_a_reset_in_the_sandbox() -> None:
+    """Not an end of data, which a program may take for the whole answer."""
+
+    def reset(peer: socket.socket) -> None:
+        peer.recv(1)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    with serving(reset) as server:
+        place = f"127.64.0.1:{server.port}"
+        with (
+            both([f"127.0.0.1:{server.port}"], [place]),
+            socket.create_connection(("127.64.0.1", server.port)) as client,
+        ):
+            client.sendall(b"x")
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+
+
+# Names and addresses.
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "169.254.169.254", "10.0.0.1", "::ffff:127.0.0.1", "2002:7f00:1::",
+                "64:ff9b::a9fe:a9fe", "64:ff9b:1::7f00:1", "192.0.0.9", "fe80::1%lo", "::1",
+                "0.0.0.0", "::", "224.0.0.1", "fd00:ec2::254"],
+)  # fmt: skip
+def test_a_name_that_answers_with_an_address_that_is_not_public_is_refused(address: str) -> None:
+    """One of its addresses is enough, and nothing is tried."""
+    with running(["evil.example:9"], resolver=answers("1.1.1.1", address)) as one:
+        one.guest.open(1)
+        assert one.guest.frame() == (RESET, 1, b"")
+        (found,) = one.counts()
+        assert (found["reached"], found["refused"]) == (0, 1)
+        assert f"the name answers with {address}, which is " in str(found["problem"])
+
+
+def test_the_address_itself_may_be_allowed_for_its_port_alone() -> None:
+    """The entry of another port allows nothing."""
+    with serving() as server:
+        name, own = f"db.example:{server.port}", f"127.0.0.1:{server.port}"
+        with running([name, own], resolver=answers("127.0.0.1")) as one:
+            one.guest.open(1)
+            assert one.guest.frame() == (CREDIT, 1, struct.pack("!I", WINDOW))
+        with running([name, "127.0.0.1:1"], resolver=answers("127.0.0.1")) as one:
+            one.guest.open(1)
+            assert one.guest.frame() == (RESET, 1, b"")
+    assert server.accepted == 1
+
+
+def test_a_name_that_changes_its_answer_is_judged_at_each_connection() -> None:
+    """Rebinding: first an address that it may have, then another of the host's loopback."""
+    told = iter([["127.0.0.1"], ["127.0.0.9"]])
+    with serving() as server:
+        entries = [f"evil.example:{server.port}", f"127.0.0.1:{server.port}"]
+        with running(entries, resolver=lambda _host, _port: next(told)) as one:
+            one.guest.open(1)
+            assert one.guest.frame()[:2] == (CREDIT, 1)
+            one.guest.open(2)
+            assert one.guest.frame() == (RESET, 2, b"")
+            assert "127.0.0.9, which is loopback" in str(one.counts()[0]["problem"])
+    assert server.accepted == 1
+
+
+def test_a_name_is_resolved_once_for_a_connection() -> None:
+    """The relay connects to the address that passed the check."""
+    asked: list[str] = []
+
+    def resolver(host: str, _port: int) -> Sequence[str]:
+        asked.append(host)
+        return ["127.0.0.1"]
+
+    with serving() as server:
+        entries = [f"db.example:{server.port}", f"127.0.0.1:{server.port}"]
+        with running(entries, resolver=resolver) as one:
+            one.guest.open(1)
+            assert one.guest.frame()[0] == CREDIT
+    assert asked == ["db.example"]
+
+
+def test_the_next_address_is_tried_where_one_does_not_answer() -> None:
+    """The relay does as a client does."""
+    with serving() as server:
+        port = server.port
+        entries = [f"db.example:{port}", f"127.0.0.1:{port}", f"127.0.0.9:{port}"]
+        with running(entries, resolver=answers("127.0.0.9", "127.0.0.1")) as one:
+            one.guest.open(1)
+            assert one.guest.frame()[0] == CREDIT
+
+
+def test_a_name_that_does_not_resolve_is_an_error_that_says_so() -> None:
+    """The real resolver: RFC 6761 keeps this name from ever being there."""
+    with running(["no-such-name.invalid:443"]) as one:
+        one.guest.open(1)
+        assert one.guest.frame() == (RESET, 1, b"")
+        assert str(one.counts()[0]["problem"]).startswith("the name does not resolve: ")
+
+
+def test_a_resolver_that_does_not_answer_holds_up_no_other_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And after some time its connection is refused."""
+    monkeypatch.setattr(relay, "PATIENCE", 0.2)
+    held = threading.Event()
+
+    def resolver(_host: str, _port: int) -> Sequence[str]:
+        held.wait(30)
+        return []
+
+    with serving() as server:
+        entries = ["slow.example:443", f"127.0.0.1:{server.port}"]
+        with running(entries, resolver=resolver) as one:
+            one.guest.open(1)
+            one.guest.open(2, entry=1)
+            assert one.guest.frame()[:2] == (CREDIT, 2)
+            assert one.guest.frame() == (RESET, 1, b"")
+            assert one.counts()[0]["problem"] == "no answer in 0.2 s"
+            held.set()
+
+
+# With a sandbox that lies.
+
+
+LIES = {
+    "a kind that does not exist": HEAD.pack(9, 1, 0),
+    "garbage": b"GET / HTTP/1.1\r\nHost: example\r\n\r\n",
+    "a frame that is too long": HEAD.pack(DATA, 1, 60_000),
+    "an entry that does not exist": HEAD.pack(OPEN, 1, 2) + b"\x00\x07",
+    "an entry of another form": HEAD.pack(OPEN, 1, 4) + b"\x00\x00\x00\x00",
+    "a host in place of an entry": HEAD.pack(OPEN, 1, 12) + b"evil.example",
+    "data of a connection that was never there": HEAD.pack(DATA, 7, 1) + b"x",
+    "the end of one that was never there": HEAD.pack(END, 7, 0),
+    "credit for one that was never there": HEAD.pack(CREDIT, 7, 4) + b"\0\0\0\1",
+    "a number for the second time": (HEAD.pack(OPEN, 1, 2) + b"\0\0") * 2,
+    "a number below the last": HEAD.pack(OPEN, 5, 2) + b"\0\0" + HEAD.pack(OPEN, 4, 2) + b"\0\0",
+    "the number 0": HEAD.pack(OPEN, 0, 2) + b"\0\0",
+    "data before the host has answered": HEAD.pack(OPEN, 1, 2) + b"\0\0" + HEAD.pack(DATA, 1, 1)
+    + b"x",
+    "more credit than there can be": HEAD.pack(OPEN, 1, 2) + b"\0\0"
+    + HEAD.pack(CREDIT, 1, 4) + b"\xff\xff\xff\xff",
+    "credit of another form": HEAD.pack(OPEN, 1, 2) + b"\0\0" + HEAD.pack(CREDIT, 1, 2) + b"\0\0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
+def test_a_lie_ends_the_relay(lie: bytes) -> None:
+    """And with it all connections: the sandbox has no network then."""
+    held = threading.Event()
+
+    def resolver(_host: str, _port: int) -> Sequence[str]:
+        held.wait(30)
+        return []
+
+    one = Running(["slow.example:443"], resolver=resolver)
+    one.guest.link.sendall(lie)
+    assert one.cut_off() != ""
+    held.set()
+
+
+def test_more_data_than_was_granted_ends_the_relay() -> None:
+    """The server reads nothing, and the relay holds no more than a window of the connection."""
+    held = threading.Event()
+    with serving(lambda _peer: bool(held.wait(30))) as server:
+        one = Running([f"127.0.0.1:{server.port}"])
+        one.guest.open(1)
+        assert one.guest.frame()[0] == CREDIT
+        with contextlib.suppress(OSError):
+            for _ in range(1000):
+                one.guest.send(DATA, 1, bytes(32768))
+        assert "bytes too many" in one.cut_off()
+        held.set()
+
+
+@pytest.mark.parametrize("lie", [HEAD.pack(DATA, 1, 1) + b"x", HEAD.pack(END, 1, 0)])
+def test_a_connection_ends_once(lie: bytes) -> None:
+    """Nothing of it comes after its end."""
+    held = threading.Event()
+    with serving(lambda _peer: bool(held.wait(30))) as server:
+        one = Running([f"127.0.0.1:{server.port}"])
+        one.guest.open(1)
+        assert one.guest.frame()[0] == CREDIT
+        one.guest.send(END, 1)
+        one.guest.link.sendall(lie)
+        assert one.cut_off() != ""
+        held.set()
+
+
+def test_ten_thousand_wishes_hold_five_hundred_connections() -> None:
+    """Each further one is refused at once, and the relay goes on."""
+
+    def ask(guest: Guest) -> None:
+        for number in range(1, 10_001):
+            guest.open(number)
+
+    with (
+        serving(lambda peer: peer.recv(1)) as server,
+        running([f"127.0.0.1:{server.port}"]) as one,
+    ):
+        sender = threading.Thread(target=ask, args=(one.guest,))
+        sender.start()
+        frames = [one.guest.frame()[:2] for _ in range(10_000)]
+        sender.join()
+        assert sum(kind == CREDIT for kind, _number in frames) == mux.MOST
+        (found,) = one.counts()
+        assert (found["reached"], found["refused"]) == (mux.MOST, 10_000 - mux.MOST)
+        assert found["problem"] == "more than 500 connections at once"
+        assert server.accepted <= mux.MOST
+
+
+def test_a_sandbox_that_reads_no_answers_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wishes whose refusals pile up would fill the host's memory."""
+    monkeypatch.setattr(mux, "MOST_OUT", 65536)
+    one = Running(["10.0.0.1:1", "evil.example:1"], resolver=answers())
+    with contextlib.suppress(OSError):
+        for number in range(1, 1_000_000):
+            one.guest.send(OPEN, number, b"\0\1")
+    assert one.cut_off() == "it reads no answer"
+
+
+def test_a_sandbox_that_reads_slowly_holds_up_no_other_connection() -> None:
+    """The sandbox has granted a window, and gets no byte beyond it."""
+
+    def flood(peer: socket.socket) -> None:
+        while True:
+            peer.sendall(bytes(65536))
+
+    with (
+        serving(flood) as floods,
+        serving() as echoes,
+        running([f"127.0.0.1:{floods.port}", f"127.0.0.1:{echoes.port}"]) as one,
+    ):
+        one.guest.open(1)
+        got = 0
+        while got < WINDOW:
+            kind, _number, payload = one.guest.frame()
+            got += len(payload) if kind == DATA else 0
+        one.guest.open(2, entry=1)
+        assert one.guest.frame()[:2] == (CREDIT, 2)
+        one.guest.send(DATA, 2, b"hello")
+        assert one.guest.frame() == (DATA, 2, b"hello")
+        assert one.counts()[0]["received"] == WINDOW == got
+
+
+def test_frames_of_a_connection_that_is_gone_mean_nothing() -> None:
+    """The sandbox sent them before it heard of the close."""
+    with running(["evil.example:9"], resolver=answers("127.0.0.1")) as one:
+        one.guest.open(1)
+        assert one.guest.frame() == (RESET, 1, b"")
+        for kind in (DATA, END, RESET):
+            one.guest.send(kind, 1)
+        one.guest.open(2)
+        assert one.guest.frame() == (RESET, 2, b"")
+
+
+# The program.
+
+
+def test_the_program_answers_after_the_end_of_the_sandbox_and_ends_with_pytest() -> None:
+    """However pytest ends: the kernel closes its socket."""
+    link, theirs = socket.socketpair()
+    control, control_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    fds = (theirs.fileno(), control_theirs.fileno())
+    program = subprocess.Popen(
+        command(relay.__file__, *fds, "127.0.0.1:9"), pass_fds=fds, env=ENVIRONMENT
+    )
+    for end in (theirs, control_theirs, link):
+        end.close()
+    for _ in range(2):
+        control.send(b"?")
+        assert json.loads(control.recv(1 << 20))["entries"][0]["reached"] == 0
+    control.close()
+    assert program.wait(30) == 0
