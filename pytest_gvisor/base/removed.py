@@ -5,6 +5,8 @@ from __future__ import annotations
 SETTINGS = {
     "lenient": "Write `-o in_gvisor=true` in place of --in-gvisor: tests are skipped then where "
     "runsc or the only platform is missing.",
+    "nofile": "Write `ulimit -n N` before pytest, whose limit sandboxes have too. Or, in the "
+    'workload: ["sh", "-c", "ulimit -n N; exec …"].',
     "reprobe": "Leave it out: each session tries each platform that it needs.",
     "sha256": "Leave it out, and pipe the workload's output through sha256sum inside where it is "
     "more than max_output keeps.",
@@ -33,6 +35,7 @@ OPTIONS = {
         "-u": "Write --user UID.",
         "-v": "Write --mount SOURCE:TARGET.",
         "-w": "Write --cwd DIR.",
+        "--nofile": "Write `ulimit -n N` before it: sandboxes have that limit too.",
         "--volume": "Write --mount SOURCE:TARGET.",
     },
     "cache prune": {"--no-docker": "Leave it out: `cache prune` leaves docker's images alone."},

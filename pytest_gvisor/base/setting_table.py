@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Kind = Literal[
     "platforms", "network", "rootless", "keep", "binary", "path", "release", "flag", "seconds",
-    "size", "count", "files", "number", "bytes", "reports", "acts", "trace", "entries",
+    "size", "count", "number", "bytes", "reports", "acts", "trace", "entries",
 ]  # fmt: skip
 """The kind of a setting's values: `settings` has one reader for each."""
 
@@ -189,13 +189,6 @@ SETTINGS = (
         help="the size of /dev/shm, for instance 256M (default: as on the host); a limit on memory "
         "holds for it too.",
         metavar="SIZE",
-    ),
-    Setting(
-        name="nofile",
-        kind="files",
-        sources=_ALL,
-        help="the limit on open files of each process (default: as on the host).",
-        metavar="N",
     ),
     Setting(
         name="max_output",

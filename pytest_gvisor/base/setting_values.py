@@ -32,12 +32,6 @@ MOST_OUTPUT = 2**62
 """The most bytes of output that can be asked for: the size of a mapping is a signed word."""
 
 
-LEAST_FILES, MOST_FILES = 64, 2**30
-
-
-"""The open files that may be asked for: a Python with pytest, and what docker calls infinity."""
-
-
 NATIVE = "native"
 
 
@@ -182,16 +176,6 @@ def _output(value: object, name: str) -> int:
     return most
 
 
-def _files(value: object, name: str) -> int:
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,10}", value):
-        value = int(value)
-    if type(value) is not int or not LEAST_FILES <= value <= MOST_FILES:
-        raise UsageError(
-            f"{name}={value!r} is not a number of open files from {LEAST_FILES} to {MOST_FILES}"
-        )
-    return value
-
-
 REPORT_SUFFIXES = (".json", ".html", ".md")
 
 
@@ -267,7 +251,6 @@ READERS: Mapping[Kind, Callable[[object, str], object]] = {
     "seconds": seconds,
     "size": _size,
     "count": count,
-    "files": _files,
     "number": _number,
     "bytes": _output,
     "reports": report_paths,

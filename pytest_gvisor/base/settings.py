@@ -151,9 +151,6 @@ class Settings:
     shm: int | str | None = None
     """Size of /dev/shm: bytes, or ``"256M"``; None is the host's."""
 
-    nofile: int | None = None
-    """Limit on the open files of each process; None is the host's."""
-
     max_output: int = DEFAULT_MAX_OUTPUT
     """How many bytes of each output stream are kept, head and tail together."""
 
@@ -269,7 +266,6 @@ class CallSettings(TypedDict, total=False):
     pids: int | None
     cpus: float | None
     shm: int | str | None
-    nofile: int | None
     max_output: int
     debug: bool
     trace: bool | str

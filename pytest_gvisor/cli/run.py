@@ -38,7 +38,7 @@ _GROUPS = {
     "workload": (),
     "root and files": ("image",),
     "sandbox": ("platforms", "network", "netns", "runsc", "rootless"),
-    "limits": ("timeout", "memory", "pids", "cpus", "shm", "nofile", "max_output"),
+    "limits": ("timeout", "memory", "pids", "cpus", "shm", "max_output"),
     "looking into it": ("debug",),
 }
 """The groups of options in the help, each with its settings."""

@@ -13,7 +13,6 @@ import resource
 from typing import Final
 
 from pytest_gvisor.base.errors import UsageError, stage
-from pytest_gvisor.base.setting_values import LEAST_FILES, MOST_FILES
 from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.oci.defaults import SHM
 from pytest_gvisor.oci.mounts import parse_size
@@ -21,6 +20,9 @@ from pytest_gvisor.oci.skeleton import write
 from pytest_gvisor.programs.sources import Source
 
 _SHM: Final = "/dev/shm"
+_LEAST_FILES, _MOST_FILES = 64, 2**30
+"""The open files of a process: those of a Python with pytest, and what docker calls infinity."""
+
 _ENDLESS: Final = 2**20
 """The limit where the host has none: the kernel's own bound, fs.nr_open, is usually this one."""
 
@@ -53,10 +55,8 @@ def shm(settings: Settings) -> int:
     return size
 
 
-def nofile(settings: Settings) -> tuple[int, int]:
+def nofile() -> tuple[int, int]:
     """Return the soft and the hard limit on the open files of each process of a sandbox."""
-    if settings.nofile is not None:
-        return settings.nofile, settings.nofile
     soft, hard = (_bounded(limit) for limit in resource.getrlimit(resource.RLIMIT_NOFILE))
     return soft, max(soft, hard)
 
@@ -64,7 +64,7 @@ def nofile(settings: Settings) -> tuple[int, int]:
 def _bounded(limit: int) -> int:
     if limit == resource.RLIM_INFINITY:
         return _ENDLESS
-    return max(LEAST_FILES, min(limit, MOST_FILES))
+    return max(_LEAST_FILES, min(limit, _MOST_FILES))
 
 
 def _hosts_shm() -> int:

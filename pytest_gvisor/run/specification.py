@@ -131,7 +131,7 @@ def arguments(chosen: Settings, workspace: Workspace, way: Way) -> dict[str, Any
         "pids": chosen.pids,
         "cpus": chosen.cpus,
         "shm": limits.shm(chosen),
-        "nofile": limits.nofile(chosen),
+        "nofile": limits.nofile(),
         "id_mappings": id_mappings(way),
     }
 

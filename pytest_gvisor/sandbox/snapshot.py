@@ -23,7 +23,7 @@ from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.peers import Answer
 
 _FIXED = (
-    "network", "netns", "rootless", "image", "project", "memory", "pids", "cpus", "shm", "nofile",
+    "network", "netns", "rootless", "image", "project", "memory", "pids", "cpus", "shm",
 )  # fmt: skip
 """Settings that a copy has from the saved sandbox."""
 

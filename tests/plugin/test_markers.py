@@ -20,7 +20,7 @@ BAD = {
     "pids=-1": "pids=-1 is not a whole number of at least 0",
     'cpus="2"': "cpus='2' is not a number",
     "shm=1.5": "shm=1.5 is not a size",
-    "nofile=63": "nofile=63 is not a number of open files from 64 to 1073741824",
+    "nofile=64": "nofile is removed. Write `ulimit -n N` before pytest",
     "max_output=True": "max_output=True is not a whole number",
     "strict=True": "strict is decided on the command line, not by a marker",
     'keep="all"': "keep is decided on the command line, not by a marker",

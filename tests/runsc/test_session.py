@@ -24,14 +24,14 @@ def test_a_script_runs_workloads(gvisor: Gvisor, gvisor_platform: Platform) -> N
         import os, pytest_gvisor
 
         with pytest_gvisor.session(
-            platform={str(gvisor_platform)!r}, runsc={gvisor.runsc.path!r}, timeout=60, nofile=100
+            platform={str(gvisor_platform)!r}, runsc={gvisor.runsc.path!r}, timeout=60, shm="1M"
         ) as gvisor:
-            print(gvisor.platform, gvisor.run(["sh", "-c", "ulimit -n"]).stdout, end="")
+            print(gvisor.platform, gvisor.run(["stat", "-fc", "%b", "/dev/shm"]).stdout, end="")
             print(gvisor.sandbox().exec(["echo", "warm"]).stdout, end="")
         children = open(f"/proc/self/task/{{os.getpid()}}/children").read()
         print("left:", children.split())
     """)
-    assert (done.stdout, done.stderr) == (f"{gvisor_platform} 100\nwarm\nleft: []\n", "")
+    assert (done.stdout, done.stderr) == (f"{gvisor_platform} 256\nwarm\nleft: []\n", "")
 
 
 def test_an_error_in_the_block_ends_the_session_too() -> None:

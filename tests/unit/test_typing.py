@@ -50,7 +50,7 @@ def test_fixtures(
 def test_all(gvisor: Gvisor, bundle: Bundle) -> None:
     gvisor.run(
         ["true"], timeout=10, network="none", netns=None, rootless="auto", image=Path("a.tar"),
-        project=True, memory="256M", pids=100, cpus=0.5, shm=1 << 20, nofile=1024,
+        project=True, memory="256M", pids=100, cpus=0.5, shm=1 << 20,
         max_output=1000, debug=False, mounts=[bind("/a", "/b")], user=(1, 2),
     )
     asyncio.run(gvisor.arun(["true"], network="sandbox", memory=1 << 28))
