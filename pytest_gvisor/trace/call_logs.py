@@ -20,7 +20,7 @@ _STRACE = re.compile(
     r"(\d+) +(\w+)\((.*)\) += (-?\d+|0x[0-9a-f]+)(?:<.*>)?(?:\(deleted\))?(?: (E[A-Z0-9]+)| |\Z)"
 )
 _RUNSC = re.compile(
-    r".*?\[ *\d+: *(\d+)\] .*? X (\w+)\((.*)\) = (-?\d+) (?:errno=(\d+) |\(0x[0-9a-f]+\) )"
+    r".*?\[ *\d+: *(\d+)\] .*? X (\w+)\((.*)\) = (-?\d+) (?:\(0x[0-9a-f]+\) )?(?:errno=(\d+) |\()"
 )
 _BEGUN = re.compile(r"(\d+) +(\w+\(.*?),? <unfinished \.\.\.>")
 _RESUMED = re.compile(r"(\d+) +<\.\.\. \w+ resumed>(.*)", re.DOTALL)
@@ -67,7 +67,7 @@ class Call(NamedTuple):
     part alone."""
 
     shown: str
-    """The call as its log has it, at most 160 characters."""
+    """The call as its log has it, at most 300 characters."""
 
     result: int
     error: int
@@ -113,7 +113,7 @@ class CallLog:
             self._kept += 1
             number = int(error or 0) if not self.host else getattr(errno, error or "", 0)
             shown = f"{name}({arguments})"
-            shown = shown if len(shown) <= 160 else f"{shown[:160]}…)"
+            shown = shown if len(shown) <= 300 else f"{shown[:300]}…)"
             self.calls[self._test].append(
                 Call(task, name, self._place(name, arguments), shown, int(result, 0), number)
             )

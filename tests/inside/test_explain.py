@@ -152,9 +152,7 @@ def explained(project: pytest.Pytester, *arguments: str) -> dict[str, str]:
     return {test: sentence for test, _, sentence in found}
 
 
-@pytest.mark.parametrize(
-    ("corpus", "least"), [(FIVE, 5), (OTHERS, 20)], ids=["five of them", "the others"]
-)
+@pytest.mark.parametrize(("corpus", "least"), [(FIVE, 5), (OTHERS, 20)], ids=["five", "others"])
 def test_the_call_that_answers_otherwise_is_named(
     project: pytest.Pytester, corpus: dict[str, tuple[str, str, str]], least: int
 ) -> None:
@@ -229,3 +227,39 @@ def test_a_test_that_does_not_run_again_is_not_explained(project: pytest.Pyteste
     )
     told = explained(project)
     assert told == {"test_it": "it did not run again: the pytest that repeats it ended before"}
+
+
+@pytest.mark.parametrize(
+    ("strace", "cause"),
+    [(None, "strace(1) is not installed"), ("/bin/false", "strace(1) may not trace here")],
+)
+def test_a_host_s_side_that_cannot_be_had_is_said_to_be_missing(
+    project: pytest.Pytester, strace: str | None, cause: str
+) -> None:
+    """The call in gVisor is named by the failure's own error, and without one there is none."""
+    project.makeconftest(
+        f"""
+        import shutil
+        import pytest
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_sessionfinish():
+            shutil.which = lambda *_, **__: {strace!r}
+        """
+    )
+    project.makepyfile(
+        """
+        import os
+
+        def test_named():
+            open("/proc/kallsyms").close()
+
+        def test_not_named():
+            assert os.path.exists("/proc/kallsyms")
+        """
+    )
+    told = explained(project)
+    assert told["test_not_named"] == f"the host's side is missing, because {cause}"
+    assert told["test_named"].startswith(f"{told['test_not_named']}; in gVisor, openat(AT_FDCWD ")
+    assert "/proc/kallsyms, O_RDONLY" in told["test_named"]
+    assert ") fails with ENOENT: https:" in told["test_named"]

@@ -64,6 +64,12 @@ def test_both_logs_tell_the_same_facts() -> None:
     assert host[8].name == "cachestat"
 
 
+def test_the_log_of_an_older_runsc_has_a_result_before_an_error() -> None:
+    """The error counts."""
+    calls = of_runsc("access(0x7ef3cf8822a0 /x, 0o4) = 0 (0x0) errno=2 (no such file)")
+    assert [(call.place, call.answer) for call in calls] == [("/x", "fails with ENOENT")]
+
+
 def test_a_call_that_strace_writes_in_two_parts_is_one() -> None:
     """Another thread's call may come between them."""
     calls = of_strace(
@@ -82,13 +88,13 @@ def test_only_calls_between_marks_are_kept(monkeypatch: pytest.MonkeyPatch) -> N
         "1 getpid() = 1", f'1 access("{BEGIN}", F_OK) = -1 ENOENT (x)', "--- SIGCHLD ---",
         '1 execve("/a", ["a"], 0x1) = 0', "1 getppid() = 1", "1 exit_group(0) = ?",
         '1 access("/marks/74/ValueError", F_OK) = -1 ENOENT (x)', "1 getuid() = 1",
-        f'1 access("{BEGIN}", F_OK) = -1 ENOENT (x)', f'1 write(1, "{"y" * 500}", 500) = 500',
+        f'1 access("{BEGIN}", F_OK) = -1 ENOENT (x)', f'1 write(1, "{"y" * 900}", 500) = 500',
         "1 beyond() = 1", f'1 access("{END}", F_OK) = -1 ENOENT (x)',
     ]  # fmt: skip
     for line in lines:
         log.add(line)
     assert [call.name for call in log.calls["74"]] == ["getppid", "write"]
-    assert len(log.calls["74"][1].shown) == 162
+    assert len(log.calls["74"][1].shown) == 302
     assert log.raised == {"74": {"ValueError"}}
 
 
