@@ -269,7 +269,6 @@ def test_a_load_reaches_no_other_load_of_its_sandbox(gvisor_sandbox: Sandbox, lo
     with gvisor_sandbox.popen(["cat"]) as other:
         reached = gvisor_sandbox.exec(["python3", "-c", code], check=True).stdout
         assert other.stdout.read(1) == b"\0", reached
-    assert victim.add(2, 2) == 4
 
 
 SPECIAL = """
