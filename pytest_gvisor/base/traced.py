@@ -193,6 +193,9 @@ class Trace:
     """Such calls with their paths, as the lines of runsc's strace have them; none without
     ``trace="paths"``. A newline in the name of a file forges a line, or hides one."""
 
+    unsupported: tuple[str, ...] = ()
+    """The names of system calls that this runsc does not implement, and that a process made."""
+
     processes: tuple[TracedProcess, ...] = ()
     """The processes, in the order of their start."""
 

@@ -6,6 +6,7 @@ nothing but the workers' reports.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import datetime as dt
 import os
@@ -20,7 +21,7 @@ from pytest_gvisor.base.escape import escape, safe, uncoloured
 from pytest_gvisor.base.setting_values import NATIVE
 from pytest_gvisor.plugin import cells, explain
 from pytest_gvisor.plugin.entries import MAX_OUTPUT, CellInMaking
-from pytest_gvisor.plugin.placement import here_is_inside
+from pytest_gvisor.plugin.placement import UNSUPPORTED, here_is_inside
 from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.plugin.stash import engine_if_any, worker_of
 from pytest_gvisor.report import outputs, summary
@@ -57,6 +58,7 @@ class Collector:
         self._lost: list[pytest.TestReport] = []
         self._causes: dict[str, str] = {}
         self._size = 0
+        self._unsupported: collections.Counter[str] = collections.Counter()
         self.reaped = 0
         self.left = 0
         self.report: Report | None = None
@@ -67,6 +69,7 @@ class Collector:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the data in a report."""
         data = vars(report).pop(cells.CELL, None)
+        self._unsupported.update(vars(report).pop(UNSUPPORTED, ()))
         for nodeid, row, name in vars(report).pop(cells.ROSTER, ()):
             self._expect(nodeid, row, name)
         if data is None:
@@ -169,7 +172,11 @@ class Collector:
 
     @pytest.hookimpl
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Write the matrix to pytest's summary."""
+        """Write the matrix to pytest's summary, after calls that gVisor does not implement."""
+        if self._unsupported:
+            found = (f"{name} ({count})" for name, count in self._unsupported.most_common(30))
+            text = f"unimplemented system calls, and tests that made them: {', '.join(found)}"
+            terminalreporter.write_line(safe(f"gVisor: {text}"))
         if self.report is not None:
             summary.show(terminalreporter, self.report, self.written, self.problems)
 

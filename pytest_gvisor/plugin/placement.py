@@ -85,6 +85,10 @@ def in_matrix(item: pytest.Item) -> bool:
     return "gvisor_platform" in getattr(item, "fixturenames", ())
 
 
+UNSUPPORTED = "gvisor_unsupported"
+"""The attribute of a report that has the test's calls that gVisor does not implement."""
+
+
 def here_is_inside() -> bool:
     """Whether this pytest runs in the sandbox, or was started by the one that does."""
     kernel = os.uname()

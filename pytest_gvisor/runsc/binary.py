@@ -85,6 +85,11 @@ class Runsc(Features, locate.CheckedBinary):
         """
         return points.parse(*features.ask(self, [("trace", "metadata")]))
 
+    @functools.cached_property
+    def unsupported(self) -> dict[int, str]:
+        """The system calls that its sentry does not implement, by number. Asked for as `points`."""
+        return points.unsupported(*features.ask(self, [("help", "syscalls", "-format", "json")]))
+
     def recorder(self, *, warm: bool, values: bool) -> Recorder | Programs:
         """Return the recorder of a traced run, or of the programs in a ``warm`` sandbox.
 
@@ -95,7 +100,7 @@ class Runsc(Features, locate.CheckedBinary):
         from pytest_gvisor.trace import programs, recorder  # noqa: PLC0415 -- few runs are traced
 
         kind = programs.Programs if warm else recorder.Recorder
-        return kind(self.points, self.version, values=values)
+        return kind(self.points, self.version, values=values, unsupported=self.unsupported)
 
     @functools.cached_property
     def uses_sidecars(self) -> bool:

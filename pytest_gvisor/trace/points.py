@@ -48,6 +48,7 @@ Known = Mapping[str, Collection[str]]
 _LINE = re.compile(
     r"^Name: (\S+), optional fields: \[(.*?)\], context fields: \[(.*?)\]", re.MULTILINE
 )
+_UNSUPPORTED = re.compile(r'"(\d{1,4})": \{\s*"name": "(\w{1,64})",\s*"support": "Unimpl')
 _WHO = ("thread_id", "group_id")
 
 
@@ -65,6 +66,16 @@ def parse(metadata: str) -> dict[str, frozenset[str]]:
         name: frozenset((*optional.split("|"), *context.split("|")))
         for name, optional, context in _LINE.findall(metadata)
     }
+
+
+def unsupported(table: str) -> dict[int, str]:
+    """Return the calls that the answer of ``runsc help syscalls`` has as unimplemented, by number.
+
+    The answer has a table for each machine: amd64, then arm64.
+    """
+    tables = table.partition('"arm64"')
+    found = _UNSUPPORTED.findall(tables[0 if os.uname().machine == "x86_64" else 2])
+    return {int(number): name for number, name in found}
 
 
 def calls() -> Mapping[str, int]:
@@ -103,6 +114,11 @@ def of_trace(known: Known, version: str) -> list[Point]:
     return [one for one in asked if one.name not in missing]
 
 
+def entered(number: int) -> Point:
+    """Return the point of a call's begin, by its number."""
+    return Point(f"syscall/sysno/{number}/enter", _WHO)
+
+
 def wanted(numbers: Mapping[str, int]) -> Iterator[Point]:
     """Yield the points of what a workload does, where its system calls have these numbers."""
     yield Point("sentry/clone", _WHO)
@@ -114,7 +130,7 @@ def wanted(numbers: Mapping[str, int]) -> Iterator[Point]:
         # On 2024 the exit of a call by its number says whose it is only where its enter is asked
         # for too. openat2 may be missing, and its exit alone tells of that.
         if name != "openat2":
-            yield Point(f"syscall/sysno/{number}/enter", _WHO)
+            yield entered(number)
         if name == "openat2" or name in CHANGES:
             yield Point(f"syscall/sysno/{number}/exit", _WHO)
         # On 2026 the exit of an execve that fails tells of no error.

@@ -6,7 +6,7 @@ process makes, so an event belongs to the program whose process came of the gues
 
 from __future__ import annotations
 
-import functools
+from typing import Any
 
 from pytest_gvisor.base.traced import Trace
 from pytest_gvisor.trace.points import Known
@@ -21,9 +21,9 @@ _MAX_SIZE = 2 * MAX_BYTES
 class Programs:
     """The recorders of one sandbox's programs."""
 
-    def __init__(self, known: Known, version: str, *, values: bool = False) -> None:
+    def __init__(self, known: Known, version: str, **more: Any) -> None:
         """See `Recorder`. Raises `TraceError`."""
-        self._made_for = functools.partial(Recorder, known, version, values=values)
+        self._known, self._version, self._more = known, version, more
         self.session = self._made_for().session
         self._of: dict[int, Recorder | None] = {}
         """The recorder of each process; None if its program has been forgotten."""
@@ -32,6 +32,9 @@ class Programs:
         """Those of the guest's children that are not claimed yet, the oldest first."""
 
         self._size = 0
+
+    def _made_for(self, first: int = 1) -> Recorder:
+        return Recorder(self._known, self._version, first, **self._more)
 
     def take(self, kind: int, payload: bytes) -> None:
         """Take a message. Raises ValueError for one of another shape, and for too many."""

@@ -41,24 +41,26 @@ def parse_once(kind: int, payload: bytes) -> Event:
     return (_parse_same if len(payload) <= _SAME else parse)(kind, payload)
 
 
+@dataclasses.dataclass(slots=True, eq=False)
 class Opened:
     """How often a file was opened in one way."""
 
-    __slots__ = ("closed", "file", "opened", "process")
-
-    def __init__(self, file: traced.File, process: int) -> None:
-        self.file = file
-        self.process = process
-        self.opened = 0
-        self.closed = 0
-        """How many of the descriptors were closed with a path."""
+    file: traced.File
+    process: int
+    opened: int = 0
+    closed: int = 0
+    """How many of the descriptors were closed with a path."""
 
 
 class Recorder:
     """The recorder of one program. `take` takes each message, `trace` is the result."""
 
-    def __init__(self, known: Known, version: str, first: int = 1, *, values: bool = False) -> None:
-        """``known`` are the points and fields of the runsc of this version.
+    def __init__(
+        self, known: Known, version: str, first: int = 1, *, values: bool = False,
+        unsupported: Mapping[int, str] = {},
+    ) -> None:  # fmt: skip
+        """``known`` are the points and fields of the runsc of this version, and ``unsupported`` the
+        system calls that it does not implement.
 
         ``first`` is the program's first process; by default it is the sandbox's own. ``values`` is
         whether variables are kept with their values.
@@ -66,14 +68,15 @@ class Recorder:
         Raises `TraceError`, which names points that it does not have.
         """
         numbers = points.calls()
-        self._points = points.of_trace(known, version)
+        self._points = [*points.of_trace(known, version), *map(points.entered, unsupported)]
         self._opens = {numbers[name] for name in points.OPENS if name in numbers}
         self._execs = {numbers[name] for name in points.EXECS}
         self._creat = numbers.get("creat", -1)
         self._openat2 = numbers["openat2"]
         self._sends = {numbers[name] for name in points.SENDS}
         self._sendto = numbers["sendto"]
-        self._changing, self._values = points.changes(), values
+        # Of the calls that gVisor does not implement, some answer ENOSYS, others EPERM or EINVAL.
+        self._changing, self._values, self._lacking = points.changes(), values, unsupported
         self._listens = points.LISTEN in known
         self._descriptors: dict[int, dict[int, Opened | str]] = {}
         """For each process its open descriptors: files, and the kinds of sockets."""
@@ -120,6 +123,9 @@ class Recorder:
 
         self._pending = dict.fromkeys(self._pending, 0)
         self._datagrams = 0
+        self.unsupported: dict[str, None] = {}
+        """The names of calls that gVisor does not implement, in the order of their first ones."""
+
         self._changes: collections.Counter[tuple[str, str, int]] = collections.Counter()
         for pid in [pid for pid, count in self._threads.items() if count <= 0]:
             del self._threads[pid]
@@ -331,6 +337,8 @@ class Recorder:
             # Field 2 is there at the end of a call.
             if 2 in event.fields and (key in self._changes or self._room(*key[:2])):
                 self._changes[key] += 1
+        elif number in self._lacking:
+            self.unsupported[self._lacking[number]] = None
         elif number not in self._opens and number not in self._execs:
             return
         elif len(self._pending) >= MAX_KEPT:
@@ -387,6 +395,7 @@ class Recorder:
                 for (call, error, process), count in self._changes.items()
             ),
             unverified=changes(strace),
+            unsupported=tuple(self.unsupported),
             processes=tuple(
                 traced.TracedProcess(pid=pid, parent=parent, command=self._last.get(pid, ()))
                 for pid, parent in self.parents.items()

@@ -152,6 +152,41 @@ def test_a_test_on_the_host_has_the_trace_of_its_last_run(
     assert run_inside("--gvisor-trace").parseoutcomes() == {"passed": 2}
 
 
+UNSUPPORTED = """
+import contextlib, os, subprocess, sys
+import pytest
+
+CALL = "import os; os.sched_rr_get_interval(0)"
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_calls(number, gvisor_trace):
+    with contextlib.suppress(OSError):
+        os.sched_rr_get_interval(0)
+    assert gvisor_trace().unsupported == ("sched_rr_get_interval",)
+
+def test_a_child_calls():
+    subprocess.run([sys.executable, "-S", "-c", CALL], stderr=subprocess.DEVNULL)
+
+def test_does_not_call(gvisor_trace):
+    assert gvisor_trace().unsupported == ()
+"""
+
+
+@pytest.mark.parametrize("more", [["-n0"], ["-n2"]], ids=["alone", "xdist"])
+def test_the_summary_counts_the_tests_that_made_unimplemented_calls(
+    project: pytest.Pytester, run_inside: RunInside, more: list[str]
+) -> None:
+    """Each test once. Without any there is no line."""
+    project.makepyfile(test_calls=UNSUPPORTED)
+    result = run_inside("--gvisor-trace", *more)
+    assert result.parseoutcomes() == {"passed": 4}
+    line = "gVisor: unimplemented system calls, and tests that made them: sched_rr_get_interval (3)"
+    assert line in result.outlines
+    result = run_inside("--gvisor-trace", "-k", "does_not_call", *more)
+    assert result.parseoutcomes()["passed"] == 1
+    assert "unimplemented system calls" not in result.stdout.str()
+
+
 FORBIDDEN = """
 import os, socket, subprocess
 import pytest

@@ -120,6 +120,16 @@ CALLED = {
 }
 
 
+@pytest.mark.gvisor(trace=True)
+def test_system_calls_that_gvisor_does_not_implement_are_named(gvisor: Gvisor) -> None:
+    """Each once, by its name in the table of the binary. A child's calls count too."""
+    call = "import os\nif not os.fork(): os.sched_rr_get_interval(0)\nos.wait()"
+    done = gvisor.run(["python3", "-I", "-S", "-c", call])
+    assert done.trace is not None
+    assert done.trace.unsupported == ("sched_rr_get_interval",)
+    assert done.trace.complete
+
+
 @pytest.mark.parametrize("paths", [False, True])
 def test_changes_without_an_open_are_counted(gvisor: Gvisor, paths: bool) -> None:
     """Their paths come from the strace, and only where they are asked for."""

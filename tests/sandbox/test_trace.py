@@ -48,6 +48,14 @@ def test_the_marker_traces_each_program(gvisor_sandbox: Sandbox) -> None:
     assert gvisor_sandbox.exec(["true"], trace=False).trace is None
 
 
+@pytest.mark.gvisor(trace=True)
+def test_a_program_has_its_own_unimplemented_calls(gvisor_sandbox: Sandbox) -> None:
+    """The calls of an earlier program are not among them."""
+    call = ["python3", "-I", "-S", "-c", "import os; os.sched_rr_get_interval(0)"]
+    found = [gvisor_sandbox.exec(args).trace for args in (call, ["true"])]
+    assert [one and one.unsupported for one in found] == [("sched_rr_get_interval",), ()]
+
+
 @pytest.mark.gvisor(forbid=["exec", "write:/etc/**"])
 def test_a_forbidden_act_fails_the_program_that_did_it(gvisor_sandbox: Sandbox) -> None:
     """A call cannot do without the trace, nor through popen. The sandbox goes on."""

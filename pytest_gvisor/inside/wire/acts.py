@@ -54,14 +54,20 @@ class TestTrace:
         """Whether it has been opened."""
         return self._recorder is None or not self._recorder.mark
 
-    def problem(self) -> str:
-        """Return the acts of the test that are forbidden, or why they are not known; or nothing."""
+    def verdict(self) -> tuple[Sequence[str], str]:
+        """Return the test's calls that gVisor does not implement, and its forbidden acts as a text.
+
+        The text is why these are not known if the trace has a gap, and else nothing.
+        """
+        if self._recorder is None:
+            return (), ""
+        trace = self._so_far(self._recorder)
         try:
-            if self._recorder is not None:
-                self._so_far(self._recorder).check(forbid=self.forbid)
+            if self.forbid:
+                trace.check(forbid=self.forbid)
         except (AssertionError, TraceError) as error:
-            return str(error)
-        return ""
+            return trace.unsupported, str(error)
+        return trace.unsupported, ""
 
     def acts(self, *, tree: bool = False) -> str:
         """Return the first lines of what the test did so far, or all of it as a tree."""

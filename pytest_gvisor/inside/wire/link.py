@@ -21,6 +21,7 @@ from pytest_gvisor.guest.wire.checked_json import has_more_values, loads
 from pytest_gvisor.guest.wire.frames import UNBOUNDED, Decoder, Encoder, FrameError
 from pytest_gvisor.inside.wire import byte_code
 from pytest_gvisor.inside.wire.acts import TestTrace
+from pytest_gvisor.plugin.placement import UNSUPPORTED
 from pytest_gvisor.run.budget import LATE, Budget
 from pytest_gvisor.run.connected import Driven, Ended
 from pytest_gvisor.run.logs import debugged
@@ -139,19 +140,19 @@ class Link:
     def judge(self, report: pytest.TestReport, *, failed: bool) -> None:
         """Fail the last report of a test that did a forbidden act, or may have; raises `Died`.
 
-        A test that has ``failed`` keeps its own failure.
+        A test that has ``failed`` keeps its own failure. Calls that gVisor does not implement are
+        noted for the summary.
         """
-        if not self.traced.forbid:
-            return
-        if not failed:
+        if self.traced.forbid and not failed:
             self.send("mark", mark=self.traced.mark())
             self._turn_until(self.traced.marked, Budget(_SEND_DEADLINE))
-        if not (problem := self.traced.problem()):
-            return
-        if failed:
+        unsupported, problem = self.traced.verdict()
+        if unsupported:
+            vars(report)[UNSUPPORTED] = [*unsupported]
+        if problem and failed:
             # pytest shows it with a failure of the call, for the word "teardown".
             report.sections.append(("gvisor: forbidden acts, found at teardown", problem))
-        else:
+        elif problem:
             report.outcome, report.longrepr = "failed", problem
 
     def _take(self, messages: deque[tuple[int, dict[str, Any]]]) -> dict[str, Any]:

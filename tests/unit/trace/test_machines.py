@@ -26,3 +26,30 @@ def test_another_machine_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("", "", "", "", "riscv64")))
     with pytest.raises(TraceError, match="riscv64 cannot be traced"):
         points.calls()
+
+
+TABLE = """{"linux": {"amd64": {"syscalls": {
+    "0": {
+      "name": "read",
+      "support": "Full Support"
+    },
+    "148": {
+      "name": "sched_rr_get_interval",
+      "support": "Unimplemented",
+      "note": "it"
+    }}},
+  "arm64": {"syscalls": {
+    "127": {
+      "name": "sched_rr_get_interval",
+      "support": "Unimplemented"
+    }}}}}"""
+
+
+@pytest.mark.parametrize(("machine", "number"), [("x86_64", 148), ("aarch64", 127)])
+def test_the_table_of_a_binary_names_unimplemented_calls_of_a_machine(
+    monkeypatch: pytest.MonkeyPatch, machine: str, number: int
+) -> None:
+    """Others are supported, whole or in part."""
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("", "", "", "", machine)))
+    assert points.unsupported(TABLE) == {number: "sched_rr_get_interval"}
+    assert points.unsupported("") == {}
