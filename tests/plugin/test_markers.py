@@ -30,6 +30,8 @@ BAD = {
     'forbid=["conect"]': "forbid: 'conect' is no act; did you mean connect; there are read, write",
     'forbid="exec"': "forbid='exec' is not a list such as ['connect', 'write:/app/**']",
     'forbid=["write:app/**"]': "forbid: 'write:app/**' matches nothing: a pattern is of a whole",
+    'allow=["pypi.org"]': "allow: 'pypi.org' is not HOST:PORT",
+    'allow=["*.pypi.org:443"]': "names with * are not supported yet",
     "debug=True": "debug is decided on the command line, not by a marker",
 }
 
@@ -142,6 +144,39 @@ def test_an_ini_file_forbids_acts_in_each_test(alone: Project) -> None:
     ran.shows("connected: 127.0.0.1:9 (ECONNREFUSED), by process 1 (python3 -I -S -c ")
     ran.hides("traced.py", "harness/gvisor.py")
     ran.shows("connected: 127.0.0.1:11 (ECONNREFUSED), by process 2 (")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--gvisor-allow=127.0.0.1:9,127.0.0.1:10"], ["-o", "gvisor_allow=127.0.0.1:9,127.0.0.1:10"]],
+)
+def test_warm_sandboxes_have_the_allow_list_of_the_session(
+    alone: Project, options: list[str]
+) -> None:
+    """Everything else that starts a sandbox says that it has none. A marker's list counts first."""
+    alone.test("""
+        import pytest
+
+        def entries(sandbox):
+            return [one.entry for one in sandbox.exec(["true"]).egress.entries]
+
+        def test_warm(gvisor_sandbox):
+            assert entries(gvisor_sandbox) == ["127.0.0.1:9", "127.0.0.1:10"]
+
+        @pytest.mark.gvisor(allow=["127.0.0.1:11"])
+        def test_own(gvisor_sandbox):
+            assert entries(gvisor_sandbox) == ["127.0.0.1:11"]
+
+        def test_run(gvisor):
+            gvisor.run(["true"])
+
+        @pytest.mark.in_gvisor
+        def test_inside():
+            pass
+    """)
+    ran = alone.run(*options).ends(passed=2, failed=1, errors=1)
+    ran.shows("only warm sandboxes have an allow-list so far")
+    ran.shows("tests inside have no allow-list yet")
 
 
 def test_each_source_asks_for_more_of_a_trace(alone: Project) -> None:

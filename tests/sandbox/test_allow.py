@@ -8,15 +8,17 @@ import signal
 import socket
 import socketserver
 import ssl
+import subprocess
 import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pytest_gvisor import Gvisor, Sandbox, SnapshotError, UsageError
+from pytest_gvisor import Gvisor, Sandbox, SnapshotError, UsageError, directory, empty
 from pytest_gvisor.programs import relay
 from pytest_gvisor.programs.proc import children_of_self, words_of
 from pytest_gvisor.run import outer_relay
@@ -239,13 +241,19 @@ def test_another_name_is_not_known_inside_and_the_hint_has_its_entry(
 def test_programs_of_any_user_reach_it_and_none_can_use_the_socket_of_the_relay(
     gvisor: Gvisor, echo: int
 ) -> None:
-    """The relay in the sandbox has the only descriptor, and no other user reads its memory."""
+    """The relay in the sandbox has the only descriptor. No other user opens or signals it."""
     look = "import os; print(os.listdir('/proc/self/fd'))"
     with gvisor.sandbox(allow=[f"127.0.0.1:{echo}"], user=1000) as box:
         assert talk(box, "127.0.0.1", echo) == "True 268\n"
         assert box.exec(["python3", "-c", look]).stdout == "['0', '1', '2', '3']\n"
-        done = box.exec(["sh", "-c", "ls /proc/1/fd; cat /proc/2/mem; kill -9 2"])
-        assert (done.stdout, done.returncode) == ("", 1)
+        steal = (
+            "import os\n"
+            "acts = [lambda: open(f'/proc/{p}/{n}') for p in (1, 2) for n in ('mem', 'fd/3')]\n"
+            "for act in [*acts, lambda: os.kill(2, 9)]:\n"
+            "    try: act(); print('done')\n"
+            "    except OSError: pass\n"
+        )
+        assert box.exec(["python3", "-c", steal], check=True).stdout == ""
         assert talk(box, "127.0.0.1", echo) == "True 268\n"
 
 
@@ -269,6 +277,68 @@ def test_an_allow_list_is_for_network_none_and_for_warm_sandboxes(gvisor: Gvisor
         box.snapshot()
     with pytest.raises(UsageError, match="/etc/hosts is made for allow"):
         gvisor.sandbox(allow=allow, mounts={"/etc/hosts": "/etc/hosts"})
+
+
+@pytest.mark.parametrize("kind", ["empty", "folder"])
+def test_a_root_without_python_and_without_etc_hosts_reaches_a_name(
+    gvisor: Gvisor, names: Callable[..., None], tmp_path: Path, busybox: bytes, kind: str
+) -> None:
+    """A static program reads /etc/hosts, which is mounted there."""
+    (tmp_path / "hello.txt").write_text("hello")
+    rootfs = empty({"bin/busybox": busybox})
+    if kind == "folder":
+        for name in ("bin", "etc", ".pytest-gvisor", "proc", "dev", "sys", "tmp"):
+            (tmp_path / "root" / name).mkdir(parents=True)
+        (tmp_path / "root/etc/hosts").write_text("127.0.0.1 own.example\n")
+        (tmp_path / "root/bin/busybox").write_bytes(busybox)
+        (tmp_path / "root/bin/busybox").chmod(0o755)
+        rootfs = directory(tmp_path / "root")
+    names(web_example=["127.0.0.1"])
+
+    class Files(Handler):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(tmp_path))
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Files) as server:
+        server.daemon_threads = False
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        port = server.server_address[1]
+        allow = [f"web.example:{port}", f"127.0.0.1:{port}"]
+        with gvisor.sandbox(allow=allow, rootfs=rootfs) as box:
+            url = f"http://web.example:{port}/hello.txt"
+            done = box.exec(["/bin/busybox", "wget", "-q", "-O", "-", url])
+            assert (done.stdout, done.stderr) == ("hello", "")
+            assert b"own.example" not in box.get("/etc/hosts")
+        server.shutdown()
+        thread.join()
+    if kind == "folder":
+        assert (tmp_path / "root/etc/hosts").read_text() == "127.0.0.1 own.example\n"
+
+
+def test_the_relay_ends_when_pytest_is_killed(gvisor: Gvisor, tmp_path: Path) -> None:
+    """SIGKILL leaves no process of it."""
+    program = (
+        "import os, sys\n"
+        "from pytest_gvisor import session\n"
+        "from pytest_gvisor.programs.proc import children_of_self\n"
+        "with session(runsc=sys.argv[1], platform=sys.argv[2]) as gvisor:\n"
+        "    with gvisor.sandbox(allow=['127.0.0.1:9']) as box:\n"
+        "        box.exec(['true'])\n"
+        "        print(*children_of_self(), flush=True)\n"
+        "        sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, gvisor.runsc.path, gvisor.platform],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(relay.__file__).parents[2])},
+    ) as killed:  # fmt: skip
+        assert killed.stdout is not None
+        children = [int(pid) for pid in killed.stdout.readline().split()]
+        found = [pid for pid in children if relay.__file__ in words_of(pid)]
+        assert len(found) == 1
+        killed.kill()
+    wait_for(lambda: relay.__file__ not in words_of(found[0]), "the end of the relay")
 
 
 def relays() -> list[int]:
