@@ -166,6 +166,21 @@ def test_a_call_is_counted_by_its_number(gvisor: Gvisor) -> None:
         assert trace.complete == ("/tmp/refused" in trace.written)
 
 
+def test_changes_belong_to_the_program_that_made_them(gvisor: Gvisor) -> None:
+    """The end of a call says whose it is on each release, also after the guest's own calls."""
+    code = "import os\nfor name in 'ab': os.mkdir(f'/tmp/{name}')\nos.path.exists('/tmp/a')"
+    with gvisor.sandbox(trace=True) as box:
+        box.put("/tmp/folder/of-the-guest", "")
+        made = python(box, code)
+        none = python(box, "")
+        failed = box.exec(["rmdir", "/tmp/missing"]).trace
+    assert failed is not None
+    assert [(one.call, one.error, one.count) for one in made.changes] == [("mkdir", "", 2)]
+    assert [one.process for one in made.changes] == [made.processes[0].pid]
+    assert (none.changes, made.unverified) == ((), ())
+    assert [(one.call, one.error, one.count) for one in failed.changes] == [("rmdir", "ENOENT", 1)]
+
+
 def test_a_drop_is_a_gap_of_the_program_alone(gvisor: Gvisor) -> None:
     """gVisor cannot send 300 KB at once, and counts that."""
     with gvisor.sandbox(trace=True) as box:
