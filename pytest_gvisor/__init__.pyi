@@ -36,6 +36,10 @@ from pytest_gvisor.base.errors import (
     UsageError as UsageError,
 )
 from pytest_gvisor.base.traced import Trace as Trace
+from pytest_gvisor.harness.asandbox import (
+    AsyncProcess as AsyncProcess,
+    AsyncSandbox as AsyncSandbox,
+)
 from pytest_gvisor.harness.gvisor import Gvisor as Gvisor
 from pytest_gvisor.harness.engine import session as session
 from pytest_gvisor.base.kernel import is_gvisor_kernel as is_gvisor_kernel

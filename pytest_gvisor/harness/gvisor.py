@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
@@ -20,7 +21,7 @@ from pytest_gvisor.oci.project import Project
 from pytest_gvisor.oci.rootfs import ProgramDefaults, Rootfs, python
 from pytest_gvisor.oci.spec import UserSpec
 from pytest_gvisor.programs.linux import closing
-from pytest_gvisor.run import runner
+from pytest_gvisor.run import runner, threads
 from pytest_gvisor.run.not_started import Asker
 from pytest_gvisor.run.pipes import Streams
 from pytest_gvisor.run.request import Hooks, Record, Request, check_forbidden, forget
@@ -32,6 +33,7 @@ from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.sessions.launcher import Launcher
 
 if TYPE_CHECKING:
+    from pytest_gvisor.harness.asandbox import AsyncSandbox
     from pytest_gvisor.images.store import Images
     from pytest_gvisor.sandbox.sandbox import Sandbox
     from pytest_gvisor.sandbox.snapshot import Snapshot
@@ -152,9 +154,10 @@ class Gvisor:
         when the sandbox is removed.
         """
         request = self.request(args, **options)
-        return await in_thread(
-            lambda stop: self._finish(dataclasses.replace(request, stop=stop), check=check)
-        )
+        with closing(os.eventfd(0, os.EFD_CLOEXEC)) as stop:
+            asked = dataclasses.replace(request, stop=stop)
+            run = functools.partial(self._finish, asked, check=check)
+            return await threads.in_thread(run, lambda: os.eventfd_write(stop, 1))
 
     def request(
         self,
@@ -254,6 +257,13 @@ class Gvisor:
         self.sandboxes.append(started)
         return started
 
+    @_takes_as(sandbox)
+    def asandbox(self, **options: Any) -> AsyncSandbox:
+        """Do as `sandbox` does, for asyncio: ``async with gvisor.asandbox() as box:``."""
+        from pytest_gvisor.harness.asandbox import AsyncSandbox  # noqa: PLC0415 -- as sandbox()
+
+        return AsyncSandbox(functools.partial(self.sandbox, **options))
+
     def close(self) -> None:
         """Close the warm sandboxes that are still open, all before a hook's error is raised."""
         with contextlib.ExitStack() as undo:
@@ -292,30 +302,6 @@ class Gvisor:
         if check:
             completed.check_returncode()
         return completed
-
-
-async def in_thread(run: Callable[[int], Completed]) -> Completed:
-    """Call ``run`` in a thread of asyncio's executor, and return its result.
-
-    Its argument is a descriptor that becomes readable if the task is cancelled. The cancellation
-    goes on when ``run`` has returned, so that nothing of the sandbox is left then.
-    """
-    # It takes some 80 ms; the caller of `arun` has imported it.
-    import asyncio  # noqa: PLC0415
-
-    with closing(os.eventfd(0, os.EFD_CLOEXEC)) as stop:
-        thread = asyncio.ensure_future(asyncio.to_thread(run, stop))
-        try:
-            return await asyncio.shield(thread)
-        except asyncio.CancelledError:
-            os.eventfd_write(stop, 1)
-            # A second cancellation changes nothing: the descriptor has to outlive the thread.
-            while not thread.done():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait([thread])
-            with contextlib.suppress(Exception):
-                thread.result()
-            raise
 
 
 def _here() -> str:

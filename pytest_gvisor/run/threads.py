@@ -1,4 +1,5 @@
-"""Threads: their start, with an error that names the exhausted resource, and looks with a deadline.
+"""Threads: their start, with an error that names the exhausted resource, looks with a deadline, and
+calls for asyncio.
 
 A stat(2) on a dead network file system may never return, and the kernel does not interrupt it. So a
 daemon thread looks at the host's files. If it hangs, the caller goes on without it. It does not
@@ -69,3 +70,26 @@ def look(at: Callable[[], _Answer], otherwise: _Answer) -> _Answer:
     if thread.is_alive():
         _hung.append(thread)
     return answers[0] if answers else otherwise
+
+
+async def in_thread(run: Callable[[], _Answer], cancel: Callable[[], None]) -> _Answer:
+    """Call ``run`` in a thread of asyncio's executor, and return its result.
+
+    ``cancel`` is called if the task is cancelled, and makes ``run`` return soon. The cancellation
+    goes on when ``run`` has returned, so that nothing of its work is left then.
+    """
+    # It takes some 80 ms, and the caller has imported it.
+    import asyncio  # noqa: PLC0415
+
+    thread = asyncio.ensure_future(asyncio.to_thread(run))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        cancel()
+        # A second cancellation changes nothing: ``run`` uses what belongs to the caller.
+        while not thread.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([thread])
+        with contextlib.suppress(Exception):
+            thread.result()
+        raise

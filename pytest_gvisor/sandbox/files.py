@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import errno
 
-from pytest_gvisor.base.errors import InsideError, NotReady
+from pytest_gvisor.base.errors import InsideError, on_error
 from pytest_gvisor.guest.wire.frames import MAX_PAYLOAD, WINDOW, FrameError
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.messages import Message
@@ -36,13 +36,10 @@ class _Transfer(Peer):
         """Take a message other than the refusal."""
 
     def _wait(self, deadline: float, doing: str) -> None:
-        with self.changed:
-            try:
-                while not self.over:
-                    self.wait_change(deadline, f"the sandbox did not {doing} {self.path} in time")
-            except NotReady:
-                self.channel.send({"op": "reset", "id": self.id})
-                raise
+        reset = {"op": "reset", "id": self.id}
+        with self.changed, on_error(self.channel.send, reset):
+            while not self.over:
+                self.wait_change(deadline, f"the sandbox did not {doing} {self.path} in time")
         if self.refused and not self._cancelled:
             raise InsideError(f"cannot {doing} {self.path} in the sandbox", errno=self.refused)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextvars
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +16,31 @@ from pytest_gvisor.guest.wire.frames import FrameError
 from pytest_gvisor.run.connected import Ended
 from pytest_gvisor.run.supervisor import NAP
 from pytest_gvisor.sandbox.messages import Message
+
+
+class Cancelled(Exception):
+    """The wait of a call that its caller has cancelled."""
+
+
+class Cancellation:
+    """Ends the waits of one call from another thread."""
+
+    fired = False
+    waits: threading.Condition | None = None
+    """The condition that the call waits on."""
+
+    def fire(self) -> None:
+        """Have the call raise `Cancelled` where it waits, now or the next time."""
+        self.fired = True
+        if self.waits is not None:
+            with self.waits:
+                self.waits.notify_all()
+
+
+CANCELLATION: contextvars.ContextVar[Cancellation | None] = contextvars.ContextVar(
+    "CANCELLATION", default=None
+)
+"""That of the call which this thread makes."""
 
 
 class PeerChannel(Protocol):
@@ -57,8 +83,13 @@ class Peer(abc.ABC):
     def wait_change(self, deadline: float, text: str, nap: float = NAP) -> None:
         """Wait for a message, for ``nap`` seconds at most.
 
-        Raises `not_ready` with the text at the deadline (monotonic), or the sandbox's end.
+        Raises `not_ready` with the text at the deadline (monotonic), `Cancelled`, or the sandbox's
+        end.
         """
+        if cancellation := CANCELLATION.get():
+            cancellation.waits = self.changed
+            if cancellation.fired:
+                raise Cancelled
         self._check()
         left = deadline - time.monotonic()
         if left <= 0:
