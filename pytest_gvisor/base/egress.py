@@ -5,6 +5,7 @@ Does no input or output. `programs.addresses` judges the addresses that a name a
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -94,27 +95,35 @@ def _is_own(entry: Entry) -> bool:
 def places(texts: Sequence[str]) -> list[str]:
     """Return where the relay in the sandbox listens for each entry: an address and a port.
 
-    Each name has an address of its own in 127.64.0.0/10. An address of 127.0.0.0/8 is its own
-    place. The place of another address is ``-``: it only allows a name to have it.
+    Each name has an address of its own in 127.64.0.0/10, which no entry names. An address of
+    127.0.0.0/8 is its own place. The place of another address is ``-``: it only allows a name to
+    have it.
     """
-    found, hosts = [], dict[str, str]()
-    for entry in map(parse, texts):
+    found, hosts, listed = [], dict[str, str](), [*map(parse, texts)]
+    named = {entry.host for entry in listed}
+    every = (f"127.64.{number >> 8}.{number & 255}" for number in itertools.count(1))
+    free = (address for address in every if address not in named)
+    for entry in listed:
         if entry.is_address:
             found.append(str(entry) if _is_own(entry) else "-")
         else:
-            number = len(hosts) + 1
-            own = hosts.setdefault(entry.host, f"127.64.{number >> 8}.{number & 255}")
-            found.append(f"{own}:{entry.port}")
+            if entry.host not in hosts:
+                hosts[entry.host] = next(free)
+            found.append(f"{hosts[entry.host]}:{entry.port}")
     return found
 
 
 def hosts_file(texts: Sequence[str], hostname: str) -> str:
     """Return the sandbox's /etc/hosts: its own names, and a line for each allowed one."""
-    lines = [f"127.0.0.1\tlocalhost {hostname}", "::1\tlocalhost ip6-localhost ip6-loopback"]
+    lines = f"127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+    return lines + hosts_lines(texts)
+
+
+def hosts_lines(texts: Sequence[str]) -> str:
+    """Return the lines of the allowed names alone."""
     pairs = zip(map(parse, texts), places(texts), strict=True)
     named = {entry.host: place for entry, place in pairs if not entry.is_address}
-    lines += [f"{place.partition(':')[0]}\t{host}" for host, place in named.items()]
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{place.partition(':')[0]}\t{host}\n" for host, place in named.items())
 
 
 # As URLs have a host, and as urllib3, curl, pip, Go, busybox and Node.js name one.
@@ -194,6 +203,17 @@ class Egress(NamedTuple):
     def received(self) -> int:
         """Bytes from all hosts to the sandbox."""
         return sum(one.received for one in self.entries)
+
+    def told(self) -> str:
+        """Return a line for each entry that was reached or refused, and the error."""
+        lines = [self.error]
+        for one in self.entries:
+            if one.reached:
+                size = f"{one.sent} bytes sent, {one.received} received"
+                lines.append(f"{one.entry}: reached ({one.reached}), {size}")
+            if one.refused:
+                lines.append(f"{one.entry}: refused ({one.refused}): {one.problem}")
+        return "\n".join(filter(None, lines))
 
     def since(self, before: Egress) -> Egress:
         """Return the difference to an earlier one of the same sandbox."""

@@ -232,8 +232,8 @@ SETTINGS = (
         name="allow",
         kind="entries",
         sources=("call", "marker", *_SESSION),
-        help="let warm sandboxes reach these hosts and ports, and nothing else: HOST:PORT, with "
-        "commas between them. The network stays none.",
+        help="let warm sandboxes and tests inside reach these hosts and ports, and nothing else: "
+        "HOST:PORT, with commas between them. The network stays none.",
         metavar="HOST:PORT",
     ),
     Setting(

@@ -154,6 +154,12 @@ class Settings:
     max_output: int = DEFAULT_MAX_OUTPUT
     """How many bytes of each output stream are kept, head and tail together."""
 
+    def check_allow(self) -> None:
+        """Raise `UsageError` for an allow-list beside a network."""
+        if self.allow and self.network is not Network.NONE:
+            told = f"allow={self.allow!r} needs network='none', which opens nothing else"
+            raise UsageError(told)
+
     @property
     def traced(self) -> bool:
         """Whether a trace is recorded: forbidden acts are found there."""

@@ -110,8 +110,7 @@ def chosen_settings(settings: Settings, changes: Mapping[str, object]) -> Settin
                 next_step=f"Use @pytest.mark.gvisor({name}=…) or the command line.",
             )
     chosen = words.replaced(settings, changes)
-    if chosen.allow and chosen.network is not Network.NONE:
-        raise UsageError(f"allow={chosen.allow!r} needs network='none', which opens nothing else")
+    chosen.check_allow()
     if chosen.netns is not None:
         if chosen.network is not Network.SANDBOX:
             raise UsageError("netns needs network='sandbox'")

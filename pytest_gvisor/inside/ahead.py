@@ -174,12 +174,13 @@ def most(config: pytest.Config, settings: Settings, *, writable: bool, live: boo
     """Return how many tests at most may run before the verdict on the one before them.
 
     It is none where a verdict may stop the session, where tests have effects outside, and where
-    each has a trace. It is one where the user sees the output of a test while it runs. ``live``
-    says so of the log.
+    each has a trace or the figures of an allow-list. It is one where the user sees the output of a
+    test while it runs. ``live`` says so of the log.
     """
     option = config.option
     stops = option.maxfail or getattr(option, "stepwise", False) or is_asked_for(config)
-    if stops or writable or settings.traced or settings.network is Network.HOST:
+    told = settings.traced or settings.allow or settings.network is Network.HOST
+    if stops or writable or told:
         return 0
     shows = any(getattr(option, name, False) for name in ("setupshow", "setuponly"))
     return 1 if live or shows or config.getoption("capture", "fd") == "no" else MOST

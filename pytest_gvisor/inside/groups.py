@@ -131,8 +131,7 @@ def planned(items: Sequence[pytest.Item], isolation: Isolation) -> list[Group]:
         settings, misuse = Settings(), None
         try:
             settings = settings_of(item)
-            if settings.allow:
-                raise UsageError(f"allow={settings.allow!r}: tests inside have no allow-list yet")
+            settings.check_allow()
             if settings.traces("paths"):
                 raise UsageError(f"trace={settings.trace}: a test inside has no paths; write True")
         except UsageError as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pytest_gvisor.base.egress import missing
 from pytest_gvisor.base.escape import Live
 from pytest_gvisor.base.settings import Isolation, Network, Platform, Settings
 from pytest_gvisor.inside import ahead
@@ -311,6 +312,18 @@ def _apply_xfail(report: pytest.TestReport, reason: str) -> None:
 def _add_network_hint(report: pytest.TestReport, group: Group) -> None:
     """Say of a failed connection that the sandbox has no network, if that is so."""
     if report.failed and group.settings.network is Network.NONE:
-        texts = [report.longreprtext, *(text for _title, text in report.sections)]
+        sections = (text for title, text in report.sections if title != "gvisor: allow")
+        texts = [report.longreprtext, *sections]
         if any(map(NO_NETWORK.search, texts)):
-            report.sections.append(("gvisor: network", _NO_NETWORK))
+            report.sections.append(("gvisor: network", _network_told(texts, group.settings.allow)))
+
+
+def _network_told(texts: Sequence[str], allow: tuple[str, ...]) -> str:
+    """Return the remedy for a failed connection; with an allow-list, the whole list that helps."""
+    if not allow:
+        return _NO_NETWORK
+    # pytest begins the lines of the error itself so. Sources of libraries name other hosts.
+    lines = sorted("\n".join(texts).splitlines(), key=lambda line: not line.startswith("E "))
+    option = ",".join((*allow, missing("\n".join(lines), allow)))
+    remedy = f"--gvisor-allow={option} (or ini gvisor_allow, or the marker's allow=[…])"
+    return f"It is not in allow={[*allow]!r}. To reach it: {remedy}"

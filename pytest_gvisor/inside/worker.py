@@ -214,11 +214,11 @@ class Worker:
     def _full_report(self, message: dict[str, Any], item: pytest.Item) -> pytest.TestReport:
         report = reports.revive(self._config, message, item, self._bounds)
         if report.failed:
-            did = self.used.traced.acts() if self.used else ""
             texts = [report.longreprtext, *(text for _title, text in report.sections)]
             hint = environment.hint(message.get("missed"), self._inside.held_back, texts)
             # Of the files that a failure names, the host may have some.
-            told = {"environment": hint, "files": self._explain(texts), "what it did": did}
+            told = {"environment": hint, "files": self._explain(texts)}
+            told |= self.used.did("what it did") if self.used else {}
             report.sections += [(f"gvisor: {title}", told[title]) for title in told if told[title]]
         return report
 

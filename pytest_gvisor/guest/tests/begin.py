@@ -15,9 +15,15 @@ def main() -> None:
     # The modules beside this one are the package until all of them are imported. Later imports of
     # it, as those of its plugin, find the package that is installed.
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    for name in ("", ".guest", ".guest.tests", ".guest.wire"):
+    for name in ("", ".guest", ".guest.tests", ".guest.warm", ".guest.wire"):
         sys.modules["pytest_gvisor" + name] = package = type(sys)("pytest_gvisor" + name)
         package.__path__ = [folder + name.removeprefix(".guest").replace(".", "/")]
+    places = [word for word in sys.argv[1:] if not word.startswith("{")]  # else the user
+    if places:
+        from pytest_gvisor.guest.warm import inner_relay
+
+        inner_relay.fork(places, 0, 1)
+        del sys.argv[1 : 1 + len(places)]
     from pytest_gvisor.guest.tests import byte_code
 
     supply = byte_code.supplied()

@@ -7,7 +7,7 @@ standard library alone.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import functools
 import os
 import socket
@@ -23,6 +23,7 @@ LINK = 3
 """The descriptor of the socket to the host, by ``runsc run --pass-fd``."""
 
 _BACKLOG = 128
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class InnerRelay(Mux):
@@ -32,12 +33,13 @@ class InnerRelay(Mux):
         super().__init__(link)
         self._listeners = listeners
         self._accepts = False
+        self._full = False  # of descriptors or memory, until a connection ends
 
     def serve(self) -> None:
         """Relay until the host is gone. Above `MOST`, connections wait in the kernel's queue."""
         going_on = True
         while going_on:
-            if self._accepts is not (len(self.connections) < MOST):
+            if self._accepts is not (len(self.connections) < MOST and not self._full):
                 self._accepts = not self._accepts
                 for entry, listener in self._listeners:
                     if self._accepts:
@@ -47,14 +49,22 @@ class InnerRelay(Mux):
             going_on = self.turn()
 
     def _accept(self, entry: int, listener: socket.socket, _events: int) -> None:
-        with contextlib.suppress(OSError):  # the program has given up
+        try:
             sock = listener.accept()[0]
-            sock.setblocking(False)
-            self.last += 1
-            one = self.connections[self.last] = Connection(self.last, sock)
-            # The host may send at once, and nothing is read of the program before its credit comes.
-            one.granted = WINDOW
-            self.send(OPEN, one.number, struct.pack("!H", entry))
+        except OSError as error:  # else the program has given up
+            self._full |= error.errno in _NO_ROOM
+            return
+        sock.setblocking(False)
+        self.last += 1
+        one = self.connections[self.last] = Connection(self.last, sock)
+        # The host may send at once, and nothing is read of the program before its credit comes.
+        one.granted = WINDOW
+        self.send(OPEN, one.number, struct.pack("!H", entry))
+
+    def drop(self, one: Connection) -> None:
+        """See `Mux.drop`."""
+        super().drop(one)
+        self._full = False
 
 
 def listen(places: Sequence[str]) -> list[tuple[int, socket.socket]]:

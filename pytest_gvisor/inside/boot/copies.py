@@ -188,7 +188,7 @@ class Copies:
         if self._saves >= _MOST_SAVES or self._failures >= _MOST_FAILURES:
             return link
         if why := _obstacle(plan):
-            self._fail(why)
+            self._reason = self._reason or why
             return link
         self._saves += 1
         link.budget = Budget(_PATIENCE)
@@ -239,6 +239,8 @@ def _obstacle(plan: Plan) -> str:
     """Return why a sandbox of this plan cannot be saved; nothing if it can."""
     if plan.settings.network is not Network.NONE:
         return f"with network={plan.settings.network} none is saved"
+    if plan.settings.allow:  # restore takes no descriptors
+        return f"with allow={[*plan.settings.allow]!r} none is saved"
     try:
         check(plan.platform, Way.OWN if plan.way is Way.FLAG else plan.way)
     except SnapshotError as error:

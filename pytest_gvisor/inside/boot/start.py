@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from pytest_gvisor import guest
-from pytest_gvisor.base.errors import on_error
+from pytest_gvisor.base.egress import hosts_lines, places
+from pytest_gvisor.base.errors import UsageError, on_error
 from pytest_gvisor.base.setting_table import DEFAULT_MAX_OUTPUT
 from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.inside.view import configuration, host_files, users, visible, writable
@@ -87,6 +88,9 @@ def plan(
     engine = engine_of(config)
     way = rootless.decide(settings.rootless, Caller.read(os.geteuid()), settings.network)
     shown = visible.shown(config, items or (), inside.readable)
+    settings.check_allow()
+    if settings.allow and any(within("/etc/hosts", path) for path in shown.paths):
+        raise UsageError("/etc/hosts is made for allow=[…], so the host's cannot be shown")
     return Plan(
         runsc=engine.binary(settings),
         platform=platform,
@@ -213,11 +217,14 @@ def _spec(workspace: Workspace, plan: Plan) -> Spec:
     workspace.sources.extend(_placed(workspace.folder, prepared, shown))
     sessions = os.path.dirname(os.path.dirname(workspace.folder))
     hidden = covers(prepared.root_path, prepared.mounts, session=sessions)
-    identity = [inhabitant.argument(prepared)] if inhabitant else []
+    words = [*places(settings.allow), *([inhabitant.argument(prepared)] if inhabitant else [])]
+    if settings.allow:
+        with open(f"{prepared.root_path}/etc/hosts", "a", encoding="ascii") as hosts:
+            hosts.write(hosts_lines(settings.allow))
     # The first Python starts without: it imports its own modules before sys.path is the host's.
     env = {name: value for name, value in inside.env.items() if name != _PYTHON_PATH}
     spec = default_spec(
-        [*configuration.command(_PROGRAM), *identity],
+        [*configuration.command(_PROGRAM), *words],
         root_path=prepared.root_path,
         env={**({"HOME": account.home} if account else {}), **env},
         cwd=shown.start,

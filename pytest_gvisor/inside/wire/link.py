@@ -29,6 +29,8 @@ from pytest_gvisor.run.logs import debugged
 if TYPE_CHECKING:
     import pytest
 
+    from pytest_gvisor.base.egress import Egress
+
 MAX_MESSAGE = 64 * 1024 * 1024
 MAX_VALUES = 1_000_000
 """Bytes and values of one message."""
@@ -89,6 +91,7 @@ class Link:
         self._heard = not copy
         self.supervisor = driven.start()
         self.traced = TestTrace(self.supervisor, forbid)
+        self._before: Egress | None = None
         self._socket = self.supervisor.pipes.socket
         self.supervisor.change(self._socket, selectors.EVENT_READ, self._read)
 
@@ -111,6 +114,7 @@ class Link:
         """Send a command. Raises `Died` if the pytest is gone or does not read."""
         if op == "run":
             self.traced.begin()
+            self._before = self._driven.egress()
         data = memoryview(self._encoder.head({"op": op, **fields}))
         sending = Budget(_SEND_DEADLINE)
         while data:
@@ -354,6 +358,12 @@ class Link:
         self._driven.settle()
         return ended
 
+    def did(self, title: str) -> dict[str, str]:
+        """Return what the test did by now, as texts by their titles. Raises `LaunchError`."""
+        egress = self._driven.egress(self._before)
+        texts = {title: self.traced.acts(), "allow": egress.told() if egress else ""}
+        return {name: text for name, text in texts.items() if text}
+
     def told(self, why: str) -> str:
         """Describe a sandbox that has ended: causes and command, then logs and standard error.
 
@@ -370,8 +380,7 @@ class Link:
             causes += filter(None, [record.completed.reason])
         lines = ["\n".join(causes) or _GONE, f"command: {escape(record.command)}"]
         lines += [f"runsc: {text}" for text in record.runsc_records if text not in lines[0]]
-        if acts := self.traced.acts():
-            lines.append(f"what the test did:\n{acts}")
+        lines += [f"{title}:\n{text}" for title, text in self.did("what the test did").items()]
         if record.panic:
             lines.append(f"panic log:\n{record.panic}")
         if record.debug_logs:

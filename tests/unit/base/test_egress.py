@@ -127,6 +127,22 @@ def test_each_name_has_a_place_of_its_own() -> None:
     assert (many[-1], len(set(many))) == ("127.64.1.0:1", 256)
 
 
+def test_the_place_of_a_name_is_no_address_of_the_list() -> None:
+    """Else two listeners would want one place, or an entry of another port would lead elsewhere."""
+    texts = entries(["127.64.0.1:443", "a.example:443", "127.64.0.3:80", "b.example:443"])
+    found = places(texts)
+    assert found == ["127.64.0.1:443", "127.64.0.2:443", "127.64.0.3:80", "127.64.0.4:443"]
+
+
+def test_the_traffic_has_a_line_for_each_entry_that_something_is_told_of() -> None:
+    """An entry that nobody has used is left out."""
+    reached = Traffic(entry="a:1", reached=2, sent=5, received=7, refused=1, problem="why")
+    told = Egress(entries=(reached, Traffic(entry="b:1")), error="cut off").told()
+    assert told.splitlines() == [
+        "cut off", "a:1: reached (2), 5 bytes sent, 7 received", "a:1: refused (1): why"
+    ]  # fmt: skip
+
+
 def test_the_traffic_of_a_program_is_a_difference() -> None:
     """The difference has the reason of a refusal only if it has the refusal."""
     before = Egress(entries=(Traffic(entry="a:1", reached=1, refused=1, sent=5, problem="old"),))

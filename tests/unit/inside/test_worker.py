@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -40,7 +39,7 @@ class Script:
         self.sent: list[Message] = []
         self.closed = 0
         self.budget = Budget(60)
-        self.traced = SimpleNamespace(acts=lambda: "")
+        self.did: Any = lambda _title: {}
 
     def send(self, op: str, **fields: object) -> None:
         """Note a command."""

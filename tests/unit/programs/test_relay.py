@@ -6,8 +6,10 @@ import os
 import socket
 import struct
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -239,6 +241,56 @@ def test_many_connections_wait_for_their_turn() -> None:
                     assert client.recv(10) == b"bye"
             (found,) = outer.counts()
             assert (found["reached"], found["refused"]) == (2060, 0)
+
+
+FEW = """
+import os, resource, socket, sys
+from pytest_gvisor.guest.warm.inner_relay import InnerRelay
+
+class Counting(socket.socket):
+    calls = 0
+    def accept(self):
+        Counting.calls += 1
+        return super().accept()
+
+link, listener = socket.socket(fileno=int(sys.argv[1])), Counting(fileno=int(sys.argv[2]))
+relay = InnerRelay(link, [(0, listener)])
+free = os.dup(0)
+os.close(free)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free + 2, free + 2))
+relay.serve()
+print(Counting.calls)
+"""
+
+
+def test_a_relay_without_descriptors_waits_for_the_end_of_a_connection() -> None:
+    """To try again at each turn would take a whole processor."""
+    with contextlib.ExitStack() as undo:
+        server = undo.enter_context(serving())
+        outer = undo.enter_context(running([f"127.0.0.1:{server.port}"]))
+        (_entry, listener), *_ = listen([f"127.64.0.1:{server.port}"])
+        undo.enter_context(listener)
+        fds = outer.guest.link.fileno(), listener.fileno()
+        inner = undo.enter_context(subprocess.Popen(
+            [sys.executable, "-c", FEW, *map(str, fds)], pass_fds=fds, stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(Path(relay.__file__).parents[2])},
+        ))  # fmt: skip
+        address = ("127.64.0.1", server.port)
+        first, *others = clients = [socket.create_connection(address) for _ in range(5)]
+        for client in clients:
+            undo.enter_context(client)
+        others[-1].sendall(b"y")
+        for _ in range(300):
+            first.sendall(b"x")
+            assert first.recv(1) == b"x"
+        for client in clients:
+            client.sendall(b"z")
+            client.shutdown(socket.SHUT_WR)
+            assert client.makefile("rb").read() == (b"yzbye" if client is others[-1] else b"zbye")
+        outer.stop()
+        assert inner.stdout is not None
+        # Five that are taken, and one in vain at the beginning and after the end of each.
+        assert 5 <= int(inner.stdout.read()) <= 12
 
 
 def test_a_host_that_refuses_resets_the_program() -> None:
