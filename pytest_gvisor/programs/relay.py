@@ -202,6 +202,11 @@ class Relay(Mux):
             sock.close()
             self._try_next(one, f"{address}: {os.strerror(code)}")
             return
+        # Without a listener, a port of the loopback may be given to this very socket (tcp(7)).
+        if sock.getsockname() == sock.getpeername():
+            sock.close()
+            self._try_next(one, f"{address}: nothing listens there")
+            return
         del self._attempts[one.number]
         one.count("reached", 1)
         self.begin(one, sock)

@@ -11,9 +11,12 @@ its sandbox, also where the host's user is not: the kernel of gVisor has all ids
 from __future__ import annotations
 
 import collections
+import contextlib
+import errno
 import importlib.util
 import os
 import secrets
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +35,8 @@ Source = str | os.PathLike[str]
 _FIRST_USER = 10**9
 """The least id of a load's user: far above those of any system."""
 
+_OPENED = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_LONGEST = 20_000
 _TAIL = 2000
 _END = 5.0
 """Seconds for the end of a process that has closed its stream."""
@@ -103,7 +108,7 @@ class Link:
         try:
             request = memoryview(len(text).to_bytes(4, "big") + text)
             if not self._process.write_input(request, deadline):
-                self._at_end()
+                self._at_end(deadline)
             size = int.from_bytes(self._read(4, deadline), "big")
             if size > plain.MAX_BYTES:
                 raise plain.TooMuch(f"a reply of {size} bytes")
@@ -112,30 +117,33 @@ class Link:
             match reply:
                 case (str(to), "value", value) if to == token and isinstance(value, wanted):
                     return value, None
-                case (str(to), "error", (str(names), str(said), str(trace))) if to == token:
-                    missing = "AttributeError" in names.split()
+                case (str(to), "error", (str(text), str(said), str(trace))) if to == token:
+                    names = text[:_LONGEST].split(maxsplit=50)
+                    missing = "AttributeError" in names
                     kind = errors.RemoteAttributeError if missing else errors.RemoteError
-                    return None, kind(names.split(), said, trace)
+                    return None, kind(names, said, trace)
             raise ValueError("its reply is of another form, or to another call")
         except (errors.NotReady, TimeoutError):
             self._fail(f"no answer within {seconds:g} s", Outcome.TIMED_OUT)
         except errors.GvisorError as error:
             self._fail(error.message, Outcome.SANDBOX_CRASHED)
-        except (EOFError, *plain.ODD) as error:
+        except Exception as error:  # noqa: BLE001 -- a forged reply decides what a reader raises
             self._fail(escape(str(error)[:_TAIL]))
 
     def _read(self, size: int, deadline: float) -> bytes:
         data = bytearray()
         while len(data) < size:
-            wait = max(0.0, deadline - time.monotonic())
-            part = self._process.stdout.read(size - len(data), timeout=wait)
+            # Bytes may be there at each deadline: a process may send without end.
+            if (left := deadline - time.monotonic()) <= 0:
+                raise TimeoutError
+            part = self._process.stdout.read(size - len(data), timeout=left)
             if not part:
-                self._at_end()
+                self._at_end(deadline)
             data += part
         return bytes(data)
 
-    def _at_end(self) -> NoReturn:
-        if self._process.wait_over(time.monotonic() + _END):
+    def _at_end(self, deadline: float) -> NoReturn:
+        if self._process.wait_over(min(deadline, time.monotonic() + _END)):
             raise EOFError(f"its process has ended: {self._process.completed().end}")
         raise EOFError("it has closed its stream of replies")
 
@@ -229,10 +237,14 @@ class Remote:
         return self._gvisor_link.ask("enter", self)
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        """Leave the context. An exception of the host's is never suppressed."""
+        """Leave the context. An exception of the host's is neither suppressed nor replaced.
+
+        The object is told that there is one, and not which.
+        """
+        leaving = contextlib.suppress(errors.RemoteError) if error else contextlib.nullcontext()
         if not isinstance(error, NoAnswer):
-            problem = None if error is None else f"{type(error).__name__}: {error}"[:_TAIL]
-            self._gvisor_link.ask("exit", self, problem)
+            with leaving:
+                self._gvisor_link.ask("exit", self, "the test has raised" if error else None)
 
 
 class Loaded(Remote):
@@ -256,12 +268,14 @@ def _found(module: Source) -> tuple[str, bytes | None, str]:
         return path.name, None, path.name
     try:
         # A link in what a stranger wrote could name any file of this user's, and a FIFO would wait.
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
+        with open(path, "rb", opener=lambda at, _: os.open(at, _OPENED)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "it is no regular file")
             return path.stem, file.read(plain.MAX_BYTES), path.name
-    except OSError as error:
+    except (OSError, ValueError) as error:
         step = "Name a file of the host, no link, or a module that the sandbox has."
-        raise errors.UsageError(f"cannot load {path}: {error.strerror}", next_step=step) from error
+        told = f"cannot load {escape(str(path))}: {getattr(error, 'strerror', None) or error}"
+        raise errors.UsageError(told, next_step=step) from error
 
 
 def load(
@@ -274,7 +288,8 @@ def load(
     source, user = _found(module), _FIRST_USER + secrets.randbelow(_FIRST_USER)
     program = ["python3", "-I", "-u", f"{folder}/warm/loaded.py"]
     try:
-        process = popen(program, cwd=cwd, user=(user, user))
+        # In a home that loads share, one could leave modules for the Pythons of another.
+        process = popen(program, cwd=cwd, user=(user, user), env={"HOME": "/nonexistent"})
     except (errors.InsideError, errors.NotReady, SandboxCrashed) as error:
         step = "A load needs python3 in the sandbox, and a user id of its own there."
         raise NoAnswer(f"no process for {source[2]}: {error}\n{step}") from error

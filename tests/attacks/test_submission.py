@@ -240,6 +240,73 @@ def test_a_forged_frame_is_no_answer(load: Load) -> None:
             solution.act()
 
 
+KNOWS = """
+    import sys
+
+    def act(text):
+        frame, known = sys._getframe(), {}
+        while frame:
+            known.update(frame.f_locals)
+            frame = frame.f_back
+        data = text.replace("TOKEN", known["token"]).encode()
+        known["replies"].write(len(data).to_bytes(4, "big") + data)
+        known["replies"].flush()
+"""
+
+REPLIES = {
+    "bytes with letters of their own": '["t","TOKEN","value",["b","AAAA","x"]]',
+    "bytes that are none": '["t","TOKEN","value",["b","A"]]',
+    "an array of half a number": '["t","TOKEN","value",["n","<i8",["l",1],"AAAA"]]',
+    "a time without an end": '["t","TOKEN","value",["e",1e999,0,0]]',
+    "an error without a text": '["t","TOKEN","error",["t","ValueError"]]',
+    "a shape of texts": '["t","TOKEN","value",["n","<i8",["x"],""]]',
+}
+
+
+def test_a_forged_reply_to_the_call_itself_is_no_exception(load: Load) -> None:
+    """Whatever reads it on the host may raise: the test that expects an exception sees none."""
+    for name, text in REPLIES.items():
+        with load(KNOWS) as solution, no_answer(name):
+            solution.act(text)
+
+
+def test_the_names_of_an_error_are_bounded_before_they_are_read(load: Load) -> None:
+    """A text of 20 MB would be millions of names."""
+    with load(KNOWS) as solution, pytest.raises(RemoteError) as found:
+        solution.act('["t","TOKEN","error",["t","' + "ab " * 7_000_000 + '","",""]]')
+    assert len(found.value.type_names) == 50
+
+
+LEAVES = """
+    import contextlib
+    heard = []
+    class Account:
+        balance = 999
+        def __enter__(self): return self
+        def __exit__(self, *error):
+            heard.extend(map(repr, error))
+            raise ValueError("mine")
+    account = Account()
+"""
+
+
+def test_a_context_neither_replaces_nor_learns_the_host_s_exception(load: Load) -> None:
+    """An AssertionError with the expected value leaves the block; an end without one may raise."""
+    solution = load(LEAVES)
+    with pytest.raises(AssertionError, match="the expected"), solution.account as account:
+        assert account.balance == 0, "the expected value"
+    assert "expected" not in "".join(solution.heard)
+    with pytest.raises(RemoteError), solution.account:
+        pass
+
+
+def test_a_load_has_no_home_that_another_one_writes(load: Load) -> None:
+    """Modules of a user's site folder would run in each Python that another load starts."""
+    assert (
+        load("import os\ndef act(): return os.path.isdir(os.path.expanduser('~'))\n").act() is False
+    )
+
+
 # Opens the pipes and sockets of all other processes, as far as it may, and writes a reply to each.
 REACHES = """
     import glob, os

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime as dt
 import math
+import os
 import textwrap
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -138,7 +139,10 @@ def test_data_comes_back_as_it_went(load: Load) -> None:
         # A comparison would find 0 equal to False, and a text of such an integer is refused.
         assert back == value
         assert type(back) is type(value)
-        assert value in (10**5000, VALUES) or repr(back) == repr(value)
+        if value not in (10**5000, VALUES):
+            both = back, value  # a set's order is that of its making
+            one, two = (sorted(map(repr, v)) if type(v) is set else repr(v) for v in both)
+            assert one == two
     assert math.isnan(same(math.nan))
 
 
@@ -170,14 +174,14 @@ def test_async_functions_are_awaited_and_generators_iterated(load: Load) -> None
 
 
 def test_a_context_manager_never_suppresses_an_exception_of_the_host(load: Load) -> None:
-    """Its ``__exit__`` gets a text of the exception, and its result decides nothing."""
+    """Its ``__exit__`` learns that there is one, and its result decides nothing."""
     solution = load()
     with solution.Stack() as stack:
         stack.push(1)
     assert stack.left == "None"
     with pytest.raises(AssertionError, match="mine"), solution.Stack() as stack:
         raise AssertionError("mine")
-    assert stack.left == "AssertionError: mine"
+    assert stack.left == "the test has raised"
 
 
 def test_an_exception_is_a_remote_error(load: Load) -> None:
@@ -285,6 +289,16 @@ def test_a_file_that_cannot_be_loaded_says_why(gvisor_sandbox: Sandbox, tmp_path
         gvisor_sandbox.load(link)
     with pytest.raises(UsageError, match=r"cannot load missing\.py: No such file"):
         gvisor_sandbox.load("missing.py")
+    fifo, folder = tmp_path / "fifo.py", tmp_path / "folder.py"
+    os.mkfifo(fifo)
+    folder.mkdir()
+    for path, problem in (
+        (fifo, "no regular file"),
+        (folder, "Is a directory"),
+        ("a\0.py", "null"),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            gvisor_sandbox.load(path)
 
 
 def test_a_sandbox_without_python_says_so(gvisor: Gvisor, busybox: bytes) -> None:

@@ -150,11 +150,16 @@ class Mux:
         if kind == RESET:
             self.drop(one)
             return
-        if kind == CREDIT and len(payload) == _COUNT.size:
+        size = len(payload)
+        if kind == CREDIT:
+            wrong = size != _COUNT.size
+        else:
+            wrong = one.sock is None or one.got_all or size > (one.granted if kind == DATA else 0)
+        if wrong:
+            raise MuxError(f"{size} bytes too many of connection {one.number}")
+        if kind == CREDIT:
             one.credit += _COUNT.unpack(payload)[0]
-        elif one.sock is None or one.got_all or len(payload) > one.granted:
-            raise MuxError(f"{len(payload)} bytes too many of connection {one.number}")
-        one.got_all = kind == END
+        one.got_all |= kind == END
         if kind == DATA:
             one.granted -= len(payload)
             one.out += payload

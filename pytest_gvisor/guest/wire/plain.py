@@ -50,9 +50,6 @@ _ITEMS: dict[Any, str] = {list: "l", tuple: "t", set: "S", frozenset: "F"}
 EXACT = {type(None), bool, str, dict, *_ITEMS, *_SCALARS}
 """The types whose values are data alone. A subclass may have methods of its own."""
 
-ODD = (ValueError, TypeError, LookupError, ArithmeticError, MemoryError)
-"""The errors of a text that no `encoded` makes."""
-
 
 class TooMuch(ValueError):
     """A message is larger than a bound."""
@@ -128,7 +125,8 @@ _MAKERS["m"] = lambda items: dict(zip(items, items))  # noqa: B905 -- Python 3.8
 def decoded(text: bytes, handle: Callable[[int, str], Any], deadline: float = math.inf) -> Any:
     """Return the value of a message. ``handle`` makes that of an object's number and type name.
 
-    Raises one of `ODD`, and TimeoutError at the deadline (monotonic).
+    Raises TimeoutError at the deadline (monotonic), and any other exception for a text that no
+    `encoded` makes.
     """
 
     def of(raw: Any, depth: int) -> Any:

@@ -213,6 +213,50 @@ def test_a_connection_passes_both_ways_and_each_half_ends_alone() -> None:
         assert address["reached"] == 0
 
 
+def test_an_end_holds_while_the_other_half_goes_on() -> None:
+    """A grant that comes after it takes nothing back: the server sees the end of the data."""
+    link, other = socket.socketpair()
+    sock, peer = socket.socketpair()
+    sock.setblocking(False)
+    with other, peer:
+        peer.settimeout(30)
+        one = mux.Mux(link)
+        one.last, one.connections[1] = 1, mux.Connection(1, sock)
+        before = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                before += sock.send(b"-" * 4096)
+        one.connections[1].granted = 5
+        data = (DATA, b"hello"), (END, b""), (CREDIT, b"\0\0\0\1")
+        for kind, payload in data:
+            other.sendall(HEAD.pack(kind, 1, len(payload)) + payload)
+        one.turn(30)
+        found = b""
+        while len(found) < before + 5:
+            found += peer.recv(1 << 16)
+            one.turn(0)
+        assert (found[-5:], peer.recv(1)) == (b"hello", b"")
+        one.close()
+
+
+def test_a_connection_to_itself_is_none() -> None:
+    """The kernel makes one to a port of the loopback that the socket itself was given."""
+    (link, theirs), (ours, control) = socket.socketpair(), socket.socketpair()
+    with link, ours, control:
+        one = Relay(theirs, control, ["127.0.0.1:9"])
+        attempt = relay.Attempt(1, one._targets[0])
+        one._attempts[1] = one.connections[1] = attempt
+        sock = socket.socket()
+        sock.bind(("127.0.0.1", 0))
+        sock.connect(sock.getsockname())
+        one.watch(sock, lambda _: None)
+        one._tried(attempt, sock, "127.0.0.1", 0)
+        counts, problem = attempt.target.counts, attempt.target.problem
+        assert (counts["reached"], counts["refused"]) == (0, 1)
+        assert problem == "127.0.0.1: nothing listens there"
+        one.close()
+
+
 @pytest.fixture
 def fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let relays hold 50 connections: in one process, each has four descriptors."""
