@@ -125,6 +125,11 @@ class AsyncSandbox(_Twin[Sandbox]):
     wait_for_port = _twin(Sandbox.wait_for_port)
     _popen = _twin(Sandbox.popen)
 
+    @property
+    def user(self) -> tuple[int, int]:
+        """See `Sandbox.user`."""
+        return self._of.user
+
     async def popen(
         self,
         args: Args,

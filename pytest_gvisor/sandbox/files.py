@@ -7,9 +7,17 @@ import errno
 
 from pytest_gvisor.base.errors import InsideError, on_error
 from pytest_gvisor.guest.wire.frames import MAX_PAYLOAD, WINDOW, FrameError
+from pytest_gvisor.oci.spec import User
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.messages import Message
 from pytest_gvisor.sandbox.peers import Peer
+
+ROOT = User(uid=0, gid=0)
+
+
+def ids_of(user: User) -> dict[str, object]:
+    """Return the fields of a message about a user's file."""
+    return {"uid": user.uid, "gid": user.gid, "groups": list(user.additional_gids)}
 
 
 class _Transfer(Peer):
@@ -47,10 +55,10 @@ class _Transfer(Peer):
 class Upload(_Transfer):
     """A file that is written in the sandbox."""
 
-    def __init__(self, channel: Channel, path: str, mode: int) -> None:
+    def __init__(self, channel: Channel, path: str, mode: int, user: User = ROOT) -> None:
         super().__init__(channel, path)
         self._size = -1
-        channel.add(self, {"op": "put", "path": path, "mode": mode})
+        channel.add(self, {"op": "put", "path": path, "mode": mode, **ids_of(user)})
 
     def run(self, data: bytes, deadline: float) -> None:
         """Send the file. Raises `InsideError`, `NotReady`, or the sandbox's end."""
@@ -79,13 +87,13 @@ class Upload(_Transfer):
 class Download(_Transfer):
     """A file that is read in the sandbox."""
 
-    def __init__(self, channel: Channel, path: str, limit: int) -> None:
+    def __init__(self, channel: Channel, path: str, limit: int, user: User = ROOT) -> None:
         super().__init__(channel, path)
         self._limit = limit
         self._parts: list[bytes] = []
         self._size = 0
         self._due = WINDOW
-        channel.add(self, {"op": "get", "path": path})
+        channel.add(self, {"op": "get", "path": path, **ids_of(user)})
 
     def run(self, deadline: float) -> bytes:
         """Receive the file. Raises `InsideError`, `NotReady`, or the sandbox's end."""

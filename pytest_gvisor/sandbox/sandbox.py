@@ -21,8 +21,9 @@ from pytest_gvisor.base.errors import (
     UsageError,
     on_error,
 )
+from pytest_gvisor.oci.defaults import parse_user
 from pytest_gvisor.oci.reader import whole
-from pytest_gvisor.oci.spec import UserSpec
+from pytest_gvisor.oci.spec import User, UserSpec
 from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.request import Hooks, Record, Request, check_forbidden, forget, workspace_of
 from pytest_gvisor.run.runner import Runner
@@ -31,7 +32,7 @@ from pytest_gvisor.run.workload import Args, Workload, argv
 from pytest_gvisor.sandbox import interpreter
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.exec_command import check_path, command
-from pytest_gvisor.sandbox.files import Download, Upload
+from pytest_gvisor.sandbox.files import ROOT, Download, Upload
 from pytest_gvisor.sandbox.forward import Forward
 from pytest_gvisor.sandbox.load import Loaded, Source, load
 from pytest_gvisor.sandbox.peers import Answer
@@ -305,18 +306,43 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         guest = self._start_of_guest.mounts[0].destination
         return load(self.popen, guest, module, cwd, self._wait(timeout))
 
-    def put(self, path: str, data: str | bytes, mode: int = 0o644) -> None:
-        """Write a file in the sandbox as root, with missing folders. Raises `InsideError`."""
-        if not whole(mode) or not 0 <= mode <= 0o7777:
+    def put(
+        self,
+        path: str,
+        data: str | bytes,
+        mode: int | None = 0o644,
+        *,
+        user: UserSpec | None = None,
+    ) -> None:
+        """Write a file in the sandbox, with missing folders. Raises `InsideError`.
+
+        With a ``mode`` of None, a file that is there keeps its own. ``user`` is whose rights count,
+        and who owns what is made; it is root by default.
+        """
+        if mode is not None and (not whole(mode) or not 0 <= mode <= 0o7777):
             raise UsageError(f"{mode!r} cannot be the mode of a file")
         raw = data.encode() if isinstance(data, str) else bytes(data)
         check_path(path, "path")
-        Upload(self._live(), path, mode).run(raw, time.monotonic() + self._wait(None))
+        asked = (path, -1 if mode is None else mode, self._who(user))
+        Upload(self._live(), *asked).run(raw, time.monotonic() + self._wait(None))
 
-    def get(self, path: str, *, limit: int = 1024**3) -> bytes:
-        """Read a file in the sandbox. Raises `InsideError`, also for more than ``limit`` bytes."""
+    def get(self, path: str, *, limit: int = 1024**3, user: UserSpec | None = None) -> bytes:
+        """Read a file in the sandbox. Raises `InsideError`, also for more than ``limit`` bytes.
+
+        ``user`` is whose rights count; it is root by default.
+        """
         check_path(path, "path")
-        return Download(self._live(), path, limit).run(time.monotonic() + self._wait(None))
+        download = Download(self._live(), path, limit, self._who(user))
+        return download.run(time.monotonic() + self._wait(None))
+
+    def _who(self, user: UserSpec | None) -> User:
+        return ROOT if user is None else parse_user(self._workload.rootfs.find_user(user)[0])
+
+    @property
+    def user(self) -> tuple[int, int]:
+        """The uid and gid of programs that start without ``user``."""
+        who = parse_user(self._workload.user)
+        return who.uid, who.gid
 
     def ping(self, timeout: float | None = None) -> float:
         """Ask whether the sandbox answers; return the seconds. Raises `NotReady`."""

@@ -42,7 +42,7 @@ def test_what_the_kernel_refuses_is_an_error(gvisor_sandbox: Sandbox) -> None:
     gvisor_sandbox.exec(["mkfifo", "/tmp/fifo"], check=True)
     for path, word in {
         "/tmp/missing": "ENOENT",
-        "/tmp": "EINVAL",
+        "/tmp": "EISDIR",
         "/tmp/fifo": "EINVAL",
         "/dev/zero": "EINVAL",
         "/usr/bin/env/x": "ENOTDIR",
@@ -53,6 +53,24 @@ def test_what_the_kernel_refuses_is_an_error(gvisor_sandbox: Sandbox) -> None:
         with pytest.raises(InsideError):
             gvisor_sandbox.put(path, b"x")
     assert gvisor_sandbox.exec(["true"]).returncode == 0
+
+
+def test_a_user_has_the_rights_of_its_own(gvisor_sandbox: Sandbox) -> None:
+    """What it makes is its own; what it may not open is EACCES; a mode of None stays as it is."""
+    box, me = gvisor_sandbox, "1000:1000"
+    box.put("/tmp/mine/file", "1", mode=None, user=me)
+    box.exec(["chmod", "750", "/tmp/mine/file"], user=me, check=True)
+    box.put("/tmp/mine/file", "2", mode=None, user=me)
+    done = box.exec(["stat", "-c", "%a %u %g", "/tmp/mine", "/tmp/mine/file"], check=True)
+    assert done.stdout == "755 1000 1000\n750 1000 1000\n"
+    assert box.get("/tmp/mine/file", user=(1000, 1000)) == b"2"
+    box.put("/tmp/secret", "3", mode=0o600)
+    for act in (lambda: box.get("/tmp/secret", user=me), lambda: box.put("/etc/x", "", user=me)):
+        with pytest.raises(InsideError, match="EACCES"):
+            act()
+    assert box.get("/tmp/secret") == b"3"
+    box.put("/etc/x", "root again")
+    assert box.exec(["stat", "-c", "%u %g", "/etc/x"], check=True).stdout == "0 0\n"
 
 
 def test_a_file_has_a_largest_size(gvisor_sandbox: Sandbox) -> None:

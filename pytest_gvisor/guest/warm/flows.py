@@ -17,7 +17,7 @@ from pytest_gvisor.guest.warm.loop import WRITE, Loop, Peer, Sink, Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
 _LOOPBACKS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
@@ -165,13 +165,33 @@ class Connection(Peer):
     abandon = on_reset
 
 
+@contextlib.contextmanager
+def _acting_as(message: dict[str, Any]) -> Iterator[None]:
+    """Have the kernel judge the block's paths for the user in a message.
+
+    Only the effective ids change, so no program of that user may send this process a signal.
+    """
+    groups = os.getgroups()
+    try:
+        if message["uid"] or message["gid"]:
+            os.setgroups(message["groups"])
+            os.setegid(message["gid"])
+            os.seteuid(message["uid"])
+        yield
+    finally:
+        if message["uid"] or message["gid"]:
+            os.seteuid(0)
+            os.setegid(0)
+            os.setgroups(groups)
+
+
 def _regular(path: bytes, flags: int, mode: int = 0) -> int:
     """Open a regular file. Raises OSError."""
     # O_NONBLOCK: the open of a FIFO that nobody reads or writes would wait for ever.
     fd = os.open(path, flags | os.O_NONBLOCK, mode)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    if not stat.S_ISREG(kind := os.fstat(fd).st_mode):
         os.close(fd)
-        raise OSError(errno.EINVAL, "not a regular file")
+        raise OSError(errno.EISDIR if stat.S_ISDIR(kind) else errno.EINVAL, "not a regular file")
     return fd
 
 
@@ -182,8 +202,11 @@ class Put(Peer):
         super().__init__(loop, number)
         self._mode = message["mode"]
         path = message["path"].encode("utf-8", "surrogateescape")
-        os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-        fd = _regular(path, os.O_WRONLY | os.O_CREAT, self._mode & 0o777)
+        # A mode of -1 keeps that of the file, or is the usual one.
+        mode = 0o644 if self._mode < 0 else self._mode & 0o777
+        with _acting_as(message):
+            os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+            fd = _regular(path, os.O_WRONLY | os.O_CREAT, mode)
         self._file = os.fdopen(fd, "wb")
         self._file.truncate(0)
 
@@ -197,7 +220,8 @@ class Put(Peer):
 
     def _finish(self) -> None:
         self._file.flush()
-        os.fchmod(self._file.fileno(), self._mode)
+        if self._mode >= 0:
+            os.fchmod(self._file.fileno(), self._mode)
         size = self._file.tell()
         self._file.close()
         self.over = True
@@ -221,7 +245,8 @@ class Get(Peer):
     def __init__(self, loop: Loop, number: int, message: dict[str, Any]) -> None:
         super().__init__(loop, number)
         path = message["path"].encode("utf-8", "surrogateescape")
-        fd = _regular(path, os.O_RDONLY)
+        with _acting_as(message):
+            fd = _regular(path, os.O_RDONLY)
         self.sources[1] = Source(loop, fd, (number, 1), self._read_all, waits=False)
 
     def _read_all(self, number: int) -> None:

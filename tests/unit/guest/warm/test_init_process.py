@@ -20,6 +20,9 @@ from tests.unit.sandbox.conftest import GUEST, PATIENCE, Guest
 PROGRAM = [*GUEST.parent.glob("*.py"), *GUEST.parent.with_name("wire").glob("*.py")]
 
 
+ROOT = {"uid": 0, "gid": 0, "groups": []}
+
+
 def text_of(seen: list[tuple[dict[str, Any], bytes]], stream: int) -> bytes:
     """The data of one stream."""
     return b"".join(p for m, p in seen if m["op"] == "data" and m["s"] == stream)
@@ -139,13 +142,13 @@ def test_a_kill_of_nothing_kills_nothing(guest: Guest) -> None:
 def test_a_file_goes_in_and_comes_out(guest: Guest, tmp_path: Path) -> None:
     """Bytes, mode, and the folders above are made."""
     path, data = str(tmp_path / "a/b/file"), os.urandom(300_000)
-    guest.send({"op": "put", "id": 1, "path": path, "mode": 0o640})
+    guest.send({"op": "put", **ROOT, "id": 1, "path": path, "mode": 0o640})
     for start in range(0, len(data), MAX_PAYLOAD):
         guest.send({"op": "data", "id": 1}, data[start : start + MAX_PAYLOAD])
     guest.send({"op": "eof", "id": 1})
     assert of(guest.until("answer"), "answer")["n"] == len(data)
     assert (Path(path).read_bytes(), Path(path).stat().st_mode & 0o777) == (data, 0o640)
-    guest.send({"op": "get", "id": 2, "path": path})
+    guest.send({"op": "get", **ROOT, "id": 2, "path": path})
     assert text_of(guest.until("eof"), 1) == data
 
 
@@ -182,8 +185,8 @@ def test_a_refused_connection_is_told(guest: Guest) -> None:
 def test_what_is_no_path_is_refused(guest: Guest, bad: str) -> None:
     """A NUL byte, or a character that no encoding has, is an error of that one request."""
     guest.run(1, "true", cwd=bad)
-    guest.send({"op": "put", "id": 2, "path": bad, "mode": 0o600})
-    guest.send({"op": "get", "id": 3, "path": bad})
+    guest.send({"op": "put", **ROOT, "id": 2, "path": bad, "mode": 0o600})
+    guest.send({"op": "get", **ROOT, "id": 3, "path": bad})
     seen = guest.until("failed", "failed", "failed")
     assert [(m["id"], m["errno"]) for m, _p in seen] == [(1, 22), (2, 22), (3, 22)]
     guest.run(4, "true")
