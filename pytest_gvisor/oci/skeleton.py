@@ -22,8 +22,8 @@ from pytest_gvisor.programs.paths import within
 _MAX_FILE: Final = 4 << 20
 
 _FOLDERS: Final = (
-    "boot", "dev", "etc", "home", "media", "mnt", "opt", "proc", "root", "run", "run/lock", "srv",
-    "sys", "tmp", "var", "var/cache", "var/lib", "var/log", "var/tmp",
+    "boot", "dev", "etc", "etc/pam.d", "etc/skel", "home", "media", "mnt", "opt", "proc", "root",
+    "run", "run/lock", "srv", "sys", "tmp", "var", "var/cache", "var/lib", "var/log", "var/tmp",
 )  # fmt: skip
 
 _OPEN: Final = frozenset({"tmp", "var/tmp", "run/lock"})
@@ -37,6 +37,10 @@ _GENERATED: Final = {
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n"
     "networks: files\nprotocols: files\nservices: files\n",
     "etc/resolv.conf": "",
+    # adduser(8) and su(1) by root alone: PAM refuses all that no file allows.
+    "etc/pam.d/other": "auth sufficient pam_rootok.so\nauth required pam_deny.so\n"
+    "account required pam_permit.so\npassword required pam_deny.so\n"
+    "session required pam_permit.so\n",
 }
 
 IPV6_LOOPBACK: Final = "localhost", "ip6-localhost", "ip6-loopback"

@@ -56,7 +56,7 @@ def test_what_the_kernel_refuses_is_an_error(gvisor_sandbox: Sandbox) -> None:
 
 
 def test_a_user_has_the_rights_of_its_own(gvisor_sandbox: Sandbox) -> None:
-    """What it makes is its own; what it may not open is EACCES; a mode of None stays as it is."""
+    """The user owns what it makes, and other files are EACCES. A mode of None changes no mode."""
     box, me = gvisor_sandbox, "1000:1000"
     box.put("/tmp/mine/file", "1", mode=None, user=me)
     box.exec(["chmod", "750", "/tmp/mine/file"], user=me, check=True)

@@ -167,7 +167,7 @@ class Connection(Peer):
 
 @contextlib.contextmanager
 def _acting_as(message: dict[str, Any]) -> Iterator[None]:
-    """Have the kernel judge the block's paths for the user in a message.
+    """Open the block's paths with the rights of the user in a message.
 
     Only the effective ids change, so no program of that user may send this process a signal.
     """
