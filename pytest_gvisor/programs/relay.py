@@ -18,6 +18,7 @@ import functools
 import json
 import os
 import queue
+import resource
 import selectors
 import socket
 import threading
@@ -227,5 +228,8 @@ class Relay(Mux):
 
 def main(arguments: list[str]) -> None:
     """Relay, with ``LINK_FD CONTROL_FD ENTRY…``."""
+    # A low limit is for select(2) alone (getrlimit(2)), and a full relay refuses connections.
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     link, control = (socket.socket(fileno=int(number)) for number in arguments[:2])
     Relay(link, control, arguments[2:]).serve()

@@ -622,3 +622,20 @@ def test_the_program_answers_after_the_end_of_the_sandbox_and_ends_with_pytest()
         assert json.loads(control.recv(1 << 20))["entries"][0]["reached"] == 0
     control.close()
     assert program.wait(30) == 0
+
+
+def test_the_program_has_as_many_descriptors_as_its_user_may_have() -> None:
+    """Where pytest has few: a connection that it has no descriptor for is refused."""
+    link, theirs = socket.socketpair()
+    control, control_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    fds = (theirs.fileno(), control_theirs.fileno())
+    few = ["sh", "-c", f'ulimit -Sn {max(fds) + 8} && exec "$@"', "sh"]
+    with serving() as server, theirs, control_theirs, control, link:
+        words = command(relay.__file__, *fds, f"127.0.0.1:{server.port}")
+        program = subprocess.Popen([*few, *words], pass_fds=fds, env=ENVIRONMENT)
+        guest = Guest(link)
+        for number in range(1, 41):
+            guest.open(number)
+        assert [guest.frame()[0] for _ in range(40)] == [CREDIT] * 40
+        control.close()
+        assert program.wait(30) == 0
