@@ -117,8 +117,8 @@ class Link:
             match reply:
                 case (str(to), "value", value) if to == token and isinstance(value, wanted):
                     return value, None
-                case (str(to), "error", (str(text), str(said), str(trace))) if to == token:
-                    names = text[:_LONGEST].split(maxsplit=50)
+                case (str(to), "error", (str(kinds), str(said), str(trace))) if to == token:
+                    names = kinds[:_LONGEST].split(maxsplit=50)
                     missing = "AttributeError" in names
                     kind = errors.RemoteAttributeError if missing else errors.RemoteError
                     return None, kind(names, said, trace)
