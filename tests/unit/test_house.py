@@ -60,8 +60,9 @@ SIZES = {str(path.relative_to(PACKAGE)): lines_of(path) for path in MODULES}
 def test_each_folder_keeps_to_its_budget() -> None:
     """And all of them together to 27,797 lines in 262 modules.
 
-    1,032 lines and ten modules of these are traces, 321 and three explain why tests differ. They
-    are no part of the 24,849.
+    Issues of their own have budgets beside the rest: traces (1,090 lines), why a test differs
+    (321), the allow-list (770), loaded modules (398), asyncio and inspect_ai (346). The rest has
+    24,870, which is to shrink.
     """
     folders: collections.Counter[str] = collections.Counter()
     for name, size in SIZES.items():
