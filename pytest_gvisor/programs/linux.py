@@ -12,7 +12,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import select
 import signal
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -287,18 +286,6 @@ def reset_signals() -> None:
         if number not in (signal.SIGKILL, signal.SIGSTOP):
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def await_end(pid: int, seconds: float) -> bool:
-    """Wait for the end of a child, and return whether it came; the caller reaps it.
-
-    Raises `OSError` where there is no descriptor for it. `subprocess.Popen.wait` with a deadline
-    needs none, and asks at intervals of up to 50 ms.
-    """
-    with closing(os.pidfd_open(pid)) as pidfd:
-        ended = select.poll()
-        ended.register(pidfd)
-        return bool(ended.poll(1000 * max(0.0, seconds)))
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import datetime as dt
 import fcntl
 import os
 import re
+import select
 import shlex
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.base.trust import SHORTAGES
 from pytest_gvisor.programs import ask_runsc
-from pytest_gvisor.programs.linux import await_end, closing
+from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import ENVIRONMENT, command
 
 if TYPE_CHECKING:
@@ -113,7 +114,10 @@ class _Question:
 
     def wait(self, end: float) -> None:
         """Wait for its end, and read its output. Raises `RunscFailed` if that is late."""
-        is_over = await_end(self._process.pid, end - time.monotonic())
+        with closing(os.pidfd_open(self._process.pid)) as pidfd:
+            over = select.poll()
+            over.register(pidfd)
+            is_over = over.poll(1000 * max(0.0, end - time.monotonic()))
         self._output = os.pread(self._file, OUTPUT_LIMIT, 0)
         if not is_over:
             raise self._failed("did not answer in time")

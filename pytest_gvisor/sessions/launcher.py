@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from pytest_gvisor import programs
 from pytest_gvisor.base.errors import LaunchError, ProtocolError, on_error, stage
 from pytest_gvisor.guest.wire.checked_json import loads
-from pytest_gvisor.programs.linux import await_end, closing
+from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import ENVIRONMENT, KEEPER, command
 from pytest_gvisor.sessions import saved_before
 from pytest_gvisor.sessions.session_folder import SessionDir
@@ -171,12 +171,8 @@ class Keeper:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        end = time.monotonic() + _STOP_DEADLINE
-        if self.alive():
-            with contextlib.suppress(OSError):  # without a descriptor, `wait` asks at intervals
-                await_end(self.pid, _STOP_DEADLINE)
         try:
-            self._process.wait(max(0.0, end - time.monotonic()))
+            self._process.wait(_STOP_DEADLINE)
         except subprocess.TimeoutExpired:
             self.kill()
 

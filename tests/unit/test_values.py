@@ -8,12 +8,12 @@ import pytest_gvisor
 PACKAGE = Path(pytest_gvisor.__file__).parent
 
 COUNTING = {
-    "Arriving", "Budget", "CellInMaking", "Group", "Progress", "Record", "Tally", "_Budget",
-    "_Node", "_Stored",
+    "Arriving", "Budget", "CellInMaking", "Group", "Opened", "Progress", "Record", "Tally",
+    "_Budget", "_Node", "_Stored",
 }  # fmt: skip
 """Classes that count or gather."""
 
-ORDERED = {"Lookup", "Node", "Trust", "Way", "_Budget", "_Partly", "_Stored"}
+ORDERED = {"Lookup", "Node", "Opened", "Trust", "Way", "_Budget", "_Partly", "_Stored"}
 """Classes of a few fields in a plain order."""
 
 
