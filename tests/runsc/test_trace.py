@@ -1,5 +1,6 @@
 """The files, commands and connections of a real run, as gVisor's kernel reports them."""
 
+import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -214,7 +215,12 @@ def test_a_check_names_each_violation_and_its_process(gvisor: Gvisor) -> None:
     assert len(lines) == 7
 
 
-@pytest.mark.parametrize("network", ["none", "sandbox"])
+NEEDS_ROOT = pytest.mark.skipif(
+    os.geteuid() != 0, reason="needs root: runsc refuses a sandbox network with --rootless"
+)
+
+
+@pytest.mark.parametrize("network", ["none", pytest.param("sandbox", marks=NEEDS_ROOT)])
 def test_a_name_that_is_looked_up_shows_as_port_53(gvisor: Gvisor, network: str) -> None:
     """The C library connects a datagram socket. Other resolvers send without a connect."""
     look = "import socket\ntry: socket.getaddrinfo('host.example', 80)\nexcept OSError: pass"

@@ -263,9 +263,9 @@ def test_what_a_module_prints_is_no_reply(load: Load) -> None:
 def test_a_module_is_imported_by_its_name(gvisor_sandbox: Sandbox) -> None:
     """From the sandbox's own Python, or from the folder ``cwd`` of the sandbox."""
     assert gvisor_sandbox.load("json.decoder").JSONDecoder().decode("[1]") == [1]
-    gvisor_sandbox.put("/work/tool/__init__.py", "from tool.part import value\n")
-    gvisor_sandbox.put("/work/tool/part.py", "value = 5\n")
-    assert gvisor_sandbox.load("tool.part", cwd="/work").value == 5
+    gvisor_sandbox.put("/app/tool/__init__.py", "from tool.part import value\n")
+    gvisor_sandbox.put("/app/tool/part.py", "value = 5\n")
+    assert gvisor_sandbox.load("tool.part", cwd="/app").value == 5
     with pytest.raises(RemoteError, match="ModuleNotFoundError: No module named 'tool'"):
         gvisor_sandbox.load("tool.part")
 
