@@ -14,6 +14,7 @@ from benchmarks.bench import DEADLINE, TRUE, Bench
 from benchmarks.peers import OfficialPackage, install_package
 from benchmarks.results import Figure, Phase, Result
 from benchmarks.timing import Series, interleaved
+from pytest_gvisor import Sandbox
 from pytest_gvisor.base.completed import Outcome
 from pytest_gvisor.run.request import Hooks, Record, workspace_of
 from pytest_gvisor.run.runner import Runner
@@ -94,10 +95,6 @@ def _warm(bench: Bench, count: int, times: int, limit: float) -> Result:
         flags = argv[1 : argv.index("run")]
         command = [bench.runsc.path, *flags, "exec", argv[-1], *TRUE]
 
-        def ours() -> None:
-            if sandbox.exec(TRUE).returncode:
-                raise RuntimeError("true failed in the warm sandbox")
-
         def peer() -> None:
             subprocess.run(
                 command, stdin=subprocess.DEVNULL, capture_output=True, check=True,
@@ -106,7 +103,7 @@ def _warm(bench: Bench, count: int, times: int, limit: float) -> Result:
 
         rounds = {
             name: functools.partial(_in_a_row, each, times)
-            for name, each in {"ours": ours, "peer": peer}.items()
+            for name, each in {"ours": lambda: _exec(sandbox), "peer": peer}.items()
         }
         measured = interleaved(rounds, count, limit=limit)
         series = {name: each.over(times) for name, each in measured.items()}
@@ -116,6 +113,11 @@ def _warm(bench: Bench, count: int, times: int, limit: float) -> Result:
         against="`runsc exec` in the same sandbox", figure=Figure.RATIO, **series,
         target=0.55 if bench.is_older_than(2026) else 0.45,
     )  # fmt: skip
+
+
+def _exec(sandbox: Sandbox) -> None:
+    if sandbox.exec(TRUE).returncode:
+        raise RuntimeError("true failed in the warm sandbox")
 
 
 def _in_a_row(peer: Callable[[], None], times: int) -> None:
@@ -180,6 +182,17 @@ def trace(bench: Bench, count: int) -> Iterator[Result]:
     yield Result(
         row="trace", what=f"{_OPENS:,} of these: growth of this process's peak memory",
         against="flat", figure=Figure.LARGEST, ours=Series(tuple(growth)), target=8.0,
+    )  # fmt: skip
+    with bench.gvisor.sandbox(trace=True) as traced, bench.gvisor.sandbox() as plain:
+        warm = {
+            name: functools.partial(_in_a_row, functools.partial(_exec, sandbox), IN_A_ROW)
+            for name, sandbox in {"ours": traced, "peer": plain}.items()
+        }
+        measured = interleaved(warm, count, limit=20)
+    yield Result(
+        row="trace", what=f'`exec(["true"])`, {IN_A_ROW} in a row, in a sandbox with `trace=True`',
+        against="the same without", figure=Figure.DIFFERENCE,
+        **{name: one.over(IN_A_ROW) for name, one in measured.items()}, target=0.001,
     )  # fmt: skip
 
 
