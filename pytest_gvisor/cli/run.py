@@ -14,6 +14,7 @@ from typing import Any
 from pytest_gvisor.base.completed import Completed, WorkloadTimeout
 from pytest_gvisor.base.errors import ReportError, UsageError
 from pytest_gvisor.base.escape import escape
+from pytest_gvisor.base.setting_table import TRACES
 from pytest_gvisor.base.settings import Settings
 from pytest_gvisor.cli import parsers
 from pytest_gvisor.harness.engine import Engine
@@ -105,6 +106,11 @@ def parser() -> parsers.Parser:
         "--format", choices=FORMS, metavar="FORM",
         help=f"the form of that file: {' or '.join(FORMS)} (default: json)",
     )  # fmt: skip
+    looking.add_argument(
+        "--trace-with", choices=TRACES, metavar="MORE",
+        help="put more into that file: unverified paths of renames and the like (paths), values "
+        "of variables (values), or both (paths,values)",
+    )  # fmt: skip
     made.add_argument("command", nargs=argparse.REMAINDER, metavar="[--] COMMAND…")
     return made
 
@@ -162,13 +168,14 @@ def _settings(given: argparse.Namespace) -> Settings:
             next_step="Name one of gVisor's, or call the tool once for each.",
         )
     if given.trace is None:
-        if given.format is not None:
-            raise UsageError(f"--format {given.format} needs --trace FILE.json")
+        for option, value in (("--format", given.format), ("--trace-with", given.trace_with)):
+            if value is not None:
+                raise UsageError(f"{option} {value} needs --trace FILE.json")
         return settings
     if not given.trace.endswith(".json"):
         raise UsageError(f"--trace {given.trace}: the name of the file ends with .json")
     outputs.check(given.trace)
-    return dataclasses.replace(settings, trace=True)
+    return dataclasses.replace(settings, trace=given.trace_with or True)
 
 
 def _options(given: argparse.Namespace) -> dict[str, Any]:

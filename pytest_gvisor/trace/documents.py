@@ -37,8 +37,8 @@ def ours(done: Completed, trace: Trace) -> dict[str, object]:
 def package_analysis(done: Completed, trace: Trace) -> dict[str, object]:
     """Return the result of a dynamic analysis, with the run as its phase ``install``.
 
-    A trace has no deletes, no names of hosts, and no values of variables. The form has no field for
-    the gaps of a trace: with one, its status is ``error_other``.
+    A trace has no verified deletes and no names of hosts. The form has no field for the gaps of a
+    trace: with one, its status is ``error_other``.
     """
     read = {one.path for one in trace.files if one.read or one.listed}
     written = {one.path for one in trace.files if one.written or one.created}

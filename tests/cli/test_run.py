@@ -143,6 +143,18 @@ def test_a_trace_is_written_to_a_file_of_this_user(tmp_path: Path) -> None:
     assert [one["created"] for one in trace["files"] if one["path"] == "/tmp/made"] == [True]
 
 
+def test_a_trace_has_paths_and_values_where_they_are_asked_for(tmp_path: Path) -> None:
+    """And without the option it has neither."""
+    file = tmp_path / "trace.json"
+    for more in (["--trace-with=paths,values"], []):
+        done = run("--trace", file, *more, "--", "sh", "-c", "KEY=a=b mkdir /tmp/x")
+        trace = json.loads(file.read_text())
+        paths = [one["paths"] for one in trace["unverified"]]
+        assert (paths, trace["complete"]) == ([["/tmp/x"]] if more else [], True)
+        assert ("KEY=a=b" in trace["executed"][1]["environment"]) == bool(more)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_trace_with_a_gap_says_so(tmp_path: Path) -> None:
     """In the file, and on standard error."""
     file = tmp_path / "trace.json"
@@ -154,6 +166,7 @@ def test_a_trace_with_a_gap_says_so(tmp_path: Path) -> None:
 
 WRONG = {
     "--format=json": "--format json needs --trace FILE.json",
+    "--trace-with=paths": "--trace-with paths needs --trace FILE.json",
     "--trace=trace.html": "--trace trace.html: the name of the file ends with .json",
     "--trace=/dev/null/trace.json": "/dev/null/trace.json cannot be written: File exists",
 }
