@@ -58,7 +58,7 @@ SIZES = {str(path.relative_to(PACKAGE)): lines_of(path) for path in MODULES}
 
 
 def test_each_folder_keeps_to_its_budget() -> None:
-    """And all of them together to 27,791 lines in 262 modules.
+    """And all of them together to 27,798 lines in 262 modules.
 
     Issues of their own have budgets beside the rest: traces (1,090 lines), why a test differs
     (321), the allow-list (770), loaded modules (398), asyncio and inspect_ai (346). The rest has
@@ -69,7 +69,7 @@ def test_each_folder_keeps_to_its_budget() -> None:
         folders[name.partition("/")[0] if "/" in name else ""] += size
     assert folders.keys() == BUDGETS.keys()
     assert {name: size for name, size in folders.items() if size > BUDGETS[name]} == {}
-    assert folders.total() <= 27_791
+    assert folders.total() <= 27_798
     assert len(MODULES) <= 262
 
 
