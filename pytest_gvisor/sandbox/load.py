@@ -293,6 +293,7 @@ def load(
     except (errors.InsideError, errors.NotReady, SandboxCrashed) as error:
         step = "A load needs python3 in the sandbox, and a user id of its own there."
         raise NoAnswer(f"no process for {source[2]}: {error}\n{step}") from error
+    process.own_user = user
     link = Link(process, timeout)
     with errors.on_error(link.close):
         loaded: Loaded = link.ask("load", None, *source, wanted=Loaded)

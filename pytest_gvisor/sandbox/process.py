@@ -53,6 +53,9 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
         self.refused = 0
         """The error number with which it could not be started."""
 
+        self.own_user = 0
+        """A user id that only this program and its descendants have; 0 if it has no such id."""
+
         self._state = _State.ASKED
         self._status: int | None = None
         self._command = command
@@ -193,7 +196,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
         with channel.lock:
             if channel.ending:
                 return True
-            channel.add(answer, {"op": "kill", "of": self.id})
+            channel.add(answer, {"op": "kill", "of": self.id, "uid": self.own_user})
             answer.changed.wait_for(
                 lambda: answer.message or channel.gone, deadline - time.monotonic()
             )

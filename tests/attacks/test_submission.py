@@ -376,3 +376,67 @@ def test_the_texts_of_an_error_are_bounded_and_escaped(load: Load) -> None:
     assert "\x1b" not in str(error)
     assert len(str(error)) < 100_000
     assert error.text.startswith("\\x3a:error::\\x1b[31my")
+
+
+LIVES_ON = {
+    "a fork bomb": """
+        import os
+
+        def act():
+            while True:
+                try:
+                    os.fork()
+                except OSError:
+                    pass
+    """,
+    "a process that hides from its parents": """
+        import os, subprocess
+
+        def act():
+            if not os.fork():
+                os.setsid()
+                subprocess.Popen(["sleep", "1000"], env={}, start_new_session=True)
+            os._exit(0)
+    """,
+    "a process that is another one each time": """
+        import os
+
+        def act():
+            while True:
+                if os.fork():
+                    os._exit(0)
+                os.setsid()
+    """,
+    "a process in a namespace of its own": """
+        import os, subprocess
+
+        def act():
+            subprocess.Popen(["unshare", "-Urpf", "sleep", "1000"], env={}, start_new_session=True)
+            os._exit(0)
+    """,
+}
+
+USERS = """
+import os
+found = set()
+for name in os.listdir("/proc"):
+    try:
+        found.add(os.stat(f"/proc/{name}").st_uid if name.isdigit() else 0)
+    except OSError:
+        pass
+print(*sorted(found))
+"""
+
+
+@pytest.mark.parametrize("source", LIVES_ON.values(), ids=LIVES_ON.keys())
+def test_nothing_of_a_load_lives_after_it(gvisor_sandbox: Sandbox, load: Load, source: str) -> None:
+    """The sandbox lives on, with its files and another load of it."""
+    gvisor_sandbox.put("/tmp/kept", "kept")
+    with load("import os\ndef act(): return os.getuid()\n") as neighbour:
+        uid = neighbour.act()
+        with load(source, timeout=2) as solution, pytest.raises(NoAnswer):
+            solution.act()
+        done = gvisor_sandbox.exec(["python3", "-I", "-S", "-c", USERS], check=True)
+        assert done.stdout == f"0 {uid}\n"
+        assert neighbour.act() == uid
+    assert gvisor_sandbox.get("/tmp/kept") == b"kept"

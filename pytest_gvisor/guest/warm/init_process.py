@@ -28,7 +28,7 @@ if not __package__:
 from pytest_gvisor.guest.warm import inner_relay
 from pytest_gvisor.guest.warm.children import Exec, Limits, Program
 from pytest_gvisor.guest.warm.flows import Connection, Dial, Get, Put
-from pytest_gvisor.guest.warm.killer import kill
+from pytest_gvisor.guest.warm.killer import kill, kill_user
 from pytest_gvisor.guest.warm.loop import READ, Loop, Peer
 from pytest_gvisor.guest.wire import frames
 
@@ -153,10 +153,10 @@ class Guest:
         return 0 if session in self.running else session, mark
 
     def on_kill(self, message: dict[str, Any], _payload: bytes) -> None:
-        """Kill the tree of a program, step by step."""
-        number: int = message["id"]
+        """Kill the tree of a program, or all processes of its user, step by step."""
+        number, user = message["id"], message["uid"]
         try:
-            steps = kill(*self._tree(message["of"]))
+            steps = kill_user(user) if user else kill(*self._tree(message["of"]))
         except KeyError:
             self.loop.send({"op": "killed", "id": number, "left": 0})
             return

@@ -1,7 +1,8 @@
 """The killer of all processes that one exec has started.
 
 They are the processes of its session, those with its mark in their environment, and all of their
-descendants. Standard library only; part of the program `init_process`.
+descendants; or those of a user whom no other exec has, which none of them can leave. Standard
+library only; part of the program `init_process`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from collections.abc import Generator, Iterable
 
 MARK = "PYTEST_GVISOR_EXEC"
 """The environment variable that marks what an exec has started."""
+
+_NO_USER = 2**31 - 2
+"""A user id that no process has."""
 
 _PATIENCE = 1.5
 _FREEZES = 20
@@ -98,3 +102,24 @@ def kill(session: int, mark: bytes) -> Generator[None, None, int]:
         _send(sorted(stopped, key=lambda pid: pid != session), signal.SIGKILL)
         yield
     return len(found)
+
+
+def kill_user(user: int) -> Generator[None, None, int]:
+    """Kill all processes of a user step by step, until nothing is left, or the time is up.
+
+    Returns whether the last look found one. One call signals all of them, so that a fork bomb
+    cannot start processes faster than they are killed.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        # kill(2) compares the sender's real and effective id with the receiver's real and saved
+        # one. So these ids signal no process of root's, and let the user's signal this one neither.
+        os.setresuid(_NO_USER, user, 0)
+        try:
+            os.kill(-1, signal.SIGKILL)
+        except ProcessLookupError:
+            return 0
+        finally:
+            os.setresuid(0, 0, 0)
+        yield
+    return 1

@@ -126,7 +126,7 @@ def test_a_kill_spares_the_others(guest: Guest) -> None:
     guest.run(1, "sleep", "100")
     guest.run(2, "cat", reads=True)
     guest.until("started", "started")
-    guest.send({"op": "kill", "id": 3, "of": 1})
+    guest.send({"op": "kill", "id": 3, "of": 1, "uid": 0})
     guest.until("killed")
     guest.send({"op": "data", "id": 2}, b"alive")
     guest.send({"op": "eof", "id": 2})
@@ -135,7 +135,7 @@ def test_a_kill_spares_the_others(guest: Guest) -> None:
 
 def test_a_kill_of_nothing_kills_nothing(guest: Guest) -> None:
     """A number that was never given out is no tree."""
-    guest.send({"op": "kill", "id": 2, "of": 77})
+    guest.send({"op": "kill", "id": 2, "of": 77, "uid": 0})
     assert of(guest.until("killed"), "killed")["left"] == 0
 
 
@@ -208,7 +208,7 @@ def test_a_running_program_is_never_forgotten() -> None:
             guest.run(number, "true")
             guest.until("exit", "eof", "eof")
         wait_for(lambda: len(sleeping(mine)) == 4)  # a shell has just forked
-        guest.send({"op": "kill", "id": 8, "of": 1})
+        guest.send({"op": "kill", "id": 8, "of": 1, "uid": 0})
         seen = guest.until("killed", "exit", "eof", "eof")
         assert (of(seen, "killed")["left"], of(seen, "exit")["status"]) == (0, signal.SIGKILL)
         assert len(sleeping(mine)) == 2
