@@ -210,6 +210,7 @@ class Collector:
         return Leg(
             project=escape(self._config.rootpath.name),
             date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            host=escape(os.uname().nodename),
             kernel=escape(os.uname().release),
             machine=escape(os.uname().machine),
             python=platform.python_version(),

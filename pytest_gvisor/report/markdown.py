@@ -69,7 +69,8 @@ def _top(report: Report) -> Iterator[str]:
 def _leg(leg: Leg) -> str:
     each = [(one, f", {code(one.origin)}" if one.origin else "") for one in leg.runsc]
     runsc = ", ".join(f"runsc {code(one.version)} ({code(one.path)}{why})" for one, why in each)
-    facts = f"{leg.kernel} {leg.machine}, pytest {leg.pytest}, {leg.date}"
+    host = f"{leg.host}, " if leg.host else ""
+    facts = f"{host}{leg.kernel} {leg.machine}, pytest {leg.pytest}, {leg.date}"
     return f"{runsc or 'no runsc'}, {code(facts)}"
 
 

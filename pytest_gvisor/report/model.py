@@ -211,6 +211,9 @@ class Leg:
     date: str = ""
     """UTC, as of RFC 3339."""
 
+    host: str = ""
+    """The name of the machine that ran the tests, as ``hostname`` prints it."""
+
     kernel: str = ""
     """The host's."""
 
