@@ -10,7 +10,11 @@ from pytest_gvisor.base.completed import (
     WorkloadFailed as WorkloadFailed,
     WorkloadTimeout as WorkloadTimeout,
 )
-from pytest_gvisor.base.egress import Egress as Egress, Traffic as Traffic
+from pytest_gvisor.base.egress import (
+    Egress as Egress,
+    SandboxPort as SandboxPort,
+    Traffic as Traffic,
+)
 from pytest_gvisor.base.errors import (
     DaemonUnavailable as DaemonUnavailable,
     GvisorError as GvisorError,

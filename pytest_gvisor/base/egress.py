@@ -66,12 +66,11 @@ def parse(text: str) -> Entry:
 def entries(value: object, name: str = "allow") -> tuple[str, ...]:
     """Read an allow-list, from a list or from text with commas, and return its entries as texts.
 
-    Raises `UsageError`, also for an address that nothing in a sandbox could connect to.
+    A mapping has `ports` beside its entries. Raises `UsageError`, also for an address that nothing
+    in a sandbox could connect to.
     """
     texts = value.split(",") if isinstance(value, str) else value
-    if isinstance(value, Mapping):
-        step = "Use forward() of the other sandbox, and allow 127.0.0.1:PORT."
-        raise UsageError(f"{name}: a sandbox by name is not supported yet", next_step=step)
+    texts = [*texts] if isinstance(texts, Mapping) else texts
     if not isinstance(texts, list | tuple) or not all(isinstance(one, str) for one in texts):
         raise UsageError(f"{name}={value!r} is not a list such as ['pypi.org:443']")
     found = {str(entry): entry for entry in map(parse, filter(None, map(str.strip, texts)))}
@@ -84,6 +83,21 @@ def entries(value: object, name: str = "allow") -> tuple[str, ...]:
                 f"{name}: a sandbox has no route to the address {text}",
                 next_step=f"Allow a name that has this address too, such as HOST:{entry.port}.",
             )
+    return tuple(found)
+
+
+def ports(value: object) -> tuple[tuple[str, str], ...]:
+    """Return each entry of a mapping that is another sandbox's port, with the unix socket of it.
+
+    The value of any other entry is None. Raises `UsageError`.
+    """
+    found = []
+    for text, port in value.items() if isinstance(value, Mapping) else ():
+        if isinstance(port, SandboxPort):
+            found.append((str(parse(text)), port.path))
+        elif port is not None:
+            step = "Write SANDBOX.port(5432) for another sandbox, or None for a host of this name."
+            raise UsageError(f"allow: {text!r} leads to {port!r}", next_step=step)
     return tuple(found)
 
 
@@ -147,6 +161,14 @@ def missing(text: str, allow: Sequence[str]) -> str:
 
 
 _COUNTS = ("reached", "refused", "sent", "received")
+
+
+class SandboxPort(NamedTuple):
+    """A port of a warm sandbox, from `Sandbox.port`, for the allow-list of another sandbox."""
+
+    number: int
+    path: str
+    """The host's unix socket that leads there, in the folder of the session."""
 
 
 class Traffic(NamedTuple):

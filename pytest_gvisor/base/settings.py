@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
-from pytest_gvisor.base import removed, setting_values
+from pytest_gvisor.base import egress, removed, setting_values
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.base.platform_names import Platform as Platform  # noqa: PLC0414 -- exported
 from pytest_gvisor.base.setting_table import (
@@ -27,6 +27,8 @@ from pytest_gvisor.base.setting_table import (
 
 if TYPE_CHECKING:
     import os
+
+    from pytest_gvisor.base.egress import SandboxPort
 
 
 class Network(enum.StrEnum):
@@ -126,6 +128,9 @@ class Settings:
 
     allow: tuple[str, ...] = ()
     """The hosts and ports, ``HOST:PORT``, that a sandbox with network none reaches by a relay."""
+
+    ports: tuple[tuple[str, str], ...] = ()
+    """The entries of ``allow`` that are another sandbox's port, each with the unix socket of it."""
 
     keep: Keep = Keep.NONE
     """The tests whose bundles, logs and replay scripts stay under pytest's base temp."""
@@ -251,6 +256,8 @@ def replaced(settings: Settings, changes: Mapping[str, object]) -> Settings:
         found[setting.name] = read(setting, value, name)
         if setting.kind == "platforms":
             found["native"] = setting_values.native(value)
+        if setting.kind == "entries":
+            found["ports"] = egress.ports(value)
         if setting.kind == "binary":
             found |= {"releases": (), "label": ""}
     return dataclasses.replace(settings, **found)
@@ -276,7 +283,7 @@ class CallSettings(TypedDict, total=False):
     debug: bool
     trace: bool | str
     forbid: Sequence[str]
-    allow: Sequence[str]
+    allow: Sequence[str] | Mapping[str, SandboxPort | None]
 
 
 class SessionSettings(CallSettings, total=False):

@@ -1,8 +1,10 @@
 """The relay on the host: connects a sandbox to what its allow-list names, and to nothing else.
 
 Started by bootstrap.py with the socket to the relay in the sandbox, a socket to pytest, and the
-entries. When the first closes, the sandbox is gone, and so are all connections. When the second
-closes, pytest is gone, and the relay ends. Its other sockets lead to addresses that it has judged.
+entries. An entry is ``HOST:PORT``, or ``HOST:PORT=SOCKET`` for a port of another sandbox, to which
+that unix socket leads. When the first socket closes, the sandbox is gone, and so are all
+connections. When the second closes, pytest is gone, and the relay ends. Its other sockets lead to
+other sandboxes, or to addresses that it has judged.
 
 A name is resolved anew for each connection, in a thread, and each address of the answer is judged.
 The connection goes to one of these addresses, so a name that changes its answer gains nothing. The
@@ -47,6 +49,7 @@ class Target:
     """An entry of the allow-list, and its counters."""
 
     def __init__(self, text: str) -> None:
+        text, _, self.path = text.partition("=")
         host, _, port = text.rpartition(":")
         self.host, self.port = host.strip("[]"), int(port)
         self.counts = {"reached": 0, "refused": 0, "sent": 0, "received": 0}
@@ -77,7 +80,8 @@ class Relay(Mux):
     ) -> None:  # fmt: skip
         super().__init__(link)
         self._targets = [Target(text) for text in entries]
-        self._allowed = {(t.host, t.port) for t in self._targets if literal(t.host)}
+        direct = [t for t in self._targets if not t.path and literal(t.host)]
+        self._allowed = {(t.host, t.port) for t in direct}
         self._resolver = resolver
         self._error = ""
         self._attempts: dict[int, Attempt] = {}
@@ -136,6 +140,9 @@ class Relay(Mux):
             self._refuse(one, "too many names wait for the resolver")
         else:
             self.connections[number] = self._attempts[number] = one
+            if one.target.path:
+                self._dial(one)
+                return
             if literal(one.target.host):
                 self._judge(one, [one.target.host])
                 return
@@ -208,6 +215,37 @@ class Relay(Mux):
             sock.close()
             self._try_next(one, f"{address}: nothing listens there")
             return
+        self._begin(one, sock)
+
+    def _dial(self, one: Attempt) -> None:
+        """Try another sandbox, which says with one byte when its server has the connection."""
+        try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        except OSError as error:
+            self._refuse(one, f"{error.strerror}")
+            return
+        if code := sock.connect_ex(one.target.path):
+            sock.close()
+            gone = code in (errno.ENOENT, errno.ECONNREFUSED)
+            self._refuse(one, "the other sandbox is closed" if gone else os.strerror(code))
+            return
+        one.trying = sock
+        self.watch(sock, functools.partial(self._dialled, one, sock))
+
+    def _dialled(self, one: Attempt, sock: socket.socket, _events: int) -> None:
+        one.trying = None
+        self.unwatch(sock)
+        answer = b""
+        with contextlib.suppress(OSError):
+            answer = sock.recv(1)
+        if answer == b"\0":
+            self._begin(one, sock)
+            return
+        sock.close()
+        why = os.strerror(answer[0]) if answer else "no answer"
+        self._refuse(one, f"from the other sandbox: {why}")
+
+    def _begin(self, one: Attempt, sock: socket.socket) -> None:
         del self._attempts[one.number]
         one.count("reached", 1)
         self.begin(one, sock)

@@ -22,19 +22,24 @@ _MAX_MESSAGE = 1024 * 1024
 class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
     """The process of `programs.relay`, which ends at the latest when this process does."""
 
-    def __init__(self, allow: Sequence[str]) -> None:
-        """Start it. Raises `LaunchError`."""
+    def __init__(self, allow: Sequence[str], ports: Sequence[tuple[str, str]] = ()) -> None:
+        """Start it. ``ports`` are the entries with a unix socket of another sandbox.
+
+        Raises `LaunchError`.
+        """
         self._allow, self._guard = allow, threading.Lock()
         self._last = Egress(entries=tuple(Traffic(entry=entry) for entry in allow))
         with stage("relay", "its sockets cannot be made"):
             self.link, link = socket.socketpair()
             self._control, control = socket.socketpair(type=socket.SOCK_SEQPACKET)
         self._control.settimeout(_PATIENCE)
+        led = {entry: f"{entry}={path}" for entry, path in ports}
+        words = [led.get(entry, entry) for entry in allow]
         fds, nothing = (link.fileno(), control.fileno()), subprocess.DEVNULL
         closes = on_error(self._control.close)
         with link, control, closes, stage("relay", "its program cannot be started"):
             self._process = subprocess.Popen(
-                command(relay.__file__, *fds, *allow), pass_fds=fds, env=ENVIRONMENT, cwd="/",
+                command(relay.__file__, *fds, *words), pass_fds=fds, env=ENVIRONMENT, cwd="/",
                 stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True,
             )  # fmt: skip
 

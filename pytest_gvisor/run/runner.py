@@ -107,7 +107,8 @@ class Runner:
             pipes = request.streams(request.settings.max_output, feed=request.input)
             undo.callback(pipes.close)
         if request.settings.allow:
-            self.relay = undo.enter_context(OuterRelay(request.settings.allow))
+            relay = OuterRelay(request.settings.allow, request.settings.ports)
+            self.relay = undo.enter_context(relay)
         if workspace.logs is not None:
             pipes.drains += workspace.logs.drains
         check_points(self._spec, host_paths.written_now)

@@ -16,7 +16,7 @@ import struct
 import threading
 import warnings
 
-from pytest_gvisor.base.errors import PytestGvisorWarning, stage
+from pytest_gvisor.base.errors import PytestGvisorWarning, on_error, stage
 from pytest_gvisor.guest.wire.frames import MAX_PAYLOAD, WINDOW, FrameError
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.messages import Message
@@ -37,8 +37,13 @@ class Forward(contextlib.AbstractContextManager["Forward"]):
     host = "127.0.0.1"
     """The address on the host."""
 
-    def __init__(self, channel: Channel, port: int) -> None:
-        self.target = port
+    def __init__(self, channel: Channel, port: int, path: str = "") -> None:
+        """With a ``path``, it is a unix socket there, for the relays of other sandboxes.
+
+        To their relay, it sends one byte before any other: 0 if the server has the connection, else
+        the error number.
+        """
+        self.target, self.path = port, path
         """The port in the sandbox."""
 
         self.refused = 0
@@ -51,9 +56,9 @@ class Forward(contextlib.AbstractContextManager["Forward"]):
         with channel.lock:
             channel.check()
             with stage("forward", "cannot listen on the host's loopback"):
-                self._listener = socket.create_server((self.host, 0), backlog=_BACKLOG)
+                self._listener = _listener(path or (self.host, 0))
             self._listener.setblocking(False)
-            self.port: int = self._listener.getsockname()[1]
+            self.port: int = 0 if path else self._listener.getsockname()[1]
             self._spare = _spare()
             channel.at_end.add(self.drop)
             channel.chore(self._listen)
@@ -93,6 +98,9 @@ class Forward(contextlib.AbstractContextManager["Forward"]):
         self._closed = True
         self._channel.supervisor.change(self._listener.fileno(), 0, self._accept)
         self._listener.close()
+        if self.path:
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
         if self._spare is not None:
             self._spare.close()
         for link in list(self.links):
@@ -144,6 +152,17 @@ class Forward(contextlib.AbstractContextManager["Forward"]):
             self._spare = _spare()
 
 
+def _listener(address: str | tuple[str, int]) -> socket.socket:
+    """Listen on a unix socket, or on a port. Raises `OSError`."""
+    if isinstance(address, tuple):
+        return socket.create_server(address, backlog=_BACKLOG)
+    listener = socket.socket(socket.AF_UNIX)
+    with on_error(listener.close):
+        listener.bind(address)
+        listener.listen(MOST)
+    return listener
+
+
 def _spare() -> socket.socket | None:
     """Return a socket that stands for a descriptor; None where none is left."""
     try:
@@ -187,10 +206,12 @@ class _Link(Peer):
         numbers, payload = message.numbers, message.payload
         if message.op == "closed":
             self.over = True
+            self._answer(numbers["errno"])
             if numbers["errno"]:
                 self.leave(reset=True)
             self._ended = True
         elif message.op == "started" and not self._connected:
+            self._answer(0)
             self._connected = True
         elif not self._connected:
             raise FrameError(f"{message.op} before a connection")
@@ -210,6 +231,11 @@ class _Link(Peer):
             raise FrameError(f"{message.op} of a connection where it cannot be")
         if not self._gone:
             self._write()
+
+    def _answer(self, number: int) -> None:
+        if self._forward.path and not self._connected and not self._gone:
+            with contextlib.suppress(OSError):  # the relay is gone
+                os.write(self._fd, bytes([min(number, 255)]))
 
     def on_death(self) -> None:
         """See `Peer.on_death`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import os
 import threading
 import time
 import warnings
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pytest_gvisor.base.completed import Completed, SandboxCrashed
+from pytest_gvisor.base.egress import SandboxPort
 from pytest_gvisor.base.errors import (
     GvisorError,
     NotReady,
@@ -371,6 +373,19 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         """
         target = _port(port)
         return Forward(self._live(), target)
+
+    def port(self, port: int) -> SandboxPort:
+        """Return a TCP port of this sandbox's loopback, which others reach if their list has it.
+
+        ``gvisor.sandbox(allow={"db:5432": db.port(5432)})`` starts one that does, by the name
+        ``db``. Nothing else on this machine can connect to it. It lasts until this sandbox ends.
+        """
+        channel, target = self._live(), _port(port)
+        path = channel.driven.workspace.path(f"port-{target}")
+        with channel.lock:
+            if not os.path.exists(path):
+                Forward(channel, target, path)
+        return SandboxPort(target, path)
 
     def wait_for_port(self, port: int, timeout: float | None = None) -> None:
         """Wait until a program in the sandbox listens on 127.0.0.1 or ::1, and return nothing.

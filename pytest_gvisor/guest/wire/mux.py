@@ -175,7 +175,8 @@ class Mux:
 
     def begin(self, one: Connection, sock: socket.socket) -> None:
         """Relay a connection from now on: either side may send a window's bytes."""
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         one.sock, one.credit, one.granted = sock, WINDOW, WINDOW
         self.send(CREDIT, one.number, _COUNT.pack(WINDOW))
         self._ready(one, 0)
@@ -230,6 +231,8 @@ class Mux:
 
     def _read(self, one: Connection, sock: socket.socket) -> None:
         data = sock.recv(min(_PIECE, one.credit))
+        if not data and sock.family == socket.AF_UNIX and not one.shut:
+            sock.send(b"")  # fails if its peer has closed it, and not only ended this half
         one.credit -= len(data)
         one.count("received", len(data))
         one.read_all = not data

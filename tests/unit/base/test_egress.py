@@ -2,7 +2,16 @@
 
 import pytest
 
-from pytest_gvisor.base.egress import Egress, Traffic, entries, hosts_file, parse, places
+from pytest_gvisor.base.egress import (
+    Egress,
+    SandboxPort,
+    Traffic,
+    entries,
+    hosts_file,
+    parse,
+    places,
+    ports,
+)
 from pytest_gvisor.base.errors import UsageError
 
 
@@ -85,11 +94,15 @@ def test_a_value_of_another_type_is_an_error(value: object) -> None:
         entries(value)
 
 
-def test_a_sandbox_by_name_is_not_there_yet() -> None:
-    """The error says which way there is today."""
-    with pytest.raises(UsageError, match="not supported yet") as caught:
-        entries({"db:5432": object()})
-    assert "forward()" in str(caught.value.next_step)
+def test_a_mapping_names_ports_of_other_sandboxes() -> None:
+    """Its keys are entries, in any spelling; the value of a host is None."""
+    written = {"DB:5432": SandboxPort(5432, "/s"), "pypi.org:443": None}
+    assert entries(written) == ("db:5432", "pypi.org:443")
+    assert ports(written) == (("db:5432", "/s"),)
+    assert ports(["pypi.org:443"]) == ()
+    with pytest.raises(UsageError, match="'db:5432' leads to 5432") as caught:
+        ports({"db:5432": 5432})
+    assert "SANDBOX.port(5432)" in str(caught.value.next_step)
 
 
 def test_a_list_has_a_bound() -> None:

@@ -34,8 +34,8 @@ def type_of(kind: Kind) -> Any:
 
 
 def test_the_table_and_the_class_have_the_same_names() -> None:
-    """Three fields are no settings of their own: they are read with platform and runsc."""
-    assert {*NAMES} == TYPES.keys() - {"native", "releases", "label"}
+    """Four fields are no settings of their own: they are read with platform, runsc and allow."""
+    assert {*NAMES} == TYPES.keys() - {"native", "releases", "label", "ports"}
     assert len(NAMES) == len(set(NAMES))
 
 

@@ -368,6 +368,91 @@ def test_a_reset_by_the_host_is_a_reset_in_the_sandbox() -> None:
                 client.recv(1)
 
 
+# Ports of other sandboxes.
+
+
+@contextlib.contextmanager
+def sandbox(path: Path, serve: Callable[[socket.socket], object]) -> Iterator[str]:
+    """A socket as a sandbox has it for a port, which serves one connection; yields its entry."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def once() -> None:
+            with listener.accept()[0] as peer:
+                serve(peer)
+
+        thread = threading.Thread(target=once)
+        thread.start()
+        yield f"db:5432={path}"
+        thread.join(30)
+
+
+def test_an_entry_leads_to_the_socket_of_another_sandbox(tmp_path: Path) -> None:
+    """Its first byte says that the server has the connection, and is for the relay alone."""
+
+    def serve(peer: socket.socket) -> None:
+        peer.sendall(b"\0")
+        echo(peer)
+
+    with sandbox(tmp_path / "s", serve) as entry, both([entry], ["127.64.0.1:5432"]) as outer:
+        with socket.create_connection(("127.64.0.1", 5432)) as client:
+            send_all(client, b"hello")
+            assert client.makefile("rb").read() == b"hellobye"
+        (found,) = outer.counts()
+        assert (found["reached"], found["sent"], found["received"]) == (1, 5, 8)
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"), [(b"\x6f", "Connection refused"), (b"", "no answer")]
+)
+def test_the_reason_of_another_sandbox_is_told(tmp_path: Path, answer: bytes, problem: str) -> None:
+    """It is an error number in one byte. Without one, the sandbox has ended meanwhile."""
+    served = sandbox(tmp_path / "s", lambda peer: peer.sendall(answer))
+    with served as entry, running([entry]) as one:
+        one.guest.open(1)
+        assert one.guest.frame() == (RESET, 1, b"")
+        assert one.counts()[0]["problem"] == f"from the other sandbox: {problem}"
+
+
+def test_a_sandbox_that_is_closed_is_named(tmp_path: Path) -> None:
+    """Whether its socket is gone, or nobody listens on it any more."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "left"))
+    with running([f"a:1={tmp_path}/left", f"b:1={tmp_path}/gone"]) as one:
+        for number in (1, 2):
+            one.guest.open(number, number - 1)
+            assert one.guest.frame() == (RESET, number, b"")
+        problems = [found["problem"] for found in one.counts()]
+        assert problems == ["the other sandbox is closed"] * 2
+
+
+def test_a_sandbox_that_ends_resets_a_connection(tmp_path: Path) -> None:
+    """A unix socket has no reset, and yet no client takes a part for the whole."""
+
+    def serve(peer: socket.socket) -> None:
+        peer.sendall(b"\0part")
+
+    place = "127.64.0.1:5432"
+    with (
+        sandbox(tmp_path / "s", serve) as entry,
+        both([entry], [place]),
+        socket.create_connection(("127.64.0.1", 5432)) as client,
+        pytest.raises(ConnectionResetError),
+    ):
+        client.makefile("rb").read()
+
+
+def test_an_address_that_leads_to_a_sandbox_is_allowed_for_no_name() -> None:
+    """Else a name could have that port of the host's loopback."""
+    with running(
+        ["127.0.0.1:5432=/gone", "evil.example:5432"], resolver=answers("127.0.0.1")
+    ) as one:
+        one.guest.open(1, 1)
+        assert one.guest.frame() == (RESET, 1, b"")
+        assert "which is loopback" in one.counts()[1]["problem"]
+
+
 # Names and addresses.
 
 
