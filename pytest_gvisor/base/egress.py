@@ -11,26 +11,34 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from pytest_gvisor.base.errors import UsageError
-from pytest_gvisor.programs.addresses import kind_of, literal
+from pytest_gvisor.programs.addresses import kind_of, literal, no_name
 
 MOST = 256
 """The most entries of a list."""
 
 _ENTRY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/@\s]+)):([1-9][0-9]{0,4})", re.ASCII)
-_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.ASCII)
-# getaddrinfo(3) reads such a name as an IPv4 address: 127.1, 0x7f.1, 2130706433 (inet_aton(3)).
-_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
-_HOW = "Write HOST:PORT, such as pypi.org:443, or ADDRESS:PORT, such as [2001:db8::1]:443."
+_HOW = (
+    "Write HOST:PORT, such as pypi.org:443 or *.example.com:443, or ADDRESS:PORT, such as "
+    "[2001:db8::1]:443."
+)
+_ANY = "*."
+_PROXY = "proxy@"
+_PROXY_PORT = 3128
 
 
 class Entry(NamedTuple):
     """One allowed host and port."""
 
     host: str
-    """A name in small letters, or an address in its canonical form."""
+    """A name in small letters, ``*.`` and a name, or an address in its canonical form."""
 
     port: int
     is_address: bool
+
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether it allows all names below one, at any depth, and not that name itself."""
+        return self.host.startswith(_ANY)
 
     def __str__(self) -> str:
         """Return it as it is written: ``HOST:PORT``."""
@@ -39,8 +47,6 @@ class Entry(NamedTuple):
 
 def parse(text: str) -> Entry:
     """Read ``HOST:PORT``. Raises `UsageError`."""
-    if "*" in text:
-        raise UsageError(f"allow: {text!r}: names with * are not supported yet", next_step=_HOW)
     found = _ENTRY.fullmatch(text)
     if found is None or int(found[3]) > 65535:
         raise UsageError(f"allow: {text!r} is not HOST:PORT", next_step=_HOW)
@@ -50,12 +56,9 @@ def parse(text: str) -> Entry:
     if not host.isascii():
         raise UsageError(f"allow: {text!r} has letters beyond ASCII", next_step="Write xn--….")
     name = host.lower().removesuffix(".")
-    labels = name.split(".")
-    if found[1] or len(name) > 253 or not all(map(_LABEL.fullmatch, labels)):
-        raise UsageError(f"allow: {host!r} is no host name", next_step=_HOW)
-    if _NUMBER.fullmatch(labels[-1]):
-        raise UsageError(f"allow: {host!r} is an odd spelling of an address", next_step=_HOW)
-    if labels[-1] == "localhost":
+    if told := "no host name" if found[1] else no_name(name.removeprefix(_ANY)):
+        raise UsageError(f"allow: {host!r} is {told}", next_step=_HOW)
+    if name.split(".")[-1] == "localhost":
         raise UsageError(
             f"allow: in the sandbox, {name} is the sandbox itself",
             next_step=f"Write 127.0.0.1:{port} for that port of the host's loopback.",
@@ -111,7 +114,8 @@ def places(texts: Sequence[str]) -> list[str]:
 
     Each name has an address of its own in 127.64.0.0/10, which no entry names. An address of
     127.0.0.0/8 is its own place. The place of another address is ``-``: it only allows a name to
-    have it.
+    have it. The first name with ``*`` has the place of the proxy, after ``proxy@``, and others have
+    ``-``.
     """
     found, hosts, listed = [], dict[str, str](), [*map(parse, texts)]
     named = {entry.host for entry in listed}
@@ -120,6 +124,9 @@ def places(texts: Sequence[str]) -> list[str]:
     for entry in listed:
         if entry.is_address:
             found.append(str(entry) if _is_own(entry) else "-")
+        elif entry.is_wildcard:
+            found.append("-" if _ANY in hosts else f"{_PROXY}{next(free)}:{_PROXY_PORT}")
+            hosts[_ANY] = ""
         else:
             if entry.host not in hosts:
                 hosts[entry.host] = next(free)
@@ -136,8 +143,23 @@ def hosts_file(texts: Sequence[str], hostname: str) -> str:
 def hosts_lines(texts: Sequence[str]) -> str:
     """Return the lines of the allowed names alone."""
     pairs = zip(map(parse, texts), places(texts), strict=True)
-    named = {entry.host: place for entry, place in pairs if not entry.is_address}
+    named = {e.host: place for e, place in pairs if not (e.is_address or e.is_wildcard)}
     return "".join(f"{place.partition(':')[0]}\t{host}\n" for host, place in named.items())
+
+
+def proxied(texts: Sequence[str], env: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a program, in which it finds the proxy for names with ``*``.
+
+    A variable of ``env`` in either case of letters stays as it is, and has no other beside it.
+    """
+    given, found = {name.upper() for name in env}, dict[str, str]()
+    for place in places(texts):
+        if place.startswith(_PROXY):
+            url = f"http://{place.removeprefix(_PROXY)}"
+            found = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), url)
+            found["NO_PROXY"] = "localhost,127.0.0.1,::1"
+    pairs = [(name, value) for name, value in found.items() if name not in given]
+    return {**dict(pairs), **{name.lower(): value for name, value in pairs}, **env}
 
 
 # As URLs have a host, and as urllib3, curl, pip, Go, busybox and Node.js name one.
@@ -175,7 +197,7 @@ class Traffic(NamedTuple):
     """The connections of one entry of the allow-list."""
 
     entry: str
-    """The entry, ``HOST:PORT``."""
+    """The entry, ``HOST:PORT``, or a host and port that the proxy was asked for."""
 
     reached: int = 0
     """How many connections to the host were made."""
@@ -206,6 +228,13 @@ class Egress(NamedTuple):
     error: str = ""
     """Why the sandbox was cut off from all of them, if it has sent what no honest one sends."""
 
+    names: tuple[Traffic, ...] = ()
+    """One for each host that the proxy was asked for and that no entry names itself.
+
+    A name below an entry with ``*`` counts for that entry too. After 100 names, all others share
+    ``others``.
+    """
+
     @property
     def reached(self) -> tuple[str, ...]:
         """The entries to which a connection was made."""
@@ -213,8 +242,8 @@ class Egress(NamedTuple):
 
     @property
     def refused(self) -> Mapping[str, str]:
-        """The entries of which a connection was refused, each with the reason."""
-        return {one.entry: one.problem for one in self.entries if one.refused}
+        """The names and entries of which a connection was refused, each with the reason."""
+        return {one.entry: one.problem for one in (*self.names, *self.entries) if one.refused}
 
     @property
     def sent(self) -> int:
@@ -227,9 +256,9 @@ class Egress(NamedTuple):
         return sum(one.received for one in self.entries)
 
     def told(self) -> str:
-        """Return a line for each entry that was reached or refused, and the error."""
+        """Return a line for each entry and name that was reached or refused, and the error."""
         lines = [self.error]
-        for one in self.entries:
+        for one in (*self.entries, *self.names):
             if one.reached:
                 size = f"{one.sent} bytes sent, {one.received} received"
                 lines.append(f"{one.entry}: reached ({one.reached}), {size}")
@@ -239,9 +268,13 @@ class Egress(NamedTuple):
 
     def since(self, before: Egress) -> Egress:
         """Return the difference to an earlier one of the same sandbox."""
-        found = []
-        for now, then in zip(self.entries, before.entries, strict=True):
-            counts = {name: getattr(now, name) - getattr(then, name) for name in _COUNTS}
-            problem = now.problem if counts["refused"] else ""
-            found.append(now._replace(problem=problem, **counts))
-        return Egress(entries=tuple(found), error=self.error)
+        entries = itertools.starmap(_difference, zip(self.entries, before.entries, strict=True))
+        pairs = itertools.zip_longest(self.names, before.names, fillvalue=Traffic(entry=""))
+        names = [_difference(now, then) for now, then in pairs]
+        used = tuple(one for one in names if any(getattr(one, count) for count in _COUNTS))
+        return Egress(entries=tuple(entries), error=self.error, names=used)
+
+
+def _difference(now: Traffic, then: Traffic) -> Traffic:
+    counts = {name: getattr(now, name) - getattr(then, name) for name in _COUNTS}
+    return now._replace(problem=now.problem if counts["refused"] else "", **counts)

@@ -1,4 +1,4 @@
-"""Addresses that a relay connects to only if the user has allowed the address itself. Pure.
+"""Host names, and addresses that a relay connects to only if the user has allowed them. Pure.
 
 A name of the allow-list may answer with any address: its owner decides, and so may an attacker. An
 address counts as public only if it is none of the kinds below. The table does not rest on
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import re
 
 _KINDS = {
     "this network": "0.0.0.0/8",
@@ -35,6 +36,10 @@ _KINDS = {
 
 # Only this eighth of IPv6 is given out (IANA's registry of the address space).
 _UNICAST = "2000::/3"
+
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.ASCII)
+# getaddrinfo(3) reads such a name as an IPv4 address: 127.1, 0x7f.1, 2130706433 (inet_aton(3)).
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
 
 
 @functools.cache
@@ -68,3 +73,11 @@ def literal(host: str) -> str:
         return str(ipaddress.ip_address(host))
     except ValueError:
         return ""
+
+
+def no_name(text: str) -> str:
+    """Return why text in small letters is no host name; ``""`` for a name."""
+    labels = text.split(".")
+    if len(text) > 253 or not all(map(_LABEL.fullmatch, labels)):
+        return "no host name"
+    return "an odd spelling of an address" if _NUMBER.fullmatch(labels[-1]) else ""

@@ -8,7 +8,9 @@ other sandboxes, or to addresses that it has judged.
 
 A name is resolved anew for each connection, in a thread, and each address of the answer is judged.
 The connection goes to one of these addresses, so a name that changes its answer gains nothing. The
-sandbox chooses an entry by its number: it can name neither a host nor a port.
+sandbox chooses an entry by its number: it can name neither a host nor a port. If the list has an
+entry with ``*``, the sandbox may also send HOST:PORT as text. If no entry allows this host and
+port, nothing is resolved.
 """
 
 from __future__ import annotations
@@ -28,12 +30,16 @@ import time
 from collections.abc import Callable, Sequence
 
 from pytest_gvisor.guest.wire import mux
-from pytest_gvisor.guest.wire.mux import Connection, Mux, MuxError
-from pytest_gvisor.programs.addresses import kind_of, literal
+from pytest_gvisor.guest.wire.mux import PROXY, Connection, Mux, MuxError
+from pytest_gvisor.programs.addresses import kind_of, literal, no_name
 
 PATIENCE = 30.0
 """Seconds in which a host must answer, for all of its addresses together."""
 
+MOST_NAMES = 100
+"""The most names from the sandbox that have counters of their own."""
+
+_LONGEST = 260  # a host name and a port
 _THREADS = 8
 
 Resolve = Callable[[str, int], Sequence[str]]
@@ -45,30 +51,64 @@ def resolve(host: str, port: int) -> Sequence[str]:
     return [str(address[0]) for *_kinds, address in found]
 
 
-class Target:
-    """An entry of the allow-list, and its counters."""
+def covering(wish: str) -> list[str]:
+    """Return the entries that would allow HOST:PORT, the nearest first. Raises `ValueError`."""
+    host, _, port = wish.lower().rpartition(":")
+    if not (port.isascii() and port.isdigit() and len(port) < 6):
+        raise ValueError("no HOST:PORT")
+    if address := literal(host.strip("[]")):
+        return [f"[{address}]:{port}" if ":" in address else f"{address}:{port}"]
+    name = host.removesuffix(".")
+    if problem := no_name(name):
+        raise ValueError(problem)
+    labels = name.split(".")
+    above = (".".join(labels[at:]) for at in range(1, len(labels)))
+    return [f"{name}:{port}", *(f"*.{one}:{port}" for one in above)]
 
-    def __init__(self, text: str) -> None:
-        text, _, self.path = text.partition("=")
-        host, _, port = text.rpartition(":")
-        self.host, self.port = host.strip("[]"), int(port)
+
+class Counted:
+    """The counters of an entry, or of a name that the sandbox has sent."""
+
+    def __init__(self) -> None:
         self.counts = {"reached": 0, "refused": 0, "sent": 0, "received": 0}
         self.problem = ""
 
+    def refuse(self, problem: str) -> None:
+        """Count a refusal."""
+        self.counts["refused"] += 1
+        self.problem = problem
+
+    def told(self) -> dict[str, object]:
+        """Return the counters for pytest."""
+        return {**self.counts, "problem": self.problem}
+
+
+class Target(Counted):
+    """An entry of the allow-list, and its counters."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text, _, self.path = text.partition("=")
+        host, _, port = self.text.rpartition(":")
+        self.host, self.port = host.strip("[]"), int(port)
+        self.is_wildcard = host.startswith("*")
+
 
 class Attempt(Connection):
-    """A connection to a target, which is tried until it has a socket."""
+    """A connection to a host of a target, which is tried until it has a socket."""
 
-    def __init__(self, number: int, target: Target) -> None:
+    def __init__(self, number: int, target: Target, host: str = "", *named: Counted) -> None:
         super().__init__(number)
-        self.target = target
+        self.target, self.host = target, host or target.host
+        self.counted = (target, *named)
         self.due = time.monotonic() + PATIENCE
         self.addresses: list[str] = []
         self.trying: socket.socket | None = None
 
     def count(self, direction: str, size: int) -> None:
         """See `Connection.count`."""
-        self.target.counts[direction] += size
+        for one in self.counted:
+            one.counts[direction] += size
 
 
 class Relay(Mux):
@@ -82,6 +122,9 @@ class Relay(Mux):
         self._targets = [Target(text) for text in entries]
         direct = [t for t in self._targets if not t.path and literal(t.host)]
         self._allowed = {(t.host, t.port) for t in direct}
+        self._entries = {target.text: target for target in self._targets}
+        self._has_proxy = any(target.is_wildcard for target in self._targets)
+        self._names: dict[str, Counted] = {}
         self._resolver = resolver
         self._error = ""
         self._attempts: dict[int, Attempt] = {}
@@ -120,8 +163,9 @@ class Relay(Mux):
         asked = b""
         with contextlib.suppress(OSError):
             asked = self._control.recv(16)
-            entries = [{**one.counts, "problem": one.problem} for one in self._targets]
-            self._control.send(json.dumps({"error": self._error, "entries": entries}).encode())
+            names = [{"entry": name, **one.told()} for name, one in self._names.items()]
+            answer = {"error": self._error, "entries": [one.told() for one in self._targets]}
+            self._control.send(json.dumps({**answer, "names": names}).encode())
         if not asked:
             self._control.close()
 
@@ -129,12 +173,13 @@ class Relay(Mux):
 
     def opened(self, number: int, payload: bytes) -> None:
         """Take the wish of the sandbox for a connection. Raises `MuxError` for an odd one."""
-        entry = int.from_bytes(payload, "big")
-        if number <= self.last or len(payload) != 2 or entry >= len(self._targets):
-            raise MuxError(f"connection {number} is opened by {payload!r}")
+        if number <= self.last:
+            raise MuxError(f"connection {number} is opened after {self.last}")
         self.last = number
-        one = Attempt(number, self._targets[entry])
-        if len(self.connections) >= mux.MOST:
+        one = self._attempt(number, payload)
+        if one is None:
+            self.send(mux.RESET, number)
+        elif len(self.connections) >= mux.MOST:
             self._refuse(one, f"more than {mux.MOST} connections at once")
         elif self._questions.qsize() >= mux.MOST:  # of connections that the sandbox has given up
             self._refuse(one, "too many names wait for the resolver")
@@ -143,18 +188,45 @@ class Relay(Mux):
             if one.target.path:
                 self._dial(one)
                 return
-            if literal(one.target.host):
-                self._judge(one, [one.target.host])
+            if literal(one.host):
+                self._judge(one, [one.host])
                 return
             if self._threads < _THREADS:
                 self._threads += 1
                 threading.Thread(target=self._resolve_all, daemon=True).start()
             self._questions.put(one)
 
+    def _attempt(self, number: int, payload: bytes) -> Attempt | None:
+        """Return the attempt that is wished for; None for a host that the list does not have."""
+        entry = int.from_bytes(payload[:2], "big")
+        if entry == PROXY and self._has_proxy:
+            return self._asked(number, payload[2:].decode("latin-1"))
+        if len(payload) != 2 or entry >= len(self._targets) or self._targets[entry].is_wildcard:
+            raise MuxError(f"connection {number} is opened by {payload[:100]!r}")
+        return Attempt(number, self._targets[entry])
+
+    def _asked(self, number: int, wish: str) -> Attempt | None:
+        try:
+            texts = covering(wish)
+        except ValueError as error:
+            self._named(ascii(wish)[1:-1][:_LONGEST]).refuse(str(error))
+            return None
+        for target in filter(None, map(self._entries.get, texts)):
+            host = texts[0].rpartition(":")[0].strip("[]")
+            named = [self._named(texts[0])] if target.is_wildcard else []
+            return Attempt(number, target, host, *named)
+        self._named(texts[0]).refuse(f"not in the list: allow '{texts[0]}' if that is meant")
+        return None
+
+    def _named(self, name: str) -> Counted:
+        if name not in self._names and len(self._names) >= MOST_NAMES:
+            name = "others"
+        return self._names.setdefault(name, Counted())
+
     def _resolve_all(self) -> None:
         while (one := self._questions.get()) is not None:
             try:
-                self._answers.append((one, self._resolver(one.target.host, one.target.port)))
+                self._answers.append((one, self._resolver(one.host, one.target.port)))
             except OSError as error:
                 self._answers.append((one, error))
             with contextlib.suppress(OSError):  # the relay has ended
@@ -251,8 +323,8 @@ class Relay(Mux):
         self.begin(one, sock)
 
     def _refuse(self, one: Attempt, problem: str) -> None:
-        one.count("refused", 1)
-        one.target.problem = problem
+        for counted in one.counted:
+            counted.refuse(problem)
         self.fail(one)
 
     def drop(self, one: Connection) -> None:

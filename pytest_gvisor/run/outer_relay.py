@@ -54,7 +54,8 @@ class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
             found = loads(answer)
         pairs = zip(self._allow, found["entries"], strict=True)
         entries = tuple(Traffic(entry=entry, **counts) for entry, counts in pairs)
-        self._last = Egress(entries=entries, error=found["error"])
+        names = tuple(Traffic(**one) for one in found["names"])
+        self._last = Egress(entries=entries, error=found["error"], names=names)
         return self._last
 
     def __exit__(self, *_: object) -> None:

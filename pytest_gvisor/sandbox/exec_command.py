@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pytest_gvisor.base.egress import proxied
 from pytest_gvisor.base.errors import InsideError, UsageError
 from pytest_gvisor.base.settings import Network, Platform
 from pytest_gvisor.oci import defaults
@@ -114,7 +115,7 @@ def command(
         asked, home = workload.rootfs.find_user(user)
     who = defaults.parse_user(asked)
     path = host_system(whole=False).path if isinstance(workload.rootfs, HostRootfs) else ()
-    given = {**workload.env, **(env or {})}
+    given = proxied(request.settings.allow, {**workload.env, **(env or {})})
     folder = workload.cwd if cwd is None else os.fspath(cwd)
     strings = (*args, *defaults.environment(given, uid=who.uid, path=path, home=home))
     if not args or not args[0]:

@@ -68,8 +68,8 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def website(folder: Path) -> Iterator[int]:
-    """A TLS server of the folder on the host's loopback; yields its port."""
+def website(folder: Path, tls: bool = True) -> Iterator[int]:
+    """A server of the folder on the host's loopback; yields its port."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTIFICATE)
 
@@ -81,7 +81,8 @@ def website(folder: Path) -> Iterator[int]:
             """Write nothing."""
 
     with Server(("127.0.0.1", 0), lambda *args: Handler(*args, directory=str(folder))) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
+        if tls:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -174,10 +175,11 @@ def test_it_reaches_a_host_by_name_with_tls(
             assert (quiet.egress.reached, quiet.egress.sent) == ((), 0)
 
 
+@pytest.mark.parametrize("by", ["names", "a star"])
 def test_pip_downloads_from_an_allowed_index(
-    gvisor: Gvisor, names: Callable[..., None], tmp_path: Path
+    gvisor: Gvisor, names: Callable[..., None], tmp_path: Path, by: str
 ) -> None:
-    """An index and a host of files, as PyPI has them; no proxy is set, and no DNS is asked."""
+    """An index and a host of files, as PyPI has them. No DNS is asked, and pip gets no option."""
     wheel = "little-1.0-py3-none-any.whl"
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w") as archive:
@@ -193,8 +195,9 @@ def test_pip_downloads_from_an_allowed_index(
     with website(tmp_path) as port:
         link = f'<a href="https://files.example:{port}/{wheel}">{wheel}</a>'
         (tmp_path / "simple/little/index.html").write_text(link)
-        allow = [f"pypi.example:{port}", f"files.example:{port}", f"127.0.0.1:{port}"]
-        with gvisor.sandbox(allow=allow) as box:
+        hosts = [f"pypi.example:{port}", f"files.example:{port}"]
+        allow = hosts if by == "names" else [f"*.example:{port}"]
+        with gvisor.sandbox(allow=[*allow, f"127.0.0.1:{port}"]) as box:
             box.put("/tmp/ca.pem", CERTIFICATE.read_text())
             done = box.exec(
                 [sys.executable, "-m", "pip", "download", "--isolated", "--no-cache-dir",
@@ -203,8 +206,123 @@ def test_pip_downloads_from_an_allowed_index(
                 check=True,
             )  # fmt: skip
             assert done.egress is not None
-            assert done.egress.reached == tuple(allow[:2])
+            assert done.egress.reached == tuple(allow)
+            assert [one.entry for one in done.egress.names] == (hosts if by == "a star" else [])
             assert box.get(f"/tmp/found/{wheel}") == made.getvalue()
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+def test_programs_reach_names_below_a_star_by_the_proxy_that_their_environment_names(
+    gvisor: Gvisor, names: Callable[..., None], tmp_path: Path, user: int
+) -> None:
+    """By HTTP and by SOCKS 5, with TLS, and an entry without a star by the same proxy."""
+    (tmp_path / "hello.txt").write_text("hello")
+    names(pypi_example=["127.0.0.1"], a_b_files_example=["127.0.0.1"], other=["127.0.0.1"])
+    code = (
+        "import ssl, sys, urllib.request\n"
+        "context = ssl.create_default_context(cafile='/tmp/ca.pem')\n"
+        "print(urllib.request.urlopen(sys.argv[1], context=context).read().decode())\n"
+    )
+    with website(tmp_path) as port:
+        star = f"*.example:{port}"
+        allow = [star, f"other:{port}", f"127.0.0.1:{port}"]
+        with gvisor.sandbox(allow=allow, user=user) as box:
+            box.put("/tmp/ca.pem", CERTIFICATE.read_text())
+            proxy = box.exec(["sh", "-c", "echo $https_proxy"]).stdout.strip()
+            insecure = ["curl", "-sSk"]
+            for command, host in (
+                (["python3", "-c", code], "pypi.example"),
+                (["curl", "-sS", "--cacert", "/tmp/ca.pem"], "pypi.example"),
+                ([*insecure, "--proxy", proxy.replace("http", "socks5h")], "a.b.files.example"),
+                ([*insecure, "--proxy", proxy.replace("http", "socks5h")], "other"),
+                (insecure, "other"),
+                (insecure, "127.0.0.1"),
+            ):
+                done = box.exec([*command, f"https://{host}:{port}/hello.txt"], check=True)
+                assert done.stdout.strip() == "hello"
+                assert done.egress is not None
+                below = host.endswith("example")
+                own = f"{host}:{port}"
+                assert done.egress.reached == (star if below else own,)
+                (traffic,) = [one for one in done.egress.entries if one.reached]
+                told = [traffic._replace(entry=own)] if below else []
+                assert list(done.egress.names) == told
+                assert traffic.received > 500
+
+
+def test_a_plain_request_reaches_a_name_below_a_star(
+    gvisor: Gvisor, names: Callable[..., None], tmp_path: Path
+) -> None:
+    """The server sees an ordinary request. Each may be for another host."""
+    (tmp_path / "hello.txt").write_text("hello")
+    names(a_example=["127.0.0.1"], b_example=["127.0.0.1"])
+    with website(tmp_path, tls=False) as port:
+        allow = [f"*.example:{port}", f"127.0.0.1:{port}"]
+        with gvisor.sandbox(allow=allow) as box:
+            urls = [f"http://{host}.example:{port}/hello.txt" for host in "abab"]
+            done = box.exec(["curl", "-sSf", *urls], check=True)
+            assert done.stdout == "hello" * 4
+            assert done.egress is not None
+            assert [one.reached for one in done.egress.names] == [2, 2]
+            code = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1]).read())"
+            assert box.exec(["python3", "-c", code, urls[0]]).stdout == "b'hello'\n"
+
+
+def test_a_refused_name_has_a_hint_with_the_entry_that_is_missing(
+    gvisor: Gvisor, names: Callable[..., None]
+) -> None:
+    """The bare domain, another port, another host: none of them is resolved."""
+    names()
+    with gvisor.sandbox(allow=["*.example.com:443"]) as box:
+        for host in ("example.com:443", "a.example.com:444", "a.example.com.evil.com:443"):
+            done = box.exec(["curl", "-sS", f"https://{host}/"])
+            assert done.returncode != 0
+            assert "403" in done.stderr
+            assert done.hint == f"{host}: not in the list: allow '{host}' if that is meant."
+            assert done.egress is not None
+            assert done.egress.reached == ()
+        fine = box.exec(["curl", "-sS", "http://example.com/"])
+        assert fine.stdout == "403 Not allowed or not reached"
+
+
+def test_a_variable_of_the_user_s_own_stays(gvisor: Gvisor) -> None:
+    """And a list without a star sets none."""
+    show = ["sh", "-c", "env | grep -i proxy | sort"]
+    with gvisor.sandbox(allow=["*.example:9"], env={"NO_PROXY": "mine"}) as box:
+        found = box.exec(show, env={"https_proxy": "http://127.0.0.1:1"}).stdout.split()
+        assert len(found) == 6
+        assert {"NO_PROXY=mine", "https_proxy=http://127.0.0.1:1"} < {*found}
+    with gvisor.sandbox(allow=["a.example:9"]) as box:
+        assert box.exec(show).stdout == ""
+
+
+def test_odd_names_from_a_program_are_refused_and_told(
+    gvisor: Gvisor, names: Callable[..., None]
+) -> None:
+    """NUL, an odd spelling of an address, a fragment. A name that does not end has a bound too."""
+    names()
+    code = (
+        "import os, socket, sys\n"
+        "host, port = os.environ['http_proxy'].rpartition('/')[2].split(':')\n"
+        "for name in sys.stdin.buffer.read().split(b'|'):\n"
+        "    with socket.create_connection((host, int(port))) as peer:\n"
+        "        peer.sendall(b'CONNECT ' + name + b' HTTP/1.1\\r\\n\\r\\n')\n"
+        "        try: print(peer.recv(12).decode())\n"
+        "        except ConnectionError: print('reset')\n"
+    )
+    odd = [b"a\0.example:9", b"127.1:9", b"evil.com#.example:9", b"x" * 65536 + b".example:9"]
+    with gvisor.sandbox(allow=["*.example:9"]) as box:
+        done = box.exec(["python3", "-c", code], input=b"|".join(odd), check=True)
+    *refused, endless = done.stdout.splitlines()
+    assert refused == ["HTTP/1.1 403"] * 3
+    assert endless in ("HTTP/1.1 431", "reset")
+    assert done.egress is not None
+    assert (done.egress.reached, done.egress.error) == ((), "")
+    assert {one.entry: one.problem for one in done.egress.names} == {
+        r"a\x00.example:9": "no host name",
+        "127.1:9": "an odd spelling of an address",
+        "evil.com#.example:9": "no host name",
+    }
 
 
 def test_a_name_that_answers_with_loopback_is_refused_and_told(

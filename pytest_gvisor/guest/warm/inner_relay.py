@@ -1,19 +1,32 @@
 """The relay in a sandbox: listens for what is allowed, and passes each connection to the host.
 
 It listens on an address of 127.0.0.0/8 for each entry of the allow-list, and knows no host's name:
-/etc/hosts has those. The relay on the host makes the real connection. Needs Python 3.8 and the
-standard library alone.
+/etc/hosts has those. For entries with ``*``, it is a proxy too, which passes on the host and port
+that a program asks for. The relay on the host decides, and makes the real connection. Needs Python
+3.8 and the standard library alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
 import socket
 import struct
 
-from pytest_gvisor.guest.wire.mux import MOST, OPEN, WINDOW, Connection, Mux, MuxError
+from pytest_gvisor.guest.warm.proxy import Refused, Wish, talk
+from pytest_gvisor.guest.wire.mux import (
+    DATA,
+    MOST,
+    OPEN,
+    PROXY,
+    RESET,
+    WINDOW,
+    Connection,
+    Mux,
+    MuxError,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +36,25 @@ LINK = 3
 """The descriptor of the socket to the host, by ``runsc run --pass-fd``."""
 
 _BACKLOG = 128
+_PIECE = 4096
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Asking(Connection):
+    """A connection to the proxy, whose number is below 0 until its program has asked for a host."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(-sock.fileno(), sock)
+        self.talk = talk()
+        next(self.talk)
+        self.wish: Wish | None = None  # until the host has answered
+
+    def answer(self, answer: bytes) -> None:
+        """Send a last answer; the program reads it, and sees no reset."""
+        self.read_all = self.shut = True
+        if self.sock is not None:
+            with contextlib.suppress(OSError):
+                self.sock.send(answer)
 
 
 class InnerRelay(Mux):
@@ -55,11 +86,56 @@ class InnerRelay(Mux):
             self._full |= error.errno in _NO_ROOM
             return
         sock.setblocking(False)
+        if entry == PROXY:
+            one = Asking(sock)
+            self.connections[one.number] = one
+            self.watch(sock, functools.partial(self._ask, one, sock))
+        else:
+            self._open(Connection(0, sock), struct.pack("!H", entry))
+
+    def _open(self, one: Connection, wish: bytes) -> None:
         self.last += 1
-        one = self.connections[self.last] = Connection(self.last, sock)
+        one.number = self.last
+        self.connections[one.number] = one
         # The host may send at once, and nothing is read of the program before its credit comes.
         one.granted = WINDOW
-        self.send(OPEN, one.number, struct.pack("!H", entry))
+        self.send(OPEN, one.number, wish)
+
+    def _ask(self, one: Asking, sock: socket.socket, _events: int) -> None:
+        """Read what a program says to the proxy, until it has asked for a host."""
+        try:
+            data = sock.recv(_PIECE)
+            answer = one.talk.send(data) if data else None
+            while answer:
+                sock.send(answer)
+                answer = one.talk.send(b"")
+            if data:
+                return
+        except StopIteration as end:
+            one.wish = end.value
+        except Refused as refused:
+            one.answer(refused.args[0])
+        except OSError:
+            pass
+        self.unwatch(sock)
+        if one.wish is None:
+            self.drop(one)
+        else:
+            del self.connections[one.number]
+            self._open(one, struct.pack("!H", PROXY) + one.wish.host)
+
+    def _take(self, kind: int, one: Connection, payload: bytes) -> None:
+        """See `Mux._take`; the first frame for a wish is the host's answer to it."""
+        if isinstance(one, Asking) and one.wish is not None:
+            wish, one.wish = one.wish, None
+            if kind == RESET:
+                one.answer(wish.refused)
+            else:
+                one.out += wish.granted
+                one.written -= len(wish.granted)  # the host has not sent them, and gets no credit
+                self.send(DATA, one.number, wish.first)
+                one.credit -= len(wish.first)
+        super()._take(kind, one, payload)
 
     def drop(self, one: Connection) -> None:
         """See `Mux.drop`."""
@@ -68,17 +144,21 @@ class InnerRelay(Mux):
 
 
 def listen(places: Sequence[str]) -> list[tuple[int, socket.socket]]:
-    """Listen on each place, ``ADDRESS:PORT``, or ``-`` for none. Raises `OSError`."""
+    """Listen on each place, ``ADDRESS:PORT``, or ``-`` for none. Raises `OSError`.
+
+    After ``proxy@``, it is the proxy's, whose entry is `PROXY`.
+    """
     found = []
     for entry, place in enumerate(places):
         if place != "-":
-            address, _, port = place.rpartition(":")
+            proxy, _, own = place.rpartition("@")
+            address, _, port = own.rpartition(":")
             listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((address, int(port)))
             listener.listen(_BACKLOG)
             listener.setblocking(False)
-            found.append((entry, listener))
+            found.append((PROXY if proxy else entry, listener))
     return found
 
 

@@ -31,6 +31,9 @@ MOST_OUT = 96 * 1024 * 1024
 
 OPEN, DATA, END, RESET, CREDIT = range(5)
 
+PROXY = 0xFFFF
+"""The entry of a connection whose host and port follow: a program has asked the proxy for them."""
+
 _HEAD = struct.Struct("!BIH")
 _COUNT = struct.Struct("!I")
 _PIECE = 32 * 1024

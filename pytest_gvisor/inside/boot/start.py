@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from pytest_gvisor import guest
-from pytest_gvisor.base.egress import hosts_lines, places
+from pytest_gvisor.base.egress import hosts_lines, places, proxied
 from pytest_gvisor.base.errors import UsageError, on_error
 from pytest_gvisor.base.setting_table import DEFAULT_MAX_OUTPUT
 from pytest_gvisor.base.settings import Platform
@@ -226,7 +226,7 @@ def _spec(workspace: Workspace, plan: Plan) -> Spec:
     spec = default_spec(
         [*configuration.command(_PROGRAM), *words],
         root_path=prepared.root_path,
-        env={**({"HOME": account.home} if account else {}), **env},
+        env=proxied(settings.allow, {**({"HOME": account.home} if account else {}), **env}),
         cwd=shown.start,
         mounts=[*hidden, *(mount for mount in prepared.mounts if not _is_shown(mount))],
         path=prepared.path,

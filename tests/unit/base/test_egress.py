@@ -11,6 +11,7 @@ from pytest_gvisor.base.egress import (
     parse,
     places,
     ports,
+    proxied,
 )
 from pytest_gvisor.base.errors import UsageError
 
@@ -25,6 +26,8 @@ from pytest_gvisor.base.errors import UsageError
         ("127.0.0.1:8000", "127.0.0.1:8000"),
         ("[2001:DB8:0::1]:443", "[2001:db8::1]:443"),
         ("xn--bcher-kva.example:443", "xn--bcher-kva.example:443"),
+        ("*.Example.com.:443", "*.example.com:443"),
+        ("*.internal:80", "*.internal:80"),
     ],
 )
 def test_an_entry_is_a_host_and_a_port(text: str, written: str) -> None:
@@ -69,7 +72,18 @@ def test_an_entry_is_a_host_and_a_port(text: str, written: str) -> None:
         ("\uff11\uff12\uff17.0.0.1:443", "has letters beyond ASCII"),
         ("localhost:443", "is the sandbox itself"),
         ("db.LOCALHOST.:443", "is the sandbox itself"),
-        ("*.example.com:443", r"names with \* are not supported yet"),
+        ("*.db.localhost:443", "is the sandbox itself"),
+        ("*:443", "is no host name"),
+        ("*.:443", "is no host name"),
+        ("*.*.com:443", "is no host name"),
+        ("a*.example.com:443", "is no host name"),
+        ("a.*.example.com:443", "is no host name"),
+        ("**.example.com:443", "is no host name"),
+        ("*example.com:443", "is no host name"),
+        ("*.example.com:*", "is not HOST:PORT"),
+        ("*.127.0.0.1:443", "is an odd spelling of an address"),
+        ("*.0x7f:443", "is an odd spelling of an address"),
+        ("*.bücher.example:443", "has letters beyond ASCII"),
     ],
 )
 def test_anything_else_is_an_error_that_says_what_to_write(text: str, told: str) -> None:
@@ -147,6 +161,29 @@ def test_the_place_of_a_name_is_no_address_of_the_list() -> None:
     assert found == ["127.64.0.1:443", "127.64.0.2:443", "127.64.0.3:80", "127.64.0.4:443"]
 
 
+def test_entries_with_a_star_have_one_place_together() -> None:
+    """The place is that of the proxy. Their names are in no file."""
+    texts = entries(["*.a.example:443", "b.example:443", "*.c.example:80", "10.0.0.5:80"])
+    assert places(texts) == ["proxy@127.64.0.1:3128", "127.64.0.2:443", "-", "-"]
+    assert hosts_file(texts, "box").splitlines()[2:] == ["127.64.0.2\tb.example"]
+
+
+def test_programs_find_the_proxy_by_variables_that_nobody_has_set() -> None:
+    """A variable that is set in one case of letters is not set in the other beside it."""
+    url, own = "http://127.64.0.1:3128", "localhost,127.0.0.1,::1"
+    every = {
+        "HTTP_PROXY": url, "HTTPS_PROXY": url, "ALL_PROXY": url, "NO_PROXY": own,
+        "http_proxy": url, "https_proxy": url, "all_proxy": url, "no_proxy": own,
+    }  # fmt: skip
+    assert proxied(["*.a.example:443"], {}) == every
+    assert proxied(["*.a.example:443"], {"HOME": "/"}) == {**every, "HOME": "/"}
+    given = {"https_proxy": "http://own:1", "NO_PROXY": ""}
+    found = proxied(["*.a.example:443"], given)
+    assert {k: v for k, v in found.items() if k.lower() in ("https_proxy", "no_proxy")} == given
+    assert len(found) == 6
+    assert proxied(["a.example:443"], {"HOME": "/"}) == {"HOME": "/"}
+
+
 def test_the_traffic_has_a_line_for_each_entry_that_something_is_told_of() -> None:
     """An entry that nobody has used is left out."""
     reached = Traffic(entry="a:1", reached=2, sent=5, received=7, refused=1, problem="why")
@@ -154,6 +191,13 @@ def test_the_traffic_has_a_line_for_each_entry_that_something_is_told_of() -> No
     assert told.splitlines() == [
         "cut off", "a:1: reached (2), 5 bytes sent, 7 received", "a:1: refused (1): why"
     ]  # fmt: skip
+    name = Traffic(entry="x.a:1", refused=1, problem="not there")
+    star = Traffic(entry="*.a:1", refused=1, problem="not there")
+    both = Egress(entries=(star,), names=(name,))
+    assert both.told().splitlines() == [
+        "*.a:1: refused (1): not there", "x.a:1: refused (1): not there"
+    ]  # fmt: skip
+    assert next(iter(both.refused)) == "x.a:1"
 
 
 def test_the_traffic_of_a_program_is_a_difference() -> None:
@@ -164,3 +208,18 @@ def test_the_traffic_of_a_program_is_a_difference() -> None:
     assert found == Egress(entries=(Traffic(entry="a:1", reached=2, sent=4, received=2),))
     assert (found.reached, dict(found.refused), found.sent, found.received) == (("a:1",), {}, 4, 2)
     assert before.refused == {"a:1": "old"}
+
+
+def test_the_names_of_a_program_are_those_that_it_has_used() -> None:
+    """The relay appends names, and takes none away."""
+    star = Traffic(entry="*.a:1", reached=2)
+    first = Traffic(entry="x.a:1", reached=1, sent=3)
+    second = Traffic(entry="evil:1", refused=2, problem="no")
+    before = Egress(entries=(star,), names=(first,))
+    assert Egress(entries=(star,), names=(first,)).since(before).names == ()
+    assert Egress(entries=(star,), names=(first, second)).since(before).names == (second,)
+    later = (first._replace(reached=2, sent=9), second)
+    found = Egress(entries=(star,), names=later).since(
+        Egress(entries=(star,), names=(first, second))
+    )
+    assert found.names == (Traffic(entry="x.a:1", reached=1, sent=6),)

@@ -17,7 +17,7 @@ import pytest
 from pytest_gvisor.guest.warm import inner_relay
 from pytest_gvisor.guest.warm.inner_relay import InnerRelay, listen
 from pytest_gvisor.guest.wire import mux
-from pytest_gvisor.guest.wire.mux import CREDIT, DATA, END, OPEN, RESET, WINDOW
+from pytest_gvisor.guest.wire.mux import CREDIT, DATA, END, OPEN, PROXY, RESET, WINDOW
 from pytest_gvisor.programs import relay
 from pytest_gvisor.programs.paths import ENVIRONMENT, command
 from pytest_gvisor.programs.relay import Relay
@@ -89,6 +89,10 @@ class Guest:
     def open(self, number: int, entry: int = 0) -> None:
         """Ask for a connection."""
         self.send(OPEN, number, struct.pack("!H", entry))
+
+    def ask(self, number: int, wish: bytes) -> None:
+        """Ask for a host and port, as the proxy does."""
+        self.send(OPEN, number, struct.pack("!H", PROXY) + wish)
 
     def frame(self) -> tuple[int, int, bytes]:
         """The next frame."""
@@ -554,6 +558,225 @@ def test_a_resolver_that_does_not_answer_holds_up_no_other_connection(
             held.set()
 
 
+# With names that the sandbox sends.
+
+
+def test_a_name_below_an_entry_with_a_star_is_reached() -> None:
+    """At any depth, in any case of letters. Its entry has the figures, and so has the name."""
+    asked: list[str] = []
+
+    def resolver(host: str, _port: int) -> Sequence[str]:
+        asked.append(host)
+        return ["127.0.0.1"]
+
+    with serving() as server:
+        port = server.port
+        entries = [f"*.b.example:{port}", f"*.example:{port}", f"127.0.0.1:{port}"]
+        with running(entries, resolver=resolver) as one:
+            for number, name in enumerate(["a.example", "A.B.EXAMPLE.", "x.y.z.b.example"], 1):
+                one.guest.ask(number, f"{name}:{port}".encode())
+                assert one.guest.frame()[:2] == (CREDIT, number)
+            one.guest.send(DATA, 1, b"hello")
+            assert one.guest.frame() == (DATA, 1, b"hello")
+            found = one.report()
+    assert asked == ["a.example", "a.b.example", "x.y.z.b.example"]
+    assert [entry["reached"] for entry in found["entries"]] == [2, 1, 0]
+    assert [(name["entry"], name["sent"]) for name in found["names"]] == [
+        (f"a.example:{port}", 5), (f"a.b.example:{port}", 0), (f"x.y.z.b.example:{port}", 0)
+    ]  # fmt: skip
+
+
+def test_an_entry_of_its_own_is_reached_by_the_proxy_too() -> None:
+    """Programs that use the proxy ask it for every host. Such a name needs no figures beside."""
+    with serving() as server:
+        port = server.port
+        entries = ["*.example:9", f"db.example:{port}", f"127.0.0.1:{port}"]
+        with running(entries, resolver=answers("127.0.0.1")) as one:
+            for number, host in enumerate(["db.example", "127.0.0.1", "[127.0.0.1]"], 1):
+                one.guest.ask(number, f"{host}:{port}".encode())
+                assert one.guest.frame()[:2] == (CREDIT, number)
+            found = one.report()
+    assert [entry["reached"] for entry in found["entries"]] == [0, 1, 2]
+    assert found["names"] == []
+
+
+ODD = {
+    b"example.com:443": "not in the list: allow 'example.com:443' if that is meant",
+    b"a.example.com:80": "not in the list: allow 'a.example.com:80' if that is meant",
+    b"a.example.com:0443": "not in the list",
+    b"example.com.evil.com:443": "not in the list",
+    b"evilexample.com:443": "not in the list",
+    b"a.example.com.evil.com:443": "not in the list",
+    b"localhost:443": "not in the list",
+    b"169.254.169.254:443": "not in the list: allow '169.254.169.254:443' if that is meant",
+    b"[::ffff:127.0.0.1]:443": "not in the list",
+    b"[::1]:443": "not in the list: allow '[::1]:443' if that is meant",
+    b"evil.com#.example.com:443": "no host name",
+    b"evil.com/.example.com:443": "no host name",
+    b"evil.com\0.example.com:443": "no host name",
+    b"evil.com\n.example.com:443": "no host name",
+    b"evil.com%00.example.com:443": "no host name",
+    b"evil.com:80@a.example.com:443": "no host name",
+    b"evil.com:443:443": "no host name",
+    b"*.example.com:443": "no host name",
+    b".example.com:443": "no host name",
+    b"..example.com:443": "no host name",
+    b"a.example.com..:443": "no host name",
+    b"a b.example.com:443": "no host name",
+    b"-a.example.com:443": "no host name",
+    "b\xfccher.example.com:443".encode(): "no host name",
+    "a。example.com:443".encode(): "no host name",
+    "\u212a.example.com:443".encode(): "no host name",
+    b"x" * 64 + b".example.com:443": "no host name",
+    b"x." * 125 + b"example.com:443": "no host name",
+    b"x" * 32000 + b".example.com:443": "no host name",
+    b"[a.example.com]:443": "no host name",
+    b":443": "no host name",
+    b"127.1:443": "an odd spelling of an address",
+    b"2130706433:443": "an odd spelling of an address",
+    b"0x7f.0.0.1:443": "an odd spelling of an address",
+    b"a.example.com": "no HOST:PORT",
+    b"a.example.com:": "no HOST:PORT",
+    b"a.example.com:443 ": "no HOST:PORT",
+    b"a.example.com:-443": "no HOST:PORT",
+    b"a.example.com:\xb2": "no HOST:PORT",
+    b"a.example.com:" + b"4" * 5000: "no HOST:PORT",
+    b"": "no HOST:PORT",
+}
+
+
+@pytest.mark.parametrize("wish", ODD, ids=range(len(ODD)))
+def test_any_other_name_is_refused_and_never_resolved(wish: bytes) -> None:
+    """The report says why, in bounded text without odd letters, and the relay goes on."""
+    with running(["*.example.com:443"], resolver=lambda *_: pytest.fail("resolved")) as one:
+        one.guest.ask(1, wish)
+        assert one.guest.frame() == (RESET, 1, b"")
+        (name,) = one.report()["names"]
+        assert name["problem"].startswith(ODD[wish])
+        assert (name["refused"], name["reached"]) == (1, 0)
+        assert len(name["entry"]) <= 260
+        assert name["entry"].isascii()
+        assert name["entry"].isprintable()
+        assert one.counts()[0]["refused"] == 0
+        one.guest.ask(2, wish)
+        assert one.guest.frame() == (RESET, 2, b"")
+        assert one.report()["names"] == [{**name, "refused": 2}]
+
+
+def test_the_address_of_a_name_below_a_star_is_judged_like_any_other() -> None:
+    """Its name's own figures have the reason too."""
+    with running(["*.example:9"], resolver=answers("169.254.169.254")) as one:
+        one.guest.ask(1, b"a.example:9")
+        assert one.guest.frame() == (RESET, 1, b"")
+        found = one.report()
+        for counted in (*found["entries"], *found["names"]):
+            assert "169.254.169.254, which is link-local" in counted["problem"]
+            assert counted["refused"] == 1
+
+
+def test_ten_thousand_names_are_told_as_a_hundred_and_others() -> None:
+    """The longest names, of the longest list: pytest gets the answer as one message."""
+    entries = [f"*.{'x.' * 120}example{number}:9" for number in range(256)]
+
+    def ask(guest: Guest) -> None:
+        for number in range(1, 10_001):
+            guest.ask(number, f"{'x' * 60}.{'y' * 60}.{'z' * 60}.{'a' * 50}.h{number}:9".encode())
+
+    with running(entries, resolver=answers("169.254.169.254")) as one:
+        sender = threading.Thread(target=ask, args=(one.guest,))
+        sender.start()
+        frames = [one.guest.frame() for _ in range(10_000)]
+        sender.join()
+        assert frames == [(RESET, number, b"") for number in range(1, 10_001)]
+        for number in range(256):
+            one.guest.ask(20_000 + number, f"y.{entries[number].removeprefix('*.')}".encode())
+            assert one.guest.frame()[0] == RESET
+        found = one.report()
+    assert len(found["names"]) == relay.MOST_NAMES + 1
+    assert found["names"][-1]["entry"] == "others"
+    assert found["names"][-1]["refused"] == 10_000 - relay.MOST_NAMES + 256
+    assert [entry["refused"] for entry in found["entries"]] == [1] * 256
+
+
+# With the proxy.
+
+
+@contextlib.contextmanager
+def proxying(port: int) -> Iterator[tuple[Running, Callable[[], socket.socket]]]:
+    """A relay on either side for each name below example; and a way to connect to the proxy."""
+    entries = [f"*.example:{port}", f"127.0.0.1:{port}"]
+    with both(entries, [f"proxy@127.64.0.1:{port}", "-"]) as outer:
+        yield outer, lambda: socket.create_connection(("127.64.0.1", port), timeout=30)
+
+
+def ask_connect(port: int, host: str = "a.example") -> bytes:
+    """A request for a tunnel."""
+    return f"CONNECT {host}:{port} HTTP/1.1\r\n\r\n".encode()
+
+
+def test_a_tunnel_passes_every_byte_both_ways() -> None:
+    """Also those that came with the wish, and the credit is that of the bytes of the host."""
+    data = os.urandom(1 << 20) * 20
+    with serving() as server, proxying(server.port) as (outer, connect), connect() as client:
+        wish = ask_connect(server.port)
+        sender = threading.Thread(target=send_all, args=(client, wish + data))
+        sender.start()
+        found = bytearray()
+        while piece := client.recv(1 << 16):
+            found += piece
+        sender.join()
+        assert found == b"HTTP/1.1 200 Connection established\r\n\r\n" + data + b"bye"
+        entry = outer.counts()[0]
+        assert (entry["sent"], entry["received"]) == (len(data), len(data) + 3)
+
+
+def test_a_socks_client_waits_for_each_answer() -> None:
+    """As clients do, which send no more before it."""
+    with serving() as server, proxying(server.port) as (_outer, connect), connect() as client:
+        client.sendall(b"\5\2\0\2")
+        assert client.recv(9) == b"\5\0"
+        client.sendall(b"\5\1\0\3\x09a.example" + struct.pack("!H", server.port))
+        assert client.recv(99) == b"\5\0\0\1" + bytes(6)
+        client.sendall(b"hello")
+        assert client.recv(5) == b"hello"
+
+
+def test_a_wish_that_the_host_refuses_has_an_answer_and_an_end() -> None:
+    """No reset, which would take the answer with it. The next wish is another connection."""
+    with serving() as server, proxying(server.port) as (outer, connect):
+        for name in ("evil.com", "example"):
+            with connect() as client:
+                client.sendall(ask_connect(server.port, name))
+                answer = client.makefile("rb").read()
+                assert answer.startswith(b"HTTP/1.1 403 Not allowed or not reached\r\n")
+        with connect() as client:
+            client.sendall(b"\5\1\0\5\1\0\1\x7f\0\0\1\0\1")
+            assert client.makefile("rb").read() == b"\5\0\5\2\0\1" + bytes(6)
+        assert server.accepted == 0
+        assert [name["refused"] for name in outer.report()["names"]] == [1, 1, 1]
+
+
+@pytest.mark.usefixtures("fewer")
+def test_programs_that_never_end_their_wish_hold_up_no_other() -> None:
+    """Below the bound on connections. One that goes away without a wish gives its place back."""
+    with serving() as server, proxying(server.port) as (outer, connect):
+        for begun in (b"", b"\5", b"\5\1\0", b"\5\1\0\5\1", b"CONNECT a.exa", b"\4\1", b"\x16\3"):
+            for _ in range(20):
+                with connect() as client:
+                    client.sendall(begun)
+        with contextlib.ExitStack() as undo:
+            for _ in range(40):
+                undo.enter_context(connect()).sendall(b"GET http://a.exa")
+            for _ in range(60):
+                with connect() as client:
+                    send_all(client, ask_connect(server.port) + b"x")
+                    assert client.makefile("rb").read().endswith(b"\r\n\r\nxbye")
+            with connect() as client, contextlib.suppress(OSError):
+                send_all(client, b"GET /" + b"x" * 70_000)
+        assert outer.report()["error"] == ""
+        assert outer.counts()[0]["reached"] == 60 == server.accepted
+
+
 # With a sandbox that lies.
 
 
@@ -569,6 +792,8 @@ LIES = {
     "credit for one that was never there": HEAD.pack(CREDIT, 7, 4) + b"\0\0\0\1",
     "a number for the second time": (HEAD.pack(OPEN, 1, 2) + b"\0\0") * 2,
     "a number below the last": HEAD.pack(OPEN, 5, 2) + b"\0\0" + HEAD.pack(OPEN, 4, 2) + b"\0\0",
+    "a host for the proxy, which is for names with a star": HEAD.pack(OPEN, 1, 14)
+    + b"\xff\xffevil.example",
     "the number 0": HEAD.pack(OPEN, 0, 2) + b"\0\0",
     "data before the host has answered": HEAD.pack(OPEN, 1, 2) + b"\0\0" + HEAD.pack(DATA, 1, 1)
     + b"x",
@@ -591,6 +816,13 @@ def test_a_lie_ends_the_relay(lie: bytes) -> None:
     one.guest.link.sendall(lie)
     assert one.cut_off() != ""
     held.set()
+
+
+def test_an_entry_with_a_star_is_no_host() -> None:
+    """A sandbox that opens it by its number would have a name with a star resolved."""
+    one = Running(["*.example:443"], resolver=lambda *_: pytest.fail("resolved"))
+    one.guest.open(1)
+    assert "is opened by" in one.cut_off()
 
 
 def test_more_data_than_was_granted_ends_the_relay() -> None:
