@@ -37,6 +37,9 @@ NATIVE = "native"
 
 """No platform of gVisor's: the host itself."""
 
+IN_PLACE = "in-place"
+"""No platform's name either: the sandbox that pytest itself was started in."""
+
 
 def platforms(value: object, _name: str = "platform") -> tuple[Platform, ...]:
     """Read platforms from ``auto``, ``all``, a comma list, a `Platform`, or a list of these.

@@ -159,6 +159,15 @@ class Settings:
     max_output: int = DEFAULT_MAX_OUTPUT
     """How many bytes of each output stream are kept, head and tail together."""
 
+    @property
+    def of_its_sandbox(self) -> tuple[str, ...]:
+        """The settings that ask something of a sandbox, which only its start can give it."""
+        names = (
+            "platforms", "network", "netns", "releases", "release", "trace", "forbid", "allow",
+            "image", "memory", "pids", "cpus", "shm",
+        )  # fmt: skip
+        return tuple(name for name in names if getattr(self, name) != getattr(_DEFAULTS, name))
+
     def check_allow(self) -> None:
         """Raise `UsageError` for an allow-list beside a network."""
         if self.allow and self.network is not Network.NONE:
@@ -173,6 +182,9 @@ class Settings:
     def traces(self, more: str) -> bool:
         """Whether a trace has ``paths`` or ``values``."""
         return more in str(self.trace)
+
+
+_DEFAULTS = Settings()
 
 
 _LABELLED = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.]{0,31})=(.*)", re.ASCII | re.DOTALL)

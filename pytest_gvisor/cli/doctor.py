@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import textwrap
 from collections.abc import Iterator, Sequence
 
 from pytest_gvisor.base.errors import GvisorError
 from pytest_gvisor.base.escape import escape
+from pytest_gvisor.base.kernel import named_sandbox
 from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.cli import health, parsers
 from pytest_gvisor.cli.health import Finding, State
-from pytest_gvisor.harness.engine import Engine
+from pytest_gvisor.harness.engine import ALREADY_INSIDE, NO_NESTING, Engine
 from pytest_gvisor.runsc import sidecars
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.causes import Cause
@@ -70,6 +72,10 @@ def examine(settings: Settings) -> tuple[list[Finding], bool]:
 
 
 def _of_runsc(engine: Engine, settings: Settings) -> tuple[list[Finding], bool]:
+    if where := named_sandbox(os.uname()):
+        detail = f"{ALREADY_INSIDE} {where}, {NO_NESTING}"
+        step = "`pytest --in-gvisor` runs tests in place; fixtures with a sandbox need the host."
+        return [Finding(name="gVisor", state=State.BAD, detail=detail, next_step=step)], False
     try:
         runsc = engine.runsc(settings.runsc)
     except GvisorError as error:

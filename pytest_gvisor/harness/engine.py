@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING, Any, Unpack
 from pytest_gvisor.base.errors import (
     GvisorError,
     LaunchError,
+    PlatformUnavailable,
     PytestGvisorWarning,
     RunscError,
     UsageError,
 )
+from pytest_gvisor.base.kernel import named_sandbox
 from pytest_gvisor.base.release_range import ReleaseRange
 from pytest_gvisor.base.settings import Platform, SessionSettings, Settings, replaced
 from pytest_gvisor.run.request import Hooks
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
     from pytest_gvisor.harness.gvisor import Gvisor
     from pytest_gvisor.harness.platform_probe import PlatformProbe
     from pytest_gvisor.images.store import Images
+
+ALREADY_INSIDE = "this process is already inside"
+NO_NESTING = "and runsc starts no sandbox in a sandbox"
 
 
 def _harness() -> tuple[type[Gvisor], type[PlatformProbe]]:
@@ -78,11 +84,17 @@ class Engine:
             raise found.with_traceback(None)
         return found
 
-    def binary(self, settings: Settings) -> Runsc:
+    def binary(self, settings: Settings, platform: Platform | None = None) -> Runsc:
         """Return the binary of these settings, of a release that they allow.
 
-        Raises as `runsc`.
+        Raises as `runsc`, and `PlatformUnavailable` for every ``platform`` in a sandbox.
         """
+        if where := named_sandbox(os.uname()):
+            platform = platform or self.platforms_of(settings)[0]
+            asked = ", ".join(settings.of_its_sandbox)
+            lost = f"; asked for: {asked}" if asked else ""
+            cause = f"{ALREADY_INSIDE} {where}, {NO_NESTING}{lost}"
+            raise PlatformUnavailable(platform.value, cause)
         found = self.runsc(settings.runsc)
         if settings.release:
             releases = ReleaseRange.parse(settings.release, "gvisor_release")
@@ -119,7 +131,7 @@ class Engine:
         Raises as `runsc` and `check_listed`, `LaunchError` where nothing can be started at all, and
         `MixedReleases`.
         """
-        runsc = self.binary(settings)
+        runsc = self.binary(settings, platform)
         self.check_listed(platform, settings)
         return self._probe.availability(platform, runsc, settings)
 
@@ -129,7 +141,7 @@ class Engine:
         ``more`` are its ``project`` and ``asker``.
         """
         return _harness()[0](
-            runsc=self.binary(settings),
+            runsc=self.binary(settings, platform),
             platform=platform,
             launcher=self.launcher,
             settings=settings,

@@ -66,7 +66,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Start the first sandbox: all plugins are configured, and nothing of the session is done."""
     config = session.config
-    if placement.is_asked_for(config) and _runs_tests(config):
+    starts = placement.is_asked_for(config) and _runs_tests(config)
+    if starts and not placement.already_inside():
         from pytest_gvisor.inside.boot.early import Early  # noqa: PLC0415 -- idle costs nothing
 
         early = Early(config)
@@ -103,8 +104,14 @@ def pytest_report_header(config: pytest.Config) -> list[str] | str | None:
     """Report that tests run inside, or that they do not although the project asks for it."""
     if placement.here_is_inside() or not placement.is_asked_for(config):
         return None
+    where = placement.already_inside()
     if config.getoption("no_gvisor"):
-        return "gvisor: --no-gvisor: the tests run on the host"
+        return f"gvisor: --no-gvisor: the tests run on {where or 'the host'}"
+    if where:
+        return (
+            f"gvisor: ALREADY INSIDE {where}: the tests run in place; this sandbox decides on "
+            "their network, user, files, limits and deadlines"
+        )
     where = (
         "gvisor: the tests run INSIDE gVisor: its kernel, a /tmp of their own, an environment by "
         "allow-list; what they write stays there, apart from files that come back"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_gvisor.base.setting_table import SETTINGS
-from pytest_gvisor.plugin.placement import native_key, variant_of
+from pytest_gvisor.plugin.placement import already_inside, native_key, variant_of
 
 if TYPE_CHECKING:
     from pytest_gvisor.base.settings import Settings
@@ -29,7 +29,8 @@ def command(item: pytest.Item, settings: Settings, platform: str, *more: str) ->
     """
     config, variant = item.config, variant_of(item)
     if native_key in item.stash:
-        words = [_from_here(config, item.stash[native_key]), "--no-gvisor"]
+        where = "--in-gvisor" if already_inside() else "--no-gvisor"
+        words = [_from_here(config, item.stash[native_key]), where]
         return shlex.join([*_PYTEST, *words, *more])
     own = _from_here(config, item.nodeid if variant is None else variant.inner)
     marked = item.get_closest_marker("in_gvisor") is not None

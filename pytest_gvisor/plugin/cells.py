@@ -15,10 +15,16 @@ import pytest
 
 from pytest_gvisor.base.errors import GvisorError, PlatformUnavailable, UsageError
 from pytest_gvisor.base.escape import escape
-from pytest_gvisor.base.setting_values import NATIVE
+from pytest_gvisor.base.setting_values import IN_PLACE, NATIVE
 from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.plugin.again import command, section
-from pytest_gvisor.plugin.placement import in_matrix, native_key, params_of, variant_of
+from pytest_gvisor.plugin.placement import (
+    already_inside,
+    in_matrix,
+    native_key,
+    params_of,
+    variant_of,
+)
 from pytest_gvisor.plugin.precedence import RELEASE_FIXTURE, run_settings, settings_of
 from pytest_gvisor.plugin.skips import mending, missing_requirement
 from pytest_gvisor.plugin.stash import engine_of, harnesses, has_failed, platform_key, take_runs
@@ -93,7 +99,8 @@ def cell_of(item: pytest.Item) -> dict[str, Any] | None:
 def _make_cell(item: pytest.Item, settings: Settings) -> dict[str, Any]:
     variant, params = variant_of(item), params_of(item)
     if native_key in item.stash:
-        row, platform, binary = item.stash[native_key], NATIVE, ["", ""]
+        platform = IN_PLACE if already_inside() else NATIVE
+        row, binary = item.stash[native_key], ["", ""]
         release = network = ""
     else:
         asked = params.get("gvisor_platform") if variant is None else variant.platform

@@ -15,6 +15,8 @@ from pytest_gvisor.base.errors import GvisorError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.setting_values import NATIVE
 from pytest_gvisor.base.settings import on_release as settings_on
+from pytest_gvisor.harness.engine import ALREADY_INSIDE, NO_NESTING
+from pytest_gvisor.plugin.placement import already_inside
 from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.plugin.stash import engine_of
 from pytest_gvisor.runsc.locate import Origin
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 def line(config: pytest.Config) -> str:
     """Return ``gvisor: runsc 20240729.0 (/usr/bin/runsc), systrap, network none``."""
     settings = run_settings(config)
+    if where := already_inside():
+        return f"gvisor: {ALREADY_INSIDE} {where}, {NO_NESTING}"
     engine = engine_of(config)
     each = [settings_on(settings, release.label) for release in settings.releases] or [settings]
     try:

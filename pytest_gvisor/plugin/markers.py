@@ -12,7 +12,7 @@ from pytest_gvisor.base import setting_values
 from pytest_gvisor.base.errors import GvisorError, PytestGvisorWarning, RunscError, UsageError
 from pytest_gvisor.base.release_range import ReleaseRange
 from pytest_gvisor.base.settings import Platform, Settings
-from pytest_gvisor.plugin.placement import native_key, params_of
+from pytest_gvisor.plugin.placement import already_inside, native_key, params_of
 from pytest_gvisor.plugin.precedence import RELEASE_FIXTURE, expected_failures, settings_of
 from pytest_gvisor.plugin.skips import as_outcome, fail_misuse, location, prefix_location
 from pytest_gvisor.plugin.stash import engine_of, platform_key
@@ -78,7 +78,7 @@ def check_requirements(item: pytest.Item, settings: Settings | None = None) -> N
         settings = settings or settings_of(item)
     engine = engine_of(item.config)
     with as_outcome(item, settings):
-        runsc = engine.binary(settings)
+        runsc = engine.binary(settings, *needed[:1])
         for mark in item.iter_markers("requires_runsc"):
             if mark.args:
                 allowed = ReleaseRange.parse(mark.args[0], "requires_runsc")
@@ -93,7 +93,7 @@ def add_xfail_before_setup(item: pytest.Item) -> None:
     pytest looks for the mark as the set-up begins. If the mark comes later, failures of the set-up
     count as errors.
     """
-    if native_key in item.stash:
+    if native_key in item.stash and not already_inside():
         add_xfail(item, setting_values.NATIVE)
     if _FIXTURE not in getattr(item, "fixturenames", ()) or not expected_failures(item):
         return
@@ -140,8 +140,8 @@ def choose_platform(
     engine = engine_of(item.config)
     with as_outcome(item, settings, in_gvisor=in_gvisor):
         platform = None if asked is None else setting_values.platform(asked, _FIXTURE)
-        engine.binary(settings)
         platform = platform or engine.platforms_of(settings)[0]
+        engine.binary(settings, platform)
         engine.check_listed(platform, settings)
     item.stash[platform_key] = platform
     return platform

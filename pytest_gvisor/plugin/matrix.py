@@ -21,7 +21,7 @@ from pytest_gvisor.base.escape import escape, safe, uncoloured
 from pytest_gvisor.base.setting_values import NATIVE
 from pytest_gvisor.plugin import cells, explain
 from pytest_gvisor.plugin.entries import MAX_OUTPUT, CellInMaking
-from pytest_gvisor.plugin.placement import UNSUPPORTED, here_is_inside
+from pytest_gvisor.plugin.placement import UNSUPPORTED, already_inside, here_is_inside
 from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.plugin.stash import engine_if_any, worker_of
 from pytest_gvisor.report import outputs, summary
@@ -213,6 +213,7 @@ class Collector:
             host=escape(os.uname().nodename),
             kernel=escape(os.uname().release),
             machine=escape(os.uname().machine),
+            inside=escape(already_inside()),
             python=platform.python_version(),
             pytest=pytest.__version__,
             plugin=_own_version(),

@@ -59,7 +59,7 @@ class Variant(NamedTuple):
 
 native_key: pytest.StashKey[str] = pytest.StashKey()
 """The own node id of a test inside. The copy of it that runs on the host, as the column to compare
-with, has it."""
+with, has it. So has a test that runs in place."""
 
 variant_key: pytest.StashKey[Variant] = pytest.StashKey()
 deselected_key: pytest.StashKey[set[str]] = pytest.StashKey()
@@ -94,6 +94,13 @@ def here_is_inside() -> bool:
     """Whether this pytest runs in the sandbox, or was started by the one that does."""
     kernel = _uname()
     return os.environ.get(GUARD) == f"{kernel.release} {kernel.version}"
+
+
+def already_inside() -> str:
+    """Return the name of the sandbox that the user has started this pytest in; empty if none."""
+    from pytest_gvisor.base.kernel import named_sandbox  # noqa: PLC0415 -- idle costs nothing
+
+    return "" if here_is_inside() else named_sandbox(_uname())
 
 
 def check_guard() -> None:

@@ -18,7 +18,7 @@ from pytest_gvisor.base.errors import LaunchError, RunscError, UsageError
 from pytest_gvisor.base.setting_table import BY_NAME
 from pytest_gvisor.base.settings import Settings
 from pytest_gvisor.plugin.options import written
-from pytest_gvisor.plugin.placement import params_of, variant_of
+from pytest_gvisor.plugin.placement import already_inside, params_of, variant_of
 from pytest_gvisor.plugin.skips import location, misuse_ends_session, prefix_location
 from pytest_gvisor.plugin.stash import engine_of
 
@@ -48,6 +48,11 @@ def check_platforms(config: pytest.Config) -> None:
     look at, no test runs on any platform, and each says so itself.
     """
     settings = run_settings(config)
+    if settings.native and (where := already_inside()):
+        raise pytest.UsageError(
+            f"pytest-gvisor: the platform native is the host, and this pytest is inside {where}: "
+            "leave native out, or run it on the host"
+        )
     for platform in settings.platforms:
         if platform.is_known:
             continue

@@ -125,6 +125,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("project", [leg.project for leg in legs]),
         ("date", dates[:1] + dates[1:][-1:]),
         ("runsc", [_binary(one) for leg in legs for one in leg.runsc]),
+        ("already inside", [leg.inside for leg in legs]),
         ("platforms", report.platforms),
         ("differ", [_tests(len(report.differing))] if report.differing else []),
         ("leaks removed", [str(report.reaped)] if report.reaped else []),

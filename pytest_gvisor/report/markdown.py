@@ -71,7 +71,8 @@ def _leg(leg: Leg) -> str:
     runsc = ", ".join(f"runsc {code(one.version)} ({code(one.path)}{why})" for one, why in each)
     host = f"{leg.host}, " if leg.host else ""
     facts = f"{host}{leg.kernel} {leg.machine}, pytest {leg.pytest}, {leg.date}"
-    return f"{runsc or 'no runsc'}, {code(facts)}"
+    where = f"already inside {code(leg.inside)}, " if leg.inside else ""
+    return f"{where}{runsc or 'no runsc'}, {code(facts)}"
 
 
 def _line(row: Row, names: tuple[str, ...]) -> str:

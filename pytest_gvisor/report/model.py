@@ -218,6 +218,9 @@ class Leg:
     """The host's."""
 
     machine: str = ""
+    inside: str = ""
+    """The sandbox that pytest itself was started in, where its tests run in place."""
+
     python: str = ""
     pytest: str = ""
     plugin: str = ""

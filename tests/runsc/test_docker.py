@@ -13,6 +13,7 @@ from pytest_gvisor.images import docker
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.store import Images
 from tests.archives import CASES, Case, archive
+from tests.plugin import test_in_place
 
 RUN = ("run", "--rm", "--interactive", "--runtime=runsc", "--network", "none")
 
@@ -114,3 +115,20 @@ def test_what_the_daemon_does_not_have_is_an_error(images: Images, tmp_path: Pat
     (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY nothing /\n")
     with pytest.raises(ImageError, match=r"cannot be built|the daemon says"):
         images.build(tmp_path)
+
+
+def test_a_pytest_in_a_container_runs_its_tests_in_place(dockerd: str, tmp_path: Path) -> None:
+    """With the host's Python, read-only, and without a network."""
+    (tmp_path / "test_it.py").write_text(test_in_place.PROJECT)
+    ask(dockerd, "load", "--quiet", "--input", str(archive("busybox"))).check_returncode()
+    shown = [path for path in test_in_place.SHOWN if not path.startswith("/usr")]
+    system = [path for path in ("/usr", "/lib", "/lib64") if os.path.isdir(path)]
+    binds = [f"--volume={path}:{path}:ro" for path in (*system, *shown)]
+    variables = [f"--env={name}={value}" for name, value in test_in_place.ENVIRONMENT.items()]
+    python, *arguments = test_in_place.RUN
+    done = ask(
+        dockerd, *RUN, *binds, *variables, f"--volume={tmp_path}:/p", "--workdir=/p",
+        f"--entrypoint={python}", "pytest-gvisor/busybox", *arguments, "-o", "in_gvisor=true",
+    )  # fmt: skip
+    assert "2 passed, 4 skipped" in done.stdout, done
+    assert "gvisor: ALREADY INSIDE gVisor (kernel " in done.stdout

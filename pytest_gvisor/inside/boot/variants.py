@@ -12,7 +12,7 @@ import pytest
 from pytest_gvisor.base.setting_values import NATIVE
 from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.inside.view import users, writable
-from pytest_gvisor.plugin.placement import Variant, native_key, variant_key
+from pytest_gvisor.plugin.placement import Variant, already_inside, native_key, variant_key
 from pytest_gvisor.plugin.precedence import settings_of
 from pytest_gvisor.plugin.skips import location, misuse_ends_session
 
@@ -34,6 +34,10 @@ def expand(items: list[pytest.Item], inside: Iterable[pytest.Item]) -> None:
             expanded.append(item)
             continue
         settings = settings_of(item)
+        if already_inside() and not _needs_a_start(item, settings):
+            item.stash[native_key] = item.nodeid
+            expanded.append(item)
+            continue
         variants = [*_variants(settings)]
         if len(variants) == 1 and not settings.native:
             item.stash[variant_key] = _variant(item, variants[0][1], None)
@@ -42,6 +46,12 @@ def expand(items: list[pytest.Item], inside: Iterable[pytest.Item]) -> None:
         twins = [_twin(item, *variant) for variant in variants]
         expanded += [_native(item), *twins] if settings.native else twins
     items[:] = expanded
+
+
+def _needs_a_start(item: pytest.Item, settings: Settings) -> bool:
+    """Whether a test asks for what only the start of a sandbox can give."""
+    marks = any(mark.kwargs for mark in item.iter_markers("in_gvisor"))
+    return marks or bool(settings.of_its_sandbox)
 
 
 def _variants(settings: Settings) -> Iterator[tuple[str, Platform | None, str | None]]:
