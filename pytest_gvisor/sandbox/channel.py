@@ -31,7 +31,7 @@ from pytest_gvisor.run.connected import Driven, Ended
 from pytest_gvisor.run.supervisor import Supervisor
 from pytest_gvisor.sandbox import messages
 from pytest_gvisor.sandbox.messages import Message, Outgoing
-from pytest_gvisor.sandbox.peers import Death, Peer, why
+from pytest_gvisor.sandbox.peers import Changed, Death, Peer, why
 
 _CONGESTED = 2 * MAX_PAYLOAD
 _READS = 4
@@ -78,7 +78,7 @@ class Channel:
         self._peers: dict[int, Peer] = {}
         self._last_id = last_id
         self._outgoing = Outgoing()
-        self._changed = threading.Condition(self.lock)
+        self._changed = Changed(self.lock)
         self._chores: collections.deque[Callable[[], None]] = collections.deque()
         self._relieved: list[Callable[[], None]] = []
         self.at_end: set[Callable[[], None]] = set()
@@ -163,8 +163,16 @@ class Channel:
         with self.lock:
             if self.ending:
                 return
-            if self._outgoing.frame(message, payload):
-                self._push()
+            with self.whole():
+                if self._outgoing.frame(message, payload):
+                    self._push()
+
+    def whole(self) -> contextlib.AbstractContextManager[None]:
+        """Kill the sandbox if the handler of a signal raises in the block, or anything else does.
+
+        It may have been sent half a message then.
+        """
+        return on_error(self.kill, "a message to it was interrupted", replaceable=True)
 
     def _push(self) -> None:
         self._flush()
@@ -182,7 +190,7 @@ class Channel:
 
     def release(self, frame: bytes) -> None:
         """Send a frame out of the row, and then what was held back."""
-        with self.lock:
+        with self.lock, self.whole():
             if self._outgoing.release(None if self.ending else frame):
                 self._push()
 

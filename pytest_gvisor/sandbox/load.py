@@ -35,6 +35,7 @@ Source = str | os.PathLike[str]
 _FIRST_USER = 10**9
 """The least id of a load's user: far above those of any system."""
 
+_NO_PROCESS = (errors.InsideError, errors.NotReady, SandboxCrashed)
 _OPENED = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LONGEST = 20_000
 _TAIL = 2000
@@ -290,8 +291,9 @@ def load(
     try:
         # In a home that loads share, one could leave modules for the Pythons of another.
         process = popen(program, cwd=cwd, user=(user, user), env={"HOME": "/nonexistent"})
-    except (errors.InsideError, errors.NotReady, SandboxCrashed) as error:
+    except (*_NO_PROCESS, errors.PytestGvisorWarning) as error:  # with ``-W error``
         step = "A load needs python3 in the sandbox, and a user id of its own there."
+        step = step if isinstance(error, _NO_PROCESS) else "The next load has another sandbox."
         raise NoAnswer(f"no process for {source[2]}: {error}\n{step}") from error
     process.own_user = user
     link = Link(process, timeout)

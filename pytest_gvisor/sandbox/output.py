@@ -104,7 +104,7 @@ class Watch:
         """Whether bytes from before the search are still unsearched: these need no waiting."""
         return self._early > 0
 
-    def look(self, lock: threading.Condition) -> Match | None:
+    def look(self, lock: threading.RLock) -> Match | None:
         """Search the bytes that have come since."""
         with lock:
             data = _take(self._tap, _LOOK)
@@ -142,7 +142,7 @@ class Reader:
     @property
     def captured(self) -> bytes:
         """The output so far, read or not; of a long stream, its head and its tail."""
-        with self._program.changed:
+        with self._program.lock:
             return self._stream.capture.data()
 
     def read(self, size: int = -1, *, timeout: float | None = None) -> bytes:
@@ -180,7 +180,7 @@ class Reader:
         deadline = time.monotonic() + self._patience(timeout)
         if not most:
             return b""
-        with self._turn, program.changed:
+        with self._turn, program.lock:
             tap = self._tap = self._stream.tap() if self._tap is None else self._tap
             while True:
                 self._buffer += _take(tap, most - len(self._buffer))

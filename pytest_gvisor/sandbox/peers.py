@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import contextvars
 import threading
 import time
@@ -43,6 +44,20 @@ CANCELLATION: contextvars.ContextVar[Cancellation | None] = contextvars.ContextV
 """That of the call which this thread makes."""
 
 
+class Changed(threading.Condition):
+    """A condition that has its lock when `wait` raises, whenever the handler of a signal did."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """See `threading.Condition.wait`."""
+        try:
+            return super().wait(timeout)
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # it was not taken again
+                self.release()
+            self.acquire()
+            raise
+
+
 class PeerChannel(Protocol):
     """The part of a `Channel` that a peer needs."""
 
@@ -65,7 +80,9 @@ class Peer(abc.ABC):
     """Its id, which `Channel.add` sets."""
 
     def __init__(self, channel: PeerChannel, check: Callable[[], None] | None = None) -> None:
-        self.changed = threading.Condition(channel.lock)
+        # In place of `with self.changed`: a signal's handler could raise there with the lock taken.
+        self.lock = channel.lock
+        self.changed = Changed(self.lock)
         self._check = check or channel.check
 
     @abc.abstractmethod
@@ -115,7 +132,7 @@ class Answer(Peer):
 
     def wait(self, deadline: float, text: str) -> Message:
         """Return the answer when it has come; see `wait_change`."""
-        with self.changed:
+        with self.lock:
             while self.message is None:
                 self.wait_change(deadline, text)
             return self.message

@@ -88,7 +88,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
             "op": "exec", "args": count, "env": len(command.strings) - count, "cwd": command.cwd,
             "uid": uid, "gid": gid, "groups": list(groups), "reads": int(command.reads),
         }  # fmt: skip
-        with self.channel.lock:
+        with self.channel.lock, self.channel.whole():
             self.channel.check()
             while len(strings) > MAX_PAYLOAD:
                 self.channel.send({"op": "more", "id": 0}, strings[:MAX_PAYLOAD])
@@ -152,7 +152,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
 
     def poll(self) -> int | None:
         """Return `returncode`. Raises `SandboxCrashed` if the sandbox has ended first."""
-        with self.changed:
+        with self.lock:
             if self._status is None:
                 self.check_alive()
             return self.returncode
@@ -160,7 +160,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the program's end. Raises `NotReady` at the deadline, and leaves it running."""
         deadline = time.monotonic() + self.patience(timeout)
-        with self.changed:
+        with self.lock:
             while self._status is None:
                 self.wait_change(deadline, "no end within the deadline")
             return _exit_code(self._status)
@@ -169,7 +169,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
         """Send the program a signal; do nothing if it has ended."""
         if not 0 <= number <= signal.NSIG:
             raise UsageError(f"{number} is not a signal")
-        with self.changed:
+        with self.lock:
             if self._status is None:
                 self.check_alive()
                 self.channel.send({"op": "signal", "id": self.id, "n": int(number)})
@@ -226,13 +226,13 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
         sought = re.compile(pattern)
         watches: list[Watch] = []
         try:
-            with self.changed:
+            with self.lock:
                 watches.extend(Watch(stream, sought) for stream in self._streams.values())
             while True:
                 for watch in watches:
-                    if (found := watch.look(self.changed)) is not None:
+                    if (found := watch.look(self.lock)) is not None:
                         return found
-                with self.changed:
+                with self.lock:
                     waits = any(watch.waits for watch in watches)
                     early = any(watch.behind for watch in watches)
                     if waits and time.monotonic() < deadline + early * _EARLY:
@@ -243,7 +243,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
                     text = f"no {sought.pattern!r} in its output within the deadline"
                     self.wait_change(deadline, text)
         finally:
-            with self.changed:
+            with self.lock:
                 for watch in watches:
                     watch.close()
 
@@ -269,7 +269,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
 
     def check_started(self, deadline: float) -> None:
         """Wait for the program's start. Raises `InsideError` if it cannot be started."""
-        with self.changed:
+        with self.lock:
             while self._state is _State.ASKED:
                 self.wait_change(deadline, "no start within the deadline")
         self.check_refused()
@@ -294,7 +294,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
         A program may end because of the last bytes, before this returns: they are written.
         """
         while data:
-            with self.changed:
+            with self.lock:
                 while not self._input_credit and not self._input_closed:
                     self.wait_change(deadline, "its input is not read within the deadline")
                 self.check_alive()
@@ -310,14 +310,14 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
 
     def close_input(self) -> None:
         """Close its standard input."""
-        with self.changed:
+        with self.lock:
             if not self._input_closed:
                 self._input_closed = True
                 self.channel.send({"op": "eof", "id": self.id})
 
     def wait_over(self, deadline: float) -> bool:
         """Wait until the program has ended and all output has arrived; False at the deadline."""
-        with self.changed, contextlib.suppress(NotReady):
+        with self.lock, contextlib.suppress(NotReady):
             while not self.over:
                 self.wait_change(deadline, "")
         return self.over

@@ -138,7 +138,7 @@ def _save(channel: Channel, rest: Answer, deadline: float, wait: float) -> None:
     """Let the guest come to rest, and have runsc save the sandbox."""
     text = f"the sandbox was not saved within {wait:g} s; it has been killed"
     try:
-        with rest.changed:
+        with rest.lock:
             rest.wait(deadline, text)
             channel.driven.begin_save()
             while not channel.driven.is_saved():

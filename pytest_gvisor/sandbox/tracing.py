@@ -37,7 +37,7 @@ class Tracing:
     def end(self) -> Trace | None:
         """Return the trace up to the first call of this; None for a program that never started."""
         if self._recorder is not None:
-            with self._changed:
+            with self._channel.lock:
                 self._channel.chore(self._cut)
                 self._changed.wait_for(lambda: self._trace or self._channel.gone)
                 self._cut()

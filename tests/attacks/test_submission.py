@@ -440,3 +440,15 @@ def test_nothing_of_a_load_lives_after_it(gvisor_sandbox: Sandbox, load: Load, s
         assert done.stdout == f"0 {uid}\n"
         assert neighbour.act() == uid
     assert gvisor_sandbox.get("/tmp/kept") == b"kept"
+
+
+def test_a_warning_that_is_an_error_is_no_exception_of_a_load(
+    gvisor_sandbox: Sandbox, load: Load
+) -> None:
+    """With ``-W error``, as here: a test that expects an exception sees none of the next load."""
+    channel = gvisor_sandbox._live()
+    channel.kill("a program lived on", replaceable=True)
+    channel.join()
+    with no_answer("the load in a new sandbox"):
+        load("raise ValueError")
+    assert load("def act(): return 4\n").act() == 4

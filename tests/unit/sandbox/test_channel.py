@@ -1,5 +1,6 @@
 """A channel's start and end: no message is lost, no waiter hangs, and nothing is left."""
 
+import os
 import socket
 import threading
 import time
@@ -9,6 +10,7 @@ import pytest
 
 from pytest_gvisor.base.completed import SandboxCrashed
 from pytest_gvisor.sandbox.channel import Channel
+from pytest_gvisor.sandbox.peers import Changed
 from pytest_gvisor.sandbox.process import Process
 from tests.unit.sandbox.conftest import PATIENCE, FakeDriven, Peer, started
 
@@ -159,3 +161,43 @@ def test_a_message_without_memory_for_it_ends_the_sandbox(
     with pytest.raises(SandboxCrashed, match="no memory for its messages"):
         channel.check()
     process.kill()
+
+
+def test_an_interrupt_in_a_message_ends_the_sandbox(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows how much of the message was sent. The next use has another sandbox."""
+    channel, _peer = connect(lambda _peer: None)
+    writes = os.writev
+
+    def writev(fd: int, parts: Sequence[memoryview]) -> int:
+        writes(fd, [parts[0][:5]])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "writev", writev)
+    with pytest.raises(KeyboardInterrupt):
+        channel.send({"op": "ping", "id": 1})
+    monkeypatch.undo()
+    assert (channel.death.reason, channel.death.replaceable) == (
+        "a message to it was interrupted", True
+    )  # fmt: skip
+    with pytest.raises(SandboxCrashed, match="a message to it was interrupted"):
+        channel.check()
+
+
+@pytest.mark.parametrize("taken", [True, False], ids=["with the lock", "without it"])
+def test_an_interrupted_wait_has_its_lock(monkeypatch: pytest.MonkeyPatch, *, taken: bool) -> None:
+    """Wherever in the library's wait the handler of a signal raises; and once, not twice."""
+    lock = threading.RLock()
+    changed = Changed(lock)
+
+    def interrupted(self: Changed, _timeout: float | None = None) -> bool:
+        if not taken:
+            self.release()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Condition, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt), lock:
+        changed.wait()
+    with pytest.raises(RuntimeError):
+        lock.release()
