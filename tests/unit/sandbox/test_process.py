@@ -46,9 +46,7 @@ def test_a_flood_of_output_does_not_outlast_a_deadline(
     begun = time.monotonic()
     look = Watch.look
 
-    def look_slowly(
-        watch: Watch, lock: threading.Condition
-    ) -> re.Match[str] | re.Match[bytes] | None:
+    def look_slowly(watch: Watch, lock: threading.RLock) -> re.Match[str] | re.Match[bytes] | None:
         found = look(watch, lock)
         if time.monotonic() < begun + 20:
             with lock:
@@ -87,7 +85,7 @@ def test_a_search_that_takes_long_does_not_go_on_for_ever(
     looks: list[int] = []
     searched = Watch.look
 
-    def slow(watch: Watch, lock: threading.Condition) -> object:
+    def slow(watch: Watch, lock: threading.RLock) -> object:
         looks.append(watch._early)
         return searched(watch, lock)
 
