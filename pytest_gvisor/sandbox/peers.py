@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from pytest_gvisor.base.errors import NotReady
+from pytest_gvisor.base.errors import NotReady, on_error
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.guest.wire.frames import FrameError
 from pytest_gvisor.run.connected import Ended
@@ -49,13 +49,13 @@ class Changed(threading.Condition):
 
     def wait(self, timeout: float | None = None) -> bool:
         """See `threading.Condition.wait`."""
-        try:
+        with on_error(self._take_once):
             return super().wait(timeout)
-        except BaseException:
-            with contextlib.suppress(RuntimeError):  # it was not taken again
-                self.release()
-            self.acquire()
-            raise
+
+    def _take_once(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it is not taken
+            self.release()
+        self.acquire()
 
 
 class PeerChannel(Protocol):
