@@ -58,7 +58,7 @@ SIZES = {str(path.relative_to(PACKAGE)): lines_of(path) for path in MODULES}
 
 
 def test_each_folder_keeps_to_its_budget() -> None:
-    """And all of them together to 28,203 lines in 263 modules.
+    """And all of them together to 28,202 lines in 263 modules.
 
     Issues of their own have budgets beside the rest: traces (1,090 lines), why a test differs
     (321), the allow-list (770), loaded modules (398), asyncio and inspect_ai (346). The rest has
@@ -69,7 +69,7 @@ def test_each_folder_keeps_to_its_budget() -> None:
         folders[name.partition("/")[0] if "/" in name else ""] += size
     assert folders.keys() == BUDGETS.keys()
     assert {name: size for name, size in folders.items() if size > BUDGETS[name]} == {}
-    assert folders.total() <= 28_203
+    assert folders.total() <= 28_202
     assert len(MODULES) <= 263
 
 
