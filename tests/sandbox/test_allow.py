@@ -459,6 +459,37 @@ def test_the_relay_ends_when_pytest_is_killed(gvisor: Gvisor, tmp_path: Path) ->
     wait_for(lambda: relay.__file__ not in words_of(found[0]), "the end of the relay")
 
 
+FEW_DESCRIPTORS = """
+import sys
+from pytest_gvisor import session
+with session(runsc=sys.argv[1], platform=sys.argv[2]) as gvisor:
+    with gvisor.sandbox(allow=["127.0.0.1:" + sys.argv[3]]) as box:
+        print(box.exec(["python3", "-c", sys.argv[4], sys.argv[3]], check=True).stdout)
+"""
+
+ASKS_180_TIMES = """
+import resource, socket, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+peers = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(180)]
+for peer in peers:
+    peer.sendall(b"x")
+print(sum(peer.recv(1) == b"x" and peer.close() is None for peer in peers))
+"""
+
+
+def test_where_pytest_has_few_descriptors_connections_wait_and_none_is_reset(
+    gvisor: Gvisor, echo: int, tmp_path: Path
+) -> None:
+    """180 at once under a limit of 100: the relay in the sandbox accepts what it has room for."""
+    words = [gvisor.runsc.path, gvisor.platform, str(echo), ASKS_180_TIMES]
+    few = ["sh", "-c", 'ulimit -Sn 100 && exec "$@"', "sh", sys.executable, "-c", FEW_DESCRIPTORS]
+    done = subprocess.run(
+        [*few, *words], capture_output=True, text=True, cwd=tmp_path, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(relay.__file__).parents[2])},
+    )  # fmt: skip
+    assert (done.stdout.strip(), done.stderr) == ("180", "")
+
+
 def relays() -> list[int]:
     """The relays that this process has started."""
     return [pid for pid in children_of_self() if relay.__file__ in words_of(pid)]

@@ -81,6 +81,8 @@ class InnerRelay(Mux):
 
     def _accept(self, entry: int, listener: socket.socket, _events: int) -> None:
         try:
+            # gVisor's accept(2) resets a connection for which there is no descriptor.
+            os.close(os.dup(self.link.fileno()))
             sock = listener.accept()[0]
         except OSError as error:  # else the program has given up
             self._full |= error.errno in _NO_ROOM
