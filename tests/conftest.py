@@ -15,9 +15,8 @@ from tests.bundlecheck import bundles_are_as_the_schema_says, bundles_written  #
 from tests.releases import each_release, each_runsc  # noqa: F401
 
 # Hypothesis measures by the clock, and other work keeps all processors busy.
-settings.register_profile(
-    "beside", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
-)
+slow = [HealthCheck.too_slow, HealthCheck.filter_too_much]
+settings.register_profile("beside", deadline=None, suppress_health_check=slow, print_blob=True)
 settings.load_profile("beside")
 
 

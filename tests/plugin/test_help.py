@@ -57,8 +57,12 @@ def rows(text: str) -> list[str]:
 
 
 def test_help_names_each_option_its_variable_and_its_ini_key(alone: Project) -> None:
-    """Each option names its variable and ini key, and the group names the order of sources."""
-    text = re.sub(r"\s+", " ", alone.run("--help").exits(0).output)
+    """The group names the order of sources. The tables and pages of the documents have the same.
+
+    One page has all options with their ini keys, docs/inside.md those for tests inside.
+    """
+    output = alone.run("--help").exits(0).output
+    text = re.sub(r"\s+", " ", output)
     assert "(precedence: marker, command line, environment, ini file, default)" in text
     for one in SETTINGS:
         has_option, has_key = "command line" in one.sources, "ini" in one.sources
@@ -68,11 +72,6 @@ def test_help_names_each_option_its_variable_and_its_ini_key(alone: Project) -> 
         declared = re.search(rf" {one.key} \((string|args|float|bool)\): ", text)
         assert (declared is not None) is has_key
     assert "Ini: in_gvisor." in text
-
-
-def test_the_tables_of_options_are_what_the_parser_takes(alone: Project) -> None:
-    """One page has all of them with their ini keys, docs/inside.md those for tests inside."""
-    output = alone.run("--help").exits(0).output
     _, _, group = output.partition("\nworkloads under gVisor")
     options = set(re.findall(r"^  (--[\w-]+)", group.partition("\n\n")[0], re.MULTILINE))
     keys = set(re.findall(r"^  ((?:gvisor_|in_gvisor)\w*) \(", output, re.MULTILINE))
@@ -85,13 +84,8 @@ def test_the_tables_of_options_are_what_the_parser_takes(alone: Project) -> None
     assert {key for row in rows(table) for key in re.findall(r"`(\w+)`", row)} == keys
     inside = {name for row in rows(doc("inside.md")) for name in re.findall(r"`(--[\w-]+)", row)}
     assert inside >= INSIDE
-
-
-def test_no_document_names_an_option_that_is_not_there(alone: Project) -> None:
-    """The documents name only options that `--help` has."""
-    text = alone.run("--help").exits(0).output
     named = {name for each in DOCS for name in re.findall(r"--(?:no-|in-)?gvisor[\w-]*", each)}
-    assert [name for name in named if not re.search(rf"{name}\b(?!-)", text)] == []
+    assert [name for name in named if not re.search(rf"{name}\b(?!-)", output)] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)

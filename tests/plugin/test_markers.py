@@ -120,32 +120,6 @@ def test_the_closest_marker_wins_setting_by_setting(alone: Project) -> None:
     alone.run("--gvisor-network", "host", "--gvisor-timeout", "9").ends(passed=4)
 
 
-def test_an_ini_file_forbids_acts_in_each_test(alone: Project) -> None:
-    """Tests inside are watched too. A marker forbids others instead."""
-    alone.test("""
-        import socket
-        import pytest
-
-        CONNECT = "import socket; socket.socket().connect_ex(('127.0.0.1', 9))"
-
-        def test_connects(gvisor):
-            gvisor.run(["python3", "-I", "-S", "-c", CONNECT])
-
-        @pytest.mark.gvisor(forbid=["write:/etc/**"])
-        def test_may_connect(gvisor):
-            gvisor.run(["python3", "-I", "-S", "-c", CONNECT])
-
-        @pytest.mark.in_gvisor
-        def test_inside():
-            with socket.socket() as one:
-                one.connect_ex(("127.0.0.1", 11))
-    """)
-    ran = alone.run("-o", "gvisor_forbid=exec connect").ends(passed=2, failed=1, errors=1)
-    ran.shows("connected: 127.0.0.1:9 (ECONNREFUSED), by process 1 (python3 -I -S -c ")
-    ran.hides("traced.py", "harness/gvisor.py")
-    ran.shows("connected: 127.0.0.1:11 (ECONNREFUSED), by process 2 (")
-
-
 @pytest.mark.parametrize(
     "options",
     [["--gvisor-allow=127.0.0.1:9,127.0.0.1:10"], ["-o", "gvisor_allow=127.0.0.1:9,127.0.0.1:10"]],
@@ -173,61 +147,6 @@ def test_warm_sandboxes_have_the_allow_list_of_the_session(
     """)
     ran = alone.run(*options).ends(passed=2, failed=1)
     ran.shows("only warm sandboxes have an allow-list so far")
-
-
-def test_each_source_asks_for_more_of_a_trace(alone: Project) -> None:
-    """The option takes no path of a test for its value. The closest source counts."""
-    alone.test("""
-        import pytest
-
-        def test_run(gvisor):
-            assert gvisor.settings.trace == "paths"
-            assert gvisor.run(["true"]).trace.complete
-            assert gvisor.run(["true"], trace=True).settings == {"trace": True}
-
-        @pytest.mark.gvisor(trace="values")
-        def test_marked(gvisor):
-            with gvisor.sandbox() as box:
-                (command,) = box.exec(["true"], env={"KEY": "a=b"}).trace.executed
-            assert "KEY=a=b" in command.environment
-    """)
-    for given in (
-        ["--gvisor-trace=paths"],
-        ["-o", "gvisor_trace=paths"],
-        ["--gvisor-trace=values", "--gvisor-trace=paths", "test_it.py"],
-    ):
-        alone.run(*given).ends(passed=2)
-    alone.run("--gvisor-trace", "test_it.py::test_marked").ends(passed=1)
-    alone.run("-o", "gvisor_trace=path").exits(4).shows(
-        ": trace='path' is neither true nor false, nor one of paths, values"
-    )
-    alone.write({"pytest.toml": "[pytest]\ngvisor_trace = 'paths'"}).run().ends(passed=2)
-    alone.write({"pytest.toml": "[pytest]\ngvisor_trace = 'true'"})
-    alone.run("test_it.py::test_marked").ends(passed=1)
-
-
-def test_a_trace_has_paths_only_of_a_run(alone: Project) -> None:
-    """A warm sandbox and a test inside refuse them: their parts of the strace are not known."""
-    alone.test("""
-        import pytest
-
-        def test_warm(gvisor_sandbox):
-            pass
-
-        @pytest.mark.in_gvisor
-        def test_inside():
-            pass
-
-        @pytest.mark.in_gvisor
-        @pytest.mark.gvisor(trace="values")
-        def test_values(gvisor_trace):
-            import os
-            os.spawnve(os.P_WAIT, "/bin/true", ["true"], {"KEY": "a=b"})
-            assert ("KEY=a=b",) in [one.environment for one in gvisor_trace().executed]
-    """)
-    ran = alone.run("--gvisor-trace=paths,values").ends(passed=1, errors=2)
-    ran.shows("trace=paths,values: a warm sandbox has no paths", "Write trace=True: Trace.changes")
-    ran.shows("trace=paths,values: a test inside has no paths")
 
 
 MISUSES = {

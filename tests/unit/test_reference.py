@@ -1,6 +1,7 @@
 """The docstrings of the Python API, which are pages of the site."""
 
 import ast
+import functools
 import inspect
 import itertools
 import re
@@ -19,8 +20,13 @@ PUBLIC = {one.__name__: one.__module__ for one in [*EXPORTED, *HOOKS] if callabl
 """The module of each; errors and results name the package."""
 
 
-def definitions() -> Iterator[tuple[str, Definition]]:
+@functools.cache
+def definitions() -> list[tuple[str, Definition]]:
     """The classes and functions that the package exports, and the specifications of its hooks."""
+    return list(_definitions())
+
+
+def _definitions() -> Iterator[tuple[str, Definition]]:
     for path in sorted(PACKAGE.rglob("*.py")):
         here = {"pytest_gvisor", ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)}
         for node in ast.parse(path.read_bytes()).body:
@@ -43,13 +49,10 @@ def docstrings(node: Definition) -> Iterator[str]:
                     yield inspect.cleandoc(value)
 
 
-ALL = list(definitions())
-
-
 def test_each_public_definition_is_read() -> None:
     """An exported name that is a class or a function is found by its name."""
-    assert sorted(name for name, _ in ALL) == sorted(PUBLIC)
-    texts = {text for _, node in ALL for text in docstrings(node)}
+    assert sorted(name for name, _ in definitions()) == sorted(PUBLIC)
+    texts = {text for _, node in definitions() for text in docstrings(node)}
     assert len(texts) > 150
 
 
@@ -57,7 +60,7 @@ def test_the_docstrings_of_the_reference_have_the_english_of_pages() -> None:
     """All of them: ``make lint`` reads the summaries of others, and no docstring of a field."""
     found = [
         (name, find)
-        for name, node in ALL
+        for name, node in definitions()
         for text in docstrings(node)
         for paragraph in re.split(r"\n\s*\n", text)
         for find in prose.broken(paragraph, prose.PAGES)

@@ -51,8 +51,8 @@ def test_a_place_is_printed_without_control_characters() -> None:
 def test_a_hundred_problems_are_listed_and_no_more() -> None:
     """A file with very many problems gives a report that can be read, quickly."""
     start = time.thread_time()
-    made, found = reader.read(User, {f"key{n}": n for n in range(100_000)})
+    made, found = reader.read(User, {f"key{n}": n for n in range(20_000)})
     assert made is None
     assert len(found) == 101
     assert found[-1] == "... and more"
-    assert time.thread_time() - start < 5
+    assert time.thread_time() - start < 1

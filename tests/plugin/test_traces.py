@@ -1,0 +1,86 @@
+"""Settings of traces and of forbidden acts, by each source."""
+
+from tests.plugin.conftest import Project
+
+
+def test_an_ini_file_forbids_acts_in_each_test(alone: Project) -> None:
+    """Tests inside are watched too. A marker forbids others instead."""
+    alone.test("""
+        import socket
+        import pytest
+
+        CONNECT = "import socket; socket.socket().connect_ex(('127.0.0.1', 9))"
+
+        def test_connects(gvisor):
+            gvisor.run(["python3", "-I", "-S", "-c", CONNECT])
+
+        @pytest.mark.gvisor(forbid=["write:/etc/**"])
+        def test_may_connect(gvisor):
+            gvisor.run(["python3", "-I", "-S", "-c", CONNECT])
+
+        @pytest.mark.in_gvisor
+        def test_inside():
+            with socket.socket() as one:
+                one.connect_ex(("127.0.0.1", 11))
+    """)
+    ran = alone.run("-o", "gvisor_forbid=exec connect").ends(passed=2, failed=1, errors=1)
+    ran.shows("connected: 127.0.0.1:9 (ECONNREFUSED), by process 1 (python3 -I -S -c ")
+    ran.hides("traced.py", "harness/gvisor.py")
+    ran.shows("connected: 127.0.0.1:11 (ECONNREFUSED), by process 2 (")
+
+
+def test_each_source_asks_for_more_of_a_trace(alone: Project) -> None:
+    """The option takes no path of a test for its value. The closest source counts."""
+    alone.test("""
+        import pytest
+        from pytest_gvisor.plugin.precedence import run_settings
+
+        def test_source(pytestconfig):
+            assert run_settings(pytestconfig).trace == "paths"
+
+        def test_run(gvisor):
+            assert gvisor.settings.trace == "paths"
+            assert gvisor.run(["true"]).trace.complete
+            assert gvisor.run(["true"], trace=True).settings == {"trace": True}
+
+        @pytest.mark.gvisor(trace="values")
+        def test_marked(gvisor):
+            with gvisor.sandbox() as box:
+                (command,) = box.exec(["true"], env={"KEY": "a=b"}).trace.executed
+            assert "KEY=a=b" in command.environment
+    """)
+    source = "test_it.py::test_source"
+    alone.run("--gvisor-trace=values", "--gvisor-trace=paths", "test_it.py").ends(passed=3)
+    for given in (["--gvisor-trace=paths"], ["-o", "gvisor_trace=paths"]):
+        alone.run(*given, source).ends(passed=1)
+    alone.run("--gvisor-trace", source).ends(failed=1).shows("assert True == 'paths'")
+    alone.run("-o", "gvisor_trace=path").exits(4).shows(
+        ": trace='path' is neither true nor false, nor one of paths, values"
+    )
+    alone.write({"pytest.toml": "[pytest]\ngvisor_trace = 'paths'"}).run(source).ends(passed=1)
+    alone.write({"pytest.toml": "[pytest]\ngvisor_trace = 'true'"})
+    alone.run(source).ends(failed=1).shows("assert True == 'paths'")
+
+
+def test_a_trace_has_paths_only_of_a_run(alone: Project) -> None:
+    """A warm sandbox and a test inside refuse them: their parts of the strace are not known."""
+    alone.test("""
+        import pytest
+
+        def test_warm(gvisor_sandbox):
+            pass
+
+        @pytest.mark.in_gvisor
+        def test_inside():
+            pass
+
+        @pytest.mark.in_gvisor
+        @pytest.mark.gvisor(trace="values")
+        def test_values(gvisor_trace):
+            import os
+            os.spawnve(os.P_WAIT, "/bin/true", ["true"], {"KEY": "a=b"})
+            assert ("KEY=a=b",) in [one.environment for one in gvisor_trace().executed]
+    """)
+    ran = alone.run("--gvisor-trace=paths,values").ends(passed=1, errors=2)
+    ran.shows("trace=paths,values: a warm sandbox has no paths", "Write trace=True: Trace.changes")
+    ran.shows("trace=paths,values: a test inside has no paths")
