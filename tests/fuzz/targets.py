@@ -25,6 +25,7 @@ from unittest import mock
 from _pytest.config import get_config
 from _pytest.junitxml import LogXML
 
+from pytest_gvisor.base import egress
 from pytest_gvisor.base.errors import GvisorError, ImageError, ProtocolError, UsageError
 from pytest_gvisor.base.escape import escape, safe, uncoloured
 from pytest_gvisor.cli import run as cli_run
@@ -45,7 +46,7 @@ from pytest_gvisor.oci import mounts, validate
 from pytest_gvisor.oci.defaults import parse_user
 from pytest_gvisor.oci.reader import load
 from pytest_gvisor.oci.validate import check_id
-from pytest_gvisor.programs import leftovers
+from pytest_gvisor.programs import leftovers, relay
 from pytest_gvisor.report import html, markdown, parse
 from pytest_gvisor.report.model import merge
 from pytest_gvisor.run import logs, sentry
@@ -390,6 +391,13 @@ def report_file(data: bytes) -> None:
         shown.encode()
 
 
+def proxied_host(data: bytes) -> None:
+    """A host and port that a sandbox asks for mean the entry of an allow-list that is read so."""
+    with contextlib.suppress(ValueError):
+        for entry in relay.covering(data.decode("latin-1")):
+            assert str(egress.parse(entry)) == entry
+
+
 def shown_text(data: bytes) -> None:
     """Escape untrusted text, and check that no part of it moves a cursor."""
     for shown in (escape(text(data)), safe(text(data))):
@@ -408,7 +416,7 @@ TARGETS: Mapping[str, Target] = {
         bundle_config, image_config, image_index, tarball, passwd, mount, answers_of_runsc,
         nix_wrapper, log_of_runsc, ids, guest_frame, inside_message, held_back, journal,
         sentry_event, trace_events, daemon_answer, docker_answer, inside_report, inside_file,
-        bridge_data, report_file, shown_text, any_json,
+        bridge_data, report_file, proxied_host, shown_text, any_json,
     )
 }  # fmt: skip
 

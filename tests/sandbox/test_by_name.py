@@ -19,6 +19,16 @@ with socket.create_connection((sys.argv[1], 8080)) as peer:
     print(peer.makefile().read())
 """
 
+TUNNEL = """
+import http.client, os, socket
+proxy = http.client.HTTPConnection(os.environ["http_proxy"].rpartition("/")[2])
+proxy.set_tunnel("one.db", 8080)
+proxy.connect()
+proxy.sock.sendall(b"hello")
+proxy.sock.shutdown(socket.SHUT_WR)
+print(proxy.sock.makefile().read())
+"""
+
 MUCH = """
 import socket, threading
 data = bytes(range(256)) * 16384
@@ -69,6 +79,20 @@ def test_a_list_may_have_both_hosts_and_sandboxes(gvisor: Gvisor) -> None:
             assert "ConnectionResetError" in talk(box, "two")
             with echoing(two):
                 assert talk(box, "two") == "hellothat was all\n"
+
+
+def test_all_names_below_a_star_may_lead_to_one_sandbox(gvisor: Gvisor) -> None:
+    """By the proxy, as to hosts. No name of it is resolved."""
+    with (
+        gvisor.sandbox() as db,
+        echoing(db) as port,
+        gvisor.sandbox(allow={"*.db:8080": port}) as box,
+    ):
+        done = box.exec(["python3", "-c", TUNNEL], check=True)
+    assert done.stdout == "hellothat was all\n"
+    assert done.egress is not None
+    assert done.egress.reached == ("*.db:8080",)
+    assert [one.entry for one in done.egress.names] == ["one.db:8080"]
 
 
 def test_a_port_without_a_server_and_a_closed_sandbox_are_named(gvisor: Gvisor) -> None:
