@@ -13,6 +13,7 @@ from pytest_gvisor.report import outputs, summary
 from pytest_gvisor.report.model import Report, merge
 from pytest_gvisor.report.parse import MAX_BYTES
 from pytest_gvisor.report.parse import parse as parse_report
+from pytest_gvisor.report.shards import missing
 
 _EXAMPLES = (
     "pytest-gvisor report merge systrap.json kvm.json -o matrix.html",
@@ -23,6 +24,7 @@ _EXAMPLES = (
 def parser() -> parsers.Parser:
     """The subcommand's options."""
     done = {"0": "done", "125": "a file is no report, or a file cannot be written"}
+    all_there = {"0": "done, and no shard is missing", "1": "done, and shards are missing"}
     made = parsers.Parser(
         "report",
         description="Reads reports of pytest's --gvisor-report FILE.json.",
@@ -34,8 +36,9 @@ def parser() -> parsers.Parser:
         "merge",
         help="join reports, such as those of a CI matrix",
         description="Joins reports: the same test on another platform becomes a column. If two "
-        "have the same test on the same platform, the worse result is shown and the other named.",
-        statuses=done,
+        "have the same test on the same platform, the worse result is shown and the other named. "
+        "Shards of pytest-split have each test once, and those that are missing are named.",
+        statuses={**done, **all_there},
         examples=_EXAMPLES[:1],
     )
     joins.add_argument("reports", nargs="+", metavar="FILE.json")
@@ -66,7 +69,10 @@ def main(arguments: Sequence[str]) -> int:
     for path in given.output:
         if problem := outputs.write(merged, path):
             raise ReportError(f"{escape(path)} could not be written: {problem}")
-    return 0
+    lacking = missing(merged.legs)
+    for name in lacking:
+        print(escape(f"pytest-gvisor report: missing: {name}"), file=sys.stderr)
+    return 1 if lacking else 0
 
 
 def read(path: str) -> Report:

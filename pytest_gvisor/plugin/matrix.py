@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import datetime as dt
+import hashlib
 import os
 import platform
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,7 @@ from pytest_gvisor.report.run_texts import tail
 
 NAME = "gvisor-report"
 _LONGEST_CAUSE = 1000
+_LONGEST_COMMIT = 64
 MAX_DETAILS = 32 * 1024 * 1024
 """Characters of output and runs in one report. What fails may take twice that."""
 
@@ -59,11 +61,19 @@ class Collector:
         self._causes: dict[str, str] = {}
         self._size = 0
         self._unsupported: collections.Counter[str] = collections.Counter()
+        self._collection = ""
         self.reaped = 0
         self.left = 0
         self.report: Report | None = None
         self.written: list[str] = []
         self.problems: list[str] = []
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Take the names of all tests, before pytest-split leaves those of other shards out."""
+        if _division(self._config)[1]:
+            names = "\n".join(sorted(item.nodeid for item in items))
+            self._collection = hashlib.sha256(os.fsencode(names)).hexdigest()
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -207,6 +217,8 @@ class Collector:
         if engine := engine_if_any(self._config):
             self.reaped += engine.launcher.swept
             self.left += engine.launcher.left
+        shard, shards = _division(self._config)
+        commit = os.environ.get("GITHUB_SHA") or os.environ.get("CI_COMMIT_SHA", "")
         return Leg(
             project=escape(self._config.rootpath.name),
             date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -227,7 +239,17 @@ class Collector:
             ),
             reaped=self.reaped,
             left=self.left,
+            shard=shard,
+            shards=shards,
+            collection=self._collection,
+            commit=escape(commit)[:_LONGEST_COMMIT] if shards else "",
         )
+
+
+def _division(config: pytest.Config) -> tuple[int, int]:
+    """Return the number of this shard, and of all, by the options of pytest-split; 0 without."""
+    group, splits = config.getoption("group", None), config.getoption("splits", None)
+    return (group, splits) if isinstance(group, int) and isinstance(splits, int) else (0, 0)
 
 
 def _own_version() -> str:

@@ -92,4 +92,5 @@ def parts(cell: Cell) -> list[tuple[str, str]]:
 def _leg(report: Report, number: int) -> str:
     leg = report.legs[number]
     versions = ", ".join(f"runsc {one.version}" for one in leg.runsc)
-    return f"{number + 1} ({', '.join(filter(None, [leg.host, versions, leg.kernel, leg.date]))})"
+    facts = (leg.named or leg.host, versions, leg.kernel, leg.date)
+    return f"{number + 1} ({', '.join(filter(None, facts))})"

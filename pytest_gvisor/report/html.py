@@ -102,6 +102,8 @@ def verdict(report: Report) -> tuple[str, State]:
 
     if failed := some(State.ERROR, State.FAILED):
         return f"failed: {failed} of {_tests(total)}", State.FAILED
+    if report.missing:
+        return "not finished: shards are missing", State.XPASSED
     if unfinished := some(State.NOT_RUN):
         return f"not finished: {unfinished} of {_tests(total)} did not run", State.XPASSED
     if differing := len(report.differing):
@@ -125,6 +127,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("project", [leg.project for leg in legs]),
         ("date", dates[:1] + dates[1:][-1:]),
         ("runsc", [_binary(one) for leg in legs for one in leg.runsc]),
+        ("part", [leg.named for leg in legs] if len(legs) == 1 else []),
         ("already inside", [leg.inside for leg in legs]),
         ("platforms", report.platforms),
         ("differ", [_tests(len(report.differing))] if report.differing else []),

@@ -56,6 +56,8 @@ def _top(report: Report) -> Iterator[str]:
     if len(report.platforms) > 1:
         yield f"- tests that differ between platforms: {len(report.differing)}"
     yield f"- leaks removed: {report.reaped}" + (f", left: {report.left}" if report.left else "")
+    if report.missing:
+        yield f"- **missing**: {', '.join(report.missing)}"
     for number, leg in enumerate(report.legs, 1):
         yield f"- run {number}: {_leg(leg)}"
     for note in report.notes:
@@ -69,7 +71,7 @@ def _top(report: Report) -> Iterator[str]:
 def _leg(leg: Leg) -> str:
     each = [(one, f", {code(one.origin)}" if one.origin else "") for one in leg.runsc]
     runsc = ", ".join(f"runsc {code(one.version)} ({code(one.path)}{why})" for one, why in each)
-    host = f"{leg.host}, " if leg.host else ""
+    host = f"{leg.named or leg.host}, " if leg.named or leg.host else ""
     facts = f"{host}{leg.kernel} {leg.machine}, pytest {leg.pytest}, {leg.date}"
     where = f"already inside {code(leg.inside)}, " if leg.inside else ""
     return f"{where}{runsc or 'no runsc'}, {code(facts)}"

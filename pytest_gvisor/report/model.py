@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pytest_gvisor.base.setting_values import NATIVE
+from pytest_gvisor.report import shards
 
 SCHEMA = 1
 """Goes up when a reader of the last one would misunderstand."""
@@ -232,6 +233,24 @@ class Leg:
     left: int = 0
     """How many things of this run's own sandboxes could not be removed."""
 
+    shard: int = 0
+    """The part of the tests that ran, from 1; 0 is all of them."""
+
+    shards: int = 0
+    """In how many parts the tests were divided; 0 where they were not."""
+
+    collection: str = ""
+    """A digest of the names of all tests before they were divided, where it is known."""
+
+    commit: str = ""
+    """The commit that was tested, where CI names it."""
+
+    @property
+    def named(self) -> str:
+        """The shard as people read it, with its machine; empty where the tests were not divided."""
+        on = f" ({self.host})" if self.host else ""
+        return f"shard {self.shard} of {self.shards}{on}" if self.shards else ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Starts:
@@ -334,6 +353,11 @@ class Report:
         return tuple(row for row in self.rows if row.differs)
 
     @property
+    def missing(self) -> tuple[str, ...]:
+        """The shards that were not merged; of a report that was merged with nothing, none."""
+        return tuple(shards.missing(self.legs)) if len(self.legs) > 1 else ()
+
+    @property
     def reaped(self) -> int:
         """The leaks that all runs of pytest removed."""
         return sum(leg.reaped for leg in self.legs)
@@ -391,6 +415,7 @@ def merge(reports: Sequence[Report]) -> Report:
 
     Several legs may have the same test on the same platform. The cell of the worst state (`State`
     has the order) is shown then, of equal ones the first. Each of the others is named in it.
+    Raises `ReportError` if shards do not belong together, or two of them have the same test.
     """
     legs: list[Leg] = []
     rows: dict[str, dict[str, Cell]] = {}
@@ -402,7 +427,12 @@ def merge(reports: Sequence[Report]) -> Report:
             for cell in row.cells:
                 moved = _moved(cell, offset) if offset else cell
                 known = cells.get(cell.platform)
-                cells[cell.platform] = moved if known is None else worse(known, moved)
+                if known is not None:
+                    one, two = legs[known.leg], legs[moved.leg]
+                    shards.refuse_doubled(row.test, cell.platform, one, two)
+                    moved = worse(known, moved)
+                cells[cell.platform] = moved
+    shards.refuse_strangers(legs)
     return Report(
         legs=tuple(legs),
         rows=tuple(Row(test=test, cells=tuple(cells.values())) for test, cells in rows.items()),

@@ -11,6 +11,7 @@ from typing import Any
 
 from pytest_gvisor.base.errors import ReportError
 from pytest_gvisor.guest.wire.checked_json import loads, unique
+from pytest_gvisor.report import shards
 from pytest_gvisor.report.model import MAX_NUMBER, SCHEMA, Leg, PlatformName, Report, Row, State
 
 MAX_BYTES = 256 * 1024 * 1024
@@ -66,6 +67,9 @@ def parse(data: bytes | str, *, where: str = "report") -> Report:
     legs = _value(content.get("legs", []), tuple[Leg, ...], where, "legs")
     rows = _value(content.get("tests", []), tuple[Row, ...], where, "tests")
     notes = _value(content.get("notes", []), tuple[str, ...], where, "notes")
+    for number, leg in enumerate(legs):
+        if not (0 < leg.shard <= leg.shards <= shards.MAX or leg.shard == leg.shards == 0):
+            raise ReportError(f"{where}: legs[{number}]: shard is not from 1 to shards")
     _once([row.test for row in rows], f"{where}: tests has a test twice")
     for number, row in enumerate(rows):
         place = f"{where}: tests[{number}]"

@@ -88,6 +88,8 @@ def figures(report: Report) -> Iterator[str]:
         yield f"{name}: {joined(report.counts(name))}{times}"
         if cause := report.cause(name):
             yield f"{name} cannot be used: {one_line(cause)[:_LONGEST]}"
+    if report.missing:
+        yield f"MISSING: {one_line(', '.join(report.missing))}"
     if report.reaped or report.left:
         left = f", {report.left} LEFT" if report.left else ""
         yield f"leaks removed: {report.reaped}{left}"

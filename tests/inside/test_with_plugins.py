@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
+from pytest_gvisor.base.errors import ReportError
+from pytest_gvisor.cli import report
 from tests.inside.conftest import PLUGINS, Both, plain
 
 RunBoth = Callable[..., Both]
@@ -279,3 +281,39 @@ def test_json_report(project: pytest.Pytester, run_inside: RunInside) -> None:
         "deep": {"a": [1, None]}, "setup": "test_passes", "call": "test_passes",
         "teardown": "test_passes",
     }  # fmt: skip
+
+
+def test_split(
+    project: pytest.Pytester, run_inside: RunInside, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Durations of tests inside are stored, and the reports of two shards are joined."""
+    project.makepyfile("""
+        import time, pytest
+
+        @pytest.mark.parametrize("number", range(6))
+        def test_sleeps(number):
+            time.sleep(0.3 if number == 5 else 0.01)
+    """)
+    run_inside("-p", "no:randomly", "--store-durations").stdout.no_fnmatch_line("*stayed inside*")
+    stored = json.loads((project.path / ".test_durations").read_text())
+    assert sorted(name.partition("::")[2] for name in stored) == [
+        f"test_sleeps[{number}]" for number in range(6)
+    ]
+    assert max(stored, key=stored.__getitem__).endswith("[5]")
+    counts = []
+    options = ("-p", "no:randomly", "--splits=2", "--splitting-algorithm=least_duration")
+    for group in ("1", "2"):
+        done = run_inside(*options, f"--group={group}", f"--gvisor-report={group}.json")
+        counts.append(done.parseoutcomes()["passed"])
+    assert sum(counts) == 6
+    assert min(counts) == 1  # the one that takes longest
+    assert report.main(["merge", "1.json", "2.json", "-o", "all.json", "-o", "all.html"]) == 0
+    found = json.loads((project.path / "all.json").read_text())
+    assert len(found["tests"]) == 6
+    assert [(leg["shard"], leg["shards"]) for leg in found["legs"]] == [(1, 2), (2, 2)]
+    assert report.main(["merge", "2.json", "-o", "part.json"]) == 1
+    assert "missing: shard 1 of 2 on systrap" in capsys.readouterr().err
+    project.makepyfile(test_more="def test_more(): pass")
+    run_inside(*options, "--group=2", "--gvisor-report=2.json")
+    with pytest.raises(ReportError, match="differ in their collection of tests"):
+        report.main(["merge", "1.json", "2.json", "-o", "all.json"])

@@ -30,7 +30,7 @@ _SWITCHED_OFF: dict[str, Any] = {
     )),
     **dict.fromkeys((
         "cacheclear", "collectonly", "distload", "exitfirst", "failedfirst", "in_gvisor", "lf",
-        "looponfail", "newfirst", "stepwise", "stepwise_reset", "stepwise_skip",
+        "looponfail", "newfirst", "stepwise", "stepwise_reset", "stepwise_skip", "store_durations",
     ), False),
     **{name: [] for name in (
         "benchmark_compare", "benchmark_cprofile_dump", "benchmark_histogram", "plugins", "tx",

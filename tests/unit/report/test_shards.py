@@ -1,0 +1,106 @@
+"""Shards of one collection: those that are missing are named, and strangers are refused."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor.base.errors import ReportError
+from pytest_gvisor.report import html, markdown, summary
+from pytest_gvisor.report.model import Report, State, merge
+from pytest_gvisor.report.parse import parse
+from tests.cli.test_cli import call
+from tests.unit.report.reports import leg, report, row
+
+
+def shard(number: int, *tests: str, platform: str = "systrap", of: int = 3, **more: Any) -> Report:
+    """The report of one shard on one platform, in which each test passed."""
+    fields = {"shard": number, "shards": of, "collection": "all", **more}
+    rows = tuple(row(test, **{platform: State.PASSED}) for test in tests)
+    return Report(legs=(leg(platform, **fields),), rows=rows)
+
+
+def test_missing_shards_are_named_by_platform() -> None:
+    """In each form of the report; whole divisions, and runs that were not divided, miss nothing."""
+    made = merge([shard(1, "a"), shard(3, "c"), shard(2, "b", of=2, platform="kvm")])
+    assert made.missing == ("shard 2 of 3 on systrap", "shard 1 of 2 on kvm")
+    assert merge([made, shard(2, "b")]).missing == ("shard 1 of 2 on kvm",)
+    assert merge([shard(1, "a"), shard(2, "b"), shard(3, "c")]).missing == ()
+    assert merge([report(row("a", systrap=State.PASSED))] * 2).missing == ()
+    assert html.verdict(made) == ("not finished: shards are missing", State.XPASSED)
+    told = "shard 2 of 3 on systrap, shard 1 of 2 on kvm"
+    assert f"Missing: {told}." in html.render(made)
+    assert f"- **missing**: {told}\n" in markdown.render(made)
+    assert f"MISSING: {told}" in summary.figures(made)
+    assert parse(made.to_json()).missing == made.missing
+
+
+def test_one_shard_names_itself_and_not_the_others() -> None:
+    """Its own report is whole as far as it goes."""
+    made = shard(2, "b", host="m2")
+    assert made.missing == ()
+    assert "<dt>part</dt><dd>shard 2 of 3 (m2)</dd>" in html.render(made)
+    assert "shard 2 of 3 (m2), 6.1.0 x86_64" in markdown.render(made)
+
+
+def test_a_shard_without_tests_is_there_on_each_platform() -> None:
+    """It has no column, as it had nothing to run."""
+    empty = dataclasses.replace(shard(2), legs=(leg(shard=2, shards=3),))
+    assert merge([shard(1, "a"), shard(3, "c"), empty]).missing == ()
+    assert merge([empty, empty]).missing == ("shard 1 of 3", "shard 3 of 3")
+
+
+def test_of_many_missing_shards_twenty_are_named() -> None:
+    """The list stays short."""
+    found = merge([shard(1, "a", of=10_000), shard(2, "b", of=10_000)]).missing
+    assert len(found) == 21
+    assert found[-1] == "and 9978 more"
+
+
+def test_a_test_in_two_shards_is_refused() -> None:
+    """The same shard on two machines is no such thing, and names both results."""
+    with pytest.raises(ReportError, match=r"a ran on systrap in shard 1 of 3, and in shard 2 of 3"):
+        merge([shard(1, "a"), shard(2, "a")])
+    twice = merge([shard(1, "a", host="m1"), shard(1, "a", host="m2")])
+    assert len(twice.rows[0].cells[0].others) == 1
+    assert len(merge([shard(1, "a"), shard(2, "a", platform="kvm")]).rows[0].cells) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"of": 4}, "number of shards: 4, 3"),
+        ({"collection": "others"}, "collection of tests: others, all"),
+        ({"commit": "b1"}, "commit: b1, a1"),
+    ],
+)
+def test_shards_of_another_run_are_refused(changes: dict[str, Any], told: str) -> None:
+    """A collection or commit that is not known is that of the others."""
+    first = shard(1, "a", commit="a1")
+    with pytest.raises(ReportError, match=told):
+        merge([first, shard(2, "b", **{"commit": "a1", **changes})])
+    assert merge([first, shard(2, "b", collection=""), shard(3, "c")]).missing == ()
+    assert merge([first, shard(1, "b", platform="kvm", of=1, collection="others")])
+
+
+@pytest.mark.parametrize(("number", "of"), [(2, 1), (1, 0), (0, 1), (1, 10_001)])
+def test_a_shard_that_cannot_be_is_refused(number: int, of: int) -> None:
+    """A file says what it likes."""
+    with pytest.raises(ReportError, match=r"x: legs\[0\]: shard is not from 1 to shards"):
+        parse(shard(number, "a", of=of).to_json(), where="x")
+
+
+def test_the_command_names_missing_shards_and_exits_with_1(tmp_path: Path) -> None:
+    """The report is written all the same; doubled tests write none."""
+    for name, made in (("1", shard(1, "a")), ("3", shard(3, "c")), ("2", shard(2, "a"))):
+        (tmp_path / f"{name}.json").write_text(made.to_json())
+    done = call("report", "merge", "1.json", "3.json", "-o", "m.json", cwd=tmp_path)
+    assert done.stderr == b"pytest-gvisor report: missing: shard 2 of 3 on systrap\n"
+    assert done.returncode == 1
+    assert len(json.loads((tmp_path / "m.json").read_text())["tests"]) == 2
+    done = call("report", "merge", "1.json", "2.json", "-o", "n.json", cwd=tmp_path)
+    assert b"a test belongs to one shard" in done.stderr
+    assert done.returncode == 125
+    assert not (tmp_path / "n.json").exists()
