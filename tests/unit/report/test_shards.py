@@ -82,7 +82,8 @@ def test_shards_of_another_run_are_refused(changes: dict[str, Any], told: str) -
     with pytest.raises(ReportError, match=told):
         merge([first, shard(2, "b", **{"commit": "a1", **changes})])
     assert merge([first, shard(2, "b", collection=""), shard(3, "c")]).missing == ()
-    assert merge([first, shard(1, "b", platform="kvm", of=1, collection="others")])
+    other = shard(1, "b", platform="kvm", of=1, collection="others")
+    assert merge([first, other]).missing == ("shard 2 of 3 on systrap", "shard 3 of 3 on systrap")
 
 
 @pytest.mark.parametrize(("number", "of"), [(2, 1), (1, 0), (0, 1), (1, 10_001)])
