@@ -10,10 +10,10 @@ from pytest_gvisor.base.errors import ReportError
 from pytest_gvisor.base.escape import escape, safe
 from pytest_gvisor.cli import parsers
 from pytest_gvisor.report import outputs, summary
-from pytest_gvisor.report.model import Report, merge
+from pytest_gvisor.report.merging import merge, shortfall
+from pytest_gvisor.report.model import Report
 from pytest_gvisor.report.parse import MAX_BYTES
 from pytest_gvisor.report.parse import parse as parse_report
-from pytest_gvisor.report.shards import missing
 
 _EXAMPLES = (
     "pytest-gvisor report merge systrap.json kvm.json -o matrix.html",
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     for path in given.output:
         if problem := outputs.write(merged, path):
             raise ReportError(f"{escape(path)} could not be written: {problem}")
-    lacking = missing(merged.legs)
+    lacking = shortfall(merged.legs)
     for name in lacking:
         print(escape(f"pytest-gvisor report: missing: {name}"), file=sys.stderr)
     return 1 if lacking else 0

@@ -26,7 +26,8 @@ from pytest_gvisor.plugin.placement import UNSUPPORTED, already_inside, here_is_
 from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.plugin.stash import engine_if_any, worker_of
 from pytest_gvisor.report import outputs, summary
-from pytest_gvisor.report.model import Binary, Column, Leg, Report, Row, State, merge
+from pytest_gvisor.report.merging import merge
+from pytest_gvisor.report.model import Binary, Column, Leg, Report, Row, State
 from pytest_gvisor.report.run_texts import tail
 
 NAME = "gvisor-report"

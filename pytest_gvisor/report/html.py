@@ -16,6 +16,7 @@ import jinja2
 
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.report.details import as_ratio, details
+from pytest_gvisor.report.merging import missing
 from pytest_gvisor.report.model import Binary, Cell, Report, Row, State, failures_first, joined
 
 MAX_DOTS = 500
@@ -45,6 +46,7 @@ def render(report: Report) -> str:
         script=script,
         style=style,
         report=report,
+        missing=missing(report),
         verdict=verdict(report),
         facts=_facts(report),
         unusable=any(report.cause(name) for name in report.platforms),
@@ -102,7 +104,7 @@ def verdict(report: Report) -> tuple[str, State]:
 
     if failed := some(State.ERROR, State.FAILED):
         return f"failed: {failed} of {_tests(total)}", State.FAILED
-    if report.missing:
+    if missing(report):
         return "not finished: shards are missing", State.XPASSED
     if unfinished := some(State.NOT_RUN):
         return f"not finished: {unfinished} of {_tests(total)} did not run", State.XPASSED

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from pytest_gvisor.base.escape import escape
+from pytest_gvisor.report.merging import missing
 from pytest_gvisor.report.model import Cell, Leg, Report, Row, State, failures_first, joined
 
 _MARKS = {
@@ -56,8 +57,8 @@ def _top(report: Report) -> Iterator[str]:
     if len(report.platforms) > 1:
         yield f"- tests that differ between platforms: {len(report.differing)}"
     yield f"- leaks removed: {report.reaped}" + (f", left: {report.left}" if report.left else "")
-    if report.missing:
-        yield f"- **missing**: {', '.join(report.missing)}"
+    if lacking := missing(report):
+        yield f"- **missing**: {', '.join(lacking)}"
     for number, leg in enumerate(report.legs, 1):
         yield f"- run {number}: {_leg(leg)}"
     for note in report.notes:

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pytest_gvisor.base.setting_values import NATIVE
-from pytest_gvisor.report import shards
 
 SCHEMA = 1
 """Goes up when a reader of the last one would misunderstand."""
+
+MAX_SHARDS = 10_000
+"""The most shards of one division."""
 
 MAX_NUMBER = 1e12
 """Every number in a report is from 0 to this."""
@@ -353,11 +355,6 @@ class Report:
         return tuple(row for row in self.rows if row.differs)
 
     @property
-    def missing(self) -> tuple[str, ...]:
-        """The shards that were not merged; of a report that was merged with nothing, none."""
-        return tuple(shards.missing(self.legs)) if len(self.legs) > 1 else ()
-
-    @property
     def reaped(self) -> int:
         """The leaks that all runs of pytest removed."""
         return sum(leg.reaped for leg in self.legs)
@@ -408,47 +405,3 @@ def failures_first(rows: Sequence[Row]) -> list[Row]:
         return place, not row.differs
 
     return sorted(rows, key=urgency)
-
-
-def merge(reports: Sequence[Report]) -> Report:
-    """Merge reports into one; tests keep the order of their first appearance.
-
-    Several legs may have the same test on the same platform. The cell of the worst state (`State`
-    has the order) is shown then, of equal ones the first. Each of the others is named in it.
-    Raises `ReportError` if shards do not belong together, or two of them have the same test.
-    """
-    legs: list[Leg] = []
-    rows: dict[str, dict[str, Cell]] = {}
-    for report in reports:
-        offset = len(legs)
-        legs += report.legs
-        for row in report.rows:
-            cells = rows.setdefault(row.test, {})
-            for cell in row.cells:
-                moved = _moved(cell, offset) if offset else cell
-                known = cells.get(cell.platform)
-                if known is not None:
-                    one, two = legs[known.leg], legs[moved.leg]
-                    shards.refuse_doubled(row.test, cell.platform, one, two)
-                    moved = worse(known, moved)
-                cells[cell.platform] = moved
-    shards.refuse_strangers(legs)
-    return Report(
-        legs=tuple(legs),
-        rows=tuple(Row(test=test, cells=tuple(cells.values())) for test, cells in rows.items()),
-        notes=tuple(note for report in reports for note in report.notes),
-    )
-
-
-def _moved(cell: Cell, offset: int) -> Cell:
-    others = tuple(dataclasses.replace(one, leg=one.leg + offset) for one in cell.others)
-    return dataclasses.replace(cell, leg=cell.leg + offset, others=others)
-
-
-def worse(one: Cell, two: Cell) -> Cell:
-    """Return the cell with the worse state of two in one place, with the other one noted."""
-    worst, other = (two, one) if two.state.rank < one.state.rank else (one, two)
-    named = Other(leg=other.leg, state=other.state, starts_ms=other.starts_ms)
-    rest = (*worst.others, named, *other.others)
-    others = tuple(sorted(rest, key=lambda entry: entry.leg))
-    return dataclasses.replace(worst, others=others)

@@ -11,8 +11,17 @@ from typing import Any
 
 from pytest_gvisor.base.errors import ReportError
 from pytest_gvisor.guest.wire.checked_json import loads, unique
-from pytest_gvisor.report import shards
-from pytest_gvisor.report.model import MAX_NUMBER, SCHEMA, Leg, PlatformName, Report, Row, State
+from pytest_gvisor.report.merging import refuse_strangers
+from pytest_gvisor.report.model import (
+    MAX_NUMBER,
+    MAX_SHARDS,
+    SCHEMA,
+    Leg,
+    PlatformName,
+    Report,
+    Row,
+    State,
+)
 
 MAX_BYTES = 256 * 1024 * 1024
 MAX_TEXT = 1024 * 1024
@@ -68,8 +77,9 @@ def parse(data: bytes | str, *, where: str = "report") -> Report:
     rows = _value(content.get("tests", []), tuple[Row, ...], where, "tests")
     notes = _value(content.get("notes", []), tuple[str, ...], where, "notes")
     for number, leg in enumerate(legs):
-        if not (0 < leg.shard <= leg.shards <= shards.MAX or leg.shard == leg.shards == 0):
+        if not (0 < leg.shard <= leg.shards <= MAX_SHARDS or leg.shard == leg.shards == 0):
             raise ReportError(f"{where}: legs[{number}]: shard is not from 1 to shards")
+    refuse_strangers(legs)
     _once([row.test for row in rows], f"{where}: tests has a test twice")
     for number, row in enumerate(rows):
         place = f"{where}: tests[{number}]"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from pytest_gvisor.base.escape import safe
+from pytest_gvisor.report.merging import missing
 from pytest_gvisor.report.model import Cell, Report, Row, State, joined
 
 _LONGEST = 1000
@@ -88,8 +89,8 @@ def figures(report: Report) -> Iterator[str]:
         yield f"{name}: {joined(report.counts(name))}{times}"
         if cause := report.cause(name):
             yield f"{name} cannot be used: {one_line(cause)[:_LONGEST]}"
-    if report.missing:
-        yield f"MISSING: {one_line(', '.join(report.missing))}"
+    if lacking := missing(report):
+        yield f"MISSING: {', '.join(lacking)}"
     if report.reaped or report.left:
         left = f", {report.left} LEFT" if report.left else ""
         yield f"leaks removed: {report.reaped}{left}"

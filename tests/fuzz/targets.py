@@ -48,7 +48,7 @@ from pytest_gvisor.oci.reader import load
 from pytest_gvisor.oci.validate import check_id
 from pytest_gvisor.programs import leftovers, relay
 from pytest_gvisor.report import html, markdown, parse
-from pytest_gvisor.report.model import merge
+from pytest_gvisor.report.merging import merge
 from pytest_gvisor.run import logs, sentry
 from pytest_gvisor.runsc import features, locate
 from pytest_gvisor.trace import points, protobuf

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "pytest_gvisor"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 BUDGETS = {
-    "": 40, "cli": 1229, "inside": 4633, "plugin": 1865, "harness": 790, "report": 937,
+    "": 40, "cli": 1229, "inside": 4633, "plugin": 1866, "harness": 790, "report": 947,
     "sandbox": 2113, "run": 2424, "install": 350, "images": 2070, "runsc": 1381, "oci": 2154,
     "vm": 370, "sessions": 600, "trace": 750, "base": 1663, "guest": 3323, "programs": 1634,
 }  # fmt: skip
@@ -62,7 +62,7 @@ def sizes() -> dict[str, int]:
 
 
 def test_each_folder_keeps_to_its_budget() -> None:
-    """And all of them together to 28,308 lines in 264 modules.
+    """And all of them together to 28,319 lines in 264 modules.
 
     Issues of their own have budgets beside the rest: traces (1,090 lines), why a test differs
     (321), the allow-list (770), loaded modules (398), asyncio and inspect_ai (346). The rest has
@@ -73,7 +73,7 @@ def test_each_folder_keeps_to_its_budget() -> None:
         folders[name.partition("/")[0] if "/" in name else ""] += size
     assert folders.keys() == BUDGETS.keys()
     assert {name: size for name, size in folders.items() if size > BUDGETS[name]} == {}
-    assert folders.total() <= 28_308
+    assert folders.total() <= 28_319
     assert len(MODULES) <= 264
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pytest_gvisor.base.errors import ReportError
 from pytest_gvisor.report import parse as parsing
+from pytest_gvisor.report.merging import merge
 from pytest_gvisor.report.model import (
     Other,
     Report,
@@ -20,7 +21,6 @@ from pytest_gvisor.report.model import (
     Used,
     failures_first,
     joined,
-    merge,
 )
 from pytest_gvisor.report.parse import parse
 from tests.unit.report.reports import cell, hostile, leg, report, row

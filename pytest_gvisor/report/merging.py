@@ -1,0 +1,123 @@
+"""Merging: reports of several runs become one, and shards of one collection are checked.
+
+Shards are the parts of one collection of tests that several runs of pytest have divided. A shard
+belongs to each platform that its run has a column for. A run without any column had nothing to run,
+and counts for each platform.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from pytest_gvisor.base.errors import ReportError
+from pytest_gvisor.base.escape import escape
+from pytest_gvisor.report.model import Cell, Leg, Other, Report, Row
+
+_NAMED = 20
+_LONGEST = 1000
+_STEP = "Join the shards of one run of CI, and of one Python, by one `report merge`."
+
+
+def merge(reports: Sequence[Report]) -> Report:
+    """Merge reports into one; tests keep the order of their first appearance.
+
+    Several legs may have the same test on the same platform. The cell of the worst state (`State`
+    has the order) is shown then, of equal ones the first. Each of the others is named in it.
+    Raises `ReportError` if shards do not belong together, or two of them have the same test.
+    """
+    legs: list[Leg] = []
+    rows: dict[str, dict[str, Cell]] = {}
+    for report in reports:
+        offset = len(legs)
+        legs += report.legs
+        for row in report.rows:
+            cells = rows.setdefault(row.test, {})
+            for cell in row.cells:
+                moved = _moved(cell, offset) if offset else cell
+                known = cells.get(cell.platform)
+                if known is not None:
+                    one, two = legs[known.leg], legs[moved.leg]
+                    _refuse_doubled(row.test, cell.platform, one, two)
+                    moved = worse(known, moved)
+                cells[cell.platform] = moved
+    refuse_strangers(legs)
+    return Report(
+        legs=tuple(legs),
+        rows=tuple(Row(test=test, cells=tuple(cells.values())) for test, cells in rows.items()),
+        notes=tuple(note for report in reports for note in report.notes),
+    )
+
+
+def _moved(cell: Cell, offset: int) -> Cell:
+    others = tuple(dataclasses.replace(one, leg=one.leg + offset) for one in cell.others)
+    return dataclasses.replace(cell, leg=cell.leg + offset, others=others)
+
+
+def worse(one: Cell, two: Cell) -> Cell:
+    """Return the cell with the worse state of two in one place, with the other one noted."""
+    worst, other = (two, one) if two.state.rank < one.state.rank else (one, two)
+    named = Other(leg=other.leg, state=other.state, starts_ms=other.starts_ms)
+    rest = (*worst.others, named, *other.others)
+    others = tuple(sorted(rest, key=lambda entry: entry.leg))
+    return dataclasses.replace(worst, others=others)
+
+
+def refuse_strangers(legs: Iterable[Leg]) -> None:
+    """Raise `ReportError` unless the shards of each platform are parts of the same collection."""
+    known: dict[tuple[str, str], tuple[object, Leg]] = {}
+    for leg in legs:
+        if not leg.shards:
+            continue
+        facts = [("", "commit", leg.commit)]
+        for column in leg.platforms:
+            facts.append((column.name, "number of shards", str(leg.shards)))
+            facts.append((column.name, "collection of tests", leg.collection))
+        for name, what, value in facts:
+            first, other = known.setdefault((name, what), (value, leg)) if value else (value, leg)
+            if first != value:
+                told = f"{leg.named} and {other.named} differ in their {what}: {value}, {first}"
+                raise ReportError(_brief(told), next_step=_STEP)
+
+
+def _refuse_doubled(test: str, platform: str, one: Leg, two: Leg) -> None:
+    """Raise `ReportError` if two different shards have run the same test on a platform."""
+    if one.shards and two.shards and one.shard != two.shard:
+        told = f"a test belongs to one shard, and {one.named} and {two.named} both have {test}"
+        raise ReportError(_brief(f"{platform}: {told}"), next_step=_STEP)
+
+
+def _brief(text: str) -> str:
+    return escape(" ".join(text.split()))[:_LONGEST]
+
+
+def missing(report: Report) -> list[str]:
+    """Name the shards that no leg is, by platform; at most twenty, and the number of the others.
+
+    The report of a run that was not merged is whole as far as it goes.
+    """
+    return shortfall(report.legs) if len(report.legs) > 1 else []
+
+
+def shortfall(legs: Iterable[Leg]) -> list[str]:
+    """Name the shards that are missing in a merge of these legs, which may be one alone."""
+    there: dict[str, set[int]] = {}
+    counts: dict[str, int] = {}
+    everywhere: set[int] = set()
+    for leg in legs:
+        if leg.shards and not leg.platforms:
+            everywhere.add(leg.shard)
+            counts.setdefault("", leg.shards)
+        for column in leg.platforms if leg.shards else ():
+            there.setdefault(column.name, set()).add(leg.shard)
+            counts[column.name] = leg.shards
+    if there:
+        counts.pop("", None)
+    found = [
+        f"shard {number} of {count}" + (f" on {name}" if name else "")
+        for name, count in counts.items()
+        for number in range(1, count + 1)
+        if number not in everywhere and number not in there.get(name, ())
+    ]
+    more = [f"and {len(found) - _NAMED} more"] if len(found) > _NAMED else []
+    return found[:_NAMED] + more
