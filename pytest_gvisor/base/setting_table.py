@@ -232,7 +232,7 @@ SETTINGS = (
         name="allow",
         kind="entries",
         sources=("call", "marker", *_SESSION),
-        help="let warm sandboxes and tests inside reach these hosts and ports, and nothing else: "
+        help="let sandboxes reach these hosts and ports, and nothing else: "
         "HOST:PORT, with commas between them. The network stays none.",
         metavar="HOST:PORT",
     ),

@@ -49,17 +49,26 @@ class Bundle:
     """
 
     @classmethod
-    def create(cls, folder: str, spec: Spec, *, terminal: bool = False) -> Bundle:
+    def create(
+        cls,
+        folder: str,
+        spec: Spec,
+        *,
+        terminal: bool = False,
+        annotations: Mapping[str, str] = MappingProxyType({}),
+    ) -> Bundle:
         """Write a specification into a folder, which is made if it is not there.
 
         Every problem is reported (`InvalidBundle`) before anything is written; ``config.json`` is
         there whole or not at all. A full disk and the like are a `LaunchError`. ``terminal`` is for
-        who gives the workload one as its streams.
+        who gives the workload one as its streams, and ``annotations`` for who steers runsc itself.
         """
         value = spec.to_json()
         found = validate.problems(spec, value)
         if terminal:
             value["process"]["terminal"] = True
+        if annotations:
+            value["annotations"] = {**spec.annotations, **annotations}
         text = "" if found else json.dumps(value, separators=(",", ":"))
         if len(text) > MAX_BYTES:
             found.append(f"larger than {MAX_BYTES} bytes")

@@ -157,6 +157,30 @@ def settle(parent: int) -> None:
     os.chdir("/")
 
 
+def begin_first(order: Order, link: int) -> None:
+    """Fork the runsc of the container that has the relay, and wait until the relay listens.
+
+    The relay says so with a byte of its output. If its runsc ends before that, this process ends
+    with the same status, and the log says why.
+
+    That runsc and its sandbox end with this process, which becomes the runsc of the workload.
+    """
+    parent = os.getpid()
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        settle(parent)  # in a session of its own, which has no terminal
+        with linux.closing(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) as null:
+            for number, fd in enumerate((null, writer, null)):
+                os.dup2(fd, number)
+        os.execve(_EXECUTABLE, order.first, order.env)
+    os.close(writer)
+    os.close(link)
+    if not os.read(reader, 1):
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF)
+    os.close(reader)
+
+
 def become(
     order: Order, fds: Sequence[int], *, parent: int, error_pipe: int, settled: bool = False
 ) -> NoReturn:
@@ -201,9 +225,12 @@ def become(
         if order.skip_membarrier:
             stage = "seccomp"
             skip_membarrier()
-        stage = "execve"
         with contextlib.suppress(OSError):  # RLIMIT_NOFILE may be lower
             os.dup2(_EXECUTABLE, HIGH_FD)
+        if order.first:
+            stage = "relay"
+            begin_first(order, link=len(fds))
+        stage = "execve"
         # By descriptor: the file that was checked runs, even if its path names another one by now.
         os.execve(_EXECUTABLE, order.argv, order.env)
     except Exception as error:  # noqa: BLE001 -- the keeper reports an error of any kind

@@ -51,6 +51,9 @@ class Order(NamedTuple):
     link: bool = False
     """Whether the last descriptor is the socket of a relay, which runsc passes on."""
 
+    first: tuple[str, ...] = ()
+    """The command of a container that starts before: see `child.begin_first`."""
+
     terminal: bool = False
     """Whether the streams are a terminal, to be the session's controlling one."""
 

@@ -20,6 +20,7 @@ _SCRIPT = """\
 # Repeats one run of pytest-gvisor with the bundle beside this script; ends with runsc's status.
 # It is this command, in a namespace where the sources of its mounts are bound first:
 #   {command}
+# With an allow-list, the run had a relay to those hosts. The repetition has no network.
 # The sentry writes to a file at an offset of its own, so two streams sent to one file overwrite
 # each other: pipe the output (replay.sh 2>&1 | cat).
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
@@ -82,14 +83,18 @@ def _copy_order(folder: str, workspace: Workspace, record: Record) -> Order:
         place = words.index("restore")
         words[place : place + 3] = ["run"]
     sources = []
-    for source in record.order.sources:
+    relay = workspace.path("relay")
+    # The relay of an allow-list is not repeated, for it belongs to the session.
+    for source in [one for one in record.order.sources if not paths.within(one.target, relay)]:
         path = source.path
         if paths.within(path, workspace.folder):
             name = os.path.basename(path)
             shutil.copyfile(path, os.path.join(folder, name))
             path = f"{replay.KEPT}/{name}"
         sources.append(source._replace(path=path))
-    order = record.order._replace(argv=tuple(words), cgroups=(), sources=tuple(sources))
+    order = record.order._replace(
+        argv=tuple(words), cgroups=(), sources=tuple(sources), link=False, first=()
+    )
     told = json.loads(order.to_json())
     with open(os.path.join(folder, replay.ORDER), "w", encoding="utf-8") as file:
         json.dump(replay.moved(told, workspace.folder, replay.STATE), file, indent=2)

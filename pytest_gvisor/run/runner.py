@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from pytest_gvisor.base.completed import Completed, Outcome, Usage
+from pytest_gvisor.base.egress import Egress
 from pytest_gvisor.base.errors import GvisorError, stage
 from pytest_gvisor.base.settings import Network
 from pytest_gvisor.oci import host_paths
@@ -19,7 +20,7 @@ from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.mounts import shows_devices
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.programs.order import Order
-from pytest_gvisor.run import cgroup, limits, logs, not_started, sentry
+from pytest_gvisor.run import cgroup, limits, logs, not_started, relay_container, sentry
 from pytest_gvisor.run.capture import streams
 from pytest_gvisor.run.cgroup import Cgroups, limits_of, measured
 from pytest_gvisor.run.host_sources import check_points, placed, written
@@ -99,9 +100,11 @@ class Runner:
         keeper = self.launcher.keeper()
         runsc = request.runsc
         traces, values = request.settings.traced, request.settings.traces("values")
-        recorder = runsc.recorder(warm=request.programs, values=values) if traces else None
+        first = relay_container.FIRST_PROCESS if request.relay else 1
+        warm = request.programs
+        recorder = runsc.recorder(warm=warm, values=values, first=first) if traces else None
         with stage("events", "cannot listen to the sandbox"):
-            listener = sentry.Listener(workspace.folder, recorder)
+            listener = sentry.Listener(workspace.folder, recorder, first)
             undo.callback(listener.close)
         with stage("pipes", "cannot make the workload's streams"):
             pipes = request.streams(request.settings.max_output, feed=request.input)
@@ -115,7 +118,12 @@ class Runner:
         undo.enter_context(host_paths.writing(written(self._spec)))
         told, sources = placed(self._spec, workspace)
         workspace.sources.extend(sources)
-        Bundle.create(workspace.path("bundle"), told, terminal=pipes.terminal)
+        annotations: Mapping[str, str] = {}
+        if request.relay is not None:
+            relay_container.make(request, workspace)
+            told, annotations = relay_container.beside(told, workspace.id)
+        folder = workspace.path("bundle")
+        Bundle.create(folder, told, terminal=pipes.terminal, annotations=annotations)
         self._limit(undo)
         order = order_of(request, self._spec, workspace, self.cgroups.folders, pipes.terminal)
         self._note(order)
@@ -130,6 +138,8 @@ class Runner:
         with self.cgroups.descriptors() as fds:
             links = [self.relay.link.fileno()] if self.relay else []
             self.supervisor.launch(keeper, runsc.fd, [*fds, *links])
+        if self.relay is not None:
+            self.relay.link.close()  # so that it ends with the sandbox
 
     def _limit(self, undo: contextlib.ExitStack) -> None:
         """Make the cgroups of the limits, and show runsc the one on memory."""
@@ -204,6 +214,7 @@ class Runner:
         reason = ""
         if verdict.outcome is Outcome.OUT_OF_TASKS:
             reason = limits.tasks_reached(most_tasks(self.record), self.request.platform)
+        egress = self.relay.egress() if self.relay and self.request.relay else None
         completed = Completed(
             args=self.record.args,
             returncode=verdict.returncode,
@@ -213,12 +224,13 @@ class Runner:
             outcome=verdict.outcome,
             exact=verdict.exact,
             reason=reason,
-            hint=self._hint(pipes) if verdict.returncode else "",
+            hint=self._hint(pipes, egress) if verdict.returncode else "",
             command=self.record.command,
             settings=self.request.repeat,
             usage=self._usage,
             trace=self._trace(verdict),
             leaks=self._leaks or (),
+            egress=egress,
         )
         self.record.completed = completed
         return completed
@@ -239,10 +251,15 @@ class Runner:
             cut=log is not None and log.truncated,
         )
 
-    def _hint(self, pipes: Pipes) -> str:
-        networked = self.request.settings.network is not Network.NONE
+    def _hint(self, pipes: Pipes, egress: Egress | None) -> str:
+        for entry, problem in (egress.refused if egress else {}).items():
+            return f"{entry}: {problem}."
+        settings = self.request.settings
         stderr = pipes.stderr.last(not_started.TAIL).decode("utf-8", "replace")
-        return not_started.hint(self._spec, self.request.asker, stderr=stderr, networked=networked)
+        return not_started.hint(
+            self._spec, self.request.asker, stderr=stderr,
+            networked=settings.network is not Network.NONE, allow=settings.allow,
+        )  # fmt: skip
 
 
 def order_of(
@@ -253,15 +270,27 @@ def order_of(
     # With --rootless, runsc makes the user namespace after the child has become runsc. So a child
     # that has to bind sources makes one itself, in place of the flag.
     flag = request.way is Way.FLAG and not workspace.sources
-    flags = _flags(request, spec, workspace, rootless=flag)
+    flags = tuple(_flags(request, spec, workspace, rootless=flag))
     name, folder = workspace.id, workspace.folder
     hide = network is Network.SANDBOX
     # Behind the streams, the executable and the error pipe: see `child.become`.
     link = 5 + len(cgroups) if request.settings.allow else 0
+    first: tuple[str, ...] = ()
+    if request.relay is not None:
+        first = run_argv(
+            relay_container.id_of(name), folder, request.platform, network, *flags,
+            link=link, bundle=relay_container.BUNDLE,
+        )  # fmt: skip
     return Order(
         id=name,
         argv=run_argv(
-            name, folder, request.platform, network, *flags, restores=request.restores, link=link
+            name,
+            folder,
+            request.platform,
+            network,
+            *flags,
+            restores=request.restores,
+            link=0 if first else link,
         ),
         term=term_argv(name, folder, request.stop_signal),
         env=runsc_env(root, runsc.sidecars.folder if runsc.uses_sidecars else ""),
@@ -274,6 +303,7 @@ def order_of(
         netns="" if not hide or request.settings.netns else workspace.netns,
         sources=tuple(workspace.sources),
         link=bool(link),
+        first=first,
         terminal=terminal,
     )
 

@@ -39,15 +39,15 @@ _MAX_TASK_EXIT = 4096  # the fields that are asked for take some 40 bytes
 _DRAIN_SECONDS = 1.0  # of the processor's time: what a socket's buffer holds takes milliseconds
 
 
-def exit_of_first_process(payload: bytes) -> int | None:
-    """Return the raw wait status in a TaskExit message, if it is of a thread of process 1."""
+def exit_of_first_process(payload: bytes, first: int = 1) -> int | None:
+    """Return the raw wait status in a TaskExit message, if it is of a thread of the process."""
     message = fields(payload)
     context = message.get(1)
     status = message.get(2, 0)
     if not isinstance(context, bytes) or not isinstance(status, int):
         raise ValueError("a TaskExit message of another shape")  # noqa: TRY004 -- one error for all
     # ContextData of common.proto: 4 is thread_group_id.
-    if fields(context).get(4) != 1 or not 0 <= status <= 0xFFFF:
+    if fields(context).get(4) != first or not 0 <= status <= 0xFFFF:
         return None
     return status
 
@@ -68,8 +68,12 @@ class Listener:
     Both are in the ``folder`` of a run.
     """
 
-    def __init__(self, folder: str, recorder: Recorder | Programs | None = None) -> None:
+    def __init__(
+        self, folder: str, recorder: Recorder | Programs | None = None, first: int = 1
+    ) -> None:
+        """``first`` is the workload's first process, by its number in the whole sandbox."""
         self.recorder = recorder
+        self._first, self._starts = first, 0
         self.started = False
         self.started_at: int | None = None
         """When the workload started by the sandbox's clock, in nanoseconds since the epoch."""
@@ -107,7 +111,7 @@ class Listener:
 
     @property
     def workload_statuses(self) -> tuple[int, ...]:
-        """The raw wait statuses of process 1's threads, in the order in which they ended.
+        """The raw wait statuses of the first process's threads, in the order of their ends.
 
         A thread that ends before the process has a status of its own; the last is the process's.
         """
@@ -169,15 +173,17 @@ class Listener:
             raise ValueError("a message of that size")
         size, kind, self.dropped = _HEADER.unpack_from(message)
         if kind == _CONTAINER_START:
-            self.started, self.started_at = True, time_of_start(message[size:])
+            self._starts += 1
+            if self._starts >= self._first:  # before the workload's, a relay's container starts
+                self.started, self.started_at = True, time_of_start(message[size:])
         elif kind == _TASK_EXIT:
             if len(message) > _MAX_TASK_EXIT:
                 raise ValueError("a TaskExit message of that size")
-            status = exit_of_first_process(message[size:])
+            status = exit_of_first_process(message[size:], self._first)
             if status is not None:
                 self._statuses.pop(status, None)
                 self._statuses[status] = None
-        if self.recorder is not None:
+        if self.recorder is not None and (self.started or self._first == 1):
             self.recorder.take(kind, message[size:])
 
     def close(self) -> None:

@@ -8,15 +8,17 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from pytest_gvisor.base.egress import hosts_file, proxied
 from pytest_gvisor.base.errors import PytestGvisorWarning, UsageError
 from pytest_gvisor.base.settings import Network, Settings
-from pytest_gvisor.oci import validate
+from pytest_gvisor.oci import skeleton, validate
 from pytest_gvisor.oci.accounts import account_of
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import default_spec, parse_user
 from pytest_gvisor.oci.mounts import covers
-from pytest_gvisor.oci.spec import IdMapping, Namespace, Spec
-from pytest_gvisor.oci.vocabulary import NamespaceType
+from pytest_gvisor.oci.rootfs import check_points
+from pytest_gvisor.oci.spec import IdMapping, Mount, Namespace, Spec
+from pytest_gvisor.oci.vocabulary import MountType, NamespaceType, normal
 from pytest_gvisor.run import limits
 from pytest_gvisor.run.not_started import no_cwd
 from pytest_gvisor.run.request import Hooks, Request, Workspace
@@ -40,8 +42,20 @@ def make_spec(request: Request, workspace: Workspace, hooks: Hooks) -> Spec:
         workspace.identities.update(workload.identities)
         netns = chosen.netns or workspace.netns
         spec = adapted(workload.spec, chosen.network, netns, request.way)
+        if request.relay is not None:
+            hosts = hosts_mount(chosen.allow, spec.hostname, spec.mounts, workspace.folder)
+            env = dict(pair.split("=", 1) for pair in spec.process.env)
+            pairs = tuple(f"{name}={value}" for name, value in proxied(chosen.allow, env).items())
+            process = dataclasses.replace(spec.process, env=pairs)
+            spec = dataclasses.replace(spec, mounts=(*spec.mounts, hosts), process=process)
+            check_points(spec.root.path, spec.mounts)
     else:
         assert workload is not None
+        if request.relay is not None:
+            name, shown = workload.hostname, workload.mounts
+            hosts = hosts_mount(chosen.allow, name, shown, workspace.folder)
+            env = proxied(chosen.allow, workload.env)
+            workload = dataclasses.replace(workload, mounts=(*shown, hosts), env=env)
         if hooks.modify_spec is not None:
             # A hook may write to the root's folder: no other run uses that.
             workspace = dataclasses.replace(workspace, shared="")
@@ -93,6 +107,19 @@ def spec_of(workload: Workload, workspace: Workspace, chosen: Settings, way: Way
         readonly_root=workload.readonly,
         **arguments(chosen, workspace, way),
     )
+
+
+def hosts_mount(allow: Sequence[str], hostname: str, mounts: Sequence[Mount], folder: str) -> Mount:
+    """Return a mount of an /etc/hosts with the names of an allow-list, made in a run's folder.
+
+    Raises `UsageError` for a mount that is there already.
+    """
+    if any(normal(mount.destination) == "/etc/hosts" for mount in mounts):
+        raise UsageError("/etc/hosts is made for allow=[…], so no mount can be there")
+    path = os.path.realpath(os.path.join(folder, "hosts"))
+    skeleton.write(path, hosts_file(allow, hostname).encode())
+    options = ("rbind", "ro", "nosuid", "nodev")
+    return Mount(destination="/etc/hosts", type=MountType.BIND, source=path, options=options)
 
 
 def input_of(given: object) -> bytes | Iterable[bytes] | None:

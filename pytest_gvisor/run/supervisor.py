@@ -9,7 +9,7 @@ import math
 import os
 import selectors
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from pytest_gvisor.base.errors import LaunchError, ProtocolError, stage
 from pytest_gvisor.programs import leftovers, proc
@@ -92,7 +92,7 @@ class Supervisor:
         self._keeper: Keeper | None = None
         self._control: Control | None = None
         self._stop = stop
-        self._gofer: int | None = None
+        self._gofers: dict[int, int] = {}
         self.gofer_died = False
         self._phase = Phase.RUNS
         self._due = self.started_at + timeout  # when the next phase begins at the latest
@@ -133,6 +133,8 @@ class Supervisor:
         ``timeout`` is at most `NAP`; None waits for ever.
         """
         left = self._due_in()
+        if self.order.first and self.start is not None and len(self._gofers) < 2:
+            self._watch_gofers()  # a list of children may lack one that is being executed
         if timeout is not None:
             left = min(left, timeout, NAP)
         for key, _events in self._selector.select(None if math.isinf(left) else left):
@@ -215,7 +217,7 @@ class Supervisor:
         if state == "spawned":
             self.pid = _number(message, "pid")
             # The sentry's message can come before this one, if the keeper is busy with other runs.
-            self._watch_gofer()
+            self._watch_gofers()
         elif state == "failed":
             at, number = str(message.get("stage")), _number(message, "errno")
             told = str(message.get("detail"))
@@ -242,13 +244,13 @@ class Supervisor:
             self._selector.unregister(before)
             with stage("events", "the sandbox cannot be listened to"):
                 self.change(listener.fileno(), selectors.EVENT_READ, self._listen)
-            self._watch_gofer()
+            self._watch_gofers()
         return going_on
 
     def _note_start(self) -> None:
         if self.listener.started and self.start is None:
             self.start = self._seconds_to_start()
-            self._watch_gofer()
+            self._watch_gofers()
 
     def heard(self) -> None:
         """Take a message of the workload's as proof that it has started.
@@ -270,15 +272,13 @@ class Supervisor:
         seconds = -1.0 if told is None else (told - self._since) / 1e9
         return seconds if 0 <= seconds <= heard else heard
 
-    def _watch_gofer(self) -> None:
-        """Wait for the gofer's end too, as soon as the gofer is found."""
-        started = self._gofer is not None or self.status is not None
-        if not self.listener.connected or not self.pid or started:
-            return
-        self._gofer = _find_gofer(self.pid)
-        if self._gofer is not None:
-            with contextlib.suppress(OSError):  # it is only evidence
-                self.change(self._gofer, selectors.EVENT_READ, self._gofer_ended)
+    def _watch_gofers(self) -> None:
+        """Wait for the gofers' ends too, as soon as they are found."""
+        if self.listener.connected and self.pid and self.status is None:
+            for pid, gofer in _find_gofers(self.pid, but=self._gofers).items():
+                self._gofers[pid] = gofer
+                with contextlib.suppress(OSError):  # it is only evidence
+                    self.change(gofer, selectors.EVENT_READ, self._gofer_ended)
 
     def _gofer_ended(self) -> bool:
         # Each report that was sent before the gofer's end is in the socket by now. One turn reads
@@ -358,31 +358,30 @@ class Supervisor:
     def close(self) -> None:
         """Close the descriptors that watch the run; the keeper kills the rest."""
         self._selector.close()
-        if self._gofer is not None:
-            os.close(self._gofer)
-            self._gofer = None
+        while self._gofers:
+            os.close(self._gofers.popitem()[1])
         if self._control is not None:
             self._control.close()
 
 
-def _find_gofer(runsc: int) -> int | None:
-    """Return a pidfd of the gofer of the ``runsc run`` with this pid, or None.
+def _find_gofers(runsc: int, but: Collection[int] = ()) -> dict[int, int]:
+    """Return pidfds of the gofers of the ``runsc run`` with this pid, by pid, without ``but``.
 
-    The gofer is runsc's child, and with ``--rootless`` its grandchild. None is also the answer if
-    this process has no descriptor left.
+    A gofer is runsc's child, and with ``--rootless`` its grandchild. So is the gofer of a relay's
+    container: its runsc is a child. None is found if this process has no descriptor left.
 
     When a gofer dies, the sentry kills the workload, and reports that like any other SIGKILL. In
     any other end the sentry reports first, and the gofer ends after it. So a gofer that is dead
     before any report was the first to die. Without a pidfd no such claim is made.
     """
-    level = [runsc]
+    level, found = [runsc], dict[int, int]()
     with contextlib.suppress(OSError):
         for _ in range(2):
             level = [child for pid in level for child in proc.children_of(pid)]
             for pid in level:
-                if "gofer" in proc.words_of(pid):
-                    return os.pidfd_open(pid)
-    return None
+                if pid not in but and "gofer" in proc.words_of(pid):
+                    found[pid] = os.pidfd_open(pid)
+    return found
 
 
 def _number(message: dict[str, object], name: str) -> int:

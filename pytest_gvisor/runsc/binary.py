@@ -90,17 +90,19 @@ class Runsc(Features, locate.CheckedBinary):
         """The system calls that its sentry does not implement, by number. Asked for as `points`."""
         return points.unsupported(*features.ask(self, [("help", "syscalls", "-format", "json")]))
 
-    def recorder(self, *, warm: bool, values: bool) -> Recorder | Programs:
+    def recorder(self, *, warm: bool, values: bool, first: int = 1) -> Recorder | Programs:
         """Return the recorder of a traced run, or of the programs in a ``warm`` sandbox.
 
-        It keeps variables with their ``values``, or without.
+        It keeps variables with their ``values``, or without. ``first`` is the first process.
 
         Raises `TraceError`, and what `points` raises.
         """
         from pytest_gvisor.trace import programs, recorder  # noqa: PLC0415 -- few runs are traced
 
-        kind = programs.Programs if warm else recorder.Recorder
-        return kind(self.points, self.version, values=values, unsupported=self.unsupported)
+        known, version, more = self.points, self.version, self.unsupported
+        if warm:
+            return programs.Programs(known, version, values=values, unsupported=more)
+        return recorder.Recorder(known, version, first, values=values, unsupported=more)
 
     @functools.cached_property
     def uses_sidecars(self) -> bool:

@@ -28,7 +28,7 @@ OWN_FLAGS = frozenset({
 
 def run_argv(
     name: str, folder: str, platform: Platform, network: Network, *flags: str, restores: str = "",
-    link: int = 0,
+    link: int = 0, bundle: str = "bundle",
 ) -> tuple[str, ...]:  # fmt: skip
     """Return the argv of ``runsc run`` for the sandbox ``name``, whose files are in ``folder``.
 
@@ -53,7 +53,7 @@ def run_argv(
     if link:
         begin += ["--pass-fd", f"{link}:3"]
     # runsc takes global flags before the subcommand only.
-    return _checked(*argv, *flags, *begin, "--bundle", f"{folder}/bundle", name)
+    return _checked(*argv, *flags, *begin, "--bundle", f"{folder}/{bundle}", name)
 
 
 def save_argv(name: str, folder: str) -> tuple[str, ...]:

@@ -23,17 +23,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_gvisor.base.egress import hosts_file, places
+from pytest_gvisor.base.egress import places
 from pytest_gvisor.base.errors import LaunchError, UsageError
 from pytest_gvisor.guest.warm import init_process
 from pytest_gvisor.guest.wire.checked_json import loads
 from pytest_gvisor.oci import root_paths, skeleton
 from pytest_gvisor.oci.mounts import cover
-from pytest_gvisor.oci.rootfs import HostRootfs, Rootfs, host_system
+from pytest_gvisor.oci.rootfs import HostRootfs, Rootfs, empty, host_system
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.vocabulary import MountType, normal
 from pytest_gvisor.programs.paths import below, within
-from pytest_gvisor.run.workload import Workload
+from pytest_gvisor.run.specification import hosts_mount
+from pytest_gvisor.run.workload import Workload, make_workload
 from pytest_gvisor.runsc import elf
 from pytest_gvisor.sessions.private import make_private
 
@@ -165,15 +166,18 @@ def _place(rootfs: Rootfs) -> str:
     )
 
 
-def start(rootfs: Rootfs, mounts: Sequence[Mount]) -> Start:
-    """Return the start of the guest there. Raises `UsageError` if nothing can be mounted there."""
+def start(rootfs: Rootfs, mounts: Sequence[Mount], program: str = "warm/init_process.py") -> Start:
+    """Return the start of the guest, or of another of its programs, in a root file system.
+
+    Raises `UsageError` if nothing can be mounted there.
+    """
     has_it, known = _has_it(rootfs, mounts), interpreter()
     base = PRIVATE if has_it else _place(rootfs)
     guest = _bind(_FOLDER, f"{base}/guest")
     # A locale names a character set, whose converter is a library. A time zone that names a missing
     # file is UTC. Only the guest's own folder is sure to get no such file: it is read-only.
     env = {"LC_ALL": "C", "TZ": f"{guest.destination}/utc"}
-    words = [*_FLAGS, f"{guest.destination}/warm/init_process.py"]
+    words = [*_FLAGS, f"{guest.destination}/{program}"]
     if has_it:
         return Start(argv=(known.program, *words), env=env, mounts=(guest,))
     if not within(known.program, known.prefix):
@@ -192,6 +196,14 @@ def start(rootfs: Rootfs, mounts: Sequence[Mount]) -> Start:
         under=base,
         points=("/guest", *known.folders),
     )
+
+
+def relay(allow: Sequence[str]) -> Workload:
+    """Return the relay of an allow-list as the workload of a container of its own."""
+    rootfs = empty()
+    begin = start(rootfs, (), "warm/relay_process.py")
+    made = make_workload([*begin.argv, *places(allow)], env=begin.env, rootfs=rootfs)
+    return dataclasses.replace(made, mounts=begin.mounts)
 
 
 def check_preload(root: str, mounts: Sequence[Mount]) -> None:
@@ -227,11 +239,7 @@ def guest(workload: Workload, start: Start, folder: str, allow: Sequence[str] = 
     """
     mounts = [*workload.mounts, *start.mounts]
     if allow:
-        if any(normal(mount.destination) == "/etc/hosts" for mount in mounts):
-            raise UsageError("/etc/hosts is made for allow=[…], so no mount can be there")
-        hosts = os.path.join(folder, "hosts")
-        skeleton.write(hosts, hosts_file(allow, workload.hostname).encode())
-        mounts.append(_bind(hosts, "/etc/hosts"))
+        mounts.append(hosts_mount(allow, workload.hostname, mounts, folder))
     if start.under:
         points = os.path.join(folder, "points")
         make_private(points)

@@ -140,7 +140,10 @@ class Recorder:
     def take(self, kind: int, payload: bytes) -> None:
         """Take a message. Raises ValueError for one of another shape."""
         if kind in self._acts:
-            self.act(kind, parse_once(kind, payload), payload)
+            event = parse_once(kind, payload)
+            # Where the workload's first process is another one, process 1 is a relay.
+            if event.process != 1 or self._first == 1:
+                self.act(kind, event, payload)
 
     def act(self, kind: int, event: Event, payload: bytes, *, room: bool = True) -> None:
         """Take a message that is parsed. Where there is no ``room``, the trace has a gap."""
@@ -172,9 +175,9 @@ class Recorder:
     # --- processes
 
     def _start(self, _event: Event, payload: bytes) -> None:
-        # Start of container.proto: 4 is args. The context is that of no process.
-        argv = texts(payload, 4)
-        self._note(traced.Command(argv=argv, program=argv[0] if argv else "", process=1))
+        # Start of container.proto: 4 is args.
+        argv, first = texts(payload, 4), self._first
+        self._note(traced.Command(argv=argv, program=argv[0] if argv else "", process=first))
 
     def _exec(self, event: Event, payload: bytes) -> None:
         # The other threads of the process have ended, and reported it.

@@ -25,7 +25,7 @@ from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run import supervisor as supervisor_module
 from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.sentry import Listener
-from pytest_gvisor.run.supervisor import Supervisor, _find_gofer
+from pytest_gvisor.run.supervisor import Supervisor, _find_gofers
 from pytest_gvisor.sessions.launcher import Control, Keeper
 from tests.fakes.fake import FINE, FakeRunsc, Step
 from tests.fakes.runs import Runs
@@ -157,8 +157,8 @@ def test_a_gofer_that_ends_after_a_flood_of_reports_has_not_died_first(
     real = supervisor_module.Supervisor.turn
 
     def turn(self: supervisor_module.Supervisor, timeout: float | None) -> None:
-        if self._gofer is not None and self.start is not None:
-            select.select([self._gofer], [], [], 20)
+        if self._gofers and self.start is not None:
+            select.select([*self._gofers.values()], [], [], 20)
         real(self, timeout)
 
     with monkeypatch.context() as patch:
@@ -211,10 +211,10 @@ def test_a_driven_run_is_over_although_a_stopped_keeper_says_nothing_of_its_end(
     fake.script(["gofer"], *FINE, ["hang"])
     with runs.driven() as driven:
         supervisor = driven.start()
-    while supervisor._gofer is None or supervisor.start is None:
+    while not supervisor._gofers or supervisor.start is None:
         supervisor.turn(1.0)
     os.kill(runs.launcher.keeper().pid, signal.SIGSTOP)
-    signal.pidfd_send_signal(supervisor._gofer, signal.SIGKILL)
+    signal.pidfd_send_signal(next(iter(supervisor._gofers.values())), signal.SIGKILL)
     while not supervisor.over:
         supervisor.turn(None)
     assert isinstance(driven.end().error, SandboxCrashed)
@@ -340,8 +340,8 @@ def tree(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]:
 @pytest.mark.parametrize("tree", [(1, "gofer"), (2, "gofer")], indirect=True)
 def test_a_child_or_grandchild_is_found(tree: subprocess.Popen[bytes]) -> None:
     """The descriptor reports the end of the process."""
-    pidfd = _find_gofer(tree.pid)
-    assert pidfd is not None
+    ((pid, pidfd),) = _find_gofers(tree.pid).items()
+    assert _find_gofers(tree.pid, but=[pid]) == {}
     assert select.select([pidfd], [], [], 0) == ([], [], [])
     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     assert select.select([pidfd], [], [], 20) == ([pidfd], [], [])
@@ -351,16 +351,16 @@ def test_a_child_or_grandchild_is_found(tree: subprocess.Popen[bytes]) -> None:
 @pytest.mark.parametrize("tree", [(3, "gofer"), (1, "runsc-gofer"), (1, "boot")], indirect=True)
 def test_nothing_else_is_taken_for_it(tree: subprocess.Popen[bytes]) -> None:
     """Neither a more distant process nor one with a similar name is found."""
-    assert _find_gofer(tree.pid) is None
+    assert _find_gofers(tree.pid) == {}
 
 
 def test_a_run_that_is_over_has_none() -> None:
     """The pid of a finished run is free, or a zombie's."""
     process = subprocess.Popen(["true"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert _find_gofer(process.pid) is None
+    assert _find_gofers(process.pid) == {}
     process.wait()
-    assert _find_gofer(process.pid) is None
+    assert _find_gofers(process.pid) == {}
 
 
 @pytest.mark.parametrize("call", ["pidfd_open", "listdir"])
@@ -375,4 +375,4 @@ def test_a_shortage_of_descriptors_finds_none(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, call, refuse)
-        assert _find_gofer(tree.pid) is None
+        assert _find_gofers(tree.pid) == {}

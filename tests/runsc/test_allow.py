@@ -1,0 +1,281 @@
+"""`Gvisor.run` and bundles with an allow-list: the relay is in a container of its own."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_gvisor import (
+    Bundle,
+    Gvisor,
+    InvalidBundle,
+    LaunchError,
+    Outcome,
+    SandboxCrashed,
+    UsageError,
+    WorkloadTimeout,
+    bind,
+    empty,
+)
+from pytest_gvisor.programs import leftovers
+from pytest_gvisor.programs.proc import children_of, children_of_self, words_of
+from tests.runsc.conftest import Start
+from tests.sandbox.test_allow import (  # noqa: F401 -- fixtures
+    CERTIFICATE,
+    TALK,
+    echo,
+    names,
+    website,
+)
+
+SEEN = """
+import os, pathlib
+print(os.getpid(), *sorted(int(name) for name in os.listdir("/proc") if name.isdigit()))
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    print(pathlib.Path("/proc", pid, "cmdline").read_bytes().split(b"\\0")[0].decode())
+"""
+
+
+def test_a_run_reaches_an_allowed_port_and_nothing_else(gvisor: Gvisor, echo: int) -> None:  # noqa: F811
+    """Bytes go both ways, each half ends alone, and the relay on the host counts them."""
+    allow = [f"127.0.0.1:{echo}"]
+    talk = ["python3", "-c", TALK, "127.0.0.1", str(echo), "1048576"]
+    done = gvisor.run(talk, allow=allow, check=True)
+    assert done.stdout == "True 1048588\n"
+    assert done.egress is not None
+    assert (done.egress.reached, done.egress.sent) == (tuple(allow), 1_048_576)
+    assert done.egress.received == 1_048_588
+    for host, port in (("127.0.0.1", echo + 1), ("127.0.0.2", echo)):
+        refused = gvisor.run(["python3", "-c", TALK, host, str(port), "256"], allow=allow)
+        assert "Connection refused" in refused.stderr
+        assert refused.egress is not None
+        assert refused.egress.reached == ()
+        assert f"It is not in allow={allow!r}. To reach it, add allow=" in refused.hint
+
+
+def test_a_run_reaches_a_name_with_tls(
+    gvisor: Gvisor, names: Callable[..., None], tmp_path: Path  # noqa: F811
+) -> None:  # fmt: skip
+    """The certificate is that of the name, and a name that is not on the list is unknown."""
+    (tmp_path / "hello.txt").write_text("hello")
+    names(pypi_example=["127.0.0.1"])
+    code = """
+import ssl, sys, urllib.request
+context = ssl.create_default_context(cafile="/ca.pem")
+print(urllib.request.urlopen(sys.argv[1], context=context).read())
+"""
+    with website(tmp_path) as port:
+        entry = f"pypi.example:{port}"
+        options: dict[str, Any] = {
+            "allow": [entry, f"127.0.0.1:{port}"], "mounts": [bind(CERTIFICATE, "/ca.pem")],
+        }  # fmt: skip
+        url = f"https://{entry}/hello.txt"
+        done = gvisor.run(["python3", "-c", code, url], **options)
+        assert done.stdout == "b'hello'\n", done.stderr
+        assert done.egress is not None
+        assert done.egress.reached == (entry,)
+        other = f"https://files.example:{port}/"
+        refused = gvisor.run(["python3", "-c", code, other], **options)
+    assert f"add allow=['files.example:{port}']" in refused.hint
+
+
+def test_a_refusal_of_the_relay_is_the_hint(gvisor: Gvisor, names: Callable[..., None]) -> None:  # noqa: F811
+    """A name that answers with a private address is refused, and the hint says so."""
+    names(metadata_example=["169.254.169.254"])
+    code = "import socket; socket.create_connection(('metadata.example', 80)).recv(1)"
+    done = gvisor.run(["python3", "-c", code], allow=["metadata.example:80"])
+    assert "Connection reset" in done.stderr
+    assert done.hint.startswith("metadata.example:80: the name answers with 169.254.169.254, which")
+    assert done.egress is not None
+    assert list(done.egress.refused) == ["metadata.example:80"]
+
+
+def test_the_workload_is_process_1_and_sees_no_other(gvisor: Gvisor) -> None:
+    """The relay has no number there, no file of /proc, and gets no signal to all."""
+    done = gvisor.run(["python3", "-c", SEEN], allow=["127.0.0.1:9"], check=True)
+    assert done.stdout == "1 1\npython3\n"
+    code = "import os, signal; signal.signal(15, signal.SIG_IGN); os.kill(2, 9)"
+    assert "No such process" in gvisor.run(["python3", "-c", code], allow=["127.0.0.1:9"]).stderr
+
+
+def test_the_workload_cannot_take_the_relay_s_place(gvisor: Gvisor, echo: int) -> None:  # noqa: F811
+    """It has no descriptor of the relay's, cannot kill all, nor listen where the relay does."""
+    code = f"""
+import os, signal, socket
+print(os.listdir("/proc/self/fd"))
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+try:
+    os.kill(-1, signal.SIGKILL)
+except ProcessLookupError:
+    print("nobody")
+own = socket.socket()
+own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+try:
+    own.bind(("127.0.0.1", {echo}))
+    own.listen()
+except OSError as error:
+    print(error.strerror)
+peer = socket.create_connection(("127.0.0.1", {echo}))
+peer.sendall(b"x")
+print(peer.recv(1))
+"""
+    done = gvisor.run(["python3", "-c", code], allow=[f"127.0.0.1:{echo}"], check=True)
+    fds, *others = done.stdout.splitlines()
+    assert len(json.loads(fds.replace("'", '"'))) == 4  # the streams, and the one of listdir
+    assert others == ["nobody", "Address already in use", "b'x'"]
+
+
+@pytest.mark.parametrize(
+    ("script", "code"), [("exit 7", 7), ("exit 137", 137), ("kill -9 $$", -9), ("true", 0)]
+)
+def test_the_status_is_the_workload_s_own(gvisor: Gvisor, script: str, code: int) -> None:
+    """An exit with 137 and a SIGKILL differ, as without an allow-list."""
+    done = gvisor.run(["sh", "-c", script], allow=["127.0.0.1:9"])
+    assert (done.returncode, done.exact) == (code, True)
+    assert done.outcome is (Outcome.SIGNALLED if code < 0 else Outcome.EXITED)
+
+
+def test_input_output_and_limits_are_those_of_any_run(gvisor: Gvisor) -> None:
+    """The workload has its own streams, and not the relay's."""
+    done = gvisor.run(["sh", "-c", "cat; echo e >&2"], allow=["127.0.0.1:9"], input="x" * 100_000)
+    assert (len(done.stdout), done.stderr, done.leaks) == (100_000, "e\n", ())
+
+
+def left_of(gvisor: Gvisor) -> list[int]:
+    """The processes of the last run's sandbox that are alive."""
+    argv = gvisor.records[-1].argv
+    return leftovers.processes(argv[argv.index("--root") + 1], everywhere=True)
+
+
+def test_a_deadline_ends_both_containers(gvisor: Gvisor) -> None:
+    """First by SIGTERM, and then by SIGKILL; nothing is left."""
+    with pytest.raises(WorkloadTimeout) as caught:
+        gvisor.run(
+            ["sh", "-c", "trap 'echo term; exit 5' TERM; while :; do sleep 0.1; done"],
+            allow=["127.0.0.1:9"], timeout=3,
+        )  # fmt: skip
+    assert caught.value.completed.stdout == "term\n"
+    assert caught.value.completed.returncode == 5
+    assert left_of(gvisor) == []
+
+
+def test_a_trace_has_the_workload_alone(gvisor: Gvisor, echo: int) -> None:  # noqa: F811
+    """No file and no command of the relay's counts, and the trace has no gap."""
+    talk = ["python3", "-S", "-c", TALK, "127.0.0.1", str(echo), "256"]
+    done = gvisor.run(talk, allow=[f"127.0.0.1:{echo}"], trace=True, check=True)
+    assert done.trace is not None
+    assert done.trace.gaps == ()
+    assert [one.argv for one in done.trace.executed] == [tuple(talk)]
+    assert [one.address for one in done.trace.connections] == [f"127.0.0.1:{echo}"]
+    assert not [one for one in done.trace.files if "pytest-gvisor" in one.path]
+
+
+def test_a_program_that_is_not_there_is_named(gvisor: Gvisor) -> None:
+    """The error is that of any run, and nothing is left."""
+    with pytest.raises(Exception, match='program "nonesuch" was not found'):
+        gvisor.run(["nonesuch"], allow=["127.0.0.1:9"])
+    assert left_of(gvisor) == []
+
+
+def test_an_image_s_own_hosts_are_replaced(
+    gvisor: Gvisor, names: Callable[..., None], echo: int  # noqa: F811
+) -> None:  # fmt: skip
+    """A root without Python reaches a name. Its own /etc/hosts is hidden by ours."""
+    names(echo_example=["127.0.0.1"])
+    root = empty(
+        {"bin/busybox": Path("/bin/busybox").read_bytes(), "etc/hosts": "192.0.2.1 own.example\n"}
+    )
+    script = f"cat /etc/hosts; echo -n abc | nc echo.example {echo}"
+    done = gvisor.run(
+        ["/bin/busybox", "sh", "-c", script], rootfs=root, env={"PATH": "/bin"},
+        allow=[f"echo.example:{echo}", f"127.0.0.1:{echo}"],
+    )  # fmt: skip
+    assert "own.example" not in done.stdout
+    assert "127.64.0.1\techo.example\n" in done.stdout
+    assert done.stdout.endswith("abcthat was all"), done.stderr
+    with pytest.raises(UsageError, match="/etc/hosts is made for allow"):
+        gvisor.run(["true"], allow=["127.0.0.1:9"], mounts={"/etc/hosts": "/etc/hosts"})
+
+
+@pytest.fixture
+def foreign(busybox_root: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Makes a bundle as a stranger would: with annotations, and no namespace of process ids."""
+
+    def make(script: str, **changes: Any) -> Path:
+        folder = tmp_path / "bundle"
+        folder.mkdir()
+        busybox_root.rename(folder / "rootfs")
+        (folder / "rootfs/etc").mkdir(exist_ok=True)
+        every = ["CAP_KILL", "CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_NET_RAW"]
+        sets = dict.fromkeys(("bounding", "effective", "permitted"), every)
+        config = {
+            "ociVersion": "1.0.2",
+            "process": {
+                "args": ["sh", "-c", script], "cwd": "/", "user": {"uid": 0, "gid": 0},
+                "env": ["PATH=/bin"], "capabilities": sets,
+            },
+            "root": {"path": "rootfs"},
+            "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+            "linux": {"namespaces": [{"type": "mount"}]},
+            "annotations": {
+                "io.kubernetes.cri.container-type": "sandbox",
+                "io.kubernetes.cri.sandbox-id": "other",
+                "dev.gvisor.flag.network": "host",
+            },
+            **changes,
+        }  # fmt: skip
+        (folder / "config.json").write_text(json.dumps(config))
+        return folder
+
+    return make
+
+
+def test_a_foreign_bundle_reaches_what_is_allowed(
+    gvisor: Gvisor, foreign: Callable[..., Path], echo: int  # noqa: F811
+) -> None:  # fmt: skip
+    """Its annotations steer nothing, and it sees no process of the relay's."""
+    folder = foreign(f"echo $$ /proc/[0-9]*; echo -n abc | nc 127.0.0.1 {echo}")
+    allow = [f"127.0.0.1:{echo}"]
+    (folder / "rootfs/etc/hosts").unlink(missing_ok=True)
+    bundle = Bundle.open(folder)
+    with pytest.raises(InvalidBundle, match='"/etc/hosts" does not exist in the root file system'):
+        gvisor.run_bundle(bundle, allow=allow)
+    (folder / "rootfs/etc/hosts").write_text("")
+    done = gvisor.run_bundle(bundle, allow=allow)
+    assert done.stdout == "1 /proc/1\nabcthat was all", done.stderr
+    assert done.egress is not None
+    assert done.egress.reached == tuple(allow)
+    assert (folder / "rootfs/etc/hosts").read_text() == ""
+
+
+def test_the_death_of_the_relay_on_the_host_is_an_error(running: Start) -> None:
+    """The workload goes on without a network. At its end, nobody knows what it has reached."""
+    run = running(allow=["127.0.0.1:9"])
+    (relay,) = [pid for pid in children_of_self() if any("relay.py" in w for w in words_of(pid))]
+    os.kill(relay, signal.SIGKILL)
+    with pytest.raises(LaunchError, match="relay: it does not answer"):
+        run.end()
+    assert left_of(run.gvisor) == []
+
+
+def below(pid: int) -> list[int]:
+    """The descendants of a process."""
+    return [one for child in children_of(pid) for one in (child, *below(child))]
+
+
+@pytest.mark.parametrize("which", ["relay/bundle", "bundle"])
+def test_the_death_of_a_gofer_is_a_crash(running: Start, which: str) -> None:
+    """Of the relay's container or of the workload's: neither passes for the workload's end."""
+    run = running(allow=["127.0.0.1:9"])
+    bundle = f"{os.path.dirname(run.root)}/{which}"
+    lines = {pid: " ".join(words_of(pid)) + " " for pid in below(run.runsc)}
+    (gofer,) = [pid for pid, line in lines.items() if " gofer " in line and f"{bundle} " in line]
+    os.kill(run.child("boot"), signal.SIGSTOP)  # it reports nothing before the gofer's end
+    os.kill(gofer, signal.SIGKILL)
+    with pytest.raises(SandboxCrashed):
+        run.wait()
