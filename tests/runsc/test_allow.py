@@ -23,7 +23,8 @@ from pytest_gvisor import (
 )
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.proc import children_of, children_of_self, words_of
-from tests.runsc.conftest import Start
+from tests.faults.test_killed_from_outside import watched
+from tests.runsc.conftest import Start, wait_for
 from tests.sandbox.test_allow import (  # noqa: F401 -- fixtures
     CERTIFICATE,
     TALK,
@@ -275,6 +276,7 @@ def test_the_death_of_a_gofer_is_a_crash(running: Start, which: str) -> None:
     bundle = f"{os.path.dirname(run.root)}/{which}"
     lines = {pid: " ".join(words_of(pid)) + " " for pid in below(run.runsc)}
     (gofer,) = [pid for pid, line in lines.items() if " gofer " in line and f"{bundle} " in line]
+    wait_for(lambda: gofer in watched(), "the gofer to be watched")
     os.kill(run.child("boot"), signal.SIGSTOP)  # it reports nothing before the gofer's end
     os.kill(gofer, signal.SIGKILL)
     with pytest.raises(SandboxCrashed):
