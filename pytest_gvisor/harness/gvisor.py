@@ -30,6 +30,7 @@ from pytest_gvisor.run.workload import Args, Workload
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.command import check_extra
 from pytest_gvisor.runsc.rootless import Way
+from pytest_gvisor.sandbox import interpreter
 from pytest_gvisor.sessions.launcher import Launcher
 
 if TYPE_CHECKING:
@@ -277,8 +278,6 @@ class Gvisor:
 
     def _request(self, chosen: Settings, workload: Workload | Bundle, **more: Any) -> Request:
         if chosen.allow and more.get("streams") is not Streams:
-            from pytest_gvisor.sandbox import interpreter  # noqa: PLC0415 -- few runs need it
-
             more["relay"] = interpreter.relay(chosen.allow)
         flags = check_extra(self._hooks.runsc_args(), self.runsc.flags)
         return Request(

@@ -8,6 +8,7 @@ system has nothing of it. Both share the sandbox's loopback.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.spec import Namespace, Spec
@@ -15,19 +16,26 @@ from pytest_gvisor.oci.vocabulary import NamespaceType
 from pytest_gvisor.run.host_sources import placed
 from pytest_gvisor.run.request import Request, Workspace
 from pytest_gvisor.run.specification import spec_of
+from pytest_gvisor.runsc.command import run_argv
 
 FIRST_PROCESS = 2
 """The number of the workload's first process in the whole sandbox: the relay is process 1."""
 
-BUNDLE = "relay/bundle"
-"""The relay's bundle in the folder of the run."""
-
+_BUNDLE = "relay/bundle"
 _KIND = "io.kubernetes.cri.container-type"
 
 
-def id_of(name: str) -> str:
+def _id(name: str) -> str:
     """Return the id of the relay's container, and so of the sandbox, for the run ``name``."""
     return "r" + name[1:]
+
+
+def argv(
+    request: Request, name: str, folder: str, flags: Sequence[str], link: int
+) -> tuple[str, ...]:
+    """Return the argv of ``runsc run`` for the relay of the run ``name``, as `run_argv` does."""
+    network = request.settings.network
+    return run_argv(_id(name), folder, request.platform, network, *flags, link=link, bundle=_BUNDLE)
 
 
 def make(request: Request, workspace: Workspace) -> None:
@@ -48,5 +56,5 @@ def beside(spec: Spec, name: str) -> tuple[Spec, dict[str, str]]:
     others = [one for one in spec.linux.namespaces if one.type is not NamespaceType.PID]
     spaces = (Namespace(type=NamespaceType.PID), *others)
     linux = dataclasses.replace(spec.linux, namespaces=spaces)
-    annotations = {_KIND: "container", "io.kubernetes.cri.sandbox-id": id_of(name)}
+    annotations = {_KIND: "container", "io.kubernetes.cri.sandbox-id": _id(name)}
     return dataclasses.replace(spec, linux=linux), annotations

@@ -277,20 +277,11 @@ def order_of(
     link = 5 + len(cgroups) if request.settings.allow else 0
     first: tuple[str, ...] = ()
     if request.relay is not None:
-        first = run_argv(
-            relay_container.id_of(name), folder, request.platform, network, *flags,
-            link=link, bundle=relay_container.BUNDLE,
-        )  # fmt: skip
+        first, link = relay_container.argv(request, name, folder, flags, link), 0
     return Order(
         id=name,
         argv=run_argv(
-            name,
-            folder,
-            request.platform,
-            network,
-            *flags,
-            restores=request.restores,
-            link=0 if first else link,
+            name, folder, request.platform, network, *flags, restores=request.restores, link=link
         ),
         term=term_argv(name, folder, request.stop_signal),
         env=runsc_env(root, runsc.sidecars.folder if runsc.uses_sidecars else ""),
@@ -302,7 +293,7 @@ def order_of(
         skip_membarrier=registers_in_vain(runsc.date, request.platform),
         netns="" if not hide or request.settings.netns else workspace.netns,
         sources=tuple(workspace.sources),
-        link=bool(link),
+        link=bool(request.settings.allow),
         first=first,
         terminal=terminal,
     )

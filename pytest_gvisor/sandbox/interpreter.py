@@ -23,9 +23,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import pytest_gvisor.guest
 from pytest_gvisor.base.egress import places
 from pytest_gvisor.base.errors import LaunchError, UsageError
-from pytest_gvisor.guest.warm import init_process
 from pytest_gvisor.guest.wire.checked_json import loads
 from pytest_gvisor.oci import root_paths, skeleton
 from pytest_gvisor.oci.mounts import cover
@@ -41,7 +41,7 @@ from pytest_gvisor.sessions.private import make_private
 PRIVATE = "/.pytest-gvisor"
 # Links resolved: if uv has installed the package, its files may be links into a cache, which a
 # sandbox does not see.
-_FOLDER = os.path.dirname(os.path.dirname(os.path.realpath(init_process.__file__)))
+_FOLDER = os.path.dirname(os.path.realpath(pytest_gvisor.guest.__file__))
 _FLAGS = ("-I", "-S", "-E")
 _DEADLINE = 20.0
 # Folders that images have, and that are empty in most. Nothing may be made in a folder of the host,

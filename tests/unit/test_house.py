@@ -22,6 +22,7 @@ SMALL = {
     "errors.py": "a name that users' filterwarnings have",
     "base/kernel.py": "public, and imported without any other module",
     "guest/tests/begin.py": "Python keeps no byte code of the first file",
+    "guest/warm/relay_process.py": "a program",
     "plugin/hookspecs.py": "pluggy reads a whole module",
     "plugin/phase_marks.py": "the pytest inside imports it too",
     "programs/ask_runsc.py": "a program",
