@@ -6,9 +6,10 @@ Does no input or output. `programs.addresses` judges the addresses that a name a
 from __future__ import annotations
 
 import itertools
+import operator
 import re
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.programs.addresses import kind_of, literal, no_name
@@ -140,9 +141,9 @@ def hosts_file(texts: Sequence[str], hostname: str) -> str:
     return lines + hosts_lines(texts)
 
 
-def hosts_lines(texts: Sequence[str]) -> str:
-    """Return the lines of the allowed names alone."""
-    pairs = zip(map(parse, texts), places(texts), strict=True)
+def hosts_lines(texts: Sequence[str], found: Sequence[str] = ()) -> str:
+    """Return the lines of the allowed names alone; ``found`` are their places, if not `places`."""
+    pairs = zip(map(parse, texts), found or places(texts), strict=True)
     named = {e.host: place for e, place in pairs if not (e.is_address or e.is_wildcard)}
     return "".join(f"{place.partition(':')[0]}\t{host}\n" for host, place in named.items())
 
@@ -268,13 +269,36 @@ class Egress(NamedTuple):
 
     def since(self, before: Egress) -> Egress:
         """Return the difference to an earlier one of the same sandbox."""
-        entries = itertools.starmap(_difference, zip(self.entries, before.entries, strict=True))
-        pairs = itertools.zip_longest(self.names, before.names, fillvalue=Traffic(entry=""))
-        names = [_difference(now, then) for now, then in pairs]
+        entries = _differences(self.entries, before.entries)
+        names = _differences(self.names, before.names)
         used = tuple(one for one in names if any(getattr(one, count) for count in _COUNTS))
-        return Egress(entries=tuple(entries), error=self.error, names=used)
+        return Egress(entries=entries, error=self.error, names=used)
 
 
-def _difference(now: Traffic, then: Traffic) -> Traffic:
-    counts = {name: getattr(now, name) - getattr(then, name) for name in _COUNTS}
-    return now._replace(problem=now.problem if counts["refused"] else "", **counts)
+def _differences(now: Sequence[Traffic], before: Sequence[Traffic]) -> tuple[Traffic, ...]:
+    earlier = {one.entry: one for one in before}
+    return tuple(_changed(one, earlier.get(one.entry), operator.sub) for one in now)
+
+
+def _changed(now: Traffic, then: Traffic | None, by: Callable[[int, int], int]) -> Traffic:
+    then = then or Traffic(entry=now.entry)
+    counts: dict[str, Any] = {n: by(getattr(now, n), getattr(then, n)) for n in _COUNTS}
+    problem = (now.problem or then.problem) if counts["refused"] else ""
+    return now._replace(problem=problem, **counts)
+
+
+def merged(found: Sequence[Egress]) -> Egress:
+    """Return the traffic of several relays of one sandbox, each entry and name once."""
+    errors = filter(None, (one.error for one in found))
+    return Egress(
+        entries=_sums(itertools.chain.from_iterable(one.entries for one in found)),
+        names=_sums(itertools.chain.from_iterable(one.names for one in found)),
+        error=next(errors, ""),
+    )
+
+
+def _sums(found: Iterable[Traffic]) -> tuple[Traffic, ...]:
+    sums: dict[str, Traffic] = {}
+    for one in found:
+        sums[one.entry] = _changed(one, sums.get(one.entry), operator.add)
+    return tuple(sums.values())

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
+from pytest_gvisor.base.egress import SandboxPort
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.oci.spec import UserSpec
 from pytest_gvisor.run.threads import in_thread
@@ -123,12 +124,30 @@ class AsyncSandbox(_Twin[Sandbox]):
     get = _twin(Sandbox.get)
     ping = _twin(Sandbox.ping)
     wait_for_port = _twin(Sandbox.wait_for_port)
+    wait_for_http = _twin(Sandbox.wait_for_http)
     _popen = _twin(Sandbox.popen)
 
     @property
     def user(self) -> tuple[int, int]:
         """See `Sandbox.user`."""
         return self._of.user
+
+    def port(self, port: int) -> SandboxPort:
+        """See `Sandbox.port`."""
+        return self._of.port(port)
+
+    @contextlib.asynccontextmanager
+    async def network(
+        self, allow: Sequence[str] | Mapping[str, SandboxPort | None]
+    ) -> AsyncIterator[None]:
+        """Do as `Sandbox.network` does: ``async with box.network(allow=[…]):``."""
+        with contextlib.ExitStack() as undo:
+            opened = self._of.network(allow)
+            await in_thread(lambda: undo.enter_context(opened), lambda: None)
+            try:
+                yield
+            finally:
+                await in_thread(undo.close, lambda: None)
 
     async def popen(
         self,

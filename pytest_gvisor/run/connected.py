@@ -12,15 +12,17 @@ import contextlib
 import math
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
 from pytest_gvisor.base.completed import Completed
-from pytest_gvisor.base.egress import Egress
+from pytest_gvisor.base.egress import Egress, merged
 from pytest_gvisor.base.errors import GvisorError, SnapshotError, on_error
 from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.run import logs
 from pytest_gvisor.run.budget import Budget
+from pytest_gvisor.run.outer_relay import OuterRelay
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.supervisor import Supervisor
 from pytest_gvisor.runsc.command import save_argv
@@ -63,6 +65,12 @@ class Driven:
         """``undo`` removes everything that was made for the run; `start` takes it over."""
         self.runner = runner
         self.request, self.record, self.workspace = runner.request, runner.record, runner.workspace
+        self.later: list[OuterRelay] = []
+        """Relays that were started after the sandbox; some have ended."""
+
+        self.changing = threading.Lock()
+        """Held while a network is opened or closed."""
+
         self._undo = undo
         self._image = runner.workspace.path("image")
         self._too_large = False
@@ -144,11 +152,21 @@ class Driven:
         """Return the number of its processes that the kernel has killed for memory."""
         return self.runner.cgroups.oom_kills()
 
+    @property
+    def relays(self) -> list[OuterRelay]:
+        """All relays that the sandbox has, or has had."""
+        return [*([self.runner.relay] if self.runner.relay else []), *self.later]
+
+    @property
+    def open(self) -> tuple[str, ...]:
+        """The entries that it reaches now."""
+        return tuple(entry for one in self.relays if one.is_open for entry in one.allow)
+
     def egress(self, before: Egress | None = None) -> Egress | None:
         """Return the traffic since ``before``; None for a sandbox without an allow-list."""
-        if self.runner.relay is None:
+        if not self.relays:
             return None
-        now = self.runner.relay.egress()
+        now = merged([relay.egress() for relay in self.relays])
         return now.since(before) if before else now
 
     def end(self, patience: float = 0.0) -> Ended:

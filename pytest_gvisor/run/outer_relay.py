@@ -27,7 +27,7 @@ class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
 
         Raises `LaunchError`.
         """
-        self._allow, self._guard = allow, threading.Lock()
+        self.allow, self._guard = allow, threading.Lock()
         self._last = Egress(entries=tuple(Traffic(entry=entry) for entry in allow))
         with stage("relay", "its sockets cannot be made"):
             self.link, link = socket.socketpair()
@@ -43,16 +43,21 @@ class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
                 stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True,
             )  # fmt: skip
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not been ended."""
+        return self._control.fileno() >= 0
+
     def egress(self) -> Egress:
         """Return the traffic so far. Raises `LaunchError` if the relay does not answer."""
         with self._guard, stage("relay", "it does not answer"):
-            if self._control.fileno() < 0:
+            if not self.is_open:
                 return self._last
             self._control.send(b"?")
             if not (answer := self._control.recv(_MAX_MESSAGE)):
                 raise ConnectionResetError(errno.ECONNRESET, "it has ended")
             found = loads(answer)
-        pairs = zip(self._allow, found["entries"], strict=True)
+        pairs = zip(self.allow, found["entries"], strict=True)
         entries = tuple(Traffic(entry=entry, **counts) for entry, counts in pairs)
         names = tuple(Traffic(**one) for one in found["names"])
         self._last = Egress(entries=entries, error=found["error"], names=names)

@@ -132,10 +132,18 @@ class Channel:
 
     # Methods for other threads.
 
-    def add(self, peer: Peer, message: Mapping[str, object], payload: bytes = b"") -> None:
-        """Give a peer its id, and send its first message. Raises if the sandbox is gone."""
+    def add(
+        self, peer: Peer, message: Mapping[str, object], payload: bytes = b"", *passed: int
+    ) -> None:
+        """Give a peer its id, and send its first message, after the descriptors ``passed``.
+
+        Raises `UsageError` for descriptors while it is saved, or an error if the sandbox is gone.
+        """
         with self.lock:
             self.check()
+            if passed and self._outgoing.held is not None:
+                raise UsageError("this sandbox is being saved by another thread")
+            self._outgoing.passed += passed
             peer.id = self._last_id = self._last_id + 1
             self._peers[peer.id] = peer
             self.send({**message, "id": peer.id}, payload)

@@ -53,7 +53,7 @@ class Command:
     """Whether the sandbox has a network."""
 
     allow: tuple[str, ...] = ()
-    """The allow-list of the sandbox."""
+    """The entries that the sandbox reaches when it starts."""
 
     spec: Spec | None = None
     """The sandbox's own specification."""
@@ -133,7 +133,6 @@ def command(
         runsc=runsc,
         trace=request.settings.traced if trace is None or request.settings.forbid else trace,
         networked=request.settings.network is not Network.NONE,
-        allow=request.settings.allow,
         spec=spec,
         repeat={k: v for k, v in repeat.items() if v is not None},
     )

@@ -5,6 +5,7 @@ An unknown message closes the sandbox.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +73,9 @@ class Outgoing(Outbox):
         self.held: Outbox | None = None
         """Frames that are held back; None where none is to be."""
 
+        self.passed: list[int] = []
+        """Descriptors that go with the next bytes."""
+
     @property
     def total(self) -> int:
         """The number of bytes that are not written, those that are held back included."""
@@ -83,6 +87,14 @@ class Outgoing(Outbox):
         first = self.held is None and not self.size
         (self if self.held is None else self.held).add(head, payload)
         return first
+
+    def _send(self, fd: int, parts: list[memoryview]) -> int:
+        if not self.passed:
+            return super()._send(fd, parts)
+        with socket.fromfd(fd, socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            count = socket.send_fds(sock, parts, self.passed)
+        self.passed.clear()
+        return count
 
     def release(self, frame: bytes | None) -> bool:
         """Add a frame out of the row and all that was held; None drops it.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from pytest_gvisor.base.errors import NotReady, on_error
+from pytest_gvisor.base.errors import InsideError, NotReady, on_error
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.guest.wire.frames import FrameError
 from pytest_gvisor.run.connected import Ended
@@ -115,27 +115,30 @@ class Peer(abc.ABC):
 
 
 class Answer(Peer):
-    """A peer for one question and its answer, a message named ``word``."""
+    """A peer for one question and its answer, a message named ``word``, or a refusal to ``do``."""
 
-    def __init__(self, channel: PeerChannel, word: str = "answer") -> None:
+    def __init__(self, channel: PeerChannel, word: str = "answer", do: str = "") -> None:
         super().__init__(channel)
         self.message: Message | None = None
-        self._word = word
+        self._word, self._do = word, do
 
     def on_message(self, message: Message) -> None:
         """See `Peer.on_message`."""
-        if message.op != self._word:
+        if message.op != self._word and not (self._do and message.op == "failed"):
             raise FrameError(f"{message.op} as an answer")
         self.message = message
         self.over = True
         self.changed.notify_all()
 
     def wait(self, deadline: float, text: str) -> Message:
-        """Return the answer when it has come; see `wait_change`."""
+        """Return the answer when it has come; see `wait_change`. Raises `InsideError`."""
         with self.lock:
             while self.message is None:
                 self.wait_change(deadline, text)
-            return self.message
+        if self.message.op == "failed":
+            errno = self.message.numbers["errno"] or 5
+            raise InsideError(f"cannot {self._do} in the sandbox", errno=errno)
+        return self.message
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ from pytest_gvisor.sandbox.tracing import Tracing
 
 KILL_CONFIRM = 2.0
 TERM_GRACE = 1.0
+_SEEN = 200
 _EARLY = 5.0
 """Seconds beyond a deadline for the search in output that had come before the call."""
 
@@ -265,7 +266,9 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
 
     def not_ready(self, text: str) -> NotReady:
         """Return the error of a deadline that has passed, or of an end that came too soon."""
-        return NotReady(f"{list(self.args)!r}: {text}")
+        outputs = (("stdout", self._streams[1]), ("stderr", self._streams[2]))
+        seen = [f"{name} {end!r}" for name, one in outputs if (end := one.capture.last(_SEEN))]
+        return NotReady(f"{list(self.args)!r}: {text}; last seen: {', '.join(seen) or 'no output'}")
 
     def check_started(self, deadline: float) -> None:
         """Wait for the program's start. Raises `InsideError` if it cannot be started."""

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pytest_gvisor.base.completed import Completed, SandboxCrashed
@@ -23,6 +23,7 @@ from pytest_gvisor.base.errors import (
     UsageError,
     on_error,
 )
+from pytest_gvisor.base.settings import replaced
 from pytest_gvisor.oci.defaults import parse_user
 from pytest_gvisor.oci.reader import whole
 from pytest_gvisor.oci.spec import User, UserSpec
@@ -31,19 +32,18 @@ from pytest_gvisor.run.request import Hooks, Record, Request, check_forbidden, f
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.specification import input_of, make_spec
 from pytest_gvisor.run.workload import Args, Workload, argv
-from pytest_gvisor.sandbox import interpreter
+from pytest_gvisor.sandbox import interpreter, waits
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.exec_command import check_path, command
 from pytest_gvisor.sandbox.files import ROOT, Download, Upload
 from pytest_gvisor.sandbox.forward import Forward
 from pytest_gvisor.sandbox.load import Loaded, Source, load
+from pytest_gvisor.sandbox.network import opened
 from pytest_gvisor.sandbox.peers import Answer
 from pytest_gvisor.sandbox.process import TERM_GRACE, Process, patience_of
 from pytest_gvisor.sandbox.snapshot import Snapshot, take
 from pytest_gvisor.sessions.launcher import Launcher
 
-_MARGIN = 2.0
-_PAUSE = 0.02
 _START_DEADLINE = 30.0
 _MAX_NOTED = 5
 _REPLACED = "a sandbox was killed, and another one takes its place: what was in it is gone"
@@ -230,7 +230,8 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
             argv(args), self._workload, self._request,
             runsc=self._record.command, spec=self._record.spec, **options,
         )  # fmt: skip
-        process = Process(self._live(), asked)
+        channel = self._live()
+        process = Process(channel, dataclasses.replace(asked, allow=channel.driven.open))
         process.start()
         return process
 
@@ -350,7 +351,9 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         """Ask whether the sandbox answers; return the seconds. Raises `NotReady`."""
         begun = time.monotonic()
         deadline = begun + self._wait(timeout)
-        _ask(self._live(), {"op": "ping"}, deadline, "the sandbox does not answer")
+        channel = self._live()
+        channel.add(answer := Answer(channel), {"op": "ping"})
+        answer.wait(deadline, "the sandbox does not answer")
         return time.monotonic() - begun
 
     def snapshot(self, *, timeout: float | None = None) -> Snapshot:
@@ -361,8 +364,10 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         """
         if allow := self._request.settings.allow:
             raise SnapshotError(f"allow={allow!r}: a sandbox with an allow-list cannot be saved")
-        wait = self._wait(timeout)
-        return take(self._workload, self._live(), wait)
+        channel, wait = self._live(), self._wait(timeout)
+        if channel.driven.open:
+            raise SnapshotError("a sandbox cannot be saved in a block of network(allow=[…])")
+        return take(self._workload, channel, wait)
 
     def forward(self, port: int) -> Forward:
         """Forward an address on the host's loopback to a TCP port of the sandbox's loopback.
@@ -380,12 +385,33 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         ``gvisor.sandbox(allow={"db:5432": db.port(5432)})`` starts one that does, by the name
         ``db``. Nothing else on this machine can connect to it. It lasts until this sandbox ends.
         """
-        channel, target = self._live(), _port(port)
+        target, channel = _port(port), self._live()
         path = channel.driven.workspace.path(f"port-{target}")
         with channel.lock:
             if not os.path.exists(path):
                 Forward(channel, target, path)
         return SandboxPort(target, path)
+
+    @contextlib.contextmanager
+    def network(self, allow: Sequence[str] | Mapping[str, SandboxPort | None]) -> Iterator[None]:
+        """Let the sandbox reach these hosts and ports, until the end of the ``with``.
+
+        ``allow`` is that of `Gvisor.sandbox`, and adds to it. All programs of the sandbox reach
+        them. At the end, open connections are reset, and the host connects it to nothing of the
+        list any more. Until then, no snapshot can be made.
+
+        Raises `UsageError` for an entry that is open already, `InsideError` where /etc/hosts cannot
+        be written, and `NotReady` where the sandbox does not answer.
+        """
+        settings = replaced(self._request.settings, {"allow": allow})
+        settings.check_allow()
+        if any("*" in entry for entry in settings.allow):
+            step = "Give it to gvisor.sandbox(allow=[…])."
+            raise UsageError(
+                f"allow={allow!r}: a block has no proxy for names with *", next_step=step
+            )
+        with opened(self._live(), settings, self._wait(None)):
+            yield
 
     def wait_for_port(self, port: int, timeout: float | None = None) -> None:
         """Wait until a program in the sandbox listens on 127.0.0.1 or ::1, and return nothing.
@@ -396,15 +422,22 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         Raises `NotReady` at the deadline, `UsageError` for another ``port`` or ``timeout``, and
         `SandboxCrashed`.
         """
-        wait = self._wait(timeout)
-        deadline = time.monotonic() + wait
-        text = f"nothing listens on port {port} in the sandbox after {wait:g} s"
-        question = {"op": "probe", "port": _port(port)}
-        channel = self._live()
-        while not _ask(channel, question, deadline + _MARGIN, text):
-            if time.monotonic() > deadline:
-                raise NotReady(text)
-            time.sleep(_PAUSE)
+        target, wait = _port(port), self._wait(timeout)
+        waits.for_port(self._live(), target, wait)
+
+    def wait_for_http(
+        self, port: int, path: str = "/", status: int = 200, timeout: float | None = None
+    ) -> None:
+        """Wait until a server in the sandbox answers a GET with this status; return nothing.
+
+        ``port`` is a TCP port of the sandbox, which speaks HTTP/1 without TLS. ``path`` is that of
+        the URL, with its query. ``timeout`` is in seconds, as that of `wait_for_port`.
+
+        Raises `NotReady` at the deadline with what was seen last, such as ``status 503``,
+        `UsageError` for an argument of a wrong form, and `SandboxCrashed`.
+        """
+        wait, target = self._wait(timeout), self.port(port)
+        waits.for_http(self._live(), target, path, status, wait)
 
     def close(self) -> None:
         """End the sandbox and all that runs in it. A second call does nothing."""
@@ -418,12 +451,6 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
     def __exit__(self, *_: object) -> None:
         """Close the sandbox."""
         self.close()
-
-
-def _ask(channel: Channel, question: Mapping[str, object], deadline: float, otherwise: str) -> int:
-    answer = Answer(channel)
-    channel.add(answer, question)
-    return answer.wait(deadline, otherwise).numbers["n"]
 
 
 def _port(port: int) -> int:

@@ -51,6 +51,21 @@ def test_a_program_is_spoken_with(gvisor: Gvisor) -> None:
     asyncio.run(act())
 
 
+def test_a_network_is_opened_and_a_server_is_waited_for(gvisor: Gvisor) -> None:
+    """One sandbox fetches from another, by a name that it has for the block."""
+    fetch = ["python3", "-c", "import urllib.request as r; print(r.urlopen('http://web').status)"]
+
+    async def act() -> None:
+        async with gvisor.asandbox() as web, gvisor.asandbox() as box:
+            await web.popen(["python3", "-m", "http.server", "80"])
+            await web.wait_for_http(80)
+            async with box.network({"web:80": web.port(80)}):
+                assert (await box.exec(fetch, check=True)).stdout == "200\n"
+            assert (await box.exec(fetch)).returncode == 1
+
+    asyncio.run(act())
+
+
 def test_a_cancelled_exec_is_killed_with_all_that_it_started(
     gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,8 +100,9 @@ def test_a_full_disk_is_an_error(gvisor_sandbox: Sandbox) -> None:
         ("put", ["/tmp/x", b"", True]), ("forward", [0]), ("forward", [65536]),
         ("forward", ["80"]), ("wait_for_port", [True]), ("wait_for_port", [80, -1]),
         ("ping", [float("nan")]), ("get", ["/\ud800"]), ("put", ["/\ud800", b""]),
+        ("port", [0]), ("wait_for_http", [0]), ("wait_for_http", [80, "/", 200, -1]),
     ],
-    ids=range(16),
+    ids=range(19),
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused(unconnected: Sandbox, name: str, args: list[Any]) -> None:
     """Senseless arguments are refused before the sandbox gets a request."""

@@ -17,6 +17,7 @@ import errno
 import os
 import signal
 import socket
+import struct
 import sys
 
 if not __package__:
@@ -54,6 +55,11 @@ class Guest:
         self.peers: dict[int, Peer] = {}
         self.running: dict[int, Exec] = {}
         self.past: collections.OrderedDict[int, tuple[int, bytes]] = collections.OrderedDict()
+        self.relays: dict[int, int] = {}
+        """The relays of `on_network` by pid, with the id of the message that waits for the end."""
+
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=host)
+        self._passed: list[int] = []
         self._strings = b""
         self._ready = False
         self.loop.want(host, READ, self._read)
@@ -78,6 +84,8 @@ class Guest:
                     return
                 if pid in self.running:
                     self._ended(self.running.pop(pid), status)
+                elif number := self.relays.pop(pid, 0):
+                    self.on_ping({"id": number}, b"")
 
     def _ended(self, program: Exec, status: int) -> None:
         program.end(status)
@@ -88,12 +96,19 @@ class Guest:
 
     def _read(self) -> None:
         try:
-            if not self.loop.decoder.read(self.loop.host):
+            if not self.loop.decoder.read(self.loop.host, self._receive):
                 raise SystemExit(0)
         except BlockingIOError:
             return
         for message, payload in self.loop.decoder.frames():
             self._take(message, bytes(payload))
+
+    def _receive(self, _host: int, room: list[memoryview]) -> int:
+        """Read from the host, and keep the descriptors that it passes."""
+        asked = socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
+        count, found, _flags, _address = self._socket.recvmsg_into(room, *asked)
+        self._passed += [struct.unpack("i", data[:4])[0] for _level, _kind, data in found]
+        return count
 
     def _take(self, message: dict[str, Any], payload: bytes) -> None:
         op, number = message["op"], message["id"]
@@ -176,14 +191,37 @@ class Guest:
         self.loop.send({"op": "answer", "id": message["id"], "n": 1})
 
     def on_probe(self, message: dict[str, Any], _payload: bytes) -> None:
-        """Answer whether something listens on a port."""
+        """Answer with the error of a connection to a port; 0 is none."""
 
-        def dialled(made: socket.socket | None, _errno: int) -> None:
+        def dialled(made: socket.socket | None, error: int) -> None:
             if made is not None:
                 made.close()
-            self.loop.send({"op": "answer", "id": message["id"], "n": int(made is not None)})
+            self.loop.send({"op": "answer", "id": message["id"], "n": 0 if made else error})
 
         Dial(self.loop, message["port"], dialled)
+
+    def on_network(self, message: dict[str, Any], _payload: bytes) -> None:
+        """Fork a relay for the socket that came with this message."""
+        number: int = message["id"]
+        try:
+            if not self._passed:
+                raise OSError(errno.EMFILE, "no descriptor is left for the socket")
+            link = self._passed.pop(0)
+            others = [fd for fd in map(int, os.listdir("/proc/self/fd")) if fd != link]
+            pid = inner_relay.fork(message["places"], *others, link=link)
+        except _REFUSED as error:
+            self._refuse(number, error)
+        else:
+            self.relays[pid] = 0
+            self.loop.send({"op": "answer", "id": number, "n": pid})
+
+    def on_cut(self, message: dict[str, Any], payload: bytes) -> None:
+        """Answer when a relay has ended. The host's has, or there is a signal in the message."""
+        if message["of"] in self.relays:
+            self.relays[message["of"]] = message["id"]
+            os.kill(message["of"], message["n"])  # 0 is no signal
+        else:
+            self.on_ping(message, payload)
 
     def on_rest(self, message: dict[str, Any], payload: bytes) -> None:
         """Be at rest while the sandbox is saved. A restored copy of this process wakes up here."""

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import functools
 import os
+import signal
 import socket
 import struct
 
@@ -164,23 +165,30 @@ def listen(places: Sequence[str]) -> list[tuple[int, socket.socket]]:
     return found
 
 
-def fork(places: Sequence[str], *others: int) -> None:
-    """Fork the relay, which listens when this returns. The fork closes the descriptors ``others``.
+def fork(places: Sequence[str], *others: int, link: int = LINK) -> int:
+    """Fork the relay, which listens when this returns; return its pid.
 
-    Raises `OSError` where a place cannot be listened on.
+    The fork closes the descriptors ``others``, and this process the ``link``. Raises `OSError`
+    where a place cannot be listened on.
     """
-    listeners = listen(places)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setsid()
-            for fd in others:
-                os.close(fd)
-            InnerRelay(socket.socket(fileno=LINK), listeners).serve()
-        except (OSError, MuxError):
-            pass
-        finally:
-            os._exit(0)
-    os.close(LINK)
+    try:
+        listeners = listen(places)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.setsid()
+                signal.set_wakeup_fd(-1)
+                for fd in {*others} - {listener.fileno() for _entry, listener in listeners}:
+                    os.closerange(fd, fd + 1)  # without an error for one that is closed
+                relay = InnerRelay(socket.socket(fileno=link), listeners)
+                relay.serve()
+                relay.close()
+            except (OSError, MuxError):
+                pass
+            finally:
+                os._exit(0)
+    finally:
+        os.close(link)
     for _entry, listener in listeners:
         listener.close()
+    return pid

@@ -82,7 +82,7 @@ class Outbox:
     def write(self, fd: int) -> None:
         """Write it all. Raises `BlockingIOError` where a part is left, and another `OSError`."""
         while self._parts:
-            count = os.writev(fd, list(itertools.islice(self._parts, _BATCH)))
+            count = self._send(fd, list(itertools.islice(self._parts, _BATCH)))
             self.size -= count
             while count:
                 part = self._parts[0]
@@ -91,6 +91,10 @@ class Outbox:
                 else:
                     self._parts[0] = part[count:]
                     count = 0
+
+    def _send(self, fd: int, parts: list[memoryview]) -> int:
+        """Write once; return the number of bytes."""
+        return os.writev(fd, parts)
 
 
 def receive(fd: int, tag: bytes) -> dict[str, Any]:
@@ -187,14 +191,14 @@ class Decoder:
         """Note that ``count`` bytes were read into the room."""
         self._end += count
 
-    def read(self, fd: int) -> int:
+    def read(self, fd: int, readv: Callable[[int, list[memoryview]], int] = _readv) -> int:
         """Read once from ``fd``; return the number of bytes, 0 where no more will come.
 
         Raises `BlockingIOError` where nothing has come yet. The rule of `room` holds.
         """
         room = self.room()
         try:
-            count = _readv(fd, [room])
+            count = readv(fd, [room])
         except BlockingIOError:
             raise
         except OSError:  # the other end is gone, with messages of ours unread

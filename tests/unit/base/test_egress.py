@@ -8,6 +8,7 @@ from pytest_gvisor.base.egress import (
     Traffic,
     entries,
     hosts_file,
+    merged,
     parse,
     places,
     ports,
@@ -223,3 +224,21 @@ def test_the_names_of_a_program_are_those_that_it_has_used() -> None:
         Egress(entries=(star,), names=(first, second))
     )
     assert found.names == (Traffic(entry="x.a:1", reached=1, sent=6),)
+
+
+def test_the_traffic_of_several_relays_is_one() -> None:
+    """An entry that was opened twice has the sum; a later one has no earlier figures."""
+    first = Egress(entries=(Traffic(entry="a:1", reached=1, refused=1, sent=5, problem="why"),))
+    second = Egress(entries=(Traffic(entry="a:1", reached=2), Traffic(entry="b:1", received=3)))
+    found = merged([first, second._replace(error="cut off")])
+    assert found == Egress(
+        entries=(
+            Traffic(entry="a:1", reached=3, refused=1, sent=5, problem="why"),
+            Traffic(entry="b:1", received=3),
+        ),
+        error="cut off",
+    )
+    assert found.since(first).entries == (
+        Traffic(entry="a:1", reached=2),
+        Traffic(entry="b:1", received=3),
+    )
