@@ -36,6 +36,10 @@ def opened(channel: Channel, settings: Settings, patience: float) -> Iterator[No
     listen or change /etc/hosts, and `NotReady` after ``patience`` seconds.
     """
     allow, driven = settings.allow, channel.driven
+    settings.check_allow()
+    if any("*" in entry for entry in allow):
+        step = "Give it to gvisor.sandbox(allow=[…])."
+        raise UsageError(f"allow={allow!r}: a block has no proxy for names with *", next_step=step)
     with contextlib.ExitStack() as undo:  # the relay on the host ends before all else
         with driven.changing:
             found = _places(channel, allow)
