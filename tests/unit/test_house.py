@@ -63,7 +63,7 @@ def sizes() -> dict[str, int]:
 
 
 def test_each_folder_keeps_to_its_budget() -> None:
-    """And all of them together to 28,703 lines in 268 modules.
+    """And all of them together to 28,701 lines in 268 modules.
 
     Issues of their own have budgets beside the rest: traces (1,090 lines), why a test differs
     (321), the allow-list (770), loaded modules (398), asyncio and inspect_ai (346). The rest has
@@ -74,7 +74,7 @@ def test_each_folder_keeps_to_its_budget() -> None:
         folders[name.partition("/")[0] if "/" in name else ""] += size
     assert folders.keys() == BUDGETS.keys()
     assert {name: size for name, size in folders.items() if size > BUDGETS[name]} == {}
-    assert folders.total() <= 28_703
+    assert folders.total() <= 28_701
     assert len(MODULES) <= 268
 
 
