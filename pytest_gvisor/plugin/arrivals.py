@@ -1,15 +1,31 @@
 """A plugin that takes reports, and counts of xdist's workers, for the matrix.
 
-The only module that knows xdist. Light: every session imports it.
+With `machines` the only module that knows xdist. Light: every session imports it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+if TYPE_CHECKING:
+    import threading
+    from types import ModuleType
+
 _COUNTS = "gvisor_counts"
+
+
+def _machines() -> ModuleType:
+    from pytest_gvisor.plugin import machines  # noqa: PLC0415 -- idle costs nothing
+
+    return machines
+
+
+def _matrix() -> ModuleType:
+    from pytest_gvisor.plugin import matrix  # noqa: PLC0415 -- as above
+
+    return matrix
 
 
 class Arrivals:
@@ -20,38 +36,46 @@ class Arrivals:
         self._is_settled = False
         """Whether the matrix is made, or, in a worker, the controller is told of its tests."""
 
+        self._ended: threading.Event | None = None
+
     @pytest.hookimpl(tryfirst=True)  # before a worker sends the report
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Make the matrix if a report, perhaps a worker's, has data for it."""
         # xdist reports a test whose worker was lost by a phase of this name.
-        if self._is_settled or not (hasattr(report, "gvisor_cell") or str(report.when) == "???"):
+        is_lost = str(report.when) == "???"
+        if is_lost:
+            _machines().name_lost(self._config, report)
+        if self._is_settled or not (hasattr(report, "gvisor_cell") or is_lost):
             return
-        from pytest_gvisor.plugin import cells, matrix  # noqa: PLC0415 -- idle costs nothing
-
-        self._is_settled, manager = True, self._config.pluginmanager
-        known = manager.has_plugin(matrix.NAME)
-        if (collector := matrix.ensure(self._config)) is None:
-            # The controller collects nothing itself: once, it is told what there is to run.
-            session = manager.get_plugin("session")
-            vars(report)[cells.ROSTER] = [] if session is None else cells.roster(session)
-        elif not known:
-            # The call of this hook that is under way does not reach what is registered in it.
-            collector.pytest_runtest_logreport(report)
+        self._is_settled = True
+        _matrix().settle(self._config, report)
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any) -> None:
-        """Take a worker's count of removed leaks; a crashed worker sends none."""
-        counts = getattr(node, "workeroutput", {}).get(_COUNTS)
-        if counts is not None:
-            from pytest_gvisor.plugin import matrix  # noqa: PLC0415 -- as above
+    def pytest_configure_node(self, node: Any) -> None:
+        """Find out on which machine a worker is to run."""
+        _machines().meet(node)
 
-            if (collector := matrix.ensure(self._config)) is not None:
-                collector.reaped += counts[0]
-                collector.left += counts[1]
+    @pytest.hookimpl
+    def pytest_sessionstart(self) -> None:
+        """End a worker on another machine with its controller."""
+        if getattr(self._config, "workerinput", {}).get("gvisor_elsewhere"):
+            self._ended = _machines().end_with_controller(self._config)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        """Take a worker's count of removed leaks; a crashed worker sends none."""
+        if error:
+            _machines().replace_lost(node)
+        counts = getattr(node, "workeroutput", {}).get(_COUNTS)
+        if counts is not None and (collector := _matrix().ensure(self._config)) is not None:
+            collector.reaped[node.gateway.id] += counts[0]
+            collector.left[node.gateway.id] += counts[1]
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
         """Send, from a worker, the leaks that its sweep has removed, and those it could not."""
+        if self._ended is not None:
+            self._ended.set()  # the controller does not wait for what comes after this hook
         output: dict[str, Any] | None = getattr(self._config, "workeroutput", None)
         if output is not None:
             from pytest_gvisor.plugin.stash import engine_if_any  # noqa: PLC0415 -- as above

@@ -29,18 +29,21 @@ if TYPE_CHECKING:
 def line(config: pytest.Config) -> str:
     """Return ``gvisor: runsc 20240729.0 (/usr/bin/runsc), systrap, network none``."""
     settings = run_settings(config)
+    engine = engine_of(config)
+    native = [NATIVE] if settings.native else []
+    names = ", ".join([*native, *engine.platforms_of(settings)])
+    strict = ", strict" if settings.strict else ""
+    # xdist's option for each worker; those of -n are on this machine.
+    if any("popen" not in spec for spec in config.getoption("tx", None) or []):
+        return f"gvisor: {names}, network {settings.network}{strict}, runsc of each machine"
     if where := already_inside():
         return f"gvisor: {ALREADY_INSIDE} {where}, {NO_NESTING}"
-    engine = engine_of(config)
     each = [settings_on(settings, release.label) for release in settings.releases] or [settings]
     try:
         found = ", ".join(_binary(engine.runsc(one.runsc), one.label) for one in each)
         path, passed = session_folder.choose_base()
     except GvisorError as error:
         return f"gvisor: {escape(error.message.splitlines()[0])}"
-    native = [NATIVE] if settings.native else []
-    names = ", ".join([*native, *engine.platforms_of(settings)])
-    strict = ", strict" if settings.strict else ""
     # The place of the sessions, unless it is the usual one.
     where = escape(f"; sessions are in {path}, because of {'; '.join(passed)}") if passed else ""
     return f"gvisor: {found}, {names}, network {settings.network}{strict}{where}"

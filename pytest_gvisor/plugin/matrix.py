@@ -11,23 +11,22 @@ import dataclasses
 import datetime as dt
 import hashlib
 import os
-import platform
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 
 import pytest
 
 from pytest_gvisor.base.errors import ReportError
 from pytest_gvisor.base.escape import escape, safe, uncoloured
+from pytest_gvisor.base.kernel import named_sandbox
 from pytest_gvisor.base.setting_values import NATIVE
-from pytest_gvisor.plugin import cells, explain
+from pytest_gvisor.plugin import cells, explain, machines
 from pytest_gvisor.plugin.entries import MAX_OUTPUT, CellInMaking
-from pytest_gvisor.plugin.placement import UNSUPPORTED, already_inside, here_is_inside
+from pytest_gvisor.plugin.placement import UNSUPPORTED, here_is_inside
 from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.plugin.stash import engine_if_any, worker_of
 from pytest_gvisor.report import outputs, summary
-from pytest_gvisor.report.merging import merge
-from pytest_gvisor.report.model import Binary, Column, Leg, Report, Row, State
+from pytest_gvisor.report.merging import worse
+from pytest_gvisor.report.model import Binary, Cell, Column, Leg, Report, Row, State
 from pytest_gvisor.report.run_texts import tail
 
 NAME = "gvisor-report"
@@ -48,6 +47,19 @@ def ensure(config: pytest.Config) -> Collector | None:
     return found
 
 
+def settle(config: pytest.Config, report: pytest.TestReport) -> None:
+    """Make the matrix for its first report; in a worker, add what there is to run to the report."""
+    manager = config.pluginmanager
+    known = manager.has_plugin(NAME)
+    if (collector := ensure(config)) is None:
+        # The controller collects nothing itself: once, it is told.
+        session = manager.get_plugin("session")
+        vars(report)[cells.ROSTER] = [] if session is None else cells.roster(session)
+    elif not known:
+        # The call of this hook that is under way does not reach what is registered in it.
+        collector.pytest_runtest_logreport(report)
+
+
 class Collector:
     """pytest's hooks in the process that writes the report."""
 
@@ -59,12 +71,16 @@ class Collector:
         process."""
 
         self._lost: list[pytest.TestReport] = []
-        self._causes: dict[str, str] = {}
+        self._causes: dict[tuple[str, str], str] = {}
+        """The cause for which a worker could not use a column."""
+
         self._size = 0
         self._unsupported: collections.Counter[str] = collections.Counter()
         self._collection = ""
-        self.reaped = 0
-        self.left = 0
+        self.reaped: collections.Counter[str] = collections.Counter()
+        """Leaks that were removed, by worker; so is ``left``."""
+
+        self.left: collections.Counter[str] = collections.Counter()
         self.report: Report | None = None
         self.written: list[str] = []
         self.problems: list[str] = []
@@ -100,7 +116,7 @@ class Collector:
         entry.starts_ms = starts or entry.starts_ms
         entry.used = data.pop("used", None) or entry.used
         if "cause" in data:
-            self._causes.setdefault(data["lacking"], data["cause"])
+            self._causes.setdefault((worker_of(report), data["lacking"]), data["cause"])
         if str(report.outcome) == "rerun":
             entry.void = True
         else:
@@ -198,48 +214,67 @@ class Collector:
         for report in self._lost:  # of a test without an entry nothing is known
             if report.nodeid in self._tests:
                 self._entry(report).take(report)
-        entries = [(nodeid, one) for nodeid, tries in self._tests.items() for one in tries.values()]
-        rows = (
-            Row(test=escape(entry.row), cells=(entry.cell(nodeid),)) for nodeid, entry in entries
-        )
-        found = merge([Report(rows=(row,)) for row in rows])
-        dropped = sum(entry.dropped for _nodeid, entry in entries)
+        places = machines.of_workers(self._config)
+        if engine := engine_if_any(self._config):
+            self.reaped[""] += engine.launcher.swept
+            self.left[""] += engine.launcher.left
+        each = dict.fromkeys(places.values()) or {machines.here(): None}
+        first, numbers = next(iter(each)), {machine: number for number, machine in enumerate(each)}
+        rows: dict[str, dict[str, Cell]] = {}
+        dropped = 0
+        of_each: dict[machines.Machine, list[CellInMaking]] = {machine: [] for machine in each}
+        for nodeid, tries in self._tests.items():
+            for worker, entry in tries.items():
+                machine = places.get(worker, first)
+                of_each[machine].append(entry)
+                dropped += entry.dropped
+                cell = dataclasses.replace(entry.cell(nodeid), leg=numbers[machine])
+                found = rows.setdefault(escape(entry.row), {})
+                known = found.get(cell.platform)
+                found[cell.platform] = cell if known is None else worse(known, cell)
         note = f"details of {dropped} cells were left out, for the report's size"
-        leg = self._leg([entry for _nodeid, entry in entries])
-        return dataclasses.replace(found, legs=(leg,), notes=(note,) if dropped else ())
+        date, legs = dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), []
+        for machine, entries in of_each.items():
+            workers = [name for name in ("", *places) if places.get(name, first) == machine]
+            legs.append(dataclasses.replace(self._leg(machine, workers, entries), date=date))
+        return Report(
+            legs=tuple(legs),
+            rows=tuple(Row(test=test, cells=tuple(found.values())) for test, found in rows.items()),
+            notes=(note,) if dropped else (),
+        )
 
-    def _leg(self, entries: Sequence[CellInMaking]) -> Leg:
+    def _leg(
+        self, machine: machines.Machine, workers: Sequence[str], entries: Sequence[CellInMaking]
+    ) -> Leg:
+        """Return the part of this run on one machine, by the workers there."""
         binaries = {tuple(e.data["runsc"]) for e in entries if e.data.get("runsc", [""])[0]}
         chosen = run_settings(self._config)
         native = [NATIVE] if any(entry.platform == NATIVE for entry in entries) else []
         labels = [release.label for release in chosen.releases] or [""]
         names = [cells.column(one.value, label) for one in chosen.platforms for label in labels]
         names = [*native, *names, *(entry.platform for entry in entries)]
-        if engine := engine_if_any(self._config):
-            self.reaped += engine.launcher.swept
-            self.left += engine.launcher.left
+        causes = {name: why for (worker, name), why in self._causes.items() if worker in workers}
         shard, shards = _division(self._config)
         commit = os.environ.get("GITHUB_SHA") or os.environ.get("CI_COMMIT_SHA", "")
         return Leg(
             project=escape(self._config.rootpath.name),
-            date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-            host=escape(os.uname().nodename),
-            kernel=escape(os.uname().release),
-            machine=escape(os.uname().machine),
-            inside=escape(already_inside()),
-            python=platform.python_version(),
+            host=escape(machine.host),
+            kernel=escape(machine.uname.release),
+            machine=escape(machine.uname.machine),
+            inside=escape(named_sandbox(machine.uname)),
+            python=escape(machine.python),
             pytest=pytest.__version__,
-            plugin=_own_version(),
+            plugin=escape(machine.plugin),
             runsc=tuple(
                 Binary(version=escape(version), path=escape(path), origin=escape(origin))
                 for version, path, origin in sorted(binaries)
             ),
             platforms=tuple(
-                Column(name=name, cause=escape(self._causes.get(name, "")))
+                Column(name=name, cause=escape(causes.get(name, "")))
                 for name in dict.fromkeys(names)
             ),
-            reaped=self.reaped,
-            left=self.left,
+            reaped=sum(self.reaped[worker] for worker in workers),
+            left=sum(self.left[worker] for worker in workers),
             shard=shard,
             shards=shards,
             collection=self._collection,
@@ -251,13 +286,6 @@ def _division(config: pytest.Config) -> tuple[int, int]:
     """Return the number of this shard, and of all, by the options of pytest-split; 0 without."""
     group, splits = config.getoption("group", None), config.getoption("splits", None)
     return (group, splits) if isinstance(group, int) and isinstance(splits, int) else (0, 0)
-
-
-def _own_version() -> str:
-    try:
-        return metadata.version("pytest-gvisor")
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def prepare(config: pytest.Config) -> None:

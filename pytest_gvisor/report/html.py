@@ -109,7 +109,7 @@ def verdict(report: Report) -> tuple[str, State]:
     if unfinished := some(State.NOT_RUN):
         return f"not finished: {unfinished} of {_tests(total)} did not run", State.XPASSED
     if differing := len(report.differing):
-        return f"none failed, but platforms differ in {_tests(differing)}", State.XPASSED
+        return f"none failed, but {report.sides} differ in {_tests(differing)}", State.XPASSED
     if some(State.PASSED, State.XPASSED, State.XFAILED):
         if untold := total - some(*(state for state in State if state.tells)):
             return f"none failed, but {untold} of {_tests(total)} could not run", State.XPASSED
@@ -147,13 +147,14 @@ def _binary(one: Binary) -> str:
 def _rows(report: Report) -> list[dict[str, Any]]:
     """Return the rows, failures first, each with its number in the report."""
     numbers = {id(row): number for number, row in enumerate(report.rows)}
+    names = report.platforms
     return [
-        {"number": numbers[id(row)], **_row(row, report.platforms)}
+        {"number": numbers[id(row)], **_row(report, row, names)}
         for row in failures_first(report.rows)
     ]
 
 
-def _row(row: Row, platforms: Sequence[str]) -> dict[str, Any]:
+def _row(report: Report, row: Row, platforms: Sequence[str]) -> dict[str, Any]:
     return {
         "test": escape(row.test),
         "parts": re.split(r"(?<=::)|(?<=[/_])", escape(row.test)),
@@ -161,7 +162,10 @@ def _row(row: Row, platforms: Sequence[str]) -> dict[str, Any]:
         "states": " ".join(dict.fromkeys(cell.state.value for cell in row.cells)),
         "time": max((cell.duration for cell in row.cells), default=0),
         "ratio": max((row.ratio(cell) or 0 for cell in row.cells), default=0),
-        "cells": [(cell, _time(row, cell)) for cell in map(row.on, platforms)],
+        "cells": [
+            (cell, _time(row, cell), escape(report.place(cell)) if cell else "")
+            for cell in map(row.on, platforms)
+        ],
     }
 
 

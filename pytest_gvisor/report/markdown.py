@@ -31,7 +31,7 @@ def render(report: Report, budget: int | None = None) -> str:
     room = None if budget is None else budget - len(f"{top}\n{heads}\n".encode()) - 200
     shown = 0
     for row in rows:
-        line = _line(row, names)
+        line = _line(report, row, names)
         if room is not None:
             room -= len(line.encode()) + 1
             if room < 0:
@@ -54,8 +54,8 @@ def _top(report: Report) -> Iterator[str]:
         yield f"- **{name}**: {'; '.join(map(str, filter(None, facts)))}"
         if cause := report.cause(name):
             yield f"  - cannot be used: {code(cause)}"
-    if len(report.platforms) > 1:
-        yield f"- tests that differ between platforms: {len(report.differing)}"
+    if len(report.platforms) > 1 or len(report.hosts) > 1:
+        yield f"- tests that differ between {report.sides}: {len(report.differing)}"
     yield f"- leaks removed: {report.reaped}" + (f", left: {report.left}" if report.left else "")
     if lacking := missing(report):
         yield f"- **missing**: {', '.join(lacking)}"
@@ -78,16 +78,24 @@ def _leg(leg: Leg) -> str:
     return f"{where}{runsc or 'no runsc'}, {code(facts)}"
 
 
-def _line(row: Row, names: tuple[str, ...]) -> str:
-    cells = [_cell(row.on(name)) for name in names]
+def _line(report: Report, row: Row, names: tuple[str, ...]) -> str:
+    cells = [_cell(report, row.on(name)) for name in names]
     return f"| {code(row.test)} | {' | '.join(cells)} |"
 
 
-def _cell(cell: Cell | None) -> str:
+def _cell(report: Report, cell: Cell | None) -> str:
     if cell is None:
         return "-"
-    also = "".join(f"; run {other.leg + 1}: {other.state.word}" for other in cell.others)
-    return f"{_MARKS[cell.state]} {cell.state.word}{also}"
+    also = "".join(
+        f"; run {other.leg + 1}: {other.state.word}{_place(report, cell, other.leg)}"
+        for other in cell.others
+    )
+    return f"{_MARKS[cell.state]} {cell.state.word}{_place(report, cell, cell.leg)}{also}"
+
+
+def _place(report: Report, cell: Cell, leg: int) -> str:
+    place = report.place(cell, leg)
+    return f" on {code(place.removeprefix(' on '))}" if place else ""
 
 
 def code(text: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import enum
+import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -167,11 +168,13 @@ class Row:
 
     @property
     def differs(self) -> bool:
-        """Whether two platforms have different verdicts. A failure that is expected counts as a
-        pass, because such a difference is known.
+        """Whether two platforms, or two runs of pytest, have different verdicts. A failure that is
+        expected counts as a pass, because such a difference is known.
         """
-        known = {State.XFAILED: State.PASSED}
-        return len({known.get(cell.state, cell.state) for cell in self.verdicts}) > 1
+        known, cells = {State.XFAILED: State.PASSED}, self.verdicts
+        states = [cell.state for cell in cells]
+        states += [o.state for cell in cells for o in cell.others if o.leg != cell.leg]
+        return len({known.get(state, state) for state in states if state.tells}) > 1
 
     def ratio(self, cell: Cell) -> float | None:
         """Return how often the time on the host fits into a cell's; None if one did not pass."""
@@ -345,9 +348,44 @@ class Report:
         return Used.by(self.cells(platform))
 
     def cause(self, platform: str) -> str:
-        """Return why a platform was unusable in any run of pytest."""
-        causes = [c.cause for leg in self.legs for c in leg.platforms if c.name == platform]
-        return "; ".join(dict.fromkeys(filter(None, causes)))
+        """Return why a platform was unusable in any run of pytest, and on which machine."""
+        causes = [
+            f"{self._on(number)[1:]}: {column.cause}".removeprefix(": ")
+            for number, leg in enumerate(self.legs)
+            for column in leg.platforms
+            if column.name == platform and column.cause
+        ]
+        return "; ".join(dict.fromkeys(causes))
+
+    @functools.cached_property
+    def hosts(self) -> tuple[str, ...]:
+        """The names of the machines, in the order of the legs."""
+        return tuple(dict.fromkeys(leg.host for leg in self.legs if leg.host))
+
+    @property
+    def sides(self) -> str:
+        """The word for what may differ: platforms, and machines if there are several."""
+        return "platforms or machines" if len(self.hosts) > 1 else "platforms"
+
+    @functools.cached_property
+    def _spread(self) -> frozenset[str]:
+        """The columns whose tests ran on several machines."""
+        found: dict[str, set[str]] = collections.defaultdict(set)
+        for cell in (cell for row in self.rows for cell in row.cells):
+            legs = (cell.leg, *(other.leg for other in cell.others))
+            found[cell.platform].update(map(self._on, legs))
+        return frozenset(name for name, places in found.items() if len(places) > 1)
+
+    def _on(self, leg: int) -> str:
+        host = self.legs[leg].host if leg < len(self.legs) else ""
+        return f" on {host}" if host and len(self.hosts) > 1 else ""
+
+    def place(self, cell: Cell, leg: int | None = None) -> str:
+        """Return ``on NAME`` with a space before it, for the machine of a cell or of another leg.
+
+        Nothing if all tests of the cell's column ran on one machine.
+        """
+        return self._on(cell.leg if leg is None else leg) if cell.platform in self._spread else ""
 
     @property
     def differing(self) -> tuple[Row, ...]:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from pytest_gvisor.base.escape import safe
 from pytest_gvisor.report.merging import missing
-from pytest_gvisor.report.model import Cell, Report, Row, State, joined
+from pytest_gvisor.report.model import Cell, Leg, Report, Row, State, joined
 
 _LONGEST = 1000
 MAX_ROWS = 50
@@ -32,7 +32,7 @@ def show(
 ) -> None:
     """Show the rows that differ, with commands that repeat them, then the figures."""
     if report.differing:
-        terminal.section("gVisor: platforms differ", "=")
+        terminal.section(f"gVisor: {report.sides} differ", "=")
         for line in differing(report):
             terminal.write_line(safe(line))
         for note in report.notes:
@@ -42,6 +42,8 @@ def show(
     elif report.rows and terminal.verbosity >= 0:
         terminal.write_line(safe("gVisor: " + "; ".join(figures(report))))
     if terminal.verbosity >= 0:
+        for leg in report.legs if len(report.hosts) > 1 else ():
+            terminal.write_line(safe(one_line(f"gVisor: on {_facts(leg)}")))
         for path in written:
             terminal.write_line(safe(f"gVisor: report written to {path}"))
     for problem in problems:
@@ -52,7 +54,7 @@ def differing(report: Report) -> Iterator[str]:
     """Yield each row that differs: its test, its cells, a command."""
     rows = report.differing
     for row in rows[:MAX_ROWS]:
-        cells = ", ".join(f"{cell.platform} {_word(cell)}" for cell in row.cells)
+        cells = ", ".join(_cell(report, cell) for cell in row.cells)
         yield f"{one_line(row.test)}: {cells}"
         cell = _telling(row)
         if cell.message:
@@ -71,9 +73,21 @@ def one_line(text: str) -> str:
     return text.replace("\n", "\\n").replace("\t", "\\t")
 
 
-def _word(cell: Cell) -> str:
-    bad = cell.state in {State.FAILED, State.ERROR}
-    return cell.state.word.upper() if bad else cell.state.word
+def _facts(leg: Leg) -> str:
+    found = ", ".join(f"runsc {one.version} ({one.path})" for one in leg.runsc) or "no runsc"
+    return f"{leg.host}: {found}, kernel {leg.kernel}, Python {leg.python}"
+
+
+def _cell(report: Report, cell: Cell) -> str:
+    """Return ``systrap FAILED``, and the machines and their states if there are several."""
+    parts = [f"{_word(cell.state)}{report.place(cell)}"]
+    if report.place(cell):
+        parts += [f"{_word(o.state)}{report.place(cell, o.leg)}" for o in cell.others]
+    return f"{cell.platform} {', '.join(parts)}"
+
+
+def _word(state: State) -> str:
+    return state.word.upper() if state in {State.FAILED, State.ERROR} else state.word
 
 
 def _telling(row: Row) -> Cell:

@@ -136,6 +136,8 @@ class Project:
             self.write({"pytest.ini": INI})
         basetemp = self.folder / f"basetemp{next(self._numbers)}"
         workers = ["-p", "no:xdist"] if self.workers is None else ["-n", str(self.workers)]
+        if "--tx" in args:  # which says itself how many there are
+            workers = []
         with pytest.MonkeyPatch.context() as patch:
             for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
                 patch.delenv(name)

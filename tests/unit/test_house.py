@@ -24,6 +24,7 @@ SMALL = {
     "guest/tests/begin.py": "Python keeps no byte code of the first file",
     "guest/warm/relay_process.py": "a program",
     "plugin/hookspecs.py": "pluggy reads a whole module",
+    "plugin/machine_facts.py": "xdist's controller sends its source to other machines",
     "plugin/phase_marks.py": "the pytest inside imports it too",
     "programs/ask_runsc.py": "a program",
     "programs/bootstrap.py": "Python keeps no byte code of the first file",

@@ -1,0 +1,192 @@
+"""xdist's workers on other machines, by ssh: each machine is as good as this one."""
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from pytest_gvisor.report.model import State
+from tests.machines.conftest import Fleet
+
+EACH = """
+    import os
+    import pytest
+
+    def test_workload(gvisor):
+        assert gvisor.run(["echo", "hello"]).stdout == "hello\\n"
+
+    @pytest.mark.in_gvisor
+    def test_inside():
+        assert os.path.exists("/proc/version")
+
+    def test_warm(gvisor_sandbox):
+        assert gvisor_sandbox.exec(["cat", "/proc/version"]).returncode == 0
+"""
+HANGING = """
+    import os, pathlib, time
+    import pytest
+
+    @pytest.mark.parametrize("number", range(6))
+    def test_workload(gvisor, number):
+        if {hangs}:
+            pathlib.Path("/tmp/hangs").touch()
+            gvisor.run(["sleep", "100"], timeout=90)
+        gvisor.run(["sleep", "0.5"])
+
+    @pytest.mark.in_gvisor
+    @pytest.mark.parametrize("number", range(6))
+    def test_inside(number):
+        time.sleep(0.5)
+"""
+NAME = "os.uname().nodename"
+
+
+def test_every_mode_works_on_every_machine(fleet: Fleet) -> None:
+    """Workloads, warm sandboxes and tests inside, on two platforms, two releases and for a user."""
+    session = fleet.start(
+        EACH, "--dist=each", "--gvisor-strict", "--gvisor-platform=systrap,ptrace"
+    )
+    output = session.end()
+    assert "18 passed" in output
+    assert "gvisor: systrap, ptrace, network none, strict, runsc of each machine" in output
+    for name, version in ("alpha", "20260905"), ("beta", "20240729"), ("gamma", "20260905"):
+        assert f"gVisor: on {name}: runsc {version}" in output
+    report = session.report
+    assert report.hosts == ("alpha", "beta", "gamma")
+    assert [leg.python[:4] for leg in report.legs] == ["3.11", "3.13", "3.13"]
+    everywhere = [(host, State.PASSED) for host in report.hosts for _platform in range(2)]
+    assert session.states() == dict.fromkeys(
+        ("test_workload", "test_inside", "test_warm"), everywhere
+    )
+
+
+def test_all_tests_run_inside_on_every_machine(fleet: Fleet) -> None:
+    """``--in-gvisor`` holds for each worker."""
+    tests = """
+        import os
+
+        def test_kernel():
+            assert os.uname().release.startswith("4.")
+    """
+    assert "3 passed" in fleet.start(tests, "--dist=each", "--in-gvisor").end()
+
+
+def test_a_test_that_differs_between_machines_shows_as_such(fleet: Fleet) -> None:
+    """The summary has the machines of the test, and no other test."""
+    tests = f"""
+        import os
+
+        def test_it(gvisor):
+            assert {NAME} != "beta"
+
+        def test_other(gvisor):
+            pass
+    """
+    session = fleet.start(tests, "--dist=each")
+    output = session.end(1)
+    assert " gVisor: platforms or machines differ " in output
+    assert "test_it.py::test_it: systrap FAILED on beta, passed on alpha, passed on gamma" in output
+    assert [row.test for row in session.report.differing] == ["test_it.py::test_it"]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_machine_without_runsc_skips_or_fails_its_tests(fleet: Fleet, strict: bool) -> None:
+    """The reason names what is missing, and the report names the machine."""
+    fleet["gamma"].run("mv", "/usr/local/bin/runsc", "/root/runsc")
+    try:
+        more = ["--gvisor-strict"] if strict else []
+        session = fleet.start(EACH, "--dist=each", "-rs", "--gvisor-platform=systrap", *more)
+        output = session.end(1 if strict else 0)
+    finally:
+        fleet["gamma"].run("mv", "/root/runsc", "/usr/local/bin/runsc")
+    assert ("6 passed, 3 errors" if strict else "6 passed, 3 skipped") in output
+    assert "systrap cannot be used: on gamma: runsc was not found" in output
+    state = State.ERROR if strict else State.UNAVAILABLE
+    for found in session.states().values():
+        assert found == [("alpha", State.PASSED), ("beta", State.PASSED), ("gamma", state)]
+    assert session.report.differing == ()
+
+
+def test_a_machine_without_power_costs_its_test_alone(fleet: Fleet) -> None:
+    """Its test is an error on that machine; the others run the rest, and it is clean afterwards."""
+    session = fleet.start(HANGING.format(hangs=f'{NAME} == "beta" and number > 1'))
+    beta = fleet["beta"]
+    session.until(beta.hangs)
+    beta.off()
+    output = session.end(1)
+    assert "1 failed, 11 passed" in output
+    (lost,) = [
+        (test, at) for test, ((at, state),) in session.states().items() if state is State.ERROR
+    ]
+    assert lost[1] == "beta"
+    assert f"crashed while running 'test_it.py::{lost[0]}' on beta" in output
+    assert all(
+        state is State.PASSED
+        for test, ((_at, state),) in session.states().items()
+        if test != lost[0]
+    )
+    beta.join()
+    again = fleet.start(EACH, "--dist=each")
+    assert "9 passed" in again.end()
+
+
+def test_killed_processes_on_a_machine_are_swept_by_the_next_session(fleet: Fleet) -> None:
+    """A keeper that is killed with its pytest leaves a folder, which the next session removes."""
+    session = fleet.start(HANGING.format(hangs=f'{NAME} == "beta" and number > 1'))
+    beta = fleet["beta"]
+    session.until(beta.hangs)
+    beta.run("pkill", "-KILL", "-f", "keeper.py|import sys;exec")
+    assert "1 failed, 11 passed" in session.end(1)
+    assert fleet.start(EACH, "--dist=each").end()
+
+
+def test_a_connection_that_is_cut_costs_its_test_alone(fleet: Fleet) -> None:
+    """The ssh client notices by ServerAliveInterval, and sshd by ClientAliveInterval."""
+    session = fleet.start(HANGING.format(hangs=f'{NAME} == "gamma" and number > 1'))
+    gamma = fleet["gamma"]
+    session.until(gamma.hangs)
+    gamma.cut()
+    assert "1 failed, 11 passed" in session.end(1)
+    session.until(lambda: not gamma.processes(), runs=False)
+
+
+def test_a_killed_ssh_costs_its_test_alone(fleet: Fleet) -> None:
+    """The machine is still there, so xdist starts a new worker on it."""
+    session = fleet.start(HANGING.format(hangs=f'{NAME} == "alpha" and number == 0'))
+    alpha = fleet["alpha"]
+    session.until(alpha.hangs)
+    pids = subprocess.run(
+        ["pgrep", "-P", str(session.process.pid), "-f", "ssh.* alpha "],
+        capture_output=True,
+        text=True,
+    )
+    os.kill(int(pids.stdout), signal.SIGKILL)
+    assert "1 failed, 11 passed" in session.end(1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_runs_anywhere_soon_after_an_end(fleet: Fleet, number: signal.Signals) -> None:
+    """Ctrl-C, a deadline of the shell's and a kill of the controller reach each machine."""
+    session = fleet.start(HANGING.format(hangs="True"))
+    for machine in fleet.machines:
+        session.until(machine.hangs)
+    os.killpg(session.process.pid, number)
+    took = session.until(lambda: not any(one.processes() for one in fleet.machines), runs=False)
+    print(f"{number.name}: {took:.1f} s")
+    assert took < 4
+
+
+def test_maxfail_ends_the_session_on_every_machine(fleet: Fleet) -> None:
+    """The other workers end their tests, and begin no more."""
+    tests = """
+        import time
+        import pytest
+
+        @pytest.mark.parametrize("number", range(30))
+        def test_it(gvisor, number):
+            time.sleep(0.3)
+            assert number
+    """
+    output = fleet.start(tests, "--maxfail=1").end(2)
+    assert "stopping after 1 failures" in output

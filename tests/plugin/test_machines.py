@@ -1,0 +1,49 @@
+"""A worker of xdist on another machine: here, a process with a host name and processes of its own.
+
+tests/machines has whole machines.
+"""
+
+import os
+import sys
+
+import pytest
+
+from pytest_gvisor.report import parse
+from tests.plugin.conftest import Project
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces")
+
+NAMESPACES = "unshare --mount --uts --pid --fork --kill-child --mount-proc"
+ELSEWHERE = f"popen//python={NAMESPACES} sh -c 'hostname far; exec {sys.executable} \"$@\"' sh"
+
+
+def test_a_report_has_a_run_for_each_machine(alone: Project) -> None:
+    """Each cell names the machines that ran it, and a test that differs between them shows it."""
+    alone.test("""
+        import os
+        import pytest
+
+        def test_workload(gvisor):
+            assert gvisor.run(["true"]).returncode == (os.uname().nodename == "far")
+
+        @pytest.mark.in_gvisor
+        def test_inside():
+            pass
+    """)
+    args = ("--tx", "popen", "--tx", ELSEWHERE, "--dist=each")
+    ran = alone.run(*args, "--gvisor-report=r.json", "--gvisor-report=r.md").ends(
+        passed=3, failed=1
+    )
+    here = os.uname().nodename
+    ran.shows(
+        f"test_it.py::test_workload: systrap FAILED on far, passed on {here}",
+        f"gVisor: on {here}: runsc ", "gVisor: on far: runsc ",
+    )  # fmt: skip
+    report = parse.parse((alone.folder / "r.json").read_bytes())
+    assert report.hosts == (here, "far")
+    assert [row.test for row in report.differing] == ["test_it.py::test_workload"]
+    for row in report.rows:
+        (cell,) = row.cells
+        assert sorted([cell.leg, *(other.leg for other in cell.others)]) == [0, 1]
+    rows = (alone.folder / "r.md").read_text()
+    assert f"failed on `far`; run 1: passed on `{here}`" in rows
