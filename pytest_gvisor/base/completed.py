@@ -163,6 +163,11 @@ class Completed:
     reason: str = ""
     """For `Outcome.OUT_OF_TASKS` the limit, and what counts against it; else ``""``."""
 
+    waited: float = 0.0
+    """Seconds of `duration` in which too many other sandboxes of this user started; the deadline
+    began after them.
+    """
+
     hint: str = ""
     """If a workload failed: a file among its arguments that only the host has; else ``""``."""
 

@@ -7,6 +7,7 @@ However a run ends, its workspace is removed, and an error is a `GvisorError`.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
@@ -80,13 +81,17 @@ class Runner:
         self._spec = spec
         self._keep = keep
         self._usage = Usage()
+        self._waited = 0.0
         self._leaks: tuple[str, ...] | None = None
         """Files and processes that could not be removed, as texts; None before `clean`."""
 
     def run(self) -> Completed:
         """Run it to its end. Raises as the function `run`."""
         with contextlib.ExitStack() as undo:
-            self.start(undo, self.request.settings.timeout)
+            folder, stop = os.path.dirname(self.workspace.shared), self.request.stop
+            with self.launcher.starts.slot(folder, stop) as self._waited:
+                self.start(undo, self.request.settings.timeout)
+                self.supervisor.await_start()
             self.supervisor.watch()
             self.supervisor.drain_events()
             completed, error = self.finish(self.clean)
@@ -220,6 +225,7 @@ class Runner:
             returncode=verdict.returncode,
             **streams(pipes.stdout, pipes.stderr),
             duration=time.monotonic() - self.workspace.begun,
+            waited=self._waited,
             platform=self.request.platform,
             outcome=verdict.outcome,
             exact=verdict.exact,

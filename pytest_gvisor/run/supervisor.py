@@ -122,6 +122,11 @@ class Supervisor:
         elif watched:
             self._selector.unregister(fd)
 
+    def await_start(self) -> None:
+        """Wait until the workload has started, or runsc has ended."""
+        while self.start is None and not self.over:
+            self.turn(NAP)
+
     def watch(self) -> None:
         """Wait until runsc has ended and its output is drained, or the deadline has killed it."""
         while (self.status is None or self.pipes.is_open()) and self._phase not in _LAST:

@@ -22,6 +22,7 @@ from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import ENVIRONMENT, KEEPER, command
 from pytest_gvisor.sessions import saved_before
 from pytest_gvisor.sessions.session_folder import SessionDir
+from pytest_gvisor.sessions.starts import Starts
 
 if TYPE_CHECKING:
     from pytest_gvisor.programs.order import Order
@@ -195,6 +196,7 @@ class Launcher:
         self._session: SessionDir | None = None
         self._keeper: Keeper | None = None
         self._owner = os.getpid()
+        self.starts = Starts()
         self.swept = 0
         """The number of dead sessions that were removed when the session was made."""
 

@@ -147,7 +147,8 @@ class Little:
         """The remains of sessions: files, mounts, cgroups, temporary files of the package."""
         found: list[str] = []
         with contextlib.suppress(FileNotFoundError):
-            found = sorted(set(os.listdir(self.base)) - {".lock"})
+            names = os.listdir(self.base)
+            found = sorted(name for name in names if not name.startswith(".lock"))
         found += [str(mount) for mount in proc.mounts() if self.base in str(mount)]
         for depth in ("*", "*/*", "*/*/*", "*/*/*/*"):
             found += glob.glob(f"/sys/fs/cgroup/{depth}/pytest-gvisor-{self.tag}-*")

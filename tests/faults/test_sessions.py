@@ -12,6 +12,7 @@ import pytest
 
 from pytest_gvisor import Gvisor
 from pytest_gvisor.sessions.launcher import Launcher
+from tests.faults.conftest import sessions_in
 from tests.faults.little import STRICT, Little, eventually, hang
 
 
@@ -80,7 +81,7 @@ def test_an_interrupted_end_can_be_done_again(gvisor: Gvisor, short_folder: str)
     os.kill(keeper.pid, signal.SIGCONT)
     launcher.close()
     launcher.close()
-    assert os.listdir(short_folder) == [".lock"]
+    assert sessions_in(short_folder) == []
     assert not Path(f"/proc/{keeper.pid}").exists()
 
 
@@ -123,10 +124,10 @@ def test_an_end_can_be_interrupted_anywhere(short_folder: str) -> None:
             break
         launcher.close()
         launcher.close()
-        assert os.listdir(short_folder) == [".lock"], point
+        assert sessions_in(short_folder) == [], point
         assert not Path(f"/proc/{keeper.pid}").exists(), point
         point += 1 if STRICT else 4
         points += 1
-    assert os.listdir(short_folder) == [".lock"]
+    assert sessions_in(short_folder) == []
     assert points >= 4
     assert set(os.listdir("/proc/self/fd")) == descriptors

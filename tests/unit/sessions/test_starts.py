@@ -1,0 +1,176 @@
+"""Slots for starts: shared by threads and processes, given back at any end, waited for in time."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pytest_gvisor.base.errors import LaunchError
+from pytest_gvisor.sessions import starts
+from pytest_gvisor.sessions.starts import PER_PROCESSOR, Starts
+
+HOLDER = """
+import os, sys, time
+from pytest_gvisor.sessions.starts import PER_PROCESSOR, Starts
+os.sched_getaffinity = lambda _pid: {0}
+held = [Starts().slot(sys.argv[1]) for _ in range(PER_PROCESSOR)]
+for slot in held:
+    slot.__enter__()
+print("holds", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process counts one processor here."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0})
+
+
+@pytest.fixture
+def full(base: str) -> Iterator[contextlib.ExitStack]:
+    """Another process's slots, of which none is free; closed, all of them are."""
+    with contextlib.ExitStack() as held:
+        for _ in range(PER_PROCESSOR):
+            held.enter_context(Starts().slot(base))
+        yield held
+
+
+def waited(base: str, stop: int | None = None) -> float:
+    """The seconds that a start of another process waits, as it is told."""
+    with Starts().slot(base, stop) as seconds:
+        return seconds
+
+
+def later(act: Callable[[], object]) -> threading.Timer:
+    """Do something in 0.3 seconds."""
+    timer = threading.Timer(0.3, act)
+    timer.start()
+    return timer
+
+
+def test_a_free_slot_is_taken_at_once(base: str) -> None:
+    """As many as there are slots; no descriptor stays open."""
+    before = set(os.listdir("/proc/self/fd"))
+    with contextlib.ExitStack() as held:
+        for _ in range(PER_PROCESSOR):
+            assert held.enter_context(Starts().slot(base)) < 0.2
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_one_more_waits_until_another_process_gives_its_back(
+    base: str, full: contextlib.ExitStack
+) -> None:
+    """The seconds of the wait are told."""
+    timer = later(full.close)
+    assert 0.2 < waited(base) < 10
+    timer.join()
+
+
+def test_one_more_thread_waits_too(base: str) -> None:
+    """Of one process, no more hold a slot at any moment than there are."""
+    shared, now, most = Starts(), 0, 0
+    guard = threading.Lock()
+
+    def start() -> None:
+        nonlocal now, most
+        with shared.slot(base):
+            with guard:
+                now += 1
+                most = max(most, now)
+            time.sleep(0.02)
+            with guard:
+                now -= 1
+
+    threads = [threading.Thread(target=start) for _ in range(4 * PER_PROCESSOR)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == PER_PROCESSOR
+
+
+def test_a_killed_process_gives_its_slots_back(base: str) -> None:
+    """The kernel does it."""
+    command = [sys.executable, "-c", HOLDER, base]
+    holder = subprocess.Popen(
+        command, stdout=subprocess.PIPE, env={"PYTHONPATH": ":".join(sys.path)}
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"holds\n"
+        timer = later(holder.kill)
+        assert 0.2 < waited(base) < 10
+        timer.join()
+
+
+def test_a_fork_keeps_no_slot(base: str) -> None:
+    """Not even one that outlives the start: a test's own worker process."""
+    with contextlib.ExitStack() as held:
+        for _ in range(PER_PROCESSOR):
+            held.enter_context(Starts().slot(base))
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(writer)
+            os.read(reader, 1)
+            os._exit(0)
+    try:
+        assert waited(base) < 0.2
+    finally:
+        os.close(writer)
+        os.close(reader)
+        os.waitpid(child, 0)
+
+
+@pytest.mark.usefixtures("full")
+def test_a_start_goes_on_when_no_slot_comes_free(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stopped process of the same user holds nobody up for longer; threads wait no longer."""
+    monkeypatch.setattr(starts, "PATIENCE", 0.3)
+    shared, found = Starts(), []
+
+    def start() -> None:
+        with shared.slot(base) as seconds:
+            found.append(seconds)
+            time.sleep(1)
+
+    threads = [threading.Thread(target=start) for _ in range(2 * PER_PROCESSOR)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == len(threads)
+    assert all(0.2 < seconds < 0.9 for seconds in found), found
+
+
+@pytest.mark.usefixtures("full")
+@pytest.mark.parametrize("at", ["the files", "the gate"])
+def test_a_wait_ends_when_the_run_is_cancelled(base: str, at: str) -> None:
+    """At once, and long before the patience is over."""
+    shared, stop = Starts(), os.eventfd(0)
+    with contextlib.ExitStack() as held:
+        if at == "the gate":
+            for _ in range(PER_PROCESSOR):
+                shared._gate.acquire()
+                held.callback(shared._gate.release)
+        timer = later(lambda: os.eventfd_write(stop, 1))
+        with shared.slot(base, stop) as seconds:
+            assert 0.2 < seconds < 10
+        timer.join()
+    os.close(stop)
+
+
+def test_a_folder_that_is_gone_is_a_typed_error(base: str) -> None:
+    """As often as it is tried: nothing is kept of a failed try."""
+    shared = Starts()
+    for _ in range(2 * PER_PROCESSOR):
+        with pytest.raises(LaunchError, match="slot") as caught, shared.slot(f"{base}/missing"):
+            pass
+        assert caught.value.stage == "starts"
