@@ -8,11 +8,17 @@ header. It is also for anything that each process does anew: collection, probes,
 
 `alone` is for anything that the process of a test decides by itself. It runs once, with ``-n0``: a
 run with workers takes twice the processor time.
+
+`here` is the same without the start of an interpreter, half a second of a processor. A project with
+a conftest.py, and one that is run with variables, has a process of its own all the same: both may
+change the process.
 """
 
 import dataclasses
+import importlib
 import itertools
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -25,6 +31,7 @@ from typing import Self
 
 import pytest
 
+import pytest_gvisor
 from tests.bundlecheck import ENVIRONMENT
 from tests.fakes.fixtures import fake  # noqa: F401 -- a fixture
 
@@ -107,7 +114,10 @@ class Ran:
 class Project:
     """A folder with files, and the way in which pytest is run there."""
 
-    def __init__(self, pytester: pytest.Pytester, workers: int | None) -> None:
+    def __init__(
+        self, pytester: pytest.Pytester, workers: int | None, *, here: bool = False
+    ) -> None:
+        self.here = here
         self.pytester = pytester
         self.folder = pytester.path
         self.workers = workers
@@ -138,30 +148,32 @@ class Project:
         workers = ["-p", "no:xdist"] if self.workers is None else ["-n", str(self.workers)]
         if "--tx" in args:  # which says itself how many there are
             workers = []
+        words = [*QUIET, *workers, "--basetemp", basetemp, *args]
         with pytest.MonkeyPatch.context() as patch:
             for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
                 patch.delenv(name)
-            for name, value in {"COLUMNS": "200", **ENVIRONMENT, **environ}.items():
-                patch.setenv(name, value)
-            process = self.pytester.popen(
-                [sys.executable, "-m", "pytest", *QUIET, *workers, "--basetemp", basetemp, *args],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
+            patch.setenv("COLUMNS", "200")
+            if self.here and not environ and not (self.folder / "conftest.py").exists():
+                done = self.pytester.runpytest_inprocess(*words)
+                status, lines = int(done.ret), [*done.outlines, *done.errlines]
+                output = "".join(f"{line}\n" for line in lines)
+            else:
+                for name, value in {**ENVIRONMENT, **environ}.items():
+                    patch.setenv(name, value)
+                status, output = self._started([sys.executable, "-m", "pytest", *words])
+        print(output.encode("ascii", "backslashreplace").decode())
+        return Ran(status=status, output=output, folder=self.folder, basetemp=basetemp)
+
+    def _started(self, argv: list[str | Path]) -> tuple[int, str]:
+        process = self.pytester.popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
         try:
             output, _ = process.communicate(timeout=DEADLINE)
         finally:
             process.kill()
             process.wait()
-        ran = Ran(
-            status=process.returncode,
-            output=output.decode("utf-8", "surrogateescape"),
-            folder=self.folder,
-            basetemp=basetemp,
-        )
-        print(ran.output.encode("ascii", "backslashreplace").decode())
-        return ran
+        return process.returncode, output.decode("utf-8", "surrogateescape")
 
 
 # A conftest.py's text: kvm has no device, whatever this machine has, and is not waited for.
@@ -221,6 +233,25 @@ def older() -> Path:
 def alone(pytester: pytest.Pytester) -> Project:
     """A project whose pytest runs once, with xdist and without its workers."""
     return Project(pytester, workers=0)
+
+
+_OF_OTHER_PROCESSES = tuple(
+    f"pytest_gvisor.{name}" for name in ("__main__", "guest.", "harness.inspect", "programs.")
+)
+
+
+@pytest.fixture(scope="session")
+def whole_package() -> None:
+    """Import all of it before `pytester`, which forgets later imports, and imports them twice."""
+    for found in pkgutil.walk_packages(pytest_gvisor.__path__, "pytest_gvisor."):
+        if not found.name.startswith(_OF_OTHER_PROCESSES):
+            importlib.import_module(found.name)
+
+
+@pytest.fixture
+def here(whole_package: None, pytester: pytest.Pytester) -> Project:
+    """A project whose pytest runs once, in this process unless something may change it."""
+    return Project(pytester, workers=0, here=True)
 
 
 @pytest.fixture(params=[None, 2], ids=["bare", "n2"])

@@ -46,30 +46,30 @@ def test_the_line_of_a_configured_session(project: Project, runsc: Runsc) -> Non
     assert "gvisor: runsc" in above
 
 
-def test_docker_is_not_imported_for_a_workload_either(alone: Project) -> None:
+def test_docker_is_not_imported_for_a_workload_either(here: Project) -> None:
     """Running a workload needs no docker."""
-    alone.test("def test_it(gvisor): gvisor.run(['true'])", conftest=IMPORTS).run().ends(passed=1)
-    (line,) = (alone.folder / "imported").read_text().splitlines()
+    here.test("def test_it(gvisor): gvisor.run(['true'])", conftest=IMPORTS).run().ends(passed=1)
+    (line,) = (here.folder / "imported").read_text().splitlines()
     assert "docker" not in line
     assert "pytest_gvisor.run" in line
 
 
 @pytest.mark.parametrize("use", USES)
 def test_the_line_comes_after_the_collection_where_nothing_is_configured(
-    alone: Project, runsc: Runsc, use: str
+    here: Project, runsc: Runsc, use: str
 ) -> None:
     """A test that uses gVisor is reason enough for the line, and the collection has to find it."""
-    ran = alone.test(f"def {use}: pass").run().ends(passed=1)
+    ran = here.test(f"def {use}: pass").run().ends(passed=1)
     assert ran.line("gvisor:") == header(runsc) + "systrap, network none"
     above, _, below = ran.output.partition("collected 1 item")
     assert "gvisor:" not in above
     assert "gvisor:" in below
 
 
-def test_all_that_is_configured_is_in_the_line(alone: Project, runsc: Runsc) -> None:
+def test_all_that_is_configured_is_in_the_line(here: Project, runsc: Runsc) -> None:
     """Several platforms, the network and strictness are named."""
     args = ("--gvisor-platform=ptrace,kvm", "--gvisor-network=host", "--gvisor-strict")
-    ran = alone.test("def test_it(): pass").run(*args).ends(passed=1)
+    ran = here.test("def test_it(): pass").run(*args).ends(passed=1)
     assert ran.line("gvisor:") == header(runsc) + "ptrace, kvm, network host, strict"
 
 
@@ -85,47 +85,45 @@ def test_a_runsc_that_cannot_be_used_is_in_the_line_and_fails_nothing_by_that(
 
 
 def test_a_folder_for_sessions_that_is_passed_over_is_in_the_line_and_fails_nothing(
-    alone: Project, tmp_path: Path
+    here: Project, tmp_path: Path
 ) -> None:
     """The line says where the sessions are instead, and why; each test has its sandbox."""
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as short:
-        alone.test(
+        here.test(
             "def test_it(gvisor): gvisor.run(['true'])\ndef test_too(gvisor): gvisor.run(['true'])",
             conftest="from pytest_gvisor.sessions import session_folder\n"
             f"bases = '{tmp_path}/open/x', '{short}/s'\n"
             "session_folder.session_bases = lambda: iter(bases)",
         )
-        line = alone.run("--gvisor-network=none").ends(passed=2).line("gvisor:")
+        line = here.run("--gvisor-network=none").ends(passed=2).line("gvisor:")
         assert f"; sessions are in {short}/s, because of {tmp_path}/open/x: the folder" in line
         assert "can be written by others" in line
 
 
 def test_no_folder_for_sessions_is_in_the_line_and_fails_only_who_needs_one(
-    alone: Project, tmp_path: Path
+    here: Project, tmp_path: Path
 ) -> None:
     """A test without a sandbox passes, and the error of the other names each candidate."""
-    alone.test(
+    here.test(
         "def test_it(gvisor): gvisor.run(['true'])\ndef test_too(): pass",
         conftest="from pytest_gvisor.sessions import session_folder\n"
         f"session_folder.session_bases = lambda: iter(['{tmp_path}/none/x'])",
     )
-    ran = alone.run("--gvisor-network=none").ends(passed=1, errors=1)
+    ran = here.run("--gvisor-network=none").ends(passed=1, errors=1)
     assert "no folder can hold sessions" in ran.line("gvisor:")
     ran.shows(f"cannot reach {tmp_path}/none")
 
 
-def test_a_path_cannot_write_into_the_line(alone: Project, missing: Path) -> None:
+def test_a_path_cannot_write_into_the_line(here: Project, missing: Path) -> None:
     """Control characters in a path are written out."""
-    ran = alone.test("def test_it(): pass").run(
-        f"--gvisor-runsc={missing}\x1b[2J\n= 1 failed in 1s"
-    )
+    ran = here.test("def test_it(): pass").run(f"--gvisor-runsc={missing}\x1b[2J\n= 1 failed in 1s")
     assert r"\x1b[2J" in ran.ends(passed=1).hides("\x1b").line("gvisor:")
 
 
-def test_quiet_output_has_no_line(alone: Project) -> None:
+def test_quiet_output_has_no_line(here: Project) -> None:
     """``-q`` has no header; the list of ``--collect-only -q`` is for programs to read."""
-    alone.test("def test_it(gvisor): pass")
-    alone.run("-q").ends(passed=1).hides("gvisor:")
-    assert alone.run("--collect-only", "-q").exits(0).output.startswith("test_it.py::test_it\n")
+    here.test("def test_it(gvisor): pass")
+    here.run("-q").ends(passed=1).hides("gvisor:")
+    assert here.run("--collect-only", "-q").exits(0).output.startswith("test_it.py::test_it\n")

@@ -56,12 +56,12 @@ def rows(text: str) -> list[str]:
     return re.findall(r"^\| (.*?) \| ", text, re.MULTILINE)
 
 
-def test_help_names_each_option_its_variable_and_its_ini_key(alone: Project) -> None:
+def test_help_names_each_option_its_variable_and_its_ini_key(here: Project) -> None:
     """The group names the order of sources. The tables and pages of the documents have the same.
 
     One page has all options with their ini keys, docs/inside.md those for tests inside.
     """
-    output = alone.run("--help").exits(0).output
+    output = here.run("--help").exits(0).output
     text = re.sub(r"\s+", " ", output)
     assert "(precedence: marker, command line, environment, ini file, default)" in text
     for one in SETTINGS:
@@ -99,9 +99,9 @@ def test_each_option_at_a_shell_is_documented(command: str) -> None:
         assert any(re.search(rf"(?<![\w-]){name}(?![\w-])", text) for name in names), names
 
 
-def test_markers_are_listed_with_their_arguments(alone: Project) -> None:
+def test_markers_are_listed_with_their_arguments(here: Project) -> None:
     """``--markers`` describes all five with the gvisor marker's arguments, as the page does."""
-    ran = alone.run("--markers").exits(0)
+    ran = here.run("--markers").exits(0)
     line = ran.line("@pytest.mark.gvisor(")
     assert [name for name in OF_A_MARKER if name not in line] == []
     markers = ("requires_runsc(releases)", "requires_kvm", "requires_platform(name)")
@@ -113,9 +113,9 @@ def test_markers_are_listed_with_their_arguments(alone: Project) -> None:
     assert set(re.findall(r"`(\w+)", rest)) == {"in_gvisor", *(m.split("(")[0] for m in markers)}
 
 
-def test_fixtures_are_listed_with_their_docstrings(alone: Project) -> None:
+def test_fixtures_are_listed_with_their_docstrings(here: Project) -> None:
     """``--fixtures`` shows each fixture's purpose, and that runsc is for the session."""
-    text = alone.run("--fixtures").exits(0).output
+    text = here.run("--fixtures").exits(0).output
     for name, doc in FIXTURES.items():
         assert re.search(rf"^{name}( \[session scope\])? -- .*\n    {doc}", text, re.MULTILINE)
     assert re.search(r"^runsc \[session scope\] -- ", text, re.MULTILINE)
@@ -126,10 +126,10 @@ def test_fixtures_are_listed_with_their_docstrings(alone: Project) -> None:
 
 
 @pytest.mark.parametrize("option", ["--setup-plan", "--setup-show", "--fixtures-per-test"])
-def test_plans_of_a_session_can_be_shown(alone: Project, option: str) -> None:
+def test_plans_of_a_session_can_be_shown(here: Project, option: str) -> None:
     """pytest's other listings name the fixtures and platforms."""
-    alone.test("def test_it(gvisor): pass")
-    ran = alone.run(option, "--gvisor-platform=systrap,ptrace").exits(0)
+    here.test("def test_it(gvisor): pass")
+    ran = here.run(option, "--gvisor-platform=systrap,ptrace").exits(0)
     ran.shows("gvisor_platform").hides("INTERNALERROR")
 
 
@@ -137,25 +137,25 @@ EACH = pytest.mark.parametrize("name", removed.SETTINGS)
 
 
 @EACH
-def test_an_option_a_variable_and_an_ini_key_are_usage_errors(alone: Project, name: str) -> None:
+def test_an_option_a_variable_and_an_ini_key_are_usage_errors(here: Project, name: str) -> None:
     """Also with --strict-config, where pytest refuses unknown keys itself."""
     assert name not in BY_NAME
-    alone.test("def test_it(): pass")
+    here.test("def test_it(): pass")
     instead = removed.SETTINGS[name]
     variable, key = f"PYTEST_GVISOR_{name.upper()}", f"gvisor_{name}"
-    alone.run(f"--gvisor-{name}").exits(4).shows(f"--gvisor-{name} is removed. {instead}")
-    alone.run(**{variable: "1"}).exits(4).shows(f"{variable} is removed. {instead}")
-    alone.write({"pytest.ini": f"[pytest]\n{key} = 1\n"})
+    here.run(f"--gvisor-{name}").exits(4).shows(f"--gvisor-{name} is removed. {instead}")
+    here.run(**{variable: "1"}).exits(4).shows(f"{variable} is removed. {instead}")
+    here.write({"pytest.ini": f"[pytest]\n{key} = 1\n"})
     for more in ([], ["--strict-config"]):
-        alone.run(*more).exits(4).shows(f"{key} in ", f"is removed. {instead}")
+        here.run(*more).exits(4).shows(f"{key} in ", f"is removed. {instead}")
 
 
 @EACH
-def test_a_marker_and_an_argument_are_errors(alone: Project, name: str) -> None:
+def test_a_marker_and_an_argument_are_errors(here: Project, name: str) -> None:
     """A marker fails the collection of its module, and an argument fails the test."""
     call = f"def test_called(gvisor): gvisor.run(['true'], {name}=True)"
     instead = f"{name} is removed. {removed.SETTINGS[name]}"
     told = removed.OF_OTHERS.get(name, instead)  # of subprocess, if that has it too
-    alone.test(call).run().ends(failed=1).shows(told)
+    here.test(call).run().ends(failed=1).shows(told)
     marked = f"import pytest\n@pytest.mark.gvisor({name}=True)\ndef test_marked(gvisor): pass"
-    alone.test(marked).run().exits(2).shows(instead)
+    here.test(marked).run().exits(2).shows(instead)

@@ -63,9 +63,9 @@ def test_a_bad_gvisor_marker_is_an_error_that_names_the_test(project: Project) -
         ), message
 
 
-def test_a_bad_marker_of_a_class_or_module_is_reported_at_its_tests(alone: Project) -> None:
+def test_a_bad_marker_of_a_class_or_module_is_reported_at_its_tests(here: Project) -> None:
     """A bad marker of a class or module names the first test that it applies to."""
-    alone.write(
+    here.write(
         {
             "test_class.py": """
                 import pytest
@@ -85,13 +85,13 @@ def test_a_bad_marker_of_a_class_or_module_is_reported_at_its_tests(alone: Proje
             """,
         }
     )
-    ran = alone.run().shows("test_class.py::TestIt::test_bad (test_class.py:6): ")
+    ran = here.run().shows("test_class.py::TestIt::test_bad (test_class.py:6): ")
     ran.shows("test_module.py::test_bad (test_module.py:6): ")
 
 
-def test_the_closest_marker_wins_setting_by_setting(alone: Project) -> None:
+def test_the_closest_marker_wins_setting_by_setting(here: Project) -> None:
     """Function before class before module before the command line; each adds to the others."""
-    alone.test("""
+    here.test("""
         import pytest
 
         pytestmark = [pytest.mark.gvisor(timeout=1, max_output=10), pytest.mark.gvisor(pids=5)]
@@ -117,16 +117,16 @@ def test_the_closest_marker_wins_setting_by_setting(alone: Project) -> None:
             def test_lower_decorator(self, gvisor):
                 assert seen(gvisor) == (4, 20, 5, "none")
     """)
-    alone.run("--gvisor-network", "host", "--gvisor-timeout", "9").ends(passed=4)
+    here.run("--gvisor-network", "host", "--gvisor-timeout", "9").ends(passed=4)
 
 
 @pytest.mark.parametrize(
     "options",
     [["--gvisor-allow=127.0.0.1:9,127.0.0.1:10"], ["-o", "gvisor_allow=127.0.0.1:9,127.0.0.1:10"]],
 )
-def test_sandboxes_have_the_allow_list_of_the_session(alone: Project, options: list[str]) -> None:
+def test_sandboxes_have_the_allow_list_of_the_session(here: Project, options: list[str]) -> None:
     """Warm ones and those of `gvisor.run`. A marker's list counts first."""
-    alone.test("""
+    here.test("""
         import pytest
 
         def entries(sandbox):
@@ -143,7 +143,7 @@ def test_sandboxes_have_the_allow_list_of_the_session(alone: Project, options: l
             assert gvisor.run(["true"]).egress.entries[0].entry == "127.0.0.1:9"
 
     """)
-    alone.run(*options).ends(passed=3)
+    here.run(*options).ends(passed=3)
 
 
 MISUSES = {
@@ -158,13 +158,13 @@ MISUSES = {
 }
 
 
-def test_a_misused_requirement_fails_its_test_and_names_it(alone: Project) -> None:
+def test_a_misused_requirement_fails_its_test_and_names_it(here: Project) -> None:
     """A misused requirement fails its test, and never skips it."""
     decorated = [
         f"@pytest.mark.{marker}\ndef test_{number}(): pass\n"
         for number, marker in enumerate(MISUSES)
     ]
-    alone.test("import pytest\n" + "".join(decorated))
-    ran = alone.run().ends(errors=len(MISUSES)).hides("During handling")
+    here.test("import pytest\n" + "".join(decorated))
+    ran = here.run().ends(errors=len(MISUSES)).hides("During handling")
     for number, message in enumerate(MISUSES.values()):
         assert message in ran.line(f"test_it.py::test_{number} (test_it.py:{2 + 2 * number}): ")

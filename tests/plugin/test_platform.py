@@ -30,9 +30,9 @@ def ids(ran: Ran) -> list[str]:
 
 
 @pytest.mark.parametrize(("option", "shown"), [("auto", "systrap"), ("ptrace", "ptrace")])
-def test_one_platform_runs_each_test_once(alone: Project, option: str, shown: str) -> None:
+def test_one_platform_runs_each_test_once(here: Project, option: str, shown: str) -> None:
     """A single platform adds nothing to the ids; ``auto`` is systrap."""
-    ran = alone.test(ONE).run("-v", "--gvisor-platform", option).ends(passed=2)
+    ran = here.test(ONE).run("-v", "--gvisor-platform", option).ends(passed=2)
     assert ids(ran) == ["test_it", "test_without_a_sandbox"]
     ran.shows(f", {shown}, network none")
 
@@ -54,16 +54,16 @@ def test_each_of_two_platforms_runs_each_test_that_uses_a_sandbox(project: Proje
     ids=["repeated", "named twice", "ini"],
 )
 def test_a_list_may_be_written_in_several_ways_and_keeps_its_order(
-    alone: Project, args: list[str]
+    here: Project, args: list[str]
 ) -> None:
     """The option adds up when repeated, a second mention is dropped, spaces do not matter."""
-    ran = alone.test(ONE).run("--collect-only", "-q", *args).exits(0)
+    ran = here.test(ONE).run("--collect-only", "-q", *args).exits(0)
     assert re.findall(r"test_it\[\w+\]", ran.output) == ["test_it[ptrace]", "test_it[systrap]"]
 
 
-def test_all_skips_what_does_not_work_here_and_says_why(alone: Project, no_kvm: str) -> None:
+def test_all_skips_what_does_not_work_here_and_says_why(here: Project, no_kvm: str) -> None:
     """``all`` makes a test a platform; one without its device is skipped for that reason."""
-    ran = alone.test(ONE, conftest=no_kvm).run("-v", "--gvisor-platform", "all")
+    ran = here.test(ONE, conftest=no_kvm).run("-v", "--gvisor-platform", "all")
     ran.ends(passed=3, skipped=1)
     assert ids(ran) == [
         "test_it[kvm]", "test_it[ptrace]", "test_it[systrap]", "test_without_a_sandbox",
@@ -98,10 +98,10 @@ def test_a_platform_that_no_binary_lists_is_a_usage_error_that_names_theirs(
 
 
 def test_a_platform_of_another_releases_real_binary_is_tried_or_refused(
-    alone: Project, runsc: Runsc
+    here: Project, runsc: Runsc
 ) -> None:
     """The real runsc's list decides: slimvm is tried where it is there, and a usage error else."""
-    ran = alone.test(ONE).run("--gvisor-platform", "slimvm", "--gvisor-strict")
+    ran = here.test(ONE).run("--gvisor-platform", "slimvm", "--gvisor-strict")
     if "slimvm" not in runsc.platforms:
         ran.exits(pytest.ExitCode.USAGE_ERROR).shows(", ".join(sorted(runsc.platforms)))
         return
@@ -114,10 +114,10 @@ AS_GVISOR: list[Step] = [
 ]  # fmt: skip
 
 
-def test_nothing_breaks_on_the_day_when_ptrace_is_gone(alone: Project, fake: FakeRunsc) -> None:
+def test_nothing_breaks_on_the_day_when_ptrace_is_gone(here: Project, fake: FakeRunsc) -> None:
     """Auto is systrap, ``all`` has the ids that it has today, and a new platform is a column."""
     fake.script(*AS_GVISOR, platforms=["systrap", "kvm", "slimvm"])
-    alone.test(
+    here.test(
         """
         import pytest
 
@@ -131,20 +131,20 @@ def test_nothing_breaks_on_the_day_when_ptrace_is_gone(alone: Project, fake: Fak
         conftest=NO_KVM,
     )
     binary = f"--gvisor-runsc={fake.path}"
-    alone.run(binary).ends(passed=2).shows("), systrap, network none")
-    ran = alone.run(binary, "-v", "--gvisor-platform=all").ends(passed=2, skipped=2)
+    here.run(binary).ends(passed=2).shows("), systrap, network none")
+    ran = here.run(binary, "-v", "--gvisor-platform=all").ends(passed=2, skipped=2)
     ran.shows("test_it.py::test_it[systrap]", "test_it.py::test_it[kvm]", "test_it.py::test_it[pt")
     ran.shows("ptrace is not available here: not compiled in: this runsc has kvm, slimvm, systrap")
     args = ("--gvisor-platform=systrap,ptrace,slimvm", "--gvisor-report=r.json", "-v")
-    ran = alone.run(binary, *args, "--gvisor-report=r.html").ends(passed=3, skipped=1)
+    ran = here.run(binary, *args, "--gvisor-report=r.html").ends(passed=3, skipped=1)
     assert ids(ran) == ["test_it[ptrace]", "test_it[slimvm]", "test_it[systrap]", "test_required"]
-    report = parse((alone.folder / "r.json").read_bytes())
+    report = parse((here.folder / "r.json").read_bytes())
     assert report.platforms == ("systrap", "ptrace", "slimvm")
     (row,) = report.rows
     assert {cell.platform: cell.state for cell in row.cells} == {
         "systrap": State.PASSED, "ptrace": State.UNAVAILABLE, "slimvm": State.PASSED,
     }  # fmt: skip
-    assert "slimvm" in (alone.folder / "r.html").read_text()
+    assert "slimvm" in (here.folder / "r.html").read_text()
 
 
 MISSPELT = {
@@ -160,18 +160,18 @@ MISSPELT = {
 
 
 @pytest.mark.parametrize("place", MISSPELT)
-def test_a_misspelt_platform_is_an_error_wherever_it_stands(alone: Project, place: str) -> None:
+def test_a_misspelt_platform_is_an_error_wherever_it_stands(here: Project, place: str) -> None:
     """A misspelt platform is an error of its test, and never a skip."""
-    alone.write({"test_it.py": f"import pytest\n{MISSPELT[place]}\n"})
-    ran = alone.run().exits(pytest.ExitCode.TESTS_FAILED).hides("skipped", "three sandboxes")
+    here.write({"test_it.py": f"import pytest\n{MISSPELT[place]}\n"})
+    ran = here.run().exits(pytest.ExitCode.TESTS_FAILED).hides("skipped", "three sandboxes")
     ran.shows("='sytrap' is not one of systrap, kvm, ptrace, and no runsc of this run lists it")
     if place != "factory":
         ran.shows("test_it.py::test_it" + "[sytrap]" * ("direct" in place) + " (test_it.py:")
 
 
-def test_a_marker_has_the_last_word_on_platforms(alone: Project) -> None:
+def test_a_marker_has_the_last_word_on_platforms(here: Project) -> None:
     """``platform=`` of a marker replaces the command line's list, for better and for fewer."""
-    alone.test("""
+    here.test("""
         import pytest
 
         @pytest.mark.gvisor(platform="ptrace")
@@ -194,16 +194,16 @@ def test_a_marker_has_the_last_word_on_platforms(alone: Project) -> None:
         def test_rest(gvisor_platform):
             assert gvisor_platform == "ptrace"
     """)
-    ran = alone.run("-v", "--gvisor-platform", "ptrace").ends(passed=7)
+    ran = here.run("-v", "--gvisor-platform", "ptrace").ends(passed=7)
     assert ids(ran) == [
         "TestBoth::test_one", "TestBoth::test_two[ptrace]", "TestBoth::test_two[systrap]",
         "test_one", "test_rest", "test_two[ptrace]", "test_two[systrap]",
     ]  # fmt: skip
 
 
-def test_a_test_may_parametrize_its_platform_itself(alone: Project, no_kvm: str) -> None:
+def test_a_test_may_parametrize_its_platform_itself(here: Project, no_kvm: str) -> None:
     """Direct or indirect, by string or enum, alone or beside others: as written, and checked."""
-    alone.test(
+    here.test(
         """
         import pytest
         from pytest_gvisor import Platform
@@ -227,7 +227,7 @@ def test_a_test_may_parametrize_its_platform_itself(alone: Project, no_kvm: str)
         """,
         conftest=no_kvm,
     )
-    ran = alone.run("-v", "--gvisor-platform", "systrap,ptrace").ends(passed=5, skipped=2)
+    ran = here.run("-v", "--gvisor-platform", "systrap,ptrace").ends(passed=5, skipped=2)
     assert ids(ran) == [
         "TestIt::test_both[1-ptrace]", "test_direct[kvm]", "test_direct[ptrace]",
         "test_indirect[kvm]", "test_indirect[systrap]", "test_other[ptrace-7]",
@@ -278,14 +278,14 @@ def test_what_pytest_does_not_parametrize_says_where_it_does_not_run(
 
 
 def test_a_test_that_runs_on_one_of_its_platforms_fails_as_expected_by_no_xfail(
-    alone: Project,
+    here: Project,
 ) -> None:
     """Under --gvisor-strict: it came to no run."""
-    alone.test("""
+    here.test("""
         import pytest
 
         @pytest.mark.gvisor(xfail={"ptrace": "known"})
         def test_it(request):
             request.getfixturevalue("gvisor")
     """)
-    alone.run("--gvisor-platform", "ptrace,systrap", "--gvisor-strict").ends(failed=1)
+    here.run("--gvisor-platform", "ptrace,systrap", "--gvisor-strict").ends(failed=1)

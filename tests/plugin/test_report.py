@@ -164,9 +164,9 @@ def test_a_cell_has_what_its_sandboxes_have_used(project: Project) -> None:
     assert (free.cpu_time, free.peak_memory, free.peak_tasks) == (0, 0, 0)
 
 
-def test_a_report_has_the_trace_of_a_test_as_a_tree(alone: Project) -> None:
+def test_a_report_has_the_trace_of_a_test_as_a_tree(here: Project) -> None:
     """Also that of a test inside. A test that is not traced has none."""
-    alone.test(
+    here.test(
         r"""
         import pytest, subprocess
 
@@ -186,8 +186,8 @@ def test_a_report_has_the_trace_of_a_test_as_a_tree(alone: Project) -> None:
             gvisor.run(["true"])
         """
     )
-    alone.run("--gvisor-report=r.json", "--gvisor-report=r.html").ends(passed=2, failed=1)
-    found = cells(read(alone.folder), "systrap")
+    here.run("--gvisor-report=r.json", "--gvisor-report=r.html").ends(passed=2, failed=1)
+    found = cells(read(here.folder), "systrap")
     tree = found["test_host"].runs[-1].trace.split("\n")
     assert tree[0].startswith("<Trace read=0 written=0 commands=2 connections=1 processes=2 ")
     assert [line.partition(" -")[0] for line in tree[1:4]] == [
@@ -200,7 +200,7 @@ def test_a_report_has_the_trace_of_a_test_as_a_tree(alone: Project) -> None:
     assert re.search(r"(?m)^ +written, created: /tmp/<script>\\x1b\[2J$", inside)
     assert re.search(r"(?m)^ +process \d+: true argument\n +executed: /\S+/true argument$", inside)
     assert found["test_untraced"].runs[-1].trace == ""
-    page = (alone.folder / "r.html").read_text()
+    page = (here.folder / "r.html").read_text()
     assert page.count('"what it did"') == 3  # the script compares two of them
     assert "/tmp/<script>" not in page
 
@@ -248,11 +248,11 @@ def check_junit(root: object, version: str) -> None:
     assert found["test_host"] == {}
 
 
-def test_the_host_s_copy_has_its_platform_in_junit_files(alone: Project) -> None:
+def test_the_host_s_copy_has_its_platform_in_junit_files(here: Project) -> None:
     """The host's copy has no other property, because it has no sandbox."""
-    alone.test("def test_it(): pass")
+    here.test("def test_it(): pass")
     options = ("--in-gvisor", "--gvisor-platform=native,systrap", "--junitxml=report.xml")
-    root = alone.run(*options).ends(passed=2).junit()
+    root = here.run(*options).ends(passed=2).junit()
     found = {case.get("name"): [(p.get("name"), p.get("value")) for p in case.iter("property")]
              for case in root.iter("testcase")}  # fmt: skip
     assert found["test_it[native]"] == [("gvisor.platform", "native")]
@@ -295,10 +295,10 @@ def test_what_was_not_run_is_not_green(project: Project) -> None:
 
 
 def test_the_command_of_a_row_repeats_its_cell(
-    alone: Project, monkeypatch: pytest.MonkeyPatch
+    here: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A shell runs that test on that platform with the same settings, where pytest was started."""
-    alone.write({
+    here.write({
         "tests/test_it.py": """
             import pytest
 
@@ -310,18 +310,18 @@ def test_the_command_of_a_row_repeats_its_cell(
         """,
         "else/where": "", "pytest.ini": "[pytest]\n",
     })  # fmt: skip
-    monkeypatch.chdir(alone.folder / "else")
+    monkeypatch.chdir(here.folder / "else")
     options = ("--gvisor-platform=systrap,ptrace", "--gvisor-network", "host")
-    ran = alone.run(*options, "../tests").ends(passed=3, failed=1)
+    ran = here.run(*options, "../tests").ends(passed=3, failed=1)
     for start in ("again: ", "  again: "):
         words = shlex.split(ran.line(start).split(": ", 1)[1])
         assert words[:4] == ["python", "-m", "pytest", "../tests/test_it.py::test_it[ptrace-it's]"]
-        alone.run(*words[3:]).ends(failed=1).shows("tests/test_it.py::test_it[ptrace-it's]")
+        here.run(*words[3:]).ends(failed=1).shows("tests/test_it.py::test_it[ptrace-it's]")
 
 
-def test_a_command_repeats_a_test_inside_with_what_it_was_given(alone: Project) -> None:
+def test_a_command_repeats_a_test_inside_with_what_it_was_given(here: Project) -> None:
     """The command repeats the variables, the user, the writable folders and the isolation."""
-    alone.test("""
+    here.test("""
         import os
         from pathlib import Path
 
@@ -329,25 +329,25 @@ def test_a_command_repeats_a_test_inside_with_what_it_was_given(alone: Project) 
             Path("build/out", os.environ["WORD"]).write_text(os.environ["OTHER"])
             assert 0, "as before"
     """)
-    out = alone.folder / "build/out"
+    out = here.folder / "build/out"
     out.mkdir(parents=True)
     out.chmod(0o777)
     given = ["--gvisor-env=WORD=it's", "--gvisor-env=OTHER"]
     given += ["--gvisor-user=root", "--gvisor-writable=build/out"]
     options = ["--in-gvisor", *given, "--gvisor-isolation=test", "--gvisor-report=r.json"]
     with harmless(out):
-        alone.run(*options, OTHER="x").ends(failed=1)
-        command = cells(read(alone.folder), "systrap")["test_it"].command
+        here.run(*options, OTHER="x").ends(failed=1)
+        command = cells(read(here.folder), "systrap")["test_it"].command
         words = shlex.split(command)
         assert words[-5:] == ["--gvisor-isolation=test", *given]
         (out / "it's").unlink()
-        alone.run(*words[3:], OTHER="y").ends(failed=1).shows("as before")
+        here.run(*words[3:], OTHER="y").ends(failed=1).shows("as before")
         assert (out / "it's").read_text() == "y"
 
 
-def test_a_failure_inside_has_the_command_that_repeats_it(alone: Project) -> None:
+def test_a_failure_inside_has_the_command_that_repeats_it(here: Project) -> None:
     """Each phase that fails has the line, once, and a shell takes the id as it is printed."""
-    alone.test("""
+    here.test("""
         import os, pytest
         from pytest_gvisor import is_gvisor_kernel
 
@@ -371,7 +371,7 @@ def test_a_failure_inside_has_the_command_that_repeats_it(alone: Project) -> Non
         def test_expected():
             assert 0
     """)
-    ran = alone.run("--in-gvisor", "--gvisor-network=host", "--gvisor-platform=systrap")
+    ran = here.run("--in-gvisor", "--gvisor-network=host", "--gvisor-platform=systrap")
     ran.ends(passed=1, failed=2, errors=1, xfailed=1)
     commands = re.findall(r"(?m)^again: (python .*)$", ran.output)
     settings = "--gvisor-platform systrap --in-gvisor --gvisor-network=host"
@@ -386,7 +386,7 @@ def test_a_failure_inside_has_the_command_that_repeats_it(alone: Project) -> Non
     path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
     for command, told in zip(commands, ("no fixture", "as before", "signal 9"), strict=True):
         done = subprocess.run(
-            command, shell=True, cwd=alone.folder, capture_output=True, text=True, timeout=120,
+            command, shell=True, cwd=here.folder, capture_output=True, text=True, timeout=120,
             env={**os.environ, "PATH": path},
         )  # fmt: skip
         assert told in done.stdout
@@ -413,50 +413,50 @@ def test_a_session_where_nothing_differs_says_one_line(project: Project) -> None
     project.run().ends(passed=1).hides("gVisor")
 
 
-def test_a_report_that_could_not_be_written_stops_the_session_at_its_start(alone: Project) -> None:
+def test_a_report_that_could_not_be_written_stops_the_session_at_its_start(here: Project) -> None:
     """A folder in its place, for one."""
-    alone.test("def test_it(): raise RuntimeError('it has run')")
-    (alone.folder / "folder.json").mkdir()
-    ran = alone.run("--gvisor-report=folder.json").exits(pytest.ExitCode.USAGE_ERROR)
+    here.test("def test_it(): raise RuntimeError('it has run')")
+    (here.folder / "folder.json").mkdir()
+    ran = here.run("--gvisor-report=folder.json").exits(pytest.ExitCode.USAGE_ERROR)
     ran.shows("is a folder").hides("it has run", "Traceback")
 
 
-def test_a_report_that_is_lost_at_the_end_fails_the_session(alone: Project) -> None:
+def test_a_report_that_is_lost_at_the_end_fails_the_session(here: Project) -> None:
     """A green session without its report would be taken for one with it."""
-    alone.test("""
+    here.test("""
         import shutil
 
         def test_it():
             shutil.rmtree("out")
     """)
-    ran = alone.run("--gvisor-report=out/r.json").exits(pytest.ExitCode.INTERNAL_ERROR)
+    ran = here.run("--gvisor-report=out/r.json").exits(pytest.ExitCode.INTERNAL_ERROR)
     ran.shows("gVisor: out/r.json could not be written: No such file or directory")
 
 
-def test_listing_tests_writes_nothing(alone: Project) -> None:
+def test_listing_tests_writes_nothing(here: Project) -> None:
     """An earlier report stays as it is."""
-    alone.test("def test_it(gvisor): pass")
-    (alone.folder / "r.json").write_text("earlier")
-    alone.run("--collect-only", "--gvisor-report=r.json").exits(0).hides("gVisor:")
-    assert (alone.folder / "r.json").read_text() == "earlier"
+    here.test("def test_it(gvisor): pass")
+    (here.folder / "r.json").write_text("earlier")
+    here.run("--collect-only", "--gvisor-report=r.json").exits(0).hides("gVisor:")
+    assert (here.folder / "r.json").read_text() == "earlier"
 
 
-def test_the_ini_file_and_the_environment_name_reports_too(alone: Project) -> None:
+def test_the_ini_file_and_the_environment_name_reports_too(here: Project) -> None:
     """Several reports can be named; the command line wins, and paths start where pytest did."""
-    alone.write({"pytest.ini": "[pytest]\ngvisor_report = one.md two.json\n"})
-    alone.test("""
+    here.write({"pytest.ini": "[pytest]\ngvisor_report = one.md two.json\n"})
+    here.test("""
         import os
 
         def test_it():
             os.chdir("/")
     """)
-    alone.run().ends(passed=1)
-    assert (alone.folder / "one.md").exists()
-    assert read(alone.folder, "two.json").rows == ()
-    alone.run(PYTEST_GVISOR_REPORT="three.json:four.json").ends(passed=1)
-    assert (alone.folder / "four.json").exists()
-    alone.run("--gvisor-report=five.json", PYTEST_GVISOR_REPORT="six.json").ends(passed=1)
-    assert not (alone.folder / "six.json").exists()
+    here.run().ends(passed=1)
+    assert (here.folder / "one.md").exists()
+    assert read(here.folder, "two.json").rows == ()
+    here.run(PYTEST_GVISOR_REPORT="three.json:four.json").ends(passed=1)
+    assert (here.folder / "four.json").exists()
+    here.run("--gvisor-report=five.json", PYTEST_GVISOR_REPORT="six.json").ends(passed=1)
+    assert not (here.folder / "six.json").exists()
 
 
 def test_a_github_job_gets_a_table(project: Project) -> None:
@@ -493,9 +493,9 @@ def test_without_runsc_a_test_is_unavailable_and_strictly_an_error(
         assert cause in report.cause("ptrace")
 
 
-def test_hostile_output_is_escaped_in_every_form(alone: Project) -> None:
+def test_hostile_output_is_escaped_in_every_form(here: Project) -> None:
     """Output of a workload and of a test, and a test's id, are escaped; long output is cut."""
-    alone.test(r"""
+    here.test(r"""
         import pytest
 
         @pytest.mark.parametrize("word", ["x"], ids=["<script>|`\x1b[2J"])
@@ -506,12 +506,12 @@ def test_hostile_output_is_escaped_in_every_form(alone: Project) -> None:
             raise RuntimeError(done.stdout[:50])
     """)
     names = ("r.json", "r.html", "r.md")
-    alone.run(*(f"--gvisor-report={name}" for name in names)).ends(failed=1)
+    here.run(*(f"--gvisor-report={name}" for name in names)).ends(failed=1)
     for name in names:
-        text = (alone.folder / name).read_text()
+        text = (here.folder / name).read_text()
         assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)
-    assert (alone.folder / "r.html").read_text().count("</script>") == 2
-    (cell,) = cells(read(alone.folder), "systrap").values()
+    assert (here.folder / "r.html").read_text().count("</script>") == 2
+    (cell,) = cells(read(here.folder), "systrap").values()
     assert cell.runs[0].stdout.startswith("[… ")
     assert cell.runs[0].stdout.endswith("\n99999\n")
     assert len(cell.runs[0].stdout) < 5000
@@ -577,22 +577,22 @@ def test_what_was_removed_and_what_was_not_is_counted(project: Project) -> None:
     assert f"leaks removed: {report.reaped}, {report.left} LEFT" in ran.line("gVisor: systrap")
 
 
-def test_a_misspelt_platform_spoils_no_report(alone: Project) -> None:
+def test_a_misspelt_platform_spoils_no_report(here: Project) -> None:
     """A test's own error, as of a marker: it has no column, and the file can be read."""
-    alone.test("""
+    here.test("""
         import pytest
 
         @pytest.mark.parametrize("gvisor_platform", ["no platform!", "systrap"])
         def test_it(gvisor):
             pass
     """)
-    alone.run("--gvisor-report=r.json").ends(errors=1, passed=1)
-    assert read(alone.folder).platforms == ("systrap",)
+    here.run("--gvisor-report=r.json").ends(errors=1, passed=1)
+    assert read(here.folder).platforms == ("systrap",)
 
 
-def test_a_test_inside_cannot_make_the_report_unreadable(alone: Project) -> None:
+def test_a_test_inside_cannot_make_the_report_unreadable(here: Project) -> None:
     """A false duration, many failed subtests or a worker's name leave the report readable."""
-    alone.test(
+    here.test(
         """
         def test_it(request, subtests):
             for number in range(80):
@@ -610,8 +610,8 @@ def test_a_test_inside_cannot_make_the_report_unreadable(alone: Project) -> None
             return report
         """,
     )
-    alone.run("--in-gvisor", "--gvisor-report=r.json").exits(1)
-    (cell,) = cells(read(alone.folder), "systrap").values()
+    here.run("--in-gvisor", "--gvisor-report=r.json").exits(1)
+    (cell,) = cells(read(here.folder), "systrap").values()
     assert cell.state is State.FAILED
     assert cell.duration > 0
     assert cell.output.count("RuntimeError: xxx") < 80
@@ -638,11 +638,11 @@ EACH = """
 """
 
 
-def test_of_what_each_worker_has_run_the_worst_is_shown(alone: Project) -> None:
+def test_of_what_each_worker_has_run_the_worst_is_shown(here: Project) -> None:
     """--dist each, whichever worker is the first; the other's state is named."""
-    alone.test(EACH)
-    alone.run("-n2", "--dist=each", "--gvisor-report=r.json")
-    report = read(alone.folder)
+    here.test(EACH)
+    here.run("-n2", "--dist=each", "--gvisor-report=r.json")
+    report = read(here.folder)
     found = cells(report, "systrap")
     assert len(found) == 4
     for late in (True, False):
@@ -656,9 +656,9 @@ def test_of_what_each_worker_has_run_the_worst_is_shown(alone: Project) -> None:
         assert (cell.state, [o.state for o in cell.others]) == (State.PASSED, [State.SKIPPED])
 
 
-def test_a_test_that_is_run_twice_has_its_worst_state(alone: Project) -> None:
+def test_a_test_that_is_run_twice_has_its_worst_state(here: Project) -> None:
     """A test that runs twice has its worst state, if no plugin discards the first try."""
-    alone.test(
+    here.test(
         """
         from pathlib import Path
 
@@ -679,16 +679,16 @@ def test_a_test_that_is_run_twice_has_its_worst_state(alone: Project) -> None:
             return True
         """,
     )
-    alone.run("--gvisor-report=r.json").ends(passed=1, failed=1)
-    (cell,) = cells(read(alone.folder), "systrap").values()
+    here.run("--gvisor-report=r.json").ends(passed=1, failed=1)
+    (cell,) = cells(read(here.folder), "systrap").values()
     assert cell.state is State.FAILED
     assert "the first time" in cell.message
 
 
-def test_a_lack_of_an_earlier_try_is_none_of_the_last(alone: Project) -> None:
+def test_a_lack_of_an_earlier_try_is_none_of_the_last(here: Project) -> None:
     """A test's own skip stays a skip after a try without docker."""
     assert PLUGINS.is_dir(), f"{PLUGINS} is not there: run scripts/setup"
-    alone.test("""
+    here.test("""
         from pathlib import Path
         import pytest
 
@@ -698,18 +698,18 @@ def test_a_lack_of_an_earlier_try_is_none_of_the_last(alone: Project) -> None:
             Path("tried").touch()
             gvisor_image("nowhere:none")
     """)
-    alone.run(
+    here.run(
         "--reruns=1", "-Wdefault", "--gvisor-strict", "--gvisor-report=r.json",
-        PYTHONPATH=str(PLUGINS), DOCKER_HOST=f"unix://{alone.folder}/none",
+        PYTHONPATH=str(PLUGINS), DOCKER_HOST=f"unix://{here.folder}/none",
     )  # fmt: skip
-    (cell,) = cells(read(alone.folder), "systrap").values()
+    (cell,) = cells(read(here.folder), "systrap").values()
     assert (cell.state, cell.message) == (State.SKIPPED, "for its own reason")
 
 
-def test_what_is_too_much_is_left_out_and_counted(alone: Project) -> None:
+def test_what_is_too_much_is_left_out_and_counted(here: Project) -> None:
     """Details of passed tests go first; a failed one has twice the room, and a rerun frees it."""
     assert PLUGINS.is_dir(), f"{PLUGINS} is not there: run scripts/setup"
-    alone.test(
+    here.test(
         """
         from pathlib import Path
         import pytest
@@ -730,11 +730,11 @@ def test_what_is_too_much_is_left_out_and_counted(alone: Project) -> None:
         matrix.MAX_DETAILS = 1500
         """,
     )
-    alone.run(
+    here.run(
         "--reruns=1", "-Wdefault", "-pno:randomly", "--gvisor-report=r.json",
         PYTHONPATH=str(PLUGINS),
     )  # fmt: skip
-    report = read(alone.folder)
+    report = read(here.folder)
     found = cells(report, "systrap")
     assert len(found) == 4
     assert ["said" in cell.output for cell in found.values()] == [True, False, False, False]

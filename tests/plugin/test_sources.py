@@ -102,28 +102,28 @@ def test_the_strongest_source_that_says_something_wins(
     assert seen == {**SEEN[level], "runsc": copies.get(level)}
 
 
-def test_a_stronger_no_stands_against_a_weaker_yes(alone: Project, no_runsc: str) -> None:
+def test_a_stronger_no_stands_against_a_weaker_yes(here: Project, no_runsc: str) -> None:
     """``PYTEST_GVISOR_STRICT=0`` overrides the ini file's setting."""
-    alone.write({"pytest.ini": "[pytest]\ngvisor_strict = yes\n"})
-    alone.test("def test_it(runsc): pass", conftest=no_runsc).run().ends(errors=1)
-    alone.run(PYTEST_GVISOR_STRICT="0").ends(skipped=1)
+    here.write({"pytest.ini": "[pytest]\ngvisor_strict = yes\n"})
+    here.test("def test_it(runsc): pass", conftest=no_runsc).run().ends(errors=1)
+    here.run(PYTEST_GVISOR_STRICT="0").ends(skipped=1)
 
 
-def test_an_empty_variable_says_nothing(alone: Project) -> None:
+def test_an_empty_variable_says_nothing(here: Project) -> None:
     """An environment variable that is set to nothing leaves the ini file's value."""
-    alone.write({"pytest.ini": "[pytest]\ngvisor_timeout = 1.5\n"})
-    alone.test("def test_it(gvisor): assert gvisor.settings.timeout == 1.5")
+    here.write({"pytest.ini": "[pytest]\ngvisor_timeout = 1.5\n"})
+    here.test("def test_it(gvisor): assert gvisor.settings.timeout == 1.5")
     empty = {f"PYTEST_GVISOR_{name}": "" for name in ("TIMEOUT", "RUNSC", "PLATFORM", "STRICT")}
-    alone.run(**empty).ends(passed=1)
+    here.run(**empty).ends(passed=1)
 
 
 @pytest.mark.parametrize(
     ("table", "platform"),
     [("tool.pytest", '["systrap", "ptrace"]'), ("tool.pytest.ini_options", '"systrap,ptrace"')],
 )
-def test_pyproject_toml_may_hold_typed_values(alone: Project, table: str, platform: str) -> None:
+def test_pyproject_toml_may_hold_typed_values(here: Project, table: str, platform: str) -> None:
     """pytest's native table and the older one take numbers, booleans and lists of their type."""
-    alone.write(
+    here.write(
         {
             "pyproject.toml": f"""
                 [{table}]
@@ -136,19 +136,19 @@ def test_pyproject_toml_may_hold_typed_values(alone: Project, table: str, platfo
             """
         }
     )
-    alone.test("""
+    here.test("""
         def test_it(gvisor):
             s = gvisor.settings
             assert (s.timeout, s.strict, s.network, s.keep) == (2.5, True, "host", "failed")
             assert s.platforms == ("systrap", "ptrace")
     """)
-    alone.run().ends(passed=2).shows("systrap, ptrace, network host, strict")
+    here.run().ends(passed=2).shows("systrap, ptrace, network host, strict")
 
 
-def test_a_whole_number_of_seconds_is_a_timeout_in_toml(alone: Project) -> None:
+def test_a_whole_number_of_seconds_is_a_timeout_in_toml(here: Project) -> None:
     """TOML's ``2`` is as good as ``2.0``."""
-    alone.write({"pyproject.toml": "[tool.pytest]\ngvisor_timeout = 2\n"})
-    alone.test("def test_it(gvisor): assert gvisor.settings.timeout == 2.0").run().ends(passed=1)
+    here.write({"pyproject.toml": "[tool.pytest]\ngvisor_timeout = 2\n"})
+    here.test("def test_it(gvisor): assert gvisor.settings.timeout == 2.0").run().ends(passed=1)
 
 
 BAD = {
@@ -169,14 +169,14 @@ BAD = {
 
 @pytest.mark.parametrize("text", BAD)
 def test_a_bad_value_in_a_file_is_a_usage_error_that_names_key_and_file(
-    alone: Project, text: str
+    here: Project, text: str
 ) -> None:
     """A wrong type or meaning ends pytest with status 4; the message says where it is."""
     name = "pyproject.toml" if "tool" in text else "pytest.ini"
     key = text.split()[1]
-    ran = alone.write({name: text + "\n"}).test("def test_it(): pass").run()
+    ran = here.write({name: text + "\n"}).test("def test_it(): pass").run()
     ran.exits(pytest.ExitCode.USAGE_ERROR).hides("INTERNALERROR", "Traceback")
-    ran.shows(f"pytest-gvisor: {key} in {alone.folder / name}", BAD[text])
+    ran.shows(f"pytest-gvisor: {key} in {here.folder / name}", BAD[text])
 
 
 @pytest.mark.parametrize(
@@ -185,9 +185,9 @@ def test_a_bad_value_in_a_file_is_a_usage_error_that_names_key_and_file(
      ("ROOTLESS", "yes"), ("KEEP", "passed"), ("PLATFORM", "xen")],
 )  # fmt: skip
 def test_a_bad_variable_is_a_usage_error_that_names_it(
-    alone: Project, variable: str, value: str
+    here: Project, variable: str, value: str
 ) -> None:
     """The message has the name of the environment variable and its value."""
     name = f"PYTEST_GVISOR_{variable}"
-    ran = alone.test("def test_it(): pass").run(**{name: value})
+    ran = here.test("def test_it(): pass").run(**{name: value})
     ran.exits(pytest.ExitCode.USAGE_ERROR).shows(f"pytest-gvisor: {name}: ", value)

@@ -39,10 +39,10 @@ def test_a_platform_that_does_not_work_fails_its_tests(project: Project, no_kvm:
 
 
 @pytest.mark.fault("A14")
-def test_without_runsc_everything_that_needs_it_fails(alone: Project, no_runsc: str) -> None:
+def test_without_runsc_everything_that_needs_it_fails(here: Project, no_runsc: str) -> None:
     """A missing runsc is a failure that names the searched places and a remedy."""
-    alone.test(TEST, conftest=no_runsc)
-    ran = alone.run("--gvisor-strict").ends(skipped=1, errors=3)
+    here.test(TEST, conftest=no_runsc)
+    ran = here.run("--gvisor-strict").ends(skipped=1, errors=3)
     ran.shows("runsc was not found: ", "apt-get install runsc").hides("During handling")
 
 
@@ -75,28 +75,28 @@ def test_who_asks_for_gvisor_by_option_gets_it_or_an_error(
 
 
 @pytest.mark.fault("A14")
-def test_nothing_that_ran_under_gvisor_is_the_last_line(alone: Project, no_runsc: str) -> None:
+def test_nothing_that_ran_under_gvisor_is_the_last_line(here: Project, no_runsc: str) -> None:
     """Where the project or a fixture asks, tests are skipped; one that ran is enough."""
-    alone.test("def test_one(gvisor): pass\ndef test_two(runsc, gvisor): pass", conftest=no_runsc)
-    assert NOTHING in alone.run("-q").exits(0).output.splitlines()[-1]
-    alone.test(INSIDE).write({"pytest.ini": "[pytest]\nin_gvisor = true\n"})
-    assert NOTHING in alone.run().exits(0).output.splitlines()[-1]
-    alone.run("--gvisor-strict").ends(errors=2).hides(NOTHING)
-    alone.run("--no-gvisor").ends(passed=2).hides(NOTHING)
+    here.test("def test_one(gvisor): pass\ndef test_two(runsc, gvisor): pass", conftest=no_runsc)
+    assert NOTHING in here.run("-q").exits(0).output.splitlines()[-1]
+    here.test(INSIDE).write({"pytest.ini": "[pytest]\nin_gvisor = true\n"})
+    assert NOTHING in here.run().exits(0).output.splitlines()[-1]
+    here.run("--gvisor-strict").ends(errors=2).hides(NOTHING)
+    here.run("--no-gvisor").ends(passed=2).hides(NOTHING)
 
 
-def test_of_one_platform_too_who_asks_gets_it_or_an_error(alone: Project, no_kvm: str) -> None:
+def test_of_one_platform_too_who_asks_gets_it_or_an_error(here: Project, no_kvm: str) -> None:
     """Some of several platforms may be missing, and so may one that a marker names."""
-    alone.test(INSIDE, conftest=no_kvm)
-    alone.run("--in-gvisor", "--gvisor-platform=kvm").ends(errors=2).shows("-o in_gvisor=true")
-    alone.run("-o", "in_gvisor=true", "--gvisor-platform=kvm").shows(NOTHING)
-    ran = alone.run("--in-gvisor", "--gvisor-platform=kvm,ptrace")
+    here.test(INSIDE, conftest=no_kvm)
+    here.run("--in-gvisor", "--gvisor-platform=kvm").ends(errors=2).shows("-o in_gvisor=true")
+    here.run("-o", "in_gvisor=true", "--gvisor-platform=kvm").shows(NOTHING)
+    ran = here.run("--in-gvisor", "--gvisor-platform=kvm,ptrace")
     ran.ends(passed=2, skipped=2).hides(NOTHING)
-    ran = alone.run("--in-gvisor", "--gvisor-platform=native,kvm").ends(passed=2, errors=2)
+    ran = here.run("--in-gvisor", "--gvisor-platform=native,kvm").ends(passed=2, errors=2)
     ran.shows("kvm: 2 error; kvm cannot be used: no device").hides("platforms differ")
     marked = "import pytest\npytestmark = pytest.mark.gvisor(platform='kvm')\n"
-    alone.test(marked + textwrap.dedent(INSIDE))
-    alone.run("--in-gvisor").exits(0).shows(NOTHING)
+    here.test(marked + textwrap.dedent(INSIDE))
+    here.run("--in-gvisor").exits(0).shows(NOTHING)
 
 
 XFAIL = """
@@ -130,23 +130,23 @@ XFAIL = """
 """
 
 
-def test_an_authors_own_xfail_excuses_no_lack(alone: Project, no_kvm: str) -> None:
+def test_an_authors_own_xfail_excuses_no_lack(here: Project, no_kvm: str) -> None:
     """A lack of a platform or docker is no expected failure, in set-up and call."""
-    alone.test(XFAIL, conftest=no_kvm)
-    report = {"DOCKER_HOST": f"unix://{alone.folder}/none"}
-    alone.run("--gvisor-report=r.json", **report).ends(skipped=5, xfailed=1)
-    assert states(alone) == {"test_known": "xfailed", **dict.fromkeys(LACKING, "unavailable")}
-    ran = alone.run("--gvisor-report=r.json", "--gvisor-strict", **report)
+    here.test(XFAIL, conftest=no_kvm)
+    report = {"DOCKER_HOST": f"unix://{here.folder}/none"}
+    here.run("--gvisor-report=r.json", **report).ends(skipped=5, xfailed=1)
+    assert states(here) == {"test_known": "xfailed", **dict.fromkeys(LACKING, "unavailable")}
+    ran = here.run("--gvisor-report=r.json", "--gvisor-strict", **report)
     ran.ends(errors=4, failed=1, xfailed=1).shows("(--gvisor-strict: this would be a skip")
-    assert states(alone) == {"test_known": "xfailed", **dict.fromkeys(LACKING, "error")}
+    assert states(here) == {"test_known": "xfailed", **dict.fromkeys(LACKING, "error")}
 
 
 @pytest.mark.fault("A14")
 def test_an_authors_own_xfail_does_not_excuse_want_of_runsc(
-    alone: Project, no_runsc: str, missing: Path
+    here: Project, no_runsc: str, missing: Path
 ) -> None:
     """A missing runsc excuses neither a test with workloads nor one that requests the binary."""
-    alone.test(
+    here.test(
         """
         import pytest
 
@@ -158,9 +158,9 @@ def test_an_authors_own_xfail_does_not_excuse_want_of_runsc(
     """,
         conftest=no_runsc,
     )
-    alone.run().ends(skipped=2)
-    alone.run("--gvisor-strict").ends(errors=2).shows("runsc was not found: ")
-    ran = alone.run(f"--gvisor-runsc={missing}").ends(errors=2)
+    here.run().ends(skipped=2)
+    here.run("--gvisor-strict").ends(errors=2).shows("runsc was not found: ")
+    ran = here.run(f"--gvisor-runsc={missing}").ends(errors=2)
     ran.shows(f"there is no runsc at {missing}")
 
 

@@ -3,9 +3,9 @@
 from tests.plugin.conftest import Project
 
 
-def test_an_ini_file_forbids_acts_in_each_test(alone: Project) -> None:
+def test_an_ini_file_forbids_acts_in_each_test(here: Project) -> None:
     """Tests inside are watched too. A marker forbids others instead."""
-    alone.test("""
+    here.test("""
         import socket
         import pytest
 
@@ -23,15 +23,15 @@ def test_an_ini_file_forbids_acts_in_each_test(alone: Project) -> None:
             with socket.socket() as one:
                 one.connect_ex(("127.0.0.1", 11))
     """)
-    ran = alone.run("-o", "gvisor_forbid=exec connect").ends(passed=2, failed=1, errors=1)
+    ran = here.run("-o", "gvisor_forbid=exec connect").ends(passed=2, failed=1, errors=1)
     ran.shows("connected: 127.0.0.1:9 (ECONNREFUSED), by process 1 (python3 -I -S -c ")
     ran.hides("traced.py", "harness/gvisor.py")
     ran.shows("connected: 127.0.0.1:11 (ECONNREFUSED), by process 2 (")
 
 
-def test_each_source_asks_for_more_of_a_trace(alone: Project) -> None:
+def test_each_source_asks_for_more_of_a_trace(here: Project) -> None:
     """The option takes no path of a test for its value. The closest source counts."""
-    alone.test("""
+    here.test("""
         import pytest
         from pytest_gvisor.plugin.precedence import run_settings
 
@@ -50,21 +50,21 @@ def test_each_source_asks_for_more_of_a_trace(alone: Project) -> None:
             assert "KEY=a=b" in command.environment
     """)
     source = "test_it.py::test_source"
-    alone.run("--gvisor-trace=values", "--gvisor-trace=paths", "test_it.py").ends(passed=3)
+    here.run("--gvisor-trace=values", "--gvisor-trace=paths", "test_it.py").ends(passed=3)
     for given in (["--gvisor-trace=paths"], ["-o", "gvisor_trace=paths"]):
-        alone.run(*given, source).ends(passed=1)
-    alone.run("--gvisor-trace", source).ends(failed=1).shows("assert True == 'paths'")
-    alone.run("-o", "gvisor_trace=path").exits(4).shows(
+        here.run(*given, source).ends(passed=1)
+    here.run("--gvisor-trace", source).ends(failed=1).shows("assert True == 'paths'")
+    here.run("-o", "gvisor_trace=path").exits(4).shows(
         ": trace='path' is neither true nor false, nor one of paths, values"
     )
-    alone.write({"pytest.toml": "[pytest]\ngvisor_trace = 'paths'"}).run(source).ends(passed=1)
-    alone.write({"pytest.toml": "[pytest]\ngvisor_trace = 'true'"})
-    alone.run(source).ends(failed=1).shows("assert True == 'paths'")
+    here.write({"pytest.toml": "[pytest]\ngvisor_trace = 'paths'"}).run(source).ends(passed=1)
+    here.write({"pytest.toml": "[pytest]\ngvisor_trace = 'true'"})
+    here.run(source).ends(failed=1).shows("assert True == 'paths'")
 
 
-def test_a_trace_has_paths_only_of_a_run(alone: Project) -> None:
+def test_a_trace_has_paths_only_of_a_run(here: Project) -> None:
     """A warm sandbox and a test inside refuse them: their parts of the strace are not known."""
-    alone.test("""
+    here.test("""
         import pytest
 
         def test_warm(gvisor_sandbox):
@@ -81,6 +81,6 @@ def test_a_trace_has_paths_only_of_a_run(alone: Project) -> None:
             os.spawnve(os.P_WAIT, "/bin/true", ["true"], {"KEY": "a=b"})
             assert ("KEY=a=b",) in [one.environment for one in gvisor_trace().executed]
     """)
-    ran = alone.run("--gvisor-trace=paths,values").ends(passed=1, errors=2)
+    ran = here.run("--gvisor-trace=paths,values").ends(passed=1, errors=2)
     ran.shows("trace=paths,values: a warm sandbox has no paths", "Write trace=True: Trace.changes")
     ran.shows("trace=paths,values: a test inside has no paths")

@@ -54,9 +54,9 @@ INSIDE = """
 """
 
 
-def test_a_failure_on_that_platform_is_expected_and_a_pass_is_not(alone: Project) -> None:
+def test_a_failure_on_that_platform_is_expected_and_a_pass_is_not(here: Project) -> None:
     """Strictly, with the reason, by the closest marker that says so; elsewhere it is a test."""
-    ran = alone.test(RUN).run("--gvisor-platform", "systrap,ptrace")
+    ran = here.test(RUN).run("--gvisor-platform", "systrap,ptrace")
     assert ran.outcomes() == {"passed": 2, "xfailed": 5, "failed": 1}
     ran.shows("XFAIL test_it.py::test_as_expected[ptrace] - ptrace: no such call")
     ran.shows("XFAIL test_it.py::TestIt::test_closest[systrap] - systrap: inner")
@@ -66,10 +66,10 @@ def test_a_failure_on_that_platform_is_expected_and_a_pass_is_not(alone: Project
     assert re.findall(r"(?m)^(test_it\S+): systrap", listed) == ["test_it.py::test_passes_there"]
 
 
-def test_the_same_of_tests_inside(alone: Project) -> None:
+def test_the_same_of_tests_inside(here: Project) -> None:
     """The marker's xfail works inside and on the host for ``native``; a test's own goes first."""
-    alone.test(INSIDE)
-    ran = alone.run("--in-gvisor", "--gvisor-platform", "native,systrap", "-v")
+    here.test(INSIDE)
+    ran = here.run("--in-gvisor", "--gvisor-platform", "native,systrap", "-v")
     assert ran.outcomes() == {"passed": 2, "xfailed": 3, "failed": 1}
     ran.shows("XFAIL test_it.py::test_as_expected[native] - native: needs gVisor")
     ran.shows("FAILED test_it.py::test_passes_there - [XPASS(strict)] ptrace: is mended")
@@ -135,25 +135,25 @@ SET_UP_INSIDE = """
 """
 
 
-def test_a_failure_in_set_up_is_expected_too(alone: Project) -> None:
+def test_a_failure_in_set_up_is_expected_too(here: Project) -> None:
     """A failure of any fixture is expected, also of one that runs before the platform's."""
-    ran = alone.test(SET_UP).run("--gvisor-platform", "systrap,ptrace")
+    ran = here.test(SET_UP).run("--gvisor-platform", "systrap,ptrace")
     assert ran.outcomes() == {"passed": 3, "xfailed": 4, "errors": 1}
     ran.shows("XFAIL at setup of test_it.py::test_fixture[ptrace] - ptrace: no fixture")
     ran.shows("ERROR test_it.py::test_elsewhere[ptrace]")
 
 
-def test_a_failure_in_set_up_inside_is_expected_too(alone: Project) -> None:
+def test_a_failure_in_set_up_inside_is_expected_too(here: Project) -> None:
     """A failure in set-up is expected inside and on the host; in teardown pytest decides."""
-    ran = alone.test(SET_UP_INSIDE).run("--in-gvisor", "--gvisor-platform", "native,systrap")
+    ran = here.test(SET_UP_INSIDE).run("--in-gvisor", "--gvisor-platform", "native,systrap")
     assert ran.outcomes() == {"passed": 2, "xfailed": 4, "errors": 1}
     ran.shows("XFAIL at setup of test_it.py::test_fixture[systrap] - systrap: no fixture")
     ran.shows("ERROR test_it.py::test_elsewhere[systrap]")
 
 
-def test_what_keeps_a_test_from_running_is_no_expected_failure(alone: Project) -> None:
+def test_what_keeps_a_test_from_running_is_no_expected_failure(here: Project) -> None:
     """A missing image, a senseless setting or a failed start is no expected failure."""
-    alone.test("""
+    here.test("""
         import pytest
 
         xfail = {"systrap": "reason"}
@@ -196,14 +196,14 @@ def test_what_keeps_a_test_from_running_is_no_expected_failure(alone: Project) -
                 metafunc.fixturenames.append("x")
                 metafunc.parametrize("x", [1])
     """)
-    ran = alone.run()
+    ran = here.run()
     assert ran.outcomes() == {"errors": 4, "xfailed": 1}
     ran.shows("XFAIL at setup of test_it.py::test_workload")
 
 
-def test_runxfail_runs_tests_as_if_nothing_were_expected(alone: Project) -> None:
+def test_runxfail_runs_tests_as_if_nothing_were_expected(here: Project) -> None:
     """pytest's own option, for tests on the host and inside alike."""
-    alone.test("""
+    here.test("""
         import pytest
 
         @pytest.mark.gvisor(platform="ptrace", xfail={"ptrace": "reason"})
@@ -220,12 +220,12 @@ def test_runxfail_runs_tests_as_if_nothing_were_expected(alone: Project) -> None
         def test_passes():
             pass
     """)
-    assert alone.run("--runxfail").outcomes() == {"failed": 2, "passed": 1}
+    assert here.run("--runxfail").outcomes() == {"failed": 2, "passed": 1}
 
 
-def test_a_test_without_a_platform_has_none_to_fail_on(alone: Project) -> None:
+def test_a_test_without_a_platform_has_none_to_fail_on(here: Project) -> None:
     """The setting has no effect on a test without a sandbox, like every other setting."""
-    alone.test("""
+    here.test("""
         import pytest
 
         pytestmark = pytest.mark.gvisor(memory="1G", xfail={"systrap": "reason"})
@@ -236,12 +236,12 @@ def test_a_test_without_a_platform_has_none_to_fail_on(alone: Project) -> None:
         def test_passes(runsc):
             pass
     """)
-    alone.run().ends(failed=1, passed=1)
+    here.run().ends(failed=1, passed=1)
 
 
-def test_a_platform_that_is_not_there_is_no_expected_failure(alone: Project, no_kvm: str) -> None:
+def test_a_platform_that_is_not_there_is_no_expected_failure(here: Project, no_kvm: str) -> None:
     """A missing platform is a skip, and under `--gvisor-strict` an error, as no test ran."""
-    alone.test(
+    here.test(
         """
         import pytest
 
@@ -256,5 +256,5 @@ def test_a_platform_that_is_not_there_is_no_expected_failure(alone: Project, no_
         """,
         conftest=no_kvm,
     )
-    alone.run().ends(skipped=2)
-    alone.run("--gvisor-strict").ends(errors=2)
+    here.run().ends(skipped=2)
+    here.run("--gvisor-strict").ends(errors=2)
