@@ -227,7 +227,8 @@ class Egress(NamedTuple):
     """One for each entry, in the order of the list."""
 
     error: str = ""
-    """Why the sandbox was cut off from all of them, if it has sent what no honest one sends."""
+    """Why not all is counted, or why the sandbox was cut off from all of them: it has sent what no
+    honest one sends. Else ``""``."""
 
     names: tuple[Traffic, ...] = ()
     """One for each host that the proxy was asked for and that no entry names itself.

@@ -48,12 +48,16 @@ class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
         """Whether it has not been ended."""
         return self._control.fileno() >= 0
 
-    def egress(self) -> Egress:
-        """Return the traffic so far. Raises `LaunchError` if the relay does not answer."""
+    def egress(self, *, settled: bool = False) -> Egress:
+        """Return the traffic so far; ``settled`` waits for what the sandbox has sent and is not
+        counted yet.
+
+        Raises `LaunchError` if the relay does not answer.
+        """
         with self._guard, stage("relay", "it does not answer"):
             if not self.is_open:
                 return self._last
-            self._control.send(b"?")
+            self._control.send(relay.SETTLE if settled else b"now")
             if not (answer := self._control.recv(_MAX_MESSAGE)):
                 raise ConnectionResetError(errno.ECONNRESET, "it has ended")
             found = loads(answer)

@@ -457,6 +457,38 @@ def test_the_relay_ends_when_pytest_is_killed(gvisor: Gvisor, tmp_path: Path) ->
     wait_for(lambda: relay.__file__ not in words_of(found[0]), "the end of the relay")
 
 
+SENDS_AND_DIES = """
+import os, socket, sys
+peers = [socket.socket() for _ in range(5)]
+for peer in peers:
+    peer.connect(("127.0.0.1", int(sys.argv[1])))
+    peer.send(b"x" * 1000)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_all_that_a_killed_program_has_sent_is_its_own(gvisor: Gvisor, echo: int) -> None:
+    """Its figures wait until the relay in the sandbox has passed on what it has left there."""
+    with gvisor.sandbox(allow=[f"127.0.0.1:{echo}"]) as box:
+        for _ in range(40):
+            done = box.exec(["python3", "-I", "-S", "-c", SENDS_AND_DIES, str(echo)])
+            assert done.returncode == -9
+            assert done.egress is not None
+            (found,) = done.egress.entries
+            assert (found.reached, found.sent, done.egress.error) == (5, 5000, "")
+            quiet = box.exec(["true"]).egress
+            assert quiet is not None
+            assert (quiet.reached, quiet.sent, quiet.error) == ((), 0, "")
+
+
+def test_a_relay_that_is_stopped_is_told(gvisor: Gvisor, echo: int) -> None:
+    """A program of root may stop the relay inside: an empty ``reached`` is no proof then."""
+    with gvisor.sandbox(allow=[f"127.0.0.1:{echo}"]) as box:
+        done = box.exec(["sh", "-c", "kill -STOP 2"], check=True)
+        assert done.egress is not None
+        assert done.egress.error == "not all is counted: after 2 s, a connection is not settled"
+
+
 FEW_DESCRIPTORS = """
 import sys
 from pytest_gvisor import session

@@ -23,6 +23,7 @@ from pytest_gvisor.guest.wire.mux import (
     OPEN,
     PROXY,
     RESET,
+    SYNC,
     WINDOW,
     Connection,
     Mux,
@@ -38,6 +39,12 @@ LINK = 3
 
 _BACKLOG = 128
 _PIECE = 4096
+_TURNS = 256
+"""Enough for the connections that wait in a queue, and for what their programs have sent."""
+
+_LAG = 0.005
+"""Seconds in which a sandbox's network passes on what a program has sent."""
+
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -66,6 +73,11 @@ class InnerRelay(Mux):
         self._listeners = listeners
         self._accepts = False
         self._full = False  # of descriptors or memory, until a connection ends
+        self._turns = 0  # until the answer to the host's question
+
+    def synced(self) -> None:
+        """Pass on what has come by now, and answer then: see `serve`."""
+        self._turns = _TURNS
 
     def serve(self) -> None:
         """Relay until the host is gone. Above `MOST`, connections wait in the kernel's queue."""
@@ -78,7 +90,12 @@ class InnerRelay(Mux):
                         self.watch(listener, functools.partial(self._accept, entry, listener))
                     else:
                         self.unwatch(listener)
-            going_on = self.turn()
+            answers = self._accepts and self._turns > 0
+            going_on = self.turn(_LAG if answers else None)
+            if answers:
+                self._turns = 0 if self.idle else self._turns - 1
+                if not self._turns:
+                    self.send(SYNC, 0)
 
     def _accept(self, entry: int, listener: socket.socket, _events: int) -> None:
         try:

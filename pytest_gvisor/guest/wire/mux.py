@@ -29,7 +29,7 @@ MOST = 500
 MOST_OUT = 96 * 1024 * 1024
 """The most bytes that may wait for the other side: a window of each connection, and answers."""
 
-OPEN, DATA, END, RESET, CREDIT = range(5)
+OPEN, DATA, END, RESET, CREDIT, SYNC = range(6)
 
 PROXY = 0xFFFF
 """The entry of a connection whose host and port follow: a program has asked the proxy for them."""
@@ -68,6 +68,7 @@ class Mux:
     def __init__(self, link: socket.socket) -> None:
         self.link = link
         self.last = 0  # the highest number of a connection so far
+        self.idle = False  # whether nothing was ready in the last turn
         self.connections: dict[int, Connection] = {}
         self._decoded, self._out = bytearray(), bytearray()
         self._waits = _READ
@@ -99,7 +100,9 @@ class Mux:
         if self._waits != events:
             self._waits = events
             self._selector.modify(self.link, events, self._on_link)
-        for key, ready in self._selector.select(timeout):
+        found = self._selector.select(timeout)
+        self.idle = not found
+        for key, ready in found:
             # The callback before this one may have closed this socket.
             if self._selector.get_map().get(key.fd) is key:
                 key.data(ready)
@@ -132,6 +135,8 @@ class Mux:
         for kind, number, payload in self._frames():
             if kind == OPEN:
                 self.opened(number, payload)
+            elif kind == SYNC:
+                self.synced()
             elif number > self.last:
                 raise MuxError(f"a frame for connection {number}, which was never there")
             elif number in self.connections:  # else closed here, which it did not know yet
@@ -141,7 +146,7 @@ class Mux:
         at, whole = 0, len(self._decoded)
         while whole - at >= _HEAD.size:
             kind, number, size = _HEAD.unpack_from(self._decoded, at)
-            if size > _PIECE or kind > CREDIT:
+            if size > _PIECE or kind > SYNC:
                 raise MuxError(f"a frame of kind {kind} and {size} bytes")
             if whole - at < _HEAD.size + size:
                 break
@@ -173,6 +178,10 @@ class Mux:
     def opened(self, number: int, payload: bytes) -> None:
         """Take the opening of a connection. Only the relay on the host is sent one."""
         raise MuxError(f"connection {number} is opened from outside: {payload!r}")
+
+    def synced(self) -> None:
+        """Take the host's question whether all that has come is passed on, or the answer to it."""
+        raise NotImplementedError
 
     # Connections.
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from pytest_gvisor.guest.warm import inner_relay
 from pytest_gvisor.guest.warm.inner_relay import InnerRelay, listen
 from pytest_gvisor.guest.wire import mux
-from pytest_gvisor.guest.wire.mux import CREDIT, DATA, END, OPEN, PROXY, RESET, WINDOW
+from pytest_gvisor.guest.wire.mux import CREDIT, DATA, END, OPEN, PROXY, RESET, SYNC, WINDOW
 from pytest_gvisor.programs import relay
 from pytest_gvisor.programs.paths import ENVIRONMENT, command
 from pytest_gvisor.programs.relay import Relay
@@ -121,8 +122,12 @@ class Running:
         self._thread.start()
 
     def report(self) -> dict[str, Any]:
+        """The relay's answer to pytest, at once."""
+        return self.answer(b"now")
+
+    def answer(self, question: bytes) -> dict[str, Any]:
         """The relay's answer to pytest."""
-        self._control.send(b"?")
+        self._control.send(question)
         found: dict[str, Any] = json.loads(self._control.recv(1 << 20))
         return found
 
@@ -799,6 +804,7 @@ LIES = {
     + b"x",
     "more credit than there can be": HEAD.pack(OPEN, 1, 2) + b"\0\0"
     + HEAD.pack(CREDIT, 1, 4) + b"\xff\xff\xff\xff",
+    "an answer to no question": HEAD.pack(SYNC, 0, 0),
     "credit of another form": HEAD.pack(OPEN, 1, 2) + b"\0\0" + HEAD.pack(CREDIT, 1, 2) + b"\0\0",
 }  # fmt: skip
 
@@ -919,6 +925,91 @@ def test_frames_of_a_connection_that_is_gone_mean_nothing() -> None:
             one.guest.send(kind, 1)
         one.guest.open(2)
         assert one.guest.frame() == (RESET, 2, b"")
+
+
+# Figures that are whole.
+
+
+def test_figures_wait_for_the_sandbox_and_for_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that came before the sandbox's answer is settled, and asked for again."""
+    monkeypatch.setattr(relay, "SETTLED", 30.0)
+    held = threading.Event()
+
+    def resolver(_host: str, _port: int) -> Sequence[str]:
+        held.wait(30)
+        return ["127.0.0.1"]
+
+    with serving() as server, ThreadPoolExecutor(1) as pool:
+        entries = [f"slow.example:{server.port}", f"127.0.0.1:{server.port}"]
+        with running(entries, resolver=resolver) as one:
+            answer = pool.submit(one.answer, relay.SETTLE)
+            assert one.guest.frame() == (SYNC, 0, b"")
+            one.guest.open(1)
+            one.guest.send(SYNC, 0)
+            held.set()
+            assert one.guest.frame()[:2] == (CREDIT, 1)
+            assert one.guest.frame() == (SYNC, 0, b"")
+            assert not answer.done()
+            one.guest.send(DATA, 1, b"hello")
+            one.guest.send(SYNC, 0)
+            found = answer.result(30)
+            assert (found["error"], found["entries"][0]["sent"]) == ("", 5)
+
+
+def test_programs_that_connect_all_the_time_hold_up_no_figures() -> None:
+    """The relay asks ten times again, and then tells what it has."""
+    resolver = answers("127.0.0.1")
+    with ThreadPoolExecutor(1) as pool, running(["evil.example:9"], resolver=resolver) as one:
+        answer = pool.submit(one.answer, relay.SETTLE)
+        for number in range(1, 12):
+            assert one.guest.frame() == (SYNC, 0, b"")
+            one.guest.open(number)
+            one.guest.send(SYNC, 0)
+            assert one.guest.frame() == (RESET, number, b"")
+        found = answer.result(30)
+        assert (found["error"], found["entries"][0]["refused"]) == ("", 11)
+
+
+@pytest.mark.parametrize("honest", [True, False], ids=["a slow host", "a silent sandbox"])
+def test_figures_that_are_not_whole_say_so(
+    monkeypatch: pytest.MonkeyPatch, *, honest: bool
+) -> None:
+    """After some time they are told as they are; a late answer counts for no later question."""
+    monkeypatch.setattr(relay, "SETTLED", 0.2)
+    held = threading.Event()
+
+    def resolver(_host: str, _port: int) -> Sequence[str]:
+        held.wait(30)
+        return ["10.0.0.1"]
+
+    with ThreadPoolExecutor(1) as pool, running(["slow.example:9"], resolver=resolver) as one:
+        answer = pool.submit(one.answer, relay.SETTLE)
+        assert one.guest.frame()[0] == SYNC
+        one.guest.open(1)
+        if honest:
+            one.guest.send(SYNC, 0)
+        told = "not all is counted: after 0.2 s, a connection is not settled"
+        assert answer.result(30)["error"] == told
+        held.set()
+        assert one.guest.frame()[0] == RESET
+        if not honest:
+            one.guest.send(SYNC, 0)
+        monkeypatch.setattr(relay, "SETTLED", 30.0)
+        answer = pool.submit(one.answer, relay.SETTLE)
+        assert one.guest.frame()[0] == SYNC
+        assert not answer.done()
+        one.guest.send(SYNC, 0)
+        assert answer.result(30)["error"] == ""
+
+
+def test_a_sandbox_that_ends_has_all_of_its_figures() -> None:
+    """Nothing of it is under way any more."""
+    with ThreadPoolExecutor(1) as pool, running(["evil.example:9"]) as one:
+        answer = pool.submit(one.answer, relay.SETTLE)
+        assert one.guest.frame()[0] == SYNC
+        one.guest.link.close()
+        assert answer.result(30)["error"] == ""
+        assert one.answer(relay.SETTLE)["error"] == ""
 
 
 # The program.
