@@ -32,6 +32,7 @@ from collections.abc import Callable, Sequence
 from pytest_gvisor.guest.wire import mux
 from pytest_gvisor.guest.wire.mux import PROXY, Connection, Mux, MuxError
 from pytest_gvisor.programs.addresses import kind_of, literal, no_name
+from pytest_gvisor.programs.settling import SETTLE, Settling
 
 PATIENCE = 30.0
 """Seconds in which a host must answer, for all of its addresses together."""
@@ -40,15 +41,6 @@ MOST_NAMES = 100
 """The most names from the sandbox that have counters of their own."""
 
 _LONGEST = 260  # a host name and a port
-SETTLED = 2.0
-"""Seconds in which what a program has sent must be passed on, before it is counted."""
-
-SETTLE = b"settled"
-"""The question for counters to which all is added that a program has sent before."""
-
-_ROUNDS = 10
-"""Questions to a sandbox whose programs connect all the time."""
-
 _THREADS = 8
 
 Resolve = Callable[[str, int], Sequence[str]]
@@ -137,10 +129,7 @@ class Relay(Mux):
         self._resolver = resolver
         self._error = ""
         self._attempts: dict[int, Attempt] = {}
-        self._due = 0.0  # when pytest has an answer at the latest; 0 where it waits for none
-        self._asks = 0  # questions to the sandbox without an answer
-        self._known = self._until = 0  # the last connection at a question, and at its answer
-        self._rounds = 0
+        self._settling = Settling(functools.partial(self.send, mux.SYNC, 0))
         self._control = control
         self.watch(control, self._on_control)
         self._questions: queue.SimpleQueue[Attempt | None] = queue.SimpleQueue()
@@ -155,20 +144,22 @@ class Relay(Mux):
         try:
             while self.turn(self._patience()) and self._control.fileno() >= 0:
                 now = time.monotonic()
-                self._settle(now)
+                problem = self._settling.problem(self.last, self._attempts)
+                if problem is not None:
+                    self._report(problem)
                 for late in [one for one in self._attempts.values() if one.due <= now]:
                     self._refuse(late, f"no answer in {PATIENCE:g} s")
         except MuxError as error:
             self._error = str(error)
         self.close()
-        if self._due:
+        if self._settling.due:
             self._report()
         while self._control.fileno() >= 0:
             self._on_control(0)
 
     def _patience(self) -> float | None:
-        if self._due:
-            return max(0.0, self._due - time.monotonic())
+        if due := self._settling.due:
+            return max(0.0, due - time.monotonic())
         return 1.0 if self._attempts else None
 
     def close(self) -> None:
@@ -187,38 +178,16 @@ class Relay(Mux):
         if not asked:
             self._control.close()
         elif asked == SETTLE and self.link.fileno() >= 0:
-            self._due = time.monotonic() + SETTLED
-            self._rounds = _ROUNDS
-            self._ask()
+            self._settling.begin(self.last)
         else:
             self._report()
 
-    def _ask(self) -> None:
-        self._asks += 1
-        self._known = self.last
-        self.send(mux.SYNC, 0)
-
     def synced(self) -> None:
-        """Take the sandbox's answer: what its programs had sent before the question has come."""
-        if not self._asks:
-            raise MuxError("an answer that nobody has asked for")
-        self._asks -= 1
-        self._until = self.last
-
-    def _settle(self, now: float) -> None:
-        """Answer pytest when all is added, or it is late."""
-        if self._due and now >= self._due:
-            self._report(f"not all is counted: after {SETTLED:g} s, a connection is not settled")
-        elif self._due and not self._asks and all(n > self._until for n in self._attempts):
-            # The data of a connection comes when the host's end of it is there.
-            if self._known < self._until and self._rounds:
-                self._rounds -= 1
-                self._ask()
-            else:
-                self._report()
+        """Take the sandbox's answer: it has passed on what had come before the question."""
+        self._settling.answered(self.last)
 
     def _report(self, problem: str = "") -> None:
-        self._due = 0.0
+        self._settling.due = 0.0
         with contextlib.suppress(OSError):
             names = [{"entry": name, **one.told()} for name, one in self._names.items()]
             answer = {

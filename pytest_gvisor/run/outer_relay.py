@@ -14,6 +14,7 @@ from pytest_gvisor.base.errors import LaunchError, on_error, stage
 from pytest_gvisor.guest.wire.checked_json import loads
 from pytest_gvisor.programs import relay
 from pytest_gvisor.programs.paths import ENVIRONMENT, command
+from pytest_gvisor.programs.settling import SETTLE
 
 _PATIENCE = 10.0
 _MAX_MESSAGE = 1024 * 1024
@@ -57,7 +58,7 @@ class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
         with self._guard, stage("relay", "it does not answer"):
             if not self.is_open:
                 return self._last
-            self._control.send(relay.SETTLE if settled else b"now")
+            self._control.send(SETTLE if settled else b"now")
             if not (answer := self._control.recv(_MAX_MESSAGE)):
                 raise ConnectionResetError(errno.ECONNRESET, "it has ended")
             found = loads(answer)

@@ -19,7 +19,7 @@ from pytest_gvisor.guest.warm import inner_relay
 from pytest_gvisor.guest.warm.inner_relay import InnerRelay, listen
 from pytest_gvisor.guest.wire import mux
 from pytest_gvisor.guest.wire.mux import CREDIT, DATA, END, OPEN, PROXY, RESET, SYNC, WINDOW
-from pytest_gvisor.programs import relay
+from pytest_gvisor.programs import relay, settling
 from pytest_gvisor.programs.paths import ENVIRONMENT, command
 from pytest_gvisor.programs.relay import Relay
 
@@ -932,7 +932,7 @@ def test_frames_of_a_connection_that_is_gone_mean_nothing() -> None:
 
 def test_figures_wait_for_the_sandbox_and_for_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that came before the sandbox's answer is settled, and asked for again."""
-    monkeypatch.setattr(relay, "SETTLED", 30.0)
+    monkeypatch.setattr(settling, "SETTLED", 30.0)
     held = threading.Event()
 
     def resolver(_host: str, _port: int) -> Sequence[str]:
@@ -942,7 +942,7 @@ def test_figures_wait_for_the_sandbox_and_for_hosts(monkeypatch: pytest.MonkeyPa
     with serving() as server, ThreadPoolExecutor(1) as pool:
         entries = [f"slow.example:{server.port}", f"127.0.0.1:{server.port}"]
         with running(entries, resolver=resolver) as one:
-            answer = pool.submit(one.answer, relay.SETTLE)
+            answer = pool.submit(one.answer, settling.SETTLE)
             assert one.guest.frame() == (SYNC, 0, b"")
             one.guest.open(1)
             one.guest.send(SYNC, 0)
@@ -960,7 +960,7 @@ def test_programs_that_connect_all_the_time_hold_up_no_figures() -> None:
     """The relay asks ten times again, and then tells what it has."""
     resolver = answers("127.0.0.1")
     with ThreadPoolExecutor(1) as pool, running(["evil.example:9"], resolver=resolver) as one:
-        answer = pool.submit(one.answer, relay.SETTLE)
+        answer = pool.submit(one.answer, settling.SETTLE)
         for number in range(1, 12):
             assert one.guest.frame() == (SYNC, 0, b"")
             one.guest.open(number)
@@ -975,7 +975,7 @@ def test_figures_that_are_not_whole_say_so(
     monkeypatch: pytest.MonkeyPatch, *, honest: bool
 ) -> None:
     """After some time they are told as they are; a late answer counts for no later question."""
-    monkeypatch.setattr(relay, "SETTLED", 0.2)
+    monkeypatch.setattr(settling, "SETTLED", 0.2)
     held = threading.Event()
 
     def resolver(_host: str, _port: int) -> Sequence[str]:
@@ -983,7 +983,7 @@ def test_figures_that_are_not_whole_say_so(
         return ["10.0.0.1"]
 
     with ThreadPoolExecutor(1) as pool, running(["slow.example:9"], resolver=resolver) as one:
-        answer = pool.submit(one.answer, relay.SETTLE)
+        answer = pool.submit(one.answer, settling.SETTLE)
         assert one.guest.frame()[0] == SYNC
         one.guest.open(1)
         if honest:
@@ -994,8 +994,8 @@ def test_figures_that_are_not_whole_say_so(
         assert one.guest.frame()[0] == RESET
         if not honest:
             one.guest.send(SYNC, 0)
-        monkeypatch.setattr(relay, "SETTLED", 30.0)
-        answer = pool.submit(one.answer, relay.SETTLE)
+        monkeypatch.setattr(settling, "SETTLED", 30.0)
+        answer = pool.submit(one.answer, settling.SETTLE)
         assert one.guest.frame()[0] == SYNC
         assert not answer.done()
         one.guest.send(SYNC, 0)
@@ -1005,11 +1005,11 @@ def test_figures_that_are_not_whole_say_so(
 def test_a_sandbox_that_ends_has_all_of_its_figures() -> None:
     """Nothing of it is under way any more."""
     with ThreadPoolExecutor(1) as pool, running(["evil.example:9"]) as one:
-        answer = pool.submit(one.answer, relay.SETTLE)
+        answer = pool.submit(one.answer, settling.SETTLE)
         assert one.guest.frame()[0] == SYNC
         one.guest.link.close()
         assert answer.result(30)["error"] == ""
-        assert one.answer(relay.SETTLE)["error"] == ""
+        assert one.answer(settling.SETTLE)["error"] == ""
 
 
 # The program.
