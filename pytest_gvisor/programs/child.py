@@ -15,6 +15,7 @@ import socket
 import struct
 import sys
 import termios
+import time
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -31,6 +32,7 @@ fs/file.c. The table of a process is as large as its parent's highest descriptor
 
 _EXECUTABLE = 3
 _ERROR_PIPE = 4
+_FAILED = 128  # the status of a runsc that has failed itself
 
 # include/uapi/linux/membarrier.h
 _REGISTER_PRIVATE_EXPEDITED = 1 << 4
@@ -157,27 +159,33 @@ def settle(parent: int) -> None:
     os.chdir("/")
 
 
-def begin_first(order: Order, link: int) -> None:
-    """Fork the runsc of the container that has the relay, and wait until the relay listens.
+def begin_first(order: Order, link: int, keeper: int) -> None:
+    """Start the runsc of the container that has the relay, and wait until the relay listens.
 
-    The relay says so with a byte of its output. If its runsc ends before that, this process ends
-    with the same status, and the log says why.
+    The relay says so with a byte of its output. If its runsc ends before that, this process ends as
+    a runsc that has failed, and the log says why.
 
-    That runsc and its sandbox end with this process, which becomes the runsc of the workload.
+    That runsc becomes a child of the keeper, and ends with it. It outlives the workload's: what the
+    workload has sent at its end is still passed on.
     """
-    parent = os.getpid()
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        settle(parent)  # in a session of its own, which has no terminal
+    between = os.fork()
+    if between == 0:
+        between = os.getpid()
+        if os.fork():
+            os._exit(0)
+        while os.getppid() == between:
+            time.sleep(0.001)
+        settle(keeper)  # in a session of its own, which has no terminal
         with linux.closing(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) as null:
             for number, fd in enumerate((null, writer, null)):
                 os.dup2(fd, number)
         os.execve(_EXECUTABLE, order.first, order.env)
+    os.waitpid(between, 0)
     os.close(writer)
     os.close(link)
     if not os.read(reader, 1):
-        os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF)
+        os._exit(_FAILED)
     os.close(reader)
 
 
@@ -229,7 +237,7 @@ def become(
             os.dup2(_EXECUTABLE, HIGH_FD)
         if order.first:
             stage = "relay"
-            begin_first(order, link=len(fds))
+            begin_first(order, len(fds), parent)
         stage = "execve"
         # By descriptor: the file that was checked runs, even if its path names another one by now.
         os.execve(_EXECUTABLE, order.argv, order.env)

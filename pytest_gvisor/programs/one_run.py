@@ -188,6 +188,8 @@ class Run:
             self.state = State.RELEASED
             self.kill()
         elif self.state is State.ENDED:
+            if self.order.first:
+                self.kill()
             self.enter(State.LEAVES, EXIT_GRACE)
 
     def abandon(self) -> None:
@@ -222,6 +224,8 @@ class Run:
         if self.state < State.ENDED and self.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
+        if self.order.first:  # its sandbox is no child of the killed runsc
+            leftovers.kill(leftovers.processes(self.order.root), self.order.root)
         leftovers.kill_cgroups(self.order.cgroups)
         self.killed = True
 

@@ -280,7 +280,11 @@ class Supervisor:
     def _watch_gofers(self) -> None:
         """Wait for the gofers' ends too, as soon as they are found."""
         if self.listener.connected and self.pid and self.status is None:
-            for pid, gofer in _find_gofers(self.pid, but=self._gofers).items():
+            runscs = [self.pid]
+            if self.order.first and self._keeper is not None:  # the relay's is another
+                ours = proc.children_of(self._keeper.pid)
+                runscs = [pid for pid in ours if self.order.root in proc.words_of(pid)]
+            for pid, gofer in _find_gofers(*runscs, but=self._gofers).items():
                 self._gofers[pid] = gofer
                 with contextlib.suppress(OSError):  # it is only evidence
                     self.change(gofer, selectors.EVENT_READ, self._gofer_ended)
@@ -369,17 +373,17 @@ class Supervisor:
             self._control.close()
 
 
-def _find_gofers(runsc: int, but: Collection[int] = ()) -> dict[int, int]:
-    """Return pidfds of the gofers of the ``runsc run`` with this pid, by pid, without ``but``.
+def _find_gofers(*runscs: int, but: Collection[int] = ()) -> dict[int, int]:
+    """Return pidfds of the gofers of each ``runsc run`` with such a pid, by pid, without ``but``.
 
-    A gofer is runsc's child, and with ``--rootless`` its grandchild. So is the gofer of a relay's
-    container: its runsc is a child. None is found if this process has no descriptor left.
+    A gofer is runsc's child, and with ``--rootless`` its grandchild. None is found if this process
+    has no descriptor left.
 
     When a gofer dies, the sentry kills the workload, and reports that like any other SIGKILL. In
     any other end the sentry reports first, and the gofer ends after it. So a gofer that is dead
     before any report was the first to die. Without a pidfd no such claim is made.
     """
-    level, found = [runsc], dict[int, int]()
+    level, found = [*runscs], dict[int, int]()
     with contextlib.suppress(OSError):
         for _ in range(2):
             level = [child for pid in level for child in proc.children_of(pid)]

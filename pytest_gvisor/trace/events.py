@@ -23,11 +23,14 @@ _CALLS = (6, 7, 8, 10, 11, 12, 24, 37)
 """The kinds of messages whose second field is the end of a system call."""
 
 _END = re.compile(
-    r"I\d{4} \S+ +\d+ strace\.go:\d+\] \[ *(\d+): *\d+\] .{,64}? X (\w+)\((.*)\) = \S+ "
+    r"I\d{4} \S+ +\d+ strace\.go:\d+\] \[ *(\d+)[^\]]{,40}\] .{,64}? X (\w+)\((.*)\) = \S+ "
     r"(?:\(0x0\) )?(?:errno=(\d{1,4}) )?",
     re.DOTALL,
 )
-"""The end of a call in an strace: the process, its name, the call, the arguments, the error."""
+"""The end of a call in an strace: the process, its name, the call, the arguments, the error.
+
+After the process comes its thread, and after each its number in its own namespace, if that differs.
+"""
 
 INTERNET = (socket.AF_INET, socket.AF_INET6)
 

@@ -397,7 +397,9 @@ class Recorder:
                 traced.Change(call=call, error=error, process=process, count=count)
                 for (call, error, process), count in self._changes.items()
             ),
-            unverified=changes(strace),
+            unverified=tuple(
+                one for one in changes(strace) if one.process != 1 or self._first == 1
+            ),
             unsupported=tuple(self.unsupported),
             processes=tuple(
                 traced.TracedProcess(pid=pid, parent=parent, command=self._last.get(pid, ()))
