@@ -164,6 +164,8 @@ class Relay(Mux):
 
     def close(self) -> None:
         """See `Mux.close`; the threads end as soon as the resolver has answered."""
+        for one in self.connections.values():
+            one.read_all |= one.shut  # its host has all, and sees an end and no reset
         super().close()
         for _ in range(self._threads):
             self._questions.put(None)

@@ -8,12 +8,16 @@ system has nothing of it. Both share the sandbox's loopback.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Sequence
 
+from pytest_gvisor.base.egress import Egress
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.spec import Namespace, Spec
 from pytest_gvisor.oci.vocabulary import NamespaceType
+from pytest_gvisor.programs.settling import SETTLED
 from pytest_gvisor.run.host_sources import placed
+from pytest_gvisor.run.outer_relay import OuterRelay
 from pytest_gvisor.run.request import Request, Workspace
 from pytest_gvisor.run.specification import spec_of
 from pytest_gvisor.runsc.command import run_argv
@@ -21,6 +25,7 @@ from pytest_gvisor.runsc.command import run_argv
 FIRST_PROCESS = 2
 """The number of the workload's first process in the whole sandbox: the relay is process 1."""
 
+_PAUSE = 0.005
 _BUNDLE = "relay/bundle"
 _KIND = "io.kubernetes.cri.container-type"
 
@@ -58,3 +63,17 @@ def beside(spec: Spec, name: str) -> tuple[Spec, dict[str, str]]:
     linux = dataclasses.replace(spec.linux, namespaces=spaces)
     annotations = {_KIND: "container", "io.kubernetes.cri.sandbox-id": _id(name)}
     return dataclasses.replace(spec, linux=linux), annotations
+
+
+def last_egress(relay: OuterRelay) -> Egress:
+    """Return the traffic of a workload that has ended, when all that it has sent is passed on.
+
+    A host that reads nothing is not waited for. Raises `LaunchError` if the relay does not answer.
+    """
+    until, before = time.monotonic() + SETTLED, None
+    while (now := relay.egress(settled=True)) != before and now.reached:
+        if time.monotonic() > until:
+            break
+        before = now
+        time.sleep(_PAUSE)
+    return now

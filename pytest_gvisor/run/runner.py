@@ -81,6 +81,7 @@ class Runner:
         self._spec = spec
         self._keep = keep
         self._usage = Usage()
+        self._egress: Egress | None = None
         self._waited = 0.0
         self._leaks: tuple[str, ...] | None = None
         """Files and processes that could not be removed, as texts; None before `clean`."""
@@ -166,6 +167,8 @@ class Runner:
     def finish(self, remove: Callable[[], None]) -> tuple[Completed, GvisorError | None]:
         """Return the result of a run that has ended, and its error; ``remove`` removes the run."""
         verdict = self._judge()
+        if self.relay is not None and self.request.relay is not None:
+            self._egress = relay_container.last_egress(self.relay)
         remove()
         completed = self._completed(verdict)
         return completed, self.supervisor.failure or error_of(
@@ -219,7 +222,6 @@ class Runner:
         reason = ""
         if verdict.outcome is Outcome.OUT_OF_TASKS:
             reason = limits.tasks_reached(most_tasks(self.record), self.request.platform)
-        egress = self.relay.egress() if self.relay and self.request.relay else None
         completed = Completed(
             args=self.record.args,
             returncode=verdict.returncode,
@@ -230,13 +232,13 @@ class Runner:
             outcome=verdict.outcome,
             exact=verdict.exact,
             reason=reason,
-            hint=self._hint(pipes, egress) if verdict.returncode else "",
+            hint=self._hint(pipes) if verdict.returncode else "",
             command=self.record.command,
             settings=self.request.repeat,
             usage=self._usage,
             trace=self._trace(verdict),
             leaks=self._leaks or (),
-            egress=egress,
+            egress=self._egress,
         )
         self.record.completed = completed
         return completed
@@ -257,8 +259,8 @@ class Runner:
             cut=log is not None and log.truncated,
         )
 
-    def _hint(self, pipes: Pipes, egress: Egress | None) -> str:
-        for entry, problem in (egress.refused if egress else {}).items():
+    def _hint(self, pipes: Pipes) -> str:
+        for entry, problem in (self._egress.refused if self._egress else {}).items():
             return f"{entry}: {problem}."
         settings = self.request.settings
         stderr = pipes.stderr.last(not_started.TAIL).decode("utf-8", "replace")

@@ -51,6 +51,14 @@ BUSY = """
         at_once(run, number)
 
     @often
+    def test_allow(gvisor, number):
+        def run(more):
+            with contextlib.suppress(Exception):
+                gvisor.run(["sh", "-c", SCRIPTS[(number + more) % 4]], timeout=0.7,
+                           allow=["127.0.0.1:9"], **LIMITS[(number + more) % 2 % len(LIMITS)])
+        at_once(run, number)
+
+    @often
     def test_sandbox(gvisor, number):
         def run(more):
             with contextlib.suppress(Exception):
@@ -70,6 +78,7 @@ BUSY = """
 """
 WAYS = {
     "run": ("test_it.py::test_run",),
+    "allow": ("test_it.py::test_allow",),
     "sandbox": ("test_it.py::test_sandbox",),
     "inside": ("test_it.py::test_inside", "--in-gvisor"),
 }

@@ -1,8 +1,13 @@
 """`Gvisor.run` and bundles with an allow-list: the relay is in a container of its own."""
 
+import dataclasses
+import functools
 import json
 import os
 import signal
+import socket
+import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +28,7 @@ from pytest_gvisor import (
 )
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.proc import children_of, children_of_self, words_of
+from pytest_gvisor.run import kept
 from tests.faults.test_killed_from_outside import watched
 from tests.runsc.conftest import Start, wait_for
 from tests.sandbox.test_allow import (  # noqa: F401 -- fixtures
@@ -82,6 +88,32 @@ print(urllib.request.urlopen(sys.argv[1], context=context).read())
         other = f"https://files.example:{port}/"
         refused = gvisor.run(["python3", "-c", code, other], **options)
     assert f"add allow=['files.example:{port}']" in refused.hint
+
+
+@pytest.mark.parametrize("size", [5, 1_000_000])
+def test_bytes_that_are_sent_at_the_end_arrive(gvisor: Gvisor, size: int) -> None:
+    """A workload that sends and ends at once loses nothing, and the server sees no reset."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port, found = server.getsockname()[1], list[int]()
+
+        def take() -> None:
+            peer, _address = server.accept()
+            with peer:
+                found.append(sum(map(len, iter(lambda: peer.recv(1 << 16), b""))))
+
+        thread = threading.Thread(target=take)
+        thread.start()
+        code = f"""
+import os, socket
+peer = socket.create_connection(("127.0.0.1", {port}))
+peer.sendall(b"x" * {size})
+os._exit(0)
+"""
+        done = gvisor.run(["python3", "-S", "-c", code], allow=[f"127.0.0.1:{port}"], check=True)
+        thread.join()
+    assert found == [size]
+    assert done.egress is not None
+    assert done.egress.sent == size
 
 
 def test_a_refusal_of_the_relay_is_the_hint(gvisor: Gvisor, names: Callable[..., None]) -> None:  # noqa: F811
@@ -174,6 +206,41 @@ def test_a_trace_has_the_workload_alone(gvisor: Gvisor, echo: int) -> None:  # n
     assert [one.argv for one in done.trace.executed] == [tuple(talk)]
     assert [one.address for one in done.trace.connections] == [f"127.0.0.1:{echo}"]
     assert not [one for one in done.trace.files if "pytest-gvisor" in one.path]
+
+
+def test_a_trace_of_paths_has_the_workload_alone(gvisor: Gvisor) -> None:
+    """The strace has other numbers of processes beside those that are the workload's own."""
+    script = "mkdir /tmp/made; true"
+    done = gvisor.run(["sh", "-c", script], allow=["127.0.0.1:9"], trace="paths", check=True)
+    assert done.trace is not None
+    assert [(one.call, *one.paths) for one in done.trace.unverified] == [("mkdir", "/tmp/made")]
+    assert done.trace.unverified[0].process == done.trace.changes[0].process == 3
+
+
+def test_a_kept_run_is_repeated_without_a_network(
+    gvisor: Gvisor, tmp_path: Path, echo: int  # noqa: F811
+) -> None:  # fmt: skip
+    """The script says so. The names of the list are still in /etc/hosts."""
+    folder = tmp_path / "kept"
+    keep = functools.partial(kept.keep, str(folder))
+    gvisor._hooks = dataclasses.replace(gvisor._hooks, keep=keep)
+    talk = ["python3", "-c", TALK, "127.0.0.1", str(echo), "256"]
+    gvisor.run(talk, allow=[f"127.0.0.1:{echo}", "six.example:443"], check=True)
+    assert "The repetition has no network" in (folder / "replay.sh").read_text()
+    again = subprocess.run(folder / "replay.sh", capture_output=True, text=True, timeout=60)
+    assert again.returncode == 1
+    assert "Connection refused" in again.stderr
+
+
+def test_a_hook_of_a_plugin_cannot_write_the_annotations(gvisor: Gvisor) -> None:
+    """The role of a container is ours to say."""
+
+    def forge(config: dict[str, Any]) -> None:
+        config["annotations"] = {"io.kubernetes.cri.container-type": "sandbox"}
+
+    gvisor._hooks = dataclasses.replace(gvisor._hooks, modify_spec=forge)
+    with pytest.raises(InvalidBundle, match="steers runsc itself"):
+        gvisor.run(["true"], allow=["127.0.0.1:9"])
 
 
 def test_a_program_that_is_not_there_is_named(gvisor: Gvisor) -> None:
@@ -274,10 +341,11 @@ def test_the_death_of_a_gofer_is_a_crash(running: Start, which: str) -> None:
     """Of the relay's container or of the workload's: neither passes for the workload's end."""
     run = running(allow=["127.0.0.1:9"])
     bundle = f"{os.path.dirname(run.root)}/{which}"
-    lines = {pid: " ".join(words_of(pid)) + " " for pid in below(run.runsc)}
+    lines = {pid: " ".join(words_of(pid)) + " " for pid in below(run.keeper)}
     (gofer,) = [pid for pid, line in lines.items() if " gofer " in line and f"{bundle} " in line]
     wait_for(lambda: gofer in watched(), "the gofer to be watched")
-    os.kill(run.child("boot"), signal.SIGSTOP)  # it reports nothing before the gofer's end
+    sentry = next(p for p, line in lines.items() if " boot " in line and run.root in line)
+    os.kill(sentry, signal.SIGSTOP)  # it reports nothing before the gofer's end
     os.kill(gofer, signal.SIGKILL)
     with pytest.raises(SandboxCrashed):
         run.wait()
