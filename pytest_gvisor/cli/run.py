@@ -225,7 +225,7 @@ def _tell(gvisor: Gvisor, given: argparse.Namespace) -> None:
             for gap in done.trace.gaps:
                 print(f"pytest-gvisor run: the trace is not complete: {gap}", file=sys.stderr)
             text = json.dumps(FORMS[given.format or "json"](done, done.trace), indent=1)
-            if problem := outputs.replaced(given.trace, f"{text}\n"):
+            if problem := outputs.replaced(given.trace, [text, "\n"]):
                 raise ReportError(f"{escape(given.trace)} could not be written: {problem}")
 
 

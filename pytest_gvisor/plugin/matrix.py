@@ -26,14 +26,12 @@ from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.plugin.stash import engine_if_any, worker_of
 from pytest_gvisor.report import outputs, summary
 from pytest_gvisor.report.merging import worse
-from pytest_gvisor.report.model import Binary, Cell, Column, Leg, Report, Row, State
+from pytest_gvisor.report.model import MAX_DETAILS, Binary, Cell, Column, Leg, Report, Row, State
 from pytest_gvisor.report.run_texts import tail
 
 NAME = "gvisor-report"
 _LONGEST_CAUSE = 1000
 _LONGEST_COMMIT = 64
-MAX_DETAILS = 32 * 1024 * 1024
-"""Characters of output and runs in one report. What fails may take twice that."""
 
 
 def ensure(config: pytest.Config) -> Collector | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from pytest_gvisor.base.escape import escape
@@ -14,11 +15,11 @@ _CAPTURED = re.compile(r"^--- Captured \w+ \w+ ---$", re.MULTILINE)
 """The title of pytest's first section after a traceback."""
 
 
-def details(report: Report) -> str:
-    """Return the details of the cells as JSON for a script element."""
+def details(report: Report, rows: Sequence[tuple[int, Row]]) -> str:
+    """Return the details of the cells of numbered rows as JSON for a script element."""
     found = {
         number: {cell.platform: _detail(report, row, cell) for cell in row.cells}
-        for number, row in enumerate(report.rows)
+        for number, row in rows
     }
     text = json.dumps(found, separators=(",", ":"))
     # ASCII already; no "</script>" and no "<!--" can be in it.

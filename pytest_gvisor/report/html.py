@@ -7,6 +7,7 @@ hashes. Every text is escaped by us, and by Jinja2.
 from __future__ import annotations
 
 import base64
+import collections
 import hashlib
 import re
 from collections.abc import Sequence
@@ -22,6 +23,10 @@ from pytest_gvisor.report.model import Binary, Cell, Report, Row, State, failure
 MAX_DOTS = 500
 """How many starts of a platform are drawn; the figures beside the chart are of all of them."""
 
+MAX_ROWS = 5000
+"""How many rows a page has. A browser opens so many in a second."""
+
+_QUIET = {State.PASSED, State.XFAILED, State.SKIPPED}
 _LEFT, _WIDTH, _LANE, _TOP = 90, 600, 44, 10
 _MARKS = {
     State.PASSED: "✓", State.FAILED: "✗", State.ERROR: "!", State.SKIPPED: "»",
@@ -41,6 +46,9 @@ def render(report: Report) -> str:
         for name in ("compare.js", "report.js", "report.css")
     )
     script = compare + report_js
+    platforms = [_column(report, name) for name in report.platforms]
+    shown = _shown(report)
+    counts = [report.counts(name) for name in report.platforms]
     return environment.get_template("report.html.j2").render(
         csp=policy(script, style),
         script=script,
@@ -49,19 +57,47 @@ def render(report: Report) -> str:
         missing=missing(report),
         verdict=verdict(report),
         facts=_facts(report),
-        unusable=any(report.cause(name) for name in report.platforms),
-        started=any(report.starts(name) for name in report.platforms),
-        platforms=[_column(report, name) for name in report.platforms],
-        measured=any(report.used(name) for name in report.platforms),
-        rows=_rows(report),
-        compared=any(row.ratio(cell) for row in report.rows for cell in row.cells),
-        states=[state for state in State if any(report.counts(p).get(state) for p in
-                                                report.platforms)],
+        unusable=any(column["cause"] for column in platforms),
+        started=any(column["starts"] for column in platforms),
+        platforms=platforms,
+        measured=any(column["used"] for column in platforms),
+        rows=[{"number": number, **_row(report, row, report.platforms)} for number, row in shown],
+        left_out=_left_out(report, shown),
+        compared=any(row.ratio(cell) for _number, row in shown for cell in row.cells),
+        states=[state for state in State if any(state in found for found in counts)],
         marks=_MARKS,
         chart=chart(report),
-        details=details(report),
+        details=details(report, shown),
         show=escape,
     )  # fmt: skip
+
+
+def _shown(report: Report) -> list[tuple[int, Row]]:
+    """Return the rows of the page, failures first, each with its number in the report.
+
+    Of a large report they are those that need a look.
+    """
+    numbered = list(enumerate(report.rows))
+    if len(numbered) > MAX_ROWS:
+        numbered = [(number, row) for number, row in numbered if row.differs or not _quiet(row)]
+    return failures_first(numbered)[:MAX_ROWS]
+
+
+def _quiet(row: Row) -> bool:
+    return all(cell.state in _QUIET for cell in row.cells)
+
+
+def _left_out(report: Report, shown: Sequence[tuple[int, Row]]) -> str:
+    """Return a sentence on the tests that the page has no row for, by their states."""
+    if len(shown) == len(report.rows):
+        return ""
+    numbers = {number for number, _row in shown}
+    rest = (row for number, row in enumerate(report.rows) if number not in numbers)
+    found = collections.Counter(cell.state for row in rest for cell in row.cells)
+    return (
+        f"The table below has {_tests(len(shown))} of {len(report.rows)}: the first that failed, "
+        f"differ or did not run. Left out are {joined(found)}. The report as .json has each test."
+    )
 
 
 def _time(row: Row, cell: Cell | None) -> str:
@@ -97,10 +133,11 @@ def _column(report: Report, name: str) -> dict[str, Any]:
 
 def verdict(report: Report) -> tuple[str, State]:
     """Return the outcome of all tests in one sentence, and the state that has its colour."""
-    rows, total = report.rows, len(report.rows)
+    total = len(report.rows)
+    kinds = collections.Counter(frozenset(cell.state for cell in row.cells) for row in report.rows)
 
     def some(*states: State) -> int:
-        return sum(any(cell.state in states for cell in row.cells) for row in rows)
+        return sum(count for kind, count in kinds.items() if not kind.isdisjoint(states))
 
     if failed := some(State.ERROR, State.FAILED):
         return f"failed: {failed} of {_tests(total)}", State.FAILED
@@ -142,16 +179,6 @@ def _facts(report: Report) -> list[tuple[str, str]]:
 
 def _binary(one: Binary) -> str:
     return ", ".join(filter(None, [one.version, one.origin]))
-
-
-def _rows(report: Report) -> list[dict[str, Any]]:
-    """Return the rows, failures first, each with its number in the report."""
-    numbers = {id(row): number for number, row in enumerate(report.rows)}
-    names = report.platforms
-    return [
-        {"number": numbers[id(row)], **_row(report, row, names)}
-        for row in failures_first(report.rows)
-    ]
 
 
 def _row(report: Report, row: Row, platforms: Sequence[str]) -> dict[str, Any]:

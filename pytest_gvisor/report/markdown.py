@@ -22,7 +22,9 @@ def render(report: Report, budget: int | None = None) -> str:
     With a budget the failures come first, then the rows that differ.
     """
     top = "\n".join(_top(report)) + "\n"
-    rows = list(report.rows) if budget is None else failures_first(report.rows)
+    numbered = enumerate(report.rows)
+    ordered = numbered if budget is None else failures_first(numbered)
+    rows = [row for _number, row in ordered]
     if not rows:
         return top
     names = report.platforms

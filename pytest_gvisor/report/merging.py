@@ -12,41 +12,72 @@ from collections.abc import Iterable, Sequence
 
 from pytest_gvisor.base.errors import ReportError
 from pytest_gvisor.base.escape import escape
-from pytest_gvisor.report.model import Cell, Leg, Other, Report, Row
+from pytest_gvisor.report.model import MAX_DETAILS, Cell, Leg, Other, Report, Row, State
 
 _NAMED = 20
 _LONGEST = 1000
 _STEP = "Join the shards of one run of CI, and of one Python, by one `report merge`."
 
 
-def merge(reports: Sequence[Report]) -> Report:
+def merge(reports: Iterable[Report], *, moved: bool = False) -> Report:
     """Merge reports into one; tests keep the order of their first appearance.
 
     Several legs may have the same test on the same platform. The cell of the worst state (`State`
     has the order) is shown then, of equal ones the first. Each of the others is named in it.
+    ``moved``: the cells count legs from the first leg of the first report already.
+    Of all details, `MAX_DETAILS` characters are kept, twice that with those of failures.
     Raises `ReportError` if shards do not belong together, or two of them have the same test.
     """
     legs: list[Leg] = []
-    rows: dict[str, dict[str, Cell]] = {}
+    rows: dict[str, Row] = {}
+    notes: list[str] = []
+    size = dropped = 0
     for report in reports:
-        offset = len(legs)
+        offset = 0 if moved else len(legs)
         legs += report.legs
+        notes += report.notes
         for row in report.rows:
-            cells = rows.setdefault(row.test, {})
-            for cell in row.cells:
-                moved = _moved(cell, offset) if offset else cell
-                known = cells.get(cell.platform)
-                if known is not None:
-                    one, two = legs[known.leg], legs[moved.leg]
-                    _refuse_doubled(row.test, cell.platform, one, two)
-                    moved = worse(known, moved)
-                cells[cell.platform] = moved
+            cells = row.cells
+            if offset:
+                cells = tuple(_moved(cell, offset) for cell in cells)
+            if any(cell.output or cell.runs for cell in cells):
+                size, cells, lost = _bounded(size, cells)
+                dropped += lost
+            known = rows.get(row.test)
+            if known is not None:
+                cells = _joined(known, cells, legs)
+            rows[row.test] = row if cells is row.cells else Row(test=row.test, cells=cells)
     refuse_strangers(legs)
-    return Report(
-        legs=tuple(legs),
-        rows=tuple(Row(test=test, cells=tuple(cells.values())) for test, cells in rows.items()),
-        notes=tuple(note for report in reports for note in report.notes),
-    )
+    if dropped:
+        notes.append(f"details of {dropped} cells were left out of the merge, for its size")
+    return Report(legs=tuple(legs), rows=tuple(rows.values()), notes=tuple(notes))
+
+
+def _bounded(size: int, cells: Sequence[Cell]) -> tuple[int, tuple[Cell, ...], int]:
+    """Leave details out beyond the bound; return the size so far, the cells, how many lost some."""
+    kept: list[Cell] = []
+    for cell in cells:
+        texts = (text for run in cell.runs for text in dataclasses.astuple(run))
+        more = len(cell.output) + sum(map(len, texts))
+        bad = cell.state in {State.FAILED, State.ERROR}
+        if size + more > MAX_DETAILS * (2 if bad else 1):
+            kept.append(dataclasses.replace(cell, output="", runs=()))
+        else:
+            size += more
+            kept.append(cell)
+    return size, tuple(kept), sum(one is not two for one, two in zip(kept, cells, strict=True))
+
+
+def _joined(known: Row, cells: Iterable[Cell], legs: Sequence[Leg]) -> tuple[Cell, ...]:
+    """Return the cells of a test that was there before, and these."""
+    found = {cell.platform: cell for cell in known.cells}
+    for cell in cells:
+        if (other := found.get(cell.platform)) is not None:
+            _refuse_doubled(known.test, cell.platform, legs[other.leg], legs[cell.leg])
+            found[cell.platform] = worse(other, cell)
+        else:
+            found[cell.platform] = cell
+    return tuple(found.values())
 
 
 def _moved(cell: Cell, offset: int) -> Cell:

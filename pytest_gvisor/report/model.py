@@ -12,6 +12,7 @@ import dataclasses
 import enum
 import functools
 import json
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -21,11 +22,16 @@ from pytest_gvisor.base.setting_values import NATIVE
 SCHEMA = 1
 """Goes up when a reader of the last one would misunderstand."""
 
+MAX_DETAILS = 32 * 1024 * 1024
+"""Characters of output and runs in one report. What fails may take twice that."""
+
 MAX_SHARDS = 10_000
 """The most shards of one division."""
 
 MAX_NUMBER = 1e12
 """Every number in a report is from 0 to this."""
+
+_ROWS_A_LINE = 100
 
 PlatformName = Annotated[str, "the name of a platform, or of one with a release"]
 
@@ -71,7 +77,7 @@ class State(enum.StrEnum):
 _RANKS = {state: rank for rank, state in enumerate(State)}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
     """One sandbox of a test. Every text is bounded."""
 
@@ -94,7 +100,7 @@ class Run:
     """What its processes did, as a tree of lines; nothing of a run that was not traced."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Other:
     """The state of a cell in another run of pytest, or in another of its workers."""
 
@@ -103,7 +109,7 @@ class Other:
     starts_ms: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
     """One test on one platform, and on one release if there are several."""
 
@@ -154,7 +160,7 @@ class Cell:
     others: tuple[Other, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
     """One test; ``test`` is its node id without the part that names the platform."""
 
@@ -171,6 +177,8 @@ class Row:
         """Whether two platforms, or two runs of pytest, have different verdicts. A failure that is
         expected counts as a pass, because such a difference is known.
         """
+        if len(self.cells) == 1 and not self.cells[0].others:
+            return False
         known, cells = {State.XFAILED: State.PASSED}, self.verdicts
         states = [cell.state for cell in cells]
         states += [o.state for cell in cells for o in cell.others if o.leg != cell.leg]
@@ -289,8 +297,12 @@ class Used:
     @classmethod
     def by(cls, cells: Iterable[Cell]) -> Used | None:
         """Return the sum of processor times, and the largest peaks; None if none was measured."""
-        figures = [(cell.cpu_time, cell.peak_memory, cell.peak_tasks) for cell in cells]
-        if not any(map(any, figures)):
+        figures = [
+            (cell.cpu_time, cell.peak_memory, cell.peak_tasks)
+            for cell in cells
+            if cell.cpu_time or cell.peak_memory or cell.peak_tasks
+        ]
+        if not figures:
             return None
         times, memory, tasks = zip(*figures, strict=True)
         return cls(
@@ -313,14 +325,19 @@ class Report:
     def platforms(self) -> tuple[str, ...]:
         """The columns, in the order of their first appearance."""
         named = [column.name for leg in self.legs for column in leg.platforms]
-        used = [cell.platform for row in self.rows for cell in row.cells]
-        return tuple(dict.fromkeys([*named, *used]))
+        return tuple(dict.fromkeys([*named, *self._columns]))
 
-    def cells(self, platform: str) -> Iterator[Cell]:
-        """Yield all cells of a column."""
+    def cells(self, platform: str) -> Sequence[Cell]:
+        """Return all cells of a column."""
+        return self._columns.get(platform, ())
+
+    @functools.cached_property
+    def _columns(self) -> dict[str, list[Cell]]:
+        found: dict[str, list[Cell]] = {}
         for row in self.rows:
-            if (cell := row.on(platform)) is not None:
-                yield cell
+            for cell in row.cells:
+                found.setdefault(cell.platform, []).append(cell)
+        return found
 
     def counts(self, platform: str) -> dict[State, int]:
         """Count the cells of a column by state, in the order of `State`, without zeros."""
@@ -331,7 +348,8 @@ class Report:
         """Return every measured start of a platform, in milliseconds, replaced cells included."""
         found: list[Cell | Other] = []
         for cell in self.cells(platform):
-            found += [cell, *cell.others]
+            if cell.starts_ms or cell.others:
+                found += [cell, *cell.others]
         return [start for one in found for start in one.starts_ms]
 
     def starts(self, platform: str) -> Starts | None:
@@ -370,11 +388,14 @@ class Report:
     @functools.cached_property
     def _spread(self) -> frozenset[str]:
         """The columns whose tests ran on several machines."""
-        found: dict[str, set[str]] = collections.defaultdict(set)
+        found: dict[str, set[int]] = collections.defaultdict(set)
         for cell in (cell for row in self.rows for cell in row.cells):
-            legs = (cell.leg, *(other.leg for other in cell.others))
-            found[cell.platform].update(map(self._on, legs))
-        return frozenset(name for name, places in found.items() if len(places) > 1)
+            legs = found[cell.platform]
+            legs.add(cell.leg)
+            if cell.others:
+                legs.update(other.leg for other in cell.others)
+        places = ((name, set(map(self._on, legs))) for name, legs in found.items())
+        return frozenset(name for name, each in places if len(each) > 1)
 
     def _on(self, leg: int) -> str:
         host = self.legs[leg].host if leg < len(self.legs) else ""
@@ -387,7 +408,7 @@ class Report:
         """
         return self._on(cell.leg if leg is None else leg) if cell.platform in self._spread else ""
 
-    @property
+    @functools.cached_property
     def differing(self) -> tuple[Row, ...]:
         """The rows on which platforms differ."""
         return tuple(row for row in self.rows if row.differs)
@@ -404,27 +425,46 @@ class Report:
 
     def to_json(self) -> str:
         """Return the report as JSON, with counts and start times for readers without a model."""
+        return "".join(self.pieces())
+
+    def pieces(self) -> Iterator[str]:
+        """Yield that JSON piece by piece: that of a million tests has 400 MB."""
         starts = {name: self.starts(name) for name in self.platforms}
-        content = {
+        before = {
             "schema": SCHEMA,
-            "legs": [_plain(leg) for leg in self.legs],
+            "legs": _plain(self.legs),
             "counts": {name: self.counts(name) for name in self.platforms},
             "starts_ms": {name: _plain(found) for name, found in starts.items() if found},
-            "tests": [_plain(row) for row in self.rows],
             "notes": list(self.notes),
         }
-        return json.dumps(content, indent=1) + "\n"
+        yield json.dumps(before, indent=1).removesuffix("\n}") + ',\n "tests": ['
+        encode = json.JSONEncoder(separators=(",", ":")).encode
+        for first in range(0, len(self.rows), _ROWS_A_LINE):
+            rows = _plain(self.rows[first : first + _ROWS_A_LINE])
+            yield ("," if first else "") + "\n  " + encode(rows)[1:-1]
+        yield "\n ]\n}\n"
+
+
+@functools.cache
+def _fields(kind: Any) -> tuple[list[str], list[Any], operator.attrgetter[tuple[Any, ...]]]:
+    fields = dataclasses.fields(kind)
+    names = [field.name for field in fields]
+    return names, [field.default for field in fields], operator.attrgetter(*names)
 
 
 def _plain(value: Any) -> Any:
     """Return a dataclass as JSON data, without fields that have their default."""
     if isinstance(value, tuple):
         return [_plain(part) for part in value]
-    if not dataclasses.is_dataclass(value):
+    if isinstance(value, type) or not dataclasses.is_dataclass(value):
         return value
-    pairs = ((field.name, field.default, getattr(value, field.name))
-             for field in dataclasses.fields(value))  # fmt: skip
-    return {name: _plain(part) for name, default, part in pairs if part != default}
+    kind: Any = type(value)
+    names, defaults, get = _fields(kind)
+    return {
+        name: _plain(part) if isinstance(part, tuple) else part
+        for name, default, part in zip(names, defaults, get(value), strict=True)
+        if part is not default and part != default
+    }
 
 
 def joined(counts: Mapping[State, int]) -> str:
@@ -433,11 +473,12 @@ def joined(counts: Mapping[State, int]) -> str:
     return ", ".join(f"{counts[state]} {state.word}" for state in order) or "nothing"
 
 
-def failures_first(rows: Sequence[Row]) -> list[Row]:
-    """Sort rows by the worst cell, then those that differ; else in the same order."""
+def failures_first(rows: Iterable[tuple[int, Row]]) -> list[tuple[int, Row]]:
+    """Sort numbered rows by the worst cell, then those that differ; else in the same order."""
     order = (State.ERROR, State.FAILED, State.NOT_RUN, State.XPASSED, State.UNAVAILABLE)
 
-    def urgency(row: Row) -> tuple[int, bool]:
+    def urgency(numbered: tuple[int, Row]) -> tuple[int, bool]:
+        row = numbered[1]
         states = {cell.state for cell in row.cells}
         place = next((at for at, state in enumerate(order) if state in states), len(order))
         return place, not row.differs

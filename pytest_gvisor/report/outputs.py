@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pytest_gvisor.base.errors import ReportError, UsageError
 from pytest_gvisor.base.escape import escape
@@ -58,10 +58,11 @@ def rendered(report: Report, suffix: str, budget: int | None = None) -> str:
 
 def write(report: Report, path: str) -> str:
     """Write the whole file or nothing; return the problem, or nothing."""
-    return replaced(path, rendered(report, os.path.splitext(path)[1]))
+    suffix = os.path.splitext(path)[1]
+    return replaced(path, report.pieces() if suffix == ".json" else [rendered(report, suffix)])
 
 
-def replaced(path: str, text: str) -> str:
+def replaced(path: str, pieces: Iterable[str]) -> str:
     """Put a new file in a path's place, or nothing; return the problem, or nothing.
 
     A link that is there is replaced, and not followed.
@@ -69,7 +70,7 @@ def replaced(path: str, text: str) -> str:
     new = os.path.join(os.path.dirname(path), f".gvisor-report-{secrets.token_hex(8)}")
     try:
         with open(new, "x", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
+            file.writelines(pieces)
         os.replace(new, path)
     except OSError as error:
         with contextlib.suppress(OSError):

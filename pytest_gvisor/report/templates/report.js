@@ -1,6 +1,11 @@
 "use strict";
 (() => {
-  const details = JSON.parse(document.getElementById("data").textContent);
+  // Megabytes, of which nothing is shown before a cell opens.
+  let parsed = null;
+  const details = () => {
+    parsed ??= JSON.parse(document.getElementById("data").textContent);
+    return parsed;
+  };
   const rows = [...document.querySelectorAll("#matrix tbody tr")];
   const boxes = [...document.querySelectorAll("input[name=state]")];
   const only = document.getElementById("only-differing");
@@ -149,7 +154,7 @@
   const open = (cell) => {
     opened = cell;
     const row = cell.closest("tr");
-    const cells = details[row.dataset.row];
+    const cells = details()[row.dataset.row];
     const platform = cell.dataset.platform;
     const found = cells[platform];
     setAddress(new URLSearchParams({ test: row.dataset.test, platform }));

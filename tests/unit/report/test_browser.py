@@ -93,6 +93,19 @@ def test_filters_show_what_they_say(show: Show) -> None:
     assert browser.run("document.getElementById('shown').textContent") == f"1 of {total} tests"
 
 
+def test_a_page_of_a_large_report_opens_and_filters(show: Show) -> None:
+    """It has as many rows as a page may have, and the name filters them."""
+    browser = show(report(*(row(f"t.py::test_{n}", kvm=State.FAILED) for n in range(6000))))
+    assert browser.run(VISIBLE) == html.MAX_ROWS
+    browser.run(
+        "const t = document.getElementById('text'); t.value = 'test_4999';"
+        "t.dispatchEvent(new Event('input', {bubbles: true}))"
+    )
+    assert browser.run(VISIBLE) == 1
+    browser.run("document.querySelector('tr:not([hidden]) td.s-failed button').click()")
+    assert "t.py::test_4999" in browser.run("document.getElementById('detail').textContent")
+
+
 def test_rows_can_be_sorted_by_their_time_against_the_host(show: Show) -> None:
     """The slowest under gVisor is first, and a row without a ratio last."""
 

@@ -2,18 +2,20 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_gvisor.base.errors import ReportError
-from pytest_gvisor.report import html, markdown, summary
+from pytest_gvisor.report import html, markdown, merging, summary
 from pytest_gvisor.report.merging import merge, missing
-from pytest_gvisor.report.model import Report, State
+from pytest_gvisor.report.model import Report, Row, Run, State
 from pytest_gvisor.report.parse import parse
 from tests.cli.test_cli import call
-from tests.unit.report.reports import leg, report, row
+from tests.unit.report.reports import cell, leg, report, row
 
 
 def shard(number: int, *tests: str, platform: str = "systrap", of: int = 3, **more: Any) -> Report:
@@ -110,3 +112,48 @@ def test_the_command_names_missing_shards_and_exits_with_1(tmp_path: Path) -> No
     assert b"a test belongs to one shard" in done.stderr
     assert done.returncode == 125
     assert not (tmp_path / "n.json").exists()
+
+
+def test_a_merge_keeps_details_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Failures keep theirs up to twice the bound, and a note counts the cells that lost them."""
+    monkeypatch.setattr(merging, "MAX_DETAILS", 100)
+    good = [cell("kvm", runs=(Run(args="x" * 60),)) for _ in range(3)]
+    bad = [cell("kvm", State.FAILED, output="y" * 60) for _ in range(3)]
+    reports = [report(Row(test=f"t{n}", cells=(one,))) for n, one in enumerate([*good, *bad])]
+    made = merge(reports)
+    kept = [bool(row.cells[0].runs or row.cells[0].output) for row in made.rows]
+    assert kept == [True, False, False, True, True, False]
+    assert made.notes == ("details of 3 cells were left out of the merge, for its size",)
+    assert [row.cells[0].leg for row in made.rows] == [*range(6)]
+
+
+MEASURE = """
+import resource, sys
+from pytest_gvisor.cli import report
+report.main(["merge", *sys.argv[1:], "-o", "all.json"])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_a_million_tests_fit_into_a_gibibyte(tmp_path: Path) -> None:
+    """Each test of a merge takes less than a thousandth of a mebibyte."""
+    for number in range(1, 13):
+        names = [f"tests/test_{number}.py::TestSome::test_a_behaviour[{n}]" for n in range(5000)]
+        rows = tuple(
+            Row(test=name, cells=(cell("systrap", nodeid=name, command=f"pytest {name}"),))
+            for name in names
+        )
+        made = dataclasses.replace(shard(number, of=12), rows=rows)
+        (tmp_path / f"{number}.json").write_text(made.to_json())
+    peaks = []
+    for count in (2, 12):
+        files = [f"{number}.json" for number in range(1, count + 1)]
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURE, *files], cwd=tmp_path, capture_output=True, text=True,
+            check=True, timeout=120,
+        )  # fmt: skip
+        peaks.append(int(done.stdout) * 1024)
+    assert (peaks[1] - peaks[0]) / 50_000 < 1000
+    found = parse((tmp_path / "all.json").read_bytes())
+    assert len(found.rows) == 60_000
+    assert found.rows[-1].cells[0].leg == 11

@@ -109,7 +109,7 @@ def test_counts_read_well_and_rows_that_need_a_look_come_first() -> None:
         row("good", kvm=State.PASSED), row("bad", kvm=State.FAILED),
         row("differs", kvm=State.PASSED, ptrace=State.SKIPPED),
     ]  # fmt: skip
-    assert [one.test for one in failures_first(rows)] == ["bad", "differs", "good"]
+    assert [one.test for _, one in failures_first(enumerate(rows))] == ["bad", "differs", "good"]
 
 
 def test_merging_joins_columns_and_keeps_legs() -> None:

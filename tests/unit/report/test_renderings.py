@@ -187,7 +187,8 @@ def test_the_document_has_columns_for_use_where_some_was_measured() -> None:
         assert text.count(f'<th scope="col">{name}</th>') == 1
     for figure in ("0.50 s", "3.0 MiB", "30"):
         assert f'<td class="n">{figure}</td>' in text
-    found = json.loads(details(report(bare, both)))
+    made = report(bare, both)
+    found = json.loads(details(made, [*enumerate(made.rows)]))
     facts = dict(found["1"]["systrap"]["facts"])
     assert facts["peak memory"] == "3.0 MiB"
     assert "peak memory" not in dict(found["0"]["kvm"]["facts"])
@@ -346,3 +347,22 @@ def test_of_a_row_that_differs_the_summary_tells_what_is_not_a_pass() -> None:
     assert told[1:] == ["  ptrace: no such call", "  again: again ptrace"]
     told = list(summary.differing(report(Row(test="a", cells=(passed, skipped, failed)))))
     assert told[1:] == ["  kvm: bad", "  again: again kvm"]
+
+
+def test_a_large_page_has_only_the_rows_that_need_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Failures first; the page counts the others by state, and its figures are those of all."""
+    monkeypatch.setattr(html, "MAX_ROWS", 3)
+    rows = [row(f"good{n}", kvm=State.PASSED, ptrace=State.PASSED) for n in range(4)]
+    rows.append(row("differs", kvm=State.PASSED, ptrace=State.SKIPPED))
+    rows.append(row("bad", kvm=State.FAILED, ptrace=State.FAILED))
+    text = html.render(report(*rows))
+    assert re.findall(r'data-test="(\w+)"', text) == ["bad", "differs"]
+    assert "The table below has 2 tests of 6: the first that failed" in text
+    assert "Left out are 8 passed." in text
+    assert "<td>5 passed, 1 failed</td>" in text
+    assert "failed: 1 of 6 tests" in text
+    many = [row(f"bad{n}", kvm=State.FAILED) for n in range(5)]
+    text = html.render(report(*many))
+    assert re.findall(r'data-test="(\w+)"', text) == ["bad0", "bad1", "bad2"]
+    assert "Left out are 2 failed." in text
+    assert "The table below" not in html.render(report(*many[:3]))
