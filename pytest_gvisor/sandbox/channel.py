@@ -143,7 +143,8 @@ class Channel:
             self.check()
             if passed and self._outgoing.held is not None:
                 raise UsageError("this sandbox is being saved by another thread")
-            self._outgoing.passed += passed
+            # Copies: the caller may close its own before there is room for these.
+            self._outgoing.passed += map(os.dup, passed)
             peer.id = self._last_id = self._last_id + 1
             self._peers[peer.id] = peer
             self.send({**message, "id": peer.id}, payload)
@@ -373,6 +374,7 @@ class Channel:
             self._ended = ended
             self.death = dataclasses.replace(self.death, reason=self.death.reason or why(ended))
             self._state = _State.GONE
+            self._outgoing.clear()
             for peer in list(self._peers.values()):
                 peer.on_death()
             self._peers.clear()

@@ -5,6 +5,7 @@ An unknown message closes the sandbox.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class Outgoing(Outbox):
         """Frames that are held back; None where none is to be."""
 
         self.passed: list[int] = []
-        """Descriptors that go with the next bytes."""
+        """Descriptors of its own, which go with the next bytes."""
 
     @property
     def total(self) -> int:
@@ -93,8 +94,17 @@ class Outgoing(Outbox):
             return super()._send(fd, parts)
         with socket.fromfd(fd, socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             count = socket.send_fds(sock, parts, self.passed)
-        self.passed.clear()
+        self._drop_passed()
         return count
+
+    def _drop_passed(self) -> None:
+        while self.passed:
+            os.close(self.passed.pop())
+
+    def clear(self) -> None:
+        """See `Outbox.clear`; nothing is passed either."""
+        super().clear()
+        self._drop_passed()
 
     def release(self, frame: bytes | None) -> bool:
         """Add a frame out of the row and all that was held; None drops it.

@@ -258,6 +258,22 @@ def test_names_need_a_file_that_can_be_written(gvisor: Gvisor, busybox: bytes) -
             assert box.exec(["true"]).returncode == 0
 
 
+def test_a_port_that_a_program_has_cannot_be_opened(gvisor_sandbox: Sandbox) -> None:
+    """The error has the list and the reason. Nothing of the block is left."""
+    box, before = gvisor_sandbox, known(gvisor_sandbox)
+    code = "import socket; s = socket.socket(); s.bind(('', 8000)); s.listen(); input()"
+    with box.popen(["python3", "-c", code]):
+        box.wait_for_port(8000)
+        refused = pytest.raises(
+            InsideError, match=r"listen for allow=\['a.example:8000'\].*EADDRINUSE"
+        )
+        with refused, box.network(allow=["a.example:8000"]):
+            pytest.fail("it opened")
+        assert (known(box), relays(), forks(box)) == (before, [], [])
+    with box.network(allow=["a.example:8000"]):
+        assert "a.example" in known(box)
+
+
 def test_a_network_is_for_a_sandbox_without_another(gvisor: Gvisor) -> None:
     """And its entries are checked as those of a list."""
     with gvisor.sandbox(network="host") as box:

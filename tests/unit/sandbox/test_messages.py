@@ -1,5 +1,7 @@
 """A guest's messages: each has exactly its fields, in their ranges."""
 
+import os
+import socket
 from typing import Any
 
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_gvisor.guest.wire.frames import FrameError
-from pytest_gvisor.sandbox.messages import SHAPES, Message, read
+from pytest_gvisor.sandbox.messages import SHAPES, Message, Outgoing, read
 
 GOOD: dict[str, tuple[dict[str, Any], bytes]] = {
     "hello": ({"op": "hello", "id": 0, "version": 1}, b""),
@@ -89,3 +91,44 @@ def test_any_object_is_a_message_or_an_error(raw: dict[str, Any], payload: bytes
     except FrameError:
         return
     assert message.op in SHAPES
+
+
+def test_a_descriptor_is_passed_with_the_next_bytes_that_the_socket_takes() -> None:
+    """Once, and not while there is no room. It is a copy that is closed then."""
+    ours, theirs = socket.socketpair()
+    outgoing = Outgoing()
+    with ours, theirs, open(os.devnull) as null:
+        ours.setblocking(False)
+        outgoing.frame({"op": "a", "id": 1}, b"x" * 250_000)
+        outgoing.frame({"op": "a", "id": 1}, b"x" * 250_000)
+        with pytest.raises(BlockingIOError):
+            outgoing.write(ours.fileno())
+        outgoing.passed.append(os.dup(null.fileno()))
+        with pytest.raises(BlockingIOError):
+            outgoing.write(ours.fileno())
+        assert len(outgoing.passed) == 1
+        theirs.setblocking(False)
+        passed = list[int]()
+        while outgoing.size:
+            passed += socket.recv_fds(theirs, 1 << 20, 9)[1]
+            try:
+                outgoing.write(ours.fileno())
+            except BlockingIOError:
+                continue
+        assert outgoing.passed == []
+        passed += socket.recv_fds(theirs, 1 << 20, 9)[1]
+        (found,) = passed
+        assert os.path.samestat(os.fstat(found), os.fstat(null.fileno()))
+        os.close(found)
+
+
+def test_what_is_dropped_passes_no_descriptor() -> None:
+    """The copy is closed when the sandbox is gone."""
+    reader, writer = os.pipe()
+    outgoing = Outgoing()
+    outgoing.frame({"op": "a", "id": 1})
+    outgoing.passed.append(writer)
+    outgoing.clear()
+    assert outgoing.passed == []
+    assert os.read(reader, 1) == b""
+    os.close(reader)
