@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -324,6 +325,6 @@ def _network_told(texts: Sequence[str], allow: tuple[str, ...]) -> str:
         return _NO_NETWORK
     # pytest begins the lines of the error itself so. Sources of libraries name other hosts.
     lines = sorted("\n".join(texts).splitlines(), key=lambda line: not line.startswith("E "))
-    option = ",".join((*allow, missing("\n".join(lines), allow)))
+    option = shlex.quote(",".join((*allow, missing("\n".join(lines), allow))))
     remedy = f"--gvisor-allow={option} (or ini gvisor_allow, or the marker's allow=[…])"
     return f"It is not in allow={[*allow]!r}. To reach it: {remedy}"

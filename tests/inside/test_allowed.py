@@ -148,15 +148,21 @@ def test_it_reaches_names_below_a_star_by_the_proxy(
 
             def test_refused():
                 fetch("evil.com")
+
+            def test_without_the_proxy():
+                opener = urllib.request.build_opener(urllib.request.ProxyHandler({{}}))
+                opener.open("http://web.example:{port}/")
         """)
         result = run_inside(names, f"--gvisor-allow=*.example:{port},127.0.0.1:{port}",
                             "--gvisor-env=NO_PROXY=mine")  # fmt: skip
-    result.assert_outcomes(passed=2, failed=1)
+    result.assert_outcomes(passed=2, failed=2)
     own = f"evil.com:{port}"
     result.stdout.fnmatch_lines([
         "*Tunnel connection failed: 403 Not allowed or not reached*",
         "*- gvisor: allow -*",
         f"{own}: refused (1): not in the list: allow '{own}' if that is meant",
+        "*- gvisor: network -*",
+        f"*To reach it: --gvisor-allow='[*].example:{port},127.0.0.1:{port},web.example:{port}' *",
     ])  # fmt: skip
 
 

@@ -116,6 +116,28 @@ os._exit(0)
     assert done.egress.sent == size
 
 
+def test_a_run_reaches_names_below_a_star_by_the_proxy(
+    gvisor: Gvisor, names: Callable[..., None], tmp_path: Path  # noqa: F811
+) -> None:  # fmt: skip
+    """Its environment names the proxy, and a refused name is the hint."""
+    (tmp_path / "hello.txt").write_text("hello")
+    names(a_example=["127.0.0.1"])
+    with website(tmp_path) as port:
+        star = f"*.example:{port}"
+        allow = [star, f"127.0.0.1:{port}"]
+        done = gvisor.run(["curl", "-sSk", f"https://a.example:{port}/hello.txt"], allow=allow)
+        assert done.stdout == "hello", done.stderr
+        assert done.egress is not None
+        assert done.egress.reached == (star,)
+        assert [one.entry for one in done.egress.names] == [f"a.example:{port}"]
+        own = {"HTTPS_PROXY": "http://127.0.0.1:1"}
+        url = f"https://evil.example.com:{port}/"
+        done = gvisor.run(["curl", "-sSk", url], allow=allow, env=own)
+        assert "127.0.0.1 port 1" in done.stderr
+        done = gvisor.run(["curl", "-sSk", url], allow=allow)
+        assert done.hint.startswith(f"evil.example.com:{port}: not in the list: allow ")
+
+
 def test_a_refusal_of_the_relay_is_the_hint(gvisor: Gvisor, names: Callable[..., None]) -> None:  # noqa: F811
     """A name that answers with a private address is refused, and the hint says so."""
     names(metadata_example=["169.254.169.254"])
