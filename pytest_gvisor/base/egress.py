@@ -23,7 +23,9 @@ _HOW = (
     "[2001:db8::1]:443."
 )
 _ANY = "*."
-_PROXY = "proxy@"
+PROXY = "proxy@"
+"""What the place of the proxy begins with."""
+
 _PROXY_PORT = 3128
 
 
@@ -126,7 +128,7 @@ def places(texts: Sequence[str]) -> list[str]:
         if entry.is_address:
             found.append(str(entry) if _is_own(entry) else "-")
         elif entry.is_wildcard:
-            found.append("-" if _ANY in hosts else f"{_PROXY}{next(free)}:{_PROXY_PORT}")
+            found.append("-" if _ANY in hosts else f"{PROXY}{next(free)}:{_PROXY_PORT}")
             hosts[_ANY] = ""
         else:
             if entry.host not in hosts:
@@ -148,18 +150,22 @@ def hosts_lines(texts: Sequence[str], found: Sequence[str] = ()) -> str:
     return "".join(f"{place.partition(':')[0]}\t{host}\n" for host, place in named.items())
 
 
-def proxied(texts: Sequence[str], env: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a program, in which it finds the proxy for names with ``*``.
+def proxied(
+    found: Iterable[str], env: Mapping[str, str], beside: Iterable[str] = ()
+) -> dict[str, str]:
+    """Return the environment of a program, in which it finds the proxy of these places, if any.
 
     A variable of ``env`` in either case of letters stays as it is, and has no other beside it.
+    ``beside`` are entries that the proxy does not have.
     """
-    given, found = {name.upper() for name in env}, dict[str, str]()
-    for place in places(texts):
-        if place.startswith(_PROXY):
-            url = f"http://{place.removeprefix(_PROXY)}"
-            found = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), url)
-            found["NO_PROXY"] = "localhost,127.0.0.1,::1"
-    pairs = [(name, value) for name, value in found.items() if name not in given]
+    given, own = {name.upper() for name in env}, dict[str, str]()
+    for place in found:
+        if place.startswith(PROXY):
+            url = f"http://{place.removeprefix(PROXY)}"
+            own = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), url)
+            others = dict.fromkeys(parse(text).host for text in beside)
+            own["NO_PROXY"] = ",".join(["localhost", "127.0.0.1", "::1", *others])
+    pairs = [(name, value) for name, value in own.items() if name not in given]
     return {**dict(pairs), **{name.lower(): value for name, value in pairs}, **env}
 
 

@@ -13,11 +13,11 @@ import math
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from pytest_gvisor.base.completed import Completed
-from pytest_gvisor.base.egress import Egress, merged
+from pytest_gvisor.base.egress import PROXY, Egress, merged, proxied
 from pytest_gvisor.base.errors import GvisorError, SnapshotError, on_error
 from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.run import logs
@@ -161,6 +161,13 @@ class Driven:
     def open(self) -> tuple[str, ...]:
         """The entries that it reaches now."""
         return tuple(entry for one in self.relays if one.is_open for entry in one.allow)
+
+    def proxied(self, env: Mapping[str, str]) -> dict[str, str]:
+        """Return the environment of a program of the sandbox, with its proxy, if it has one."""
+        for one in self.relays:
+            if one.is_open and any(place.startswith(PROXY) for place in one.places):
+                return proxied(one.places, env, [e for e in self.open if e not in one.allow])
+        return dict(env)
 
     def egress(self, before: Egress | None = None) -> Egress | None:
         """Return the traffic since ``before``; None for a sandbox without an allow-list."""

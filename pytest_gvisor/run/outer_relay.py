@@ -23,12 +23,14 @@ _MAX_MESSAGE = 1024 * 1024
 class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
     """The process of `programs.relay`, which ends at the latest when this process does."""
 
-    def __init__(self, allow: Sequence[str], ports: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self, allow: Sequence[str], ports: Sequence[tuple[str, str]], found: Sequence[str]
+    ) -> None:
         """Start it. ``ports`` are the entries with a unix socket of another sandbox.
 
-        Raises `LaunchError`.
+        ``found`` are the places of the entries. Raises `LaunchError`.
         """
-        self.allow, self._guard = allow, threading.Lock()
+        self.allow, self.places, self._guard = allow, found, threading.Lock()
         self._last = Egress(entries=tuple(Traffic(entry=entry) for entry in allow))
         with stage("relay", "its sockets cannot be made"):
             self.link, link = socket.socketpair()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from pytest_gvisor.base.completed import Completed, Outcome, Usage
-from pytest_gvisor.base.egress import Egress
+from pytest_gvisor.base.egress import Egress, places
 from pytest_gvisor.base.errors import GvisorError, stage
 from pytest_gvisor.base.settings import Network
 from pytest_gvisor.oci import host_paths
@@ -116,7 +116,8 @@ class Runner:
             pipes = request.streams(request.settings.max_output, feed=request.input)
             undo.callback(pipes.close)
         if request.settings.allow:
-            relay = OuterRelay(request.settings.allow, request.settings.ports)
+            allow, ports = request.settings.allow, request.settings.ports
+            relay = OuterRelay(allow, ports, places(allow))
             self.relay = undo.enter_context(relay)
         if workspace.logs is not None:
             pipes.drains += workspace.logs.drains

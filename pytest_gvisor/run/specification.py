@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from pytest_gvisor.base.egress import hosts_file, proxied
+from pytest_gvisor.base.egress import hosts_file, places, proxied
 from pytest_gvisor.base.errors import PytestGvisorWarning, UsageError
 from pytest_gvisor.base.settings import Network, Settings
 from pytest_gvisor.oci import skeleton, validate
@@ -45,7 +45,8 @@ def make_spec(request: Request, workspace: Workspace, hooks: Hooks) -> Spec:
         if request.relay is not None:
             hosts = hosts_mount(chosen.allow, spec.hostname, spec.mounts, workspace.folder)
             env = dict(pair.split("=", 1) for pair in spec.process.env)
-            pairs = tuple(f"{name}={value}" for name, value in proxied(chosen.allow, env).items())
+            env = proxied(places(chosen.allow), env)
+            pairs = tuple(f"{name}={value}" for name, value in env.items())
             process = dataclasses.replace(spec.process, env=pairs)
             spec = dataclasses.replace(spec, mounts=(*spec.mounts, hosts), process=process)
             check_points(spec.root.path, spec.mounts)
@@ -54,7 +55,7 @@ def make_spec(request: Request, workspace: Workspace, hooks: Hooks) -> Spec:
         if request.relay is not None:
             name, shown = workload.hostname, workload.mounts
             hosts = hosts_mount(chosen.allow, name, shown, workspace.folder)
-            env = proxied(chosen.allow, workload.env)
+            env = proxied(places(chosen.allow), workload.env)
             workload = dataclasses.replace(workload, mounts=(*shown, hosts), env=env)
         if hooks.modify_spec is not None:
             # A hook may write to the root's folder: no other run uses that.

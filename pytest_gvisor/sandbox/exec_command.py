@@ -8,13 +8,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pytest_gvisor.base.egress import proxied
 from pytest_gvisor.base.errors import InsideError, UsageError
 from pytest_gvisor.base.settings import Network, Platform
 from pytest_gvisor.oci import defaults
 from pytest_gvisor.oci.rootfs import HostRootfs, host_system
 from pytest_gvisor.oci.spec import Spec, UserSpec
 from pytest_gvisor.run.capture import Capture
+from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.not_started import TAIL, Asker, hint, not_found, not_loaded
 from pytest_gvisor.run.request import Request
 from pytest_gvisor.run.workload import Workload
@@ -92,6 +92,7 @@ def command(
     args: tuple[str, ...],
     workload: Workload,
     request: Request,
+    driven: Driven,
     *,
     runsc: str,
     spec: Spec | None,
@@ -104,8 +105,9 @@ def command(
 ) -> Command:
     """Return the command for ``args``, with the defaults of a sandbox's workload.
 
-    ``request`` is the sandbox's own, ``runsc`` its command line and ``spec`` its specification.
-    ``trace`` is None for a trace if the sandbox has been started with one. Raises `UsageError`.
+    ``request`` is the sandbox's own, ``driven`` the sandbox, ``runsc`` its command line, and
+    ``spec`` its specification. ``trace`` is None for a trace if the sandbox has been started with
+    one. Raises `UsageError`.
     """
     if trace and not request.settings.traced:
         step = "Start it by gvisor.sandbox(trace=True), or @pytest.mark.gvisor(trace=True)."
@@ -115,7 +117,7 @@ def command(
         asked, home = workload.rootfs.find_user(user)
     who = defaults.parse_user(asked)
     path = host_system(whole=False).path if isinstance(workload.rootfs, HostRootfs) else ()
-    given = proxied(request.settings.allow, {**workload.env, **(env or {})})
+    given = driven.proxied({**workload.env, **(env or {})})
     folder = workload.cwd if cwd is None else os.fspath(cwd)
     strings = (*args, *defaults.environment(given, uid=who.uid, path=path, home=home))
     if not args or not args[0]:
@@ -133,6 +135,7 @@ def command(
         runsc=runsc,
         trace=request.settings.traced if trace is None or request.settings.forbid else trace,
         networked=request.settings.network is not Network.NONE,
+        allow=driven.open,
         spec=spec,
         repeat={k: v for k, v in repeat.items() if v is not None},
     )

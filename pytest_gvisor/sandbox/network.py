@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from pytest_gvisor.base.completed import SandboxCrashed
-from pytest_gvisor.base.egress import hosts_lines, places
+from pytest_gvisor.base.egress import PROXY, hosts_lines, places
 from pytest_gvisor.base.errors import InsideError, NotReady, UsageError, stage
 from pytest_gvisor.base.settings import Settings
 from pytest_gvisor.run.outer_relay import OuterRelay
@@ -37,9 +37,6 @@ def opened(channel: Channel, settings: Settings, patience: float) -> Iterator[No
     """
     allow, driven = settings.allow, channel.driven
     settings.check_allow()
-    if any("*" in entry for entry in allow):
-        step = "Give it to gvisor.sandbox(allow=[…])."
-        raise UsageError(f"allow={allow!r}: a block has no proxy for names with *", next_step=step)
     with contextlib.ExitStack() as undo:  # the relay on the host ends before all else
         with driven.changing:
             found = _places(channel, allow)
@@ -49,7 +46,7 @@ def opened(channel: Channel, settings: Settings, patience: float) -> Iterator[No
                 undo.callback(_change_hosts, channel, rest, patience)
             answer = Answer(channel, do=f"listen for allow={[*allow]!r}")
             undo.callback(_cut, channel, answer, patience)
-            relay = undo.enter_context(OuterRelay(allow, settings.ports))
+            relay = undo.enter_context(OuterRelay(allow, settings.ports, found))
             driven.later.append(relay)
             channel.add(answer, {"op": "network", "places": found}, b"", relay.link.fileno())
             answer.wait(time.monotonic() + patience, _LATE)
@@ -65,13 +62,19 @@ def _places(channel: Channel, allow: Sequence[str]) -> list[str]:
     """Return the places of entries inside. Raises `UsageError` for one that is open.
 
     They follow those of all entries that the sandbox has had. So the name of an entry keeps its
-    place, whichever others are closed meanwhile.
+    place, whichever others are closed meanwhile. So does the proxy: only one is open at a time.
     """
     for entry in set(allow).intersection(channel.driven.open):
         raise UsageError(f"{entry} is open already in this sandbox")
     earlier = [entry for one in channel.driven.relays for entry in one.allow]
     listed = list(dict.fromkeys([*earlier, *allow]))
     found = dict(zip(listed, places(listed), strict=True))
+    if stars := [entry for entry in allow if "*" in entry]:
+        if any("*" in entry for entry in channel.driven.open):
+            step = "Give all names with * to one list."
+            raise UsageError("this sandbox has a proxy for names with * already", next_step=step)
+        proxy = next(place for place in found.values() if place.startswith(PROXY))
+        found |= {**dict.fromkeys(stars, "-"), stars[0]: proxy}
     return [found[entry] for entry in allow]
 
 

@@ -226,12 +226,12 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         return completed
 
     def _begin(self, args: Args, **options: Any) -> Process:
+        channel = self._live()
         asked = command(
-            argv(args), self._workload, self._request,
+            argv(args), self._workload, self._request, channel.driven,
             runsc=self._record.command, spec=self._record.spec, **options,
         )  # fmt: skip
-        channel = self._live()
-        process = Process(channel, dataclasses.replace(asked, allow=channel.driven.open))
+        process = Process(channel, asked)
         process.start()
         return process
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -282,7 +283,36 @@ def test_a_network_is_for_a_sandbox_without_another(gvisor: Gvisor) -> None:
             pytest.fail("it opened")
         with pytest.raises(UsageError, match="is not HOST:PORT"), box.network(allow=["a"]):
             pytest.fail("it opened")
-    with gvisor.sandbox() as box:
-        refused = pytest.raises(UsageError, match="a block has no proxy for names with")
-        with refused, box.network(allow=["*.example.com:443"]):
+    with gvisor.sandbox(allow=["*.example.com:443"]) as box:
+        refused = pytest.raises(UsageError, match="this sandbox has a proxy for names with")
+        with refused, box.network(allow=["*.example.org:443"]):
             pytest.fail("it opened")
+
+
+def test_a_block_may_have_names_below_a_star(
+    gvisor: Gvisor, names: Callable[..., None], tmp_path: Path
+) -> None:
+    """One after another, beside names of other lists, which programs reach without the proxy."""
+    (tmp_path / "hello.txt").write_text("hello")
+    names(a_first=["127.0.0.1"], b_second=["127.0.0.1"], other=["127.0.0.1"])
+    show = ["sh", "-c", "echo $https_proxy $no_proxy"]
+    with contextlib.ExitStack() as undo:
+        port, second = (undo.enter_context(test_allow.website(tmp_path)) for _ in range(2))
+        with gvisor.sandbox(allow=[f"other:{second}", f"127.0.0.1:{second}"]) as box:
+
+            def fetch(host: str, at: int = port) -> str:
+                return box.exec(["curl", "-sSk", f"https://{host}:{at}/hello.txt"]).stdout
+
+            for host, star in (("a.first", "*.first"), ("b.second", "*.second")):
+                stars = [f"{star}:{port}", f"*.first:{port}"]
+                with box.network(allow=[*stars, f"127.0.0.1:{port}"]):
+                    assert (fetch(host), fetch("other", second)) == ("hello", "hello")
+                    variables = "http://127.64.0.2:3128 localhost,127.0.0.1,::1,other,127.0.0.1\n"
+                    assert box.exec(show).stdout == variables
+                assert box.exec(show).stdout == "\n"
+                assert fetch(host) == ""
+            done = box.exec(["true"])
+            assert done.egress is not None
+            assert [one.entry for one in done.egress.entries][2:] == [
+                f"*.first:{port}", f"127.0.0.1:{port}", f"*.second:{port}"
+            ]  # fmt: skip

@@ -226,7 +226,7 @@ def _spec(workspace: Workspace, plan: Plan) -> Spec:
     spec = default_spec(
         [*configuration.command(_PROGRAM), *words],
         root_path=prepared.root_path,
-        env=proxied(settings.allow, {**({"HOME": account.home} if account else {}), **env}),
+        env=proxied(places(settings.allow), {**({"HOME": account.home} if account else {}), **env}),
         cwd=shown.start,
         mounts=[*hidden, *(mount for mount in prepared.mounts if not _is_shown(mount))],
         path=prepared.path,

@@ -176,13 +176,16 @@ def test_programs_find_the_proxy_by_variables_that_nobody_has_set() -> None:
         "HTTP_PROXY": url, "HTTPS_PROXY": url, "ALL_PROXY": url, "NO_PROXY": own,
         "http_proxy": url, "https_proxy": url, "all_proxy": url, "no_proxy": own,
     }  # fmt: skip
-    assert proxied(["*.a.example:443"], {}) == every
-    assert proxied(["*.a.example:443"], {"HOME": "/"}) == {**every, "HOME": "/"}
+    found = places(["*.a.example:443", "b.example:443"])
+    assert proxied(found, {}) == every
+    assert proxied(found, {"HOME": "/"}) == {**every, "HOME": "/"}
+    beside = proxied(found, {}, ["c.example:443", "c.example:80", "[2001:db8::1]:443"])
+    assert beside["NO_PROXY"] == f"{own},c.example,2001:db8::1"
     given = {"https_proxy": "http://own:1", "NO_PROXY": ""}
-    found = proxied(["*.a.example:443"], given)
-    assert {k: v for k, v in found.items() if k.lower() in ("https_proxy", "no_proxy")} == given
-    assert len(found) == 6
-    assert proxied(["a.example:443"], {"HOME": "/"}) == {"HOME": "/"}
+    env = proxied(found, given)
+    assert {k: v for k, v in env.items() if k.lower() in ("https_proxy", "no_proxy")} == given
+    assert len(env) == 6
+    assert proxied(places(["a.example:443"]), {"HOME": "/"}) == {"HOME": "/"}
 
 
 def test_the_traffic_has_a_line_for_each_entry_that_something_is_told_of() -> None:
