@@ -1,6 +1,7 @@
 """A submission that is graded, and wants to pass: its code runs in a sandbox, the test outside."""
 
 import contextlib
+import errno
 import sys
 import textwrap
 import threading
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor import Loaded, NoAnswer, RemoteError, Sandbox
+from pytest_gvisor import InsideError, Loaded, NoAnswer, RemoteError, Sandbox
 
 GRADE = """
     import pathlib, pytest
@@ -452,3 +453,71 @@ def test_a_warning_that_is_an_error_is_no_exception_of_a_load(
     with no_answer("the load in a new sandbox"):
         load("raise ValueError")
     assert load("def act(): return 4\n").act() == 4
+
+
+LINKS = """
+    import os
+
+    def act():
+        os.makedirs("/tmp/own/deep")
+        os.symlink("/etc", "/tmp/own/folder")
+        os.symlink("../../etc/hostname", "/tmp/own/file")
+        os.symlink("/etc/hostname", "/tmp/file")
+        os.symlink("/nowhere", "/tmp/nowhere")
+        os.symlink("/etc", "/dev/shm/folder")
+"""
+
+WAYS = ["/tmp/own/folder/hostname", "/tmp/own/folder/new/file", "/tmp/own/file", "/tmp/file",
+        "/tmp/own/deep/../file", "/tmp/nowhere", "/dev/shm/folder/hostname"]  # fmt: skip
+
+
+def test_no_put_and_no_get_follows_a_link_of_a_submission(
+    gvisor_sandbox: Sandbox, load: Load
+) -> None:
+    """Of root's or of another user's: each is refused, and what a link names is as it was."""
+    gvisor_sandbox.exec(["sh", "-c", "echo kept >/etc/hostname"], check=True)
+    load(LINKS).act()
+    for path in WAYS:
+        for user in (None, 1000):
+            with pytest.raises(InsideError) as found:
+                gvisor_sandbox.put(path, "replaced", user=user)
+            assert found.value.errno == errno.ELOOP, (path, user)
+            with pytest.raises(InsideError) as found:
+                gvisor_sandbox.get(path, user=user)
+            assert found.value.errno in (errno.ELOOP, errno.ENOENT), (path, user)
+    assert gvisor_sandbox.get("/etc/hostname") == b"kept\n"
+    left = gvisor_sandbox.exec(["sh", "-c", "ls -d /etc/new /nowhere"])
+    assert left.stdout == ""
+
+
+SWAPS = """
+    import itertools, os, threading
+
+    def swap():
+        place = "/tmp/race/x"
+        for number in itertools.count():
+            for act, *args in (
+                (os.symlink, "/etc/race", place), (os.unlink, place),
+                (os.mkdir, place), (os.rename, place, f"/tmp/race/{number}"),
+            ):
+                try:
+                    act(*args)
+                except OSError:  # a put has made the folder
+                    pass
+
+    def act():
+        os.mkdir("/tmp/race")
+        threading.Thread(target=swap, daemon=True).start()
+"""
+
+
+def test_no_put_follows_a_link_that_takes_the_place_of_a_folder(
+    gvisor_sandbox: Sandbox, load: Load
+) -> None:
+    """However often a submission replaces one by the other, meanwhile."""
+    gvisor_sandbox.exec(["mkdir", "/etc/race"], check=True)
+    load(SWAPS).act()
+    for _ in range(300):
+        with contextlib.suppress(InsideError):
+            gvisor_sandbox.put("/tmp/race/x/file", "data")
+    assert gvisor_sandbox.exec(["ls", "/etc/race"], check=True).stdout == ""

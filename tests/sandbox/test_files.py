@@ -1,11 +1,12 @@
 """`Sandbox.put`, `get` and `ping`."""
 
+import errno
 import os
 from typing import Any
 
 import pytest
 
-from pytest_gvisor import InsideError, Sandbox, UsageError, is_gvisor_kernel
+from pytest_gvisor import Gvisor, InsideError, Sandbox, UsageError, is_gvisor_kernel
 
 
 def test_files_go_in_and_come_out(gvisor_sandbox: Sandbox) -> None:
@@ -126,3 +127,30 @@ def test_it_can_be_asked_whether_it_is_well(gvisor_sandbox: Sandbox) -> None:
     """The answer's time comes back."""
     assert 0 < gvisor_sandbox.ping(timeout=50) < 50
     assert gvisor_sandbox.alive
+
+
+def test_links_of_the_system_and_of_one_s_own_are_followed(gvisor: Gvisor) -> None:
+    """Through folders, relative and absolute, to a file that is not there yet, and of a user."""
+    make = (
+        "mkdir -p /data/real; ln -s real /data/folder; ln -s /data/real/new /data/new;"
+        "ln -s /data/folder/one /tmp/one; ln -s ../data/folder /tmp/two; ln -s loop /data/loop;"
+        "chmod 777 /data/real"
+    )
+    with gvisor.sandbox() as sandbox:
+        sandbox.exec(["sh", "-c", make], check=True)
+        assert sandbox.get("/bin/true") == sandbox.get("/usr/bin/true")
+        assert sandbox.get("/bin/sh")[:4] == b"\x7fELF"
+        assert sandbox.get("/proc/self/status").startswith(b"Name:")
+        places = {
+            "/data/folder/a": "a", "/data/new": "new", "/tmp/one": "one", "/tmp/two/b/c": "b/c",
+            "//data/./folder/../real/d": "d",
+        }  # fmt: skip
+        for path, place in places.items():
+            sandbox.put(path, path)
+            assert sandbox.get(f"/data/real/{place}") == sandbox.get(path) == path.encode()
+        with pytest.raises(InsideError) as found:
+            sandbox.get("/data/loop")
+        assert found.value.errno == errno.ELOOP
+        sandbox.exec(["sh", "-c", "cd /tmp; mkdir mine; ln -s mine own"], user=1000, check=True)
+        sandbox.put("/tmp/own/file", "mine", user=1000)
+        assert sandbox.get("/tmp/mine/file") == b"mine"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_MOST_LINKS = 40  # as the kernel (path_resolution(7))
 _LOOPBACKS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
 
@@ -185,10 +187,60 @@ def _acting_as(message: dict[str, Any]) -> Iterator[None]:
             os.setgroups(groups)
 
 
-def _regular(path: bytes, flags: int, mode: int = 0) -> int:
-    """Open a regular file. Raises OSError."""
+def _is_own(folder: os.stat_result, link: os.stat_result) -> bool:
+    """Whether nobody but root, this user and the owners of the system's folders can change a link.
+
+    Where root is the host's ordinary user, the host's own files belong to nobody.
+    """
+    system = [os.stat(path) for path in ("/", "/usr") if os.path.isdir(path)]
+    users = {0, os.geteuid(), *(one.st_uid for one in system)}
+    groups = {0, os.getegid(), *(one.st_gid for one in system)}
+    shared = folder.st_mode & stat.S_IWOTH or (
+        folder.st_mode & stat.S_IWGRP and folder.st_gid not in groups
+    )
+    sticks = folder.st_mode & stat.S_ISVTX and link.st_uid in users
+    return folder.st_uid in users and bool(not shared or sticks)
+
+
+def _opened(path: bytes, flags: int, mode: int = 0) -> int:
+    """Open a regular file; with O_CREAT, make it and the folders above it. Raises OSError.
+
+    It goes from folder to folder, so that no other program can put a link in its way. A link that
+    is not its user's own (`_is_own`) is refused with ELOOP.
+    """
+    names, links = path.split(b"/")[::-1], 0
+    folder = os.open("/", _FOLDER)
+    try:
+        while True:
+            name = names.pop() or b"."
+            try:
+                found: os.stat_result | None = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            except FileNotFoundError:
+                if not flags & os.O_CREAT:
+                    raise
+                found = None
+            if found is not None and stat.S_ISLNK(found.st_mode):
+                links += 1
+                if links > _MOST_LINKS or not _is_own(os.fstat(folder), found):
+                    raise OSError(errno.ELOOP, "a link that is not followed")
+                target = os.readlink(name, dir_fd=folder)
+                names += target.split(b"/")[::-1]
+                name = b"/" if target.startswith(b"/") else b"."
+            elif not names:
+                return _regular(name, flags | os.O_NOFOLLOW, mode, folder)
+            elif found is None:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o755, dir_fd=folder)
+            above, folder = folder, os.open(name, _FOLDER, dir_fd=folder)
+            os.close(above)
+    finally:
+        os.close(folder)
+
+
+def _regular(name: bytes, flags: int, mode: int, folder: int) -> int:
+    """Open a regular file of a folder. Raises OSError."""
     # O_NONBLOCK: the open of a FIFO that nobody reads or writes would wait for ever.
-    fd = os.open(path, flags | os.O_NONBLOCK, mode)
+    fd = os.open(name, flags | os.O_NONBLOCK, mode, dir_fd=folder)
     if not stat.S_ISREG(kind := os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.EISDIR if stat.S_ISDIR(kind) else errno.EINVAL, "not a regular file")
@@ -205,8 +257,7 @@ class Put(Peer):
         # A mode of -1 keeps that of the file, or is the usual one.
         mode = 0o644 if self._mode < 0 else self._mode & 0o777
         with _acting_as(message):
-            os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-            fd = _regular(path, os.O_WRONLY | os.O_CREAT, mode)
+            fd = _opened(path, os.O_WRONLY | os.O_CREAT, mode)
         self._file = os.fdopen(fd, "wb")
         self._file.truncate(0)
 
@@ -246,7 +297,7 @@ class Get(Peer):
         super().__init__(loop, number)
         path = message["path"].encode("utf-8", "surrogateescape")
         with _acting_as(message):
-            fd = _regular(path, os.O_RDONLY)
+            fd = _opened(path, os.O_RDONLY)
         self.sources[1] = Source(loop, fd, (number, 1), self._read_all, waits=False)
 
     def _read_all(self, number: int) -> None:
