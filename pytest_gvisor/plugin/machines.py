@@ -71,11 +71,16 @@ def meet(node: Any) -> None:
     node.config.stash.setdefault(_nodes_key, {})[node.gateway.id] = node, found
 
 
+def host_of(config: pytest.Config, worker: str) -> str:
+    """Return the name of a worker's machine; empty for this one."""
+    found = of_workers(config).get(worker, here())
+    return "" if found.identity == here().identity else found.host
+
+
 def name_lost(config: pytest.Config, report: pytest.TestReport) -> None:
     """Add the machine to the report of a test that was lost there, unless it is this one."""
-    found = of_workers(config).get(worker_of(report))
-    if found is not None and found.identity != here().identity:
-        report.longrepr = f"{report.longrepr} on {found.host}"
+    if host := host_of(config, worker_of(report)):
+        report.longrepr = f"{report.longrepr} on {host}"
 
 
 def replace_lost(node: Any) -> None:

@@ -94,12 +94,19 @@ class Fleet:
         """xdist's specification of a worker on a machine."""
         return f"ssh={name}//ssh_config={self.config}//python=/usr/bin/python3"
 
-    def start(self, tests: str, *arguments: str, tx: tuple[str, ...] = ()) -> Session:
-        """Start pytest for these tests, on each machine unless ``tx`` names others."""
+    def start(
+        self, tests: str, *arguments: str, tx: tuple[str, ...] = (), archive: Path | None = None
+    ) -> Session:
+        """Start pytest for these tests, on each machine unless ``tx`` names others.
+
+        The project has a copy of the archive, ``app.tar``.
+        """
         shutil.rmtree(self.project, ignore_errors=True)
         self.project.mkdir()
         (self.project / "pytest.ini").write_text("[pytest]\n")
         (self.project / "test_it.py").write_text(textwrap.dedent(tests))
+        if archive is not None:
+            shutil.copy(archive, self.project / "app.tar")
         return self.again(*arguments, tx=tx)
 
     def again(self, *arguments: str, tx: tuple[str, ...] = ()) -> Session:

@@ -8,6 +8,7 @@ import pytest
 
 from pytest_gvisor.report.model import State
 from tests.machines.conftest import Fleet
+from tests.machines.machines import ROOTS, run
 
 EACH = """
     import os
@@ -29,7 +30,7 @@ HANGING = """
 
     @pytest.mark.parametrize("number", range(6))
     def test_workload(gvisor, number):
-        if {hangs}:
+        if {hangs} and not pathlib.Path("/tmp/hangs").exists():
             pathlib.Path("/tmp/hangs").touch()
             gvisor.run(["sleep", "100"], timeout=90)
         gvisor.run(["sleep", "0.5"])
@@ -70,6 +71,51 @@ def test_all_tests_run_inside_on_every_machine(fleet: Fleet) -> None:
             assert os.uname().release.startswith("4.")
     """
     assert "3 passed" in fleet.start(tests, "--dist=each", "--in-gvisor").end()
+
+
+def test_an_archive_is_unpacked_once_on_each_machine(fleet: Fleet) -> None:
+    """It travels with the project. Two workers of one machine share what was unpacked."""
+    tests = """
+        import pathlib
+        import pytest
+
+        IMAGE = str(pathlib.Path(__file__).with_name("app.tar"))
+
+        @pytest.mark.gvisor(image=IMAGE)
+        def test_marker(gvisor):
+            assert gvisor.run(["busybox", "echo", "hello"]).stdout == "hello\\n"
+
+        def test_fixture(gvisor, gvisor_image):
+            rootfs = gvisor_image(IMAGE)
+            assert gvisor.run(["busybox", "true"], rootfs=rootfs).returncode == 0
+    """
+    each = tuple(fleet.ssh(name) for name in ("alpha", "alpha", "beta", "gamma"))
+    archive = ROOTS.parent / "images/busybox.tar"
+    assert "8 passed" in fleet.start(tests, "--dist=each", tx=each, archive=archive).end()
+    homes = {"alpha": "/root", "beta": "/root", "gamma": "/home/tester"}
+    for machine in fleet.machines:
+        cache = f"{homes[machine.name]}/.cache/pytest-gvisor"
+        unpacked = machine.run("find", cache, "-name", "rootfs", "-type", "d")
+        assert len(unpacked.split()) == 1
+
+
+def test_files_that_come_back_are_named_with_their_machine(fleet: Fleet) -> None:
+    """They land on the machine of the test, so the same path with other content is no conflict."""
+    tests = """
+        import os, pathlib
+
+        def test_it(pytestconfig):
+            place = pytestconfig.rootpath / "build/name.json"
+            place.parent.mkdir(exist_ok=True)
+            place.write_text(os.urandom(4).hex())
+    """
+    more = ("--in-gvisor", "--dist=each", "-o", "gvisor_returns=build")
+    output = fleet.start(tests, *more, tx=(fleet.ssh("alpha"), fleet.ssh("beta"))).end()
+    for name in ("alpha", "beta"):
+        path = "/root/pyexecnetcache/project/build/name.json"
+        assert f"gvisor:   {name}:{path}" in output
+        assert len(fleet[name].run("cat", path)) == 8
+    assert "ERROR" not in output
 
 
 def test_a_test_that_differs_between_machines_shows_as_such(fleet: Fleet) -> None:
@@ -131,14 +177,15 @@ def test_a_machine_without_power_costs_its_test_alone(fleet: Fleet) -> None:
     assert "9 passed" in again.end()
 
 
-def test_killed_processes_on_a_machine_are_swept_by_the_next_session(fleet: Fleet) -> None:
-    """A keeper that is killed with its pytest leaves a folder, which the next session removes."""
+def test_killed_processes_on_a_machine_are_swept_by_the_next_worker(fleet: Fleet) -> None:
+    """A keeper that is killed with its pytest leaves a folder, which the new worker removes."""
     session = fleet.start(HANGING.format(hangs=f'{NAME} == "beta" and number > 1'))
     beta = fleet["beta"]
     session.until(beta.hangs)
     beta.run("pkill", "-KILL", "-f", "keeper.py|import sys;exec")
-    assert "1 failed, 11 passed" in session.end(1)
-    assert fleet.start(EACH, "--dist=each").end()
+    output = session.end(1)
+    assert "1 failed, 11 passed" in output
+    assert "leaks removed: 1" in output
 
 
 def test_a_connection_that_is_cut_costs_its_test_alone(fleet: Fleet) -> None:
@@ -175,6 +222,27 @@ def test_nothing_runs_anywhere_soon_after_an_end(fleet: Fleet, number: signal.Si
     took = session.until(lambda: not any(one.processes() for one in fleet.machines), runs=False)
     print(f"{number.name}: {took:.1f} s")
     assert took < 4
+
+
+def test_a_worker_may_come_by_a_socket_or_share_a_connection(fleet: Fleet) -> None:
+    """execnet's socket server on one machine, two workers by one ssh connection on another."""
+    config = fleet.config.read_text()
+    shared = (
+        f"    ControlMaster auto\n    ControlPath {fleet.folder}/%n.socket\n    ControlPersist 60\n"
+    )
+    together = fleet.config.with_name("together")
+    together.write_text(config.replace("    HostName", f"{shared}    HostName"))
+    serve = "python3 -m execnet.script.socketserver :8888 >/dev/null 2>&1"
+    fleet["alpha"].run("sh", "-c", f"mkdir -p /srv/far && cd /srv/far && {serve} & sleep 1")
+    by_ssh = fleet.ssh("gamma").replace(str(fleet.config), str(together))
+    try:
+        tx = (f"socket={fleet['alpha'].address(2)}:8888", f"2*{by_ssh}")
+        output = fleet.start(EACH, "--dist=each", tx=tx).end()
+    finally:
+        run("ssh", "-F", str(together), "-O", "exit", "gamma")
+        fleet["alpha"].run("pkill", "-f", "socketserver")
+    assert "9 passed" in output
+    assert "gVisor: on alpha: runsc" in output
 
 
 def test_maxfail_ends_the_session_on_every_machine(fleet: Fleet) -> None:

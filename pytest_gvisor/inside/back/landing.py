@@ -24,6 +24,7 @@ from pytest_gvisor.guest.tests.returns import Place
 from pytest_gvisor.inside.back import anchors
 from pytest_gvisor.inside.back.anchors import MOST_BYTES, Anchor, Anchors
 from pytest_gvisor.inside.back.records import Records
+from pytest_gvisor.plugin import machines
 from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.sessions import private
 
@@ -61,16 +62,16 @@ class Tally:
         lines = getattr(self, kind)
         lines += map(line, texts[: _MOST_LINES - len(lines)])
 
-    def add(self, other: Tally, source: str = "") -> None:
-        """Add the result of another process, a worker of xdist."""
+    def add(self, other: Tally, source: str = "", place: str = "") -> None:
+        """Add the result of another process, a worker of xdist; ``place`` begins its paths."""
         for path, (digest, sandbox) in other.digests.items():
-            known = self.digests.setdefault(path, [digest, source + sandbox])
+            known = self.digests.setdefault(place + path, [digest, source + sandbox])
             if known[0] != digest:
                 self.errors.append(
                     f"{path} came back with different content, and is that of the worker which "
                     f"ended last: from {known[1]} and {source}{sandbox}"
                 )
-        self.say("written", *other.written)
+        self.say("written", *(place + path for path in other.written))
         for kind in ("errors", "notes", "others"):
             self.say(kind, *(source + text for text in getattr(other, kind)))
         self.count += other.count
@@ -282,7 +283,8 @@ def take_worker(config: pytest.Config, worker: str, output: dict[str, Any]) -> N
     if store is None:
         store = Store(Anchors(str(config.rootpath)))
         config.pluginmanager.register(store, PLUGIN)
-    store.tally.add(Tally(**output[_KEY]), f"{worker}: ")
+    place = f"{host}:" if (host := machines.host_of(config, worker)) else ""
+    store.tally.add(Tally(**output[_KEY]), f"{worker}: ", place)
 
 
 def _show_names(write: Callable[[str], None], names: list[str], count: int) -> None:

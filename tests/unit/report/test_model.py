@@ -1,5 +1,6 @@
 """The model: its counts, and its way to a file and back."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from pytest_gvisor.base.errors import ReportError
 from pytest_gvisor.report import parse as parsing
 from pytest_gvisor.report.merging import merge
 from pytest_gvisor.report.model import (
+    Column,
     Other,
     Report,
     Row,
@@ -90,6 +92,40 @@ def test_a_missing_platform_and_an_expected_failure_are_no_difference() -> None:
     assert not row("a", systrap=known, ptrace=known).differs
     assert row("a", systrap=known, ptrace=failed).differs
     assert row("a", systrap=known, ptrace=State.XPASSED).differs
+
+
+def test_a_row_differs_between_machines_as_between_platforms() -> None:
+    """Two tries in one run of pytest are no machines, and a missing runsc is no difference."""
+
+    def seen(leg: int, state: State) -> Row:
+        other = Other(leg=leg, state=state)
+        return Row(test="a", cells=(cell("systrap", State.FAILED, leg=0, others=(other,)),))
+
+    assert seen(1, State.PASSED).differs
+    assert not seen(0, State.PASSED).differs
+    assert not seen(1, State.FAILED).differs
+    assert not seen(1, State.UNAVAILABLE).differs
+
+
+def test_a_cell_names_its_machine_if_its_column_has_several() -> None:
+    """A column that one machine alone has run names none, nor does a report of one machine."""
+    alpha = Report(
+        legs=(leg(host="alpha"),), rows=(row("a", kvm=State.PASSED, ptrace=State.PASSED),)
+    )
+    beta = Report(legs=(leg(host="beta"),), rows=(row("b", ptrace=State.PASSED),))
+    both = merge([alpha, beta])
+    assert (alpha.hosts, both.hosts) == (("alpha",), ("alpha", "beta"))
+    assert [[both.place(cell) for cell in row.cells] for row in both.rows] == [
+        ["", " on alpha"], [" on beta"],
+    ]  # fmt: skip
+    assert [alpha.place(cell) for cell in alpha.rows[0].cells] == ["", ""]
+
+
+def test_a_cause_names_its_machine_if_there_are_several() -> None:
+    """One machine has no kvm, and another one has."""
+    without = dataclasses.replace(leg(host="beta"), platforms=(Column(name="kvm", cause="gone"),))
+    assert Report(legs=(without,)).cause("kvm") == "gone"
+    assert Report(legs=(leg("kvm", host="alpha"), without)).cause("kvm") == "on beta: gone"
 
 
 def test_start_times_are_those_of_one_platform() -> None:

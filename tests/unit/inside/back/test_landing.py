@@ -59,8 +59,9 @@ def test_names_are_for_those_who_ask() -> None:
 def test_workers_that_wrote_different_files_are_an_error() -> None:
     """The session fails, and the error names both."""
     config: Any = SimpleNamespace(
-        rootpath="/p", get_verbosity=lambda: 0, pluginmanager=PytestPluginManager()
-    )
+        rootpath="/p", get_verbosity=lambda: 0, pluginmanager=PytestPluginManager(),
+        stash=pytest.Stash(),
+    )  # fmt: skip
     for worker, digest in {"gw0": "1", "gw1": "1", "gw2": "2"}.items():
         tally = Tally(digests={"/a": [digest, "test_it"]}, count=1, notes=["n"])
         take_worker(config, worker, {"gvisor_returned": dataclasses.asdict(tally)})
