@@ -6,8 +6,8 @@ it has to be:
 1. the tests that carry a case, so often as ``--scripted`` and ``--real`` say, with the table; after
    each a census, and a look at a canary tree;
 2. floods of 4 GiB of output, and the 99th percentile of a hundred runs beside busy ones;
-3. SIGKILL of a pytest that runs workloads, has a warm sandbox, or runs tests inside, in turn,
-   ``--kills`` times, at moments that follow from a seed;
+3. SIGKILL of a pytest that runs workloads, has a warm sandbox, runs tests inside, or runs
+   workloads with an allow-list, in turn, ``--kills`` times, at moments that follow from a seed;
 4. a census of the machine before and after each. What else uses docker or /tmp is in it too.
 """
 

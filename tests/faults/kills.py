@@ -78,9 +78,9 @@ BUSY = """
 """
 WAYS = {
     "run": ("test_it.py::test_run",),
-    "allow": ("test_it.py::test_allow",),
     "sandbox": ("test_it.py::test_sandbox",),
     "inside": ("test_it.py::test_inside", "--in-gvisor"),
+    "allow": ("test_it.py::test_allow",),
 }
 """The arguments that select the tests of each kind of sandbox."""
 

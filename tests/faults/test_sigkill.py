@@ -22,7 +22,7 @@ def test_sigkill_of_pytest_at_any_moment_leaves_nothing(
 ) -> None:
     """No process is left after a second; no file, mount, socket or cgroup after two.
 
-    Of runs, warm sandboxes and tests inside, in turn.
+    Of runs, warm sandboxes, tests inside and runs with an allow-list, in turn.
     """
     count = ROUNDS if is_first_platform else AT_ONCE
     littles = [make_little() for _ in range(AT_ONCE)]

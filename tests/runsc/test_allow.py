@@ -17,6 +17,7 @@ import pytest
 from pytest_gvisor import (
     Bundle,
     Gvisor,
+    GvisorError,
     InvalidBundle,
     LaunchError,
     Outcome,
@@ -371,3 +372,13 @@ def test_the_death_of_a_gofer_is_a_crash(running: Start, which: str) -> None:
     os.kill(gofer, signal.SIGKILL)
     with pytest.raises(SandboxCrashed):
         run.wait()
+
+
+def test_the_death_of_the_keeper_leaves_nothing(gvisor: Gvisor, running: Start) -> None:
+    """Neither ``runsc`` outlives it, and their files are removed."""
+    run = running(allow=["127.0.0.1:9"])
+    os.kill(run.keeper, signal.SIGKILL)
+    with pytest.raises(GvisorError):
+        run.wait()
+    assert left_of(gvisor) == []
+    assert not os.path.exists(os.path.dirname(run.root))
