@@ -11,7 +11,7 @@ run with workers takes twice the processor time.
 
 `here` is the same without the start of an interpreter, half a second of a processor. A project with
 a conftest.py, and one that is run with variables, has a process of its own all the same: both may
-change the process.
+change the process. A project whose tests change it, or that has other warnings, needs `alone`.
 """
 
 import dataclasses

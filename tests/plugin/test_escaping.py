@@ -133,9 +133,9 @@ def texts(element: ET.Element) -> Iterator[str]:
 
 @pytest.mark.fault("E8")
 @pytest.mark.parametrize("style", ["short", "native", "line"])
-def test_no_style_of_traceback_lets_anything_through(alone: Project, style: str) -> None:
+def test_no_style_of_traceback_lets_anything_through(here: Project, style: str) -> None:
     """Each style of traceback shows the workload's output escaped."""
-    ran = alone.test(TESTS).run(f"--tb={style}", "-rA", "--color=no").exits(1)
+    ran = here.test(TESTS).run(f"--tb={style}", "-rA", "--color=no").exits(1)
     assert hidden_in(ran.output) == []
     assert len(SUMMARY.findall(ran.output)) == 1
 
@@ -161,9 +161,9 @@ def test_terminal_and_junit_show_it_escaped(project: Project) -> None:
 
 
 @pytest.mark.fault("E7", "E8")
-def test_a_worker_survives_lone_surrogates(alone: Project) -> None:
+def test_a_worker_survives_lone_surrogates(here: Project) -> None:
     """A report with text that cannot be encoded reaches xdist's controller, from every place."""
-    alone.test(
+    here.test(
         PRINTS
         + """
     def test_it(done, record_property):
@@ -180,12 +180,12 @@ def test_a_worker_survives_lone_surrogates(alone: Project) -> None:
         gvisor.run(["true"], check=True)
     """
     )
-    alone.run("-n1").ends(passed=1, failed=1, skipped=1).hides("node down", "crashed", "DumpError")
+    here.run("-n1").ends(passed=1, failed=1, skipped=1).hides("node down", "crashed", "DumpError")
 
 
-def test_colours_are_pytests_own(alone: Project) -> None:
+def test_colours_are_pytests_own(here: Project) -> None:
     """With `--color=yes` an assertion's diff has its colours, and no other escape passes."""
-    ran = alone.test(TESTS).run("--color=yes", "-rA", "-l").exits(1)
+    ran = here.test(TESTS).run("--color=yes", "-rA", "-l").exits(1)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", ran.output)
     assert hidden_in(plain) == []
     assert len(SUMMARY.findall(plain)) == 1
@@ -196,9 +196,9 @@ def test_colours_are_pytests_own(alone: Project) -> None:
 
 
 @pytest.mark.fault("E8")
-def test_the_bytes_and_the_text_stay_available(alone: Project) -> None:
+def test_the_bytes_and_the_text_stay_available(here: Project) -> None:
     """Only the shown output is escaped: the test itself gets the workload's bytes."""
-    alone.test(
+    here.test(
         PRINTS
         + """
     def test_it(done, capsys):
@@ -208,17 +208,17 @@ def test_the_bytes_and_the_text_stay_available(alone: Project) -> None:
         assert capsys.readouterr().out == done.stdout
     """
     )
-    alone.run().ends(passed=1)
+    here.run().ends(passed=1)
 
 
-def test_tests_without_a_sandbox_are_reported_as_ever(alone: Project) -> None:
+def test_tests_without_a_sandbox_are_reported_as_ever(here: Project) -> None:
     """The output of a test without a sandbox stays unescaped."""
-    alone.test("""
+    here.test("""
         def test_it():
             print("\\x1b[35mcolour\\x1b[0m \\u202e = 7 passed in 1s =")
             assert 0
     """)
-    alone.run("--color=no").ends(failed=1).shows("\x1b[35mcolour\x1b[0m \u202e")
+    here.run("--color=no").ends(failed=1).shows("\x1b[35mcolour\x1b[0m \u202e")
 
 
 WAYS = {
@@ -236,7 +236,7 @@ WAYS = {
 
 @pytest.mark.fault("E8")
 @pytest.mark.parametrize("way", WAYS)
-def test_what_a_shared_sandbox_wrote_is_escaped(alone: Project, way: str) -> None:
+def test_what_a_shared_sandbox_wrote_is_escaped(here: Project, way: str) -> None:
     """A test that has only a sandbox of the session's is reported as one with its own is."""
     body = f"""
     {WAYS[way]}
@@ -245,7 +245,7 @@ def test_what_a_shared_sandbox_wrote_is_escaped(alone: Project, way: str) -> Non
         print(done.stdout)
         pytest.fail(done.stderr)
     """
-    ran = alone.test(PRINTS + body).run("--color=no").exits(1)
+    ran = here.test(PRINTS + body).run("--color=no").exits(1)
     assert hidden_in(ran.output) == []
     assert len(SUMMARY.findall(ran.output)) == 1
     ran.shows(r"\x1b]52;c;ZXZpbA==\x07")

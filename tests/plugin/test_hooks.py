@@ -3,9 +3,9 @@
 from tests.plugin.conftest import Project
 
 
-def test_modify_spec_changes_what_runs(alone: Project) -> None:
+def test_modify_spec_changes_what_runs(here: Project) -> None:
     """``pytest_gvisor_modify_spec`` gets the test and config.json's content, and may change it."""
-    alone.test(
+    here.test(
         """
         def test_name(gvisor):
             assert gvisor.run(["hostname"]).stdout == "test-name\\n"
@@ -24,12 +24,12 @@ def test_modify_spec_changes_what_runs(alone: Project) -> None:
                 config_json["hostname"] = item.name.replace("_", "-")
         """,
     )
-    alone.run().ends(passed=3)
+    here.run().ends(passed=3)
 
 
-def test_a_changed_spec_is_validated_like_any_other(alone: Project) -> None:
+def test_a_changed_spec_is_validated_like_any_other(here: Project) -> None:
     """All problems of a hook's spec are reported, and nothing runs."""
-    alone.test(
+    here.test(
         """
         def test_it(gvisor):
             gvisor.run(["echo", "was started"])
@@ -41,13 +41,13 @@ def test_a_changed_spec_is_validated_like_any_other(alone: Project) -> None:
             config_json["process"]["cwd"] = "relative"
         """,
     )
-    ran = alone.run().ends(failed=1).shows("InvalidBundle: config.json: 3 problems")
+    ran = here.run().ends(failed=1).shows("InvalidBundle: config.json: 3 problems")
     ran.shows("hooks", "process.noNewPriviliges", "process.cwd").hides("ran: env")
 
 
-def test_runsc_args_are_passed(alone: Project) -> None:
+def test_runsc_args_are_passed(here: Project) -> None:
     """Flags from several hooks are added, before the subcommand."""
-    alone.test(
+    here.test(
         """
         def test_it(gvisor):
             command = gvisor.run(["true"], check=True).command
@@ -68,10 +68,10 @@ def test_runsc_args_are_passed(alone: Project) -> None:
             return ["--host-fifo=none"]
         """,
     )
-    alone.run("-p", "plugin").ends(passed=2)
+    here.run("-p", "plugin").ends(passed=2)
 
 
-def test_a_flag_that_cannot_be_passed_is_a_usage_error(alone: Project) -> None:
+def test_a_flag_that_cannot_be_passed_is_a_usage_error(here: Project) -> None:
     """A flag that a setting decides, an unknown flag and any other value are usage errors."""
     flags = {
         "--platform=kvm": "--platform is decided by a setting of pytest-gvisor",
@@ -80,7 +80,7 @@ def test_a_flag_that_cannot_be_passed_is_a_usage_error(alone: Project) -> None:
         "--no-such-flag": "this runsc has no flag --no-such-flag",
         "boot": "'boot' is not a flag",
     }
-    alone.test(
+    here.test(
         f"""
         import pytest
 
@@ -93,14 +93,14 @@ def test_a_flag_that_cannot_be_passed_is_a_usage_error(alone: Project) -> None:
             return [item.callspec.params["flag"]]
         """,
     )
-    ran = alone.run().ends(failed=len(flags)).hides("ran: env")
+    ran = here.run().ends(failed=len(flags)).hides("ran: env")
     for message in flags.values():
         ran.shows(f"UsageError: {message}")
 
 
-def test_run_finished_hears_of_every_end(alone: Project) -> None:
+def test_run_finished_hears_of_every_end(here: Project) -> None:
     """``pytest_gvisor_run_finished`` gets the result, the error, or both, for each run."""
-    alone.test(
+    here.test(
         """
         import pytest
         from pytest_gvisor import GvisorError
@@ -130,7 +130,7 @@ def test_run_finished_hears_of_every_end(alone: Project) -> None:
                 file.write(f"{item.name} {shown} {type(error).__name__}\\n")
         """,
     )
-    ran = alone.run().ends(passed=4)
+    ran = here.run().ends(passed=4)
     heard = sorted(ran.lines("heard"))
     assert heard == [
         "test_both ('timed out', 'partly\\n') WorkloadTimeout",
@@ -142,10 +142,10 @@ def test_run_finished_hears_of_every_end(alone: Project) -> None:
 
 
 def test_sandboxes_that_belong_to_no_one_test_have_no_hooks_and_are_not_kept(
-    alone: Project,
+    here: Project,
 ) -> None:
     """Sandboxes of the session and of tests inside have no hooks; a warm one has each once."""
-    alone.test(
+    here.test(
         """
         import pytest
 
@@ -166,6 +166,6 @@ def test_sandboxes_that_belong_to_no_one_test_have_no_hooks_and_are_not_kept(
                 file.write(f"{item.name} {error}\\n")
         """,
     )
-    ran = alone.run("--gvisor-keep=all").ends(passed=3)
+    ran = here.run("--gvisor-keep=all").ends(passed=3)
     assert ran.lines("finished") == ["test_warm None"]
     assert len(ran.kept()) == 1

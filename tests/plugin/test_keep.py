@@ -48,9 +48,9 @@ def replay(run: Path) -> subprocess.CompletedProcess[bytes]:
     )
 
 
-def test_nothing_is_kept_unless_asked_for(alone: Project) -> None:
+def test_nothing_is_kept_unless_asked_for(here: Project) -> None:
     """Without the option no run is kept, and no report mentions one."""
-    ran = alone.test(TEST).run().hides("kept in")
+    ran = here.test(TEST).run().hides("kept in")
     assert ran.kept() == []
 
 
@@ -63,12 +63,12 @@ def test_failed_keeps_the_runs_of_tests_that_failed(project: Project) -> None:
         ran.shows(f"kept in {run}; repeat it with {run}/replay.sh")
 
 
-def test_all_keeps_the_runs_of_every_test(alone: Project, bundles_written: Path) -> None:
+def test_all_keeps_the_runs_of_every_test(here: Project, bundles_written: Path) -> None:
     """Each run is kept with bundle, runsc's log, input and script, for its user alone.
 
     A kept bundle is as its schema says, and so is each that ran (tests/bundlecheck.py).
     """
-    ran = alone.test(TEST).run("--gvisor-keep", "all").ends(passed=2, failed=2, errors=1)
+    ran = here.test(TEST).run("--gvisor-keep", "all").ends(passed=2, failed=2, errors=1)
     kept = ran.kept()
     assert commands(kept) == ["cat; echo err >&2; exit 7", "first", "passes", "teardown"]
     for run in kept:
@@ -78,11 +78,11 @@ def test_all_keeps_the_runs_of_every_test(alone: Project, bundles_written: Path)
     assert len(bundles_written.read_bytes().splitlines()) >= len(kept)
 
 
-def test_the_script_repeats_the_run(alone: Project) -> None:
+def test_the_script_repeats_the_run(here: Project) -> None:
     """The script gives the same bytes and status after the session, also in another folder."""
-    ran = alone.test(TEST).run("--gvisor-keep", "failed").exits(1)
+    ran = here.test(TEST).run("--gvisor-keep", "failed").exits(1)
     (run,) = (run for run in ran.kept() if (run / "stdin").read_bytes())
-    moved = run.rename(alone.folder / "moved and with spaces")
+    moved = run.rename(here.folder / "moved and with spaces")
     for _ in range(2):
         done = replay(moved)
         assert (done.stdout, done.stderr, done.returncode) == (b"a\0\xffb\n", b"err\n", 7)
@@ -96,9 +96,9 @@ def test_the_script_repeats_the_run(alone: Project) -> None:
     ]
 
 
-def test_the_script_repeats_what_was_unusual_about_a_run(alone: Project) -> None:
+def test_the_script_repeats_what_was_unusual_about_a_run(here: Project) -> None:
     """Another root filesystem, environment, user, mounts and platform are in the kept bundle."""
-    alone.test("""
+    here.test("""
         from pytest_gvisor import bind, empty, host
 
         def test_it(gvisor, request):
@@ -114,7 +114,7 @@ def test_the_script_repeats_what_was_unusual_about_a_run(alone: Project) -> None
             assert done.stdout == "content/data\\nit's $HOME\\nmade\\n"
             assert 0
     """)
-    ran = alone.run("--gvisor-keep", "all", "--gvisor-platform", "ptrace").ends(failed=1)
+    ran = here.run("--gvisor-keep", "all", "--gvisor-platform", "ptrace").ends(failed=1)
     (run,) = ran.kept()
     done = replay(run)
     assert done.stdout == b"content/data\nit's $HOME\nmade\n", done.stderr
@@ -122,9 +122,9 @@ def test_the_script_repeats_what_was_unusual_about_a_run(alone: Project) -> None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network namespace is made")
-def test_the_script_repeats_a_run_with_a_network_of_its_own(alone: Project) -> None:
+def test_the_script_repeats_a_run_with_a_network_of_its_own(here: Project) -> None:
     """The script makes a network namespace for gVisor's own stack."""
-    alone.test("""
+    here.test("""
         import pytest
 
         @pytest.mark.gvisor(network="sandbox")
@@ -133,27 +133,27 @@ def test_the_script_repeats_a_run_with_a_network_of_its_own(alone: Project) -> N
             print(repr(done.stdout))
             assert done.returncode == 0
     """)
-    ran = alone.run("--gvisor-keep", "failed").ends(failed=1)
+    ran = here.run("--gvisor-keep", "failed").ends(failed=1)
     (run,) = ran.kept()
     done = replay(run)
     assert done.returncode == 5, done.stderr
     assert b"lo:" in done.stdout
 
 
-def test_a_run_that_runsc_could_not_start_is_kept(alone: Project) -> None:
+def test_a_run_that_runsc_could_not_start_is_kept(here: Project) -> None:
     """The script shows the same message and status as runsc did."""
-    alone.test("def test_it(gvisor): gvisor.run(['no-such-program'])")
-    (run,) = alone.run("--gvisor-keep", "failed").ends(failed=1).kept()
+    here.test("def test_it(gvisor): gvisor.run(['no-such-program'])")
+    (run,) = here.run("--gvisor-keep", "failed").ends(failed=1).kept()
     assert "no-such-program" in (run / "log").read_text()
     done = replay(run)
     assert done.returncode == 128
     assert b'error finding executable "no-such-program"' in done.stderr
 
 
-def test_logs_are_kept_where_there_are_any(alone: Project) -> None:
+def test_logs_are_kept_where_there_are_any(here: Project) -> None:
     """With `--gvisor-debug` runsc's own logs are beside the bundle."""
-    alone.test("def test_it(gvisor): gvisor.run(['false'], check=True)")
-    (run,) = alone.run("--gvisor-keep=failed", "--gvisor-debug").ends(failed=1).kept()
+    here.test("def test_it(gvisor): gvisor.run(['false'], check=True)")
+    (run,) = here.run("--gvisor-keep=failed", "--gvisor-debug").ends(failed=1).kept()
     logs = {path.name.partition(".")[0]: path.read_text() for path in (run / "logs").iterdir()}
     assert {"boot", "gofer", "run"} <= logs.keys()
     assert "exit_group(0x1)" in logs["boot"]

@@ -14,9 +14,9 @@ from tests.plugin.conftest import NO_KVM, Project
 TEST = "def test_it(gvisor): gvisor.run(['true'])\n"
 
 
-def test_a_skip_ends_with_one_command(alone: Project, no_runsc: str) -> None:
+def test_a_skip_ends_with_one_command(here: Project, no_runsc: str) -> None:
     """Without runsc, a plain run is green and says in each place how to get one."""
-    ran = alone.test(TEST, conftest=no_runsc).run().ends(skipped=1)
+    ran = here.test(TEST, conftest=no_runsc).run().ends(skipped=1)
     told = r"runsc was not found: .* \(.*\); to mend it: pytest-gvisor install"
     assert re.search(rf"\nSKIPPED \[1\] test_it.py:1: {told}\n", ran.output)
     assert re.search(rf"; auto cannot be used: {told}\n", ran.output)
@@ -26,26 +26,26 @@ def test_a_skip_ends_with_one_command(alone: Project, no_runsc: str) -> None:
         ran.output.splitlines()[-1],
     )
     test = f"import pytest\n@pytest.mark.gvisor(platform='kvm')\n{TEST}"
-    ran = alone.test(test, conftest=NO_KVM).run().ends(skipped=1)
+    ran = here.test(test, conftest=NO_KVM).run().ends(skipped=1)
     ran.shows(
         "SKIPPED [1] test_it.py:2: platform kvm is not available here: no device: there is no "
         "/nonexistent/kvm; to mend it: pytest-gvisor doctor\n"
     )
 
 
-def test_an_image_without_a_daemon_is_one_message(alone: Project) -> None:
+def test_an_image_without_a_daemon_is_one_message(here: Project) -> None:
     """No traceback of the SDK is shown, and the command that makes the archive is."""
     none = {"DOCKER_HOST": "unix:///nonexistent/docker.sock"}
-    alone.test("def test_it(gvisor): gvisor.run(['true'], image='python:3.12')")
-    ran = alone.run(**none).ends(failed=1).hides("urllib3", "During handling", "direct cause")
+    here.test("def test_it(gvisor): gvisor.run(['true'], image='python:3.12')")
+    ran = here.run(**none).ends(failed=1).hides("urllib3", "During handling", "direct cause")
     ran.shows(
         "E   pytest_gvisor.DaemonUnavailable: image python:3.12: there is no docker daemon at "
         "unix:///nonexistent/docker.sock: [Errno 2] No such file or directory\n"
         "E   Start it, or set DOCKER_HOST. Or, where there is one: `docker save python:3.12 -o "
         "image.tar`. Then write image='image.tar' here.\n"
     )
-    alone.test("def test_it(gvisor_image): gvisor_image('python:3.12')")
-    line = alone.run(**none).ends(skipped=1).line("SKIPPED")
+    here.test("def test_it(gvisor_image): gvisor_image('python:3.12')")
+    line = here.run(**none).ends(skipped=1).line("SKIPPED")
     assert line.endswith("; to mend it: docker save python:3.12 -o image.tar")
 
 
@@ -66,9 +66,9 @@ MEMORY = {
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="needs an unprivileged user: root may make cgroups")
 @pytest.mark.parametrize("where", MEMORY)
-def test_a_limit_without_rights_is_two_lines(where: str, alone: Project) -> None:
+def test_a_limit_without_rights_is_two_lines(where: str, here: Project) -> None:
     """The whole text of the failure, which has no line of this package's source."""
-    ran = alone.test(MEMORY[where]).run("-rN", *["--in-gvisor"] * (where == "inside"))
+    ran = here.test(MEMORY[where]).run("-rN", *["--in-gvisor"] * (where == "inside"))
     assert ran.outcomes() == ({"failed": 1} if where == "run" else {"errors": 1})
     shown = re.split(r"\n=+ (?:FAILURES|ERRORS) =+\n", ran.output)[1]
     shown = re.split(r"\n(?:-+ gvisor: .* -+|gVisor: .*)\n", shown)[0]
@@ -100,9 +100,9 @@ CALLS = {
 }
 
 
-def test_a_call_of_subprocess_or_docker_says_what_to_write(alone: Project) -> None:
+def test_a_call_of_subprocess_or_docker_says_what_to_write(here: Project) -> None:
     """Each message is whole; what it proposes for a program and for variables works."""
-    alone.write({"calls.txt": repr(CALLS)}).test("""
+    here.write({"calls.txt": repr(CALLS)}).test("""
         import ast, pathlib, pytest
         CALLS = ast.literal_eval(pathlib.Path("calls.txt").read_text())
 
@@ -117,21 +117,21 @@ def test_a_call_of_subprocess_or_docker_says_what_to_write(alone: Project) -> No
             assert gvisor.run(words, env={'A': '1'}).stdout == "1\\n"
             assert gvisor_sandbox.popen(words).wait() == 0
     """)
-    alone.run().ends(passed=len(CALLS) + 1)
+    here.run().ends(passed=len(CALLS) + 1)
 
 
-def test_a_misspelt_setting_has_the_nearest_name(alone: Project) -> None:
+def test_a_misspelt_setting_has_the_nearest_name(here: Project) -> None:
     """A marker, a variable, and pytest's options that there are not."""
     names = ", ".join(names_from("marker"))
-    alone.test(f"import pytest\n@pytest.mark.gvisor(plattform='kvm')\n{TEST}")
-    alone.run().exits(pytest.ExitCode.INTERRUPTED).shows(
+    here.test(f"import pytest\n@pytest.mark.gvisor(plattform='kvm')\n{TEST}")
+    here.run().exits(pytest.ExitCode.INTERRUPTED).shows(
         "test_it.py::test_it (test_it.py:2): @pytest.mark.gvisor: 'plattform' is not a setting; "
         f"did you mean platform; there are {names}\n"
     )
-    alone.test(TEST)
+    here.test(TEST)
     word = "network='hots' is not one of none, sandbox, host"
     near = "is no variable of a setting; did you mean PYTEST_GVISOR_PLATFORM"
-    ini, null = f"{alone.folder}/pytest.ini", "/dev/null"
+    ini, null = f"{here.folder}/pytest.ini", "/dev/null"
     for arguments, variables, told in (
         ([], {"PYTEST_GVISOR_PLATFROM": "kvm"}, f"PYTEST_GVISOR_PLATFROM {near}"),
         ([], {"PYTEST_GVISOR_NETWORK": "hots"}, f"PYTEST_GVISOR_NETWORK: {word}"),
@@ -140,9 +140,9 @@ def test_a_misspelt_setting_has_the_nearest_name(alone: Project) -> None:
         (["--gvisor"], {}, "there is no --gvisor. Write --in-gvisor."),
         (["--in_gvisor"], {}, "there is no --in_gvisor. Write --in-gvisor."),
     ):
-        ran = alone.run(*arguments, **variables).exits(pytest.ExitCode.USAGE_ERROR)
+        ran = here.run(*arguments, **variables).exits(pytest.ExitCode.USAGE_ERROR)
         ran.shows(f"ERROR: pytest-gvisor: {told}\n")
-    alone.run("--in-gvisor").ends(passed=1)
+    here.run("--in-gvisor").ends(passed=1)
 
 
 def test_the_command_line_takes_variables_and_names_options() -> None:

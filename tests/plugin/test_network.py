@@ -24,29 +24,29 @@ TEST = """
 """
 
 
-def test_there_is_no_network_by_default(alone: Project) -> None:
+def test_there_is_no_network_by_default(here: Project) -> None:
     """A sandbox without the option has a loopback of its own."""
-    alone.test(TEST).run("-rP").ends(passed=2).shows("NETWORK none ['lo']")
+    here.test(TEST).run("-rP").ends(passed=2).shows("NETWORK none ['lo']")
 
 
-def test_host_is_the_hosts_network_and_a_marker_undoes_it(alone: Project) -> None:
+def test_host_is_the_hosts_network_and_a_marker_undoes_it(here: Project) -> None:
     """``host`` reaches runsc, the header says so, and a test may still ask for none."""
-    ran = alone.test(TEST).run("-rP", "--gvisor-network", "host").ends(passed=2)
+    ran = here.test(TEST).run("-rP", "--gvisor-network", "host").ends(passed=2)
     ran.shows(", systrap, network host")
     assert "'lo'" in ran.line("NETWORK host [")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network namespace is made")
-def test_sandbox_is_gvisors_own_stack(alone: Project) -> None:
+def test_sandbox_is_gvisors_own_stack(here: Project) -> None:
     """``sandbox`` in a fresh namespace: loopback alone."""
-    ran = alone.test(TEST).run("-rP", "--gvisor-network", "sandbox").ends(passed=2)
+    ran = here.test(TEST).run("-rP", "--gvisor-network", "sandbox").ends(passed=2)
     ran.shows("NETWORK sandbox ['lo']")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="needs an unprivileged user: root may do this")
-def test_sandbox_without_root_is_an_error_and_no_skip(alone: Project) -> None:
+def test_sandbox_without_root_is_an_error_and_no_skip(here: Project) -> None:
     """An unprivileged caller gets an error that the mode needs root, and nothing starts."""
-    ran = alone.test(TEST).run("-rP", "--gvisor-network", "sandbox").ends(passed=1, failed=1)
+    ran = here.test(TEST).run("-rP", "--gvisor-network", "sandbox").ends(passed=1, failed=1)
     ran.shows("UsageError", "root").hides("NETWORK")
 
 
@@ -67,21 +67,21 @@ ROOTLESS = """
     [("auto", "FLAG False MAPPED False"), ("off", "FLAG False MAPPED False"),
      ("on", "FLAG False MAPPED True")],
 )  # fmt: skip
-def test_root_gets_mappings_where_they_are_asked_for(alone: Project, when: str, shown: str) -> None:
+def test_root_gets_mappings_where_they_are_asked_for(here: Project, when: str, shown: str) -> None:
     """The value ``on`` maps root's ids by the bundle, and ``auto`` does not."""
-    alone.test(ROOTLESS).run("-rP", "--gvisor-rootless", when).ends(passed=1).shows(shown)
+    here.test(ROOTLESS).run("-rP", "--gvisor-rootless", when).ends(passed=1).shows(shown)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="needs an unprivileged user: root needs no flag")
 @pytest.mark.parametrize("when", ["auto", "on"])
-def test_a_user_gets_a_namespace_by_the_child(alone: Project, when: str) -> None:
+def test_a_user_gets_a_namespace_by_the_child(here: Project, when: str) -> None:
     """The values ``auto`` and ``on`` need neither ``--rootless`` nor mappings in the bundle."""
-    ran = alone.test(ROOTLESS).run("-rP", "--gvisor-rootless", when).ends(passed=1)
+    ran = here.test(ROOTLESS).run("-rP", "--gvisor-rootless", when).ends(passed=1)
     ran.shows("FLAG False MAPPED False")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="needs an unprivileged user: root may do this")
-def test_a_user_cannot_go_without(alone: Project) -> None:
+def test_a_user_cannot_go_without(here: Project) -> None:
     """``off`` is an error for a user, and not a quiet ``on``."""
-    ran = alone.test(ROOTLESS).run("-rP", "--gvisor-rootless", "off").ends(failed=1)
+    ran = here.test(ROOTLESS).run("-rP", "--gvisor-rootless", "off").ends(failed=1)
     ran.shows("UsageError")

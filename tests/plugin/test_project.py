@@ -44,27 +44,27 @@ def prepare(project: Project) -> None:
     (project.folder / "tool.txt").write_text("shown\n")
 
 
-def test_a_workload_sees_the_project_and_none_of_its_secrets(alone: Project) -> None:
+def test_a_workload_sees_the_project_and_none_of_its_secrets(here: Project) -> None:
     """A workload starts there and writes nothing, and a kept run shows no more than the run."""
-    prepare(alone)
-    alone.test(TESTS)
-    ran = alone.run("-o", "gvisor_project_hidden=private", "--gvisor-keep=failed")
+    prepare(here)
+    here.test(TESTS)
+    ran = here.run("-o", "gvisor_project_hidden=private", "--gvisor-keep=failed")
     ran.ends(passed=2, failed=1)
     (script,) = re.findall(r"repeat it with (\S+/replay\.sh)", ran.output)
     again = subprocess.run(["sh", script], capture_output=True, timeout=60, check=False)
     assert again.stdout == b"shown\n"
 
 
-def test_the_ini_key_is_for_every_workload(alone: Project) -> None:
+def test_the_ini_key_is_for_every_workload(here: Project) -> None:
     """A call may be without it all the same; a mistake in the other key is an error."""
-    prepare(alone)
-    alone.test("""
+    prepare(here)
+    here.test("""
         def test_it(gvisor):
             assert gvisor.run(["cat", "tool.txt"]).stdout == "shown\\n"
             assert gvisor.run(["pwd"], project=False).stdout == "/\\n"
             seen = gvisor.run(["cat", "private/token", ".env"]).stdout
             assert seen == "SECRET\\nSECRET\\n"
     """)
-    alone.run("-o", "gvisor_project=true", "-o", "gvisor_project_hidden=!.env*").ends(passed=1)
-    wrong = alone.run("-o", "gvisor_project_hidden=!.envy").ends(errors=1)
+    here.run("-o", "gvisor_project=true", "-o", "gvisor_project_hidden=!.env*").ends(passed=1)
+    wrong = here.run("-o", "gvisor_project_hidden=!.envy").ends(errors=1)
     wrong.shows('gvisor_project_hidden: "!.envy" takes away a pattern that is not in the list')

@@ -110,25 +110,25 @@ def test_ids_come_from_the_command_line_alone(project: Project, missing: Path) -
     ],
 )
 def test_a_matrix_that_cannot_be_meant_is_a_usage_error(
-    alone: Project, options: list[str], told: str
+    here: Project, options: list[str], told: str
 ) -> None:
     """A senseless matrix is a usage error before collection."""
     args = [f"--gvisor-runsc={option}" for option in options]
-    ran = alone.test("def test_it(): pass").run(*args).exits(pytest.ExitCode.USAGE_ERROR)
+    ran = here.test("def test_it(): pass").run(*args).exits(pytest.ExitCode.USAGE_ERROR)
     ran.shows(f"pytest-gvisor: --gvisor-runsc: {told}" if "label '" not in told else told)
 
 
 def test_of_plain_paths_the_last_one_counts_and_one_label_is_none(
-    alone: Project, fake: FakeRunsc, missing: Path
+    here: Project, fake: FakeRunsc, missing: Path
 ) -> None:
     """A path may contain an equals sign after a slash, or after the label."""
     fake.script(*FINE, ["task_exit", 0], ["exit", 0])
     there = missing.with_name("a=b")
     there.symlink_to(fake.path)
-    alone.test("def test_it(runsc, gvisor_runsc): assert runsc is gvisor_runsc")
+    here.test("def test_it(runsc, gvisor_runsc): assert runsc is gvisor_runsc")
     for options in ([missing, there], [f"label={there}"], ["./x=y", there]):
         args = [f"--gvisor-runsc={option}" for option in options]
-        ran = alone.run("-v", *args).ends(passed=1)
+        ran = here.run("-v", *args).ends(passed=1)
         assert ids(ran) == ["test_it"]
 
 

@@ -57,9 +57,9 @@ def test_a_test_is_skipped_for_the_platform_that_is_missing(project: Project, no
     assert all(line.startswith("SKIPPED [1] test_it.py:") for line in skips)
 
 
-def test_no_test_runs_before_its_requirements_are_met(alone: Project, no_kvm: str) -> None:
+def test_no_test_runs_before_its_requirements_are_met(here: Project, no_kvm: str) -> None:
     """Fixtures of a test whose requirement fails are not set up."""
-    alone.test(
+    here.test(
         """
         import pytest
 
@@ -73,7 +73,7 @@ def test_no_test_runs_before_its_requirements_are_met(alone: Project, no_kvm: st
         """,
         conftest=no_kvm,
     )
-    alone.run().ends(skipped=1)
+    here.run().ends(skipped=1)
 
 
 def test_each_platform_is_probed_once_for_all_tests_and_workers(project: Project) -> None:
@@ -98,12 +98,12 @@ def test_each_platform_is_probed_once_for_all_tests_and_workers(project: Project
     assert sorted(ran.lines("probes")) == ["kvm", "ptrace", "systrap"]
 
 
-def test_requirements_that_are_only_collected_probe_nothing(alone: Project) -> None:
+def test_requirements_that_are_only_collected_probe_nothing(here: Project) -> None:
     """Neither `--collect-only` nor a deselected test starts a sandbox."""
-    alone.write({"conftest.py": COUNTING}).test(TEST)
-    alone.run("--collect-only").exits(0)
-    alone.run("-k", "runsc").ends(passed=1, deselected=4)
-    assert not (alone.folder / "probes").exists()
+    here.write({"conftest.py": COUNTING}).test(TEST)
+    here.run("--collect-only").exits(0)
+    here.run("-k", "runsc").ends(passed=1, deselected=4)
+    assert not (here.folder / "probes").exists()
 
 
 # A conftest.py's text: each platform hangs, and each real probe is counted.
@@ -123,9 +123,9 @@ platforms.probe = probe
 """
 
 
-def test_a_platform_that_hangs_is_tried_once_by_each_session(alone: Project) -> None:
+def test_a_platform_that_hangs_is_tried_once_by_each_session(here: Project) -> None:
     """A machine under load is late once: no later session is refused the platform for it."""
-    alone.test(
+    here.test(
         """
         import pytest
 
@@ -137,8 +137,8 @@ def test_a_platform_that_hangs_is_tried_once_by_each_session(alone: Project) -> 
         """,
         conftest=HANGING,
     )
-    probes = alone.folder / "probes"
-    alone.run().ends(skipped=2).shows("the probe hung: it spun")
+    probes = here.folder / "probes"
+    here.run().ends(skipped=2).shows("the probe hung: it spun")
     assert probes.read_text() == "10\n"
-    alone.run("--gvisor-timeout=120").ends(skipped=2).shows("the probe hung: it spun")
+    here.run("--gvisor-timeout=120").ends(skipped=2).shows("the probe hung: it spun")
     assert probes.read_text() == "10\n20\n"

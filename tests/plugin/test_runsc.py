@@ -33,18 +33,18 @@ EVERY_WAY = """
 
 
 def test_the_path_is_used_and_shown_as_what_it_leads_to(
-    alone: Project, runsc: Runsc, tmp_path: Path
+    here: Project, runsc: Runsc, tmp_path: Path
 ) -> None:
     """A link is followed: the header and the runs name the file itself."""
     link = tmp_path / "link"
     link.symlink_to(runsc.path)
-    alone.test(f"""
+    here.test(f"""
         def test_it(gvisor, runsc):
             assert runsc.path == {runsc.path!r}
             assert {runsc.path!r} in gvisor.run(["true"]).command
             assert gvisor.settings.runsc == {str(link)!r}
     """)
-    ran = alone.run(f"--gvisor-runsc={link}").ends(passed=1)
+    ran = here.run(f"--gvisor-runsc={link}").ends(passed=1)
     ran.shows(f"({runsc.path}, named by a setting), systrap")
 
 
@@ -64,22 +64,22 @@ def test_without_runsc_the_tests_that_need_it_are_skipped(project: Project, no_r
 @pytest.mark.fault("A14")
 @pytest.mark.parametrize("way", ["option", "ini", "environment"])
 def test_a_path_that_was_named_and_is_not_there_is_an_error(
-    alone: Project, missing: Path, way: str
+    here: Project, missing: Path, way: str
 ) -> None:
     """A misspelt path is an error from each source, strict or not."""
     ini = f"gvisor_runsc = {missing}" if way == "ini" else ""
-    alone.test(EVERY_WAY).write({"pytest.ini": f"[pytest]\n{ini}\n"})
+    here.test(EVERY_WAY).write({"pytest.ini": f"[pytest]\n{ini}\n"})
     args = [f"--gvisor-runsc={missing}"] if way == "option" else []
     environ = {"PYTEST_GVISOR_RUNSC": str(missing)} if way == "environment" else {}
     for strict in ([], ["--gvisor-strict"]):
-        ran = alone.run(*args, *strict, **environ).ends(passed=1, errors=5)
+        ran = here.run(*args, *strict, **environ).ends(passed=1, errors=5)
         ran.shows(f"gvisor: there is no runsc at {missing}", "apt-get install runsc")
         ran.hides("would be a skip", "During handling")
 
 
-def test_a_marker_may_name_a_binary_for_one_test(alone: Project, missing: Path) -> None:
+def test_a_marker_may_name_a_binary_for_one_test(here: Project, missing: Path) -> None:
     """The argument ``runsc=`` of a marker applies to its own test only."""
-    alone.test(f"""
+    here.test(f"""
         import pytest
 
         @pytest.mark.gvisor(runsc={str(missing)!r})
@@ -94,24 +94,24 @@ def test_a_marker_may_name_a_binary_for_one_test(alone: Project, missing: Path) 
         def test_other(gvisor):
             pass
     """)
-    alone.run().ends(passed=1, errors=2).shows(f"there is no runsc at {missing}")
+    here.run().ends(passed=1, errors=2).shows(f"there is no runsc at {missing}")
 
 
 @pytest.mark.fault("A13")
 @pytest.mark.parametrize("strict", [[], ["--gvisor-strict"]], ids=["", "strict"])
 def test_a_binary_that_is_refused_is_an_error_and_never_a_skip(
-    alone: Project, insecure: Path, strict: list[str]
+    here: Project, insecure: Path, strict: list[str]
 ) -> None:
     """A binary that everybody may write fails every test that needs it, strict or not."""
-    ran = alone.test(EVERY_WAY).run(f"--gvisor-runsc={insecure}", *strict)
+    ran = here.test(EVERY_WAY).run(f"--gvisor-runsc={insecure}", *strict)
     ran.ends(passed=1, errors=5).hides("engine.py", "fixtures.py")
     ran.shows("InsecureRunsc", f"refusing to run {insecure} (mode 0777, owner uid ")
 
 
 @pytest.mark.parametrize("value", ["", "bin/runsc\\n"])
-def test_a_path_that_cannot_be_meant_does_not_start_a_search(alone: Project, value: str) -> None:
+def test_a_path_that_cannot_be_meant_does_not_start_a_search(here: Project, value: str) -> None:
     """An empty path, as from a variable that is not set, is an error; another is looked for."""
-    ran = alone.test("def test_it(runsc): pass").run(f"--gvisor-runsc={value}", "--gvisor-strict")
+    ran = here.test("def test_it(runsc): pass").run(f"--gvisor-runsc={value}", "--gvisor-strict")
     if value:
         ran.ends(errors=1)
     else:

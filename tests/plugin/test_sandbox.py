@@ -5,9 +5,9 @@ import pytest
 from tests.plugin.conftest import Project
 
 
-def test_a_sandbox_is_a_test_s_own_and_runs_on_each_platform(alone: Project) -> None:
+def test_a_sandbox_is_a_test_s_own_and_runs_on_each_platform(here: Project) -> None:
     """A test finds no file of another test in its sandbox; ids have the platform, markers apply."""
-    alone.test("""
+    here.test("""
         import pytest
         from pytest_gvisor import is_gvisor_kernel
 
@@ -24,13 +24,13 @@ def test_a_sandbox_is_a_test_s_own_and_runs_on_each_platform(alone: Project) -> 
             with pytest.raises(TimeoutError):
                 gvisor_sandbox.popen(["sleep", "900"]).wait()
     """)
-    ran = alone.run("-v", "--gvisor-platform", "systrap,ptrace").ends(passed=4)
+    ran = here.run("-v", "--gvisor-platform", "systrap,ptrace").ends(passed=4)
     ran.shows("test_one[systrap]", "test_one[ptrace]", "test_two[systrap]", "test_two[ptrace]")
 
 
-def test_a_session_shares_its_sandboxes(alone: Project) -> None:
+def test_a_session_shares_its_sandboxes(here: Project) -> None:
     """The same options share one sandbox, others get another; all are closed at the end."""
-    alone.test("""
+    here.test("""
         import os, pytest
         from pytest_gvisor import PytestGvisorWarning, SandboxCrashed, UsageError, empty
 
@@ -73,12 +73,12 @@ def test_a_session_shares_its_sandboxes(alone: Project) -> None:
             assert made[-1].alive  # set up before the factory, so torn down after it
     """)
     # The fixture above fails the last test's teardown, which shows that the factory has closed it.
-    alone.run().ends(passed=4, errors=1).shows("assert False")
+    here.run().ends(passed=4, errors=1).shows("assert False")
 
 
-def test_a_sandbox_that_nobody_closes_ends_with_its_test(alone: Project) -> None:
+def test_a_sandbox_that_nobody_closes_ends_with_its_test(here: Project) -> None:
     """A sandbox that a test made and left open ends with the test."""
-    alone.test("""
+    here.test("""
         made = []
 
         def test_one(gvisor):
@@ -88,23 +88,23 @@ def test_a_sandbox_that_nobody_closes_ends_with_its_test(alone: Project) -> None
         def test_two():
             assert not made[0].alive
     """)
-    alone.run().ends(passed=2)
+    here.run().ends(passed=2)
 
 
-def test_a_failed_test_shows_what_ran_in_its_sandbox(alone: Project) -> None:
+def test_a_failed_test_shows_what_ran_in_its_sandbox(here: Project) -> None:
     """Each program's command and standard error are sections of the report, escaped."""
-    alone.test("""
+    here.test("""
         def test_it(gvisor_sandbox):
             gvisor_sandbox.exec(["sh", "-c", "printf 'bad\\\\033[31m' >&2; exit 4"], check=True)
     """)
-    ran = alone.run().ends(failed=1)
+    ran = here.run().ends(failed=1)
     ran.shows("exit status 4", "| bad\\x1b[31m").hides("\x1b[31mbad")
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_a_platform_that_does_not_work_skips_or_fails(alone: Project, *, strict: bool) -> None:
+def test_a_platform_that_does_not_work_skips_or_fails(here: Project, *, strict: bool) -> None:
     """A shared sandbox skips or fails with the reason, too."""
-    alone.test("""
+    here.test("""
         def test_own(gvisor_sandbox):
             pass
 
@@ -113,13 +113,13 @@ def test_a_platform_that_does_not_work_skips_or_fails(alone: Project, *, strict:
     """)
     outcome = {"failed": 1, "errors": 1} if strict else {"skipped": 2}
     options = ["--gvisor-strict"] if strict else []
-    ran = alone.run("--gvisor-platform", "kvm", *options).ends(**outcome)
+    ran = here.run("--gvisor-platform", "kvm", *options).ends(**outcome)
     ran.shows("platform kvm is not available here")
 
 
-def test_a_session_makes_a_snapshot_once_and_each_test_has_a_copy(alone: Project) -> None:
+def test_a_session_makes_a_snapshot_once_and_each_test_has_a_copy(here: Project) -> None:
     """A copy whose test has other settings is an error that names them. Nothing is left."""
-    alone.test("""
+    here.test("""
         import os, pytest
         from pytest_gvisor import UsageError
 
@@ -149,4 +149,4 @@ def test_a_session_makes_a_snapshot_once_and_each_test_has_a_copy(alone: Project
             with pytest.raises(UsageError, match="network=.*host.* .saved with"):
                 gvisor.sandbox(snapshot=gvisor_snapshot(fill))
     """)
-    alone.run().ends(passed=4)
+    here.run().ends(passed=4)

@@ -28,9 +28,9 @@ def test_a_failed_test_shows_how_each_run_ended(project: Project) -> None:
 
 
 @pytest.mark.fault("B11", "B15")
-def test_what_runsc_ignores_of_a_bundle_is_shown_where_its_test_fails(alone: Project) -> None:
+def test_what_runsc_ignores_of_a_bundle_is_shown_where_its_test_fails(here: Project) -> None:
     """The notes of `Bundle.open`: the reader of a failure has not seen them."""
-    alone.test("""
+    here.test("""
         import json
         from pytest_gvisor import Bundle
 
@@ -46,28 +46,28 @@ def test_what_runsc_ignores_of_a_bundle_is_shown_where_its_test_fails(alone: Pro
                 json.dump(config, file)
             assert gvisor.run_bundle(Bundle.open(made.path, allow_dangerous=True)).returncode == 1
     """)
-    ran = alone.run().ends(failed=1)
+    ran = here.run().ends(failed=1)
     assert "ignored by runsc" in ran.line("noted: linux.maskedPaths")
     assert "dev.gvisor.flag.debug" in ran.line("noted: dropped annotations")
 
 
-def test_a_timeout_and_a_bundle_that_is_not_valid_have_their_sections(alone: Project) -> None:
+def test_a_timeout_and_a_bundle_that_is_not_valid_have_their_sections(here: Project) -> None:
     """An error in the place of a result is shown as how the run ended."""
-    alone.test("""
+    here.test("""
         def test_timeout(gvisor):
             gvisor.run(["sh", "-c", "echo on the way >&2; sleep 1000"], timeout=10)
 
         def test_invalid(gvisor):
             gvisor.run(["true"], cwd="not absolute")
     """)
-    ran = alone.run().ends(failed=2)
+    ran = here.run().ends(failed=2)
     ran.shows("pytest_gvisor.WorkloadTimeout", "timed out after ", "InvalidBundle", "not absolute")
     ran.shows("| on the way")
 
 
-def test_a_passed_test_shows_nothing(alone: Project) -> None:
+def test_a_passed_test_shows_nothing(here: Project) -> None:
     """A test that passes, skips or fails as expected has no section, not even with `-rA`."""
-    alone.test("""
+    here.test("""
         import pytest
 
         def test_passes(gvisor):
@@ -81,13 +81,13 @@ def test_a_passed_test_shows_nothing(alone: Project) -> None:
         def test_fails_as_expected(gvisor):
             gvisor.run(["sh", "-c", "echo no >&2; exit 1"], check=True)
     """)
-    ran = alone.run("-rA", "--gvisor-debug").ends(passed=1, skipped=1, xfailed=1)
+    ran = here.run("-rA", "--gvisor-debug").ends(passed=1, skipped=1, xfailed=1)
     ran.hides("ran: ", "| no", "strace", " gvisor: sh")
 
 
-def test_a_failure_shows_what_each_traced_run_did(alone: Project) -> None:
+def test_a_failure_shows_what_each_traced_run_did(here: Project) -> None:
     """A program in a warm sandbox has its own. No section has more than 20 lines."""
-    alone.test(r"""
+    here.test(r"""
         CODE = "import socket; socket.socket().connect_ex(('127.0.0.1', 9))"
         MANY = "for n in range(30): open(f'/tmp/\x1b[2J{n}', 'w').close()"
 
@@ -99,7 +99,7 @@ def test_a_failure_shows_what_each_traced_run_did(alone: Project) -> None:
                 box.exec(["true", "in a warm one"])
             assert 0
     """)
-    ran = alone.run("--gvisor-trace").ends(failed=1)
+    ran = here.run("--gvisor-trace").ends(failed=1)
     assert ran.output.count("- gvisor: what it did -") == 3
     ran.shows(
         "  connected: 127.0.0.1:9 (ECONNREFUSED), by process 1\n  executed: python3 -I -S -c ",
@@ -109,9 +109,9 @@ def test_a_failure_shows_what_each_traced_run_did(alone: Project) -> None:
     ran.hides("2J19, by", "true untraced, by", "\x1b[2J")
 
 
-def test_a_failure_in_teardown_has_the_sections_too(alone: Project) -> None:
+def test_a_failure_in_teardown_has_the_sections_too(here: Project) -> None:
     """A fixture that fails in teardown shows the runs of its test."""
-    alone.test("""
+    here.test("""
         import pytest
 
         @pytest.fixture
@@ -122,25 +122,25 @@ def test_a_failure_in_teardown_has_the_sections_too(alone: Project) -> None:
         def test_it(fails, gvisor):
             gvisor.run(["echo", "hello"])
     """)
-    alone.run().ends(passed=1, errors=1).shows(" gvisor: echo hello -", "| hello")
+    here.run().ends(passed=1, errors=1).shows(" gvisor: echo hello -", "| hello")
 
 
-def test_only_the_last_runs_of_many_are_shown(alone: Project) -> None:
+def test_only_the_last_runs_of_many_are_shown(here: Project) -> None:
     """A test with many runs shows the last five, and only both ends of a long stderr."""
-    alone.test("""
+    here.test("""
         def test_it(gvisor):
             for n in range(7):
                 gvisor.run(["sh", "-c", f"echo start{n} >&2; seq 10000 >&2; echo end{n} >&2"])
             assert 0
     """)
-    ran = alone.run().ends(failed=1).hides("| start1", "| end1").shows("| start2", "| end6")
+    ran = here.run().ends(failed=1).hides("| start1", "| end1").shows("| start2", "| end6")
     ran.shows("2 earlier runs of this test are not shown")
     assert len(ran.output) < 10_000
 
 
-def test_both_ends_of_a_long_output_are_shown_and_where_the_rest_is(alone: Project) -> None:
+def test_both_ends_of_a_long_output_are_shown_and_where_the_rest_is(here: Project) -> None:
     """The place that the line names has the rest. The characters of few long lines are limited."""
-    alone.test("""
+    here.test("""
         import pytest
         from pytest_gvisor import WorkloadFailed
 
@@ -155,7 +155,7 @@ def test_both_ends_of_a_long_output_are_shown_and_where_the_rest_is(alone: Proje
             gvisor.run(["sh", "-c", "seq 50; seq -s '' 9000 >&2"])
             pytest.fail("at the end")
     """)
-    ran = alone.run().ends(failed=1)
+    ran = here.run().ends(failed=1)
     shown = [line[2:] for line in ran.output.splitlines() if line.startswith("| ")]
     numbers = [str(n) for n in range(1, 601)]
     gap = "[… 550 lines between: {} of the result, or of the error, has them …]"
@@ -166,9 +166,9 @@ def test_both_ends_of_a_long_output_are_shown_and_where_the_rest_is(alone: Proje
     assert [len(line) for line in shown[51:]] == [4000]
 
 
-def test_an_error_points_at_the_line_of_the_test(alone: Project) -> None:
+def test_an_error_points_at_the_line_of_the_test(here: Project) -> None:
     """The traceback of a `GvisorError` ends at the call, unless ``--full-trace`` asks for all."""
-    alone.test("""
+    here.test("""
         import pytest
 
         @pytest.fixture
@@ -184,17 +184,17 @@ def test_an_error_points_at_the_line_of_the_test(alone: Project) -> None:
         def test_another_error(gvisor):
             gvisor.run(7)
     """)
-    ran = alone.run().ends(failed=2, errors=1)
+    ran = here.run().ends(failed=2, errors=1)
     ran.shows('>       gvisor.run(["false"], check=True)', "test_it.py:9: WorkloadFailed")
     ran.shows(">   ", "test_it.py:6: WorkloadFailed")
     ran.hides("runner.py", "gvisor.py", "completed.py")
-    alone.run("--full-trace").ends(failed=2, errors=1).shows("gvisor.py", "completed.py")
+    here.run("--full-trace").ends(failed=2, errors=1).shows("gvisor.py", "completed.py")
 
 
 @pytest.mark.parametrize("style", ["auto", "long", "short"])
-def test_an_error_that_is_a_cause_has_no_frames_of_this_package(alone: Project, style: str) -> None:
+def test_an_error_that_is_a_cause_has_no_frames_of_this_package(here: Project, style: str) -> None:
     """Each style of pytest's own leaves them out, also where a fixture of this package fails."""
-    alone.test("""
+    here.test("""
         import pytest
 
         def test_it(gvisor):
@@ -207,30 +207,30 @@ def test_an_error_that_is_a_cause_has_no_frames_of_this_package(alone: Project, 
         def test_no_image(gvisor):
             pass
     """)
-    ran = alone.run(f"--tb={style}").ends(failed=1, errors=1)
+    ran = here.run(f"--tb={style}").ends(failed=1, errors=1)
     ran.shows("ValueError: mine", "WorkloadFailed", "nothing.tar")
     ran.hides("runner.py", "gvisor.py", "completed.py", "store.py")
 
 
-def test_an_unexpected_error_keeps_its_traceback(alone: Project) -> None:
+def test_an_unexpected_error_keeps_its_traceback(here: Project) -> None:
     """An error from elsewhere, such as in a hook, is shown with every frame."""
-    alone.test(
+    here.test(
         "def test_it(gvisor): gvisor.run(['true'])",
         conftest="def pytest_gvisor_modify_spec(config_json): raise RuntimeError('in the hook')",
     )
-    ran = alone.run().ends(failed=1)
+    ran = here.run().ends(failed=1)
     ran.shows("RuntimeError: in the hook", "gvisor.py", "conftest.py:1")
 
 
-def test_the_command_is_one_that_a_shell_takes(alone: Project) -> None:
+def test_the_command_is_one_that_a_shell_takes(here: Project) -> None:
     """Quotes and newlines in the arguments survive in it, and do not break its section's title."""
-    alone.test(r"""
+    here.test(r"""
         def test_it(gvisor):
             done = gvisor.run(["sh", "-c", "echo \"it's\"\nexit 3"])
             print("WORDS", done.command)
             assert done.returncode == 0
     """)
-    ran = alone.run("--gvisor-debug").ends(failed=1)
+    ran = here.run("--gvisor-debug").ends(failed=1)
     ran.shows(r"""- gvisor: sh -c 'echo "it'"'"'s"\nexit 3' -""")
     line = ran.line("ran: ").removeprefix("ran: ")
     words = subprocess.run(
@@ -239,16 +239,16 @@ def test_the_command_is_one_that_a_shell_takes(alone: Project) -> None:
     assert words == shlex.split(ran.line("WORDS ").removeprefix("WORDS "))
 
 
-def test_a_command_line_of_megabytes_is_cut(alone: Project) -> None:
+def test_a_command_line_of_megabytes_is_cut(here: Project) -> None:
     """The report has its beginning; the run itself has all of it."""
-    alone.test(
+    here.test(
         """
         def test_it(gvisor):
             done = gvisor.run(["sh", "-c", "echo $#", "sh", *["x" * 100] * 10_000])
             assert done.stdout == "9\\n"
         """
     )
-    ran = alone.run().ends(failed=1)
+    ran = here.run().ends(failed=1)
     ran.shows(" gvisor: sh -c 'echo $#' sh xxxx", "xx… -", "assert '10000\\n' == '9\\n'")
     assert len(ran.output) < 10_000
 
@@ -263,9 +263,9 @@ TEST = """
 """
 
 
-def test_a_failed_test_shows_boot_log_and_strace(alone: Project) -> None:
+def test_a_failed_test_shows_boot_log_and_strace(here: Project) -> None:
     """The strace has the system calls of the workload, with their arguments and results."""
-    ran = alone.test(TEST).run("--gvisor-debug").ends(failed=1)
+    ran = here.test(TEST).run("--gvisor-debug").ends(failed=1)
     ran.shows(": boot log -", ": strace -")
     _, _, strace = ran.output.partition(": strace -")
     lines = [line for line in strace.splitlines() if line.startswith("| ")]
@@ -274,23 +274,23 @@ def test_a_failed_test_shows_boot_log_and_strace(alone: Project) -> None:
     assert any("cat E exit_group(0x1)" in line for line in lines)
 
 
-def test_without_it_there_are_neither(alone: Project) -> None:
+def test_without_it_there_are_neither(here: Project) -> None:
     """A failure without the option shows no logs, and runsc starts without them."""
-    ran = alone.test(TEST).run().ends(failed=1).hides(": boot log", ": strace", "ran: ")
+    ran = here.test(TEST).run().ends(failed=1).hides(": boot log", ": strace", "ran: ")
     command = ran.line("COMMAND ")
     assert "--root" in command
     assert not {"--debug-log", "--strace"} & set(shlex.split(command))
 
 
-def test_it_does_not_mix_logs_into_the_output(alone: Project) -> None:
+def test_it_does_not_mix_logs_into_the_output(here: Project) -> None:
     """The workload's streams stay its own with the option."""
-    alone.test(TEST.replace("== 0", "== 1")).run("--gvisor-debug").ends(passed=1)
+    here.test(TEST.replace("== 0", "== 1")).run("--gvisor-debug").ends(passed=1)
 
 
-def test_a_workload_that_cannot_start_shows_its_boot_log(alone: Project) -> None:
+def test_a_workload_that_cannot_start_shows_its_boot_log(here: Project) -> None:
     """A failed launch shows the boot log; it has no strace."""
-    alone.test("def test_it(gvisor): gvisor.run(['no-such-program'])")
-    alone.run("--gvisor-debug").ends(failed=1).shows(": boot log -", "no-such-program")
+    here.test("def test_it(gvisor): gvisor.run(['no-such-program'])")
+    here.run("--gvisor-debug").ends(failed=1).shows(": boot log -", "no-such-program")
 
 
 def test_an_option_without_a_value_is_repeated_without_one(project: Project) -> None:
