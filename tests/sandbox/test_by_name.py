@@ -70,6 +70,15 @@ def test_one_reaches_a_server_in_the_other_by_name(gvisor: Gvisor) -> None:
         assert db.exec(["true"]).egress is None
 
 
+def test_a_fresh_sandbox_reaches_a_warm_one(gvisor: Gvisor) -> None:
+    """`gvisor.run` takes the same mapping."""
+    with gvisor.sandbox() as db, echoing(db) as port:
+        done = gvisor.run(["python3", "-c", TALK, "db"], allow={"db:8080": port})
+    assert done.stdout == "hellothat was all\n"
+    assert done.egress is not None
+    assert done.egress.reached == ("db:8080",)
+
+
 def test_a_list_may_have_both_hosts_and_sandboxes(gvisor: Gvisor) -> None:
     """Two sandboxes by the same port, and a host whose value is None."""
     with gvisor.sandbox() as one, gvisor.sandbox() as two, echoing(one) as port:
