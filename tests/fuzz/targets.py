@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import secrets
 import socket
 import string
 import tempfile
@@ -26,11 +27,20 @@ from _pytest.config import get_config
 from _pytest.junitxml import LogXML
 
 from pytest_gvisor.base import egress
-from pytest_gvisor.base.errors import GvisorError, ImageError, ProtocolError, UsageError
+from pytest_gvisor.base.completed import Completed, NoAnswer, Outcome
+from pytest_gvisor.base.errors import (
+    GvisorError,
+    ImageError,
+    ProtocolError,
+    RemoteError,
+    UsageError,
+)
 from pytest_gvisor.base.escape import escape, safe, uncoloured
+from pytest_gvisor.base.platform_names import Platform
 from pytest_gvisor.cli import run as cli_run
 from pytest_gvisor.guest.tests.returns import Place
 from pytest_gvisor.guest.wire import frames as guest_frames
+from pytest_gvisor.guest.wire import mux, plain
 from pytest_gvisor.images import choose, config, daemon_socket, docker, image_users, tar
 from pytest_gvisor.images.streams import Budget, Inflated, Limits, check_digest, drain
 from pytest_gvisor.inside.back.anchors import Anchors
@@ -50,7 +60,9 @@ from pytest_gvisor.programs import leftovers, relay
 from pytest_gvisor.report import html, markdown, parse
 from pytest_gvisor.report.merging import merge
 from pytest_gvisor.run import logs, sentry
+from pytest_gvisor.run.capture import Capture, streams
 from pytest_gvisor.runsc import features, locate
+from pytest_gvisor.sandbox import load as loaded
 from pytest_gvisor.trace import points, protobuf
 from pytest_gvisor.trace.recorder import Recorder
 from tests.fakes.frames import fed
@@ -405,6 +417,85 @@ def shown_text(data: bytes) -> None:
         shown.encode()
 
 
+def relay_frames(data: bytes) -> None:
+    """Frames of a sandbox for the relay on the host, which holds a window of each connection."""
+    (link, theirs), (control, asked) = socket.socketpair(), socket.socketpair()
+    peers: list[socket.socket] = []
+    host = relay.Relay(theirs, asked, ["10.0.0.5:9", "slow.example:9", "*.example.com:443"])
+
+    def made(one: relay.Attempt, _addresses: object) -> None:
+        sock, peer = socket.socketpair()
+        sock.setblocking(False)
+        peers.append(peer)
+        host._attempts.pop(one.number)
+        host.begin(one, sock)
+
+    try:
+        with (
+            mock.patch.object(relay, "_THREADS", 0),
+            mock.patch.object(host, "_judge", made),
+            contextlib.suppress(mux.MuxError),
+        ):
+            link.sendall(data[:100_000])
+            link.shutdown(socket.SHUT_WR)
+            while host.turn(0):
+                held = host.connections.values()
+                assert len(held) <= mux.MOST
+                assert all(len(one.out) + one.granted <= mux.WINDOW for one in held)
+    finally:
+        host.close()
+        for sock in (link, control, asked, *peers):
+            sock.close()
+
+
+class _Loaded:
+    """A stand-in for the process of a loaded module, which has sent these bytes and has ended."""
+
+    def __init__(self, data: bytes) -> None:
+        self._source = Source(data)
+        self.stdout = self
+
+    def read(self, count: int, *, timeout: float) -> bytes:
+        """See `output.Reader.read`."""
+        assert timeout > 0
+        return self._source.read(count)
+
+    def completed(self, _outcome: object = None) -> Completed:
+        """See `Process.completed`."""
+        return Completed(
+            args=(), returncode=0, **streams(Capture(0), Capture(0)), duration=0.0,
+            platform=Platform("systrap"), outcome=Outcome.EXITED,
+        )  # fmt: skip
+
+    def write_input(self, *_: object) -> bool:
+        """Take a request."""
+        return True
+
+    wait_over = write_input
+
+    def kill(self) -> None:
+        """Do nothing: it has ended."""
+
+
+def load_reply(data: bytes) -> None:
+    """Replies of a loaded module: each is plain data, an error of the module's, or no answer."""
+    process: Any = _Loaded(data)
+    link = loaded.Link(process, 30)
+    fixed = mock.patch.object(secrets, "token_hex", return_value="0" * 16)
+    with fixed, contextlib.suppress(RemoteError, NoAnswer):
+        while True:
+            found = [link.ask("get", None)]
+            while found:
+                one = found.pop()
+                assert type(one) in {*plain.EXACT, loaded.Remote, loaded.Loaded} or (
+                    type(one).__name__ == "ndarray"
+                )
+                if isinstance(one, dict):
+                    found += [*one.keys(), *one.values()]
+                elif isinstance(one, list | tuple | set | frozenset):
+                    found += one
+
+
 def any_json(data: bytes) -> None:
     """JSON of any depth and kind."""
     load(data, where="x")
@@ -416,7 +507,8 @@ TARGETS: Mapping[str, Target] = {
         bundle_config, image_config, image_index, tarball, passwd, mount, answers_of_runsc,
         nix_wrapper, log_of_runsc, ids, guest_frame, inside_message, held_back, journal,
         sentry_event, trace_events, daemon_answer, docker_answer, inside_report, inside_file,
-        bridge_data, report_file, proxied_host, shown_text, any_json,
+        bridge_data, report_file, proxied_host, shown_text, any_json, relay_frames,
+        load_reply,
     )
 }  # fmt: skip
 
