@@ -46,6 +46,27 @@ from collections.abc import Callable, Iterator, Sequence
 
 from pytest_gvisor.base.escape import escape, quoted
 
+_LIMITS = {
+    # Its text begins with that of the next.
+    errno_names.ENFILE: "The machine's limit on open files is reached: see `sysctl fs.file-max`.",
+    errno_names.EMFILE: "A process's limit on open files is reached: see `ulimit -n`.",
+    errno_names.EAGAIN: "A limit on processes and threads is reached: see `ulimit -u`, "
+    "`sysctl kernel.threads-max kernel.pid_max`, and `pids.max` of the cgroups.",
+    errno_names.ENOMEM: "There is no memory left, on the machine or in a cgroup (`memory.max`).",
+    errno_names.ENOSPC: "A disk is full (see `df` and `df -i`), or a limit on namespaces is "
+    "reached: see `sysctl user`.",
+}
+"""By errno, the limits that it stands for."""
+
+
+def limit_reached(text: str) -> str:
+    """Return a sentence on the limit that a message of runsc names; ``""`` if it names none."""
+    for number, told in _LIMITS.items():
+        # The texts of Go are the C library's in lower case. Its runtime writes the number.
+        if os.strerror(number).lower() in text or f"errno={number})" in text:
+            return told
+    return ""
+
 
 def _named(errno: int) -> str:
     return f" [{errno_names.errorcode.get(errno, errno)}: {os.strerror(errno)}]"
@@ -242,7 +263,8 @@ class LaunchError(GvisorError):
         self.stage = stage
         self.errno = errno
         self.detail = f"{detail}{_named(errno)}" if errno else detail
-        super().__init__(f"the launch failed at {stage}: {self.detail}", next_step=next_step)
+        step = next_step or _LIMITS.get(errno, "")
+        super().__init__(f"the launch failed at {stage}: {self.detail}", next_step=step)
 
 
 class InstallFailed(GvisorError):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pytest_gvisor.base.completed import Completed, Outcome, SandboxCrashed, WorkloadTimeout
-from pytest_gvisor.base.errors import GvisorError, MixedReleases, RunscFailed
+from pytest_gvisor.base.errors import GvisorError, MixedReleases, RunscFailed, limit_reached
 from pytest_gvisor.base.setting_table import spellings
 from pytest_gvisor.run import limits, not_started
 from pytest_gvisor.run.cgroup import limits_of
@@ -173,7 +173,8 @@ def error_of(
                 f"{verdict.reason}",
                 completed=completed,
                 panic=record.panic,
-                next_step=f"Repeat it with {spellings('debug')} to see the sentry's own log.",
+                next_step=limit_reached(f"{verdict.reason}\n{record.panic}")
+                or f"Repeat it with {spellings('debug')} to see the sentry's own log.",
             )
         case Outcome.RUNSC_FAILED:
             records, command = record.runsc_records, record.command
@@ -181,12 +182,13 @@ def error_of(
                 return error
             mixed = verdict.reason == other_release(record.panic)
             debugged = f"Repeat it with {spellings('debug')} to see runsc's own log."
+            step = limit_reached(verdict.reason) or debugged
             return (MixedReleases if mixed else RunscFailed)(
                 f"runsc failed: {verdict.reason}",
                 records=records,
                 command=command,
                 stderr=completed.stderr[-4000:],
-                next_step=_ONE_RELEASE if mixed else debugged,
+                next_step=_ONE_RELEASE if mixed else step,
             )
         case _:
             return None

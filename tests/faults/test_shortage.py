@@ -3,14 +3,24 @@
 import contextlib
 import errno
 import os
+import resource
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Gvisor, GvisorError, LaunchError, Runsc
+from pytest_gvisor import (
+    Gvisor,
+    GvisorError,
+    LaunchError,
+    Runsc,
+    RunscFailed,
+    SandboxCrashed,
+)
 from tests.faults.conftest import entries, on_disk, own_files, until_well, used_bytes
 from tests.faults.little import Little
 from tests.faults.shortages import spare_descriptors
@@ -105,6 +115,64 @@ def test_at_any_shortage_of_processes_the_error_is_typed(any_little: Little) -> 
     )
     any_little.run()
     assert any_little.left() == []
+
+
+@pytest.mark.fault("G6")
+def test_of_many_at_once_each_error_names_the_limit_on_open_files(
+    apart: Callable[[], Gvisor],
+) -> None:
+    """The keeper has too few for 16 runs: some end well, and after that all do."""
+    gvisor = apart()
+    gvisor.run(["true"])
+    keeper = gvisor._launcher.keeper().pid
+    before = resource.prlimit(keeper, resource.RLIMIT_NOFILE, (40, 20_000))
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda _: ending(gvisor), range(16)))
+    resource.prlimit(keeper, resource.RLIMIT_NOFILE, before)
+    errors = [error for error in found if error is not None]
+    assert errors
+    assert {type(error) for error in errors} <= {LaunchError, RunscFailed, SandboxCrashed}
+    assert [str(error) for error in errors if "`ulimit -n`" not in str(error)] == []
+    assert outcome(gvisor) == "well"
+
+
+def ending(gvisor: Gvisor) -> GvisorError | None:
+    """The error of a run that takes a second."""
+    try:
+        gvisor.run(["sleep", "1"], timeout=60)
+    except GvisorError as error:
+        return error
+    return None
+
+
+NAMESPACES = """
+from concurrent.futures import ThreadPoolExecutor
+import pytest_gvisor
+
+def end(number):
+    try:
+        gvisor.run(["sleep", "1"])
+    except pytest_gvisor.RunscFailed as error:
+        return str(error)
+
+with pytest_gvisor.session(platform="systrap") as gvisor:
+    gvisor.run(["true"])
+    with open("/proc/sys/user/max_pid_namespaces", "w") as limit:
+        limit.write("3")
+    with ThreadPoolExecutor(8) as pool:
+        errors = [text for text in pool.map(end, range(8)) if text]
+    assert errors
+    assert all("`sysctl user`" in text for text in errors), errors
+    assert gvisor.run(["true"]).returncode == 0
+"""
+
+
+@pytest.mark.fault("G6")
+def test_of_many_at_once_each_error_names_the_limit_on_namespaces() -> None:
+    """In a user namespace, which has limits of its own; the last run has room again."""
+    command = ["unshare", "-Ur", "--mount", sys.executable, "-c", NAMESPACES]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.fault("G5")
