@@ -15,6 +15,7 @@ class Figure(enum.StrEnum):
     DIFFERENCE = "difference of medians in seconds"
     TIME = "median in seconds"
     LARGEST = "largest value in MiB"
+    COUNT = "number"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from benchmarks import daemon, images, sessions, suites
+from benchmarks import daemon, full, images, sessions, suites
 from benchmarks.bench import DEADLINE, TRUE, Bench
 from benchmarks.peers import OfficialPackage, install_package
 from benchmarks.results import Figure, Phase, Result
@@ -285,6 +285,8 @@ ROWS: Mapping[str, Row] = {
     "suites": Row(rounds=2, measure=suites.suites),
     "output": Row(rounds=5, measure=output),
     "trace": Row(rounds=40, measure=trace),
+    "full": Row(rounds=3, measure=full.full),
+    "grows": Row(rounds=1, measure=full.grows),
 }
 PHASES = "phases"
 PHASE_ROUNDS = 40

@@ -83,6 +83,17 @@ class Project:
         )
         return done.stdout
 
+    def popen(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start pytest in it, whose output goes nowhere."""
+        return subprocess.Popen(
+            [*self._command, *arguments],
+            cwd=self.folder,
+            env=self._env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
 
 def idle(bench: Bench, count: int) -> Iterator[Result]:
     """The cost of the installed plugin for a project that does not use it."""
@@ -108,7 +119,7 @@ def inside(bench: Bench, count: int) -> Iterator[Result]:
     """
     if importlib.util.find_spec("xdist") is None:
         raise Unavailable("pytest-xdist is not installed here")
-    with _folder() as folder:
+    with projects() as folder:
         many = Project(os.path.join(folder, "many"), _INSIDE_TESTS, keep=("xdist",))
         yield _many(bench, count, many)
         one = Project(os.path.join(folder, "one"), 1)
@@ -125,7 +136,7 @@ def inside(bench: Bench, count: int) -> Iterator[Result]:
         )  # fmt: skip
 
 
-def _folder() -> tempfile.TemporaryDirectory[str]:
+def projects() -> tempfile.TemporaryDirectory[str]:
     """A folder for projects: the session folder is not shown to any sandbox."""
     return tempfile.TemporaryDirectory(prefix="pytest-gvisor-bench-")
 
@@ -170,7 +181,7 @@ def _one(bench: Bench, count: int, project: Project) -> Result:
 
 def isolation(bench: Bench, count: int) -> Iterator[Result]:
     """The cost of one more fresh sandbox, where each test inside has its own."""
-    with _folder() as folder:
+    with projects() as folder:
         several = Project(os.path.join(folder, "several"), 1 + _FRESH_TESTS)
         one = Project(os.path.join(folder, "one"), 1)
         options = (*in_gvisor(bench), "--gvisor-isolation=test")
@@ -189,7 +200,7 @@ def curve(bench: Bench, count: int) -> Curve:
     """The time of whole sessions of trivial tests, by their number, in three ways."""
     ways = {"host": (), "-n1": ("-n1",), "inside": in_gvisor(bench)}
     points: dict[str, dict[int, float]] = {name: {} for name in ways}
-    with _folder() as folder:
+    with projects() as folder:
         for tests in _NUMBERS:
             project = Project(os.path.join(folder, str(tests)), tests, keep=("xdist",))
             contenders = {

@@ -15,6 +15,7 @@ from benchmarks.timing import Series
 from pytest_gvisor.programs.proc import mounts
 
 SCHEMA = 1
+_OF_TIMES = (Figure.RATIO, Figure.DIFFERENCE, Figure.TIME)
 _HEAD = (
     "row", "work", "ours (least)", "against", "peer (least)", "figure (95 %)", "target", "",
 )  # fmt: skip
@@ -73,7 +74,7 @@ def _amounts(result: Result, series: Series) -> str:
 
 
 def _amount(result: Result, value: float) -> str:
-    return f"{value:.0f} MiB" if result.figure is Figure.LARGEST else _seconds(value)
+    return _seconds(value) if result.figure in _OF_TIMES else _figure(result, value)
 
 
 def _figure(result: Result, value: float) -> str:
@@ -86,6 +87,8 @@ def _figure(result: Result, value: float) -> str:
             return _seconds(value)
         case Figure.LARGEST:
             return f"{value:.0f} MiB"
+        case Figure.COUNT:
+            return f"{value:.1f}"
 
 
 def _seconds(value: float) -> str:

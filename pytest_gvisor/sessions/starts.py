@@ -22,7 +22,8 @@ from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.sessions.private import open_lock, take_lock
 
 PER_PROCESSOR = 2
-"""Starts at once for each processor. A start waits for the kernel about half of its time."""
+"""Starts at once for each processor. With one, processors are idle while starts wait for the
+kernel. With four, 64 runs at once that import modules miss deadlines of 5 seconds."""
 
 PATIENCE = 60.0
 """Seconds until a start goes on without a slot: another process may hold one and be stopped."""
