@@ -21,6 +21,7 @@ PLACES = {
     "nox": "-",
     "docker": "gvisor.Dockerfile",
     "devcontainer": ".devcontainer/gvisor/devcontainer.json",
+    "kubernetes": "gvisor-jobs.yaml",
 }
 """The place of each file, where its service or tool looks; ``-`` is standard output."""
 
@@ -39,8 +40,8 @@ def parser() -> parsers.Parser:
     made = parsers.Parser(
         "init",
         description="Writes a file that runs the tests of the project in this folder on each of "
-        "gVisor's platforms. The file is for a CI service, tox, nox, docker or a devcontainer. "
-        "Read it before you commit it.",
+        "gVisor's platforms. The file is for a CI service, tox, nox, docker, a devcontainer or "
+        "Kubernetes. Read it before you commit it.",
         statuses={"0": "the file is written", "2": "the file exists, or an option is invalid"},
         examples=(
             "pytest-gvisor init",
@@ -58,6 +59,10 @@ def parser() -> parsers.Parser:
         help="the platform kvm too, for machines where gVisor's kvm is known to work",
     )  # fmt: skip
     made.add_argument(
+        "--shards", type=int, default=4, choices=range(1, 1001), metavar="N",
+        help="for kubernetes: in how many pods the tests run (default: 4)",
+    )  # fmt: skip
+    made.add_argument(
         "--output", metavar="FILE",
         help="the file to write (default: where the service looks; for tox and nox, and with -, "
         "standard output)",
@@ -73,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     given = parser().parse_args(arguments)
     chosen = given.file or guess(".")
-    text = render(chosen, ".", kvm=given.kvm)
+    text = render(chosen, ".", kvm=given.kvm, shards=given.shards)
     output = given.output or PLACES[chosen]
     if output == "-":
         print(text, end="")
@@ -107,7 +112,7 @@ def guess(folder: str) -> str:
     return "gitlab" if has_gitlab and not has_github else "github"
 
 
-def render(chosen: str, folder: str, *, kvm: bool = False) -> str:
+def render(chosen: str, folder: str, *, kvm: bool = False, shards: int = 4) -> str:
     """Render the file for the project in a folder. Raises `UsageError`."""
     with open(os.path.join(_TEMPLATES, f"{chosen}.txt"), encoding="utf-8") as file:
         lines = file.read().splitlines(keepends=True)
@@ -122,6 +127,7 @@ def render(chosen: str, folder: str, *, kvm: bool = False) -> str:
         "PLATFORMS": ("," if chosen == "tox" else ", ").join(platforms),
         "ARGUMENTS": ", ".join(map(json.dumps, arguments)),
         "QUOTED": ", ".join(map(json.dumps, platforms)),
+        "SHARDS": str(shards),
         "PACKAGE": "\n".join(_tox_package(arguments)),
         "COMMANDS": "\n".join(f"    {one}: {_TOX_COMMAND.format(one)}" for one in platforms),
     }

@@ -124,7 +124,7 @@ def test_the_docs_show_what_is_written(tmp_path: Path) -> None:
     """The docs show the exact files of a plain project."""
     docs = (CHECKOUT / "docs/ci.md").read_text()
     kinds = {"github": "yaml", "gitlab": "yaml", "tox": "ini", "nox": "python",
-             "docker": "dockerfile", "devcontainer": "json"}  # fmt: skip
+             "docker": "dockerfile", "devcontainer": "json", "kubernetes": "yaml"}  # fmt: skip
     assert kinds.keys() == init.PLACES.keys()
     for chosen, kind in kinds.items():
         text = init.render(chosen, str(project("plain", tmp_path)))
@@ -333,3 +333,38 @@ def test_a_project_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[project")
     with pytest.raises(UsageError, match=r"pyproject\.toml cannot be read"):
         init.render("github", str(tmp_path))
+
+
+def test_the_jobs_have_only_fields_that_kubernetes_knows(tmp_path: Path) -> None:
+    """The schema, made by hand for the fields of these jobs, refuses a misspelt one as well."""
+    text = init.render("kubernetes", str(tmp_path), shards=7)
+    assert re.findall(r"(?:completions|parallelism|--splits):? (\d+)", text) == ["7"] * 3
+    schema = CHECKOUT / "tests/cli/jobs.schema.json"
+    command: list[str | Path] = [BIN / "check-jsonschema", "--schemafile", schema]
+    documents = text.split("---\n")
+    assert len(documents) == 3
+    for number, document in enumerate(documents):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(document)
+        judge(*command, path)
+    path.write_text(documents[2].replace("runAsNonRoot", "runAsNonroot"))
+    with pytest.raises(AssertionError, match="runAsNonroot"):
+        judge(*command, path)
+
+
+def test_a_pod_s_command_runs_its_own_shard(tmp_path: Path) -> None:
+    """Kubernetes counts pods from 0, and pytest-split from 1."""
+    text = init.render("kubernetes", str(tmp_path))
+    found = re.search(r">-\n((?: {14}.*\n)+)", text)
+    assert found is not None
+    (tmp_path / "pytest").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "pytest").chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "JOB_COMPLETION_INDEX": "3"}
+    done = subprocess.run(
+        ["sh", "-c", " ".join(found[1].split())],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "--in-gvisor --splits 4 --group 4 --gvisor-report /reports/3.json\n"
