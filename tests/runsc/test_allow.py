@@ -39,6 +39,7 @@ from tests.sandbox.test_allow import (  # noqa: F401 -- fixtures
     names,
     website,
 )
+from tests.unit.images.conftest import configuration, folder, item, saved, tar
 
 SEEN = """
 import os, pathlib
@@ -291,6 +292,49 @@ def test_an_image_s_own_hosts_are_replaced(
     assert done.stdout.endswith("abcthat was all"), done.stderr
     with pytest.raises(UsageError, match="/etc/hosts is made for allow"):
         gvisor.run(["true"], allow=["127.0.0.1:9"], mounts={"/etc/hosts": "/etc/hosts"})
+
+
+def test_an_image_needs_no_python(gvisor: Gvisor, tmp_path: Path, echo: int) -> None:  # noqa: F811
+    """Its labels give a container no role. Its variables are beside those of the proxy."""
+    busybox = item("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755)
+    labels = {"io.kubernetes.cri.container-type": "sandbox", "dev.gvisor.flag.network": "host"}
+    config = configuration(layers := [tar([folder("bin"), busybox])], {"Labels": labels})
+    (tmp_path / "image.tar").write_bytes(saved(layers, config))
+    script = f"/bin/busybox env; echo -n abc | /bin/busybox nc 127.0.0.1 {echo}"
+    done = gvisor.run(
+        ["/bin/busybox", "sh", "-c", script], image=str(tmp_path / "image.tar"),
+        allow=[f"127.0.0.1:{echo}", "*.files.example:443"], check=True,
+    )  # fmt: skip
+    assert "https_proxy=http://127.64.0.1:3128\n" in done.stdout
+    assert done.stdout.endswith("abcthat was all")
+
+
+def test_a_run_reaches_a_name_below_a_star_and_another_sandbox(
+    gvisor: Gvisor, names: Callable[..., None], echo: int  # noqa: F811
+) -> None:  # fmt: skip
+    """By the proxy of the relay's container, and by a port of a warm sandbox."""
+    names(one_files_example=["127.0.0.1"])
+    code = f"""
+import os, socket
+host, port = os.environ["https_proxy"].rpartition("/")[2].split(":")
+peer = socket.create_connection((host, int(port)))
+peer.sendall(b"CONNECT one.files.example:{echo} HTTP/1.1\\r\\n\\r\\n")
+print(peer.recv(99).split()[1])
+print(socket.create_connection(("other", 8080)).recv(9))
+"""
+    server = """
+import socket
+server = socket.create_server(("", 8080))
+while True:
+    server.accept()[0].sendall(b"hello")
+"""
+    with gvisor.sandbox() as box, box.popen(["python3", "-c", server]):
+        box.wait_for_port(8080)
+        allow = {
+            f"*.files.example:{echo}": None, f"127.0.0.1:{echo}": None, "other:8080": box.port(8080)
+        }  # fmt: skip
+        done = gvisor.run(["python3", "-c", code], allow=allow, check=True)
+    assert done.stdout == "b'200'\nb'hello'\n"
 
 
 @pytest.fixture
