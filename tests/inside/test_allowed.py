@@ -2,14 +2,13 @@
 
 import http.server
 import re
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from pytest_gvisor.programs import relay
-from tests.sandbox.test_allow import CERTIFICATE, RESOLVER, Handler, website
+from tests.sandbox.test_allow import CERTIFICATE, RESOLVER, Handler, served, website
 
 RunInside = Callable[..., pytest.RunResult]
 
@@ -39,13 +38,8 @@ def names(project: pytest.Pytester) -> str:
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[int]:
     """A server on the host's loopback; its port."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = False
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
+    with served(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as port:
+        yield port
 
 
 OPENS = """

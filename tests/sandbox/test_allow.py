@@ -68,28 +68,37 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
+def served(server: socketserver.TCPServer) -> Iterator[int]:
+    """Serve in a thread, whose own threads end with it; yields the port."""
+    assert isinstance(server, socketserver.ThreadingMixIn)
+    server.daemon_threads = False
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextlib.contextmanager
 def website(folder: Path, tls: bool = True) -> Iterator[int]:
     """A server of the folder on the host's loopback; yields its port."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTIFICATE)
 
     class Server(socketserver.ThreadingTCPServer):
-        daemon_threads = False
         allow_reuse_address = True
 
         def handle_error(self, *_: object) -> None:
             """Write nothing."""
 
-    with Server(("127.0.0.1", 0), lambda *args: Handler(*args, directory=str(folder))) as server:
-        if tls:
-            server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
+    server = Server(("127.0.0.1", 0), lambda *args: Handler(*args, directory=str(folder)))
+    if tls:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    with served(server) as port:
+        yield port
 
 
 @pytest.fixture
@@ -102,13 +111,8 @@ def echo() -> Iterator[int]:
                 self.request.sendall(data)
             self.request.sendall(b"that was all")
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Echo) as server:
-        server.daemon_threads = False
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
+    with served(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Echo)) as port:
+        yield port
 
 
 TALK = """
@@ -415,19 +419,13 @@ def test_a_root_without_python_and_without_etc_hosts_reaches_a_name(
         def __init__(self, *args: Any) -> None:
             super().__init__(*args, directory=str(tmp_path))
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Files) as server:
-        server.daemon_threads = False
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        port = server.server_address[1]
+    with served(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Files)) as port:
         allow = [f"web.example:{port}", f"127.0.0.1:{port}"]
         with gvisor.sandbox(allow=allow, rootfs=rootfs) as box:
             url = f"http://web.example:{port}/hello.txt"
             done = box.exec(["/bin/busybox", "wget", "-q", "-O", "-", url])
             assert (done.stdout, done.stderr) == ("hello", "")
             assert b"own.example" not in box.get("/etc/hosts")
-        server.shutdown()
-        thread.join()
     if kind == "folder":
         assert (tmp_path / "root/etc/hosts").read_text() == "127.0.0.1 own.example\n"
 
