@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from benchmarks import daemon, full, images, sessions, suites
+from benchmarks import daemon, egress, full, images, sessions, suites
 from benchmarks.bench import DEADLINE, TRUE, Bench
 from benchmarks.peers import OfficialPackage, install_package
 from benchmarks.results import Figure, Phase, Result
@@ -287,6 +287,7 @@ ROWS: Mapping[str, Row] = {
     "trace": Row(rounds=40, measure=trace),
     "full": Row(rounds=3, measure=full.full),
     "grows": Row(rounds=1, measure=full.grows),
+    "egress": Row(rounds=5, measure=egress.egress),
 }
 PHASES = "phases"
 PHASE_ROUNDS = 40
