@@ -11,7 +11,7 @@ FULL = Order(
     id="g1", argv=("runsc", "run"), term=("runsc", "kill"),
     env={"A": "b", "C": ""}, folder="/s/g1", root="/s/g1/root", cgroups=("/sys/fs/cgroup/x",),
     hide_net_sysctls=True, own_users=True, skip_membarrier=True, netns="/s/g1/netns",
-    sources=(Source("/a", "/b"), Source("/c", "/d", False, (1, 2))), link=True,
+    sources=(Source("/a", "/b"), Source("/c", "/d", False, (1, 2))), link=True, first=("runsc",),
     terminal=True,
 )  # fmt: skip
 LEAST = Order(id="", argv=(), term=(), env={}, folder="", root="")
