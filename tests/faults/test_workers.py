@@ -1,4 +1,4 @@
-"""A worker of xdist is killed: the others go on, and nothing is left."""
+"""Workers of xdist: a killed one ends no other, many runs at once end well, and nothing is left."""
 
 import os
 import signal
@@ -159,3 +159,25 @@ def test_a_stopped_pytest_leaves_nothing_in_the_end(
     os.kill(process.pid, after)
     assert process.wait(60) == (0 if after == signal.SIGCONT else -signal.SIGKILL)
     any_little.assert_gone()
+
+
+MANY = """
+    import pytest
+    from concurrent.futures import ThreadPoolExecutor
+
+    @pytest.mark.parametrize("test", range(2))
+    def test_it(gvisor, test):
+        def run(number):
+            return gvisor.run(["echo", f"{test}.{number}"], timeout=30).stdout
+
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(run, range(8))) == [f"{test}.{n}\\n" for n in range(8)]
+"""
+
+
+def test_two_workers_have_many_runs_at_once(any_little: Little) -> None:
+    """Two workers have eight runs at once each, and all of them end well."""
+    any_little.write(test_it=MANY)
+    any_little.run("-n2")
+    assert "2 passed" in any_little.output()
+    assert any_little.left() == []
