@@ -150,6 +150,8 @@ def fleet_of(folder: Path, *machines: Machine) -> Iterator[Fleet]:
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Debian 12 and 13 with the current runsc, and 13 with that of 2024; the third is a user's."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: namespaces")
     if not (ROOTS / "trixie").exists():
         pytest.skip("no Debian archive: scripts/machines has made no root filesystems")
     folder = tmp_path_factory.mktemp("fleet")
