@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _moved(paths: Sequence[str]) -> Iterator[Report]:
-    """Read one report after the other; the cells of each count from the legs of those before."""
+    """Read one report after the other; its cells count from the runs of the reports before it."""
     legs = 0
     for path in paths:
         report = read(path, first_leg=legs)

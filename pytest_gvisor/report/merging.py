@@ -123,7 +123,7 @@ def _brief(text: str) -> str:
 
 
 def missing(report: Report) -> list[str]:
-    """Name the shards that no leg is, by platform; at most twenty, and the number of the others.
+    """Name the shards without a run, by platform; at most twenty, and the number of the others.
 
     The report of a run that was not merged is whole as far as it goes.
     """
@@ -134,7 +134,7 @@ def missing(report: Report) -> list[str]:
 
 
 def shortfall(legs: Iterable[Leg]) -> list[str]:
-    """Name the shards that are missing in a merge of these legs, which may be one alone."""
+    """Name the shards that are missing in a merge of these runs, which may be one alone."""
     there: dict[str, set[int]] = {}
     counts: dict[str, int] = {}
     everywhere: set[int] = set()

@@ -377,12 +377,12 @@ class Report:
 
     @functools.cached_property
     def hosts(self) -> tuple[str, ...]:
-        """The names of the machines, in the order of the legs."""
+        """The names of the machines, in the order of the runs."""
         return tuple(dict.fromkeys(leg.host for leg in self.legs if leg.host))
 
     @property
     def sides(self) -> str:
-        """The word for what may differ: platforms, and machines if there are several."""
+        """The name of the sides that may differ: platforms, and machines if there are several."""
         return "platforms or machines" if len(self.hosts) > 1 else "platforms"
 
     @functools.cached_property
@@ -402,7 +402,7 @@ class Report:
         return f" on {host}" if host and len(self.hosts) > 1 else ""
 
     def place(self, cell: Cell, leg: int | None = None) -> str:
-        """Return ``on NAME`` with a space before it, for the machine of a cell or of another leg.
+        """Return ``on NAME`` with a space before it, for the machine of a cell or another run.
 
         Nothing if all tests of the cell's column ran on one machine.
         """

@@ -474,7 +474,7 @@ WAYS = ["/tmp/own/folder/hostname", "/tmp/own/folder/new/file", "/tmp/own/file",
 def test_no_put_and_no_get_follows_a_link_of_a_submission(
     gvisor_sandbox: Sandbox, load: Load
 ) -> None:
-    """Of root's or of another user's: each is refused, and what a link names is as it was."""
+    """Links of root's and of another user's are refused, and no file that a link names changes."""
     gvisor_sandbox.exec(["sh", "-c", "echo kept >/etc/hostname"], check=True)
     load(LINKS).act()
     for path in WAYS:

@@ -70,7 +70,7 @@ def any_little(tmp_path: Path, short_folder: str, runsc: Runsc) -> Iterator[Litt
 
 
 def sessions_in(folder: str) -> list[str]:
-    """What is left in a folder of sessions: all but the locks."""
+    """The remains in a folder of sessions: all but the locks."""
     return sorted(name for name in os.listdir(folder) if not name.startswith(".lock"))
 
 

@@ -31,7 +31,7 @@ class Session:
 
     @property
     def output(self) -> str:
-        """What it has printed so far."""
+        """The text that pytest has printed so far."""
         return (self.folder / "output").read_text(errors="replace")
 
     def until(self, condition: Callable[[], object], *, runs: bool = True) -> float:

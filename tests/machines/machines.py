@@ -104,7 +104,7 @@ class Machine:
             shutil.copytree(beside, target / "gvisor-bin")
 
     def plug_in(self) -> None:
-        """Give it power and a wire. It is off."""
+        """Give power and a wire to a machine that is off."""
         boot = ["sh", str(BOOT), str(ROOTS / self.suite), str(self.folder), self.name]
         with open(self.folder / "console", "ab") as console:
             self.process = subprocess.Popen(
@@ -171,12 +171,12 @@ class Machine:
         return [x for x in lines if not x.startswith("Z") and any(word in x for word in ours)]
 
     def hangs(self) -> bool:
-        """Whether a sandbox runs there whose test has said, by a file, that it will hang."""
+        """Whether a sandbox runs there whose test has announced, by a file, that it will hang."""
         said = (self.disk / "tmp/hangs").exists()
         return said and any("runsc-sandbox" in line for line in self.processes())
 
     def left(self) -> list[str]:
-        """What sessions have left there: processes, folders of sessions, mounts."""
+        """The remains of sessions there: processes, folders of sessions, mounts."""
         bases = ["/run/pytest-gvisor", "/tmp/pytest-gvisor-1000"]
         found = self.run("sh", "-c", f"ls -d {bases[0]}/s-* {bases[1]}/s-* 2>/dev/null || true")
         mounts = self.run("cat", "/proc/mounts").splitlines()

@@ -74,7 +74,7 @@ def test_all_tests_run_inside_on_every_machine(fleet: Fleet) -> None:
 
 
 def test_an_archive_is_unpacked_once_on_each_machine(fleet: Fleet) -> None:
-    """It travels with the project. Two workers of one machine share what was unpacked."""
+    """The archive travels with the project. Two workers of one machine share what was unpacked."""
     tests = """
         import pathlib
         import pytest
@@ -100,7 +100,7 @@ def test_an_archive_is_unpacked_once_on_each_machine(fleet: Fleet) -> None:
 
 
 def test_files_that_come_back_are_named_with_their_machine(fleet: Fleet) -> None:
-    """They land on the machine of the test, so the same path with other content is no conflict."""
+    """Files land on the machine of the test, so the same path with other content is no conflict."""
     tests = """
         import os, pathlib
 

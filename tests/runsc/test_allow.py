@@ -160,7 +160,7 @@ def test_the_workload_is_process_1_and_sees_no_other(gvisor: Gvisor) -> None:
 
 
 def test_the_workload_cannot_take_the_relay_s_place(gvisor: Gvisor, echo: int) -> None:  # noqa: F811
-    """It has no descriptor of the relay's, cannot kill all, nor listen where the relay does."""
+    """The workload has no descriptor of the relay, cannot kill it, nor listen in its place."""
     code = f"""
 import os, signal, socket
 print(os.listdir("/proc/self/fd"))
@@ -405,7 +405,7 @@ def below(pid: int) -> list[int]:
 
 @pytest.mark.parametrize("which", ["relay/bundle", "bundle"])
 def test_the_death_of_a_gofer_is_a_crash(running: Start, which: str) -> None:
-    """Of the relay's container or of the workload's: neither passes for the workload's end."""
+    """Neither container's gofer passes for the workload's end."""
     run = running(allow=["127.0.0.1:9"])
     bundle = f"{os.path.dirname(run.root)}/{which}"
     lines = {pid: " ".join(words_of(pid)) + " " for pid in below(run.keeper)}

@@ -68,7 +68,7 @@ def test_many_warm_sandboxes_at_once(gvisor: Gvisor, number: int) -> None:
 
 
 def test_a_deadline_begins_when_there_is_a_slot_to_start(gvisor: Gvisor) -> None:
-    """While as many start as the machine can, one more waits, and is told for how long."""
+    """While as many start as the machine can, one more waits, and `waited` has the seconds."""
     base = os.path.dirname(gvisor._launcher.session().path)
     first = gvisor.run(["true"])
     with contextlib.ExitStack() as full:

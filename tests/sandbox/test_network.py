@@ -66,7 +66,7 @@ def test_programs_have_the_traffic_of_their_own_time(
     gvisor_sandbox: Sandbox,
     echo: int,
 ) -> None:
-    """One that began before the block has it too; a later one has none."""
+    """A program that began before the block has it too; one that begins later has none."""
     assert gvisor_sandbox.exec(["true"]).egress is None
     waits = gvisor_sandbox.popen(["cat"])
     assert relays() == []
@@ -186,7 +186,7 @@ def test_nothing_inside_keeps_a_network_open(gvisor_sandbox: Sandbox, echo: int)
 
 
 def test_no_other_user_reaches_the_relay_inside(gvisor_sandbox: Sandbox) -> None:
-    """Not its memory, not its descriptors. It ends with the block."""
+    """Its memory and its descriptors are closed to them. The relay ends with the block."""
     box = gvisor_sandbox
     steal = (
         "import os\n"

@@ -1,4 +1,4 @@
-"""What programs say to the proxy in a sandbox: HTTP, or SOCKS 5. Does no input or output.
+"""The wishes of programs to the proxy in a sandbox, by HTTP or SOCKS 5. No input or output.
 
 The proxy asks the relay on the host for the host and port as the program has written them. That
 relay judges them. Needs Python 3.8 and the standard library alone.

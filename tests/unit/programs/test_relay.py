@@ -416,7 +416,7 @@ def test_an_entry_leads_to_the_socket_of_another_sandbox(tmp_path: Path) -> None
     ("answer", "problem"), [(b"\x6f", "Connection refused"), (b"", "no answer")]
 )
 def test_the_reason_of_another_sandbox_is_told(tmp_path: Path, answer: bytes, problem: str) -> None:
-    """It is an error number in one byte. Without one, the sandbox has ended meanwhile."""
+    """The reason is an error number in one byte. Without one, the sandbox has ended meanwhile."""
     served = sandbox(tmp_path / "s", lambda peer: peer.sendall(answer))
     with served as entry, running([entry]) as one:
         one.guest.open(1)
@@ -736,7 +736,7 @@ def test_a_tunnel_passes_every_byte_both_ways() -> None:
 
 
 def test_a_socks_client_waits_for_each_answer() -> None:
-    """As clients do, which send no more before it."""
+    """A client sends no more before the answer."""
     with serving() as server, proxying(server.port) as (_outer, connect), connect() as client:
         client.sendall(b"\5\2\0\2")
         assert client.recv(9) == b"\5\0"
@@ -763,7 +763,7 @@ def test_a_wish_that_the_host_refuses_has_an_answer_and_an_end() -> None:
 
 @pytest.mark.usefixtures("fewer")
 def test_programs_that_never_end_their_wish_hold_up_no_other() -> None:
-    """Below the bound on connections. One that goes away without a wish gives its place back."""
+    """This holds below the bound on connections. A client that goes away gives its place back."""
     with serving() as server, proxying(server.port) as (outer, connect):
         for begun in (b"", b"\5", b"\5\1\0", b"\5\1\0\5\1", b"CONNECT a.exa", b"\4\1", b"\x16\3"):
             for _ in range(20):
@@ -974,7 +974,7 @@ def test_programs_that_connect_all_the_time_hold_up_no_figures() -> None:
 def test_figures_that_are_not_whole_say_so(
     monkeypatch: pytest.MonkeyPatch, *, honest: bool
 ) -> None:
-    """After some time they are told as they are; a late answer counts for no later question."""
+    """After some time the counters come as they are; a late answer counts for no later question."""
     monkeypatch.setattr(settling, "SETTLED", 0.2)
     held = threading.Event()
 

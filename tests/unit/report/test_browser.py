@@ -94,7 +94,7 @@ def test_filters_show_what_they_say(show: Show) -> None:
 
 
 def test_a_page_of_a_large_report_opens_and_filters(show: Show) -> None:
-    """It has as many rows as a page may have, and the name filters them."""
+    """The page has as many rows as it may have, and the name filters them."""
     browser = show(report(*(row(f"t.py::test_{n}", kvm=State.FAILED) for n in range(6000))))
     assert browser.run(VISIBLE) == html.MAX_ROWS
     browser.run(

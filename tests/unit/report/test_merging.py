@@ -49,7 +49,7 @@ def test_one_shard_names_itself_and_not_the_others() -> None:
 
 
 def test_a_shard_without_tests_is_there_on_each_platform() -> None:
-    """It has no column, as it had nothing to run."""
+    """Such a shard has no column, as it had nothing to run."""
     empty = dataclasses.replace(shard(2), legs=(leg(shard=2, shards=3),))
     assert missing(merge([shard(1, "a"), shard(3, "c"), empty])) == []
     assert missing(merge([empty, empty])) == ["shard 1 of 3", "shard 3 of 3"]

@@ -94,7 +94,7 @@ def test_any_object_is_a_message_or_an_error(raw: dict[str, Any], payload: bytes
 
 
 def test_a_descriptor_is_passed_with_the_next_bytes_that_the_socket_takes() -> None:
-    """Once, and not while there is no room. It is a copy that is closed then."""
+    """A copy is passed once, not while there is no room, and is closed then."""
     ours, theirs = socket.socketpair()
     outgoing = Outgoing()
     with ours, theirs, open(os.devnull) as null:

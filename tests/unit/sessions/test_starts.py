@@ -42,7 +42,7 @@ def full(base: str) -> Iterator[contextlib.ExitStack]:
 
 
 def waited(base: str, stop: int | None = None) -> float:
-    """The seconds that a start of another process waits, as it is told."""
+    """The seconds that a start of another process waits, by its own figure."""
     with Starts().slot(base, stop) as seconds:
         return seconds
 
@@ -55,7 +55,7 @@ def later(act: Callable[[], object]) -> threading.Timer:
 
 
 def test_a_free_slot_is_taken_at_once(base: str) -> None:
-    """As many as there are slots; no descriptor stays open."""
+    """This holds for as many as there are slots; no descriptor stays open."""
     before = set(os.listdir("/proc/self/fd"))
     with contextlib.ExitStack() as held:
         for _ in range(PER_PROCESSOR):
@@ -66,14 +66,14 @@ def test_a_free_slot_is_taken_at_once(base: str) -> None:
 def test_one_more_waits_until_another_process_gives_its_back(
     base: str, full: contextlib.ExitStack
 ) -> None:
-    """The seconds of the wait are told."""
+    """The block gets the seconds of the wait."""
     timer = later(full.close)
     assert 0.2 < waited(base) < 10
     timer.join()
 
 
 def test_one_more_thread_waits_too(base: str) -> None:
-    """Of one process, no more hold a slot at any moment than there are."""
+    """Threads of one process never hold more slots than there are."""
     shared, now, most = Starts(), 0, 0
     guard = threading.Lock()
 
@@ -168,7 +168,7 @@ def test_a_wait_ends_when_the_run_is_cancelled(base: str, at: str) -> None:
 
 
 def test_a_folder_that_is_gone_is_a_typed_error(base: str) -> None:
-    """As often as it is tried: nothing is kept of a failed try."""
+    """A second try fails alike: nothing is kept of a failed one."""
     shared = Starts()
     for _ in range(2 * PER_PROCESSOR):
         with pytest.raises(LaunchError, match="slot") as caught, shared.slot(f"{base}/missing"):

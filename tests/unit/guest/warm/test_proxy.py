@@ -1,4 +1,4 @@
-"""What programs say to the proxy in a sandbox, whole, in pieces, and wrong."""
+"""Wishes of programs to the proxy in a sandbox: whole, in pieces, and wrong."""
 
 import pytest
 
