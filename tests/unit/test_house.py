@@ -66,9 +66,9 @@ def sizes() -> dict[str, int]:
 def test_each_folder_keeps_to_its_budget() -> None:
     """And all of them together to 29,314 lines in 272 modules.
 
-    Issues of their own have budgets beside the rest: traces (1,090 lines), why a test differs
-    (321), the allow-list (770), loaded modules (398), asyncio and inspect_ai (346). The rest has
-    24,870, which is to shrink.
+    Issues of their own have budgets beside the rest: traces (1,097 lines), why a test differs
+    (321), allow-lists (1,550), loaded modules (450), asyncio, inspect_ai and waits (420), several
+    machines (626). The rest has 24,850, which is to shrink.
     """
     folders: collections.Counter[str] = collections.Counter()
     for name, size in sizes().items():
