@@ -111,7 +111,10 @@ def echo() -> Iterator[int]:
                 self.request.sendall(data)
             self.request.sendall(b"that was all")
 
-    with served(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Echo)) as port:
+    class Server(socketserver.ThreadingTCPServer):
+        request_queue_size = 256  # beyond it the kernel drops SYNs, and connecting takes seconds
+
+    with served(Server(("127.0.0.1", 0), Echo)) as port:
         yield port
 
 
