@@ -9,7 +9,7 @@ import math
 import os
 import selectors
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from pytest_gvisor.base.errors import LaunchError, ProtocolError, stage
 from pytest_gvisor.programs import leftovers, proc
@@ -92,7 +92,7 @@ class Supervisor:
         self._keeper: Keeper | None = None
         self._control: Control | None = None
         self._stop = stop
-        self._gofers: dict[int, int] = {}
+        self._gofers: dict[int, int] = {}  # by the pids of their runscs
         self.gofer_died = False
         self._phase = Phase.RUNS
         self._due = self.started_at + timeout  # when the next phase begins at the latest
@@ -284,10 +284,12 @@ class Supervisor:
             if self.order.first and self._keeper is not None:  # the relay's is another
                 ours = proc.children_of(self._keeper.pid)
                 runscs = [pid for pid in ours if self.order.root in proc.words_of(pid)]
-            for pid, gofer in _find_gofers(*runscs, but=self._gofers).items():
-                self._gofers[pid] = gofer
-                with contextlib.suppress(OSError):  # it is only evidence
-                    self.change(gofer, selectors.EVENT_READ, self._gofer_ended)
+            for runsc in runscs:
+                gofer = None if runsc in self._gofers else _find_gofer(runsc)
+                if gofer is not None:
+                    self._gofers[runsc] = gofer
+                    with contextlib.suppress(OSError):  # it is only evidence
+                        self.change(gofer, selectors.EVENT_READ, self._gofer_ended)
 
     def _gofer_ended(self) -> bool:
         # Each report that was sent before the gofer's end is in the socket by now. One turn reads
@@ -373,24 +375,25 @@ class Supervisor:
             self._control.close()
 
 
-def _find_gofers(*runscs: int, but: Collection[int] = ()) -> dict[int, int]:
-    """Return pidfds of the gofers of each ``runsc run`` with such a pid, by pid, without ``but``.
+def _find_gofer(runsc: int) -> int | None:
+    """Return a pidfd of the gofer of the ``runsc run`` with this pid, or None.
 
-    A gofer is runsc's child, and with ``--rootless`` its grandchild. None is found if this process
-    has no descriptor left.
+    The gofer is runsc's child, and with ``--rootless`` its grandchild. None is also the answer if
+    this process has no descriptor left. A child of the gofer's own has the gofer's argv until its
+    execve, and ends soon: so the first level with a gofer is the last that is looked at.
 
     When a gofer dies, the sentry kills the workload, and reports that like any other SIGKILL. In
     any other end the sentry reports first, and the gofer ends after it. So a gofer that is dead
     before any report was the first to die. Without a pidfd no such claim is made.
     """
-    level, found = [*runscs], dict[int, int]()
+    level = [runsc]
     with contextlib.suppress(OSError):
         for _ in range(2):
             level = [child for pid in level for child in proc.children_of(pid)]
             for pid in level:
-                if pid not in but and "gofer" in proc.words_of(pid):
-                    found[pid] = os.pidfd_open(pid)
-    return found
+                if "gofer" in proc.words_of(pid):
+                    return os.pidfd_open(pid)
+    return None
 
 
 def _number(message: dict[str, object], name: str) -> int:

@@ -25,7 +25,7 @@ from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run import supervisor as supervisor_module
 from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.sentry import Listener
-from pytest_gvisor.run.supervisor import Supervisor, _find_gofers
+from pytest_gvisor.run.supervisor import Supervisor, _find_gofer
 from pytest_gvisor.sessions.launcher import Control, Keeper
 from tests.fakes.fake import FINE, FakeRunsc, Step
 from tests.fakes.runs import Runs
@@ -340,27 +340,51 @@ def tree(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]:
 @pytest.mark.parametrize("tree", [(1, "gofer"), (2, "gofer")], indirect=True)
 def test_a_child_or_grandchild_is_found(tree: subprocess.Popen[bytes]) -> None:
     """The descriptor reports the end of the process."""
-    ((pid, pidfd),) = _find_gofers(tree.pid).items()
-    assert _find_gofers(tree.pid, but=[pid]) == {}
+    pidfd = _find_gofer(tree.pid)
+    assert pidfd is not None
     assert select.select([pidfd], [], [], 0) == ([], [], [])
     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     assert select.select([pidfd], [], [], 20) == ([pidfd], [], [])
     os.close(pidfd)
 
 
+FORKS = """
+import os, subprocess, sys
+if sys.argv[1:] == ["gofer"]:
+    child = os.fork()
+    if child:
+        print(os.getpid(), flush=True)
+    sys.stdin.read()
+    os._exit(0)
+subprocess.run([sys.executable, "-c", sys.argv[1], "gofer"])
+"""
+
+
+def test_a_fork_of_the_gofer_is_not_taken_for_it() -> None:
+    """The gofer's own children have its argv until their execve, and some of them end at once."""
+    argv = [sys.executable, "-c", FORKS, FORKS]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        gofer = int(process.stdout.readline())
+        pidfd = _find_gofer(process.pid)
+        assert pidfd is not None
+        assert f"Pid:\t{gofer}\n" in Path(f"/proc/self/fdinfo/{pidfd}").read_text()
+        os.close(pidfd)
+
+
 @pytest.mark.parametrize("tree", [(3, "gofer"), (1, "runsc-gofer"), (1, "boot")], indirect=True)
 def test_nothing_else_is_taken_for_it(tree: subprocess.Popen[bytes]) -> None:
     """Neither a more distant process nor one with a similar name is found."""
-    assert _find_gofers(tree.pid) == {}
+    assert _find_gofer(tree.pid) is None
 
 
 def test_a_run_that_is_over_has_none() -> None:
     """The pid of a finished run is free, or a zombie's."""
     process = subprocess.Popen(["true"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert _find_gofers(process.pid) == {}
+    assert _find_gofer(process.pid) is None
     process.wait()
-    assert _find_gofers(process.pid) == {}
+    assert _find_gofer(process.pid) is None
 
 
 @pytest.mark.parametrize("call", ["pidfd_open", "listdir"])
@@ -375,4 +399,4 @@ def test_a_shortage_of_descriptors_finds_none(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, call, refuse)
-        assert _find_gofers(tree.pid) == {}
+        assert _find_gofer(tree.pid) is None
