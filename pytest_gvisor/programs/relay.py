@@ -195,6 +195,7 @@ class Relay(Mux):
             answer = {
                 "error": self._error or problem,
                 "entries": [one.told() for one in self._targets],
+                "sending": sum(not one.shut for one in self.connections.values()),
             }
             self._control.send(json.dumps({**answer, "names": names}).encode())
 

@@ -32,6 +32,9 @@ class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
         """
         self.allow, self.places, self._guard = allow, found, threading.Lock()
         self._last = Egress(entries=tuple(Traffic(entry=entry) for entry in allow))
+        self.sending = 0
+        """How many connections the sandbox had not ended, by the last figures."""
+
         with stage("relay", "its sockets cannot be made"):
             self.link, link = socket.socketpair()
             self._control, control = socket.socketpair(type=socket.SOCK_SEQPACKET)
@@ -67,6 +70,7 @@ class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
         pairs = zip(self.allow, found["entries"], strict=True)
         entries = tuple(Traffic(entry=entry, **counts) for entry, counts in pairs)
         names = tuple(Traffic(**one) for one in found["names"])
+        self.sending = found["sending"]
         self._last = Egress(entries=entries, error=found["error"], names=names)
         return self._last
 

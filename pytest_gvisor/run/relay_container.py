@@ -68,12 +68,12 @@ def beside(spec: Spec, name: str) -> tuple[Spec, dict[str, str]]:
 def last_egress(relay: OuterRelay) -> Egress:
     """Return the traffic of a workload that has ended, when all that it has sent is passed on.
 
-    A host that reads nothing is not waited for. Raises `LaunchError` if the relay does not answer.
+    Its end has ended each connection, so there is an end to wait for. A host that reads nothing is
+    waited for until the bound. Raises `LaunchError` if the relay does not answer.
     """
-    until, before = time.monotonic() + SETTLED, None
-    while (now := relay.egress(settled=True)) != before and now.reached:
-        if time.monotonic() > until:
-            break
-        before = now
+    until = time.monotonic() + SETTLED
+    now = relay.egress(settled=True)
+    while relay.sending and time.monotonic() < until:
         time.sleep(_PAUSE)
+        now = relay.egress(settled=True)
     return now

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from pytest_gvisor.base.errors import InsideError, NotReady, on_error
+from pytest_gvisor.base.errors import InsideError, NotReady
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.guest.wire.frames import FrameError
 from pytest_gvisor.run.connected import Ended
@@ -49,13 +49,18 @@ class Changed(threading.Condition):
 
     def wait(self, timeout: float | None = None) -> bool:
         """See `threading.Condition.wait`."""
-        with on_error(self._take_once):
-            return super().wait(timeout)
-
-    def _take_once(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it is not taken
-            self.release()
-        self.acquire()
+        # No context manager of contextlib: an exception amid its __enter__ leaves a generator whose
+        # end comes with that of the traceback. The lock would be taken then, and never given back.
+        whole = False
+        try:
+            found = super().wait(timeout)
+            whole = True
+        finally:
+            if not whole:
+                with contextlib.suppress(RuntimeError):  # it is not taken
+                    self.release()
+                self.acquire()
+        return found
 
 
 class PeerChannel(Protocol):

@@ -1,10 +1,13 @@
 """A channel's start and end: no message is lost, no waiter hangs, and nothing is left."""
 
+import gc
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 
 import pytest
 
@@ -201,3 +204,41 @@ def test_an_interrupted_wait_has_its_lock(monkeypatch: pytest.MonkeyPatch, *, ta
         changed.wait()
     with pytest.raises(RuntimeError):
         lock.release()
+
+
+def test_an_exception_at_any_moment_of_a_wait_leaves_the_lock_free() -> None:
+    """So it is when the traceback is gone, and all that was left suspended in it has ended."""
+    lock, left, before = threading.RLock(), 0, sys.gettrace()
+    changed = Changed(lock)
+
+    def raises(_frame: FrameType, _event: str, _argument: object) -> Callable[..., object]:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+        return raises
+
+    def wait(moment: int) -> bool:
+        nonlocal left
+        left = moment
+        try:
+            with lock:
+                sys.settrace(raises)
+                changed.wait(0.001)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(before)
+        return False
+
+    moment = 1
+    while wait(moment):
+        gc.collect()
+        free: list[bool] = []
+        thread = threading.Thread(target=lambda: free.append(lock.acquire(blocking=False)))  # noqa: B023
+        thread.start()
+        thread.join()
+        assert free == [True], moment
+        lock, moment = threading.RLock(), moment + 1
+        changed = Changed(lock)
+    assert moment > 20
