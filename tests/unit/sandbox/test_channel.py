@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -211,7 +212,7 @@ def test_an_exception_at_any_moment_of_a_wait_leaves_the_lock_free() -> None:
     lock, left, before = threading.RLock(), 0, sys.gettrace()
     changed = Changed(lock)
 
-    def raises(_frame: FrameType, _event: str, _argument: object) -> Callable[..., object]:
+    def raises(_frame: FrameType, _event: str, _argument: Any) -> Any:
         nonlocal left
         left -= 1
         if not left:
