@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml.error import YAMLError
 
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.cli import init
 from pytest_gvisor.cli import main as cli
 from pytest_gvisor.report.model import State
 from pytest_gvisor.runsc import locate
+from tests import kubernetes
 from tests.unit.report.reports import report, row
 
 CHECKOUT = Path(__file__).parents[2]
@@ -335,36 +337,56 @@ def test_a_project_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
         init.render("github", str(tmp_path))
 
 
-def test_the_jobs_have_only_fields_that_kubernetes_knows(tmp_path: Path) -> None:
-    """The schema, made by hand for the fields of these jobs, refuses a misspelt one as well."""
+@pytest.mark.parametrize(
+    ("written", "wrong", "problem"),
+    [
+        ("runAsNonRoot", "runAsNonroot", r"securityContext: .*'runAsNonroot' was unexpected"),
+        ("completions: 7", "completions: seven", "spec.completions: 'seven' is not of type"),
+        ("claimName: ", "claim: ", "persistentVolumeClaim: 'claimName' is a required property"),
+    ],
+)
+def test_kubernetes_knows_each_field_of_the_jobs(
+    written: str, wrong: str, problem: str, tmp_path: Path
+) -> None:
+    """Kubernetes' own schema accepts the manifest, and refuses one with a wrong field."""
     text = init.render("kubernetes", str(tmp_path), shards=7)
-    assert re.findall(r"(?:completions|parallelism|--splits):? (\d+)", text) == ["7"] * 3
-    schema = CHECKOUT / "tests/cli/jobs.schema.json"
-    command: list[str | Path] = [BIN / "check-jsonschema", "--schemafile", schema]
-    documents = text.split("---\n")
-    assert len(documents) == 3
-    for number, document in enumerate(documents):
-        path = tmp_path / f"{number}.yaml"
-        path.write_text(document)
-        judge(*command, path)
-    path.write_text(documents[2].replace("runAsNonRoot", "runAsNonroot"))
-    with pytest.raises(AssertionError, match="runAsNonroot"):
-        judge(*command, path)
+    assert re.findall(r"(?:completions:|parallelism:|--splits|-eq) (\d+)", text) == ["7"] * 4
+    assert [one["kind"] for one in kubernetes.objects(text)] == [
+        "PersistentVolumeClaim", "Job", "Job",
+    ]  # fmt: skip
+    assert [*kubernetes.problems(text)] == []
+    found = [*kubernetes.problems(text.replace(written, wrong))]
+    assert found
+    assert re.search(problem, found[0])
+
+
+def test_a_field_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    """YAML's parsers in Python mostly take the last one; Kubernetes takes none."""
+    text = init.render("kubernetes", str(tmp_path))
+    with pytest.raises(YAMLError, match="duplicate key"):
+        [*kubernetes.problems(text.replace("  backoffLimit: 0\n", "  backoffLimit: 0\n" * 2))]
+
+
+def test_the_shards_and_the_report_have_one_folder(tmp_path: Path) -> None:
+    """Each command writes and reads below the place of the claim's volume, as the same user."""
+    claim, *jobs = kubernetes.objects(init.render("kubernetes", str(tmp_path)))
+    assert jobs[0]["spec"]["completionMode"] == "Indexed"
+    assert jobs[0]["spec"]["template"]["spec"]["runtimeClassName"] == "gvisor"
+    for job in jobs:
+        pod = job["spec"]["template"]["spec"]
+        (volume,), (container,) = pod["volumes"], pod["containers"]
+        assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+        assert container["volumeMounts"] == [{"name": volume["name"], "mountPath": "/reports"}]
+        assert "/reports/" in container["command"][-1]
+        assert container["securityContext"]["runAsUser"] == pod["securityContext"]["fsGroup"]
 
 
 def test_a_pod_s_command_runs_its_own_shard(tmp_path: Path) -> None:
     """Kubernetes counts pods from 0, and pytest-split from 1."""
-    text = init.render("kubernetes", str(tmp_path))
-    found = re.search(r">-\n((?: {14}.*\n)+)", text)
-    assert found is not None
+    _claim, tests, _report = kubernetes.objects(init.render("kubernetes", str(tmp_path)))
+    (container,) = tests["spec"]["template"]["spec"]["containers"]
     (tmp_path / "pytest").write_text('#!/bin/sh\necho "$@"\n')
     (tmp_path / "pytest").chmod(0o755)
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "JOB_COMPLETION_INDEX": "3"}
-    done = subprocess.run(
-        ["sh", "-c", " ".join(found[1].split())],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = subprocess.run(container["command"], env=env, capture_output=True, text=True, check=True)
     assert done.stdout == "--in-gvisor --splits 4 --group 4 --gvisor-report /reports/3.json\n"

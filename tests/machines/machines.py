@@ -84,13 +84,7 @@ class Machine:
     def make(self, key: str) -> None:
         """Fill its disk with the package of this checkout, a runsc, and keys."""
         self.folder.mkdir()
-        site, info = self.disk / "opt/site", "pytest_gvisor-0.dist-info"
-        ours = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(CHECKOUT / "pytest_gvisor", site / "pytest_gvisor", ignore=ours)
-        (site / info).mkdir()
-        about = "Metadata-Version: 2.1\nName: pytest-gvisor\nVersion: 0\n"
-        (site / info / "METADATA").write_text(about)
-        (site / info / "entry_points.txt").write_text("[pytest11]\ngvisor = pytest_gvisor.plugin\n")
+        copy_package(self.disk / "opt/site")
         ssh = self.disk / "etc/ssh"
         ssh.mkdir(parents=True)
         (ssh / "keys").write_text(key)
@@ -181,6 +175,16 @@ class Machine:
         found = self.run("sh", "-c", f"ls -d {bases[0]}/s-* {bases[1]}/s-* 2>/dev/null || true")
         mounts = self.run("cat", "/proc/mounts").splitlines()
         return [*self.processes(), *found.split(), *(x for x in mounts if "pytest-gvisor" in x)]
+
+
+def copy_package(site: Path) -> None:
+    """Install the package of this checkout into a folder for packages."""
+    info = site / "pytest_gvisor-0.dist-info"
+    ours = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(CHECKOUT / "pytest_gvisor", site / "pytest_gvisor", ignore=ours)
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pytest-gvisor\nVersion: 0\n")
+    (info / "entry_points.txt").write_text("[pytest11]\ngvisor = pytest_gvisor.plugin\n")
 
 
 def run(*argv: str) -> str:
