@@ -115,51 +115,6 @@ def test_it_reaches_a_host_by_name_with_tls(
         run_inside(names, allow).assert_outcomes(passed=2)
 
 
-def test_it_reaches_names_below_a_star_by_the_proxy(
-    project: pytest.Pytester, run_inside: RunInside, names: str
-) -> None:
-    """Its processes too. A variable of the user's own stays, and a refusal is in the report."""
-    (project.path / "ca.pem").write_text(CERTIFICATE.read_text())
-    (project.path / "hello.txt").write_text("hello")
-    with website(project.path) as port:
-        project.makepyfile(f"""
-            import os, ssl, subprocess, urllib.request
-
-            def fetch(host="pypi.example"):
-                context = ssl.create_default_context(cafile="ca.pem")
-                url = f"https://{{host}}:{port}/hello.txt"
-                return urllib.request.urlopen(url, context=context).read()
-
-            def test_it():
-                assert fetch() == b"hello"
-                url = "https://web.example:{port}/hello.txt"
-                assert subprocess.check_output(["curl", "-sSk", url]) == b"hello"
-
-            def test_variables():
-                assert os.environ["https_proxy"] == os.environ["ALL_PROXY"]
-                assert os.environ["NO_PROXY"] == "mine"
-                assert "no_proxy" not in os.environ
-
-            def test_refused():
-                fetch("evil.com")
-
-            def test_without_the_proxy():
-                opener = urllib.request.build_opener(urllib.request.ProxyHandler({{}}))
-                opener.open("http://web.example:{port}/")
-        """)
-        result = run_inside(names, f"--gvisor-allow=*.example:{port},127.0.0.1:{port}",
-                            "--gvisor-env=NO_PROXY=mine")  # fmt: skip
-    result.assert_outcomes(passed=2, failed=2)
-    own = f"evil.com:{port}"
-    result.stdout.fnmatch_lines([
-        "*Tunnel connection failed: 403 Not allowed or not reached*",
-        "*- gvisor: allow -*",
-        f"{own}: refused (1): not in the list: allow '{own}' if that is meant",
-        "*- gvisor: network -*",
-        f"*To reach it: --gvisor-allow='[*].example:{port},127.0.0.1:{port},web.example:{port}' *",
-    ])  # fmt: skip
-
-
 def test_a_failure_names_the_entry_that_is_missing(
     project: pytest.Pytester, run_inside: RunInside, names: str, port: int
 ) -> None:

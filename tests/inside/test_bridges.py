@@ -202,21 +202,6 @@ def test_benchmarks(
 
 
 @pytest.mark.usefixtures("plugins")
-def test_a_benchmark_that_fails(project: pytest.Pytester, run_both: RunBoth) -> None:
-    """An error within the measurement fails the test and leaves no benchmark."""
-    project.makepyfile("""
-        def test_fails(benchmark):
-            benchmark(lambda: 1 / 0)
-
-        def test_is_unused(benchmark):
-            pass
-    """)
-    both = run_both("-p", "no:randomly")
-    assert plain(both.inside) == plain(both.host)
-    assert both.inside.parseoutcomes() == {"passed": 1, "failed": 1, "warnings": 1}
-
-
-@pytest.mark.usefixtures("plugins")
 def test_allure(project: pytest.Pytester, run_inside: RunInside) -> None:
     """Each test has one result, with its steps, attachments and status; a lost one too."""
     project.makepyfile(

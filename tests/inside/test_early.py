@@ -48,37 +48,6 @@ def pytest_collection_finish(session):
     result.stdout.fnmatch_lines([STARTED_ONE])
 
 
-def test_the_host_imports_nothing_of_the_pytest_inside_and_no_harness_before_the_start(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
-    """The sandbox waits for what is imported before."""
-    project.makepyfile(
-        early_plugin=INSIDE
-        + """
-import sys
-
-if not inside:
-    from pytest_gvisor.run import connected
-
-    usual, imported = connected.Driven.start, []
-
-    def start(self):
-        imported.append({*sys.modules})
-        return usual(self)
-
-    connected.Driven.start = start
-
-    def pytest_sessionfinish(session):
-        names = ("guest.tests.worker", "guest.tests.gate", "harness.gvisor", "inside.session")
-        assert not imported[0] & {f"pytest_gvisor.{name}" for name in names}
-""",
-        test_it=INSIDE + "def test_it(): assert inside",
-    )
-    result = run_inside("-p", "early_plugin")
-    assert result.ret == 0
-    assert result.parseoutcomes() == {"passed": 1}
-
-
 RUN_NO_TEST = {
     "--collect-only": "test_it.py::test_it",
     "--fixtures": "*tmp_path*",
@@ -115,33 +84,6 @@ def pytest_unconfigure(config):
     pytest.LineMatcher(output).fnmatch_lines_random([RUN_NO_TEST[option]])
     started = [line for line in output if line.startswith("STARTED:")]
     assert started in ([], ["STARTED: None"])
-
-
-@pytest.mark.parametrize("isolation", ["module", "test"])
-def test_the_first_of_several_sandboxes_starts_early(
-    isolation: str, project: pytest.Pytester, run_inside: RunInside
-) -> None:
-    """No other one starts in the usual way, whichever files of the command line it needs."""
-    project.makeconftest(
-        INSIDE
-        + """
-if not inside:
-    from pytest_gvisor.inside.boot import start
-
-    begun, fresh = [], start.fresh
-    start.fresh = lambda *given: begun.append(given) or fresh(*given)
-
-def pytest_terminal_summary(terminalreporter):
-    terminalreporter.write_line(f"{len(begun)} in the usual way")
-"""
-    )
-    for name in "ab":
-        (project.path / f"test_{name}.py").write_text(
-            "import sys\ndef test_it(): assert not {'test_a', 'test_b'} < {*sys.modules}\n"
-        )
-    result = run_inside("-v", f"--gvisor-isolation={isolation}", "test_a.py", "test_b.py")
-    assert result.parseoutcomes() == {"passed": 2}
-    result.stdout.fnmatch_lines(["1 in the usual way"])
 
 
 CHANGES = {

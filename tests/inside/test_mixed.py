@@ -103,36 +103,6 @@ def test_no_test_that_is_skipped_on_the_host_runs_ahead_inside(project: pytest.P
     assert result.parseoutcomes() == {"passed": 1, "errors": 1, "skipped": 1}
 
 
-def test_what_fails_behind_a_test_inside_bears_its_id(project: pytest.Pytester) -> None:
-    """The report of a teardown on the host, which `--lf` and others remember."""
-    project.makeconftest(
-        """
-        def pytest_runtest_logreport(report):
-            if report.failed:
-                assert report.nodeid == "test_it.py::test_inside[systrap]"
-        """
-    )
-    project.path.joinpath("test_it.py").write_text(
-        """
-import pytest
-
-@pytest.fixture(scope="module")
-def shared():
-    yield
-    assert 0
-
-def test_host(shared): pass
-
-@pytest.mark.in_gvisor
-@pytest.mark.gvisor(platform=["ptrace", "systrap"])
-def test_inside(): pass
-"""
-    )
-    result = project.runpytest_subprocess("--gvisor-strict")
-    assert result.parseoutcomes() == {"passed": 3, "errors": 1}
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-
-
 @pytest.mark.parametrize("arguments", ["True", "frehs=True", "fresh='yes'"])
 def test_a_marker_that_cannot_be_meant_is_refused(project: pytest.Pytester, arguments: str) -> None:
     """A misspelt argument of the marker is refused, because it would have no effect."""

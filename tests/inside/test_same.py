@@ -224,24 +224,6 @@ def test_junit_is_the_same(project: pytest.Pytester, run_both: Callable[..., Bot
     assert found[0] == found[1]
 
 
-def test_conftest_files_at_every_depth_apply(
-    project: pytest.Pytester, run_both: Callable[..., Both]
-) -> None:
-    """Fixtures and hooks of each conftest.py on the way to a test are there inside."""
-    project.makepyfile(
-        **{
-            "conftest": "import pytest\n@pytest.fixture\ndef top(): return 'top'\n",
-            "deep/conftest": "import pytest\n@pytest.fixture\ndef low(top): return top + 'low'\n"
-            "def pytest_runtest_setup(item): item.user_properties.append(('seen', 1))\n",
-            "deep/test_deep": "def test_it(low): assert low == 'toplow'\n",
-            "test_top": "def test_it(top): assert top == 'top'\n",
-        }
-    )
-    both = run_both("-v")
-    assert plain(both.inside) == plain(both.host)
-    assert both.outcomes()[0] == {"passed": 2}
-
-
 def test_warnings_of_the_collection_come_once(
     project: pytest.Pytester, run_both: Callable[..., Both]
 ) -> None:
@@ -388,50 +370,6 @@ def test_coverage_inside_has_the_settings_of_the_host(
     assert found[0] == found[1]
     assert len(found[0][0]) == 2
     assert len(found[0][1][3]) == 5
-
-
-def test_package_fixtures_live_as_long_as_their_package(
-    project: pytest.Pytester, run_both: Callable[..., Both]
-) -> None:
-    """Set up once a package, torn down before the next one's."""
-    conftest = (
-        "import pytest\n"
-        "@pytest.fixture(scope='package', autouse=True)\n"
-        "def whole():\n"
-        "    print('up', __package__ or __name__)\n"
-        "    yield\n"
-        "    print('down', __package__ or __name__)\n"
-    )
-    files = {}
-    for name in ("one", "two"):
-        files[f"{name}/__init__"] = ""
-        files[f"{name}/conftest"] = conftest
-        files[f"{name}/test_a_{name}"] = "def test_first(): pass\n"
-        files[f"{name}/test_b_{name}"] = "def test_second(): pass\n"
-    project.makepyfile(**files)
-    both = run_both("-v", "--setup-show", "-rA")
-    assert both.outcomes()[0] == both.outcomes()[1] == {"passed": 4}
-    shown = [
-        [line for line in result.outlines if re.match(r"(up|down) ", line)]
-        for result in (both.inside, both.host)
-    ]
-    assert shown[0] == shown[1] != []
-
-
-def test_warnings_can_be_errors(project: pytest.Pytester, run_both: Callable[..., Both]) -> None:
-    """The configuration's filters hold inside; recorded warnings are in the host's summary."""
-    project.makeini("[pytest]\nfilterwarnings =\n    error\n    default::DeprecationWarning\n")
-    project.makepyfile(
-        "import warnings\n"
-        "def test_error(): warnings.warn('an error by now')\n"
-        "def test_recorded(): warnings.warn(DeprecationWarning('only old'))\n"
-        "def test_sees():\n"
-        "    with __import__('pytest').warns(UserWarning, match='mine'):\n"
-        "        warnings.warn('mine')\n"
-    )
-    both = run_both("-v")
-    assert plain(both.inside) == plain(both.host)
-    assert both.outcomes()[0] == {"passed": 2, "failed": 1, "warnings": 1}
 
 
 def test_shared_memory_and_open_files_are_limited_as_on_the_host(

@@ -151,39 +151,6 @@ def test_rerunfailures(project: pytest.Pytester, run_both: RunBoth) -> None:
     same(both, passed=1, failed=1, rerun=3)
 
 
-def test_an_outcome_of_a_plugin_s_own(project: pytest.Pytester, run_both: RunBoth) -> None:
-    """A plugin may name what came of a try, as pytest-retry does."""
-    project.makeconftest("""
-        import pytest
-
-        @pytest.hookimpl(wrapper=True, tryfirst=True)
-        def pytest_runtest_makereport(item, call):
-            report = yield
-            if call.when == "call" and report.failed and item.name == "test_flaky":
-                report.outcome = "retried"
-                item.ihook.pytest_runtest_logreport(report=report)
-                call = pytest.CallInfo.from_call(item.runtest, when="call")
-                report = pytest.TestReport.from_item_and_call(item, call)
-            return report
-
-        def pytest_report_teststatus(report):
-            if report.outcome == "retried":
-                return "retried", "R", "RETRIED"
-    """)
-    project.makepyfile("""
-        tries = []
-
-        def test_flaky():
-            tries.append(1)
-            assert len(tries) == 2
-
-        def test_other():
-            pass
-    """)
-    both = run_both("-v", "-p", "no:randomly", "-p", "no:rerunfailures")
-    same(both, passed=2, retried=1)
-
-
 def test_randomly(project: pytest.Pytester, run_both: RunBoth) -> None:
     """The order of a seed, and the random numbers that each test begins with."""
     project.makepyfile("""

@@ -46,14 +46,6 @@ def test_the_line_of_a_configured_session(project: Project, runsc: Runsc) -> Non
     assert "gvisor: runsc" in above
 
 
-def test_docker_is_not_imported_for_a_workload_either(here: Project) -> None:
-    """Running a workload needs no docker."""
-    here.test("def test_it(gvisor): gvisor.run(['true'])", conftest=IMPORTS).run().ends(passed=1)
-    (line,) = (here.folder / "imported").read_text().splitlines()
-    assert "docker" not in line
-    assert "pytest_gvisor.run" in line
-
-
 @pytest.mark.parametrize("use", USES)
 def test_the_line_comes_after_the_collection_where_nothing_is_configured(
     here: Project, runsc: Runsc, use: str

@@ -4,11 +4,8 @@ import re
 
 import pytest
 
-from pytest_gvisor import Runsc
-from pytest_gvisor.report.model import State
-from pytest_gvisor.report.parse import parse
-from tests.fakes.fake import FINE, FakeRunsc, Step
-from tests.plugin.conftest import NO_KVM, Project, Ran
+from tests.fakes.fake import FakeRunsc
+from tests.plugin.conftest import Project, Ran
 
 ONE = """
     from pytest_gvisor import is_gvisor_kernel
@@ -95,56 +92,6 @@ def test_a_platform_that_no_binary_lists_is_a_usage_error_that_names_theirs(
     ran = project.test(ONE).run(*args).exits(pytest.ExitCode.USAGE_ERROR).hides("workers")
     ran.shows("--gvisor-platform: platform='slimwm' is not one of systrap, kvm, ptrace, and no ")
     ran.shows("runsc of this run lists it: there are kvm, slimvm, systrap")
-
-
-def test_a_platform_of_another_releases_real_binary_is_tried_or_refused(
-    here: Project, runsc: Runsc
-) -> None:
-    """The real runsc's list decides: slimvm is tried where it is there, and a usage error else."""
-    ran = here.test(ONE).run("--gvisor-platform", "slimvm", "--gvisor-strict")
-    if "slimvm" not in runsc.platforms:
-        ran.exits(pytest.ExitCode.USAGE_ERROR).shows(", ".join(sorted(runsc.platforms)))
-        return
-    ran.ends(passed=1, errors=1).shows("platform slimvm is not available here: the probe failed: ")
-    ran.shows("/dev/slimvm")
-
-
-AS_GVISOR: list[Step] = [
-    *FINE, ["write", 1, "4.19.0-gvisor\n"], ["task_exit", 0], ["exit", 0],
-]  # fmt: skip
-
-
-def test_nothing_breaks_on_the_day_when_ptrace_is_gone(here: Project, fake: FakeRunsc) -> None:
-    """Auto is systrap, ``all`` has the ids that it has today, and a new platform is a column."""
-    fake.script(*AS_GVISOR, platforms=["systrap", "kvm", "slimvm"])
-    here.test(
-        """
-        import pytest
-
-        def test_it(gvisor):
-            assert f"--platform {gvisor.platform}" in gvisor.run(["uname"]).command
-
-        @pytest.mark.requires_platform("slimvm")
-        def test_required():
-            pass
-        """,
-        conftest=NO_KVM,
-    )
-    binary = f"--gvisor-runsc={fake.path}"
-    here.run(binary).ends(passed=2).shows("), systrap, network none")
-    ran = here.run(binary, "-v", "--gvisor-platform=all").ends(passed=2, skipped=2)
-    ran.shows("test_it.py::test_it[systrap]", "test_it.py::test_it[kvm]", "test_it.py::test_it[pt")
-    ran.shows("ptrace is not available here: not compiled in: this runsc has kvm, slimvm, systrap")
-    args = ("--gvisor-platform=systrap,ptrace,slimvm", "--gvisor-report=r.json", "-v")
-    ran = here.run(binary, *args, "--gvisor-report=r.html").ends(passed=3, skipped=1)
-    assert ids(ran) == ["test_it[ptrace]", "test_it[slimvm]", "test_it[systrap]", "test_required"]
-    report = parse((here.folder / "r.json").read_bytes())
-    assert report.platforms == ("systrap", "ptrace", "slimvm")
-    (row,) = report.rows
-    assert {cell.platform: cell.state for cell in row.cells} == {
-        "systrap": State.PASSED, "ptrace": State.UNAVAILABLE, "slimvm": State.PASSED,
-    }  # fmt: skip
-    assert "slimvm" in (here.folder / "r.html").read_text()
 
 
 MISSPELT = {

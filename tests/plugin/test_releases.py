@@ -130,37 +130,3 @@ def test_of_plain_paths_the_last_one_counts_and_one_label_is_none(
         args = [f"--gvisor-runsc={option}" for option in options]
         ran = here.run("-v", *args).ends(passed=1)
         assert ids(ran) == ["test_it"]
-
-
-def test_a_platform_that_only_one_release_lists_is_unavailable_on_the_other(
-    project: Project, fake: FakeRunsc, tmp_path: Path
-) -> None:
-    """A platform that another binary of the run lists is no usage error."""
-    newer = FakeRunsc.make(tmp_path / "newer")
-    # Verdicts are of a binary's content, and these two are to be two binaries.
-    newer.path.write_bytes(newer.path.read_bytes() + b"\0")
-    for one, names in ((fake, ["systrap"]), (newer, ["systrap", "slimvm"])):
-        one.script(
-            *FINE, ["write", 1, "4.19.0-gvisor\n"], ["task_exit", 0], ["exit", 0], platforms=names
-        )
-    project.test("def test_it(gvisor): gvisor.run(['true'], check=True)")
-    labels = [f"--gvisor-runsc=old={fake.path}", f"--gvisor-runsc=new={newer.path}"]
-    ran = project.run("-v", *labels, "--gvisor-platform=slimvm").ends(passed=1, skipped=1)
-    ran.shows("platform slimvm is not available here: not compiled in: this runsc has systrap")
-
-
-def test_what_pytest_does_not_parametrize_says_on_which_releases_it_does_not_run(
-    alone: Project, fake: FakeRunsc
-) -> None:
-    """A test that pytest does not parametrize runs on one release and warns; strict, it fails."""
-    fake.script(*FINE, ["write", 1, "4.19.0-gvisor\n"], ["task_exit", 0], ["exit", 0])
-    alone.write(
-        {
-            "test_it.py": "def test_it(request): request.getfixturevalue('gvisor')\n",
-            "pytest.ini": "[pytest]\n",
-        }
-    )
-    labels = [f"--gvisor-runsc=old={fake.path}", f"--gvisor-runsc=new={fake.path}"]
-    ran = alone.run(*labels).ends(passed=1, warnings=1)
-    ran.shows("runs on old alone, and not on new")
-    alone.run(*labels, "--gvisor-strict").exits(1).shows("runs on old alone, and not on new")

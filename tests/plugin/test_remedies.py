@@ -204,20 +204,6 @@ def test_a_library_of_a_variable_that_is_held_back_is_shown(
         tried(alone, f'["{alone.folder}/prog"], project=True', "pass", told)
 
 
-def test_programs_of_a_warm_sandbox_have_the_same_hints(alone: Project) -> None:
-    """The remedy is for `gvisor.sandbox`."""
-    alone.write({"lib/mine_alone.py": "", "pytest.ini": "[pytest]\npythonpath = lib\n"})
-    test = """
-        def test_it(gvisor):
-            with gvisor.sandbox({}) as sandbox:
-                sandbox.exec(["python3", "-c", "import mine_alone"], check=True)
-    """
-    ran = alone.test(test.format("")).run().ends(failed=1)
-    pasted = CALL.search(ran.output)
-    assert pasted
-    alone.test(test.format(pasted[1])).run().ends(passed=1)
-
-
 def test_a_folder_to_start_in_that_is_empty_inside_warns(alone: Project) -> None:
     """A test that starts in a folder of the host would find none of its files, and may pass."""
     test = """

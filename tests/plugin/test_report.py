@@ -395,24 +395,6 @@ def test_a_failure_inside_has_the_command_that_repeats_it(here: Project) -> None
         assert f"again: {command}" in lines
 
 
-def test_a_session_where_nothing_differs_says_one_line(project: Project) -> None:
-    """A session without differences prints one line; a quiet one, or one without gVisor, none."""
-    project.test("""
-        def test_it(gvisor):
-            gvisor.run(["true"])
-    """)
-    line = project.run().ends(passed=1).line("gVisor: ")
-    number = r"\d+"
-    assert re.fullmatch(
-        rf"gVisor: systrap: 1 passed, its sandbox started in {number} ms"
-        rf"(; leaks removed: {number})?",  # an earlier session may have left some
-        line,
-    )
-    project.run("-q").ends(passed=1).hides("gVisor")
-    project.test("def test_it(): pass")
-    project.run().ends(passed=1).hides("gVisor")
-
-
 def test_a_report_that_could_not_be_written_stops_the_session_at_its_start(here: Project) -> None:
     """A folder in its place, for one."""
     here.test("def test_it(): raise RuntimeError('it has run')")
@@ -577,19 +559,6 @@ def test_what_was_removed_and_what_was_not_is_counted(project: Project) -> None:
     assert f"leaks removed: {report.reaped}, {report.left} LEFT" in ran.line("gVisor: systrap")
 
 
-def test_a_misspelt_platform_spoils_no_report(here: Project) -> None:
-    """A test's own error, as of a marker: it has no column, and the file can be read."""
-    here.test("""
-        import pytest
-
-        @pytest.mark.parametrize("gvisor_platform", ["no platform!", "systrap"])
-        def test_it(gvisor):
-            pass
-    """)
-    here.run("--gvisor-report=r.json").ends(errors=1, passed=1)
-    assert read(here.folder).platforms == ("systrap",)
-
-
 def test_a_test_inside_cannot_make_the_report_unreadable(here: Project) -> None:
     """A false duration, many failed subtests or a worker's name leave the report readable."""
     here.test(
@@ -654,56 +623,6 @@ def test_of_what_each_worker_has_run_the_worst_is_shown(here: Project) -> None:
         assert "not there" in cell.message
         cell = found[f"test_skips[{late}]"]
         assert (cell.state, [o.state for o in cell.others]) == (State.PASSED, [State.SKIPPED])
-
-
-def test_a_test_that_is_run_twice_has_its_worst_state(here: Project) -> None:
-    """A test that runs twice has its worst state, if no plugin discards the first try."""
-    here.test(
-        """
-        from pathlib import Path
-
-        def test_it(gvisor_platform):
-            tried = Path("tried")
-            again = tried.exists()
-            tried.touch()
-            assert again, "the first time"
-        """,
-        conftest="""
-        import pytest
-        from _pytest.runner import runtestprotocol
-
-        @pytest.hookimpl(tryfirst=True)
-        def pytest_runtest_protocol(item, nextitem):
-            for _ in range(2):
-                runtestprotocol(item, nextitem=nextitem)
-            return True
-        """,
-    )
-    here.run("--gvisor-report=r.json").ends(passed=1, failed=1)
-    (cell,) = cells(read(here.folder), "systrap").values()
-    assert cell.state is State.FAILED
-    assert "the first time" in cell.message
-
-
-def test_a_lack_of_an_earlier_try_is_none_of_the_last(here: Project) -> None:
-    """A test's own skip stays a skip after a try without docker."""
-    assert PLUGINS.is_dir(), f"{PLUGINS} is not there: run scripts/setup"
-    here.test("""
-        from pathlib import Path
-        import pytest
-
-        def test_it(gvisor_platform, gvisor_image):
-            if Path("tried").exists():
-                pytest.skip("for its own reason")
-            Path("tried").touch()
-            gvisor_image("nowhere:none")
-    """)
-    here.run(
-        "--reruns=1", "-Wdefault", "--gvisor-strict", "--gvisor-report=r.json",
-        PYTHONPATH=str(PLUGINS), DOCKER_HOST=f"unix://{here.folder}/none",
-    )  # fmt: skip
-    (cell,) = cells(read(here.folder), "systrap").values()
-    assert (cell.state, cell.message) == (State.SKIPPED, "for its own reason")
 
 
 def test_what_is_too_much_is_left_out_and_counted(here: Project) -> None:

@@ -121,24 +121,3 @@ def probe(platform, *_args, deadline, **_options):
 
 platforms.probe = probe
 """
-
-
-def test_a_platform_that_hangs_is_tried_once_by_each_session(here: Project) -> None:
-    """A machine under load is late once: no later session is refused the platform for it."""
-    here.test(
-        """
-        import pytest
-
-        @pytest.mark.requires_kvm
-        def test_one(): ...
-
-        @pytest.mark.requires_platform("kvm")
-        def test_two(): ...
-        """,
-        conftest=HANGING,
-    )
-    probes = here.folder / "probes"
-    here.run().ends(skipped=2).shows("the probe hung: it spun")
-    assert probes.read_text() == "10\n"
-    here.run("--gvisor-timeout=120").ends(skipped=2).shows("the probe hung: it spun")
-    assert probes.read_text() == "10\n20\n"

@@ -282,17 +282,6 @@ def test_without_it_there_are_neither(here: Project) -> None:
     assert not {"--debug-log", "--strace"} & set(shlex.split(command))
 
 
-def test_it_does_not_mix_logs_into_the_output(here: Project) -> None:
-    """The workload's streams stay its own with the option."""
-    here.test(TEST.replace("== 0", "== 1")).run("--gvisor-debug").ends(passed=1)
-
-
-def test_a_workload_that_cannot_start_shows_its_boot_log(here: Project) -> None:
-    """A failed launch shows the boot log; it has no strace."""
-    here.test("def test_it(gvisor): gvisor.run(['no-such-program'])")
-    here.run("--gvisor-debug").ends(failed=1).shows(": boot log -", "no-such-program")
-
-
 def test_an_option_without_a_value_is_repeated_without_one(project: Project) -> None:
     """The option traces the run, so the test fails again as it did."""
     project.test("""

@@ -102,13 +102,6 @@ def test_the_strongest_source_that_says_something_wins(
     assert seen == {**SEEN[level], "runsc": copies.get(level)}
 
 
-def test_a_stronger_no_stands_against_a_weaker_yes(here: Project, no_runsc: str) -> None:
-    """``PYTEST_GVISOR_STRICT=0`` overrides the ini file's setting."""
-    here.write({"pytest.ini": "[pytest]\ngvisor_strict = yes\n"})
-    here.test("def test_it(runsc): pass", conftest=no_runsc).run().ends(errors=1)
-    here.run(PYTEST_GVISOR_STRICT="0").ends(skipped=1)
-
-
 def test_an_empty_variable_says_nothing(here: Project) -> None:
     """An environment variable that is set to nothing leaves the ini file's value."""
     here.write({"pytest.ini": "[pytest]\ngvisor_timeout = 1.5\n"})

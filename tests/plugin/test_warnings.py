@@ -33,11 +33,6 @@ def test_what_a_run_leaves_behind_is_a_warning(project: Project) -> None:
     ran.shows("PytestGvisorWarning: not removed: /run/something")
 
 
-def test_there_are_none_otherwise(alone: Project) -> None:
-    """An ordinary run warns of nothing."""
-    alone.test(TEST).run("-W", "default").ends(passed=1)
-
-
 def test_a_filter_can_make_an_error_of_it_or_ignore_it(alone: Project) -> None:
     """The public name of the class serves in filters, in a file or on the command line."""
     alone.write({"pytest.ini": "[pytest]\nfilterwarnings =\n    error\n"})

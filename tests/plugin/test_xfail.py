@@ -107,33 +107,6 @@ SET_UP = """
         assert 0
 """
 
-SET_UP_INSIDE = """
-    import os
-    import pytest
-    from pytest_gvisor import is_gvisor_kernel
-
-    @pytest.fixture
-    def native():
-        assert not is_gvisor_kernel(os.uname().release)
-
-    @pytest.fixture
-    def late():
-        yield
-        assert not is_gvisor_kernel(os.uname().release)
-
-    @pytest.mark.gvisor(xfail={"systrap": "no fixture"})
-    def test_fixture(native):
-        pass
-
-    @pytest.mark.gvisor(xfail={"systrap": "no teardown"})
-    def test_late(late):
-        assert not is_gvisor_kernel(os.uname().release)
-
-    @pytest.mark.gvisor(xfail={"native": "elsewhere"})
-    def test_elsewhere(native):
-        assert 0
-"""
-
 
 def test_a_failure_in_set_up_is_expected_too(here: Project) -> None:
     """A failure of any fixture is expected, also of one that runs before the platform's."""
@@ -141,14 +114,6 @@ def test_a_failure_in_set_up_is_expected_too(here: Project) -> None:
     assert ran.outcomes() == {"passed": 3, "xfailed": 4, "errors": 1}
     ran.shows("XFAIL at setup of test_it.py::test_fixture[ptrace] - ptrace: no fixture")
     ran.shows("ERROR test_it.py::test_elsewhere[ptrace]")
-
-
-def test_a_failure_in_set_up_inside_is_expected_too(here: Project) -> None:
-    """A failure in set-up is expected inside and on the host; in teardown pytest decides."""
-    ran = here.test(SET_UP_INSIDE).run("--in-gvisor", "--gvisor-platform", "native,systrap")
-    assert ran.outcomes() == {"passed": 2, "xfailed": 4, "errors": 1}
-    ran.shows("XFAIL at setup of test_it.py::test_fixture[systrap] - systrap: no fixture")
-    ran.shows("ERROR test_it.py::test_elsewhere[systrap]")
 
 
 def test_what_keeps_a_test_from_running_is_no_expected_failure(here: Project) -> None:
@@ -221,22 +186,6 @@ def test_runxfail_runs_tests_as_if_nothing_were_expected(here: Project) -> None:
             pass
     """)
     assert here.run("--runxfail").outcomes() == {"failed": 2, "passed": 1}
-
-
-def test_a_test_without_a_platform_has_none_to_fail_on(here: Project) -> None:
-    """The setting has no effect on a test without a sandbox, like every other setting."""
-    here.test("""
-        import pytest
-
-        pytestmark = pytest.mark.gvisor(memory="1G", xfail={"systrap": "reason"})
-
-        def test_plain():
-            assert 0
-
-        def test_passes(runsc):
-            pass
-    """)
-    here.run().ends(failed=1, passed=1)
 
 
 def test_a_platform_that_is_not_there_is_no_expected_failure(here: Project, no_kvm: str) -> None:

@@ -292,17 +292,6 @@ def test_a_refused_name_has_a_hint_with_the_entry_that_is_missing(
         assert fine.stdout == "403 Not allowed or not reached"
 
 
-def test_a_variable_of_the_user_s_own_stays(gvisor: Gvisor) -> None:
-    """And a list without a star sets none."""
-    show = ["sh", "-c", "env | grep -i proxy | sort"]
-    with gvisor.sandbox(allow=["*.example:9"], env={"NO_PROXY": "mine"}) as box:
-        found = box.exec(show, env={"https_proxy": "http://127.0.0.1:1"}).stdout.split()
-        assert len(found) == 6
-        assert {"NO_PROXY=mine", "https_proxy=http://127.0.0.1:1"} < {*found}
-    with gvisor.sandbox(allow=["a.example:9"]) as box:
-        assert box.exec(show).stdout == ""
-
-
 def test_odd_names_from_a_program_are_refused_and_told(
     gvisor: Gvisor, names: Callable[..., None]
 ) -> None:
@@ -540,14 +529,6 @@ def test_a_relay_that_is_killed_is_an_error_and_no_silence(gvisor: Gvisor, echo:
         wait_for(lambda: not relays(), "the end of the relay")
         with pytest.raises(Exception, match="relay"):
             box.exec(["true"])
-
-
-@pytest.mark.gvisor(allow=["127.0.0.1:9"])
-def test_the_marker_has_it(gvisor_sandbox: Sandbox) -> None:
-    """A test's own warm sandbox has the list of its marker."""
-    done = gvisor_sandbox.exec(["true"])
-    assert done.egress is not None
-    assert [one.entry for one in done.egress.entries] == ["127.0.0.1:9"]
 
 
 def test_a_sandbox_without_a_list_has_no_relay(gvisor_sandbox: Sandbox) -> None:

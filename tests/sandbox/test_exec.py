@@ -20,7 +20,6 @@ from pytest_gvisor import (
     WorkloadTimeout,
     is_gvisor_kernel,
 )
-from pytest_gvisor.run import logs
 from pytest_gvisor.sandbox import process, sandbox
 from tests.runsc.conftest import PATIENCE
 from tests.sandbox.conftest import alive
@@ -35,24 +34,6 @@ def test_many_programs_run_in_one_sandbox(gvisor_sandbox: Sandbox) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "kept\n", "")
     assert (done.outcome, done.exact, done.truncated) == (Outcome.EXITED, True, False)
     assert done.args == ("cat", "/tmp/file")
-
-
-def test_a_start_takes_few_system_calls(gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most of them are those of posix_spawn, which sets the action of each signal once."""
-    monkeypatch.setattr(logs, "_MAX", 16 * 1024 * 1024)
-    with gvisor.sandbox(debug=True) as sandbox:
-        for word in ("first", "second", "third"):
-            sandbox.exec(["true", word], check=True)
-    log = gvisor.records[-1].debug_logs["boot"]
-    assert not log.startswith("[")
-    lines = log.splitlines()
-    starts = [number for number, line in enumerate(lines) if " E execve(" in line]
-    lines = lines[starts[-2] : starts[-1] + 1]
-    done = [line for line in lines if "strace.go" in line and "] python" in line and " X " in line]
-    done = [line for line in done if "newfstatat" not in line]  # one for each folder of PATH
-    assert any("execve" in line for line in lines)
-    assert len([line for line in done if "rt_sigaction" in line]) < 70
-    assert len(done) < 120
 
 
 def test_a_status_is_exact(gvisor_sandbox: Sandbox) -> None:
@@ -199,17 +180,6 @@ def test_programs_run_at_the_same_time(gvisor_sandbox: Sandbox) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
-
-
-def test_programs_that_wait_for_each_other_are_served(gvisor_sandbox: Sandbox) -> None:
-    """Programs run side by side: each waits for a file of the other."""
-
-    def work(mine: str, other: str) -> str:
-        script = f"touch /tmp/{mine}; until [ -e /tmp/{other} ]; do sleep 0.01; done; echo {mine}"
-        return gvisor_sandbox.exec(["sh", "-c", script], timeout=20).stdout
-
-    with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(work, "ab", "ba")) == ["a\n", "b\n"]
 
 
 TREE = """

@@ -6,11 +6,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,8 +15,7 @@ from pytest_gvisor import Runsc
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.proc import words_of
 from tests.faults.census import census, facts
-from tests.faults.kills import SLACK, Round, last_seen
-from tests.faults.little import FILES_AFTER, Little, eventually
+from tests.faults.little import eventually
 from tests.leakcheck import Holdings
 
 CHANGES: dict[str, Callable[[Path], object]] = {
@@ -151,42 +147,3 @@ def test_a_session_is_left_when_its_pytest_is_gone_and_not_before() -> None:
             assert [found for found in census() if found.startswith(line)]
         finally:
             os.kill(pid, 9)
-
-
-def test_a_round_is_fine_only_if_all_went_in_time() -> None:
-    """A process for a second, files for two, nothing left; or so many times as long."""
-    good = Round(moment=0.5, way="run", began=True, processes=0.9, files=1.9, left=[])
-    assert good.fine()
-    bad: list[dict[str, Any]] = [
-        {"processes": 1.1}, {"files": 2.1}, {"processes": None}, {"files": None}, {"left": ["x"]},
-    ]  # fmt: skip
-    assert not any(replace(good, **change).fine() for change in bad)
-    assert replace(good, processes=2.9).fine(3.0)
-
-
-class Staged(Little):
-    """Shows a process between two moments after it was made, and no file."""
-
-    def __init__(self, begin: float, end: float) -> None:
-        self.began = time.monotonic()
-        self.moments = (begin, end)
-
-    def processes(self) -> list[int]:
-        """One, for a while."""
-        passed = time.monotonic() - self.began
-        return [1] if self.moments[0] <= passed < self.moments[1] else []
-
-    def files(self) -> list[str]:
-        """No files."""
-        return []
-
-
-def test_what_shows_itself_after_the_kill_is_waited_for() -> None:
-    """A keeper that was being started has no session on its command line for some milliseconds."""
-    late = Staged(0.1, 0.4)
-    processes, files = last_seen(late, late.began)
-    assert processes is not None
-    assert 0.3 <= processes < 1
-    assert files == 0
-    endless = Staged(0.0, 1000)
-    assert last_seen(endless, endless.began - FILES_AFTER * SLACK + 0.2) == (None, 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib
 import re
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import pytest
 
 import pytest_gvisor
 from pytest_gvisor.base import removed
-from pytest_gvisor.plugin.placement import FIXTURES
 
 PACKAGE = Path(pytest_gvisor.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -39,9 +37,6 @@ WIRE = "guest.wire."
 """What both sides of the wall speak. It lies in the folder that a sandbox is shown, and the
 programs beside pytest may import it too."""
 
-ALONE = ("programs", "guest")
-"""Folders of programs: the standard library and their own folder, nothing else."""
-
 PYTEST = ("plugin", "inside")
 """The folders that import pytest; and guest/tests/worker.py, which is a pytest in the sandbox."""
 
@@ -50,33 +45,6 @@ PYTEST_INSIDE = {
     "guest.tests.pytest_process", "guest.tests.terminal_file", "guest.tests.worker",
 }  # fmt: skip
 """The modules of the pytest in the sandbox."""
-
-PROGRAMS = {
-    "programs/ask_runsc.py": {"linux", "paths"},
-    "programs/keeper.py": {"linux", "leftovers", "one_run", "order", "own_copy", "spare"},
-    "programs/own_copy.py": {"child", "linux", "order", "paths", "proc"},
-    "programs/spare.py": {"child", "linux", "order"},
-    "programs/one_run.py": {"child", "leftovers", "linux", "paths", "order"},
-    "programs/child.py": {"linux", "order", "proc", "sources"},
-    "programs/order.py": {"sources"},
-    "programs/replay.py": {"child", "leftovers", "linux", "order"},
-    "programs/sources.py": {"linux"},
-    "programs/leftovers.py": {"linux", "paths", "proc"},
-    "programs/warden.py": {"linux", "leftovers"},
-    "programs/relay.py": {
-        "addresses",
-        "settling",
-        "pytest_gvisor.guest.wire.mux",
-        "pytest_gvisor.guest.wire",
-    },
-    "programs/settling.py": {"pytest_gvisor.guest.wire.mux", "pytest_gvisor.guest.wire"},
-    "programs/addresses.py": set[str](),
-    "programs/linux.py": set[str](),
-    "programs/bootstrap.py": set[str](),
-    "programs/paths.py": set[str](),
-    "programs/proc.py": set[str](),
-}
-"""The programs that run with ``-I -S``, and the siblings that each may import."""
 
 
 def name_of(path: Path) -> str:
@@ -241,12 +209,11 @@ def test_a_file_name_occurs_once_except_where_two_sides_of_the_wall_speak() -> N
 def test_programs_import_the_standard_library_and_their_siblings() -> None:
     """A program runs with -I -S, which leaves out all other modules."""
     others = [
-        (program, name)
-        for program, siblings in PROGRAMS.items()
-        for full in imported(tree_of(PACKAGE / program))
-        if (name := full.removeprefix("pytest_gvisor.programs.")) not in siblings
-        and name not in sys.stdlib_module_names
-        and top_of(name) not in sys.stdlib_module_names
+        (name_of(path), name)
+        for path in (PACKAGE / "programs").glob("*.py")
+        for full in imported(tree_of(path))
+        if top_of(name := full.removeprefix(PREFIX)) not in {*sys.stdlib_module_names, "programs"}
+        and not name.startswith(WIRE)
     ]
     assert others == []
 
@@ -375,114 +342,6 @@ def test_a_collection_without_gvisor_imports_no_more(tmp_path: Path) -> None:
     assert set(collect(tmp_path, "print(*loaded)").split()) == COLLECTS
 
 
-def test_a_record_of_files_that_came_back_elsewhere_costs_one_module(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each later session of the user looks whether one is of its project."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    (tmp_path / "pytest-gvisor/returned").mkdir(parents=True)
-    (tmp_path / "pytest-gvisor/returned/0.json").touch()
-    found = set(collect(tmp_path, "print(*loaded)").split())
-    assert found == COLLECTS | {"pytest_gvisor.inside.back", "pytest_gvisor.inside.back.records"}
-
-
-def test_a_session_without_gvisor_has_few_plugins_of_ours(tmp_path: Path) -> None:
-    """pytest and pluggy look through each of them, for hooks and for fixtures."""
-    code = """
-class Names:
-    def pytest_sessionfinish(self, session):
-        names = session.config.pluginmanager.list_name_plugin()
-        self.found = sorted(name for name, plugin in names if plugin and "gvisor" in name)
-names = Names()
-pytest.main(sys.argv[1:], plugins=[names])
-print(*names.found)
-"""
-    found = collect(tmp_path, code).split()
-    assert found == [
-        "gvisor", "gvisor-arrivals", "gvisor-fixtures", "pytest_gvisor.inside.hooks"
-    ]  # fmt: skip
-
-
-def modules_with(name: str) -> set[str]:
-    """The modules that an import loads into a process that has imported pytest."""
-    code = f"import pytest, sys; before = set(sys.modules); import {PREFIX}{name}"
-    return set(run("-c", f"{code}; print(*(set(sys.modules) - before))").split())
-
-
-@pytest.mark.parametrize("name", ["plugin.matrix", "report.outputs", "report.summary"])
-def test_a_session_that_writes_no_report_imports_no_statistics_and_no_writer(name: str) -> None:
-    """Each session with gVisor collects the matrix, and few write it to a file."""
-    loaded = modules_with(name)
-    assert f"{PREFIX}{name}" in loaded
-    writers = {f"{PREFIX}report.{kind}" for kind in ("html", "markdown")}
-    assert loaded.isdisjoint({"statistics", *writers})
-
-
-LOOKS = """
-import importlib.metadata, sys
-found, looks = importlib.metadata.distributions, []
-importlib.metadata.distributions = lambda: looks.append(1) or found()
-import pytest
-pytest.main(sys.argv[1:])
-print("looks:", len(looks))
-"""
-
-
-def test_a_run_that_is_not_traced_imports_no_values_of_traces() -> None:
-    """Python makes their classes in milliseconds, for which each start would wait."""
-    names = ("harness.gvisor", "run.runner", "sandbox.sandbox", "inside.worker")
-    code = f"import sys, {', '.join(PREFIX + name for name in names)}; print(*sys.modules)"
-    traces = {"base.traced", "trace.events", "trace.recorder", "trace.programs"}
-    assert not {PREFIX + name for name in traces} & {*run("-c", code).split()}
-
-
-def test_a_run_without_gvisor_looks_through_the_installed_packages_no_more_often(
-    tmp_path: Path,
-) -> None:
-    """pytest does so for each name in ``pytest_plugins``: milliseconds with many packages."""
-    (tmp_path / "test_it.py").write_text("def test_it(): pass\n")
-    options = ["-q", *ALONE_OF_OTHERS, "--rootdir", str(tmp_path), str(tmp_path)]
-    with_ours, without = (
-        run("-c", LOOKS, *more, *options).splitlines()[-1] for more in ([], ["-pno:gvisor"])
-    )
-    assert with_ours == without != "looks: 0"
-
-
-@pytest.mark.parametrize("name", ["plugin", "plugin.fixtures", "plugin.hookspecs", "inside.hooks"])
-def test_a_plugin_shows_pytest_its_hooks_and_fixtures_alone(name: str) -> None:
-    """pytest and pluggy look at each name that a plugin has: that takes longer than its import."""
-    module = importlib.import_module(f"{PREFIX}{name}")
-    hooks = {name for name in vars(module) if name.startswith("pytest_")}
-    fixtures = {*FIXTURES, "gvisor_trace"} if name == "plugin.fixtures" else set[str]()
-    assert set(dir(module)) == hooks | fixtures
-
-
-@pytest.mark.parametrize("name", ["plugin", "plugin.hookspecs", "inside.hooks"])
-def test_each_hook_is_marked_as_one(name: str) -> None:
-    """pytest looks at one without a mark in more ways, for the marks of its old releases."""
-    module = importlib.import_module(f"{PREFIX}{name}")
-    mark = "pytest_spec" if name == "plugin.hookspecs" else "pytest_impl"
-    hooks = [one for key, one in vars(module).items() if key.startswith("pytest_")]
-    assert [hook for hook in hooks if not hasattr(hook, mark)] == []
-
-
-def test_docker_is_imported_in_one_place_at_most() -> None:
-    """`images.daemon_socket` imports docker, and a function of `images.docker` imports that."""
-    with_sdk = "images.daemon_socket"
-    for path in MODULES:
-        tree = parsed(path)
-        top_level = ast.Module(
-            body=[node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)],
-            type_ignores=[],
-        )
-        names, at_top = (
-            {name.removeprefix(PREFIX) for name in imported(where)} for where in (tree, top_level)
-        )
-        assert "docker" not in map(top_of, names) or name_of(path) == with_sdk
-        assert with_sdk not in names or name_of(path) == "images.docker"
-        assert with_sdk not in at_top
-
-
 def test_each_public_name_is_there() -> None:
     """A public name is imported from its module at its first use."""
     assert [name for name in pytest_gvisor.__all__ if not hasattr(pytest_gvisor, name)] == []
@@ -500,13 +359,6 @@ def test_a_removed_name_says_what_to_write_now() -> None:
     for code in ("from pytest_gvisor import Launcher", "import pytest_gvisor as p; p.Launcher"):
         with pytest.raises(ImportError, match=re.escape(removed.LAUNCHER)):
             exec(code, {})
-
-
-def test_another_name_imports_nothing() -> None:
-    """Whoever looks at all modules asks for such names, and so does Python for modules."""
-    code = "import pytest_gvisor, sys; getattr(pytest_gvisor, '__wrapped__', 0); "
-    code += "print(*(name for name in sys.modules if name.startswith('pytest_gvisor')))"
-    assert run("-c", code) == "pytest_gvisor"
 
 
 def test_a_type_checker_is_shown_each_public_name() -> None:

@@ -33,20 +33,6 @@ def test_what_differs_from_one_moment_to_the_next_is_no_growth() -> None:
     assert is_steady(grown(0))
 
 
-@pytest.mark.parametrize("name", ["descriptors", "threads", "entries", "sandboxes"])
-def test_more_that_is_under_way_when_it_is_counted_is_no_growth(name: str) -> None:
-    """In a short run most measurements of the last quarter may meet a burst of eight."""
-    samples = [
-        dataclasses.replace(STILL, **{name: getattr(STILL, name) + (0 if number % 4 else 8)})
-        for number in range(30)
-    ]
-    samples += [
-        dataclasses.replace(STILL, **{name: getattr(STILL, name) + (8 if number % 4 else 0)})
-        for number in range(10)
-    ]
-    assert growth(samples, name) == 0
-
-
 @pytest.mark.parametrize("kept", [1, 4, 20])
 def test_an_object_that_is_kept_of_each_sandbox_is_growth(kept: int) -> None:
     """A small object is counted, since its memory is less than an allocator's variation."""

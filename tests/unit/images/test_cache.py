@@ -126,26 +126,6 @@ def test_what_earlier_versions_made_for_an_image_is_removed(cache: Cache, tmp_pa
     assert (tmp_path / "elsewhere").exists()
 
 
-def test_of_an_earlier_version_s_folder_nothing_is_used_or_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The other version may be in use too; its images lie directly under their ids."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    path = write(tmp_path / "i")
-    with archive.opened(str(path)) as content:
-        old = tmp_path / "pytest-gvisor/images" / content.id
-    (old / "rootfs").mkdir(parents=True)
-    (old / "image.json").write_text("{}")
-    cache = Cache()
-    made = hold(cache, path)
-    assert not old.is_relative_to(cache.folder)
-    assert not Path(made.path).is_relative_to(old.parent)
-    made.close()
-    cache.prune(0)
-    assert cache.images() == []
-    assert (old / "rootfs").is_dir()
-
-
 def test_an_image_that_was_changed_is_made_anew(cache: Cache, tmp_path: Path) -> None:
     """Something made, written, given away or removed anywhere in it, or no record of it."""
     path = write(tmp_path / "i")
@@ -234,12 +214,6 @@ def test_nothing_is_listed_or_removed_in_a_folder_that_is_not_ours(
     assert victim.exists()
 
 
-def test_the_folder_is_the_user_s_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder is below the one that XDG_CACHE_HOME names."""
-    monkeypatch.setenv("XDG_CACHE_HOME", "/where/caches/are")
-    assert Cache().folder.startswith("/where/caches/are/pytest-gvisor/images-2")
-
-
 def test_a_lock_that_is_never_free_is_an_error(tmp_path: Path) -> None:
     """A lock that stays locked is an error after the allowed time, the image's and the folder's."""
     cache = Cache(str(tmp_path / "c"), patience=0.1)
@@ -285,18 +259,6 @@ def test_there_may_be_any_number_of_different_points(cache: Cache, tmp_path: Pat
     assert sum(left) == 15
     assert len(list(Path(made._folder).glob("tree-*"))) == 16
     again.close()
-    made.close()
-
-
-def test_what_uses_a_tree_is_forgotten_with_its_folder(cache: Cache, tmp_path: Path) -> None:
-    """A tree has records of its present users only."""
-    made = hold(cache, write(tmp_path / "i"))
-    mounts = [bind("/usr", "/new/point")]
-    for number in range(5):
-        (tmp_path / f"s{number}").mkdir()
-        root = made.with_points(mounts, str(tmp_path / f"s{number}"))
-        (tmp_path / f"s{number}").rmdir()
-    assert len(list(Path(root).parent.joinpath("users").iterdir())) == 1
     made.close()
 
 
@@ -427,37 +389,6 @@ def test_an_image_is_listed_when_it_is_whole_and_a_changed_one_takes_no_space_me
     assert len(cache.images()) == 1
 
 
-def test_an_image_is_there_whatever_is_wrong_with_others(
-    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A new image can be used although the prune after it fails."""
-    fails = Mock(side_effect=ImageError("another image cannot be looked at"))
-    monkeypatch.setattr(cache, "prune", fails)
-    with contextlib.closing(hold(cache, write(tmp_path / "i"))) as held:
-        assert Path(held.path).is_dir()
-
-
-def test_an_error_of_the_export_is_passed_on_unchanged(
-    cache: Cache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An error of the cache's own becomes an `ImageError`; both leave nothing of the image."""
-    opened = Mock(side_effect=FileNotFoundError)
-    with pytest.raises(FileNotFoundError):
-        cache.obtain("0" * 64, opened)
-    assert entries(cache) == set()
-    refused = Mock(side_effect=OSError(errno.ENOLCK, "No locks available"))
-    monkeypatch.setattr(fcntl, "flock", refused)
-    with pytest.raises(ImageError, match="No locks available"):
-        cache.obtain("0" * 64, opened)
-    assert entries(cache) == set()
-
-
-def test_pruning_where_nothing_is_does_nothing(tmp_path: Path) -> None:
-    """A prune of a missing cache makes no folder."""
-    assert Cache(str(tmp_path / "none/images")).prune(0) == []
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_another_machine_s_image_is_not_used_and_stays(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -476,17 +407,6 @@ def test_another_machine_s_image_is_not_used_and_stays(
     assert found is not None
     assert found.path == made.path
     found.close()
-    made.close()
-
-
-def test_a_record_may_say_more_than_is_known_here(cache: Cache, tmp_path: Path) -> None:
-    """Another version of this package shares the cache."""
-    made = hold(cache, write(tmp_path / "i"))
-    record = Path(made._folder, "image.json")
-    record.write_text(json.dumps({**json.loads(record.read_text()), "later": 1}))
-    again = hold(cache, tmp_path / "i")
-    assert again.path == made.path
-    again.close()
     made.close()
 
 

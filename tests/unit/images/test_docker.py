@@ -15,7 +15,6 @@ from pytest_gvisor.images import docker
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.store import Images
 from tests.docker_daemon import without_sdk
-from tests.unit.images.conftest import item, saved, tar
 
 Answer = Callable[[socket.socket], None]
 
@@ -192,19 +191,6 @@ def test_a_daemon_that_sends_a_byte_at_a_time_is_an_error_in_time(
     quickly(images, ImageError, "has not answered in 1.5 s")
 
 
-@pytest.mark.fault("H1", "H4")
-def test_an_export_that_stops_in_the_middle_leaves_nothing(
-    images: Images, serve: Callable[[Answer], None], tmp_path: Path
-) -> None:
-    """An export of fewer bytes than were announced leaves nothing in the cache."""
-    half = saved([tar([item("f", bytes(100_000))])])[:50_000]
-    script = Scripted(get=[answer(half, len(half) * 2)])
-    serve(script)
-    quickly(images, ImageError, "cannot be exported")
-    assert script.asked[-1] == f"/v1.41/images/sha256:{IDENTITY}/get"
-    assert [p for p in (tmp_path / "cache").iterdir() if p.name != "lock"] == []
-
-
 def test_of_a_daemon_s_error_no_more_is_read_than_is_shown(
     images: Images, serve: Callable[[Answer], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,23 +211,6 @@ def test_a_pull_may_take_longer_than_a_look_up(
     with docker.Daemon() as daemon:
         assert daemon.find("some/image:1", docker.Pull.ALWAYS) == f"sha256:{IDENTITY}"
     assert time.monotonic() - begun > 2
-
-
-def test_a_daemon_that_answers_with_something_else_is_an_error(
-    images: Images, serve: Callable[[Answer], None]
-) -> None:
-    """Other bytes than HTTP, a cut answer and a server's error are errors."""
-    broken = b"HTTP/1.1 500 Internal Server Error\r\n\r\n"
-    script = Scripted(json=[])
-    serve(script)
-    for sent, says in (
-        (answer(b"{}", 20), "cannot be looked up: .*IncompleteRead"),
-        (b"\0" * 100, "cannot be looked up: .*BadStatusLine"),
-        (broken + b'{"message": "out of order"}', "cannot be looked up: out of order"),
-        (broken + b"\x1b[2J", r"cannot be looked up: .*\[2J"),
-    ):
-        script.pieces["json"] = [sent]
-        quickly(images, ImageError, says)
 
 
 @pytest.mark.fault("H1")

@@ -189,24 +189,6 @@ def test_an_interrupt_in_a_message_ends_the_sandbox(
         channel.check()
 
 
-@pytest.mark.parametrize("taken", [True, False], ids=["with the lock", "without it"])
-def test_an_interrupted_wait_has_its_lock(monkeypatch: pytest.MonkeyPatch, *, taken: bool) -> None:
-    """Wherever in the library's wait the handler of a signal raises; and once, not twice."""
-    lock = threading.RLock()
-    changed = Changed(lock)
-
-    def interrupted(self: Changed, _timeout: float | None = None) -> bool:
-        if not taken:
-            self.release()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(threading.Condition, "wait", interrupted)
-    with pytest.raises(KeyboardInterrupt), lock:
-        changed.wait()
-    with pytest.raises(RuntimeError):
-        lock.release()
-
-
 def test_an_exception_at_any_moment_of_a_wait_leaves_the_lock_free() -> None:
     """So it is when the traceback is gone, and all that was left suspended in it has ended."""
     lock, left, before = threading.RLock(), 0, sys.gettrace()

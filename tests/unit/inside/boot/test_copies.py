@@ -1,7 +1,6 @@
 """When a sandbox is saved at its gate, and when a later one begins as its copy."""
 
 import dataclasses
-import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,11 +9,11 @@ from typing import Any, cast
 import pytest
 
 from pytest_gvisor.base.errors import LaunchError, SnapshotError
-from pytest_gvisor.base.settings import Network, Platform, Settings
+from pytest_gvisor.base.settings import Settings
 from pytest_gvisor.inside.boot import copies, start
 from pytest_gvisor.inside.boot.copies import Copies
 from pytest_gvisor.inside.wire.link import Died
-from tests.unit.inside.boot.test_early import OTHERS, plan_of
+from tests.unit.inside.boot.test_early import plan_of
 
 
 class Sandbox:
@@ -151,15 +150,6 @@ def test_the_first_sandbox_is_saved_and_those_like_it_are_copies(made: Made) -> 
     assert not made.said(verbosity=0)
 
 
-@pytest.mark.parametrize("name", OTHERS)
-def test_a_sandbox_of_another_plan_is_no_copy(name: str, made: Made) -> None:
-    """The other sandbox is saved too, for those like it."""
-    assert made.begin() == "cold"
-    assert made.begin(**{name: OTHERS[name]}) == "cold"
-    assert len(made.images()) == 2
-    assert not made.said()
-
-
 CHANGES: dict[str, tuple[Callable[[Path], object], bool, bool]] = {
     "a program": (lambda folder: (folder / "test_it.py").write_text("x = 1"), True, True),
     "a new one": (lambda folder: (folder / "new.py").write_text("x = 1"), True, True),
@@ -225,30 +215,6 @@ def test_a_sandbox_that_does_not_come_to_its_gate_is_left_to_its_test(
     assert ("did not begin as copies: it repeats" in made.said()) == (type(error) is SnapshotError)
 
 
-OBSTACLES: dict[str, dict[str, Any]] = {
-    "network=host": {"settings": Settings(network=Network.HOST)},
-    "network=sandbox": {"settings": Settings(network=Network.SANDBOX)},
-    "platform kvm": {"platform": Platform.KVM},
-}
-
-
-@pytest.mark.parametrize("obstacle", OBSTACLES)
-def test_where_none_can_be_saved_nothing_is_tried(obstacle: str, made: Made) -> None:
-    """The sandboxes start as ever, and the summary says why."""
-    assert made.begin(**OBSTACLES[obstacle]) == "cold"
-    assert [sandbox.did for _how, sandbox in made.started] == [["went on"]]
-    assert obstacle in made.said()
-
-
-def test_the_oldest_images_are_removed(made: Made) -> None:
-    """The session folder may be in memory."""
-    for number in range(copies._MOST + 2):
-        made.begin(settings=Settings(timeout=number + 1))
-    assert len(made.images()) == copies._MOST
-    assert made.begin(settings=Settings(timeout=1)) == "cold"
-    assert os.path.isdir(made.begin(settings=Settings(timeout=copies._MOST + 2)))
-
-
 def test_the_next_copy_starts_ahead_and_one_test_takes_it(made: Made) -> None:
     """There is one at a time, and its start counts from the moment when a test asks for it."""
     made.copies.prepare()
@@ -262,21 +228,6 @@ def test_the_next_copy_starts_ahead_and_one_test_takes_it(made: Made) -> None:
     assert made.begin() == made.started[2][0]
     assert made.started[2][1].did == ["went on", "wait"]
     assert made.copies.begun == 2
-
-
-def test_a_copy_that_no_test_has_taken_is_removed_and_not_counted(made: Made) -> None:
-    """The end of the session removes it, but not that of a fork."""
-    made.begin()
-    made.copies.prepare()
-    made.copies._owner += 1
-    forked = made.copies._next
-    made.copies.close()
-    assert made.started[1][1].did == ["greet"]
-    made.copies._owner, made.copies._next = os.getpid(), forked
-    made.copies.close()
-    made.copies.close()
-    assert made.started[1][1].did == ["greet", "close"]
-    assert not made.said()
 
 
 @pytest.mark.parametrize("change", ["a program", "data in use", "another plan"])
@@ -298,33 +249,3 @@ def test_a_copy_ahead_that_may_have_seen_old_files_is_not_taken(
         changes = {"settings": Settings(timeout=3)}
     assert (made.begin(**changes) == "cold") == (change == "a program")
     assert made.started[1][1].did == ["greet", "close"]
-
-
-def test_no_copy_starts_ahead_after_some_in_vain(made: Made, project: Path) -> None:
-    """A project whose tests change its files pays for few of them."""
-    made.held = [str(project)]
-    made.begin()
-    for number in range(copies._MOST_UNUSED + 2):
-        made.copies.prepare()
-        (project / "test_it.py").write_text("x" * number)
-        made.begin()
-    ahead = [sandbox for _how, sandbox in made.started if "greet" in sandbox.did]
-    assert len(ahead) == copies._MOST_UNUSED
-
-
-def test_no_copy_starts_ahead_after_a_sandbox_that_was_not_saved(made: Made) -> None:
-    """The plan of the saved one before it is another."""
-    made.begin()
-    made.begin(**OBSTACLES["network=host"])
-    made.copies.prepare()
-    assert [how for how, _sandbox in made.started] == ["cold", "cold"]
-
-
-def test_a_problem_of_a_copy_ahead_is_left_to_its_test(made: Made) -> None:
-    """The test reports it, or begins in another way."""
-    made.begin()
-    made.faults["launch"] = LaunchError("fork", "no")
-    made.copies.prepare()
-    assert not made.said()
-    made.faults.clear()
-    assert made.begin() != "cold"

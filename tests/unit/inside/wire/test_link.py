@@ -12,20 +12,15 @@ from typing import Any, cast
 
 import pytest
 
-from pytest_gvisor.base.completed import Completed, Outcome
 from pytest_gvisor.base.egress import Egress
 from pytest_gvisor.base.errors import ProtocolError
-from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.base.traced import Connection, Trace
 from pytest_gvisor.guest.tests.returns import MARK
 from pytest_gvisor.guest.tests.unsent import HEAD, SIZE
 from pytest_gvisor.guest.wire.frames import HEADER, UNBOUNDED, Decoder, Encoder
-from pytest_gvisor.inside.boot import start
-from pytest_gvisor.inside.view.run_options import Inside
 from pytest_gvisor.inside.wire.link import MAX_MESSAGE, Died, Hangs, Link
 from pytest_gvisor.run.budget import LATE, Budget
-from pytest_gvisor.run.capture import Capture, streams
-from pytest_gvisor.run.request import Record
+from pytest_gvisor.run.capture import Capture
 from pytest_gvisor.trace.recorder import Recorder
 from tests.unit.run.test_budget import Clock, clock
 
@@ -104,28 +99,6 @@ def sandbox() -> Iterator[Sandbox]:
     made = Sandbox()
     yield made
     made.close()
-
-
-def test_a_limit_that_ended_the_sandbox_is_named_before_the_panic(sandbox: Sandbox) -> None:
-    """The verdict's reason follows the outcome, and a Go panic comes after both."""
-    completed = Completed(
-        args=("python3",), returncode=-9, **streams(Capture(0), Capture(0)), duration=0.0,
-        platform=Platform.SYSTRAP, outcome=Outcome.OUT_OF_TASKS, reason="pids=80 was reached",
-    )  # fmt: skip
-    sandbox.record = Record(completed=completed, panic="panic: createStub")
-    sandbox.record.command = "runsc run"
-    link = Link(cast("Any", sandbox))
-    for why in ("it is gone", "it takes no more"):
-        assert link.told(why).splitlines() == [
-            *([why] if why != "it is gone" else []),
-            "it ended with: out of tasks (signal 9, status 137)",
-            "pids=80 was reached",
-            "command: runsc run",
-            "panic log:",
-            "panic: createStub",
-            "standard error of the pytest inside:",
-            "(nothing)",
-        ]
 
 
 @pytest.mark.parametrize(
@@ -336,65 +309,6 @@ def test_nothing_is_read_any_more_when_it_is_closed(sandbox: Sandbox) -> None:
     link.close()
     assert [*settled, sandbox.settled] == [0, 1]
     assert len(os.read(sandbox.pipes.socket, 2**20)) > 900_000
-
-
-@pytest.mark.parametrize("ends", ["greeted", "over"])
-def test_a_greeting_is_waited_for_as_long_as_it_can_come(sandbox: Sandbox, ends: str) -> None:
-    """The wait ends with the greeting, or with the run."""
-    listener = sandbox.listener = SimpleNamespace(greeted=False, recorder=None)
-    turns = []
-
-    def turn(timeout: float) -> None:
-        turns.append(timeout)
-        listener.greeted, sandbox.over = ends == "greeted", ends == "over"
-
-    sandbox.turn = turn  # type: ignore[method-assign]
-    Link(cast("Any", sandbox)).greet()
-    assert len(turns) == 1
-
-
-@pytest.mark.parametrize("error", [Died("so soon"), KeyboardInterrupt(), TypeError("no JSON")])
-def test_a_start_that_takes_no_command_leaves_nothing(
-    error: BaseException, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A pytest that is gone is returned, to be reported; any other error closes the sandbox."""
-    closed = []
-
-    class Deaf:
-        def send(self, *_: object, **_fields: object) -> None:
-            raise error
-
-        def supply(self, _shows: object) -> None:
-            pass
-
-        def close(self) -> None:
-            closed.append(True)
-
-    engine = SimpleNamespace(binary=lambda _: None, launcher=None)
-    monkeypatch.setattr(start, "engine_of", lambda _: engine)
-    monkeypatch.setattr(start, "workspace_of", lambda *_: contextlib.nullcontext())
-    for name in ("_spec", "Runner", "Driven"):
-        monkeypatch.setattr(start, name, lambda *_: None)
-    monkeypatch.setattr(start, "Link", lambda *_, **_options: Deaf())
-
-    def begin() -> object:
-        planned = start.plan(
-            pytestconfig,
-            platform=Platform.SYSTRAP,
-            settings=Settings(),
-            inside=Inside(),
-            user="caller",
-            items=[],
-        )
-        return start.launch(pytestconfig, planned)
-
-    if isinstance(error, Died):
-        assert begin()
-        assert not closed
-    else:
-        with pytest.raises(type(error)):
-            begin()
-        assert closed
 
 
 @pytest.mark.parametrize("cut", [0, 1, 30, 500_000])

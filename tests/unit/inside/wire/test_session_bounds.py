@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pytest_gvisor.inside.session import InsideSession
 from pytest_gvisor.inside.wire import session_bounds as module
 from pytest_gvisor.inside.wire.reports import warn
 from pytest_gvisor.inside.wire.session_bounds import SessionBounds
@@ -74,43 +72,3 @@ def test_warnings_beyond_a_bound_are_counted(
     kept.close()
     assert len(said) == taken + 1
     assert said[-1].startswith(f"{len(texts) - taken} more warnings from inside were left out")
-
-
-class Leaving:
-    """Takes the place of the pytest of a sandbox, and of the sandbox that is being removed."""
-
-    def __init__(self) -> None:
-        self.patience = -1.0
-        self.closed = False
-
-    def finish(self, patience: float, *, interrupted: bool) -> Leaving:
-        """End the pytest."""
-        assert not interrupted
-        self.patience = patience
-        return self
-
-    def close(self) -> None:
-        """Wait for the sandbox's removal."""
-        self.closed = True
-
-
-@pytest.mark.parametrize("writable", [(), ("/somewhere",)])
-def test_the_last_sandbox_is_removed_while_the_session_ends(writable: tuple[str, ...]) -> None:
-    """Each other one is waited for. A sandbox that writes to the host ends by itself."""
-    sandboxes = [Leaving() for _ in range(3)]
-    groups = [SimpleNamespace(worker=one, items=[]) for one in sandboxes]
-    these = InsideSession.__new__(InsideSession)
-    vars(these).update(
-        _groups=groups,
-        _leaving=None,
-        _inside=SimpleNamespace(writable=writable),
-        copies=SimpleNamespace(close=lambda: None),
-        _config=SimpleNamespace(workerinput={"workerid": "gw1"}, stash={}),
-        _bounds=SimpleNamespace(close=lambda: None),
-        _returned=SimpleNamespace(close=lambda: None),
-    )
-    these.close(interrupted=False)
-    assert [one.closed for one in sandboxes] == [True, True, False]
-    assert all(bool(one.patience) == bool(writable) for one in sandboxes)
-    these.end()
-    assert sandboxes[-1].closed
