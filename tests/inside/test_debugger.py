@@ -165,25 +165,6 @@ def test_each_kind_of_test_debugs_as_on_the_host(project: pytest.Pytester) -> No
     result.stdout.fnmatch_lines(["*from a child", ">>> 3", "*ZeroDivision*", "*that is enough*"])
 
 
-def test_a_debugger_ahead_waits_for_its_turn(project: pytest.Pytester) -> None:
-    """The debugger opens when its test's turn has come. Its output is escaped."""
-    project.makepyfile(
-        "import pytest\n"
-        "@pytest.mark.parametrize('n', range(12))\n"
-        "def test_quick(n): pass\n"
-        "def test_stops():\n"
-        "    breakpoint()\n"
-        "    print('\\x1b]52;c;aGVsbG8=\\x07')\n"
-        "    it = 2\n"
-        "def test_last(): pass\n"
-    )
-    result = piped("n\nn\nc\n", "--in-gvisor")
-    assert result.parseoutcomes() == {"passed": 14}
-    result.stdout.fnmatch_lines(
-        [f"*py {12 * '.'}", f"{ANNOUNCED}*::test_stops", r"(Pdb) \x1b]52;c;aGVsbG8=\x07"]
-    )
-
-
 @pytest.mark.parametrize("capture", ["-s", "--capture=sys"])
 def test_trace_and_quit_are_as_on_the_host(capture: str, project: pytest.Pytester) -> None:
     """With ``--trace`` each test begins in a debugger; ``q`` ends the session, and tears down."""
@@ -221,22 +202,6 @@ def test_at_a_terminal_the_deadline_is_halted(project: pytest.Pytester) -> None:
         assert "41" in me.type("p there\n")
         me.type("c\n", "1 failed, 1 passed in ")
         assert me.end() == pytest.ExitCode.TESTS_FAILED
-
-
-def test_a_second_ctrl_c_ends_the_session(project: pytest.Pytester) -> None:
-    """A test that ignores the first one is ended by the second."""
-    project.makepyfile(
-        "import signal, time\n"
-        "def test_it():\n"
-        "    signal.signal(signal.SIGINT, lambda *_: print('ignored', flush=True))\n"
-        "    print('begins', flush=True)\n"
-        "    while True: time.sleep(1)\n"
-    )
-    with user("--in-gvisor", "--pdb", "-s") as me:
-        me.type("", "begins")
-        me.type("\x03", "ignored")
-        me.type("\x03", "KeyboardInterrupt")
-        assert me.end() == pytest.ExitCode.INTERRUPTED
 
 
 def test_ctrl_d_quits(project: pytest.Pytester) -> None:

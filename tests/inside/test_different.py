@@ -39,20 +39,6 @@ def test_a_visible_line_says_where_the_tests_run(
     run_inside("--no-gvisor").stdout.fnmatch_lines(["gvisor: --no-gvisor*on the host*"])
 
 
-def test_tests_are_root_with_dockers_default_capabilities(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
-    """Tests inside that are root have no CAP_NET_RAW, also if another user runs pytest."""
-    project.makepyfile(
-        "import os\n"
-        "def test_it():\n"
-        "    assert os.getuid() == os.getgid() == 0\n"
-        "    (line,) = [l for l in open('/proc/self/status') if l.startswith('CapEff:')]\n"
-        "    assert int(line.split()[1], 16) == 0xA80425FB & ~(1 << 13)\n"
-    )
-    assert run_inside("--gvisor-user=root").parseoutcomes() == {"passed": 1}
-
-
 def test_writes_stay_inside(project: pytest.Pytester, run_inside: RunInside) -> None:
     """Tests may write to the project and anywhere else, and the host sees none of it."""
     file = project.makepyfile(

@@ -130,6 +130,7 @@ def test_a_mixed_suite_reads_as_on_the_host(
         ("-k", "parametrized or unit"),
         ("--tb=short", "-ra"),
         ("--deselect", "test_mixed.py::test_fails"),
+        ("--setup-show", "-rA"),
     ],
     ids=" ".join,
 )
@@ -183,20 +184,6 @@ class TestUnit(unittest.TestCase):
         with self.subTest("two"):
             self.fail()
 """
-
-
-@pytest.mark.parametrize(
-    "arguments", ["--setup-show -rA", "--setup-show -s", "-v -rA", "-q -s", "-rA --capture=sys"]
-)
-def test_letters_are_printed_where_the_host_prints_them(
-    project: pytest.Pytester, run_both: Callable[..., Both], arguments: str
-) -> None:
-    """Each comes once with ``--setup-show``. pytest captures those of ``subTest``."""
-    # Output that is not captured comes by a way of its own, at no certain place between letters.
-    project.makepyfile(PARTS.replace('print("aloud")', "pass") if "-s" in arguments else PARTS)
-    both = run_both("-p", "no:randomly", *arguments.split())
-    assert plain(both.inside) == plain(both.host)
-    assert both.inside.ret == both.host.ret
 
 
 def test_junit_is_the_same(project: pytest.Pytester, run_both: Callable[..., Both]) -> None:
@@ -264,32 +251,11 @@ def test_last_failed_runs_what_failed_inside(project: pytest.Pytester) -> None:
     }
 
 
-@pytest.mark.parametrize("settings", ["", "parallel = true\nsource = mine"])
-def test_coverage_of_tests_inside_comes_back(project: pytest.Pytester, settings: str) -> None:
-    """pytest-cov counts the lines that ran inside, the same ones as on the host."""
-    (project.path / ".coveragerc").write_text(f"[run]\n{settings}\n")
-    project.makepyfile(
-        mine="def double(n):\n    if n > 5:\n        return 0\n    return n * 2\n",
-        test_mine="from mine import double\ndef test_it(): assert double(2) == 4\n",
-    )
-    shown = []
-    for more in ((), ("--no-gvisor",)):
-        result = project.runpytest_subprocess(
-            "--in-gvisor",
-            "--cov" if "source" in settings else "--cov=mine",
-            "--cov-report=term-missing",
-            *more,
-        )
-        shown.append([line for line in result.outlines if line.startswith("mine.py")])
-    assert shown[0] == shown[1] != []
-    assert not list(Path(project.path).glob(".coverage.gvisor*"))
-
-
 COVERAGE_FILES = {
     "pyproject.toml": '[tool.coverage.run]\nbranch = true\nsource = ["."]\nomit = ["other.py"]\n',
     "setup.cfg": "[coverage:run]\nbranch = true\nsource = .\nomit = other.py\n",
     "tox.ini": "[coverage:run]\nsource = .\nomit =\n    other.py\n",
-    "ci/coverage.ini": "[run]\nbranch = true\nsource = .\nomit = other.py\n",
+    "ci/coverage.ini": "[run]\nbranch = true\nparallel = true\nsource = .\nomit = other.py\n",
     "../elsewhere.ini": "[run]\nbranch = true\nsource = .\nomit = other.py\n",
 }
 
@@ -370,6 +336,7 @@ def test_coverage_inside_has_the_settings_of_the_host(
     assert found[0] == found[1]
     assert len(found[0][0]) == 2
     assert len(found[0][1][3]) == 5
+    assert not list(Path(project.path).glob(".coverage.gvisor*"))
 
 
 def test_shared_memory_and_open_files_are_limited_as_on_the_host(

@@ -186,23 +186,6 @@ def test_a_forward_ends_with_its_sandbox(gvisor_sandbox: Sandbox) -> None:
             gvisor_sandbox.forward(8080)
 
 
-def test_several_ports_are_forwarded_by_several_addresses(gvisor_sandbox: Sandbox) -> None:
-    """Each leads to its own."""
-    server = (
-        "import socket, sys\n"
-        "with socket.create_server(('127.0.0.1', int(sys.argv[1]))) as s:\n"
-        "    print('up', flush=True)\n"
-        "    while True:\n"
-        "        with s.accept()[0] as c: c.sendall(sys.argv[1].encode())\n"
-    )
-    for port in (7001, 7002):
-        gvisor_sandbox.popen(["python3", "-c", server, str(port)])
-        gvisor_sandbox.wait_for_port(port)
-    with gvisor_sandbox.forward(7001) as one, gvisor_sandbox.forward(7002) as two:
-        assert one.port != two.port
-        assert exchange(one, b"") + exchange(two, b"") == b"70017002"
-
-
 def test_a_server_on_the_loopback_of_ipv6_alone_is_reached(gvisor_sandbox: Sandbox) -> None:
     """Where 127.0.0.1 refuses the connection, ::1 is tried."""
     server = (

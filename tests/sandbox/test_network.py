@@ -20,7 +20,6 @@ from pytest_gvisor import (
 from tests.sandbox import test_allow
 from tests.sandbox.conftest import sentry
 from tests.sandbox.test_allow import relays, talk
-from tests.sandbox.test_by_name import echoing
 
 echo, names = test_allow.echo, test_allow.names
 
@@ -134,40 +133,6 @@ def test_blocks_nest_and_each_closes_its_own(
         with box.network(allow=[own, a]):  # each has its place, whatever the order is
             assert talk(box, "a.example", echo) == "True 268\n"
         second.__exit__(None, None, None)
-
-
-def test_a_sandbox_with_a_list_of_its_own_has_more_for_a_while(
-    gvisor: Gvisor,
-    names: Callable[..., None],
-    echo: int,
-) -> None:
-    """Both are reached in the block."""
-    names(a_example=["127.0.0.1"], b_example=["127.0.0.1"])
-    own = f"127.0.0.1:{echo}"
-    with (
-        gvisor.sandbox() as db,
-        echoing(db) as port,
-        gvisor.sandbox(allow={"db:8080": port}) as box,
-    ):
-        with box.network(allow=[f"a.example:{echo}", own]):
-            assert talk(box, "a.example", echo) == "True 268\n"
-            assert talk(box, "db", 8080) == "True 268\n"
-        assert talk(box, "db", 8080) == "True 268\n"
-        assert "a.example" not in known(box)
-
-
-def test_two_sandboxes_reach_each_other(gvisor: Gvisor) -> None:
-    """Each has a network to the other for a while."""
-    with (
-        gvisor.sandbox() as one,
-        gvisor.sandbox() as two,
-        echoing(one) as here,
-        echoing(two) as there,
-        one.network({"two:8080": there}),
-        two.network({"one:8080": here}),
-    ):
-        assert talk(one, "two", 8080) == "True 268\n"
-        assert talk(two, "one", 8080) == "True 268\n"
 
 
 def test_nothing_inside_keeps_a_network_open(gvisor_sandbox: Sandbox, echo: int) -> None:

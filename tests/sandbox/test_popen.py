@@ -3,7 +3,6 @@
 import re
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -181,13 +180,3 @@ def test_a_write_that_nobody_reads_has_a_deadline(gvisor_sandbox: Sandbox) -> No
     """A program that does not read holds the writer up, not for ever."""
     with gvisor_sandbox.popen(["sleep", "60"]) as process, pytest.raises(NotReady):
         process.stdin.write(b"x" * 10_000_000, timeout=0.3)
-
-
-def test_several_threads_wait_for_one_program(gvisor_sandbox: Sandbox) -> None:
-    """Each waiting thread gets the program's status."""
-    process = gvisor_sandbox.popen(["sh", "-c", "read x; exit 4"])
-    with ThreadPoolExecutor(4) as pool:
-        codes = [pool.submit(process.wait) for _ in range(4)]
-        process.stdin.write("\n")
-    assert [code.result() for code in codes] == [4] * 4
-    assert repr(process) == "<Process ['sh', '-c', 'read x; exit 4']: exit status 4>"
