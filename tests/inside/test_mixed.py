@@ -112,20 +112,6 @@ def test_a_marker_that_cannot_be_meant_is_refused(project: pytest.Pytester, argu
     result.stderr.fnmatch_lines(["*::test_it*: write @pytest.mark.in_gvisor(fresh=True)*"])
 
 
-def test_a_folder_with_brackets_in_its_name_is_collected_inside(project: pytest.Pytester) -> None:
-    """pytest takes no such path as an argument."""
-    for folder in ("[one]", "plain/[two]"):
-        path = project.path / folder
-        path.mkdir(parents=True)
-        name = f"test_{path.name[1:-1]}.py"
-        path.joinpath(name).write_text(
-            "import os\nfrom pytest_gvisor import is_gvisor_kernel\n"
-            "def test_it(): assert is_gvisor_kernel(os.uname().release)\n"
-        )
-    result = project.runpytest_subprocess("--in-gvisor", "--gvisor-strict")
-    assert result.parseoutcomes() == {"passed": 2}
-
-
 def test_a_setting_that_a_hook_has_broken_fails_its_test_alone(project: pytest.Pytester) -> None:
     """A marker that a hook adds when all tests are collected is read when its test is to run."""
     project.makeconftest(

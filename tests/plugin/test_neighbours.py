@@ -30,15 +30,6 @@ def test_it_works_without_all_of_them(project: Project, no_kvm: str) -> None:
     ran.ends(passed=1, failed=1, skipped=1).shows(" gvisor: sh -c ", "| reason")
 
 
-def test_it_works_without_a_terminal(alone: Project, no_kvm: str) -> None:
-    """Without a terminal nothing is printed; the exit status and the JUnit file stay the same."""
-    ran = alone.test(TEST, conftest=no_kvm)
-    done = ran.run("-p", "no:terminal", "--junitxml=report.xml", "-o", "addopts=--strict-markers")
-    assert (done.status, done.output) == (1, "")
-    (suite,) = done.junit().iter("testsuite")
-    assert [suite.attrib[name] for name in ("tests", "failures", "skipped")] == ["3", "1", "1"]
-
-
 def test_keep_needs_the_temporary_folders_of_pytest(alone: Project) -> None:
     """``--gvisor-keep`` and ``oci_bundle`` with ``-p no:tmpdir`` name the missing plugin."""
     alone.test("""

@@ -248,17 +248,6 @@ def check_junit(root: object, version: str) -> None:
     assert found["test_host"] == {}
 
 
-def test_the_host_s_copy_has_its_platform_in_junit_files(here: Project) -> None:
-    """The host's copy has no other property, because it has no sandbox."""
-    here.test("def test_it(): pass")
-    options = ("--in-gvisor", "--gvisor-platform=native,systrap", "--junitxml=report.xml")
-    root = here.run(*options).ends(passed=2).junit()
-    found = {case.get("name"): [(p.get("name"), p.get("value")) for p in case.iter("property")]
-             for case in root.iter("testcase")}  # fmt: skip
-    assert found["test_it[native]"] == [("gvisor.platform", "native")]
-    assert ("gvisor.platform", "systrap") in found["test_it[systrap]"]
-
-
 def test_what_was_not_run_is_not_green(project: Project) -> None:
     """A session that stops at its first failure; and one with a worker that dies."""
     project.test("""

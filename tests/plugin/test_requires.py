@@ -98,14 +98,6 @@ def test_each_platform_is_probed_once_for_all_tests_and_workers(project: Project
     assert sorted(ran.lines("probes")) == ["kvm", "ptrace", "systrap"]
 
 
-def test_requirements_that_are_only_collected_probe_nothing(here: Project) -> None:
-    """Neither `--collect-only` nor a deselected test starts a sandbox."""
-    here.write({"conftest.py": COUNTING}).test(TEST)
-    here.run("--collect-only").exits(0)
-    here.run("-k", "runsc").ends(passed=1, deselected=4)
-    assert not (here.folder / "probes").exists()
-
-
 # A conftest.py's text: each platform hangs, and each real probe is counted.
 HANGING = """
 from pathlib import Path

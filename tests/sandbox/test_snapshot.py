@@ -15,7 +15,6 @@ from pytest_gvisor import (
     SandboxCrashed,
     SnapshotError,
     UsageError,
-    WorkloadTimeout,
     empty,
 )
 from pytest_gvisor.programs import leftovers
@@ -130,19 +129,6 @@ def test_the_sandbox_that_was_saved_need_not_live(gvisor: Gvisor) -> None:
             wait_for(lambda: not alive(copy, "test -e"), "the end of a program of before")
             done = copy.exec(["sh", "-c", "cat; exit 3"], input="to the copy")
             assert (done.stdout, done.returncode, done.exact) == ("to the copy", 3, True)
-
-
-def test_deadlines_and_kills_hold_in_a_copy(gvisor: Gvisor) -> None:
-    """At the deadline a program of the copy dies with all that it has started."""
-    with (
-        gvisor.sandbox() as first,
-        first.snapshot() as snapshot,
-        gvisor.sandbox(snapshot=snapshot, timeout=50) as copy,
-    ):
-        with pytest.raises(WorkloadTimeout):
-            copy.exec(["sh", "-c", "sleep 2222 & sleep 2222"], timeout=0.5)
-        assert alive(copy, "sleep 2222") == []
-        assert copy.exec(["true"]).returncode == 0
 
 
 def test_nothing_is_left_of_copies_and_images(gvisor: Gvisor) -> None:

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests import again as again_plugin
-
 CHECKOUT = Path(__file__).parents[2]
 
 TESTS = """
@@ -85,20 +83,6 @@ def test_a_test_whose_sentry_has_panicked_gets_one_more_try(tmp_path: Path) -> N
     status, out, crashing, other = again(tmp_path, "{}")
     assert (status, crashing, other) == (0, 2, 1), out
     assert "again: 1 of these tests, for their sentry panicked: " in out
-
-
-def test_a_test_inside_is_told_by_its_report() -> None:
-    """No exception comes from inside: the report's text shows the sandbox's end."""
-    seen = again_plugin.Crashes("/nowhere")
-    for name, text in (
-        ("panics", "it ended with: sandbox crashed (signal 11, status 139)\npanic log:\nfatal"),
-        ("ends", "it ended with: sandbox crashed (signal 9, status 137)\nrunsc: killed"),
-        ("fails", "panic log:\nnone"),
-    ):
-        seen.pytest_runtest_logreport(
-            pytest.TestReport(name, ("", 0, ""), {}, "failed", text, "call")
-        )
-    assert (seen.crashed, seen.failed) == ({"panics"}, {"ends", "fails"})
 
 
 def test_one_that_panics_twice_has_failed(tmp_path: Path) -> None:

@@ -6,10 +6,7 @@ import sys
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
-import pytest
-
 from pytest_gvisor import plugin
-from pytest_gvisor.base import as_written
 from pytest_gvisor.base.as_written import AsWritten
 
 SESSIONS = """
@@ -50,47 +47,6 @@ def test_modules_of_this_package_are_found_alone() -> None:
     assert found is not None
     assert type(found.loader) is SourceFileLoader
     assert AsWritten.find_spec("pytest_gvisor.plugin.no_such_module", folder) is None
-
-
-def test_a_finder_of_an_earlier_import_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two that ask each other would never end; a finder that others have put first is asked."""
-    asked: list[str] = []
-
-    class Other:
-        """Another package's."""
-
-        @staticmethod
-        def find_spec(name: str, *_rest: object) -> None:
-            """Find nothing."""
-            asked.append(name)
-
-    earlier = type("AsWritten", (AsWritten,), {"__module__": as_written.__name__})
-    monkeypatch.setattr(sys, "meta_path", [earlier, AsWritten, Other, *sys.meta_path])
-    name, folder = "pytest_gvisor.plugin.options", [*plugin.__path__]
-    assert AsWritten.find_spec(name, folder) is not None
-    assert asked == [name]
-
-
-def test_it_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second session in the process finds it there."""
-    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
-    for _ in range(2):
-        as_written.install()
-    finders: list[object] = [*sys.meta_path]
-    assert finders.count(AsWritten) == 1
-
-
-@pytest.mark.parametrize("rewrites", [True, False])
-def test_it_is_asked_from_the_first_import_in_a_process_of_pytest(*, rewrites: bool) -> None:
-    """Without pytest there is no finder of ours."""
-    code = (
-        f"import sys{', _pytest.assertion.rewrite' * rewrites}, pytest_gvisor\n"
-        "print('AsWritten' in (getattr(f, '__name__', '') for f in sys.meta_path))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert done.stdout.split() == [str(rewrites)]
 
 
 def test_it_is_gone_before_the_interpreter_frees_its_objects() -> None:

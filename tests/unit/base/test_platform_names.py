@@ -53,18 +53,6 @@ def test_a_platform_is_its_text(name: str) -> None:
     assert repr(platform) == repr(name)
 
 
-@pytest.mark.parametrize(("name", "found"), [("kvm", "K"), ("ptrace", "P"), ("slimvm", "other")])
-def test_a_platform_is_matched_by_the_class(name: str, found: str) -> None:
-    """A platform matches in a `match` statement, as members of an enum do."""
-    match Platform(name):
-        case Platform.KVM:
-            assert found == "K"
-        case "ptrace":
-            assert found == "P"
-        case _:
-            assert found == "other"
-
-
 @pytest.mark.parametrize(
     "value", ["", "KVM", "k-vm", "7x", "x y", "kvm\n", "auto", "all", "native", "x" * 33, 7, None]
 )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pytest_gvisor.base import setting_values, settings
 from pytest_gvisor.base.errors import LaunchError, UsageError
 from pytest_gvisor.base.setting_table import SETTINGS, Kind, names_from, spellings
-from pytest_gvisor.base.settings import CallSettings, Network, SessionSettings, Settings
+from pytest_gvisor.base.settings import CallSettings, SessionSettings, Settings
 from pytest_gvisor.run.capture import Capture
 
 ANYTHING = st.one_of(
@@ -44,21 +44,6 @@ def test_the_table_and_the_class_have_the_same_type() -> None:
     for one in SETTINGS:
         kind, optional = type_of(one.kind), getattr(Settings(), one.name) is None
         assert TYPES[one.name] == (kind | None if optional else kind), one.name
-
-
-def test_each_kind_has_one_reader() -> None:
-    """A kind is a set of choices or has a reader, and each kind has a setting."""
-    kinds = {one.kind for one in SETTINGS}
-    assert kinds == {*settings.CHOICES, *setting_values.READERS} == {*typing.get_args(Kind)}
-    assert not settings.CHOICES.keys() & setting_values.READERS.keys()
-
-
-def test_the_help_names_each_choice() -> None:
-    """A command has the same help."""
-    for one in SETTINGS:
-        for word in settings.CHOICES.get(one.kind, ()):
-            assert re.search(rf"\b{word}\b", one.help), one.name
-            assert not one.command_help, one.name
 
 
 def test_a_hint_has_each_spelling_of_a_setting() -> None:
@@ -178,12 +163,3 @@ def test_type_checkers_know_each_setting_of_a_call_and_of_a_session() -> None:
     assert {*CallSettings.__optional_keys__, "timeout"} == {*names_from("call")}
     whole = {*names_from("marker"), *names_from("call")}
     assert SessionSettings.__optional_keys__ == whole
-
-
-def test_only_what_is_changed_changes() -> None:
-    """The original stays as it was."""
-    before = Settings(network=Network.HOST, timeout=5.0)
-    after = settings.replaced(before, {"timeout": 7})
-    assert (after.network, after.timeout) == (Network.HOST, 7.0)
-    assert before.timeout == 5.0
-    assert settings.replaced(before, {}) == before

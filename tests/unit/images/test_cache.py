@@ -5,10 +5,8 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import time
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -262,17 +260,6 @@ def test_there_may_be_any_number_of_different_points(cache: Cache, tmp_path: Pat
     made.close()
 
 
-def test_a_tree_that_another_process_has_removed_is_made_anew(cache: Cache, tmp_path: Path) -> None:
-    """A removed tree is made anew, although this process checked it before."""
-    made = hold(cache, write(tmp_path / "i"))
-    mounts = [bind("/usr", "/new/point")]
-    root = made.with_points(mounts, USER)
-    shutil.rmtree(Path(root).parent)
-    assert Path(made.with_points(mounts, USER), "new/point").is_dir()
-    assert not Path(root).exists()
-    made.close()
-
-
 @pytest.mark.parametrize("text", ["{", "[]", "null", "{}", '{"notes": 7}', "[" * 100_000])
 def test_an_image_with_a_broken_record_is_pruned(cache: Cache, tmp_path: Path, text: str) -> None:
     """A broken image is not listed. While somebody uses the image, a prune leaves it."""
@@ -301,22 +288,6 @@ def test_a_record_without_a_field_is_a_broken_one(
     assert again.path != made.path
     again.close()
     made.close()
-
-
-def test_removing_needs_no_space(
-    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An image can be removed from a full disk, where no folder can be made."""
-
-    def full(path: str, *_: object, **__: object) -> str:
-        number = errno.EEXIST if os.path.lexists(path) else errno.ENOSPC
-        raise OSError(number, os.strerror(number))
-
-    hold(cache, write(tmp_path / "i")).close()
-    monkeypatch.setattr(os, "mkdir", full)
-    monkeypatch.setattr(os, "makedirs", full)
-    assert len(cache.prune(0)) == 1
-    assert entries(cache) == set()
 
 
 @pytest.mark.parametrize("name", ["flock", "utime", "rename", "listdir"])
@@ -352,43 +323,6 @@ def test_a_changed_image_that_is_in_use_is_unpacked_beside_it(
     assert entries(cache) == set()
 
 
-def test_a_changed_image_stays_where_it_is_used_until_the_new_one_is_whole(
-    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The old image stays for its users if the new one cannot be unpacked."""
-    first = hold(cache, write(tmp_path / "i"))
-    Path(first.path, "planted").touch()
-
-    def fails(*_: object, **__: object) -> None:
-        assert Path(first.path).is_dir()
-        raise ImageError("the disk is full")
-
-    monkeypatch.setattr("pytest_gvisor.images.extract.unpack", fails)
-    with pytest.raises(ImageError, match="the disk is full"):
-        hold(cache, tmp_path / "i")
-    assert Path(first.path, "planted").exists()
-    first.close()
-
-
-def test_an_image_is_listed_when_it_is_whole_and_a_changed_one_takes_no_space_meanwhile(
-    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A changed image that nobody uses is removed before the new one is unpacked."""
-    first = hold(cache, write(tmp_path / "i"))
-    Path(first.path, "planted").touch()
-    first.close()
-    real, seen = extract.unpack, []
-
-    def unpack(content: archive.Content, root: str, **options: Any) -> extract.Facts:
-        seen.append((os.path.exists(first._folder), cache.images()))
-        return real(content, root, **options)
-
-    monkeypatch.setattr(extract, "unpack", unpack)
-    hold(cache, tmp_path / "i").close()
-    assert seen == [(False, [])]
-    assert len(cache.images()) == 1
-
-
 def test_another_machine_s_image_is_not_used_and_stays(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -407,18 +341,4 @@ def test_another_machine_s_image_is_not_used_and_stays(
     assert found is not None
     assert found.path == made.path
     found.close()
-    made.close()
-
-
-def test_a_record_with_another_configuration_is_not_used(cache: Cache, tmp_path: Path) -> None:
-    """The image's id is the digest of its configuration."""
-    made = hold(cache, write(tmp_path / "i"))
-    record = Path(made._folder, "image.json")
-    facts = json.loads(record.read_text())
-    for text in ("{}", "\ud800"):
-        record.write_text(json.dumps({**facts, "config": text}))
-        again = hold(cache, tmp_path / "i")
-        assert again.path != made.path
-        assert again.config.architecture == config.machine()
-        again.close()
     made.close()

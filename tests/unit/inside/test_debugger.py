@@ -111,15 +111,6 @@ def test_lines_are_read_one_by_one_and_named_before(
     assert stdin.read() == "two\n"
 
 
-def test_a_worker_of_xdist_has_no_input(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The input is at its end; nothing is read here."""
-    monkeypatch.setattr(sys, "stdin", io.StringIO("one\n"))
-    debugger = begun(inside, workerinput={})
-    take(debugger, "open", "read")
-    debugger.end()
-    assert inside.answers == ["", ""]
-
-
 @pytest.mark.parametrize(
     ("at_terminal", "line", "left"), [(False, "c\n", 3), (True, "c\n", 5), (True, "", 3)]
 )

@@ -86,19 +86,6 @@ def test_filters_show_what_they_say(show: Show) -> None:
     assert browser.run("document.getElementById('shown').textContent") == f"1 of {total} tests"
 
 
-def test_a_page_of_a_large_report_opens_and_filters(show: Show) -> None:
-    """The page has as many rows as it may have, and the name filters them."""
-    browser = show(report(*(row(f"t.py::test_{n}", kvm=State.FAILED) for n in range(6000))))
-    assert browser.run(VISIBLE) == html.MAX_ROWS
-    browser.run(
-        "const t = document.getElementById('text'); t.value = 'test_4999';"
-        "t.dispatchEvent(new Event('input', {bubbles: true}))"
-    )
-    assert browser.run(VISIBLE) == 1
-    browser.run("document.querySelector('tr:not([hidden]) td.s-failed button').click()")
-    assert "t.py::test_4999" in browser.run("document.getElementById('detail').textContent")
-
-
 def test_rows_can_be_sorted_by_their_time_against_the_host(show: Show) -> None:
     """The slowest under gVisor is first, and a row without a ratio last."""
 
@@ -231,13 +218,3 @@ def test_a_script_that_was_smuggled_in_would_not_run(browser: Browser, tmp_path:
     assert browser.run("typeof window.hacked") == "undefined"
     refused = "".join(browser.complaints())
     assert "Content Security Policy" in refused
-
-
-def test_the_chart_has_a_dot_a_start_and_stays_in_its_frame(show: Show) -> None:
-    """Inline, one lane a platform that was measured; the window may be narrow."""
-    slow = Row(test="c", cells=(cell("ptrace", starts_ms=(1234.5,)),))
-    browser = show(report(row("a", systrap=State.PASSED), row("b", kvm=State.PASSED), slow))
-    assert browser.run("document.querySelectorAll('svg.chart .dot').length") == 5
-    assert browser.run("document.querySelectorAll('svg.chart .lane').length") == 3
-    emulate(browser, width=360)
-    assert browser.run("document.documentElement.scrollWidth") <= 360

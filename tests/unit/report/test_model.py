@@ -6,8 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pytest_gvisor.base.errors import ReportError
 from pytest_gvisor.report import parse as parsing
@@ -17,7 +15,6 @@ from pytest_gvisor.report.model import (
     Other,
     Report,
     Row,
-    Run,
     Starts,
     State,
     Used,
@@ -35,16 +32,6 @@ def test_every_field_comes_back_from_json() -> None:
     assert merged.rows[0].cells[0].runs
     assert parse(merged.to_json()) == merged
     assert parse(merged.to_json().encode()) == merged
-
-
-STATES = st.dictionaries(st.sampled_from(["systrap", "kvm", "native"]), st.sampled_from(State))
-
-
-@given(st.lists(st.tuples(st.text(max_size=20), STATES), max_size=8))
-def test_any_matrix_comes_back(tests: list[tuple[str, dict[str, State]]]) -> None:
-    """A report survives JSON with any names and states of tests."""
-    made = report(*(row(name, **states) for name, states in dict(tests).items()))
-    assert parse(made.to_json()) == made
 
 
 def test_the_json_has_the_figures_too() -> None:
@@ -281,11 +268,3 @@ def test_a_huge_file_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parsing, "MAX_BYTES", 10)
     with pytest.raises(ReportError, match="larger than 10 bytes"):
         parse(" " * 11)
-
-
-def test_defaults_are_left_out_of_the_file() -> None:
-    """A cell without details is short."""
-    made = report(Row(test="a", cells=(cell("kvm", runs=(Run(args="true"),)),)))
-    (entry,) = json.loads(made.to_json())["tests"]
-    assert "others" not in entry["cells"][0]
-    assert entry["cells"][0]["runs"] == [{"args": "true"}]

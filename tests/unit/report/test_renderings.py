@@ -12,7 +12,7 @@ import pytest
 
 from pytest_gvisor.base.errors import ReportError
 from pytest_gvisor.report import html, markdown, outputs, summary
-from pytest_gvisor.report.details import counterpart, details, parts
+from pytest_gvisor.report.details import counterpart, details
 from pytest_gvisor.report.model import Report, Row, State
 from tests.mounts import masked
 from tests.unit.report.reports import cell, hostile, report, row
@@ -254,15 +254,6 @@ def test_a_cell_is_compared_with_one_of_another_verdict() -> None:
     assert counterpart(Row(test="a", cells=(passed, native)), passed) == ""
 
 
-def test_a_traceback_and_captured_output_have_their_own_labels() -> None:
-    """A failed test has both parts, a passed one only what was captured."""
-    both = "trace\nback\n--- Captured stdout call ---\nout"
-    assert parts(cell("kvm", State.FAILED, output=both)) == [
-        ("traceback", "trace\nback\n"), ("captured output", "--- Captured stdout call ---\nout")
-    ]  # fmt: skip
-    assert parts(cell("kvm", output="out")) == [("captured output", "out")]
-
-
 def test_the_policy_names_the_two_texts_that_are_there_and_nothing_else() -> None:
     """The policy allows no source, and inline texts only by their hash."""
     text = html.render(report())
@@ -274,15 +265,6 @@ def test_the_policy_names_the_two_texts_that_are_there_and_nothing_else() -> Non
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe" not in policy
     assert "http" not in re.sub(r"http-equiv", "", text)
-
-
-@pytest.mark.parametrize("largest", [0.4, 1, 7, 8.1, 99, 130, 1234.5, 90_000])
-def test_an_axis_holds_its_largest_value_in_few_steps(largest: float) -> None:
-    """Ticks are round numbers."""
-    step, top = html.scale(largest)
-    assert largest <= top < largest + step + 1
-    assert 1 <= top / step <= 8
-    assert str(f"{step:g}")[0] in "125"
 
 
 def test_thousands_of_starts_are_drawn_as_hundreds() -> None:

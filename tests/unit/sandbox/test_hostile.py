@@ -56,17 +56,6 @@ def run(channel: Channel, seconds: float = 60.0) -> Completed:
     return process.completed()
 
 
-def test_an_honest_guest_is_believed(connect: Connect) -> None:
-    """The conversation that the tests below bend: a start, output, an end."""
-    data: Script = [
-        ({"op": "data", "id": 1, "s": 1}, b"out"),
-        ({"op": "data", "id": 1, "s": 2}, b"e"),
-    ]
-    channel, _peer = connect(answering([*STARTED, *data, *EXIT, *EOFS], hang_up=False))
-    done = run(channel)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "out", "e")
-
-
 LIES: dict[str, Script] = {
     "no start": EXIT,
     "data before a start": [({"op": "data", "id": 1, "s": 1}, b"x")],

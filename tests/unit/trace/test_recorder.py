@@ -226,16 +226,6 @@ def test_an_attempt_is_what_no_event_of_success_follows() -> None:
     )
 
 
-def test_a_search_of_path_gives_its_room_back() -> None:
-    """A workload that executes a hundred thousand programs has one entry for each."""
-    one = Recorder(NEW, "20260905.0")
-    for process in range(1, 50):
-        for path in (b"/a/sh", b"/b/sh", b"/c/sh"):
-            one.take(11, events.tried([b"sh", b"-c"], path, process))
-        one.take(3, events.executed([b"sh", b"-c"], b"/c/sh", process))
-    assert (one._kept, one._bytes, one._tried) == (49, 49 * len("sh-c/c/sh"), {})
-
-
 def test_a_thread_is_no_process() -> None:
     """A clone within the same group."""
     thread = events.context() + field(3, 2) + field(4, 1)
@@ -445,17 +435,6 @@ def test_a_binary_without_a_point_or_a_field_cannot_trace() -> None:
     missing = r"20240729.0 cannot trace: it does not have sentry/execve, syscall/openat/exit\n"
     with pytest.raises(TraceError, match=missing):
         Recorder(few, "20240729.0")
-
-
-def test_the_usual_session_is_that_of_each_run() -> None:
-    """The configuration has one session, two points and one required remote sink."""
-    session = json.loads(points.session('/a "b"\\'))["trace_session"]
-    assert session["name"] == "Default"
-    assert [one["name"] for one in session["points"]] == ["container/start", "sentry/task_exit"]
-    (sink,) = session["sinks"]
-    assert sink["name"] == "remote"
-    assert sink["config"]["endpoint"] == '/a "b"\\'
-    assert not sink.get("ignore_setup_error")
 
 
 def test_the_answer_of_a_binary_has_points_with_fields() -> None:

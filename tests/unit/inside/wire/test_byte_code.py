@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor.guest.tests import byte_code as layout
-from pytest_gvisor.guest.tests import unsent
-from pytest_gvisor.guest.tests.byte_code import HEAD_SIZE, MOST, PLACE, READY
+from pytest_gvisor.guest.tests.byte_code import HEAD_SIZE, PLACE, READY
 from pytest_gvisor.inside.wire import byte_code
 from pytest_gvisor.run.pipes import SharedStreams
 
@@ -65,12 +64,6 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     sys.modules.pop(NAME, None)
     assert importlib.import_module(NAME).x == 2
     return file
-
-
-def test_the_file_of_a_sandbox_has_room_for_it(memory: int) -> None:
-    """And the messages of tests are in front of it."""
-    assert os.fstat(memory).st_size == PLACE + MOST
-    assert unsent.SIZE == PLACE
 
 
 def test_what_was_imported_is_stored(module: Path, memory: int) -> None:
@@ -136,18 +129,3 @@ def test_a_file_that_the_sandbox_does_not_show_is_left_out(module: Path, memory:
     byte_code.store(memory, lambda path: path != str(module.parent))
     assert NAME not in stored(memory)
     assert "re" in stored(memory)
-
-
-def test_modules_beyond_the_room_are_left_out(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file keeps its size."""
-    monkeypatch.setattr(layout, "MOST", 400_000)
-    byte_code.store(memory, lambda path: True)
-    assert guests("tests.worker") <= stored(memory)
-    assert "_pytest.config" not in stored(memory)
-
-
-def test_no_room_for_the_names_stores_nothing(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pytest inside then imports all from files."""
-    monkeypatch.setattr(layout, "MOST", 100)
-    byte_code.store(memory, lambda path: True)
-    assert not stored(memory)

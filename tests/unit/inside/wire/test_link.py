@@ -334,16 +334,6 @@ def test_a_pytest_that_died_in_the_midst_of_a_message_leaves_its_first_process(
         link.receive_of_first()
 
 
-def test_a_mark_that_comes_in_pieces_is_one(sandbox: Sandbox) -> None:
-    """Each byte is read by itself."""
-    link = Link(cast("Any", sandbox))
-    for byte in encoded({"type": "report"}) + MARK + encoded({"type": "end"}):
-        sandbox.inside.sendall(bytes([byte]))
-        sandbox.turn(1)
-    assert link.receive() == {"type": "report"}
-    assert link.receive_of_first() == {"type": "end"}
-
-
 def test_a_pytest_that_is_given_up_says_no_more(sandbox: Sandbox) -> None:
     """At a deadline its messages are dropped, and the first process is heard."""
     link = Link(cast("Any", sandbox))
