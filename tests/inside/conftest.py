@@ -1,6 +1,7 @@
 """Runs a little project twice, inside gVisor and on the host, for comparison."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -46,23 +47,20 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
     return pytester
 
 
+def inside(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    """Run the project's tests inside, with more arguments if there are any."""
+    return project.runpytest_subprocess(
+        "--in-gvisor", "--gvisor-strict", "-p", "no:cacheprovider", *arguments
+    )
+
+
+def run_both(project: pytest.Pytester, *arguments: str) -> Both:
+    """Run the project's tests inside and on the host."""
+    found = inside(project, *arguments)
+    return Both(inside=found, host=inside(project, "--no-gvisor", *arguments))
+
+
 @pytest.fixture
 def run_inside(project: pytest.Pytester) -> Callable[..., pytest.RunResult]:
-    """Run the project's tests inside, with more arguments if there are any."""
-
-    def run(*arguments: str) -> pytest.RunResult:
-        return project.runpytest_subprocess(
-            "--in-gvisor", "--gvisor-strict", "-p", "no:cacheprovider", *arguments
-        )
-
-    return run
-
-
-@pytest.fixture
-def run_both(run_inside: Callable[..., pytest.RunResult]) -> Callable[..., Both]:
-    """Run the project's tests inside and on the host."""
-
-    def run(*arguments: str) -> Both:
-        return Both(inside=run_inside(*arguments), host=run_inside("--no-gvisor", *arguments))
-
-    return run
+    """Run the tests of a project that the test does not name."""
+    return functools.partial(inside, project)

@@ -2,15 +2,14 @@
 
 import http.server
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pytest_gvisor.programs import relay
+from tests.inside.conftest import inside
 from tests.sandbox.test_allow import CERTIFICATE, RESOLVER, Handler, served, website
-
-RunInside = Callable[..., pytest.RunResult]
 
 PLUGIN = """
 import os, sys
@@ -69,7 +68,7 @@ def test_none():
 
 @pytest.mark.parametrize("source", ["option", "ini", "marker"])
 def test_a_test_inside_reaches_what_its_list_has(
-    project: pytest.Pytester, run_inside: RunInside, port: int, source: str
+    project: pytest.Pytester, port: int, source: str
 ) -> None:
     """The closest list counts. Tests of another list have another sandbox."""
     entry, options = f"127.0.0.1:{port}", list[str]()
@@ -81,12 +80,10 @@ def test_a_test_inside_reaches_what_its_list_has(
     else:
         text = OPENS.replace("def test_it", f"@pytest.mark.gvisor(allow=['{entry}'])\ndef test_it")
         project.makepyfile((text + MARKED).format(port=port))
-    run_inside(*options).assert_outcomes(passed=3)
+    inside(project, *options).assert_outcomes(passed=3)
 
 
-def test_it_reaches_a_host_by_name_with_tls(
-    project: pytest.Pytester, run_inside: RunInside, names: str
-) -> None:
+def test_it_reaches_a_host_by_name_with_tls(project: pytest.Pytester, names: str) -> None:
     """Its processes too, and no descriptor of the relay is theirs."""
     (project.path / "ca.pem").write_text(CERTIFICATE.read_text())
     (project.path / "hello.txt").write_text("hello")
@@ -112,11 +109,11 @@ def test_it_reaches_a_host_by_name_with_tls(
                 assert os.getppid() == 1
         """)
         allow = f"--gvisor-allow=pypi.example:{port},127.0.0.1:{port}"
-        run_inside(names, allow).assert_outcomes(passed=2)
+        inside(project, names, allow).assert_outcomes(passed=2)
 
 
 def test_a_failure_names_the_entry_that_is_missing(
-    project: pytest.Pytester, run_inside: RunInside, names: str, port: int
+    project: pytest.Pytester, names: str, port: int
 ) -> None:
     """The option that it says lets the test pass."""
     project.makepyfile(f"""
@@ -125,7 +122,7 @@ def test_a_failure_names_the_entry_that_is_missing(
         def test_it():
             assert urllib.request.urlopen("http://web.example:{port}/").status == 200
     """)
-    failed = run_inside(names, f"--gvisor-allow=127.0.0.1:{port}")
+    failed = inside(project, names, f"--gvisor-allow=127.0.0.1:{port}")
     failed.assert_outcomes(failed=1)
     remedy = f"--gvisor-allow=127.0.0.1:{port},web.example:{port}"
     failed.stdout.fnmatch_lines([
@@ -133,11 +130,11 @@ def test_a_failure_names_the_entry_that_is_missing(
         f"It is not in allow=?'127.0.0.1:{port}'?. To reach it: {remedy} (or ini gvisor_allow, *",
     ])  # fmt: skip
     failed.stdout.no_fnmatch_line("*- gvisor: allow -*")
-    run_inside(names, remedy).assert_outcomes(passed=1)
+    inside(project, names, remedy).assert_outcomes(passed=1)
 
 
 def test_a_failure_tells_what_the_test_reached_and_what_was_refused(
-    project: pytest.Pytester, run_inside: RunInside, names: str, port: int
+    project: pytest.Pytester, names: str, port: int
 ) -> None:
     """The figures are the test's own. A lost sandbox's failure has them too."""
     project.makepyfile(f"""
@@ -158,7 +155,7 @@ def test_a_failure_tells_what_the_test_reached_and_what_was_refused(
             os.kill(os.getpid(), signal.SIGKILL)
     """)
     entry, evil = f"127.0.0.1:{port}", f"evil.example:{port - 1}"
-    result = run_inside(names, f"--gvisor-allow={entry},{evil}")
+    result = inside(project, names, f"--gvisor-allow={entry},{evil}")
     result.assert_outcomes(failed=3, passed=1)
     result.stdout.fnmatch_lines([
         "*- gvisor: allow -*",
@@ -172,9 +169,7 @@ def test_a_failure_tells_what_the_test_reached_and_what_was_refused(
     result.stdout.no_fnmatch_line("*- gvisor: network -*")
 
 
-def test_a_relay_that_ends_fails_the_next_test(
-    project: pytest.Pytester, run_inside: RunInside, port: int
-) -> None:
+def test_a_relay_that_ends_fails_the_next_test(project: pytest.Pytester, port: int) -> None:
     """The test after that has a sandbox and a relay of its own."""
     project.makepyfile(OPENS.format(port=port) + "\n\ndef test_next(): test_it()\n"
                        "\n\ndef test_last(): test_it()\n")  # fmt: skip
@@ -189,13 +184,13 @@ def test_a_relay_that_ends_fails_the_next_test(
                 os.kill(one, signal.SIGKILL)
                 os.waitid(os.P_PID, one, os.WEXITED | os.WNOWAIT)
     """)
-    result = run_inside(f"--gvisor-allow=127.0.0.1:{port}")
+    result = inside(project, f"--gvisor-allow=127.0.0.1:{port}")
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["*test_next*", "*the sandbox was lost*relay*"])
 
 
 def test_no_sandbox_with_a_list_is_a_copy_and_others_are(
-    project: pytest.Pytester, run_inside: RunInside, port: int
+    project: pytest.Pytester, port: int
 ) -> None:
     """`runsc restore` takes no descriptors: these begin anew, each with a relay of its own."""
     project.makepyfile(OPENS.format(port=port) + f"""
@@ -208,7 +203,7 @@ def test_with(number):
 def test_without(number):
     refused({port})
 """)  # fmt: skip
-    result = run_inside("-v", "--gvisor-isolation=test", "-k", "test_with")
+    result = inside(project, "-v", "--gvisor-isolation=test", "-k", "test_with")
     result.assert_outcomes(passed=6, deselected=1)
     result.stdout.fnmatch_lines([
         "gvisor: 2 sandboxes of tests inside began as copies of a saved one",
@@ -224,10 +219,10 @@ def test_without(number):
     ],
 )
 def test_what_a_list_does_not_go_with_is_an_error(
-    project: pytest.Pytester, run_inside: RunInside, options: list[str], told: str
+    project: pytest.Pytester, options: list[str], told: str
 ) -> None:
     """Nothing listens on the host's loopback, and no name is lost."""
     project.makepyfile("def test_it(): pass")
-    result = run_inside("--gvisor-allow=127.0.0.1:9", *options)
+    result = inside(project, "--gvisor-allow=127.0.0.1:9", *options)
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines([f"*{told}*"])

@@ -3,19 +3,15 @@
 import json
 import shutil
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.inside.conftest import PLUGINS, Both, plain
-
-RunBoth = Callable[..., Both]
-RunInside = Callable[..., pytest.RunResult]
+from tests.inside.conftest import PLUGINS, inside, plain, run_both
 
 
-def test_junit(project: pytest.Pytester, run_inside: RunInside) -> None:
+def test_junit(project: pytest.Pytester) -> None:
     """Properties of the suite, from its last teardown too, and attributes of a test."""
     project.makeini("[pytest]\njunit_family = xunit1\n")
     project.makepyfile("""
@@ -38,7 +34,7 @@ def test_junit(project: pytest.Pytester, run_inside: RunInside) -> None:
     """)
     found = []
     for more in ((), ("--no-gvisor",)):
-        done = run_inside("-p", "no:randomly", "--junitxml=out.xml", *more)
+        done = inside(project, "-p", "no:randomly", "--junitxml=out.xml", *more)
         written = ET.fromstring(Path(project.path / "out.xml").read_text())
         names = [(one.get("name", ""), one.get("value")) for one in written.iter("property")]
         properties = [named for named in names if not named[0].startswith("gvisor")]
@@ -50,7 +46,7 @@ def test_junit(project: pytest.Pytester, run_inside: RunInside) -> None:
     assert found[0][1] == [("test_properties", "3"), ("test_other", None)]
 
 
-def test_live_log(project: pytest.Pytester, run_both: RunBoth) -> None:
+def test_live_log(project: pytest.Pytester) -> None:
     """Lines of ``log_cli`` are those of the host: from each phase, a thread, with a traceback."""
     project.makepyfile("""
         import logging, threading
@@ -84,7 +80,9 @@ def test_live_log(project: pytest.Pytester, run_both: RunBoth) -> None:
             assert 0
     """)
     line = "%(levelname)-8s %(name)s:%(lineno)d %(message)s"
-    both = run_both("-p", "no:randomly", "--log-cli-level=INFO", "-o", f"log_cli_format={line}")
+    both = run_both(
+        project, "-p", "no:randomly", "--log-cli-level=INFO", "-o", f"log_cli_format={line}"
+    )
     assert plain(both.inside) == plain(both.host)
     both.inside.stdout.fnmatch_lines(["*live log setup*", "*live log call*", "*live log teardown*"])
     assert both.inside.parseoutcomes() == {"passed": 2, "failed": 1}
@@ -92,7 +90,7 @@ def test_live_log(project: pytest.Pytester, run_both: RunBoth) -> None:
 
 @pytest.mark.usefixtures("plugins")
 def test_a_plugin_without_a_bridge_is_named(
-    project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One warning names it, and none of the plugins that have one or need none."""
     folder = project.path / "installed"
@@ -107,13 +105,13 @@ def test_a_plugin_without_a_bridge_is_named(
     )
     monkeypatch.setenv("PYTHONPATH", f"{folder}:{PLUGINS}")
     project.makepyfile("def test_it(benchmark, record_property):\n    benchmark(len, [])\n")
-    done = run_inside("-p", "no:randomly", "--benchmark-max-time=0.01")
+    done = inside(project, "-p", "no:randomly", "--benchmark-max-time=0.01")
     done.stdout.fnmatch_lines(["counted 0"])
     (named,) = [line for line in done.outlines if "have no bridge" in line]
     assert "tests inside: counting 2.0. Their" in named
 
 
-def test_summaries_are_written_on_the_host(project: pytest.Pytester, run_inside: RunInside) -> None:
+def test_summaries_are_written_on_the_host(project: pytest.Pytester) -> None:
     """The pytest inside asks no plugin for a summary, which would cost time and say nothing."""
     project.makeconftest("""
         import os, sys
@@ -123,7 +121,7 @@ def test_summaries_are_written_on_the_host(project: pytest.Pytester, run_inside:
             print("summed up", "inside" if inside else "here", file=sys.__stderr__)
     """)
     project.makepyfile("def test_it():\n    pass\n")
-    done = run_inside("-s", "-p", "no:randomly")
+    done = inside(project, "-s", "-p", "no:randomly")
     assert "summed up here" in done.errlines
     assert "summed up inside" not in done.stdout.str() + done.stderr.str()
 
@@ -168,15 +166,13 @@ def benchmarks(path: Path) -> list[dict[str, object]]:
 
 
 @pytest.mark.usefixtures("plugins")
-def test_benchmarks(
-    project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_benchmarks(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """Table, JSON and storage are written, and a slower run fails by the host's comparison."""
     # pytest-benchmark measures nothing where it finds itself below a worker of xdist's.
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     project.makepyfile(test_it=BENCHMARKS)
     options = ("-p", "no:randomly", "--benchmark-max-time=0.05", "--benchmark-autosave")
-    run_inside("--no-gvisor", "--benchmark-storage=before", *options)
+    inside(project, "--no-gvisor", "--benchmark-storage=before", *options)
     (saved,) = project.path.glob("before/*/*.json")
     before = json.loads(saved.read_text())
     for one in before["benchmarks"]:  # a thousand times as fast as they were
@@ -187,7 +183,7 @@ def test_benchmarks(
         shutil.copytree(project.path / "before", project.path / "store")
         compare = ("--benchmark-compare", "--benchmark-compare-fail=min:500%")
         files = ("--benchmark-json=out.json", "--benchmark-storage=store")
-        done = run_inside(*compare, *files, *options, *more)
+        done = inside(project, *compare, *files, *options, *more)
         done.stdout.fnmatch_lines(["*benchmark: 2 tests*", "*benchmark 'of sums': 4 tests*"])
         done.stdout.fnmatch_lines(["test_pedantic (NOW) *", "test_sums?1? (NOW)*", "Legend:"])
         done.stderr.fnmatch_lines(["*Performance has regressed*"])
@@ -202,7 +198,7 @@ def test_benchmarks(
 
 
 @pytest.mark.usefixtures("plugins")
-def test_allure(project: pytest.Pytester, run_inside: RunInside) -> None:
+def test_allure(project: pytest.Pytester) -> None:
     """Each test has one result, with its steps, attachments and status; a lost one too."""
     project.makepyfile(
         test_it="""
@@ -230,7 +226,7 @@ def test_allure(project: pytest.Pytester, run_inside: RunInside) -> None:
     )
     found = []
     for more in ((), ("--no-gvisor",)):
-        run_inside("-p", "no:randomly", "--alluredir=out", *more)
+        inside(project, "-p", "no:randomly", "--alluredir=out", *more)
         results = [json.loads(path.read_text()) for path in project.path.glob("out/*-result.json")]
         found.append(sorted(map(allure_result, results), key=str))
         notes = [

@@ -1,10 +1,10 @@
 """The pytest inside imports from byte code that the host has stored for it."""
 
 import os
-from collections.abc import Callable
 
 import pytest
 
+from tests.inside.conftest import inside
 from tests.unit.inside.wire.test_byte_code import compiled
 
 TESTS = """
@@ -35,7 +35,6 @@ def test_the_mapping_of_messages_alone_has_a_descriptor_of_the_memory():
 
 def test_a_plugin_is_imported_from_the_byte_code_of_the_host(
     project: pytest.Pytester,
-    run_inside: Callable[..., pytest.RunResult],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -48,13 +47,11 @@ def test_a_plugin_is_imported_from_the_byte_code_of_the_host(
             compiled(file, "origin = 'a file'", "origin = 'byte code'")
     monkeypatch.setenv("PYTHONPYCACHEPREFIX", os.fspath(cache))
     project.makepyfile(early_plugin="import helper", test_it=TESTS)
-    result = run_inside("-p", "early_plugin")
+    result = inside(project, "-p", "early_plugin")
     assert result.parseoutcomes() == {"passed": 3}
 
 
-def test_a_module_of_the_name_of_one_of_ours_is_the_projects(
-    project: pytest.Pytester, run_inside: Callable[..., pytest.RunResult]
-) -> None:
+def test_a_module_of_the_name_of_one_of_ours_is_the_projects(project: pytest.Pytester) -> None:
     """A plugin that is imported before the gate has its own, as the package ``returns`` has."""
     package = project.mkpydir("returns")
     (package / "part.py").write_text("origin = 'the project'")
@@ -62,4 +59,4 @@ def test_a_module_of_the_name_of_one_of_ours_is_the_projects(
         early_plugin="from returns.part import origin",
         test_it="import early_plugin\n\ndef test(): assert early_plugin.origin == 'the project'",
     )
-    assert run_inside("-p", "early_plugin").parseoutcomes() == {"passed": 1}
+    assert inside(project, "-p", "early_plugin").parseoutcomes() == {"passed": 1}

@@ -1,11 +1,10 @@
 """However tests are named on the command line, the pytest inside collects the host's node ids."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.inside.conftest import Both, plain
+from tests.inside.conftest import inside, plain, run_both
 
 PASSES = "def test_it(): pass\n"
 
@@ -50,17 +49,15 @@ def tree(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_tests_are_found_as_the_user_names_them(
-    tree: Path, run_both: Callable[..., Both], arguments: tuple[str, ...], passed: int
+    project: pytest.Pytester, tree: Path, arguments: tuple[str, ...], passed: int
 ) -> None:
     """Files outside of rootdir have ids that depend on the arguments."""
-    both = run_both("-v", *arguments)
+    both = run_both(project, "-v", *arguments)
     assert plain(both.inside) == plain(both.host)
     assert both.outcomes()[0] == {"passed": passed}
 
 
-def test_an_item_with_the_path_of_its_data_is_found(
-    project: pytest.Pytester, run_both: Callable[..., Both]
-) -> None:
+def test_an_item_with_the_path_of_its_data_is_found(project: pytest.Pytester) -> None:
     """The file that it is collected from is its collector's."""
     project.makeconftest(
         """
@@ -84,14 +81,12 @@ def test_an_item_with_the_path_of_its_data_is_found(
     project.mkdir("data")
     for name in ("a", "b"):
         (project.path / "data" / f"{name}.data").touch()
-    both = run_both("-v")
+    both = run_both(project, "-v")
     assert plain(both.inside) == plain(both.host)
     assert both.outcomes()[0] == {"passed": 3}
 
 
-def test_files_without_a_test_to_run_are_not_imported(
-    project: pytest.Pytester, run_inside: Callable[..., pytest.RunResult]
-) -> None:
+def test_files_without_a_test_to_run_are_not_imported(project: pytest.Pytester) -> None:
     """The other files and folders of the arguments cost a sandbox nothing."""
     project.makepyfile(
         test_one="def test_it(): pass\n",
@@ -99,12 +94,12 @@ def test_files_without_a_test_to_run_are_not_imported(
         "assert not is_gvisor_kernel(os.uname().release)\ndef test_it(): pass\n",
     )
     for arguments in ((), ("test_one.py", "test_two.py")):
-        result = run_inside("--deselect=test_two.py::test_it", *arguments)
+        result = inside(project, "--deselect=test_two.py::test_it", *arguments)
         result.assert_outcomes(passed=1, deselected=1)
 
 
 def test_a_function_without_a_selected_test_is_not_collected_inside(
-    project: pytest.Pytester, run_inside: Callable[..., pytest.RunResult]
+    project: pytest.Pytester,
 ) -> None:
     """Its parameters may make thousands of tests, which the host has deselected."""
     project.makeini("[pytest]\nmarkers = slow\n")
@@ -145,12 +140,12 @@ def test_a_function_without_a_selected_test_is_not_collected_inside(
             assert names == ["test_it", "test_some[1]", "test_some[2]", "test_that"]
         """
     )
-    result = run_inside("-m", "not slow")
+    result = inside(project, "-m", "not slow")
     assert result.parseoutcomes() == {"passed": 3, "deselected": 5}
 
 
 def test_parameters_that_differ_at_each_collection_are_matched_by_their_place(
-    project: pytest.Pytester, run_both: Callable[..., Both]
+    project: pytest.Pytester,
 ) -> None:
     """A plugin may order tests by their ids. A fixture of the session is set up once."""
     project.makeconftest(
@@ -182,7 +177,7 @@ def test_parameters_that_differ_at_each_collection_are_matched_by_their_place(
         def test_other(): pass
         """
     )
-    both = run_both("-rN")
+    both = run_both(project, "-rN")
     assert both.outcomes() == (
         {"passed": 4, "failed": 1, "warnings": 1},
         {"passed": 4, "failed": 1},
@@ -191,9 +186,7 @@ def test_parameters_that_differ_at_each_collection_are_matched_by_their_place(
     both.inside.stdout.fnmatch_lines([told])
 
 
-def test_parameters_that_are_not_there_inside_are_named(
-    project: pytest.Pytester, run_inside: Callable[..., pytest.RunResult]
-) -> None:
+def test_parameters_that_are_not_there_inside_are_named(project: pytest.Pytester) -> None:
     """The failure has the id on the host, and those of the function inside."""
     project.makepyfile(
         """
@@ -205,7 +198,7 @@ def test_parameters_that_are_not_there_inside_are_named(
         def test_it(word): pass
         """
     )
-    result = run_inside()
+    result = inside(project)
     assert result.parseoutcomes() == {"passed": 1, "errors": 1, "warnings": 1}
     result.stdout.fnmatch_lines(
         [

@@ -3,12 +3,11 @@
 import _ctypes
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-RunInside = Callable[..., pytest.RunResult]
+from tests.inside.conftest import inside
 
 INSIDE = "import os, time\nfrom pytest_gvisor import is_gvisor_kernel\n"
 INSIDE += "inside = is_gvisor_kernel(os.uname().release)\n"
@@ -21,7 +20,7 @@ def copies(config):
 NONE = "gvisor: sandboxes of tests inside did not begin as copies: *{}*"
 
 
-def test_a_copy_is_a_sandbox_of_its_own(project: pytest.Pytester, run_inside: RunInside) -> None:
+def test_a_copy_is_a_sandbox_of_its_own(project: pytest.Pytester) -> None:
     """Each copy has a root of its own, and the time.
 
     All start from one folder of the host, which none can write to.
@@ -48,7 +47,7 @@ def test_it(number, tmp_path):
 """
     )
     before = time.time()
-    result = run_inside("-v", "-rP", "--gvisor-isolation=test")
+    result = inside(project, "-v", "-rP", "--gvisor-isolation=test")
     assert result.parseoutcomes() == {"passed": 3}
     result.stdout.fnmatch_lines(
         [COPIES.format("2 sandboxes"), "*3 passed, sandboxes start in * ms*"]
@@ -91,14 +90,14 @@ def test_it(number):
 
 
 def test_copies_repeat_no_random_numbers_though_a_plugin_has_drawn_before(
-    project: pytest.Pytester, run_inside: RunInside
+    project: pytest.Pytester,
 ) -> None:
     """All of 8 copies have other numbers of each kind; a generator with a seed goes on as it was.
 
     tests/suites/ecosystem_randomness.py compares 64, with packages from PyPI.
     """
     project.makepyfile(drawing_plugin=DRAWING, test_it=DRAWS.format(9))
-    result = run_inside("-v", "-rP", "--gvisor-isolation=test", "-p", "drawing_plugin")
+    result = inside(project, "-v", "-rP", "--gvisor-isolation=test", "-p", "drawing_plugin")
     assert result.parseoutcomes() == {"passed": 9}
     result.stdout.fnmatch_lines([COPIES.format("8 sandboxes")])
     found = different(result.outlines)
@@ -120,7 +119,7 @@ STARTS = {
 
 @pytest.mark.parametrize("named", STARTS)
 def test_there_are_no_copies_where_nobody_can_renew_a_generator(
-    named: str, project: pytest.Pytester, run_inside: RunInside
+    named: str, project: pytest.Pytester
 ) -> None:
     """A library that has OpenSSL within itself, or a process of a plugin's; `-v` names it."""
     text = b"/dev/urandom\0OpenSSL NIST SP 800-90A DRBG\0"
@@ -129,7 +128,7 @@ def test_there_are_no_copies_where_nobody_can_renew_a_generator(
         starting_plugin=INSIDE + f"if inside: {STARTS[named]}\n",
         test_it="def test_a(): pass\ndef test_b(): pass\n",
     )
-    result = run_inside("-v", "--gvisor-isolation=test", "-p", "starting_plugin")
+    result = inside(project, "-v", "--gvisor-isolation=test", "-p", "starting_plugin")
     assert result.parseoutcomes() == {"passed": 2}
     result.stdout.fnmatch_lines([NONE.format(f"would repeat the random numbers of *{named}")])
     result.stdout.no_fnmatch_line(COPIES.format("*"))
@@ -210,7 +209,7 @@ def test_copy_of_that():
     result.stdout.fnmatch_lines([NONE.format("files of the project had changed")])
 
 
-def test_a_death_in_a_copy_is_that_tests(project: pytest.Pytester, run_inside: RunInside) -> None:
+def test_a_death_in_a_copy_is_that_tests(project: pytest.Pytester) -> None:
     """An exit, a hang and a killed sandbox are reported with phase and cause, as elsewhere."""
     project.makepyfile(
         """
@@ -225,7 +224,7 @@ def test_a_death_in_a_copy_is_that_tests(project: pytest.Pytester, run_inside: R
         def test_last(): pass
         """
     )
-    result = run_inside("-v", "--gvisor-isolation=test", "--gvisor-timeout=6")
+    result = inside(project, "-v", "--gvisor-isolation=test", "--gvisor-timeout=6")
     assert result.parseoutcomes() == {"passed": 2, "failed": 4}
     result.stdout.fnmatch_lines(
         ["*lost in this test's call: *exit status 3*", "*lost in this test's call*",
@@ -234,9 +233,7 @@ def test_a_death_in_a_copy_is_that_tests(project: pytest.Pytester, run_inside: R
     )  # fmt: skip
 
 
-def test_each_module_collects_its_own_files_alone(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
+def test_each_module_collects_its_own_files_alone(project: pytest.Pytester) -> None:
     """A file that the command line names, and its conftest.py, are in no other one's sandbox."""
     for name in "abc":
         other = {"a": "b", "b": "c", "c": "a"}[name]
@@ -248,15 +245,15 @@ def test_each_module_collects_its_own_files_alone(
             f"    assert 'test_{other}' not in sys.modules\n"
         )
     files = [f"{name}/test_{name}.py" for name in "abc"]
-    result = run_inside("-v", "--gvisor-isolation=module", *files)
+    result = inside(project, "-v", "--gvisor-isolation=module", *files)
     assert result.parseoutcomes() == {"passed": 3}
     result.stdout.fnmatch_lines([COPIES.format("2 sandboxes")])
 
 
-def test_nothing_is_saved_on_a_network(project: pytest.Pytester, run_inside: RunInside) -> None:
+def test_nothing_is_saved_on_a_network(project: pytest.Pytester) -> None:
     """Its sockets could not go on; `-v` says so."""
     project.makepyfile("def test_a(): pass\ndef test_b(): pass\n")
-    result = run_inside("-v", "--gvisor-isolation=test", "--gvisor-network=host")
+    result = inside(project, "-v", "--gvisor-isolation=test", "--gvisor-network=host")
     assert result.parseoutcomes() == {"passed": 2}
     result.stdout.fnmatch_lines([NONE.format("network=host")])
 
@@ -270,7 +267,7 @@ ENDS = {
 
 @pytest.mark.parametrize("how", ENDS)
 def test_nothing_is_left_of_a_copy_that_no_test_has_taken(
-    how: str, project: pytest.Pytester, run_inside: RunInside
+    how: str, project: pytest.Pytester
 ) -> None:
     """The copy is gone two seconds after any end, and no line counts it."""
     statement, arguments = ENDS[how]
@@ -297,7 +294,7 @@ def pytest_terminal_summary(terminalreporter):
             terminalreporter.write_line(f"there: {{os.path.exists(file.read())}}")
 """
     )
-    result = run_inside("-v", "--gvisor-isolation=test", *arguments)
+    result = inside(project, "-v", "--gvisor-isolation=test", *arguments)
     if how != "SIGKILL":  # the end of the tests removes it, and not only that of pytest
         result.stdout.fnmatch_lines(["there: False"])
     session = Path((project.path / "folder.txt").read_text()).parent

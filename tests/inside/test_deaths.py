@@ -6,16 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.fakes.fake import FakeRunsc
 from tests.faults.little import FILES_AFTER, LONGER
+from tests.inside.conftest import inside
 from tests.mounts import harmless
-
-RunInside = Callable[..., pytest.RunResult]
 
 DEATHS = {
     "exit": ("os._exit(3)", "exit status 3"),
@@ -52,9 +50,7 @@ BROKEN = (
 
 
 @pytest.mark.parametrize("how", DEATHS)
-def test_a_death_is_one_failed_test(
-    how: str, project: pytest.Pytester, run_inside: RunInside
-) -> None:
+def test_a_death_is_one_failed_test(how: str, project: pytest.Pytester) -> None:
     """A test that ends its interpreter fails with phase and status in both forms; others go on."""
     statement, told = DEATHS[how]
     project.makepyfile(
@@ -71,7 +67,7 @@ def test_a_death_is_one_failed_test(
         def test_after(shared): assert is_gvisor_kernel(shared)
         """
     )
-    result = run_inside("-v")
+    result = inside(project, "-v")
     assert result.parseoutcomes() == {"passed": 2, "failed": 1}
     result.stdout.fnmatch_lines(
         [f"the sandbox was lost in this test's call: *ended with: *({told})"]
@@ -79,9 +75,7 @@ def test_a_death_is_one_failed_test(
 
 
 @pytest.mark.parametrize("how", ["os.kill(os.getpid(), 9)", "time.sleep(1000)"])
-def test_a_death_after_many_short_tests_is_its_own(
-    how: str, project: pytest.Pytester, run_inside: RunInside
-) -> None:
+def test_a_death_after_many_short_tests_is_its_own(how: str, project: pytest.Pytester) -> None:
     """Their messages are held back when the pytest ends, or the time."""
     project.makepyfile(
         f"""
@@ -94,24 +88,20 @@ def test_a_death_after_many_short_tests_is_its_own(
                 {how}
         """
     )
-    result = run_inside("-v", "--gvisor-timeout", "15")
+    result = inside(project, "-v", "--gvisor-timeout", "15")
     assert result.parseoutcomes() == {"passed": 99, "failed": 1}
     result.stdout.fnmatch_lines(["*short?90? FAILED*", "*sandbox was lost in this test's call*"])
 
 
-def test_debug_shows_what_a_lost_sandbox_did_last(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
+def test_debug_shows_what_a_lost_sandbox_did_last(project: pytest.Pytester) -> None:
     """With `--gvisor-debug` the report of a lost sandbox has the last lines of its strace."""
     project.makepyfile("import os\ndef test_dies(): os._exit(3)\n")
-    result = run_inside("--gvisor-debug")
+    result = inside(project, "--gvisor-debug")
     assert result.parseoutcomes() == {"failed": 1}
     result.stdout.fnmatch_lines(["*exit_group(0x3)*"])
 
 
-def test_a_death_in_setup_or_teardown_is_an_error(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
+def test_a_death_in_setup_or_teardown_is_an_error(project: pytest.Pytester) -> None:
     """The call of a test whose teardown ends the interpreter has passed all the same."""
     project.makepyfile(
         "import os, pytest\n"
@@ -124,21 +114,19 @@ def test_a_death_in_setup_or_teardown_is_an_error(
         "def test_setup(at_once): pass\n"
         "def test_teardown(later): pass\n"
     )
-    result = run_inside()
+    result = inside(project)
     assert result.parseoutcomes() == {"passed": 1, "errors": 2}
     result.stdout.fnmatch_lines(["*lost in this test's setup: *(exit status 5)"])
 
 
 @pytest.mark.parametrize("unit", ["session", "test"])
-def test_three_false_starts_end_the_session(
-    unit: str, project: pytest.Pytester, run_inside: RunInside
-) -> None:
+def test_three_false_starts_end_the_session(unit: str, project: pytest.Pytester) -> None:
     """The session ends with the cause after three starts in which pytest reached no test."""
     project.makeconftest(f"{INSIDE} os._exit(9)\n")
     project.makepyfile(
         "import pytest\n@pytest.mark.parametrize('n', range(9))\ndef test_it(n): pass\n"
     )
-    result = run_inside("--gvisor-isolation", unit)
+    result = inside(project, "--gvisor-isolation", unit)
     assert result.parseoutcomes() == {"errors": 3}
     told = r"it ended with: exited \(exit status 9\)"
     failed = re.findall(rf"^{HEAD}{told}\n{COMMAND}\n{EMPTY}$", result.stdout.str(), re.MULTILINE)
@@ -146,7 +134,7 @@ def test_three_false_starts_end_the_session(
 
 
 def test_a_start_that_fails_names_cause_and_command_first(
-    tmp_path: Path, project: pytest.Pytester, run_inside: RunInside
+    tmp_path: Path, project: pytest.Pytester
 ) -> None:
     """The cause, the end and runsc's command come before logs and output, for pytest and runsc."""
     fake = FakeRunsc.make(tmp_path / "fake")
@@ -158,15 +146,13 @@ def test_a_start_that_fails_names_cause_and_command_first(
         ("-q", BROKEN, traceback),
         (f"--gvisor-runsc={fake.path}", FAILED, EMPTY),
     ):
-        result = run_inside(option)
+        result = inside(project, option)
         assert result.parseoutcomes() == {"errors": 1}
         text = result.stdout.str()
         assert re.search(rf"^{HEAD}{told}\n{COMMAND}\n{end}", text, re.MULTILINE)
 
 
-def test_errors_of_pytest_itself_end_the_session(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
+def test_errors_of_pytest_itself_end_the_session(project: pytest.Pytester) -> None:
     """The error comes after the collection. pytest shows no traceback of a usage error."""
     project.makeconftest(
         "import os, pytest\n"
@@ -178,16 +164,14 @@ def test_errors_of_pytest_itself_end_the_session(
     project.makepyfile(
         "import pytest\n@pytest.mark.parametrize('n', range(9))\ndef test_it(n): pass\n"
     )
-    result = run_inside()
+    result = inside(project)
     assert result.parseoutcomes() == {"errors": 3}
     result.stdout.fnmatch_lines(["UsageError: not like this", "*three sandboxes in a row ended *"])
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a memory limit is a cgroup")
-def test_memory_that_runs_out_is_one_failed_test(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
+def test_memory_that_runs_out_is_one_failed_test(project: pytest.Pytester) -> None:
     """The memory limit ends the sandbox; the report names it, and the next test has a new one.
 
     The messages of the tests before it are held back in the host's memory, and count.
@@ -201,7 +185,7 @@ def test_memory_that_runs_out_is_one_failed_test(
         "    taken = [bytearray(b'x' * 2**24) for _ in range(100)]\n"
         "def test_after(): pass\n"
     )
-    result = run_inside("-v")
+    result = inside(project, "-v")
     assert result.parseoutcomes() == {"passed": 41, "failed": 1}
     result.stdout.fnmatch_lines(["*sandbox was lost in this test's call: *out of memory*"])
 
@@ -249,9 +233,7 @@ def test_ctrl_c_ends_the_session_in_the_midst_of_a_test(project: pytest.Pytester
     assert "1 passed" in rest
 
 
-def test_a_fork_that_comes_back_says_nothing(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
+def test_a_fork_that_comes_back_says_nothing(project: pytest.Pytester) -> None:
     """A fork reports no test: only the process that the host asked does."""
     project.makepyfile(
         """
@@ -268,24 +250,20 @@ def test_a_fork_that_comes_back_says_nothing(
             assert 0, "of the test"
         """
     )
-    result = run_inside("-v", "--gvisor-timeout=20")
+    result = inside(project, "-v", "--gvisor-timeout=20")
     assert result.parseoutcomes() == {"passed": 1, "failed": 1}
     result.stdout.fnmatch_lines(["*::test_waits PASSED*", "*::test_fails FAILED*"])
     result.stdout.no_fnmatch_line("*the fork*")
 
 
-def test_the_start_of_a_sandbox_is_not_of_a_test_s_time(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
+def test_the_start_of_a_sandbox_is_not_of_a_test_s_time(project: pytest.Pytester) -> None:
     """A new sandbox starts outside of the next test's deadline."""
     project.makeconftest(f"import time\n{INSIDE} time.sleep(5)\n")
     project.makepyfile("import os\ndef test_dies(): os._exit(3)\ndef test_after(): pass\n")
-    assert run_inside("--gvisor-timeout=5").parseoutcomes() == {"passed": 1, "failed": 1}
+    assert inside(project, "--gvisor-timeout=5").parseoutcomes() == {"passed": 1, "failed": 1}
 
 
-def test_the_last_sandbox_ends_by_itself_if_it_writes_to_the_host(
-    project: pytest.Pytester, run_inside: Callable[..., pytest.RunResult]
-) -> None:
+def test_the_last_sandbox_ends_by_itself_if_it_writes_to_the_host(project: pytest.Pytester) -> None:
     """A sentry may hold data for files of the host until its own end."""
     project.makepyfile(
         early_plugin="""
@@ -313,6 +291,6 @@ if not is_gvisor_kernel(os.uname().release):
     out = project.path / "build/out"
     out.mkdir(parents=True)
     with harmless(out):
-        result = run_inside("-p", "early_plugin", "--gvisor-writable", str(out))
+        result = inside(project, "-p", "early_plugin", "--gvisor-writable", str(out))
     assert result.ret == 1
     assert result.parseoutcomes() == {"passed": 1, "failed": 1}

@@ -1,16 +1,14 @@
 """Intended differences between tests inside and tests on the host."""
 
 import os
-from collections.abc import Callable
 
 import pytest
 
+from tests.inside.conftest import inside
 from tests.mounts import harmless
 
-RunInside = Callable[..., pytest.RunResult]
 
-
-def test_the_kernel_is_gvisors(project: pytest.Pytester, run_inside: RunInside) -> None:
+def test_the_kernel_is_gvisors(project: pytest.Pytester) -> None:
     """Tests inside see gVisor's kernel, on each platform that was asked for, by its own id."""
     project.makepyfile(
         "import os, unittest\n"
@@ -19,7 +17,7 @@ def test_the_kernel_is_gvisors(project: pytest.Pytester, run_inside: RunInside) 
         "class TestUnit(unittest.TestCase):\n"
         "    def test_kernel(self): assert is_gvisor_kernel(os.uname().release)\n"
     )
-    result = run_inside("-v", "--gvisor-platform", "systrap,ptrace")
+    result = inside(project, "-v", "--gvisor-platform", "systrap,ptrace")
     assert result.parseoutcomes() == {"passed": 4}
     result.stdout.fnmatch_lines(
         [
@@ -30,16 +28,14 @@ def test_the_kernel_is_gvisors(project: pytest.Pytester, run_inside: RunInside) 
     )
 
 
-def test_a_visible_line_says_where_the_tests_run(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
+def test_a_visible_line_says_where_the_tests_run(project: pytest.Pytester) -> None:
     """The session's head says that tests run inside; with `--no-gvisor` that they do not."""
     project.makepyfile("def test_it(): pass\n")
-    run_inside().stdout.fnmatch_lines(["gvisor: the tests run INSIDE gVisor*"])
-    run_inside("--no-gvisor").stdout.fnmatch_lines(["gvisor: --no-gvisor*on the host*"])
+    inside(project).stdout.fnmatch_lines(["gvisor: the tests run INSIDE gVisor*"])
+    inside(project, "--no-gvisor").stdout.fnmatch_lines(["gvisor: --no-gvisor*on the host*"])
 
 
-def test_writes_stay_inside(project: pytest.Pytester, run_inside: RunInside) -> None:
+def test_writes_stay_inside(project: pytest.Pytester) -> None:
     """Tests may write to the project and anywhere else, and the host sees none of it."""
     file = project.makepyfile(
         """
@@ -57,14 +53,14 @@ def test_writes_stay_inside(project: pytest.Pytester, run_inside: RunInside) -> 
         """
     )
     before = file.read_text()
-    assert run_inside("--gvisor-user=root").parseoutcomes() == {"passed": 2}
+    assert inside(project, "--gvisor-user=root").parseoutcomes() == {"passed": 2}
     assert file.read_text() == before
     for folder in (str(project.path), "/usr", "/", "/etc", "/tmp"):
         assert not os.path.exists(os.path.join(folder, "pytest-gvisor-canary"))
 
 
 def test_no_test_writes_outside_before_the_verdict_on_the_one_before(
-    project: pytest.Pytester, run_inside: RunInside
+    project: pytest.Pytester,
 ) -> None:
     """A session that stops after a test has no effects of the next one in a writable folder."""
     folder = project.path / "build/outside"
@@ -91,12 +87,12 @@ def test_no_test_writes_outside_before_the_verdict_on_the_one_before(
         """
     )
     with harmless(folder):
-        run_inside("--gvisor-writable", str(folder)).assert_outcomes(passed=2)
+        inside(project, "--gvisor-writable", str(folder)).assert_outcomes(passed=2)
         assert sorted(path.name for path in folder.iterdir()) == ["0", "1"]
 
 
 def test_a_failed_test_is_told_of_a_variable_that_is_held_back(
-    project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether it was looked up or asked for; a test that passes, or looks for no such name, not.
 
@@ -121,12 +117,14 @@ def test_a_failed_test_is_told_of_a_variable_that_is_held_back(
             assert 0
         """
     )
-    result = run_inside("-v")
+    result = inside(project, "-v")
     assert result.parseoutcomes() == {"passed": 1, "failed": 3}
     told = [line for line in result.outlines if "the test looked for" in line]
     assert [line.split("looked for ")[1].split(":")[0] for line in told] == ["APP_URL", "APP_MODE"]
     result.stdout.fnmatch_lines(["gvisor: * environment variables are held back*: *APP_MODE, *"])
-    result = run_inside("-q", "--gvisor-env=APP_*", "-o", "gvisor_env=OTHER=inside", "-k", "key")
+    result = inside(
+        project, "-q", "--gvisor-env=APP_*", "-o", "gvisor_env=OTHER=inside", "-k", "key"
+    )
     assert result.parseoutcomes() == {"passed": 1, "deselected": 3}
 
 
@@ -163,7 +161,7 @@ def test_variables_of_pytest_mean_inside_what_they_mean_on_the_host(
     project.runpytest_subprocess(*options, "-n1", "-W", "error").assert_outcomes(passed=1)
 
 
-def test_there_is_no_network(project: pytest.Pytester, run_inside: RunInside) -> None:
+def test_there_is_no_network(project: pytest.Pytester) -> None:
     """A server on the host's loopback cannot be reached, unless the host's network is asked for."""
     import socket
 
@@ -173,8 +171,8 @@ def test_there_is_no_network(project: pytest.Pytester, run_inside: RunInside) ->
             "import socket\n"
             f"def test_it(): socket.create_connection(('127.0.0.1', {port}), 5).close()\n"
         )
-        assert run_inside().parseoutcomes() == {"failed": 1}
-        assert run_inside("--gvisor-network", "host").parseoutcomes() == {"passed": 1}
+        assert inside(project).parseoutcomes() == {"failed": 1}
+        assert inside(project, "--gvisor-network", "host").parseoutcomes() == {"passed": 1}
 
 
 def test_marked_tests_and_host_tests_mix(project: pytest.Pytester) -> None:
@@ -213,9 +211,7 @@ def test_marked_tests_and_host_tests_mix(project: pytest.Pytester) -> None:
     assert result.parseoutcomes() == {"passed": 5}
 
 
-def test_a_test_that_uses_a_sandbox_stays_on_the_host(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
+def test_a_test_that_uses_a_sandbox_stays_on_the_host(project: pytest.Pytester) -> None:
     """With `--in-gvisor`, a test that requests `gvisor` runs on the host."""
     project.makepyfile(
         "import os\n"
@@ -224,12 +220,12 @@ def test_a_test_that_uses_a_sandbox_stays_on_the_host(
         "    assert not is_gvisor_kernel(os.uname().release)\n"
         "    assert is_gvisor_kernel(gvisor.run(['uname', '-r']).stdout.strip())\n"
     )
-    assert run_inside().parseoutcomes() == {"passed": 1}
+    assert inside(project).parseoutcomes() == {"passed": 1}
 
 
 @pytest.mark.parametrize(("unit", "shared"), [("session", 2), ("module", 1), ("test", 0)])
 def test_isolation_says_who_shares_a_sandbox(
-    unit: str, shared: int, project: pytest.Pytester, run_inside: RunInside
+    unit: str, shared: int, project: pytest.Pytester
 ) -> None:
     """A file in /tmp is seen by the session's, the module's, or no other test."""
     body = (
@@ -241,14 +237,12 @@ def test_isolation_says_who_shares_a_sandbox(
         "    print('seen' if seen else 'fresh')\n"
     )
     project.makepyfile(test_one=body, test_two=body)
-    result = run_inside("--gvisor-isolation", unit, "-rP")
+    result = inside(project, "--gvisor-isolation", unit, "-rP")
     assert result.parseoutcomes() == {"passed": 4}
     assert sum(line == "seen" for line in result.outlines) == {0: 0, 1: 2, 2: 3}[shared]
 
 
-def test_under_xdist_a_module_has_one_sandbox(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
+def test_under_xdist_a_module_has_one_sandbox(project: pytest.Pytester) -> None:
     """Whole files are distributed where each module has a sandbox, unless ``--dist`` is given."""
     text = """
         import pathlib, pytest
@@ -258,11 +252,11 @@ def test_under_xdist_a_module_has_one_sandbox(
         def test_note(number): assert NOTE.read_text() == __name__
     """
     project.makepyfile(test_a=text, test_b=text)
-    result = run_inside("-n2", "--gvisor-isolation", "module")
+    result = inside(project, "-n2", "--gvisor-isolation", "module")
     assert result.parseoutcomes() == {"passed": 8}
 
 
-def test_a_test_is_not_the_first_process(project: pytest.Pytester, run_inside: RunInside) -> None:
+def test_a_test_is_not_the_first_process(project: pytest.Pytester) -> None:
     """Somebody else reaps the orphans that its programs leave: a test waits for its own alone."""
     project.makepyfile(
         """
@@ -284,16 +278,16 @@ def test_a_test_is_not_the_first_process(project: pytest.Pytester, run_inside: R
             assert not os.path.exists(orphan)
         """
     )
-    assert run_inside().parseoutcomes() == {"passed": 1}
+    assert inside(project).parseoutcomes() == {"passed": 1}
 
 
 def test_the_variable_that_says_inside_is_refused_on_the_host(
-    project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The variable would turn tests inside into tests on the host."""
     monkeypatch.setenv("PYTEST_GVISOR_INSIDE", "1")
     project.makepyfile("def test_it(): pass\n")
-    result = run_inside()
+    result = inside(project)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
         ["*PYTEST_GVISOR_INSIDE is set*this is not the kernel of one. Unset it.*"]

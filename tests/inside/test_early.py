@@ -1,13 +1,12 @@
 """The sandbox that is started with the host's session, and its end where it is not wanted."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from pytest_gvisor.plugin.stash import engine_of
-
-RunInside = Callable[..., pytest.RunResult]
+from tests.inside.conftest import inside
 
 INSIDE = "import os, time\nfrom pytest_gvisor import is_gvisor_kernel\n"
 INSIDE += "inside = is_gvisor_kernel(os.uname().release)\n"
@@ -16,9 +15,7 @@ STARTED_ONE = "*1 passed, its sandbox started in * ms*"
 """A line of the summary. Leavings of a session that another test has killed may end it."""
 
 
-def test_plugins_are_imported_inside_while_the_host_collects(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
+def test_plugins_are_imported_inside_while_the_host_collects(project: pytest.Pytester) -> None:
     """The host's collection waits for a plugin inside; no conftest.py is loaded before its end."""
     made = project.mkdir("data") / "made"
     project.makepyfile(
@@ -43,7 +40,7 @@ def pytest_collection_finish(session):
 """,
         test_it=INSIDE + "def test_it(tmp_path): assert inside",
     )
-    result = run_inside("-v", "-p", "early_plugin")
+    result = inside(project, "-v", "-p", "early_plugin")
     assert result.parseoutcomes() == {"passed": 1}
     result.stdout.fnmatch_lines([STARTED_ONE])
 
@@ -95,10 +92,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_collection_that_changes_something_has_a_fresh_sandbox(
-    what: str,
-    project: pytest.Pytester,
-    run_inside: RunInside,
-    monkeypatch: pytest.MonkeyPatch,
+    what: str, project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A test sees what the host has after the collection."""
     monkeypatch.setenv("TOKEN", "early")
@@ -117,7 +111,7 @@ def test_it():
     assert inside and {checks[what]}
 """
     )
-    result = run_inside("-v", "--gvisor-env=TOKEN")
+    result = inside(project, "-v", "--gvisor-env=TOKEN")
     assert result.parseoutcomes() == {"passed": 1}
     result.stdout.fnmatch_lines([STARTED_ONE])
 

@@ -1,14 +1,11 @@
 """Plugins that report to an editor stay on the host, and report tests inside from there."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.inside.conftest import PLUGINS
-
-RunInside = Callable[..., pytest.RunResult]
+from tests.inside.conftest import PLUGINS, inside
 
 TESTS = """
     import pytest
@@ -40,12 +37,7 @@ def pytest_unconfigure():
 """
 
 
-def test_vs_code(
-    project: pytest.Pytester,
-    run_inside: RunInside,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_vs_code(project: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its plugin is not loaded inside, and its pipe gets the outcome of each test."""
     (project.path / "editor").mkdir()
     (project.path / "editor/vscode_pytest.py").write_text(VSCODE)
@@ -55,7 +47,7 @@ def test_vs_code(
     monkeypatch.setenv("TEST_RUN_PIPE", str(pipe))
     monkeypatch.setenv("RUN_TEST_IDS_PIPE", str(tmp_path / "ids"))
     pipe.write_text("")
-    done = run_inside("-p", "vscode_pytest")
+    done = inside(project, "-p", "vscode_pytest")
     assert done.parseoutcomes() == {"passed": 1, "failed": 1, "skipped": 1}
     assert sorted(set(pipe.read_text().splitlines())) == [
         "test_it.py::test_is_skipped skipped",
@@ -64,9 +56,7 @@ def test_vs_code(
     ]
 
 
-def test_pycharm(
-    project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pycharm(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """The messages of teamcity-messages, which PyCharm's plugin is, are those of the host."""
     assert PLUGINS.is_dir(), f"{PLUGINS} is not there: run scripts/setup"
     monkeypatch.setenv("PYTHONPATH", str(PLUGINS))
@@ -75,7 +65,7 @@ def test_pycharm(
     project.makepyfile(test_it=TESTS)
     found = []
     for more in ((), ("--no-gvisor",)):
-        done = run_inside("-p", "no:randomly", "-s", *more)
+        done = inside(project, "-p", "no:randomly", "-s", *more)
         messages = re.findall(r"##teamcity\[(\w+) .*?name='([^']+)'", done.stdout.str())
         found.append((messages, done.ret))
     assert found[0] == found[1]

@@ -5,9 +5,10 @@ The remedy is pasted. Tracebacks have no frame of ours.
 
 import re
 import socket
-from collections.abc import Callable
 
 import pytest
+
+from tests.inside.conftest import inside
 
 TEST = """
 import socket, pytest
@@ -32,16 +33,16 @@ def broken():
 
 
 def test_a_service_of_the_host_is_out_of_reach_and_the_remedy_is_named(
-    project: pytest.Pytester, run_inside: Callable[..., pytest.RunResult]
+    project: pytest.Pytester,
 ) -> None:
     """The hint is whole, and the option in it lets the same test pass."""
     with socket.create_server(("127.0.0.1", 0)) as service:
         project.makepyfile(TEST.format(port=service.getsockname()[1]))
         project.makeconftest(CONFTEST)
-        failed = run_inside()
+        failed = inside(project)
         failed.assert_outcomes(failed=1, errors=1)
         failed.stdout.fnmatch_lines(["*- gvisor: network -*", TOLD])
-        run_inside("--gvisor-network=host", "-k", "test_service").assert_outcomes(passed=1)
+        inside(project, "--gvisor-network=host", "-k", "test_service").assert_outcomes(passed=1)
     text = failed.stdout.str()
     assert "value = yield" not in text
     assert text.count("gvisor: network") == 1

@@ -1,12 +1,11 @@
 """Files and folders of the host that tests inside see, beside their project."""
 
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-RunInside = Callable[..., pytest.RunResult]
+from tests.inside.conftest import inside
 
 # An editable package as setuptools has it: a finder with a table, which a .pth file installs.
 FINDER = """
@@ -33,7 +32,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_packages_and_what_was_asked_for_are_seen(
-    project: pytest.Pytester, run_inside: RunInside, host: Path, monkeypatch: pytest.MonkeyPatch
+    project: pytest.Pytester, host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An editable package and a zip file are found, and named in the header; writes stay inside."""
     (host / "src/editable").mkdir(parents=True)
@@ -66,7 +65,7 @@ def test_packages_and_what_was_asked_for_are_seen(
             assert not os.path.exists(HOST + "/other.txt")
         """
     )
-    result = run_inside(f"--gvisor-readable={host}/data")
+    result = inside(project, f"--gvisor-readable={host}/data")
     assert result.parseoutcomes() == {"passed": 2}
     result.stdout.fnmatch_lines(
         [f"gvisor: packages shown beside sys.path: {host}/lib.zip, {host}/src/editable"]
@@ -75,7 +74,7 @@ def test_packages_and_what_was_asked_for_are_seen(
 
 
 def test_a_failure_names_what_is_not_shown_and_the_option(
-    project: pytest.Pytester, run_inside: RunInside, host: Path
+    project: pytest.Pytester, host: Path
 ) -> None:
     """A link out of the project, a path elsewhere, and the collection's failure."""
     (host / "file").touch()
@@ -86,19 +85,19 @@ def test_a_failure_names_what_is_not_shown_and_the_option(
         test_collected=f"open({str(host / 'file')!r})\ndef test_it(): pass\n",
         test_other="def test_other(): open('missing')\n",
     )
-    result = run_inside("-rN")
+    result = inside(project, "-rN")
     assert result.parseoutcomes() == {"failed": 3, "errors": 1}
     told = [line for line in result.outlines if "is on the host" in line or "is a link" in line]
     path = f"{host}/file is on the host, and is not shown to tests inside."
     link = f"link is a link on the way to {host}/file, which is not shown to tests inside."
     assert sorted(told) == sorted([path, path, f"{project.path}/{link}"])
     assert f"To show: --gvisor-readable={host}/file (or ini gvisor_readable)" in result.outlines
-    result = run_inside("-rN", f"--gvisor-readable={host}/file", "-k", "not other")
+    result = inside(project, "-rN", f"--gvisor-readable={host}/file", "-k", "not other")
     assert result.parseoutcomes() == {"passed": 3, "deselected": 1}
 
 
 def test_of_a_home_folder_no_name_with_a_dot_is_seen(
-    project: pytest.Pytester, run_inside: RunInside, host: Path, monkeypatch: pytest.MonkeyPatch
+    project: pytest.Pytester, host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unless it was asked for itself, or lies on ``sys.path``; links are there and lead nowhere."""
     for name in (".ssh/id", ".config/tool/file", ".venv/lib/module.py", "work/.hidden", "notes"):
@@ -120,12 +119,12 @@ def test_of_a_home_folder_no_name_with_a_dot_is_seen(
             assert not os.path.exists(HOME + "/link")
         """
     )
-    result = run_inside(f"--gvisor-readable={host}", "--gvisor-readable=~/.config/tool")
+    result = inside(project, f"--gvisor-readable={host}", "--gvisor-readable=~/.config/tool")
     assert result.parseoutcomes() == {"passed": 1}
 
 
 def test_tests_start_in_a_folder_that_is_not_shown(
-    project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With ``--rootdir`` to the project, pytest may be started in ``/``; its files are not seen."""
     project.makepyfile(
@@ -138,5 +137,5 @@ def test_tests_start_in_a_folder_that_is_not_shown(
         """
     )
     monkeypatch.chdir("/")
-    result = run_inside(f"--rootdir={project.path}", str(project.path))
+    result = inside(project, f"--rootdir={project.path}", str(project.path))
     assert result.parseoutcomes() == {"passed": 1}

@@ -1,10 +1,8 @@
 """A test inside may replace functions that pytest and our worker need: its sandbox lives on."""
 
-from collections.abc import Callable
-
 import pytest
 
-from tests.inside.conftest import Both
+from tests.inside.conftest import run_both
 
 # Where these two are broken, monkeypatch cannot undo what it has done, on the host either.
 NOT_UNDONE = ("putenv", "unsetenv")
@@ -50,11 +48,9 @@ def outcomes(result: pytest.RunResult) -> list[str]:
     return [line for line in result.outlines if line.startswith(("PASSED", "FAILED", "ERROR"))]
 
 
-def test_whatever_a_test_replaces_its_outcome_is_the_host_s(
-    project: pytest.Pytester, run_both: Callable[..., Both]
-) -> None:
+def test_whatever_a_test_replaces_its_outcome_is_the_host_s(project: pytest.Pytester) -> None:
     """Each function of seven modules raises while a report is made and sent."""
     project.makepyfile(REPLACES)
-    both = run_both("-q", "-rfEp", "--tb=line")
+    both = run_both(project, "-q", "-rfEp", "--tb=line")
     assert outcomes(both.inside) == outcomes(both.host)
     assert both.outcomes()[0]["passed"] > 300

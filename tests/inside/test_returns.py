@@ -2,16 +2,15 @@
 
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-RunInside = Callable[..., pytest.RunResult]
+from tests.inside.conftest import inside
 
 
 def test_files_below_basetemp_and_named_ones_come_back(
-    project: pytest.Pytester, run_inside: RunInside, tmp_path_factory: pytest.TempPathFactory
+    project: pytest.Pytester, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Files of a pytest that died do too; other ones are counted, and -v names them."""
     base = tmp_path_factory.mktemp("base")
@@ -54,7 +53,7 @@ def test_files_below_basetemp_and_named_ones_come_back(
                     file.write("gen/last.json")
         """
     )
-    result = run_inside("-v", f"--basetemp={base}")
+    result = inside(project, "-v", f"--basetemp={base}")
     assert result.parseoutcomes() == {"passed": 2, "failed": 1}
     result.stdout.fnmatch_lines(
         [
@@ -118,14 +117,12 @@ def test_the_folder_of_a_failed_test_is_where_its_report_says(
     result.stdout.fnmatch_lines(["gvisor: 2 files came back from inside"])
 
 
-def test_two_sandboxes_that_differ_are_an_error(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
+def test_two_sandboxes_that_differ_are_an_error(project: pytest.Pytester) -> None:
     """The error names both, and the session fails, although each test passes."""
     project.makeini("[pytest]\ngvisor_returns =\n    out.json\n    same.json\n")
     body = "def test_it():\n    open('out.json', 'w').write({!r})\n    open('same.json', 'w')\n"
     project.makepyfile(test_one=body.format("1"), test_two=body.format("2"))
-    result = run_inside("--gvisor-isolation=module")
+    result = inside(project, "--gvisor-isolation=module")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert result.parseoutcomes() == {"passed": 2}
     result.stdout.fnmatch_lines(
@@ -135,9 +132,7 @@ def test_two_sandboxes_that_differ_are_an_error(
     assert (project.path / "same.json").exists()
 
 
-def test_files_of_output_options_are_those_of_the_host(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
+def test_files_of_output_options_are_those_of_the_host(project: pytest.Pytester) -> None:
     """A log reads as on the host, and snapshots come with the option that updates them.
 
     The options stand in for those of syrupy and pytest-regressions, by their names.
@@ -166,27 +161,26 @@ def test_files_of_output_options_are_those_of_the_host(
     )
     log, snapshots = project.path / "logs/it.log", ["deep/__snapshots__/it.ambr", "test_it/it.ambr"]
     options = ("--log-file=logs/it.log", "--log-file-format=%(message)s")
-    assert run_inside(*options).parseoutcomes() == {"passed": 2}
+    assert inside(project, *options).parseoutcomes() == {"passed": 2}
     assert log.read_text() == "one \u00e9\ntwo\n"
     assert not any((project.path / name).exists() for name in snapshots)
-    run_inside("--snapshot-update", "--force-regen", "--no-gvisor", *options)
+    inside(project, "--snapshot-update", "--force-regen", "--no-gvisor", *options)
     host = log.read_text(), [(project.path / name).read_text() for name in snapshots]
     for name in snapshots:
         (project.path / name).unlink()
-    updated = run_inside("--snapshot-update", "--force-regen", *options)
+    updated = inside(project, "--snapshot-update", "--force-regen", *options)
     assert updated.parseoutcomes() == {"passed": 2}
     assert (log.read_text(), [(project.path / name).read_text() for name in snapshots]) == host
 
 
-@pytest.mark.usefixtures("project")
 def test_files_of_a_project_outside_of_tmp_come_back(
-    run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An empty /tmp of the root file system is a mount of runsc's own, apart from the overlay."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         Path(folder, "pytest.ini").write_text("[pytest]\ngvisor_returns = out.json\n")
         Path(folder, "test_it.py").write_text("def test(): open('out.json', 'w').write('mine')\n")
         monkeypatch.chdir(folder)
-        assert run_inside().parseoutcomes() == {"passed": 1}
+        assert inside(project).parseoutcomes() == {"passed": 1}
         assert Path(folder, "out.json").read_text() == "mine"
         monkeypatch.undo()

@@ -4,13 +4,12 @@ import os
 import re
 import resource
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
 from pathlib import Path
 
 import coverage
 import pytest
 
-from tests.inside.conftest import Both, plain
+from tests.inside.conftest import inside, plain, run_both
 
 SUITE = '''
 import logging, sys, unittest, warnings
@@ -112,12 +111,10 @@ def test_property(record_property):
 '''
 
 
-def test_a_mixed_suite_reads_as_on_the_host(
-    project: pytest.Pytester, run_both: Callable[..., Both]
-) -> None:
+def test_a_mixed_suite_reads_as_on_the_host(project: pytest.Pytester) -> None:
     """Outcomes, tracebacks, captured output and the summary are exactly the same."""
     project.makepyfile(test_mixed=SUITE)
-    both = run_both("-rA", "-v", "--doctest-modules", "-p", "no:randomly")
+    both = run_both(project, "-rA", "-v", "--doctest-modules", "-p", "no:randomly")
     assert plain(both.inside) == plain(both.host)
     assert both.inside.ret == both.host.ret == 1
 
@@ -134,59 +131,22 @@ def test_a_mixed_suite_reads_as_on_the_host(
     ],
     ids=" ".join,
 )
-def test_options_mean_the_same(
-    arguments: tuple[str, ...], project: pytest.Pytester, run_both: Callable[..., Both]
-) -> None:
+def test_options_mean_the_same(arguments: tuple[str, ...], project: pytest.Pytester) -> None:
     """Options that choose tests, stop the run or change the output mean the same inside."""
     project.makepyfile(test_mixed=SUITE)
-    both = run_both(*arguments)
+    both = run_both(project, *arguments)
     assert plain(both.inside) == plain(both.host)
     assert both.inside.ret == both.host.ret
 
 
-def test_output_is_shown_with_s(
-    project: pytest.Pytester,
-    run_inside: Callable[..., pytest.RunResult],
-    bundles_written: Path,
-) -> None:
+def test_output_is_shown_with_s(project: pytest.Pytester, bundles_written: Path) -> None:
     """With `-s`, the output of a test inside appears while it runs."""
     project.makepyfile("def test_it(): print('aloud')\n")
-    run_inside("-s").stdout.fnmatch_lines(["*aloud*", "*1 passed*"])
+    inside(project, "-s").stdout.fnmatch_lines(["*aloud*", "*1 passed*"])
     assert b"guest/tests/begin.py" in bundles_written.read_bytes()  # to be judged, as in every test
 
 
-PARTS = """
-import unittest, pytest
-
-@pytest.fixture
-def given(): yield
-
-@pytest.mark.parametrize("n", [1, 2])
-def test_parameters(n, given): pass
-
-def test_fails(given): assert 0
-
-def test_parts(subtests):
-    for n in range(3):
-        with subtests.test(n=n):
-            assert n != 1
-
-class TestUnit(unittest.TestCase):
-    def test_unit(self):
-        print("aloud")
-        for n in range(3):
-            with self.subTest(n=n):
-                assert n != 1
-
-    def test_skips(self):
-        with self.subTest("one"):
-            self.skipTest("not this")
-        with self.subTest("two"):
-            self.fail()
-"""
-
-
-def test_junit_is_the_same(project: pytest.Pytester, run_both: Callable[..., Both]) -> None:
+def test_junit_is_the_same(project: pytest.Pytester) -> None:
     """The JUnit file has the same cases, results and properties, apart from the plugin's own."""
     project.makepyfile(test_mixed=SUITE)
 
@@ -211,9 +171,7 @@ def test_junit_is_the_same(project: pytest.Pytester, run_both: Callable[..., Bot
     assert found[0] == found[1]
 
 
-def test_warnings_of_the_collection_come_once(
-    project: pytest.Pytester, run_both: Callable[..., Both]
-) -> None:
+def test_warnings_of_the_collection_come_once(project: pytest.Pytester) -> None:
     """Both pytests collect the file. A warning that only the one inside has is kept."""
     project.makepyfile(
         """
@@ -235,7 +193,7 @@ def test_warnings_of_the_collection_come_once(
             assert sys.flags.safe_path is False
         """
     )
-    both = run_both()
+    both = run_both(project)
     assert both.outcomes() == ({"passed": 2, "warnings": 4}, {"passed": 2, "warnings": 3})
     alone = "".join(both.inside.outlines).count("inside alone")
     assert alone == 2  # its text, and its line
@@ -260,9 +218,7 @@ COVERAGE_FILES = {
 }
 
 
-def test_localhost_has_the_addresses_of_the_host(
-    project: pytest.Pytester, run_both: Callable[..., Both]
-) -> None:
+def test_localhost_has_the_addresses_of_the_host(project: pytest.Pytester) -> None:
     """AI_ADDRCONFIG finds the families of the host; another host is out of reach at once."""
     project.makepyfile(
         """
@@ -290,7 +246,7 @@ def test_localhost_has_the_addresses_of_the_host(
             assert caught.value.errno in nowhere
         """
     )
-    both = run_both()
+    both = run_both(project)
     assert plain(both.inside) == plain(both.host)
     assert both.inside.parseoutcomes() == {"failed": 5, "passed": 4}
 
@@ -339,11 +295,7 @@ def test_coverage_inside_has_the_settings_of_the_host(
     assert not list(Path(project.path).glob(".coverage.gvisor*"))
 
 
-def test_shared_memory_and_open_files_are_limited_as_on_the_host(
-    project: pytest.Pytester,
-    run_both: Callable[..., Both],
-    run_inside: Callable[..., pytest.RunResult],
-) -> None:
+def test_shared_memory_and_open_files_are_limited_as_on_the_host(project: pytest.Pytester) -> None:
     """The size of /dev/shm and the limit on open files are the host's; one can be set."""
     here = os.statvfs("/dev/shm")
     wanted = here.f_blocks * here.f_frsize, *resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -355,11 +307,11 @@ def test_shared_memory_and_open_files_are_limited_as_on_the_host(
         "    assert (here.f_blocks * here.f_frsize, *limits) == {}\n"
     )
     project.makepyfile(source.format(wanted))
-    both = run_both()
+    both = run_both(project)
     assert both.outcomes() == ({"passed": 1}, {"passed": 1})
     project.makepyfile(source.format((1 << 20, *wanted[1:])))
     project.makeini("[pytest]\ngvisor_shm = 1M\n")
-    assert run_inside().parseoutcomes() == {"passed": 1}
+    assert inside(project).parseoutcomes() == {"passed": 1}
 
 
 @pytest.mark.parametrize("ini", [True, False], ids=["ini", "no-ini"])
@@ -367,7 +319,7 @@ def test_shared_memory_and_open_files_are_limited_as_on_the_host(
     "arguments", [(), ("--maxfail=3", "--basetemp=made", "test_it.py")], ids=str
 )
 def test_the_configuration_reads_as_on_the_host(
-    project: pytest.Pytester, run_both: Callable[..., Both], arguments: tuple[str, ...], ini: bool
+    project: pytest.Pytester, arguments: tuple[str, ...], ini: bool
 ) -> None:
     """Options and names that the pytest inside is started with others of are the host's."""
     if not ini:
@@ -388,7 +340,7 @@ def test_the_configuration_reads_as_on_the_host(
         """
     )
     try:
-        both = run_both("-p", "no:randomly", *arguments)
+        both = run_both(project, "-p", "no:randomly", *arguments)
     finally:
         (project.path.parent / "conftest.py").unlink()
     # Each run of pytester has a folder of its own.
@@ -397,9 +349,7 @@ def test_the_configuration_reads_as_on_the_host(
     both.inside.assert_outcomes(failed=2)
 
 
-def test_a_plugin_that_the_ini_file_switches_off_keeps_its_keys(
-    project: pytest.Pytester, run_both: Callable[..., Both]
-) -> None:
+def test_a_plugin_that_the_ini_file_switches_off_keeps_its_keys(project: pytest.Pytester) -> None:
     """pytest knows the keys of such a plugin, which ``--strict-config`` would refuse else."""
     project.makeini(
         "[pytest]\naddopts = --strict-config -p no:doctest\ndoctest_optionflags = ELLIPSIS\n"
@@ -407,6 +357,6 @@ def test_a_plugin_that_the_ini_file_switches_off_keeps_its_keys(
     project.makepyfile(
         "def test_it(pytestconfig): assert pytestconfig.getini('doctest_optionflags')"
     )
-    both = run_both("-v")
+    both = run_both(project, "-v")
     assert plain(both.inside) == plain(both.host)
     both.inside.assert_outcomes(passed=1)

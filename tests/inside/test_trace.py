@@ -1,10 +1,8 @@
 """The traces of tests inside: each has what the test did, with its fixtures and its children."""
 
-from collections.abc import Callable
-
 import pytest
 
-RunInside = Callable[..., pytest.RunResult]
+from tests.inside.conftest import inside
 
 TRACED = """
 import re, subprocess
@@ -30,16 +28,14 @@ def test(request, name):
 
 
 @pytest.mark.parametrize("isolation", ["session", "test"])
-def test_a_fixture_sees_what_its_own_test_did(
-    project: pytest.Pytester, run_inside: RunInside, isolation: str
-) -> None:
+def test_a_fixture_sees_what_its_own_test_did(project: pytest.Pytester, isolation: str) -> None:
     """Tests that share a sandbox, and tests whose sandboxes are copies of one."""
     project.makepyfile(TRACED)
-    result = run_inside("--gvisor-trace", f"--gvisor-isolation={isolation}")
+    result = inside(project, "--gvisor-trace", f"--gvisor-isolation={isolation}")
     assert result.parseoutcomes() == {"passed": 3}
 
 
-def test_only_what_is_marked_is_traced(project: pytest.Pytester, run_inside: RunInside) -> None:
+def test_only_what_is_marked_is_traced(project: pytest.Pytester) -> None:
     """Others have no trace, which the fixture says."""
     project.makepyfile(
         """
@@ -55,10 +51,10 @@ def test_only_what_is_marked_is_traced(project: pytest.Pytester, run_inside: Run
                 gvisor_trace()
         """
     )
-    assert run_inside().parseoutcomes() == {"passed": 2}
+    assert inside(project).parseoutcomes() == {"passed": 2}
 
 
-def test_a_failure_shows_what_the_test_did(project: pytest.Pytester, run_inside: RunInside) -> None:
+def test_a_failure_shows_what_the_test_did(project: pytest.Pytester) -> None:
     """Connections first; the lines are escaped, and those of an earlier test are not there."""
     project.makepyfile(
         """
@@ -79,7 +75,7 @@ def test_a_failure_shows_what_the_test_did(project: pytest.Pytester, run_inside:
             os._exit(3)
         """
     )
-    result = run_inside("--gvisor-trace")
+    result = inside(project, "--gvisor-trace")
     assert result.parseoutcomes() == {"passed": 1, "failed": 2}
     result.stdout.fnmatch_lines(
         [
@@ -117,17 +113,13 @@ def test_hides_the_number_of_drops(request):
 """
 
 
-def test_no_test_hides_that_events_were_dropped(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
+def test_no_test_hides_that_events_were_dropped(project: pytest.Pytester) -> None:
     """The host waits for an event that nobody could send before."""
     project.makepyfile(HOSTILE)
-    assert run_inside("--gvisor-trace").parseoutcomes() == {"passed": 3}
+    assert inside(project, "--gvisor-trace").parseoutcomes() == {"passed": 3}
 
 
-def test_a_test_on_the_host_has_the_trace_of_its_last_run(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
+def test_a_test_on_the_host_has_the_trace_of_its_last_run(project: pytest.Pytester) -> None:
     """This is one of `gvisor.run`, or of a program in a warm sandbox."""
     project.makepyfile(
         """
@@ -149,7 +141,7 @@ def test_a_test_on_the_host_has_the_trace_of_its_last_run(
                 box.exec(["true", "last"])
         """
     )
-    assert run_inside("--gvisor-trace").parseoutcomes() == {"passed": 2}
+    assert inside(project, "--gvisor-trace").parseoutcomes() == {"passed": 2}
 
 
 UNSUPPORTED = """
@@ -174,15 +166,15 @@ def test_does_not_call(gvisor_trace):
 
 @pytest.mark.parametrize("more", [["-n0"], ["-n2"]], ids=["alone", "xdist"])
 def test_the_summary_counts_the_tests_that_made_unimplemented_calls(
-    project: pytest.Pytester, run_inside: RunInside, more: list[str]
+    project: pytest.Pytester, more: list[str]
 ) -> None:
     """Each test once. Without any there is no line."""
     project.makepyfile(test_calls=UNSUPPORTED)
-    result = run_inside("--gvisor-trace", *more)
+    result = inside(project, "--gvisor-trace", *more)
     assert result.parseoutcomes() == {"passed": 4}
     line = "gVisor: unimplemented system calls, and tests that made them: sched_rr_get_interval (3)"
     assert line in result.outlines
-    result = run_inside("--gvisor-trace", "-k", "does_not_call", *more)
+    result = inside(project, "--gvisor-trace", "-k", "does_not_call", *more)
     assert result.parseoutcomes()["passed"] == 1
     assert "unimplemented system calls" not in result.stdout.str()
 
@@ -230,12 +222,10 @@ def test_may_connect():
 """
 
 
-def test_a_forbidden_act_fails_the_test_that_did_it(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
+def test_a_forbidden_act_fails_the_test_that_did_it(project: pytest.Pytester) -> None:
     """In its teardown, with the process; a test that failed keeps its failure. A gap fails too."""
     project.makepyfile(test_rules=FORBIDDEN)
-    result = run_inside()
+    result = inside(project)
     assert result.parseoutcomes() == {"passed": 5, "skipped": 1, "failed": 1, "errors": 4}
     result.stdout.fnmatch_lines(
         [

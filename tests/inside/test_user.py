@@ -1,11 +1,10 @@
 """The user of tests inside: the caller, root or a given one."""
 
 import os
-from collections.abc import Callable
 
 import pytest
 
-RunInside = Callable[..., pytest.RunResult]
+from tests.inside.conftest import inside
 
 needs_user = pytest.mark.skipif(
     os.geteuid() == 0, reason="needs an unprivileged user: root's tests are root inside"
@@ -44,11 +43,11 @@ def test_nothing_is_seen_of_the_way_there():
 """
 
 
-def test_it_is_the_caller(project: pytest.Pytester, run_inside: RunInside) -> None:
+def test_it_is_the_caller(project: pytest.Pytester) -> None:
     """Ids and groups are the caller's, with entries in passwd and group, and a home."""
     facts = os.getresuid(), os.getresgid(), sorted(os.getgroups())
     project.makepyfile(FACTS.replace("{facts!r}", repr(facts)))
-    assert run_inside().parseoutcomes() == {"passed": 5}
+    assert inside(project).parseoutcomes() == {"passed": 5}
 
 
 ORDINARY = """
@@ -108,16 +107,14 @@ def test_a_database_that_refuses_root_starts(tmp_path):
 
 
 @needs_user
-def test_an_ordinary_user_is_one_inside(project: pytest.Pytester, run_inside: RunInside) -> None:
+def test_an_ordinary_user_is_one_inside(project: pytest.Pytester) -> None:
     """The project is writable, root's files are refused, and there are no capabilities."""
     project.makepyfile(ORDINARY)
-    result = run_inside("--gvisor-platform", "systrap,ptrace")
+    result = inside(project, "--gvisor-platform", "systrap,ptrace")
     assert result.parseoutcomes() == {"passed": 22}
 
 
-def test_a_test_names_its_user_and_has_a_sandbox_of_its_own(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
+def test_a_test_names_its_user_and_has_a_sandbox_of_its_own(project: pytest.Pytester) -> None:
     """Tests of one user share a sandbox; others see none of it, and root is as it was before."""
     project.makepyfile(
         """
@@ -151,4 +148,4 @@ def test_a_test_names_its_user_and_has_a_sandbox_of_its_own(
         """
     )
     project.path.chmod(0o755)  # root's is closed to the others, as on the host
-    assert run_inside("--gvisor-user", "77").parseoutcomes() == {"passed": 4}
+    assert inside(project, "--gvisor-user", "77").parseoutcomes() == {"passed": 4}

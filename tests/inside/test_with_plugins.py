@@ -4,16 +4,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
 
 import pytest
 
 from pytest_gvisor.base.errors import ReportError
 from pytest_gvisor.cli import report
-from tests.inside.conftest import PLUGINS, Both, plain
-
-RunBoth = Callable[..., Both]
-RunInside = Callable[..., pytest.RunResult]
+from tests.inside.conftest import PLUGINS, Both, inside, plain, run_both
 
 
 @pytest.fixture(autouse=True)
@@ -58,13 +54,15 @@ async def test_waits(delay):
 """
 
 
-def test_asyncio(project: pytest.Pytester, run_both: RunBoth) -> None:
+def test_asyncio(project: pytest.Pytester) -> None:
     """Async tests and fixtures, with a server on the sandbox's loopback."""
     project.makepyfile(ASYNCIO)
-    same(run_both("-v", "-p", "no:randomly", "-o", "asyncio_mode=auto"), passed=3, failed=1)
+    same(
+        run_both(project, "-v", "-p", "no:randomly", "-o", "asyncio_mode=auto"), passed=3, failed=1
+    )
 
 
-def test_anyio(project: pytest.Pytester, run_both: RunBoth) -> None:
+def test_anyio(project: pytest.Pytester) -> None:
     """Tests of anyio's own plugin, which starts threads and programs."""
     project.makepyfile("""
         import anyio, pytest
@@ -88,10 +86,10 @@ def test_anyio(project: pytest.Pytester, run_both: RunBoth) -> None:
                 group.start_soon(anyio.sleep, 0.01)
             assert 1 == 2
     """)
-    same(run_both("-v", "-p", "no:randomly"), passed=2, failed=1)
+    same(run_both(project, "-v", "-p", "no:randomly"), passed=2, failed=1)
 
 
-def test_hypothesis(project: pytest.Pytester, run_both: RunBoth) -> None:
+def test_hypothesis(project: pytest.Pytester) -> None:
     """Hypothesis finds and shows the same falsifying example."""
     project.plugins.clear()
     project.makepyfile("""
@@ -107,13 +105,13 @@ def test_hypothesis(project: pytest.Pytester, run_both: RunBoth) -> None:
         def test_holds(text):
             assert text.encode("utf-8", "surrogatepass").decode("utf-8", "surrogatepass") == text
     """)
-    both = run_both("-v", "-p", "no:randomly")
+    both = run_both(project, "-v", "-p", "no:randomly")
     same(both, passed=1, failed=1)
     both.inside.stdout.fnmatch_lines(["E*test_sums(*", "E*numbers=*"])
 
 
 @pytest.mark.parametrize("method", ["signal", "thread"])
-def test_timeout(method: str, project: pytest.Pytester, run_both: RunBoth) -> None:
+def test_timeout(method: str, project: pytest.Pytester) -> None:
     """A test's own time-out is kept inside; its thread method ends the worker, and not the run."""
     project.makepyfile("""
         import time, pytest
@@ -126,14 +124,14 @@ def test_timeout(method: str, project: pytest.Pytester, run_both: RunBoth) -> No
             pass
     """)
     options = ("-p", "no:randomly", "--timeout-method", method)
-    both = run_both(*options)
+    both = run_both(project, *options)
     both.inside.stdout.fnmatch_lines(["*Timeout*"])
     assert both.inside.parseoutcomes() == {"passed": 1, "failed": 1}
     if method == "signal":  # the other one ends the whole session on the host
         assert both.outcomes()[0] == both.outcomes()[1]
 
 
-def test_rerunfailures(project: pytest.Pytester, run_both: RunBoth) -> None:
+def test_rerunfailures(project: pytest.Pytester) -> None:
     """A flaky test is run again inside, and counted as on the host."""
     project.makepyfile("""
         import pytest
@@ -147,11 +145,11 @@ def test_rerunfailures(project: pytest.Pytester, run_both: RunBoth) -> None:
         def test_hopeless():
             assert 0
     """)
-    both = run_both("--reruns", "2", "-p", "no:randomly")
+    both = run_both(project, "--reruns", "2", "-p", "no:randomly")
     same(both, passed=1, failed=1, rerun=3)
 
 
-def test_randomly(project: pytest.Pytester, run_both: RunBoth) -> None:
+def test_randomly(project: pytest.Pytester) -> None:
     """The order of a seed, and the random numbers that each test begins with."""
     project.makepyfile("""
         import random, pytest
@@ -160,7 +158,7 @@ def test_randomly(project: pytest.Pytester, run_both: RunBoth) -> None:
         def test_it(number):
             print("drew", random.random())
     """)
-    both = run_both("-v", "-rP", "-p", "randomly", "-p", "xdist", "-p", "no:cov",
+    both = run_both(project, "-v", "-rP", "-p", "randomly", "-p", "xdist", "-p", "no:cov",
                     "-p", "no:hypothesispytest", "-p", "no:asyncio", "-p", "no:html",
                     "-p", "no:rerunfailures", "-p", "no:timeout", "-p", "no:anyio",
                     "-p", "no:metadata", "--randomly-seed=7")  # fmt: skip
@@ -172,7 +170,7 @@ def test_randomly(project: pytest.Pytester, run_both: RunBoth) -> None:
     assert sorted(ran) == [str(number) for number in range(8)] != ran
 
 
-def test_html(project: pytest.Pytester, run_inside: RunInside) -> None:
+def test_html(project: pytest.Pytester) -> None:
     """The report and the files of its extras are written on the host, with the same contents."""
     project.makepyfile("""
         import pytest
@@ -192,7 +190,7 @@ def test_html(project: pytest.Pytester, run_inside: RunInside) -> None:
     """)
     found = []
     for more in ((), ("--no-gvisor",)):
-        run_inside("-p", "no:randomly", "--html=out/report.html", *more)
+        inside(project, "-p", "no:randomly", "--html=out/report.html", *more)
         files = [path for path in (project.path / "out").rglob("*") if path.is_file()]
         texts = {str(path.relative_to(project.path)): path.read_text() for path in files}
         shutil.rmtree(project.path / "out")
@@ -212,7 +210,7 @@ def test_html(project: pytest.Pytester, run_inside: RunInside) -> None:
     ]
 
 
-def test_json_report(project: pytest.Pytester, run_inside: RunInside) -> None:
+def test_json_report(project: pytest.Pytester) -> None:
     """Metadata of a fixture and of a hook, streams and log are in the report as on the host."""
     project.makeconftest("""
         def pytest_json_runtest_metadata(item, call):
@@ -232,7 +230,7 @@ def test_json_report(project: pytest.Pytester, run_inside: RunInside) -> None:
     """)
     found = []
     for more in ((), ("--no-gvisor",)):
-        run_inside("-p", "no:randomly", "--json-report", "--json-report-file=out.json", *more)
+        inside(project, "-p", "no:randomly", "--json-report", "--json-report-file=out.json", *more)
         report = json.loads((project.path / "out.json").read_text())
         for test in report["tests"]:
             test["call"]["log"] = [record["msg"] for record in test["call"].get("log", [])]
@@ -250,9 +248,7 @@ def test_json_report(project: pytest.Pytester, run_inside: RunInside) -> None:
     }  # fmt: skip
 
 
-def test_split(
-    project: pytest.Pytester, run_inside: RunInside, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_split(project: pytest.Pytester, capsys: pytest.CaptureFixture[str]) -> None:
     """Durations of tests inside are stored, and the reports of two shards are joined."""
     project.makepyfile("""
         import time, pytest
@@ -261,7 +257,9 @@ def test_split(
         def test_sleeps(number):
             time.sleep(0.3 if number == 5 else 0.01)
     """)
-    run_inside("-p", "no:randomly", "--store-durations").stdout.no_fnmatch_line("*stayed inside*")
+    inside(project, "-p", "no:randomly", "--store-durations").stdout.no_fnmatch_line(
+        "*stayed inside*"
+    )
     stored = json.loads((project.path / ".test_durations").read_text())
     assert sorted(name.partition("::")[2] for name in stored) == [
         f"test_sleeps[{number}]" for number in range(6)
@@ -270,7 +268,7 @@ def test_split(
     counts = []
     options = ("-p", "no:randomly", "--splits=2", "--splitting-algorithm=least_duration")
     for group in ("1", "2"):
-        done = run_inside(*options, f"--group={group}", f"--gvisor-report={group}.json")
+        done = inside(project, *options, f"--group={group}", f"--gvisor-report={group}.json")
         counts.append(done.parseoutcomes()["passed"])
     assert sum(counts) == 6
     assert min(counts) == 1  # the one that takes longest
@@ -281,6 +279,6 @@ def test_split(
     assert report.main(["merge", "2.json", "-o", "part.json"]) == 1
     assert "missing: shard 1 of 2 on systrap" in capsys.readouterr().err
     project.makepyfile(test_more="def test_more(): pass")
-    run_inside(*options, "--group=2", "--gvisor-report=2.json")
+    inside(project, *options, "--group=2", "--gvisor-report=2.json")
     with pytest.raises(ReportError, match="differ in their collection of tests"):
         report.main(["merge", "1.json", "2.json", "-o", "all.json"])
