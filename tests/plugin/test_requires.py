@@ -96,20 +96,3 @@ def test_each_platform_is_probed_once_for_all_tests_and_workers(project: Project
     """)
     ran = project.run("--gvisor-platform", "systrap,ptrace,kvm").ends(passed=7, skipped=4)
     assert sorted(ran.lines("probes")) == ["kvm", "ptrace", "systrap"]
-
-
-# A conftest.py's text: each platform hangs, and each real probe is counted.
-HANGING = """
-from pathlib import Path
-from pytest_gvisor.runsc import platforms
-from pytest_gvisor.runsc.causes import Cause
-
-here = Path(__file__).parent
-
-def probe(platform, *_args, deadline, **_options):
-    with (here / "probes").open("a") as file:
-        file.write(f"{deadline:g}\\n")
-    return platforms.Availability(platform=platform, cause=Cause.PROBE_HUNG, detail="it spun")
-
-platforms.probe = probe
-"""

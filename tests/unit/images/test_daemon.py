@@ -3,12 +3,10 @@
 import io
 import json
 import os
-import socket
 import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ import pytest
 
 from pytest_gvisor import DaemonUnavailable, ImageError
 from pytest_gvisor.images import docker
-from pytest_gvisor.images.daemon_socket import Adapter, _Socket
 from pytest_gvisor.images.docker import Daemon, Pull
 from tests.docker_daemon import Handler, serve
 
@@ -224,22 +221,3 @@ def test_an_answer_of_more_bytes_than_any_is_an_error(
         daemon.answers["/json"] = 200, b'{"Id": ' + b" " * 300_000
         with pytest.raises(ImageError, match="an answer of more than 200000 bytes"):
             opened.find("a", Pull.MISSING)
-
-
-@pytest.fixture
-def adapter() -> Iterator[Adapter]:
-    """An adapter for a socket that is not there."""
-    made = Adapter("http+unix:///none", timeout=60)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def ours(adapter: Adapter) -> Iterator[_Socket]:
-    """A connection on which eight bytes have come, and no more."""
-    one, other = socket.socketpair()
-    with other, _Socket(fileno=one.detach()) as made:
-        made.adapter = adapter
-        made.settimeout(60)
-        other.sendall(b"01234567")
-        yield made
