@@ -5,13 +5,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from fixtures.dockerd import own_daemon
-from pytest_gvisor.runsc import locate
 from tests.fakes.fake import FINE, FakeRunsc
 
 CHECKOUT = Path(__file__).parents[2]
@@ -117,56 +115,3 @@ def test_without_namespaces_their_want_is_said() -> None:
         assert done.returncode == 1
         assert "NO platform systrap the launch failed at mount_namespace: " in told
         assert "-> This process may not make namespaces or mounts" in told
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """A dockerd of this module's own, with an image that has only folders."""
-    runsc = locate.find()
-    runsc.close()
-    with own_daemon(runsc.path, "systrap") as found:
-        yield found
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: dockerd")
-def test_in_a_container_it_says_the_truth_and_the_remedy_works(
-    address: str, tmp_path: Path
-) -> None:
-    """Under docker's default profile no sandbox can be; started as the doctor says, one can."""
-    for name in ("bin", "lib", "lib64"):
-        (tmp_path / name).symlink_to(f"usr/{name}")
-    for name in ("run", "tmp"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name).chmod(0o1777)
-    tree = subprocess.run(["tar", "-C", tmp_path, "-c", "."], capture_output=True, check=True)
-    docker = ["docker", "--host", address]
-    imported = subprocess.run(
-        [*docker, "import", "-", "doctor:test"], input=tree.stdout, capture_output=True, timeout=60
-    )
-    assert imported.returncode == 0, imported.stderr
-    shown = {"/usr", "/etc", sys.prefix, sys.base_prefix, str(CHECKOUT)}
-    run = [*docker, "run", "--rm", "--network", "none"]
-    run += [f"--volume={path}:{path}:ro" for path in sorted(shown)]
-
-    def doctor(*options: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*run, *options, "doctor:test", sys.executable, "-m", "pytest_gvisor", "doctor"],
-            capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-
-    done = doctor()
-    told = words(done.stdout)
-    assert done.returncode == 1, done.stderr
-    assert "NO platform systrap the launch failed at mount_namespace: " in told
-    assert "platform kvm no device: there is no /dev/kvm" in told
-    if os.path.exists("/dev/kvm"):
-        told = words(doctor("--volume=/dev/kvm:/dev/kvm").stdout)
-        assert "not given to this container: /dev/kvm is there" in told
-        assert "`--device /dev/kvm`" in told
-    remedy = ("--security-opt", "seccomp=unconfined")
-    assert f"`docker run {' '.join(remedy)}`" in told
-    assert "`pytest-gvisor vm -- pytest …`" in told
-    for more in ((), ("--cap-add", "SYS_ADMIN"), ("--user", "1000:1000")):
-        done = doctor(*remedy, *more, "--security-opt=apparmor=unconfined")
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "ok platform systrap works" in words(done.stdout)

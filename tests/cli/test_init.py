@@ -243,21 +243,6 @@ def test_a_hosted_runner_has_a_runsc_with_systrap_where_only_root_writes(tmp_pat
     assert text.index("pip install .") < text.index("pytest-gvisor install") < text.index("doctor")
 
 
-def test_no_unpacked_image_is_cached(tmp_path: Path) -> None:
-    """Only pip's downloads are cached: a restored image has other inodes and is unpacked anew."""
-    folder = project("plain", tmp_path)
-    github = re.search(
-        r"actions/cache@.*\n +with:\n +path: (.*)\n", init.render("github", str(folder))
-    )
-    gitlab = re.search(
-        r"  cache:\n.*\n    paths:\n((?: +- .*\n)+)", init.render("gitlab", str(folder))
-    )
-    assert github is not None
-    assert gitlab is not None
-    assert github[1] == "~/.cache/pip"
-    assert gitlab[1].split() == ["-", ".cache/pip"]
-
-
 def test_the_last_job_joins_what_the_legs_write(tmp_path: Path) -> None:
     """The written command merges the reports that the jobs write under the names of platforms."""
     for service in ("github", "gitlab"):

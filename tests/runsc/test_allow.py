@@ -24,7 +24,6 @@ from pytest_gvisor import (
     SandboxCrashed,
     UsageError,
     WorkloadTimeout,
-    bind,
     empty,
 )
 from pytest_gvisor.programs import leftovers
@@ -64,32 +63,6 @@ def test_a_run_reaches_an_allowed_port_and_nothing_else(gvisor: Gvisor, echo: in
         assert refused.egress is not None
         assert refused.egress.reached == ()
         assert f"It is not in allow={allow!r}. To reach it, add allow=" in refused.hint
-
-
-def test_a_run_reaches_a_name_with_tls(
-    gvisor: Gvisor, names: Callable[..., None], tmp_path: Path  # noqa: F811
-) -> None:  # fmt: skip
-    """The certificate is that of the name, and a name that is not on the list is unknown."""
-    (tmp_path / "hello.txt").write_text("hello")
-    names(pypi_example=["127.0.0.1"])
-    code = """
-import ssl, sys, urllib.request
-context = ssl.create_default_context(cafile="/ca.pem")
-print(urllib.request.urlopen(sys.argv[1], context=context).read())
-"""
-    with website(tmp_path) as port:
-        entry = f"pypi.example:{port}"
-        options: dict[str, Any] = {
-            "allow": [entry, f"127.0.0.1:{port}"], "mounts": [bind(CERTIFICATE, "/ca.pem")],
-        }  # fmt: skip
-        url = f"https://{entry}/hello.txt"
-        done = gvisor.run(["python3", "-c", code, url], **options)
-        assert done.stdout == "b'hello'\n", done.stderr
-        assert done.egress is not None
-        assert done.egress.reached == (entry,)
-        other = f"https://files.example:{port}/"
-        refused = gvisor.run(["python3", "-c", code, other], **options)
-    assert f"add allow=['files.example:{port}']" in refused.hint
 
 
 @pytest.mark.parametrize("size", [5, 1_000_000])
@@ -138,17 +111,6 @@ def test_a_run_reaches_names_below_a_star_by_the_proxy(
         assert "127.0.0.1 port 1" in done.stderr
         done = gvisor.run(["curl", "-sSk", url], allow=allow)
         assert done.hint.startswith(f"evil.example.com:{port}: not in the list: allow ")
-
-
-def test_a_refusal_of_the_relay_is_the_hint(gvisor: Gvisor, names: Callable[..., None]) -> None:  # noqa: F811
-    """A name that answers with a private address is refused, and the hint says so."""
-    names(metadata_example=["169.254.169.254"])
-    code = "import socket; socket.create_connection(('metadata.example', 80)).recv(1)"
-    done = gvisor.run(["python3", "-c", code], allow=["metadata.example:80"])
-    assert "Connection reset" in done.stderr
-    assert done.hint.startswith("metadata.example:80: the name answers with 169.254.169.254, which")
-    assert done.egress is not None
-    assert list(done.egress.refused) == ["metadata.example:80"]
 
 
 def test_the_workload_is_process_1_and_sees_no_other(gvisor: Gvisor) -> None:
@@ -307,34 +269,6 @@ def test_an_image_needs_no_python(gvisor: Gvisor, tmp_path: Path, echo: int) -> 
     )  # fmt: skip
     assert "https_proxy=http://127.64.0.1:3128\n" in done.stdout
     assert done.stdout.endswith("abcthat was all")
-
-
-def test_a_run_reaches_a_name_below_a_star_and_another_sandbox(
-    gvisor: Gvisor, names: Callable[..., None], echo: int  # noqa: F811
-) -> None:  # fmt: skip
-    """By the proxy of the relay's container, and by a port of a warm sandbox."""
-    names(one_files_example=["127.0.0.1"])
-    code = f"""
-import os, socket
-host, port = os.environ["https_proxy"].rpartition("/")[2].split(":")
-peer = socket.create_connection((host, int(port)))
-peer.sendall(b"CONNECT one.files.example:{echo} HTTP/1.1\\r\\n\\r\\n")
-print(peer.recv(99).split()[1])
-print(socket.create_connection(("other", 8080)).recv(9))
-"""
-    server = """
-import socket
-server = socket.create_server(("", 8080))
-while True:
-    server.accept()[0].sendall(b"hello")
-"""
-    with gvisor.sandbox() as box, box.popen(["python3", "-c", server]):
-        box.wait_for_port(8080)
-        allow = {
-            f"*.files.example:{echo}": None, f"127.0.0.1:{echo}": None, "other:8080": box.port(8080)
-        }  # fmt: skip
-        done = gvisor.run(["python3", "-c", code], allow=allow, check=True)
-    assert done.stdout == "b'200'\nb'hello'\n"
 
 
 @pytest.fixture

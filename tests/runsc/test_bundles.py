@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from pytest_gvisor import (
     directory,
 )
 from pytest_gvisor.plugin.fixture_values import BundleFactory
-from tests.mounts import state_folder
 
 Make = Callable[..., Path]
 
@@ -153,21 +151,6 @@ def test_made_bundles_are_apart(gvisor: Gvisor, oci_bundle: BundleFactory) -> No
     assert first.path != second.path
     found = [gvisor.run_bundle(bundle).stdout for bundle in (first, second, first)]
     assert found == ["first\n", "second\n", "first\n"]
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: runsc's plain run is root's")
-def test_a_made_bundle_runs_without_us(oci_bundle: BundleFactory, runsc: Runsc) -> None:
-    """The bundle is a plain OCI bundle: runsc runs it from the command line."""
-    bundle = oci_bundle([sys.executable, "-c", "print(6 * 7)"])
-    with state_folder() as state:
-        argv = [
-            runsc.path, "--root", state, "--ignore-cgroups", "--network", "none",
-            "--overlay2", "root:memory", "run", "--bundle", bundle.path, "by-hand",
-        ]  # fmt: skip
-        done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
-        )
-    assert (done.stdout, done.returncode) == ("42\n", 0), done.stderr
 
 
 @pytest.mark.gvisor(memory="lots")

@@ -92,11 +92,7 @@ def test_an_image_is_built_exported_and_run_as_docker_runs_it(
 
 
 def test_a_name_is_looked_up_and_exported_once(
-    gvisor: Gvisor,
-    images: Images,
-    dockerd: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    gvisor: Gvisor, images: Images, dockerd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A later session finds it in the cache, and exports nothing."""
     built = images.build(context("busybox", tmp_path / "busybox"))

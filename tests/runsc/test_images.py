@@ -6,12 +6,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor import (
-    Gvisor,
-    ImageError,
-    UsageError,
-    bind,
-)
+from pytest_gvisor import Gvisor, ImageError, UsageError, bind
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.store import Images
 from tests.unit.images.conftest import configuration, folder, item, link, saved, tar

@@ -79,15 +79,7 @@ def judged(judge: str, bundle: Bundle, where: Path) -> subprocess.CompletedProce
     place = where / judge
     place.mkdir()
     (place / "config.json").write_text(json.dumps(config))
-    argv = [
-        *JUDGES[judge],
-        "--root",
-        str(where / "state"),
-        "run",
-        "--bundle",
-        str(place),
-        "judged",
-    ]
+    argv = [*JUDGES[judge], "--root", str(where / "state"), "run", "--bundle", str(place), "judged"]
     return subprocess.run(argv, input=b"from stdin\n", capture_output=True, timeout=30)
 
 

@@ -81,15 +81,6 @@ def test_bytes_are_bytes(gvisor: Gvisor, data: bytes) -> None:
     done.stdout.encode()  # text that can be printed: it has no lone surrogates
 
 
-@pytest.mark.fault("E7")
-def test_a_line_of_100_megabytes_is_cut(gvisor: Gvisor) -> None:
-    """A line has no length at which it would be taken in whole."""
-    code = "import sys; sys.stdout.write('<' + 'x' * 99_999_998 + '>')"
-    done = gvisor.run(["python3", "-S", "-c", code], max_output=1000)
-    assert (done.returncode, done.stdout_total) == (0, 100_000_000)
-    assert done.stdout_bytes == b"<" + b"x" * 998 + b">"
-
-
 @pytest.mark.fault("E9")
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_a_workload_may_close_its_streams(gvisor: Gvisor, closed: str) -> None:

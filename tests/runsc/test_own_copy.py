@@ -6,12 +6,7 @@ import pytest
 
 from pytest_gvisor import Gvisor, bind
 from pytest_gvisor.oci.spec import Mount
-from pytest_gvisor.programs.own_copy import (
-    MAX_SIZE,
-    RUNS_BEFORE,
-    SHARE_OF_MEMORY,
-    available,
-)
+from pytest_gvisor.programs.own_copy import MAX_SIZE, RUNS_BEFORE, SHARE_OF_MEMORY, available
 from pytest_gvisor.programs.paths import SIDECARS_VARIABLE
 from pytest_gvisor.runsc.binary import Runsc
 from tests.runsc.conftest import Start

@@ -1,8 +1,6 @@
 """The platforms that work here, found by a bounded real run, each with its cause."""
 
-import os
 import time
-from pathlib import Path
 
 import pytest
 
@@ -75,32 +73,6 @@ def test_the_verdict_on_kvm_comes_in_time(engine: Engine, request: pytest.Fixtur
 
 def _never(_deadline: float) -> Completed:
     pytest.fail("the probe went on to a run")
-
-
-@pytest.mark.fault("G7")
-def test_a_missing_device_is_seen_without_a_run(tmp_path: Path, runsc: Runsc) -> None:
-    """Without /dev/kvm nothing starts, and the cause is the missing device."""
-    device = str(tmp_path / "kvm")
-    found = probe(Platform.KVM, runsc.platforms, _never, kvm_device=device)
-    assert found.cause is Cause.NO_DEVICE
-    with pytest.raises(PlatformUnavailable, match=f"no device: there is no {device}"):
-        found.check()
-
-
-@pytest.mark.fault("G7")
-@pytest.mark.skipif(
-    os.geteuid() == 0, reason="needs an unprivileged user: root may open every device"
-)
-def test_a_forbidden_device_is_seen_without_a_run(tmp_path: Path, runsc: Runsc) -> None:
-    """A /dev/kvm that this user may not open is its own cause, and the remedy is named."""
-    device = tmp_path / "kvm"
-    device.touch(0o000)
-    found = probe(Platform.KVM, runsc.platforms, _never, kvm_device=str(device))
-    assert found.cause is Cause.NO_PERMISSION
-    with pytest.raises(PlatformUnavailable, match="may not be opened by uid") as caught:
-        found.check()
-    assert "usermod -aG kvm" in caught.value.next_step
-    assert "udev" in caught.value.next_step
 
 
 def test_a_platform_that_is_not_compiled_in_is_named(runsc: Runsc) -> None:

@@ -14,7 +14,6 @@ import pytest
 
 from pytest_gvisor import Gvisor, Outcome, RunscFailed, SandboxCrashed, SnapshotError
 from pytest_gvisor.base.completed import Completed
-from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.run import connected
 from pytest_gvisor.run.budget import Budget
 from pytest_gvisor.run.connected import Driven, Ended
@@ -165,19 +164,6 @@ def test_an_image_that_is_broken_is_runsc_s_failure(
     assert ended.completed.leaks == ()
 
 
-def test_an_image_that_is_too_large_is_refused_and_removed(
-    start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The session folder may be in memory. The run goes on."""
-    monkeypatch.setattr(connected, "LARGEST", 1000)
-    run = start()
-    run.ask("one")
-    with pytest.raises(SnapshotError, match="more than 1000"):
-        run.driven.save(Budget(PATIENCE))
-    assert not os.path.exists(run.driven.workspace.path("image"))
-    assert run.ask("two") == "two 2"
-
-
 def test_an_image_takes_no_more_room_while_it_is_written(
     start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,15 +188,3 @@ def test_an_image_takes_no_more_room_while_it_is_written(
     assert left[-1] < 10_000_000
     assert not image.exists()
     assert run.ask("two") == "two 2"
-
-
-def test_with_rootless_nothing_is_restored(start: Callable[..., Run], place: Path) -> None:
-    """runsc refuses it."""
-    with pytest.raises(SnapshotError, match="--rootless"):
-        start(restores=str(place), way=Way.FLAG)
-
-
-def test_on_kvm_there_are_no_snapshots(start: Callable[..., Run], place: Path) -> None:
-    """The error names the platforms that have them."""
-    with pytest.raises(SnapshotError, match="systrap and ptrace"):
-        start(restores=str(place), platform=Platform.KVM)

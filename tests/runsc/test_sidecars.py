@@ -8,14 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import (
-    Gvisor,
-    InsecureRunsc,
-    MixedReleases,
-    Platform,
-    Runsc,
-    Settings,
-)
+from pytest_gvisor import Gvisor, InsecureRunsc, MixedReleases, Platform, Runsc, Settings
 from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.sessions.launcher import Launcher
 from tests.sidecars import Canary, canary, has_sidecars, start_bare

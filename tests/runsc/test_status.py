@@ -44,13 +44,6 @@ def test_a_signal_is_its_negative_number(gvisor: Gvisor, number: int) -> None:
     assert done.stdout == "before\n"
 
 
-def test_a_crash_is_a_signal(gvisor: Gvisor, compile_c: Callable[[str], Path]) -> None:
-    """A program that reads through a null pointer dies of SIGSEGV; its sandbox does not."""
-    program = compile_c("int main(void) { return *(volatile int *)0; }")
-    done = gvisor.run(["/crash"], rootfs=empty({"crash": program.read_bytes()}))
-    assert (done.returncode, done.outcome) == (-signal.SIGSEGV, Outcome.SIGNALLED)
-
-
 @pytest.mark.fault("E2")
 @pytest.mark.parametrize(
     ("args", "words"),

@@ -160,12 +160,7 @@ def test_nothing_that_listens_is_said_in_few_words() -> None:
 
 
 @pytest.mark.parametrize(
-    "where",
-    [
-        "http://192.0.2.1\\@127.0.0.1/",
-        "http://127.0.0.1.example.org/",
-        "//192.0.2.1/",
-    ],
+    "where", ["http://192.0.2.1\\@127.0.0.1/", "http://127.0.0.1.example.org/", "//192.0.2.1/"]
 )
 def test_a_redirect_to_another_machine_is_refused_unless_by_https(serve: Serve, where: str) -> None:
     """An address that two readers understand in two ways is none of the loopback either."""

@@ -259,19 +259,9 @@ def test_sizes() -> None:
     assert [parse_size(size) for size in ("2T", "8388607T", 2**63 - 1)] == [
         2 << 40, 8388607 << 40, 2**63 - 1,
     ]  # fmt: skip
-    for wrong in (
-        0,
-        -1,
-        2**63,
-        "8388608T",
-        True,
-        "",
-        "M",
-        "1.5M",
-        "1X",
-        "-1",
-        "9999999999999T",
-        "1\n",
-    ):
+    wrong_ones = (
+        0, -1, 2**63, "8388608T", True, "", "M", "1.5M", "1X", "-1", "9999999999999T", "1\n",
+    )  # fmt: skip
+    for wrong in wrong_ones:
         with pytest.raises(UsageError):
             parse_size(wrong)

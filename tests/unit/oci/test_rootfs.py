@@ -11,7 +11,6 @@ from pytest_gvisor.base.errors import InvalidBundle, LaunchError, UsageError
 from pytest_gvisor.oci import rootfs, skeleton, system_folders
 from pytest_gvisor.oci.accounts import account_of
 from pytest_gvisor.oci.mounts import bind
-from pytest_gvisor.programs.paths import within
 from tests.mounts import masked
 
 
@@ -147,16 +146,6 @@ def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
     assert stat.S_IMODE((root / "etc").stat().st_mode) == 0o755
     assert stat.S_IMODE((root / "tmp").stat().st_mode) == 0o1777
     assert stat.S_IMODE((root / "etc/passwd").stat().st_mode) == 0o644
-
-
-def test_the_running_python_is_in_the_host_root(tmp_path: Path) -> None:
-    """The interpreter's prefixes are below some read-only mount, and its programs are on PATH."""
-    made = rootfs.host().prepare(str(tmp_path / "r"))
-    for prefix in (sys.prefix, sys.base_prefix):
-        assert any(within(f"{prefix}/lib", mount.destination) for mount in made.mounts)
-    assert all("ro" in mount.options for mount in made.mounts)
-    if not sys.prefix.startswith("/usr"):
-        assert made.path[0] == f"{sys.prefix}/bin"
 
 
 def test_environments_below_the_running_one_are_in_the_host_root(

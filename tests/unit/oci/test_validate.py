@@ -148,10 +148,7 @@ def test_a_broken_rule_is_reported(
 
 
 WHOLE = [{"containerID": 0, "hostID": 1, "size": 2**32 - 1}]
-PARTS = [
-    {"containerID": 5, "hostID": 0, "size": 5},
-    {"containerID": 0, "hostID": 5, "size": 5},
-]
+PARTS = [{"containerID": 5, "hostID": 0, "size": 5}, {"containerID": 0, "hostID": 5, "size": 5}]
 USER = [{"type": "uts"}, {"type": "user"}]
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from pytest_gvisor.programs import keeper as program
 from pytest_gvisor.programs import leftovers, one_run, paths
@@ -222,17 +219,6 @@ def test_an_order_without_all_its_descriptors_fails(caller: Caller, fds: int) ->
     assert runs(caller)
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(message=st.binary(min_size=1, max_size=60).filter(lambda data: not data.startswith(b"hold")))
-def test_no_bytes_end_the_keeper(caller: Caller, message: bytes) -> None:
-    """Any bytes of a request are answered as a failed one."""
-    heard = hear_out(caller.send(message))
-    assert [said["state"] for said in heard] == ["failed", "exited", "cleaned"]
-    assert caller.keeper.alive()
-
-
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_request_that_brings_no_socket_is_dropped(caller: Caller, number: int) -> None:
     """A request without a socket has no caller to answer, and the keeper goes on."""
@@ -286,16 +272,6 @@ def test_a_caller_that_hangs_up_ends_its_run_alone(caller: Caller) -> None:
     assert [said["state"] for said in hear_out(other)] == ["exited", "cleaned"]
 
 
-def test_a_keeper_whose_caller_is_gone_leaves_nothing(caller: Caller) -> None:
-    """The keeper kills its runs, removes the session folder, and ends."""
-    for name in ("g1", "g2"):
-        assert hear(caller.shell(HANG, name=name))["state"] == "spawned"
-    caller.keeper._socket.close()
-    assert caller.keeper._process.wait(PATIENCE) == 0
-    assert leftovers.processes(caller.session, everywhere=True) == []
-    assert not os.path.exists(caller.session)
-
-
 @pytest.mark.parametrize("comes_up", [True, False])
 def test_a_keeper_whose_caller_dies_before_it_has_come_up_leaves_nothing(
     base: str, comes_up: bool
@@ -318,37 +294,10 @@ def test_a_keeper_whose_caller_dies_before_it_has_come_up_leaves_nothing(
     assert not os.path.exists(session)
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP]
-)
-def test_the_terminal_s_signals_do_not_reach_the_keeper(
-    caller: Caller, number: signal.Signals
-) -> None:
-    """Ctrl-C is for pytest, and closing the terminal too."""
-    os.kill(caller.keeper.pid, number)
-    assert runs(caller)
-
-
 def test_the_keeper_is_in_a_session_of_its_own_with_one_thread(caller: Caller) -> None:
     """A session of its own receives no signal of the terminal; one thread makes fork safe."""
     assert os.getsid(caller.keeper.pid) == caller.keeper.pid
     assert os.listdir(f"/proc/{caller.keeper.pid}/task") == [str(caller.keeper.pid)]
-
-
-@pytest.mark.fault("D4")
-def test_a_blocked_or_ignored_sigchld_does_not_stop_the_keeper(base: str) -> None:
-    """The starter's signal mask and ignored signals are inherited."""
-    code = f"""
-import signal, sys
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD, signal.SIGTERM])
-signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-import pytest
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-k", "spawned_exits", {__file__!r}]))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=4 * PATIENCE
-    )
-    assert done.returncode == 0, done.stdout
 
 
 ORPHAN = """
@@ -382,21 +331,6 @@ def test_an_orphan_that_nobody_knows_is_killed_with_the_keeper(caller: Caller) -
     assert os.path.exists(f"/proc/{pid}")
     caller.keeper.close()
     assert not os.path.exists(f"/proc/{pid}")
-
-
-def test_whoever_is_in_a_run_s_cgroups_is_killed_with_it(caller: Caller, cgroup: str) -> None:
-    """A cgroup alone identifies a process without runsc's command line and parent."""
-    request = {**caller.request("sh", "-c", HANG), "cgroups": [cgroup]}
-    control = caller.send(json.dumps(request).encode())
-    assert hear(control)["state"] == "spawned"
-    with subprocess.Popen(["sleep", "1000"]) as member:
-        Path(cgroup, "cgroup.procs").write_text(str(member.pid))
-        control.send(b'{"op": "kill"}')
-        assert hear(control)["state"] == "exited"
-        assert member.wait(PATIENCE) == -signal.SIGKILL
-    control.send(b'{"op": "release"}')
-    assert hear_out(control) == [{"state": "cleaned", "leaks": []}]
-    assert not os.path.exists(cgroup)
 
 
 @pytest.mark.fault("D8")

@@ -19,51 +19,36 @@ Alone = Callable[..., Any]
 BAD_FLAGS = 0x1  # no CLONE_ flag: the low byte is a signal number (sched.h)
 
 
+PATHS = -100, b"/nowhere/x", os.O_RDONLY
+NO_ROOT = errno.EPERM
+"""The error of a caller without rights, before the kernel looks at the arguments."""
+
+
 @pytest.mark.parametrize(
     ("call", "number", "text"),
     [
         (lambda: linux.prctl(-1, 7), errno.EINVAL, "prctl(-1, 7, 0, 0, 0)"),
         (lambda: linux.set_parent_death_signal(999), errno.EINVAL, "prctl(1, 999, 0, 0, 0)"),
         (lambda: linux.unshare(BAD_FLAGS), errno.EINVAL, "unshare(0x1)"),
-        (
-            lambda: linux.mount("none", "/nowhere/x", "tmpfs", 1, "a=b"),
-            (errno.ENOENT, errno.EPERM),
-            "mount('none', '/nowhere/x', 'tmpfs', 0x1, 'a=b')",
-        ),
-        (
-            lambda: linux.clone_mounts(-7),
-            (errno.EBADF, errno.EPERM),
-            "open_tree(-7, '', 0x89001)",
-        ),
-        (
-            lambda: linux.attach_mounts(-7, -8),
-            (errno.EBADF, errno.EPERM),
-            "move_mount(-7, '', -8, '', 0x44)",
-        ),
-        (
-            lambda: linux.set_readonly(-7),
-            (errno.EBADF, errno.EPERM),
-            "mount_setattr(-7, '', 0x9000, readonly=True)",
-        ),
-        (
-            lambda: linux.openat2(-100, b"/nowhere/x", os.O_RDONLY, linux.RESOLVE_NO_MAGICLINKS),
-            errno.ENOENT,
-            "openat2(-100, b'/nowhere/x', 0x0, 0x2)",
-        ),
-        (
-            lambda: linux.umount_lazily("/nowhere/x"),
-            (errno.ENOENT, errno.EPERM),
-            "umount2('/nowhere/x', MNT_DETACH)",
-        ),
+        (lambda: linux.mount("none", "/nowhere/x", "tmpfs", 1, "a=b"), errno.ENOENT,
+         "mount('none', '/nowhere/x', 'tmpfs', 0x1, 'a=b')"),
+        (lambda: linux.clone_mounts(-7), errno.EBADF, "open_tree(-7, '', 0x89001)"),
+        (lambda: linux.attach_mounts(-7, -8), errno.EBADF, "move_mount(-7, '', -8, '', 0x44)"),
+        (lambda: linux.set_readonly(-7), errno.EBADF,
+         "mount_setattr(-7, '', 0x9000, readonly=True)"),
+        (lambda: linux.openat2(*PATHS, linux.RESOLVE_NO_MAGICLINKS), errno.ENOENT,
+         "openat2(-100, b'/nowhere/x', 0x0, 0x2)"),
+        (lambda: linux.umount_lazily("/nowhere/x"), errno.ENOENT,
+         "umount2('/nowhere/x', MNT_DETACH)"),
     ],
-)
+)  # fmt: skip
 def test_a_refusal_holds_the_errno_and_the_whole_call(
-    call: Callable[[], None], number: int | tuple[int, ...], text: str
+    call: Callable[[], None], number: int, text: str
 ) -> None:
     """The error has the whole call, so that a reader can repeat it."""
     with pytest.raises(OSError, match=re.escape(text)) as caught:
         call()
-    assert caught.value.errno in (number if isinstance(number, tuple) else (number,))
+    assert caught.value.errno in (number, *([NO_ROOT] if os.geteuid() else []))
 
 
 def test_a_folder_is_the_root_of_what_openat2_resolves(tmp_path: Path) -> None:
@@ -79,41 +64,6 @@ def test_a_folder_is_the_root_of_what_openat2_resolves(tmp_path: Path) -> None:
                 assert not os.get_inheritable(fd)
     finally:
         os.close(folder)
-
-
-def test_the_parent_death_signal_ends_the_child(alone: Alone) -> None:
-    """A child that asked for SIGKILL is gone when its parent is."""
-    status = alone("""
-        linux.set_child_subreaper()
-        reader, writer = os.pipe()
-        if os.fork() == 0:
-            child_pid = os.fork()
-            if child_pid == 0:
-                linux.set_parent_death_signal(signal.SIGKILL)
-                os.write(writer, b"x")
-                signal.pause()
-            os.read(reader, 1)
-            os._exit(0)
-        statuses = [os.wait()[1], os.wait()[1]]
-        result = sorted(statuses)
-    """)
-    assert status == [0, 9]
-
-
-@needs_root
-def test_a_mount_namespace_can_be_made(alone: Alone) -> None:
-    """A mount is seen in the new namespace, and is gone once it is undone."""
-    assert alone(
-        """
-        os.mkdir("x")
-        linux.unshare(linux.CLONE_NEWNS)
-        linux.mount("none", "/", "none", linux.MS_REC | linux.MS_SLAVE)
-        linux.mount("none", os.path.abspath("x"), "tmpfs", linux.MS_NOSUID, "size=4k")
-        mounted = os.path.ismount("x")
-        linux.umount_lazily(os.path.abspath("x"))
-        result = [mounted, os.path.ismount("x")]
-        """
-    ) == [True, False]
 
 
 @needs_root

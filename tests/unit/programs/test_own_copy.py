@@ -11,11 +11,7 @@ import pytest
 
 from pytest_gvisor.programs import linux, own_copy
 from pytest_gvisor.programs.order import Order
-from pytest_gvisor.programs.own_copy import (
-    MAX_SIZE,
-    RUNS_BEFORE,
-    available,
-)
+from pytest_gvisor.programs.own_copy import MAX_SIZE, RUNS_BEFORE, available
 from pytest_gvisor.programs.paths import SIDECARS_VARIABLE
 from pytest_gvisor.programs.proc import children_of
 from tests.unit.programs.test_keeper import Caller, caller, eventually, hear_out

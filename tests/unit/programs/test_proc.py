@@ -65,13 +65,6 @@ def test_the_children_of_every_thread_are_found() -> None:
         started[0].wait()
 
 
-def test_a_process_that_is_gone_has_no_children() -> None:
-    """The list of children of an ended process is empty, without an error."""
-    process = subprocess.Popen(["true"])
-    process.wait()
-    assert proc.children_of(process.pid) == []
-
-
 def test_without_the_kernel_s_list_of_children_the_scan_is_used(
     monkeypatch: pytest.MonkeyPatch, odd_child: int
 ) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -75,16 +76,6 @@ def test_a_run_is_the_same_with_and_without_a_child_ahead(caller: Caller) -> Non
     assert found[0].endswith("leads\n")
 
 
-def test_a_failed_step_of_the_child_ahead_is_told(caller: Caller) -> None:
-    """The error pipe of the run goes to the child with the order."""
-    spare = after_one(caller)
-    request = json.dumps(caller.request("x")).encode()
-    heard = hear_out(caller.send(request, executable="/etc/passwd"))
-    assert [said["state"] for said in heard] == ["failed", "exited", "cleaned"]
-    assert heard[0]["stage"] == "execve"
-    assert spare_of(caller) != spare
-
-
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_run_is_started_without_the_child_ahead_if_that_is_lost(
     caller: Caller, number: signal.Signals
@@ -104,27 +95,23 @@ def test_a_run_is_started_without_the_child_ahead_if_that_is_lost(
     assert hear_out(control)[0] == {"state": "exited", "status": 3 << 8}
 
 
-def test_a_child_ahead_that_could_not_get_ready_takes_no_order(
-    monkeypatch: pytest.MonkeyPatch,
+def dies(_parent: int) -> None:
+    """Fail after the order has come."""
+    time.sleep(0.01)
+    os._exit(127)
+
+
+def sleeps(_parent: int) -> None:
+    """Take long."""
+    time.sleep(1000)
+
+
+@pytest.mark.parametrize("settle", [dies, sleeps])
+def test_a_child_ahead_that_is_not_ready_takes_no_order(
+    monkeypatch: pytest.MonkeyPatch, settle: Callable[[int], None]
 ) -> None:
-    """The keeper forks another one, which reports the failed step."""
-
-    def refuse(_parent: int) -> None:
-        time.sleep(0.01)  # the order comes first
-        os._exit(127)
-
-    monkeypatch.setattr(child, "settle", refuse)
-    made = Spare()
-    with open(os.devnull, "rb") as null:
-        assert not made.take(b"{}", [null.fileno()] * 4, error_pipe=null.fileno())
-    os.waitpid(made.pid, 0)
-
-
-def test_a_child_ahead_that_takes_long_to_get_ready_takes_no_order(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The keeper waits for nobody."""
-    monkeypatch.setattr(child, "settle", lambda _parent: time.sleep(1000))
+    """The keeper waits for nobody: it forks another one, which reports a step that fails."""
+    monkeypatch.setattr(child, "settle", settle)
     made = Spare()
     with open(os.devnull, "rb") as null:
         assert not made.take(b"{}", [null.fileno()] * 4, error_pipe=null.fileno())

@@ -1,14 +1,13 @@
 """The kept bytes of a stream: all, or its head and tail with the count."""
 
 import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_gvisor.run.capture import CHUNK, Capture, Drain
+from pytest_gvisor.run.capture import CHUNK, Capture
 
 
 def captured(limit: int, chunks: list[bytes]) -> Capture:
@@ -65,34 +64,3 @@ def test_memory_does_not_grow_with_the_stream() -> None:
     assert capture.total == 800 * CHUNK
     assert resident() - before < 12 * CHUNK
     assert [capture.data() for capture in captures] == [b"x"] * 4
-
-
-@pytest.fixture
-def pipe() -> Iterator[tuple[int, Callable[[], None]]]:
-    """The two ends of a pipe; the second can be closed earlier."""
-    reader, writer = os.pipe()
-    ends = {reader, writer}
-
-    def close_writer() -> None:
-        ends.discard(writer)
-        os.close(writer)
-
-    os.write(writer, b"first")
-    yield reader, close_writer
-    for fd in ends:
-        os.close(fd)
-
-
-def test_a_drain_takes_what_is_there_and_knows_the_end(
-    pipe: tuple[int, Callable[[], None]],
-) -> None:
-    """A read never waits: an empty pipe is not its end."""
-    reader, close_writer = pipe
-    capture = Capture(100)
-    drain = Drain(reader, capture)
-    assert drain.read()
-    assert drain.read()
-    assert capture.data() == b"first"
-    close_writer()
-    assert not drain.read()
-    assert capture.total == 5

@@ -118,11 +118,7 @@ def ignore(_path: str) -> None:
 @pytest.mark.fault("G7")
 @pytest.mark.parametrize(
     ("limits", "controller"),
-    [
-        ({"memory": 2**28}, "memory"),
-        ({"pids": 100}, "pids"),
-        ({"cpu": 0.5}, "cpu"),
-    ],
+    [({"memory": 2**28}, "memory"), ({"pids": 100}, "pids"), ({"cpu": 0.5}, "cpu")],
 )
 def test_a_limit_without_its_controller_is_refused(
     host: Host, limits: Limits, controller: str

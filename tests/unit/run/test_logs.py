@@ -4,10 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pytest_gvisor.base.escape import escape
 from pytest_gvisor.run import logs
 from pytest_gvisor.run.capture import Capture
 
@@ -60,15 +57,6 @@ def test_what_is_no_record_is_a_message_of_its_own(
     """No line is lost, and each is escaped."""
     log.write_text(text)
     assert logs.records(str(log)) == messages
-
-
-@given(data=st.binary(max_size=300))
-def test_any_bytes_are_read(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
-    """Any bytes become escaped text, which a second escape does not change."""
-    file = tmp_path_factory.getbasetemp() / "any-log"
-    file.write_bytes(data)
-    for found in (*logs.records(str(file)), logs.panic(str(file))):
-        assert found == escape(found)
 
 
 def test_of_a_panic_log_the_beginning_is_read(log: Path) -> None:

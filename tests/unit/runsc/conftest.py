@@ -73,7 +73,7 @@ class FakeRunsc(Protocol):
 class AsUser(Protocol):
     """Runs Python in a process of an unprivileged user; gives the value of `result`."""
 
-    def __call__(self, code: str, *, before: str = "", namespace: bool = False) -> Any: ...
+    def __call__(self, code: str, *, before: str = "") -> Any: ...
 
 
 class ByDescriptor(Protocol):
@@ -182,34 +182,17 @@ if os.geteuid() == 0:
     os.setresuid({stranger}, {stranger}, {stranger})
 """
 
-# A change of uid makes /proc/self root's; PR_SET_DUMPABLE (4) gives it back, to write uid_map.
-NAMESPACE = """
-libc = ctypes.CDLL(None, use_errno=True)
-outside = os.geteuid()
-libc.prctl(4, 1, 0, 0, 0)
-if libc.unshare(0x10000000):
-    print(json.dumps("no user namespace: " + os.strerror(ctypes.get_errno())))
-    sys.exit(77)
-with open("/proc/self/uid_map", "w") as file:
-    file.write(f"0 {outside} 1")
-"""
-
 
 @pytest.fixture
 def as_user() -> AsUser:
     """Import as the user of the tests, then become another user if that was root."""
 
-    def run(code: str, *, before: str = "", namespace: bool = False) -> Any:
-        program = (
-            PROLOGUE.format(repository=str(REPOSITORY), stranger=STRANGER, before=before)
-            + (NAMESPACE if namespace else "")
-            + f"{code}\nprint(json.dumps(result))\n"
-        )
+    def run(code: str, *, before: str = "") -> Any:
+        prologue = PROLOGUE.format(repository=str(REPOSITORY), stranger=STRANGER, before=before)
+        program = f"{prologue}{code}\nprint(json.dumps(result))\n"
         done = subprocess.run(
             [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, timeout=30
         )
-        if done.returncode == 77:
-            pytest.skip(json.loads(done.stdout))
         assert done.returncode == 0
         return json.loads(done.stdout)
 

@@ -102,8 +102,7 @@ def test_a_changed_file_is_asked_again(
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", "{}", "[]", "null", "[" * 5000, '["a", "b"]', json.dumps(["0" * 64, 1, 2, 3, 4])],
+    "text", ["", "{}", "[]", "null", "[" * 5000, '["a", "b"]', json.dumps(["0" * 64, 1, 2, 3, 4])]
 )
 def test_a_damaged_note_is_none(
     good: Path, asked: Mock, base: Path, text: str, monkeypatch: pytest.MonkeyPatch
@@ -139,18 +138,6 @@ def test_without_a_folder_each_session_asks(
     find(good)
     assert asked.call_count == 2
     assert os.listdir(base) == []
-
-
-def test_without_a_home_each_session_asks(
-    good: Path, asked: Mock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A cache folder that cannot be made is no error of the search."""
-    settle(monkeypatch)
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file/cache"))
-    find(good)
-    find(good)
-    assert asked.call_count == 2
 
 
 def test_answers_of_an_earlier_boot_are_removed(

@@ -1,24 +1,9 @@
 """The line for a shell that runs runsc as it was run."""
 
-import shlex
 import subprocess
-
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pytest_gvisor.base.settings import Network, Platform
 from pytest_gvisor.runsc.command import run_argv, save_argv, shell_line
-
-
-@given(
-    words=st.lists(
-        st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8), max_size=4
-    )
-)
-def test_a_line_is_taken_apart_into_the_same_words(words: list[str]) -> None:
-    """A POSIX shell splits the line into the same arguments."""
-    line = shell_line(["runsc", *words], {"A": "x y", "B": ""})
-    assert shlex.split(line) == ["env", "-i", "A=x y", "B=", "runsc", *words]
 
 
 def test_a_line_runs_in_exactly_its_environment() -> None:

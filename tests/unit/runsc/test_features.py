@@ -15,7 +15,6 @@ from pytest_gvisor.base.errors import LaunchError, RunscFailed, UnwantedRelease
 from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.programs.proc import children_of_self
 from pytest_gvisor.runsc import features, locate
-from tests import releases
 from tests.unit.runsc.conftest import FakeRunsc
 
 
@@ -80,18 +79,6 @@ def test_versions_are_read_in_every_form(text: str, version: str, date: dt.date 
 
 
 # --- the real one
-
-
-def test_the_real_runsc_is_read() -> None:
-    """This machine's runsc gives its version, flags, subcommands and platforms."""
-    known = read(releases.found())
-    assert known.date is not None
-    assert known.date.strftime("%Y%m%d") in known.version
-    assert {"root", "rootless", "network", "platform", "overlay2", "ignore-cgroups"} <= known.flags
-    assert {"run", "exec", "delete", "create", "boot", "gofer", "do"} <= known.subcommands
-    assert {Platform.PTRACE, Platform.KVM} <= known.platforms
-    assert not any(name.startswith("-") for name in known.flags)
-    assert not {"platforms", "syscalls", "Use"} & known.subcommands
 
 
 @pytest.mark.parametrize(
@@ -293,26 +280,6 @@ def test_a_question_has_no_way_to_new_privileges_and_dies_with_who_asks(
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     assert marker.read_text() == f"1 {signal.SIGKILL} 0 4"
-
-
-HANGING = """
-import sys
-from pytest_gvisor.runsc import features, locate
-features.ask(locate.find(sys.argv[1]), deadline=100)
-"""
-
-
-@pytest.mark.fault("F4")
-def test_a_question_that_hangs_dies_with_who_asks(fake_runsc: FakeRunsc) -> None:
-    """A SIGKILL of the asking process ends the question too."""
-    path = fake_runsc(version="pause()")
-    with subprocess.Popen([sys.executable, "-c", HANGING, str(path)]) as asking:
-        deadline = time.monotonic() + 60
-        while not executing(path):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        asking.kill()
-    assert is_gone(path)
 
 
 @pytest.mark.fault("D7")

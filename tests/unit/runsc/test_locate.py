@@ -68,11 +68,7 @@ def test_the_real_runsc_is_found_by_the_default_search() -> None:
 
 def test_the_trusted_paths_are_these() -> None:
     """The system paths are searched in the documented order."""
-    assert locate.TRUSTED_PATHS == (
-        "/usr/local/bin/runsc",
-        "/usr/bin/runsc",
-        "/opt/gvisor/runsc",
-    )
+    assert locate.TRUSTED_PATHS == ("/usr/local/bin/runsc", "/usr/bin/runsc", "/opt/gvisor/runsc")
 
 
 def test_the_first_candidate_wins(fake_runsc: FakeRunsc) -> None:
@@ -167,20 +163,6 @@ def test_the_current_folder_is_never_searched(
     with pytest.raises(RunscNotFound) as caught:
         searched(search_path=path, euid=USER)
     assert caught.value.searched == ()
-
-
-@pytest.mark.fault("A8")
-def test_a_real_user_does_not_get_the_current_folder(as_user: AsUser, open_tmp: Path) -> None:
-    """A process that is no root finds nothing by `.` and the file by its absolute folder."""
-    shutil.copy(releases.found(), open_tmp / "runsc")
-    result = as_user(f"""
-os.chdir({str(open_tmp)!r})
-os.environ["PATH"] = ":.:"
-result = [refusal(locate.find, trusted=())[0]]
-os.environ["PATH"] = {str(open_tmp)!r}
-result.append(locate.find(trusted=()).path)
-""")
-    assert result == ["RunscNotFound", str(open_tmp / "runsc")]
 
 
 # --- what is passed over, and what is not
@@ -593,25 +575,17 @@ def test_symlinks_are_followed_and_the_file_is_what_counts(good: Path, tmp_path:
 
 
 @pytest.mark.fault("A5")
-@pytest.mark.parametrize("length", [41, 60])
+@pytest.mark.parametrize(("length", "loops"), [(41, False), (1, True), (2, True)])
 def test_more_symlinks_than_the_kernel_follows_are_refused(
-    length: int, good: Path, tmp_path: Path
+    length: int, good: Path, tmp_path: Path, *, loops: bool
 ) -> None:
-    """The forty-first link ends it, as it does for the kernel."""
-    head = chain(tmp_path, length, good)
-    refused(head, "symlinks form a loop")
-    with pytest.raises(OSError, match="symbolic links"):
-        head.open()
-
-
-@pytest.mark.fault("A5")
-@pytest.mark.parametrize("length", [1, 2, 41])
-def test_a_loop_of_symlinks_is_refused(length: int, tmp_path: Path) -> None:
-    """A loop is a typed error, in the search too."""
-    head = chain(tmp_path, length, tmp_path / f"link-{length - 1}")
+    """The forty-first link ends it, as it does for the kernel: a typed error, in the search too."""
+    head = chain(tmp_path, length, tmp_path / f"link-{length - 1}" if loops else good)
     refused(head, "symlinks form a loop")
     with pytest.raises(InsecureRunsc):
         searched(head)
+    with pytest.raises(OSError, match="symbolic links"):
+        head.open()
 
 
 @pytest.mark.fault("A3")
@@ -629,15 +603,6 @@ def test_a_symlink_in_a_folder_that_others_may_write_is_refused(
     assert found(head) == str(good)
     shared.chmod(0o777)
     assert f"the folder {shared} " in refused(head, "can be written by others").reason
-
-
-def test_a_symlinked_folder_is_walked_as_the_kernel_walks_it(good: Path, tmp_path: Path) -> None:
-    """The parent of a linked folder is the parent of the link's target."""
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "alias").symlink_to(good.parent)
-    path = f"{tmp_path}/deep/alias/../{good.parent.name}/./runsc"
-    assert found(path) == os.path.realpath(path) == str(good)
-    assert found(f"/../..{good}") == str(good)
 
 
 # --- what was judged is what runs
@@ -692,30 +657,6 @@ def try_once(place: Path, by_descriptor: ByDescriptor) -> str:
         judged.close()
 
 
-@pytest.mark.fault("A6")
-def test_the_file_that_runs_is_the_judged_one_after_a_rename(
-    fake_runsc: FakeRunsc, by_descriptor: ByDescriptor
-) -> None:
-    """The descriptor starts the checked file although another file has its path."""
-    good, other = fake_runsc(), fake_runsc(other='puts("EVIL")')
-    judged = locate.find(str(good))
-    other.rename(good)
-    assert by_descriptor(judged) == "GOOD\n"
-    judged.close()
-
-
-def test_the_started_file_can_find_what_lies_beside_it(
-    fake_runsc: FakeRunsc, by_descriptor: ByDescriptor
-) -> None:
-    """Executed by descriptor, /proc/self/exe is the real path and not that of a copy."""
-    good = fake_runsc(
-        other='static char b[4096]; readlink("/proc/self/exe", b, 4095) > 0 ? puts(b) : 0'
-    )
-    judged = locate.find(str(good))
-    assert by_descriptor(judged) == f"{good}\n"
-    judged.close()
-
-
 @pytest.mark.parametrize("closed", [[0], [2], [0, 2]])
 def test_the_descriptor_is_never_a_standard_stream(good: Path, closed: list[int]) -> None:
     """With some closed the file is still opened above 2, where no child overwrites it."""
@@ -736,45 +677,3 @@ except OSError:
 
 
 # --- user namespaces
-
-
-def test_in_a_user_namespace_the_systems_runsc_is_trusted(as_user: AsUser) -> None:
-    """Under `unshare -r` root's files show the overflow uid, and the system's runsc still works."""
-    owner, path, version = as_user(
-        "runsc = Runsc.find()\nresult = [os.stat(runsc.fd).st_uid, runsc.path, runsc.version]",
-        namespace=True,
-    )
-    assert owner == int(Path("/proc/sys/kernel/overflowuid").read_text())
-    assert path == releases.found()
-    assert version
-
-
-@needs_root
-def test_in_a_user_namespace_a_file_elsewhere_is_not_trusted(
-    as_user: AsUser, open_tmp: Path
-) -> None:
-    """Outside of the system's folders an owner without a number can be any user."""
-    shutil.copy(releases.found(), open_tmp / "runsc")
-    name, message = as_user(
-        f"result = refusal(locate.find, {str(open_tmp / 'runsc')!r})", namespace=True
-    )
-    assert name == "InsecureRunsc"
-    assert "owner uid 65534" in message
-
-
-def test_in_a_user_namespace_the_temporary_folder_is_root_s(as_user: AsUser) -> None:
-    """Sessions of `unshare -r pytest` are in /tmp, whose owner has no number there."""
-    path = as_user(
-        "with private.place('/tmp/x') as found:\n    result = found.path",
-        before="from pytest_gvisor.sessions import private",
-        namespace=True,
-    )
-    assert path == "/tmp/x"
-
-
-@needs_root
-def test_nobody_is_not_taken_for_root_without_a_namespace(good: Path) -> None:
-    """With the full uid map the overflow uid is a user like any other."""
-    nobody = int(Path("/proc/sys/kernel/overflowuid").read_text())
-    os.chown(good, nobody, -1)
-    assert refused(good, rf"owned by uid {nobody} \(allowed: root\)").owner == nobody

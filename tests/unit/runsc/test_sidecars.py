@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.base.errors import InsecureRunsc, LaunchError, RunscNotFound, UsageError
+from pytest_gvisor.base.errors import InsecureRunsc, LaunchError, UsageError
 from pytest_gvisor.cli import doctor
 from pytest_gvisor.install import unpack
 from pytest_gvisor.runsc import locate, sidecars
@@ -123,14 +123,6 @@ def test_a_file_that_others_may_write_is_refused(
 
 
 @pytest.mark.fault("A2")
-@pytest.mark.parametrize("mode", [0o4755, 0o2755])
-def test_a_set_id_file_is_refused(mode: int, binary: Path, folder: Path) -> None:
-    """A set-uid or set-gid file never starts."""
-    (folder / "gvisor_sentry").chmod(mode)
-    assert refused(binary, "set-uid or set-gid").mode == mode
-
-
-@pytest.mark.fault("A2")
 @needs_root
 @pytest.mark.parametrize("name", ["", "gvisor_sentry", "gvisor-sentry-prewarmer"])
 def test_what_belongs_to_a_third_user_is_refused(name: str, binary: Path, folder: Path) -> None:
@@ -163,23 +155,18 @@ def test_a_link_is_judged_as_far_as_it_leads(
 
 
 @pytest.mark.fault("A2")
-@pytest.mark.parametrize("middle", [False, True])
 def test_a_linked_folder_is_judged_as_far_as_it_leads(
-    middle: bool, binary: Path, folder: Path, tmp_path: Path
+    binary: Path, folder: Path, tmp_path: Path
 ) -> None:
     """`gvisor-bin` may be a link to a safe folder, by links that no other user can change."""
     shared = tmp_path / "shared"
     shared.mkdir()
     target = folder.rename(tmp_path / "target")
     (shared / "middle").symlink_to(target)
-    folder.symlink_to(shared / "middle" if middle else target)
+    folder.symlink_to(shared / "middle")
     assert judged(binary).has_sentry
-    if middle:
-        shared.chmod(0o777)
-        assert f"the folder {shared} " in refused(binary, "can be written by others").reason
-    else:
-        target.chmod(0o777)
-        assert refused(binary, "may write it").path == str(target)
+    shared.chmod(0o777)
+    assert f"the folder {shared} " in refused(binary, "can be written by others").reason
 
 
 def a_dangling_link(path: Path) -> None:
@@ -215,12 +202,6 @@ def test_what_is_no_file_is_refused(
     shutil.rmtree(folder)
     make(folder)
     assert refused(binary, "not a folder|cannot be reached").path == str(folder)
-
-
-def test_a_file_in_the_place_of_the_folder_is_refused(binary: Path) -> None:
-    """A file in the folder's place is a mistake of its maker."""
-    program(binary.parent / "gvisor-bin")
-    refused(binary, "it is not a folder")
 
 
 @pytest.mark.fault("A2")
@@ -432,14 +413,6 @@ def test_a_tree_that_is_moved_as_a_whole_is_the_same(binary: Path, folder: Path)
     runsc.close()
 
 
-def test_without_sidecars_the_path_counts_for_nothing(binary: Path) -> None:
-    """A build that boots itself still runs by its descriptor after it was removed."""
-    runsc = Runsc.find(str(binary))
-    binary.unlink()
-    runsc.check_unchanged()
-    runsc.close()
-
-
 def test_a_release_that_looks_for_none_is_not_looked_at_again(good: Path) -> None:
     """A new file beside an older release does not matter."""
     runsc = Runsc.find(str(good))
@@ -500,19 +473,6 @@ def test_a_build_of_a_time_with_sidecars_looks_for_them(text: str) -> None:
 # --- one release
 
 
-def test_one_release_is_asked_for_where_there_is_a_folder(
-    binary: Path, folder: Path, good: Path
-) -> None:
-    """The flag for one release is passed if the folder exists and runsc knows the flag."""
-    shutil.copytree(folder, good.parent / "gvisor-bin")
-    for path, expected in ((binary, True), (good, False)):
-        with contextlib.closing(Runsc.find(str(path))) as runsc:
-            assert runsc.enforces_release is expected
-    shutil.rmtree(folder)
-    with contextlib.closing(Runsc.find(str(binary))) as runsc:
-        assert runsc.enforces_release is False
-
-
 def test_no_hook_can_turn_it_off() -> None:
     """The flag is refused with one or two dashes; the policy for missing files stays the user's."""
     known = {"sidecar-release-enforcement-policy", "sidecar-usage-policy"}
@@ -566,14 +526,6 @@ def test_what_is_installed_passes(umask: int, good: Path, tmp_path: Path) -> Non
     found = judged(tmp_path / "home" / "runsc")
     assert found.programs == ("gvisor-sentry-prewarmer", "gvisor_sentry")
     assert {stat.S_IMODE(state.mode) for state in found.states.values()} == {0o755}
-
-
-def test_the_errors_are_found_by_what_they_are(tmp_path: Path) -> None:
-    """A missing runsc is not insecure, whatever lies beside its path."""
-    (tmp_path / "gvisor-bin").mkdir()
-    (tmp_path / "gvisor-bin").chmod(stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO)
-    with pytest.raises(RunscNotFound):
-        locate.find(str(tmp_path / "runsc"))
 
 
 def test_a_program_beside_it_is_judged_by_what_it_loads(good: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 import signal
 import socket
@@ -54,9 +53,7 @@ def test_any_other_message_is_a_protocol_error(
         ours.read()
 
 
-def test_a_keeper_that_is_gone_is_a_protocol_error(
-    control: tuple[Control, socket.socket],
-) -> None:
+def test_a_keeper_that_is_gone_is_a_protocol_error(control: tuple[Control, socket.socket]) -> None:
     """A request to a gone keeper is no error: the next read reports it."""
     ours, theirs = control
     theirs.close()
@@ -104,17 +101,6 @@ def test_all_threads_get_the_same_keeper(launcher: Launcher) -> None:
 
     with ThreadPoolExecutor(16) as pool:
         assert len(set(pool.map(ask, range(16)))) == 1
-
-
-def test_a_dead_keeper_is_replaced_in_the_same_session(launcher: Launcher) -> None:
-    """The session's work goes on."""
-    session, first = launcher.session(), launcher.keeper()
-    os.kill(first.pid, signal.SIGKILL)
-    assert gone_or_zombie(first.pid)
-    second = launcher.keeper()
-    assert second.pid != first.pid
-    assert second.alive()
-    assert launcher.session() is session
 
 
 def gone_or_zombie(pid: int) -> bool:
@@ -180,21 +166,6 @@ def test_closing_does_not_wait_for_a_fork_that_lives_on(
     assert keeper._process.returncode == 0
 
 
-def test_the_keeper_holds_the_lock_of_the_session(base: str) -> None:
-    """No other session sweeps while the keeper cleans up."""
-    path = SessionDir.choose(base)[0]
-    keeper = Keeper(path)
-    keeper.await_ready()  # its descriptors are the same from here on
-    session = SessionDir.create(path)
-    keeper.hold(session.lock)
-    assert runs_nothing_but_lives(keeper)
-    os.close(session.lock)
-    with open(f"{path}/lock") as lock, pytest.raises(BlockingIOError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    keeper.close()
-    assert not os.path.exists(path)
-
-
 def test_a_keeper_is_given_the_lock_of_its_session(launcher: Launcher) -> None:
     """The first keeper gets the lock, and so does its replacement."""
     first = launcher.keeper()
@@ -231,11 +202,7 @@ PROGRAMS = {
 
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
 def test_a_keeper_that_does_not_come_up_is_a_typed_error(
-    launcher: Launcher,
-    base: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    program: str,
+    launcher: Launcher, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
     """The keeper is dead afterwards, nothing is left, and the next one can start."""
     (tmp_path / "keeper.py").write_text(program)

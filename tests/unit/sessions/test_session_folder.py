@@ -22,7 +22,7 @@ from unittest.mock import Mock
 import pytest
 
 from pytest_gvisor.base.errors import LaunchError
-from pytest_gvisor.programs import leftovers, proc
+from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.leftovers import clear_session, remove_session
 from pytest_gvisor.sessions import places, session_folder, stopped_keepers
 from pytest_gvisor.sessions.session_folder import SessionDir
@@ -113,15 +113,6 @@ def test_a_temporary_directory_that_runsc_cannot_use_is_passed_over(
     assert chosen == in_tmp
     assert "more than 48 bytes, or is not UTF-8" in reason
     assert os.listdir(path) == []
-
-
-@pytest.mark.usefixtures("temporary")
-@pytest.mark.parametrize("name", ["a b", "é", "a'\"$x"])
-def test_odd_names_are_fine(base: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blanks, quotes and letters beyond ASCII may be in a path."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", f"{base}/{name}")
-    os.mkdir(f"{base}/{name}")
-    assert session_folder.base_folder() == f"{base}/{name}/pytest-gvisor"
 
 
 def test_the_home_folder_is_the_last_candidate(
@@ -564,36 +555,6 @@ def test_there_is_nothing_to_sweep_where_there_is_no_folder(base: str) -> None:
     """A sweep without a folder makes none."""
     assert session_folder.sweep(f"{base}/x") == []
     assert not os.path.exists(f"{base}/x")
-
-
-@pytest.mark.fault("F6")
-def test_a_sweep_kills_what_a_dead_session_left_and_no_innocent(base: str) -> None:
-    """The command line identifies the process, since a pid may be used again."""
-    dead = dead_session(base)
-    argv = ["sh", "-c", "read x"]
-    with (
-        subprocess.Popen([*argv, f"--root={dead}/g1/root"], stdin=subprocess.PIPE) as ours,
-        subprocess.Popen([*argv, f"{dead}/g1/root"], stdin=subprocess.PIPE) as innocent,
-    ):
-        for process in (ours, innocent):
-            while not proc.words_of(process.pid):
-                time.sleep(0.001)
-        assert session_folder.sweep(base) == [dead]
-        assert ours.wait(60) == -9
-        assert innocent.poll() is None
-
-
-def test_a_lock_that_somebody_keeps_is_waited_for_and_then_an_error(
-    base: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A stopped process must not stop every other session for ever."""
-    session_folder.sweep(base)
-    SessionDir.choose(base)
-    monkeypatch.setattr(session_folder, "LOCK_DEADLINE", 0.1)
-    with open(f"{base}/.lock") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(LaunchError, match="has held"):
-            session_folder.sweep(base, waits=True)
 
 
 SESSION = """

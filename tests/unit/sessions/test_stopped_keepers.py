@@ -169,18 +169,3 @@ def test_a_keeper_that_runs_is_left_to_itself(base: str, session: Make) -> None:
     while state_of(made.keeper.pid) == "T" and time.monotonic() < deadline:
         time.sleep(0.005)
     assert stopped_keepers.sessions(base) == []
-
-
-def test_a_keeper_that_does_not_end_is_waited_for_within_the_budget(
-    base: str, session: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The keeper is resumed, and the remains of others are removed within the budget."""
-    made = session()
-    made.pytest.kill()
-    made.pytest.wait()
-    os.mkdir(f"{base}/s-2")
-    monkeypatch.setattr(session_folder, "SWEEP_BUDGET", 0.4)
-    started = time.monotonic()
-    assert session_folder.sweep(base) == [f"{base}/s-2"]
-    assert 0.2 <= time.monotonic() - started < 20
-    assert state_of(made.keeper.pid) != "T"

@@ -37,9 +37,7 @@ def test_the_end_of_the_console_is_told(writer: subprocess.Popen[bytes]) -> None
 
 
 @pytest.mark.parametrize("writer", [("x\n", 200_000)], indirect=True)
-def test_a_console_does_not_stop_the_vm_and_does_not_grow(
-    writer: subprocess.Popen[bytes],
-) -> None:
+def test_a_console_does_not_stop_the_vm_and_does_not_grow(writer: subprocess.Popen[bytes]) -> None:
     """More than a pipe holds is taken while the VM runs, and its end alone is kept."""
     console = _Console(writer)
     while writer.poll() is None:

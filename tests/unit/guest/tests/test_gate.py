@@ -5,7 +5,6 @@ import os
 import random
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,10 +51,7 @@ class Host:
 
 
 def hold(
-    inner: Gate,
-    host: dict[str, Any] | Host,
-    path: list[str],
-    args: Sequence[str] = ("a", "b"),
+    inner: Gate, host: dict[str, Any] | Host, path: list[str], args: Sequence[str] = ("a", "b")
 ) -> tuple[Any, Iterator[Any]]:
     """A configuration that has this gate before it, and a wait that has not begun."""
     given = pytest.Config.InvocationParams(args=args, plugins=None, dir=Path("/"))
@@ -69,29 +65,6 @@ def hold(
     link = host if isinstance(host, Host) else Host(host)
     inner.register(config, cast("Any", link), path, has_ini=True)
     return config, inner.pytest_load_initial_conftests(config, config.args)
-
-
-@pytest.mark.parametrize("returns", [{"files": 3}, None])
-def test_the_pytest_passes_when_the_first_process_is_prepared(
-    ends: tuple[Gate, Gate], returns: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first process has what comes back by then, and the pytest its path and its base."""
-    first, inner = ends
-    monkeypatch.setattr(sys, "path", ["/early"])
-    order: list[object] = []
-
-    def prepare() -> None:
-        order.append(first.agreed())
-        first.open()
-
-    config, wait = hold(inner, {**COMMAND, "returns": returns}, ["/early"])
-    thread = threading.Thread(target=prepare)
-    thread.start()
-    next(wait)
-    thread.join()
-    assert order == [returns]
-    assert (sys.path, config.option.basetemp) == (["/a"], "/base")
-    assert inner.command["op"] == "collect"
 
 
 def test_a_path_that_is_still_the_host_s_is_left_alone(
@@ -127,19 +100,6 @@ def test_a_host_that_wants_no_tests_ends_the_pytest(
     _config, wait = hold(ends[1], {"op": "finish"}, [])
     with pytest.raises(SystemExit, match="0"):
         next(wait)
-
-
-@pytest.mark.parametrize(("args", "wanted"), [(["a", "b"], ["b"]), ([], ["/a folder"])])
-def test_the_second_command_decides_which_files_are_collected(
-    ends: tuple[Gate, Gate], args: list[str], wanted: list[str]
-) -> None:
-    """The files take the place of those that the sandbox was started with, and the plugins stay."""
-    first, inner = ends
-    first._first.sendall(b"\n")
-    config, wait = hold(inner, {**COMMAND, "named": wanted}, ["/a"], args)
-    next(wait)
-    assert config.args == ["-p", "no:cacheprovider", *wanted]
-    assert config.known_args_namespace.file_or_dir == wanted
 
 
 def test_a_pytest_that_is_saved_uses_no_folder_of_the_project(

@@ -5,7 +5,6 @@ import contextlib
 import os
 import secrets
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.guest.wire.frames import MAX_PAYLOAD, TAG_SIZE, VERSION, WINDOW, Decoder, Encoder
+from pytest_gvisor.guest.wire.frames import TAG_SIZE, WINDOW, Decoder, Encoder
 from tests.unit.sandbox.conftest import GUEST, PATIENCE, Guest
 
 PROGRAM = [*GUEST.parent.glob("*.py"), *GUEST.parent.with_name("wire").glob("*.py")]
@@ -59,11 +58,6 @@ def test_it_is_python_3_8_and_imports_the_standard_library_alone(path: Path) -> 
             assert top in sys.stdlib_module_names | own | {"pytest_gvisor"}, name
 
 
-def test_it_says_which_version_it_speaks(guest: Guest) -> None:
-    """The greeting has the version of the messages."""
-    assert guest.version == VERSION
-
-
 @pytest.mark.parametrize("user", sorted({os.getuid(), 65534 if os.getuid() == 0 else os.getuid()}))
 def test_a_program_has_the_default_action_of_each_signal(user: int) -> None:
     """Signals that whoever started the guest ignores are not ignored by its programs."""
@@ -83,15 +77,6 @@ def test_a_program_without_input_reads_an_empty_one_and_cannot_write_to_it(guest
     """Its standard input is /dev/null, open for reading alone."""
     guest.run(1, "sh", "-c", "cat; echo x 2>/dev/null >&0 || readlink /proc/self/fd/0")
     assert text_of(guest.until("exit", "eof", "eof"), 1) == b"/dev/null\n"
-
-
-def test_input_that_nobody_reads_any_more_is_told(guest: Guest) -> None:
-    """A program that has closed its standard input ends the feeding, not the guest."""
-    guest.run(1, "sh", "-c", "exec <&-; sleep 0.2; echo done", reads=True)
-    for _ in range(WINDOW // MAX_PAYLOAD):
-        guest.send({"op": "data", "id": 1}, b"x" * MAX_PAYLOAD)
-    seen = guest.until("exit", "eof", "eof", "eof")
-    assert sorted(m["s"] for m, _p in seen if m["op"] == "eof") == [0, 1, 2]
 
 
 def test_a_stream_that_gets_no_credit_holds_nobody_up(guest: Guest) -> None:
@@ -121,64 +106,10 @@ def sleeping(seconds: str) -> list[Path]:
     return found
 
 
-def test_a_kill_spares_the_others(guest: Guest) -> None:
-    """A tree is killed, and another program of the guest's is not."""
-    guest.run(1, "sleep", "100")
-    guest.run(2, "cat", reads=True)
-    guest.until("started", "started")
-    guest.send({"op": "kill", "id": 3, "of": 1, "uid": 0})
-    guest.until("killed")
-    guest.send({"op": "data", "id": 2}, b"alive")
-    guest.send({"op": "eof", "id": 2})
-    assert text_of(guest.until("exit", "eof", "eof", number=2), 1) == b"alive"
-
-
 def test_a_kill_of_nothing_kills_nothing(guest: Guest) -> None:
     """A number that was never given out is no tree."""
     guest.send({"op": "kill", "id": 2, "of": 77, "uid": 0})
     assert of(guest.until("killed"), "killed")["left"] == 0
-
-
-def test_a_file_goes_in_and_comes_out(guest: Guest, tmp_path: Path) -> None:
-    """Bytes, mode, and the folders above are made."""
-    path, data = str(tmp_path / "a/b/file"), os.urandom(300_000)
-    guest.send({"op": "put", **ROOT, "id": 1, "path": path, "mode": 0o640})
-    for start in range(0, len(data), MAX_PAYLOAD):
-        guest.send({"op": "data", "id": 1}, data[start : start + MAX_PAYLOAD])
-    guest.send({"op": "eof", "id": 1})
-    assert of(guest.until("answer"), "answer")["n"] == len(data)
-    assert (Path(path).read_bytes(), Path(path).stat().st_mode & 0o777) == (data, 0o640)
-    guest.send({"op": "get", **ROOT, "id": 2, "path": path})
-    assert text_of(guest.until("eof"), 1) == data
-
-
-def test_a_connection_is_carried_both_ways(guest: Guest) -> None:
-    """Bytes and the ends of both directions, each by itself."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        guest.send({"op": "connect", "id": 1, "port": server.getsockname()[1]})
-        client, _address = server.accept()
-    with client:
-        guest.until("started")
-        guest.send({"op": "data", "id": 1}, b"question")
-        guest.send({"op": "eof", "id": 1})
-        assert client.recv(100) == b"question"
-        assert client.recv(100) == b""
-        client.sendall(b"answer")
-        client.shutdown(socket.SHUT_WR)
-        seen = guest.until("eof", "closed")
-    assert (text_of(seen, 1), of(seen, "closed")["errno"]) == (b"answer", 0)
-
-
-def test_a_refused_connection_is_told(guest: Guest) -> None:
-    """The refusal has its error number, and a probe of the same port finds no listener."""
-    # It stays taken: of another process there may be a listener otherwise.
-    with socket.socket() as deaf:
-        deaf.bind(("127.0.0.1", 0))
-        port = deaf.getsockname()[1]
-        guest.send({"op": "connect", "id": 1, "port": port})
-        assert of(guest.until("closed"), "closed")["errno"] == 111
-        guest.send({"op": "probe", "id": 2, "port": port})
-        assert of(guest.until("answer"), "answer")["n"] == 111
 
 
 @pytest.mark.parametrize("bad", ["/a\0b", "/\ud800"], ids=["nul", "surrogate"])
@@ -214,22 +145,6 @@ def test_a_running_program_is_never_forgotten() -> None:
         assert len(sleeping(mine)) == 2
     finally:
         guest.close()
-
-
-def test_at_rest_it_says_nothing_until_the_frame_that_wakes_it_comes(guest: Guest) -> None:
-    """Then the guest goes on, with the programs that ran."""
-    tag = secrets.token_bytes(TAG_SIZE)
-    guest.run(1, "sh", "-c", "echo before; read line; echo $line", reads=True)
-    guest.until("started", "data")
-    guest.send({"op": "rest", "id": 2, "tag": tag.hex()})
-    guest.until("answer")
-    guest.socket.settimeout(0.2)
-    with pytest.raises(TimeoutError):
-        guest.receive()
-    guest.socket.settimeout(PATIENCE)
-    guest.socket.sendall(Encoder(tag).head({"op": "wake", "id": 0, "restored": 0}))
-    guest.send({"op": "data", "id": 1, "s": 0}, b"on\n")
-    assert text_of(guest.until("exit", "eof", "eof"), 1) == b"on\n"
 
 
 def test_a_copy_speaks_with_its_own_host_and_of_nothing_that_ran_before(

@@ -1,7 +1,6 @@
 """Frames: a written frame is read, and other bytes are refused."""
 
 import contextlib
-import json
 import os
 from typing import Any
 
@@ -138,20 +137,6 @@ def test_what_is_no_plain_json_object_is_refused(data: bytes) -> None:
     """Arrays, duplicate keys, NaN, other encodings, deep nesting or endless numbers are refused."""
     with pytest.raises(FrameError):
         parse(data)
-
-
-@given(st.binary(max_size=400))
-def test_any_bytes_are_frames_or_an_error(data: bytes) -> None:
-    """Random bytes raise nothing but `FrameError`."""
-    with contextlib.suppress(FrameError):
-        taken(Decoder(), data, 50)
-
-
-@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists, max_leaves=20))
-def test_any_json_is_an_object_or_an_error(value: object) -> None:
-    """JSON of any other shape raises `FrameError` too."""
-    with pytest.raises(FrameError):
-        parse(json.dumps(value).encode())
 
 
 def test_one_frame_is_taken_and_no_byte_after_it() -> None:
