@@ -4,7 +4,6 @@ import os
 import shutil
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,19 +18,9 @@ from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.proc import children_of, children_of_self, words_of
 from pytest_gvisor.run import supervisor
 from pytest_gvisor.runsc.binary import Runsc
+from tests import waiting
 
-PATIENCE = 60.0
-"""Seconds after which something that has to happen is taken not to happen; it costs nothing."""
-
-
-def wait_for(look: Callable[[], Any], what: str) -> Any:
-    """The first true value of ``look``; fails the test if it takes too long."""
-    deadline = time.monotonic() + PATIENCE
-    while not (found := look()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {PATIENCE:g} s for {what}")
-        time.sleep(0.01)
-    return found
+PATIENCE, wait_for = waiting.PATIENCE, waiting.wait_for
 
 
 def status_of(pid: int) -> dict[str, str]:

@@ -10,8 +10,8 @@ from pytest_gvisor.programs.own_copy import MAX_SIZE, RUNS_BEFORE, SHARE_OF_MEMO
 from pytest_gvisor.programs.paths import SIDECARS_VARIABLE
 from pytest_gvisor.runsc.binary import Runsc
 from tests.runsc.conftest import Start
-from tests.unit.programs.test_keeper import eventually
 from tests.unit.programs.test_own_copy import copies_of, is_at_rest, is_possible
+from tests.waiting import wait_for
 
 
 def knows_the_variable(runsc: Runsc) -> bool:
@@ -42,7 +42,7 @@ def test_runsc_starts_from_a_copy(
         for _ in range(RUNS_BEFORE):
             gvisor.run(["true"], check=True)
         keeper = gvisor._launcher.keeper().pid
-        assert eventually(lambda: is_at_rest(keeper))
+        wait_for(lambda: is_at_rest(keeper), "the next child")
         fits = bool(copies_of(keeper))
         assert fits or not (could_copy and is_possible(size))
     run = running(mounts=mounts)

@@ -20,6 +20,7 @@ from pytest_gvisor.programs import leftovers, one_run, paths
 from pytest_gvisor.programs.one_run import Run, State
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.sessions.launcher import Keeper
+from tests.waiting import wait_for, wait_for_end
 
 PATIENCE = 30.0
 HANG = "trap '' TERM INT HUP; while :; do sleep 1; done"
@@ -93,16 +94,6 @@ def hear_out(control: socket.socket) -> list[Message]:
         if message["state"] == "cleaned":
             break
     return heard
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    """Whether a condition becomes true in time."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 @pytest.fixture
@@ -266,7 +257,7 @@ def test_a_caller_that_hangs_up_ends_its_run_alone(caller: Caller) -> None:
     pid = hear(one)["pid"]
     assert hear(other)["state"] == "spawned"
     one.close()
-    assert eventually(lambda: not os.path.exists(f"{caller.session}/g1"))
+    wait_for(lambda: not os.path.exists(f"{caller.session}/g1"), "the removal of the run")
     assert not os.path.exists(f"/proc/{pid}")
     other.send(b'{"op": "kill"}')
     assert [said["state"] for said in hear_out(other)] == ["exited", "cleaned"]
@@ -319,10 +310,7 @@ def orphan(caller: Caller, words: str) -> int:
 def test_an_orphan_of_a_run_is_killed_with_it(caller: Caller) -> None:
     """The keeper is its new parent, and knows it by its command line."""
     pid = orphan(caller, '--root "$2"')
-    deadline = time.monotonic() + 60  # killed; the keeper may still have to reap it
-    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not os.path.exists(f"/proc/{pid}")
+    wait_for_end(pid)  # killed; the keeper may still have to reap it
 
 
 def test_an_orphan_that_nobody_knows_is_killed_with_the_keeper(caller: Caller) -> None:

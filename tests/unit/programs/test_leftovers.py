@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.programs import leftovers, linux, proc
+from tests.waiting import wait_for
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts and cgroups")
 ROOT = "/nowhere/s-1/g1/root"
@@ -45,14 +46,6 @@ def start() -> Iterator[Start]:
 def alive(pid: int) -> bool:
     """Whether a child runs; one that has ended and waits for its parent does not."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-
-
-def gone(pid: int) -> bool:
-    """Whether a child ends soon."""
-    deadline = time.monotonic() + 60
-    while alive(pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return not alive(pid)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +115,7 @@ def test_only_what_is_still_ours_is_killed(start: Start) -> None:
     done = subprocess.Popen(["true"])
     done.wait()
     leftovers.kill([done.pid, ours, other], ROOT)
-    assert gone(ours)
+    wait_for(lambda: not alive(ours), "the end of ours")
     assert alive(other)
 
 
@@ -138,7 +131,7 @@ def test_a_child_that_is_just_being_executed_is_not_overlooked(
     leftovers.kill([pid], ROOT)
     assert alive(pid)
     os.kill(pid, signal.SIGKILL)
-    assert gone(pid)
+    wait_for(lambda: not alive(pid), "its end")
     assert leftovers.processes(ROOT) == []
 
 
@@ -483,7 +476,7 @@ def test_without_a_switch_each_member_of_a_cgroup_is_killed(
     assert leftovers._members(str(tmp_path)) == answers[0]
     monkeypatch.setattr(leftovers, "_members", lambda _cgroup: answers.pop(0))
     leftovers.kill_cgroups([str(tmp_path)])
-    assert all(map(gone, pids))
+    wait_for(lambda: not any(map(alive, pids)), "the end of its members")
     assert alive(moved)
 
 

@@ -14,7 +14,8 @@ from pytest_gvisor.programs.order import Order
 from pytest_gvisor.programs.own_copy import MAX_SIZE, RUNS_BEFORE, available
 from pytest_gvisor.programs.paths import SIDECARS_VARIABLE
 from pytest_gvisor.programs.proc import children_of
-from tests.unit.programs.test_keeper import Caller, caller, eventually, hear_out
+from tests.unit.programs.test_keeper import Caller, caller, hear_out
+from tests.waiting import wait_for
 
 __all__ = ["caller"]
 
@@ -86,7 +87,7 @@ class Runs:
         assert [message["state"] for message in hear_out(said)] == ["spawned", "exited", "cleaned"]
         text = path.read_text()
         path.unlink()
-        assert eventually(lambda: is_at_rest(self.caller.keeper.pid))
+        wait_for(lambda: is_at_rest(self.caller.keeper.pid), "the next child")
         return text.strip()
 
 

@@ -11,7 +11,8 @@ import pytest
 from pytest_gvisor.programs import child
 from pytest_gvisor.programs.proc import children_of, stat_of
 from pytest_gvisor.programs.spare import Spare
-from tests.unit.programs.test_keeper import Caller, caller, eventually, hear, hear_out
+from tests.unit.programs.test_keeper import Caller, caller, hear, hear_out
+from tests.waiting import wait_for, wait_for_end
 
 __all__ = ["caller"]
 
@@ -28,9 +29,9 @@ read -r pid name state parent group session rest < /proc/$$/stat
 
 def spare_of(caller: Caller) -> int:
     """The child that waits for the next order; no run goes on."""
-    assert eventually(lambda: len(children_of(caller.keeper.pid)) == 1)
+    wait_for(lambda: len(children_of(caller.keeper.pid)) == 1, "one child ahead")
     (spare,) = children_of(caller.keeper.pid)
-    assert eventually(lambda: waits(spare))
+    wait_for(lambda: waits(spare), "the child to be ready")
     return spare
 
 
@@ -84,7 +85,7 @@ def test_a_run_is_started_without_the_child_ahead_if_that_is_lost(
     spare = after_one(caller)
     os.kill(spare, number)
     if number == signal.SIGKILL:
-        assert eventually(lambda: not os.path.exists(f"/proc/{spare}"))
+        wait_for_end(spare)
         heard = hear_out(caller.shell("exit 3"))
         assert heard[1] == {"state": "exited", "status": 3 << 8}
         return
@@ -132,7 +133,8 @@ def test_a_run_can_be_killed_while_the_child_ahead_is_stopped(caller: Caller) ->
 def test_the_child_ahead_holds_nothing_of_the_keeper(caller: Caller) -> None:
     """Neither the session's lock nor the socket to pytest, whose end tells the keeper's death."""
     spare = after_one(caller)
-    assert eventually(lambda: sorted(map(int, os.listdir(f"/proc/{spare}/fd"))) == [0, 1, 2, 3])
+    fds = f"/proc/{spare}/fd"
+    wait_for(lambda: {*os.listdir(fds)} == {*"0123"}, "four descriptors")
     kinds = {os.readlink(f"/proc/{spare}/fd/{fd}") for fd in (0, 1, 2)}
     assert kinds == {os.devnull}
 
@@ -144,8 +146,7 @@ def test_the_child_ahead_ends_with_the_keeper(caller: Caller, killed: bool) -> N
     if killed:
         os.kill(caller.keeper.pid, signal.SIGKILL)
     caller.keeper.close()
-    gone = eventually(lambda: (stat := stat_of(spare)) is None or stat.state == "Z")
-    assert gone
+    wait_for(lambda: (stat := stat_of(spare)) is None or stat.state == "Z", "the child's end")
 
 
 def test_no_child_is_forked_ahead_while_a_run_goes_on(caller: Caller) -> None:

@@ -13,8 +13,7 @@ import pytest
 
 from pytest_gvisor.programs import paths, warden
 from pytest_gvisor.programs.proc import children_of, pids, words_of
-
-PATIENCE = 60.0
+from tests.waiting import PATIENCE, wait_for
 
 
 class Warden:
@@ -69,14 +68,6 @@ def children(mark: str) -> Iterator[tuple[str, ...]]:
     assert running(mark) == []
 
 
-def await_running(mark: str, count: int) -> None:
-    """Wait until so many processes are there."""
-    deadline = time.monotonic() + PATIENCE
-    while len(running(mark)) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize(
     ("script", "told"), [("exit 3", "3"), ("kill -9 $$", "-9"), ("kill -TERM $$", "-15")]
 )
@@ -127,7 +118,7 @@ def test_the_end_of_its_input_kills_all_of_it(
 ) -> None:
     """The caller's end closes the warden's input, and the warden kills all processes."""
     ward = Warden(tmp_path / "folder", *children)
-    await_running(mark, 3)
+    wait_for(lambda: len(running(mark)) >= 3, "three processes")
     ward.close()
 
 
@@ -137,7 +128,7 @@ def test_the_death_of_its_caller_kills_all_of_it(
     """Seen through the pidfd, although somebody else still holds its input."""
     with subprocess.Popen(["sleep", "100"]) as caller:
         ward = Warden(tmp_path / "folder", *children, parent=caller.pid)
-        await_running(mark, 3)
+        wait_for(lambda: len(running(mark)) >= 3, "three processes")
         caller.kill()
         caller.wait()
         ward.process.wait(PATIENCE)
@@ -145,23 +136,15 @@ def test_the_death_of_its_caller_kills_all_of_it(
     ward.close()
 
 
-def await_end(mark: str) -> None:
-    """Check that no marked process runs soon, however busy the machine is."""
-    deadline = time.monotonic() + PATIENCE
-    while running(mark):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_its_own_death_kills_all_of_it(
     tmp_path: Path, mark: str, children: tuple[str, ...]
 ) -> None:
     """The guard sees it."""
     ward = Warden(tmp_path / "folder", *children)
-    await_running(mark, 3)
+    wait_for(lambda: len(running(mark)) >= 3, "three processes")
     ward.process.kill()
     ward.process.wait()
-    await_end(mark)
+    wait_for(lambda: not running(mark), "their end")
     ward.folder.rmdir()
     ward.close()
 
@@ -180,11 +163,11 @@ def test_its_death_before_the_command_has_begun_is_seen(
     monkeypatch.setattr(warden, "__file__", str(own / "warden.py"))
     ran = tmp_path / "ran"
     ward = Warden(tmp_path / "folder", "sh", "-c", f"touch {ran}", mark)
-    await_file(begun)
+    wait_for(begun.exists, "the command")
     ward.process.kill()
     ward.process.wait()
     go.touch()
-    await_end(mark)
+    wait_for(lambda: not running(mark), "their end")
     assert not ran.exists()
     ward.folder.rmdir()
     ward.close()
@@ -204,20 +187,12 @@ def set_parent_death_signal(number):
 """
 
 
-def await_file(path: Path) -> None:
-    """Wait until a file is there."""
-    deadline = time.monotonic() + PATIENCE
-    while not path.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_the_death_of_its_guard_kills_all_of_it(
     tmp_path: Path, mark: str, children: tuple[str, ...]
 ) -> None:
     """The warden tells how the guard ended."""
     ward = Warden(tmp_path / "folder", *children)
-    await_running(mark, 3)
+    wait_for(lambda: len(running(mark)) >= 3, "three processes")
     (guard,) = children_of(ward.process.pid)
     os.kill(guard, signal.SIGKILL)
     assert ward.told() == "-9"
@@ -230,7 +205,7 @@ def test_the_terminals_signals_do_not_reach_it(
 ) -> None:
     """The warden ignores the terminal's signals until its work is done."""
     ward = Warden(tmp_path / "folder", *children)
-    await_running(mark, 3)
+    wait_for(lambda: len(running(mark)) >= 3, "three processes")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         ward.process.send_signal(number)
     time.sleep(0.1)

@@ -62,32 +62,6 @@ def test_another_failure_is_another_error(root: Path) -> None:
     assert not_started.error_of([IN_PATH, BEFORE + "creating gofer"], whole) is None
 
 
-def test_the_nearest_name_is_one_of_the_sandbox(root: Path) -> None:
-    """A misspelt name has the nearest of the sandbox's own PATH, and a strange one has none."""
-    record = IN_PATH.replace("nope", "pyton3")
-    near = not_started.error_of([record], spec(root, "pyton3"))
-    far = not_started.error_of([IN_PATH], spec(root, "nope"))
-    assert near is not None
-    assert near.next_step == 'Did you mean "python3"?'
-    assert far is not None
-    assert far.next_step == ""
-    assert str(far) == 'program "nope" was not found in the sandbox (PATH=/usr/bin:/bin)'
-
-
-def test_a_program_in_the_callers_path_is_named(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A program that is on the host's PATH alone is named with its folder."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/nope").touch(mode=0o755)
-    monkeypatch.setenv("PATH", f"relative:{tmp_path}/bin")
-    found = not_started.error_of([IN_PATH], spec(root, "nope"))
-    assert found is not None
-    assert found.next_step.startswith(f'"{tmp_path}/bin/nope" exists here but not in the sandbox. ')
-    assert f"mounts={{'{tmp_path}/bin/nope': '{tmp_path}/bin/nope'}}" in found.next_step
-    assert found.next_step.endswith(" Call it by that path.")
-
-
 def test_a_script_that_is_shown_lacks_its_interpreter(root: Path, tmp_path: Path) -> None:
     """A program that the sandbox has and cannot find lacks what its first line names."""
     script = tmp_path / "script"
@@ -199,11 +173,3 @@ def test_a_search_by_a_variable_names_what_is_here(
             assert not_started.hint(hidden, stderr=text) == f"{head}{file}{env}"
     for other in (module.replace("mine", "other"), glibc.replace("mine", "other"), "libmine.so.1"):
         assert not_started.hint(hidden, stderr=other) == ""
-
-
-def test_a_database_without_a_path_has_a_folder_to_fill_in(root: Path) -> None:
-    """sqlite names no path; the remedy has a name for the reader to replace."""
-    text = "sqlite3.OperationalError: unable to open database file"
-    assert not_started.hint(spec(root, "x"), AT_SHELL, stderr=text) == (
-        "If the database lies in a folder of the host, add --mount FOLDER:FOLDER:rw."
-    )

@@ -16,6 +16,7 @@ from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.programs.proc import children_of_self
 from pytest_gvisor.runsc import features, locate
 from tests.unit.runsc.conftest import FakeRunsc
+from tests.waiting import wait_for
 
 
 def read(path: Path | str, *, deadline: float = features.DEADLINE) -> features.Features:
@@ -33,7 +34,7 @@ def failure(path: Path, *, deadline: float = features.DEADLINE) -> RunscFailed:
     with pytest.raises(RunscFailed) as caught:
         read(path, deadline=deadline)
     assert children_of_self() == before
-    assert is_gone(path)
+    wait_for(lambda: not executing(path), "the kill of an orphan")
     return caught.value
 
 
@@ -46,14 +47,6 @@ def executing(path: Path) -> list[str]:
         except OSError:
             continue
     return [pid for pid, target in links if target == str(path)]
-
-
-def is_gone(path: Path) -> bool:
-    """Whether no process executes the file; the kill of an orphan takes a moment."""
-    deadline = time.monotonic() + 60
-    while executing(path) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return not executing(path)
 
 
 # --- versions
@@ -165,7 +158,7 @@ def test_a_descendant_that_holds_the_pipe_does_not_delay(fake_runsc: FakeRunsc) 
     start = time.monotonic()
     assert read(path).version == "1"
     assert time.monotonic() - start < 19
-    assert is_gone(path)
+    wait_for(lambda: not executing(path), "the kill of an orphan")
 
 
 @pytest.mark.fault("A12")

@@ -22,6 +22,7 @@ from pytest_gvisor.sessions import launcher as launcher_module
 from pytest_gvisor.sessions import session_folder
 from pytest_gvisor.sessions.launcher import Control, Keeper, Launcher
 from pytest_gvisor.sessions.session_folder import SessionDir
+from tests.waiting import wait_for, wait_for_end
 
 
 @pytest.fixture
@@ -66,14 +67,6 @@ def test_a_keeper_that_is_gone_is_a_protocol_error(control: tuple[Control, socke
         ours.read()
 
 
-def gone(pid: int) -> bool:
-    """Whether a process ends soon."""
-    deadline = time.monotonic() + 60
-    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return not os.path.exists(f"/proc/{pid}")
-
-
 def test_nothing_is_made_before_it_is_needed(base: str) -> None:
     """A launcher makes no folder and no process before its use, and none when it closes."""
     launcher = Launcher(base)
@@ -89,7 +82,7 @@ def test_closing_leaves_nothing_and_can_be_done_twice(base: str) -> None:
         pid = launcher.keeper().pid
         launcher.close()
         launcher.close()
-        assert gone(pid)
+        wait_for_end(pid)
         assert os.listdir(base) == [".lock"]
 
 
@@ -169,27 +162,20 @@ def test_closing_does_not_wait_for_a_fork_that_lives_on(
 def test_a_keeper_is_given_the_lock_of_its_session(launcher: Launcher) -> None:
     """The first keeper gets the lock, and so does its replacement."""
     first = launcher.keeper()
-    assert runs_nothing_but_lives(first)
+    wait_for(lambda: has_the_lock(first), "the lock")
     os.kill(first.pid, signal.SIGKILL)
     assert gone_or_zombie(first.pid)
-    assert runs_nothing_but_lives(launcher.keeper())
+    second = launcher.keeper()
+    wait_for(lambda: has_the_lock(second), "the lock")
 
 
-def runs_nothing_but_lives(keeper: Keeper) -> bool:
-    """Whether the keeper has read all messages, and lives."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for fd in fds_of(keeper.pid):
-            with contextlib.suppress(FileNotFoundError):  # it has been closed since
-                if os.readlink(f"/proc/{keeper.pid}/fd/{fd}").endswith("/lock"):
-                    return keeper.alive()
-        time.sleep(0.01)
+def has_the_lock(keeper: Keeper) -> bool:
+    """Whether one of the keeper's descriptors is that of a session's lock."""
+    for fd in os.listdir(f"/proc/{keeper.pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # it has been closed since
+            if os.readlink(f"/proc/{keeper.pid}/fd/{fd}").endswith("/lock"):
+                return keeper.alive()
     return False
-
-
-def fds_of(pid: int) -> list[str]:
-    """The descriptors of another process."""
-    return os.listdir(f"/proc/{pid}/fd")
 
 
 PROGRAMS = {
@@ -241,7 +227,7 @@ def test_a_keeper_that_does_not_end_is_killed(
     pid = launcher.keeper().pid
     os.kill(pid, signal.SIGSTOP)
     launcher.close()
-    assert gone(pid)
+    wait_for_end(pid)
     assert os.listdir(base) == [".lock"]
 
 
@@ -263,7 +249,7 @@ def test_ctrl_c_while_the_keeper_comes_up_leaves_nothing(
         patch.setattr(subprocess, "Popen", popen)
         with pytest.raises(KeyboardInterrupt):
             launcher.keeper()
-    assert gone(started[0])
+    wait_for_end(started[0])
     launcher.close()
     assert os.listdir(base) == [".lock"]
 

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from pytest_gvisor.programs import bootstrap, proc
 from pytest_gvisor.sessions import session_folder, stopped_keepers
+from tests.waiting import wait_for
 
 # Holds its session's lock and does nothing, however often it is made to go on.
 IDLE = """\
@@ -42,9 +42,7 @@ def state_of(pid: int) -> str:
 def stop(pid: int) -> None:
     """SIGSTOP a process, and wait until it is stopped."""
     os.kill(pid, signal.SIGSTOP)
-    deadline = time.monotonic() + 60
-    while state_of(pid) != "T" and time.monotonic() < deadline:
-        time.sleep(0.005)
+    wait_for(lambda: state_of(pid) == "T", "the process to stop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +163,5 @@ def test_a_keeper_that_runs_is_left_to_itself(base: str, session: Make) -> None:
     made.keeper.send_signal(signal.SIGCONT)
     made.pytest.kill()
     made.pytest.wait()
-    deadline = time.monotonic() + 60
-    while state_of(made.keeper.pid) == "T" and time.monotonic() < deadline:
-        time.sleep(0.005)
+    wait_for(lambda: state_of(made.keeper.pid) != "T", "the keeper to go on")
     assert stopped_keepers.sessions(base) == []

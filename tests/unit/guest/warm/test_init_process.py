@@ -6,8 +6,6 @@ import os
 import secrets
 import signal
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 
 from pytest_gvisor.guest.wire.frames import TAG_SIZE, WINDOW, Decoder, Encoder
 from tests.unit.sandbox.conftest import GUEST, PATIENCE, Guest
+from tests.waiting import wait_for
 
 PROGRAM = [*GUEST.parent.glob("*.py"), *GUEST.parent.with_name("wire").glob("*.py")]
 
@@ -31,14 +30,6 @@ def of(seen: list[tuple[dict[str, Any], bytes]], op: str) -> dict[str, Any]:
     """The only message of a kind."""
     (found,) = [message for message, _payload in seen if message["op"] == op]
     return found
-
-
-def wait_for(look: Callable[[], bool]) -> None:
-    """Wait until it is so, for a minute at most."""
-    deadline = time.monotonic() + 60
-    while not look():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("path", PROGRAM, ids=lambda path: path.name)
@@ -138,7 +129,7 @@ def test_a_running_program_is_never_forgotten() -> None:
         for number in range(3, 8):
             guest.run(number, "true")
             guest.until("exit", "eof", "eof")
-        wait_for(lambda: len(sleeping(mine)) == 4)  # a shell has just forked
+        wait_for(lambda: len(sleeping(mine)) == 4, "the fork of a shell")
         guest.send({"op": "kill", "id": 8, "of": 1, "uid": 0})
         seen = guest.until("killed", "exit", "eof", "eof")
         assert (of(seen, "killed")["left"], of(seen, "exit")["status"]) == (0, signal.SIGKILL)

@@ -1,0 +1,26 @@
+"""Waiting for something that has to happen, however busy the machine is."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PATIENCE = 60.0
+"""Seconds after which something that has to happen is taken not to happen; it costs nothing."""
+
+
+def wait_for(look: Callable[[], Any], what: str) -> Any:
+    """The first true value of ``look``; fails the test if it takes too long."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {PATIENCE:g} s for {what}")
+        time.sleep(0.01)
+    return found
+
+
+def wait_for_end(pid: int) -> None:
+    """Wait until there is no process of this number, not even a zombie."""
+    wait_for(lambda: not Path(f"/proc/{pid}").exists(), f"the end of process {pid}")
