@@ -25,6 +25,7 @@ ELSEWHERE = "gvisor_elsewhere"
 """The key by which a worker is told that it runs on another machine than its controller."""
 
 _PATIENCE = 20.0
+_last_key: pytest.StashKey[str] = pytest.StashKey()
 _nodes_key: pytest.StashKey[dict[str, tuple[Any, Machine]]] = pytest.StashKey()
 """The workers of a session by their ids, and those that have ended."""
 
@@ -96,6 +97,13 @@ def replace_lost(node: Any) -> None:
         if machine != lost and not other.channel.isclosed():
             node.gateway.spec = copy.copy(other.gateway.spec)
             return
+    node.config.stash[_last_key] = lost.host
+
+
+def exit_without_machines(config: pytest.Config) -> None:
+    """End the session with the reason, if it has lost its last machine: xdist could not go on."""
+    if host := config.stash.get(_last_key, ""):
+        pytest.exit(f"no machine is left for xdist's workers: {host} does not answer any more")
 
 
 def _answers(spec: Any) -> bool:

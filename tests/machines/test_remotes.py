@@ -177,6 +177,19 @@ def test_a_machine_without_power_costs_its_test_alone(fleet: Fleet) -> None:
     assert "9 passed" in again.end()
 
 
+def test_without_a_machine_the_session_ends_with_the_reason(fleet: Fleet) -> None:
+    """The lost test is in the report, and pytest names the machine: no internal error of xdist."""
+    session = fleet.start(HANGING.format(hangs="number == 2"), tx=(fleet.ssh("beta"),))
+    beta = fleet["beta"]
+    session.until(beta.hangs)
+    beta.off()
+    output = session.end(2)
+    assert "no machine is left for xdist's workers: beta does not answer any more" in output
+    assert "crashed while running 'test_it.py::test_workload[2]' on beta" in output
+    assert "INTERNALERROR" not in output
+    assert session.states()["test_workload[2]"] == [("beta", State.ERROR)]
+
+
 def test_killed_processes_on_a_machine_are_swept_by_the_next_worker(fleet: Fleet) -> None:
     """A keeper that is killed with its pytest leaves a folder, which the new worker removes."""
     session = fleet.start(HANGING.format(hangs=f'{NAME} == "beta" and number > 1'))
