@@ -90,7 +90,7 @@ def replace_lost(node: Any) -> None:
     xdist starts it where the lost one was. If nobody answers there, that would end the session.
     """
     nodes = node.config.stash.get(_nodes_key, {})
-    if not node.workerinput.get(ELSEWHERE) or _answers(node.gateway.spec):
+    if not node.workerinput.get(ELSEWHERE) or _answers(node):
         return
     lost = nodes[node.gateway.id][1]
     for other, machine in nodes.values():
@@ -106,7 +106,10 @@ def exit_without_machines(config: pytest.Config) -> None:
         pytest.exit(f"no machine is left for xdist's workers: {host} does not answer any more")
 
 
-def _answers(spec: Any) -> bool:
+def _answers(node: Any) -> bool:
+    spec = node.gateway.spec
+    if spec.via:  # by another gateway of the session's, which is lost with its machine
+        return bool(node.nodemanager.group[spec.via].hasreceiver())
     execnet = sys.modules["execnet"]  # xdist has imported it
     group = execnet.Group()
     try:

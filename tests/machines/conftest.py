@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -95,11 +95,17 @@ class Fleet:
         return f"ssh={name}//ssh_config={self.config}//python=/usr/bin/python3"
 
     def start(
-        self, tests: str, *arguments: str, tx: tuple[str, ...] = (), archive: Path | None = None
+        self,
+        tests: str,
+        *arguments: str,
+        tx: tuple[str, ...] = (),
+        archive: Path | None = None,
+        extra: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
     ) -> Session:
         """Start pytest for these tests, on each machine unless ``tx`` names others.
 
-        The project has a copy of the archive, ``app.tar``.
+        The project has a copy of the archive, ``app.tar``, and ``extra`` files.
         """
         shutil.rmtree(self.project, ignore_errors=True)
         self.project.mkdir()
@@ -107,10 +113,12 @@ class Fleet:
         (self.project / "test_it.py").write_text(textwrap.dedent(tests))
         if archive is not None:
             shutil.copy(archive, self.project / "app.tar")
-        return self.again(*arguments, tx=tx)
+        for name, text in (extra or {}).items():
+            (self.project / name).write_text(textwrap.dedent(text))
+        return self.again(*arguments, tx=tx, cwd=cwd)
 
-    def again(self, *arguments: str, tx: tuple[str, ...] = ()) -> Session:
-        """Start pytest for the tests that are there."""
+    def again(self, *arguments: str, tx: tuple[str, ...] = (), cwd: Path | None = None) -> Session:
+        """Start pytest for the tests that are there, in the project's folder or another one."""
         folder = self.folder / f"session-{len(self.sessions)}"
         folder.mkdir()
         kept = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
@@ -123,7 +131,7 @@ class Fleet:
                     "--dist=load", f"--rsyncdir={self.project}", *(f"--tx={one}" for one in each),
                     f"--gvisor-report={folder}/report.json", *arguments, str(self.project),
                 ],
-                cwd=self.project, env=kept, stdin=subprocess.DEVNULL, stdout=output,
+                cwd=cwd or self.project, env=kept, stdin=subprocess.DEVNULL, stdout=output,
                 stderr=output, start_new_session=True,
             )  # fmt: skip
         self.sessions.append(Session(process=process, folder=folder))

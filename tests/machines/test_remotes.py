@@ -1,5 +1,6 @@
 """xdist's workers on other machines, by ssh: each machine is as good as this one."""
 
+import json
 import os
 import signal
 import subprocess
@@ -97,6 +98,38 @@ def test_an_archive_is_unpacked_once_on_each_machine(fleet: Fleet) -> None:
         cache = f"{homes[machine.name]}/.cache/pytest-gvisor"
         unpacked = machine.run("find", cache, "-name", "rootfs", "-type", "d")
         assert len(unpacked.split()) == 1
+
+
+def test_coverage_of_every_machine_is_combined(fleet: Fleet) -> None:
+    """Lines of tests inside, with a line that each machine alone has run, and one that none has."""
+    app = """
+        def run(version):
+            if version == 11:
+                return "alpha"
+            if version == 13:
+                return "gamma"
+            return "none"
+    """
+    tests = """
+        import sys
+        import app
+
+        def test_it():
+            assert app.run(sys.version_info.minor) != "none"
+    """
+    machines = (fleet.ssh("alpha"), fleet.ssh("gamma"))
+    more = (
+        "--in-gvisor", "--dist=each", "--cov=project", "--cov-config=project/coverage.ini",
+        "--cov-branch", f"--cov-report=json:{fleet.folder}/coverage.json", "--max-worker-restart=1",
+    )  # fmt: skip
+    maps = "[paths]\nsource =\n    project\n    */pyexecnetcache/project\n"
+    extra = {"app.py": app, "coverage.ini": maps}
+    session = fleet.start(tests, *more, tx=machines, extra=extra, cwd=fleet.folder)
+    assert "2 passed" in session.end()
+    files = json.loads((fleet.folder / "coverage.json").read_text())["files"]
+    assert sorted(files) == ["project/app.py", "project/test_it.py"]
+    assert files["project/app.py"]["missing_lines"] == [7]
+    assert files["project/test_it.py"]["missing_lines"] == []
 
 
 def test_files_that_come_back_are_named_with_their_machine(fleet: Fleet) -> None:
@@ -256,6 +289,32 @@ def test_a_worker_may_come_by_a_socket_or_share_a_connection(fleet: Fleet) -> No
         fleet["alpha"].run("pkill", "-f", "socketserver")
     assert "9 passed" in output
     assert "gVisor: on alpha: runsc" in output
+
+
+def test_workers_may_come_through_a_machine_between(fleet: Fleet) -> None:
+    """The machine between runs ssh itself. A worker that crashes is replaced by the same way."""
+    tests = """
+        import os
+        import pytest
+
+        @pytest.mark.parametrize("number", range(6))
+        def test_it(gvisor, number):
+            assert gvisor.run(["echo", "hello"]).stdout == "hello\\n"
+            if number == 2:
+                os._exit(1)
+    """
+    alpha = fleet["alpha"]
+    alpha.run("mkdir", "-p", "-m", "700", "/root/.ssh")
+    key = (fleet.config.parent / "key").read_text()
+    settings = (
+        'install -m 600 /dev/null /root/.ssh/id_ed25519 && printf %s "$1" >/root/.ssh/id_ed25519'
+    )
+    alpha.run("sh", "-c", f"{settings}; echo StrictHostKeyChecking no >/root/.ssh/config", "-", key)
+    between = f"--px=id=between//execmodel=thread//{fleet.ssh('alpha')}"
+    tx = f"2*ssh=root@{alpha.address(2)}//via=between//python=/usr/bin/python3"
+    session = fleet.start(tests, between, tx=(tx,))
+    assert "1 failed, 5 passed" in session.end(1)
+    assert session.report.hosts == ("alpha",)
 
 
 def test_maxfail_ends_the_session_on_every_machine(fleet: Fleet) -> None:
