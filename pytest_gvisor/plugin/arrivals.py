@@ -11,7 +11,7 @@ import pytest
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from types import ModuleType
 
 _COUNTS = "gvisor_counts"
@@ -63,7 +63,7 @@ class Arrivals:
             self._ended = _machines().end_with_controller(self._config)
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtestloop(self) -> Iterator[object]:
+    def pytest_runtestloop(self) -> Generator[None, object, object]:
         """Say that no machine is left, in place of an internal error of xdist's."""
         try:
             return (yield)
