@@ -12,8 +12,7 @@ from pytest_gvisor.base.escape import escape, safe
 from pytest_gvisor.cli import parsers
 from pytest_gvisor.report import outputs, summary
 from pytest_gvisor.report.merging import merge, shortfall
-from pytest_gvisor.report.model import Report
-from pytest_gvisor.report.parse import MAX_BYTES
+from pytest_gvisor.report.model import MAX_BYTES, Report
 from pytest_gvisor.report.parse import parse as parse_report
 
 _EXAMPLES = (
@@ -81,12 +80,16 @@ def _moved(paths: Sequence[str]) -> Iterator[Report]:
     """Read one report after the other; its cells count from the runs of the reports before it."""
     legs = 0
     for path in paths:
-        report = read(path, first_leg=legs)
+        report = read(path)
+        for cell in (cell for row in report.rows for cell in row.cells):
+            cell.leg += legs
+            for other in cell.others:
+                other.leg += legs
         legs += len(report.legs)
         yield report
 
 
-def read(path: str, *, first_leg: int = 0) -> Report:
+def read(path: str) -> Report:
     """Read the report in a file. Raises `ReportError` and `OSError`.
 
     It may be a pipe that has a writer, as of ``<(…)``. One without is empty, and not waited for.
@@ -94,7 +97,7 @@ def read(path: str, *, first_leg: int = 0) -> Report:
     with open(path, "rb", opener=outputs.at_once) as file:
         os.set_blocking(file.fileno(), True)
         text = file.read(MAX_BYTES + 1)
-    return parse_report(text, where=escape(path), first_leg=first_leg)
+    return parse_report(text, where=escape(path))
 
 
 def text(report: Report) -> list[str]:

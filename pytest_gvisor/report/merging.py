@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from pytest_gvisor.base.errors import ReportError
 from pytest_gvisor.base.escape import escape
-from pytest_gvisor.report.model import MAX_DETAILS, Cell, Leg, Other, Report, Row, State
+from pytest_gvisor.report.model import MAX_DETAILS, MAX_LIST, Cell, Leg, Other, Report, Row, State
 
 _NAMED = 20
 _LONGEST = 1000
@@ -26,7 +26,8 @@ def merge(reports: Iterable[Report], *, moved: bool = False) -> Report:
     has the order) is shown then, of equal ones the first. Each of the others is named in it.
     ``moved``: the cells count legs from the first leg of the first report already.
     Of all details, `MAX_DETAILS` characters are kept, twice that with those of failures.
-    Raises `ReportError` if shards do not belong together, or two of them have the same test.
+    Raises `ReportError` if shards do not belong together, if two of them have the same test, or
+    for more than `MAX_LIST` tests.
     """
     legs: list[Leg] = []
     rows: dict[str, Row] = {}
@@ -48,6 +49,8 @@ def merge(reports: Iterable[Report], *, moved: bool = False) -> Report:
                 cells = _joined(known, cells, legs)
             rows[row.test] = row if cells is row.cells else Row(test=row.test, cells=cells)
     refuse_strangers(legs)
+    if len(rows) > MAX_LIST:
+        raise ReportError(f"the reports have more than {MAX_LIST} tests together")
     if dropped:
         notes.append(f"details of {dropped} cells were left out of the merge, for its size")
     return Report(legs=tuple(legs), rows=tuple(rows.values()), notes=tuple(notes))

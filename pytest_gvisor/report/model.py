@@ -25,6 +25,12 @@ SCHEMA = 1
 MAX_DETAILS = 32 * 1024 * 1024
 """Characters of output and runs in one report. What fails may take twice that."""
 
+MAX_BYTES = 1024 * 1024 * 1024
+"""Of a file. A million tests with all their details fit into it."""
+
+MAX_LIST = 1_000_000
+"""Entries of a list, tests among them."""
+
 MAX_SHARDS = 10_000
 """The most shards of one division."""
 
@@ -77,7 +83,7 @@ class State(enum.StrEnum):
 _RANKS = {state: rank for rank, state in enumerate(State)}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Run:
     """One sandbox of a test. Every text is bounded."""
 
@@ -100,7 +106,8 @@ class Run:
     """What its processes did, as a tree of lines; nothing of a run that was not traced."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+# To make frozen ones takes twice the time, and a merge makes a million cells. It moves their legs.
+@dataclass(slots=True)
 class Other:
     """The state of a cell in another run of pytest, or in another of its workers."""
 
@@ -109,7 +116,7 @@ class Other:
     starts_ms: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(slots=True)
 class Cell:
     """One test on one platform, and on one release if there are several."""
 
@@ -160,7 +167,7 @@ class Cell:
     others: tuple[Other, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One test; ``test`` is its node id without the part that names the platform."""
 
@@ -197,7 +204,7 @@ class Row:
         return next((cell for cell in self.cells if cell.platform == platform), None)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Binary:
     """A runsc that was used."""
 
@@ -207,7 +214,7 @@ class Binary:
     """The reason for which it was taken."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Column:
     """A platform in one run of pytest; ``cause`` says why it is unusable, or is empty."""
 
@@ -215,7 +222,7 @@ class Column:
     cause: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Leg:
     """One run of pytest."""
 
@@ -432,16 +439,16 @@ class Report:
         starts = {name: self.starts(name) for name in self.platforms}
         before = {
             "schema": SCHEMA,
-            "legs": _plain(self.legs),
+            "legs": self.legs,
             "counts": {name: self.counts(name) for name in self.platforms},
-            "starts_ms": {name: _plain(found) for name, found in starts.items() if found},
-            "notes": list(self.notes),
+            "starts_ms": {name: found for name, found in starts.items() if found},
+            "notes": self.notes,
         }
-        yield json.dumps(before, indent=1).removesuffix("\n}") + ',\n "tests": ['
-        encode = json.JSONEncoder(separators=(",", ":")).encode
+        yield json.dumps(before, indent=1, default=_plain).removesuffix("\n}") + ',\n "tests": ['
+        encode = json.JSONEncoder(separators=(",", ":"), default=_plain).encode
         for first in range(0, len(self.rows), _ROWS_A_LINE):
-            rows = _plain(self.rows[first : first + _ROWS_A_LINE])
-            yield ("," if first else "") + "\n  " + encode(rows)[1:-1]
+            rows = encode(self.rows[first : first + _ROWS_A_LINE])
+            yield ("," if first else "") + "\n  " + rows[1:-1]
         yield "\n ]\n}\n"
 
 
@@ -452,19 +459,12 @@ def _fields(kind: Any) -> tuple[list[str], list[Any], operator.attrgetter[tuple[
     return names, [field.default for field in fields], operator.attrgetter(*names)
 
 
-def _plain(value: Any) -> Any:
-    """Return a dataclass as JSON data, without fields that have their default."""
-    if isinstance(value, tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, type) or not dataclasses.is_dataclass(value):
-        return value
+def _plain(value: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass without those that have their default."""
     kind: Any = type(value)
     names, defaults, get = _fields(kind)
-    return {
-        name: _plain(part) if isinstance(part, tuple) else part
-        for name, default, part in zip(names, defaults, get(value), strict=True)
-        if part is not default and part != default
-    }
+    named = zip(names, defaults, get(value), strict=True)
+    return {name: part for name, default, part in named if part != default}
 
 
 def joined(counts: Mapping[State, int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import tempfile
@@ -11,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pytest_gvisor.base.errors import ReportError, UsageError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.setting_values import report_paths
-from pytest_gvisor.report.model import Report
+from pytest_gvisor.report.model import MAX_BYTES, Report
 
 VARIABLE = "GITHUB_STEP_SUMMARY"
 BUDGET = 900 * 1024
@@ -71,6 +72,8 @@ def replaced(path: str, pieces: Iterable[str]) -> str:
     try:
         with open(new, "x", encoding="utf-8", errors="backslashreplace") as file:
             file.writelines(pieces)
+            if file.tell() > MAX_BYTES:
+                raise OSError(errno.EFBIG, f"more than {MAX_BYTES} bytes, which no reader takes")
         os.replace(new, path)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -395,7 +395,7 @@ def moves_any(shown: str) -> bool:
 def report_file(data: bytes) -> None:
     """A report that was made elsewhere: joined with itself, and shown in each way."""
     found = parse.parse(data)
-    assert parse.parse(found.to_json()) == found
+    assert parse.parse(found.to_json().encode()) == found
     both = merge([found, found])
     assert len(both.legs) == 2 * len(found.legs)
     for shown in (html.render(both), markdown.render(both)):

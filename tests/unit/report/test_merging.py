@@ -37,7 +37,7 @@ def test_missing_shards_are_named_by_platform() -> None:
     assert f"Missing: {told}." in html.render(made)
     assert f"- **missing**: {told}\n" in markdown.render(made)
     assert f"MISSING: {told}" in summary.figures(made)
-    assert missing(parse(made.to_json())) == missing(made)
+    assert missing(parse(made.to_json().encode())) == missing(made)
 
 
 def test_one_shard_names_itself_and_not_the_others() -> None:
@@ -97,7 +97,7 @@ def test_shards_of_another_run_are_refused(changes: dict[str, Any], told: str) -
 def test_a_shard_that_cannot_be_is_refused(number: int, of: int) -> None:
     """A file says what it likes."""
     with pytest.raises(ReportError, match=r"x: legs\[0\]: shard is not from 1 to shards"):
-        parse(shard(number, "a", of=of).to_json(), where="x")
+        parse(shard(number, "a", of=of).to_json().encode(), where="x")
 
 
 def test_the_command_names_missing_shards_and_exits_with_1(tmp_path: Path) -> None:
@@ -125,6 +125,14 @@ def test_a_merge_keeps_details_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) ->
     assert kept == [True, False, False, True, True, False]
     assert made.notes == ("details of 3 cells were left out of the merge, for its size",)
     assert [row.cells[0].leg for row in made.rows] == [*range(6)]
+
+
+def test_more_tests_than_a_file_may_have_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody could read the merged report."""
+    monkeypatch.setattr(merging, "MAX_LIST", 3)
+    assert len(merge([shard(1, "a", "b"), shard(2, "c")]).rows) == 3
+    with pytest.raises(ReportError, match="more than 3 tests"):
+        merge([shard(1, "a", "b"), shard(2, "c", "d")])
 
 
 MEASURE = """
