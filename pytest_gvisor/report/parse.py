@@ -164,7 +164,7 @@ def _once(names: Sequence[str], complaint: str) -> None:
 
 @functools.cache
 def _reader(hint: Any) -> Reader:
-    """Return the reader of values, which raises `_Wrong`; ``hint`` is an annotation of the model."""
+    """Return a reader, which raises `_Wrong`; ``hint`` is an annotation of the model."""
     if hint in _KINDS:
         return _KINDS[hint]
     if typing.get_origin(hint) is tuple:
