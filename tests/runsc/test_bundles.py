@@ -206,16 +206,6 @@ def test_a_bad_call_makes_no_sandbox(gvisor: Gvisor, busybox_root: Path) -> None
 
 
 @pytest.mark.fault("B5")
-def test_a_mount_that_the_root_has_no_place_for(gvisor: Gvisor, busybox_root: Path) -> None:
-    """A given folder is left as it is, so a missing mount point is an error that names it."""
-    with pytest.raises(InvalidBundle, match="/not/there"):
-        gvisor.run(
-            ["true"], rootfs=directory(busybox_root), mounts=[bind(busybox_root, "/not/there")]
-        )
-    assert not (busybox_root / "not").exists()
-
-
-@pytest.mark.fault("B5")
 def test_a_link_in_a_root_does_not_lead_out(
     gvisor: Gvisor, busybox_root: Path, tmp_path: Path
 ) -> None:

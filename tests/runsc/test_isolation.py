@@ -284,20 +284,6 @@ def test_two_runs_share_nothing(gvisor: Gvisor, busybox_root: Path) -> None:
 
 
 @pytest.mark.fault("B6")
-def test_a_socket_of_the_host_is_refused(gvisor: Gvisor, tmp_path: Path) -> None:
-    """A socket, such as a container engine's, is no bind mount, by a link no more than by name."""
-    import socket
-
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(tmp_path / "s"))
-        (tmp_path / "link").symlink_to("s")
-        for name in ("s", "link"):
-            with pytest.raises(UsageError, match="is a socket"):
-                gvisor.run(["true"], mounts=[bind(tmp_path / name, "/s", follow=True)])
-    assert gvisor.records == []
-
-
-@pytest.mark.fault("B6")
 @pytest.mark.parametrize("way", ["read-only", "writable", "the socket itself"])
 def test_a_socket_of_the_host_stays_closed(gvisor: Gvisor, tmp_path: Path, way: str) -> None:
     """A workload cannot connect to it, in a folder that it has or bound by its own name."""
@@ -324,14 +310,6 @@ def test_a_socket_of_the_host_stays_closed(gvisor: Gvisor, tmp_path: Path, way: 
         assert len(done.stdout.split()) == 3
         with pytest.raises(BlockingIOError):
             server.accept()
-
-
-@pytest.mark.fault("B6")
-def test_the_session_folder_is_refused(gvisor: Gvisor) -> None:
-    """A sandbox cannot be given the state of sandboxes."""
-    session = gvisor._launcher.session().path
-    with pytest.raises(UsageError, match="session folder"):
-        gvisor.run(["true"], mounts=[bind(session, "/x")])
 
 
 def test_the_whole_host_must_be_named_as_dangerous(gvisor: Gvisor, tmp_path: Path) -> None:

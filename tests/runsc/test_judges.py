@@ -27,10 +27,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Bundle, Gvisor, directory, tmpfs
-from pytest_gvisor.images.cache import Cache
-from pytest_gvisor.images.store import Images
 from tests.schema import problems
-from tests.unit.images.conftest import configuration, folder, item, saved, tar
 
 CGROUP_2 = 'umount -R -l /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup && exec crun "$@"'
 JUDGES = {
@@ -57,13 +54,6 @@ CASES: dict[str, dict[str, Any]] = {
     "crash": {"args": ["/bin/crash"]},
     "bytes": {"args": ["sh", "-c", "printf '\\377\\000x'; printf '\\n' >&2"]},
 }  # fmt: skip
-
-SAID = """
-b=/bin/busybox
-echo $($b id -u) $($b id -g) $($b id -G); echo $A $HOME $(pwd); exit 5
-"""
-PASSWD = b"app:x:1000:1001::/home/app:/bin/sh\n"
-GROUP = b"app:x:1001:\nmore:x:2000:app\n"
 
 Write = Callable[..., Bundle]
 
@@ -112,28 +102,6 @@ def test_another_runtime_has_the_same_verdict(
     assert (ours.returncode < 0) == (name == "crash")
     assert ours.stdout_bytes == theirs.stdout
     assert ours.stderr_bytes == theirs.stderr
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: other runtimes make cgroups")
-@pytest.mark.parametrize("judge", JUDGES)
-def test_an_image_s_bundle_says_the_same_to_another_runtime(
-    gvisor: Gvisor, oci_bundle: Write, tmp_path: Path, judge: str
-) -> None:
-    """Another runtime sees the image's user with all groups, environment, folder and command."""
-    base = [folder("bin"), item("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755)]
-    names = [item("etc/passwd", PASSWD), item("etc/group", GROUP)]
-    layers = [tar([*base, folder("etc"), *names, folder("work")])]
-    config = {"User": "app", "Env": ["A=1"], "WorkingDir": "/work", "Cmd": ["sh", "-c", SAID],
-              "Entrypoint": ["/bin/busybox"]}  # fmt: skip
-    (tmp_path / "image.tar").write_bytes(saved(layers, configuration(layers, config)))
-    images = Images(Cache(str(tmp_path / "images")))
-    rootfs = images.rootfs(tmp_path / "image.tar")
-    bundle = oci_bundle([], rootfs=rootfs, readonly=True)
-    ours = gvisor.run_bundle(bundle)
-    theirs = judged(judge, bundle, tmp_path)
-    images.close()
-    assert ours.stdout == "1000 1001 1001 2000\n1 /home/app /work\n"
-    assert (ours.returncode, ours.stdout_bytes) == (theirs.returncode, theirs.stdout)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: other runtimes make cgroups")

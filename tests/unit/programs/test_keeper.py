@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.programs import keeper as program
-from pytest_gvisor.programs import leftovers, one_run, paths
+from pytest_gvisor.programs import leftovers, one_run
 from pytest_gvisor.programs.one_run import Run, State
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.sessions.launcher import Keeper
@@ -261,28 +259,6 @@ def test_a_caller_that_hangs_up_ends_its_run_alone(caller: Caller) -> None:
     assert not os.path.exists(f"/proc/{pid}")
     other.send(b'{"op": "kill"}')
     assert [said["state"] for said in hear_out(other)] == ["exited", "cleaned"]
-
-
-@pytest.mark.parametrize("comes_up", [True, False])
-def test_a_keeper_whose_caller_dies_before_it_has_come_up_leaves_nothing(
-    base: str, comes_up: bool
-) -> None:
-    """The session folder is made while the keeper starts."""
-    session = f"{base}/s-test"
-    os.mkdir(session)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pidfd = os.pidfd_open(os.getpid())
-    with theirs:
-        ours.close()
-        argv = [str(theirs.fileno()), str(pidfd if comes_up else 999_999), session]
-        done = subprocess.run(
-            paths.command(program.__file__, *argv),
-            pass_fds=(theirs.fileno(), pidfd), env={}, cwd="/", timeout=PATIENCE, check=False,
-            capture_output=True,
-        )  # fmt: skip
-    os.close(pidfd)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert not os.path.exists(session)
 
 
 def test_the_keeper_is_in_a_session_of_its_own_with_one_thread(caller: Caller) -> None:

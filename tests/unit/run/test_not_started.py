@@ -37,23 +37,6 @@ def loaded(path: str, cause: str) -> list[str]:
     return [f"{BEFORE}creating process: failed to load {path}: {cause}"]
 
 
-@pytest.mark.parametrize(
-    ("cause", "status"),
-    [
-        ("no such file or directory", 127),
-        ("not a directory", 127),
-        ("permission denied", 126),
-        ("exec format error", 126),
-    ],
-)
-def test_the_status_is_a_shells(root: Path, cause: str, status: int) -> None:
-    """A program that is not there has status 127, and one that cannot be executed 126."""
-    found = not_started.error_of(loaded("/x", cause), spec(root, "/x"))
-    assert found is not None
-    assert (found.exit_status, found.program) == (status, "/x")
-    assert str(found).startswith('program "/x" ')
-
-
 def test_another_failure_is_another_error(root: Path) -> None:
     """Only runsc's two sentences on a program count, and only its last record."""
     whole = spec(root, "nope")

@@ -9,10 +9,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from pytest_gvisor.base.errors import InsecureRunsc, LaunchError, RunscFailed, RunscNotFound
-from pytest_gvisor.runsc import answers, binary, locate
+from pytest_gvisor.base.errors import InsecureRunsc, RunscFailed, RunscNotFound
+from pytest_gvisor.runsc import binary, locate
 from pytest_gvisor.runsc.binary import Runsc
-from tests.faults.shortages import spare_descriptors
 from tests.unit.runsc.conftest import FakeRunsc
 
 
@@ -61,28 +60,6 @@ def test_a_binary_that_cannot_be_asked_leaves_nothing(fake_runsc: FakeRunsc) -> 
     """The descriptor is closed if the features cannot be read."""
     with pytest.raises(RunscFailed):
         Runsc.find(str(fake_runsc(version='puts("no")')))
-
-
-@pytest.mark.fault("G6")
-def test_at_any_shortage_of_descriptors_the_error_says_what_is_short(
-    good: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each number of spare descriptors gives an error that names them, until it suffices."""
-    monkeypatch.setattr(answers, "_SETTLED", 10**18)  # nothing is kept
-    seen: list[str] = []
-    for number in range(60):
-        answers._known.clear()
-        try:
-            with spare_descriptors(number):
-                Runsc.find(str(good)).close()
-            seen.append("found")
-            break
-        except LaunchError as error:
-            seen.append(str(error))
-        Runsc.find(str(good)).close()
-    assert seen[-1] == "found"
-    assert len(set(seen)) == 2, seen
-    assert all("at runsc: " in error and "[EMFILE: " in error for error in seen[:-1])
 
 
 @pytest.mark.fault("A7")

@@ -522,26 +522,6 @@ def test_a_folder_that_others_may_write_is_named(
     assert error.mode == 0o755
 
 
-def test_a_sticky_folder_is_fine_for_an_entry_of_ours(good: Path) -> None:
-    """In a sticky folder such as /tmp nobody else can replace the user's file."""
-    good.parent.chmod(0o1777)
-    assert found(good) == str(good)
-
-
-@pytest.mark.fault("A3")
-@needs_root
-def test_a_sticky_folder_is_not_fine_for_an_entry_of_a_third_user(
-    good: Path, tmp_path: Path
-) -> None:
-    """The owner of an entry in a sticky folder can replace it."""
-    good.parent.chmod(0o1777)
-    link = good.parent / "link"
-    link.symlink_to(good)
-    os.lchown(link, STRANGER, STRANGER)
-    refused(link, f"its entry is uid {STRANGER}'s")
-    assert found(good) == str(good)
-
-
 @pytest.mark.fault("A4")
 @needs_root
 @pytest.mark.parametrize("depth", [1, 2])
