@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.make import context
-from pytest_gvisor import Gvisor, ImageError
+from pytest_gvisor import Gvisor, ImageError, is_gvisor_kernel
 from pytest_gvisor.images import docker
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.store import Images
@@ -45,6 +45,33 @@ def test_docker_runs_the_fixture_images_as_we_do(dockerd: str, case: Case) -> No
     assert loaded.stdout == f"Loaded image: pytest-gvisor/{case.name}:latest\n"
     done = ask(dockerd, *RUN, f"pytest-gvisor/{case.name}", *case.args, said=case.input)
     assert (done.stdout, done.stderr, done.returncode) == (case.stdout, case.stderr, case.status)
+
+
+@pytest.mark.fault("H3")
+def test_docker_stop_sends_what_our_deadline_does(dockerd: str) -> None:
+    """The image's signal, which the workload traps; and the peer is gVisor and no other runtime.
+
+    A runtime that docker does not know is docker's own error, and not runc. Nothing of ours starts
+    a container with docker.
+    """
+    ask(dockerd, "load", "--quiet", "--input", str(archive("volumes"))).check_returncode()
+    run = [argument for argument in RUN if argument not in ("--rm", "--interactive")]
+    image = "pytest-gvisor/volumes"
+    started = ask(dockerd, *run, "--detach", image, "wait").stdout.strip()
+    kernel = ask(dockerd, *RUN, "--entrypoint=/bin/busybox", image, "uname", "-r", "-v").stdout
+    filled = ask(dockerd, *RUN, "--entrypoint=/bin/busybox", image, "ls", "/state").stdout
+    other = ask(dockerd, "run", "--rm", "--runtime=runsx", image)
+    try:
+        ask(dockerd, "stop", "--time=20", started).check_returncode()
+        assert ask(dockerd, "logs", started).stdout.endswith("/made is mounted\nstopped\n")
+        status = ask(dockerd, "inspect", "--format={{.State.ExitCode}}", started).stdout
+    finally:
+        ask(dockerd, "rm", "--force", "--volumes", started)
+    assert status == "4\n"
+    assert is_gvisor_kernel(kernel.partition(" ")[0])
+    assert filled == "notes\n"  # the one difference that the docs name: ours begins empty
+    assert other.returncode == 125
+    assert "runsx" in other.stderr
 
 
 def test_an_image_is_built_exported_and_run_as_docker_runs_it(

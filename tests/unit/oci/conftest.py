@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,16 @@ from typing import Any
 import pytest
 
 DATA = Path(__file__).parent / "data"
+
+
+def change(value: dict[str, Any], place: str, entry: object) -> dict[str, Any]:
+    """A specification with another entry at a place such as ``process.rlimits[0].soft``."""
+    *way, last = (int(step) if step.isdigit() else step for step in re.findall(r"[^.[\]]+", place))
+    target: Any = value
+    for step in way:
+        target = target.setdefault(step, {}) if isinstance(target, dict) else target[step]
+    target[last] = entry
+    return value
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import pytest
 
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.oci import validate
+from tests.unit.oci.conftest import change
 
 ODD_IDS = ["../victim", "..", "a/b", "", "a\n", "\n", "a\0", "é", "a" * 65, "-detach", ".a", "A"]
 
@@ -24,16 +25,12 @@ def test_a_plain_id_is_taken(name: str) -> None:
     assert validate.check_id(name) == name
 
 
-def change(value: Any, way: tuple[Any, ...], entry: object) -> Any:
-    target = value
-    for step in way[:-1]:
-        target = target.setdefault(step, {}) if isinstance(target, dict) else target[step]
-    target[way[-1]] = entry
-    return value
-
-
 def bind(**other: object) -> dict[str, object]:
     return {"destination": "/data", "type": "bind", "source": "/srv", "options": ["ro"], **other}
+
+
+def ids(inside: int, outside: int, size: int) -> dict[str, int]:
+    return {"containerID": inside, "hostID": outside, "size": size}
 
 
 def tmpfs(destination: str) -> dict[str, object]:
@@ -41,136 +38,123 @@ def tmpfs(destination: str) -> dict[str, object]:
 
 
 RULES = [
-    (("hooks",), {"poststop": [{"path": "/x"}]}, "hooks: refused"),
-    (("process", "args"), [], "process.args: is empty"),
-    (("process", "args"), [""], "process.args[0]: is empty"),
-    (("process", "cwd"), "x", 'process.cwd: "x" is not absolute'),
-    (("process", "cwd"), "/a/../b", "process.cwd: \"/a/../b\" has a '..' in it"),
-    (("process", "env"), ["A"], 'process.env[0]: "A" is not KEY=value'),
-    (("process", "env"), ["=A"], 'process.env[0]: "=A" is not KEY=value'),
-    (("process", "env"), ["A=1", "A=2"], 'process.env[1]: "A" is there twice'),
-    (("process", "user", "umask"), 0o1000, "process.user.umask: 512 is not in 0..511"),
-    (("process", "rlimits", 0, "soft"), 21, "process.rlimits[0].soft: 21 is above"),
+    ("hooks", {"poststop": [{"path": "/x"}]}, "hooks: refused"),
+    ("process.args", [], "process.args: is empty"),
+    ("process.args", [""], "process.args[0]: is empty"),
+    ("process.cwd", "x", 'process.cwd: "x" is not absolute'),
+    ("process.cwd", "/a/../b", "process.cwd: \"/a/../b\" has a '..' in it"),
+    ("process.env", ["A"], 'process.env[0]: "A" is not KEY=value'),
+    ("process.env", ["=A"], 'process.env[0]: "=A" is not KEY=value'),
+    ("process.env", ["A=1", "A=2"], 'process.env[1]: "A" is there twice'),
+    ("process.user.umask", 0o1000, "process.user.umask: 512 is not in 0..511"),
+    ("process.rlimits[0].soft", 21, "process.rlimits[0].soft: 21 is above"),
     (
-        ("process", "rlimits"),
+        "process.rlimits",
         [{"type": "RLIMIT_CORE", "soft": 0, "hard": 0}] * 2,
         'process.rlimits[1]: "RLIMIT_CORE" is there twice',
     ),
     (
-        ("process", "capabilities", "effective"),
+        "process.capabilities.effective",
         ["CAP_CHOWN"],
         "process.capabilities.effective[0]: CAP_CHOWN is not in permitted",
     ),
     (
-        ("process", "capabilities", "ambient"),
+        "process.capabilities.ambient",
         ["CAP_KILL"],
         "process.capabilities.ambient[0]: CAP_KILL is not in inheritable",
     ),
-    (("process", "terminal"), True, "process.terminal: a workload under test gets pipes"),
-    (("ociVersion",), "", 'ociVersion: "" is not a release 1.x'),
-    (("ociVersion",), "9.0", 'ociVersion: "9.0" is not'),
-    (("ociVersion",), "1.0.0-rc1", 'ociVersion: "1.0.0-rc1" is not'),
-    (("ociVersion",), "1.0.2\n", 'ociVersion: "1.0.2\\n" is not'),
-    (("root", "path"), "", 'root.path: "" is not absolute'),
-    (("root", "path"), "rootfs", 'root.path: "rootfs" is not absolute'),
-    (("root", "path"), "/a/../..", "root.path: \"/a/../..\" has a '..' in it"),
-    (("hostname",), "a" * 65, "hostname: is longer than 64 bytes"),
-    (("hostname",), "a b", 'hostname: "a b" is not made of letters'),
-    (("linux", "namespaces"), [], "hostname: there is no uts namespace for it"),
+    ("process.terminal", True, "process.terminal: a workload under test gets pipes"),
+    ("ociVersion", "", 'ociVersion: "" is not a release 1.x'),
+    ("ociVersion", "9.0", 'ociVersion: "9.0" is not'),
+    ("ociVersion", "1.0.0-rc1", 'ociVersion: "1.0.0-rc1" is not'),
+    ("ociVersion", "1.0.2\n", 'ociVersion: "1.0.2\\n" is not'),
+    ("root.path", "", 'root.path: "" is not absolute'),
+    ("root.path", "rootfs", 'root.path: "rootfs" is not absolute'),
+    ("root.path", "/a/../..", "root.path: \"/a/../..\" has a '..' in it"),
+    ("hostname", "a" * 65, "hostname: is longer than 64 bytes"),
+    ("hostname", "a b", 'hostname: "a b" is not made of letters'),
+    ("linux.namespaces", [], "hostname: there is no uts namespace for it"),
     (
-        ("linux", "namespaces"),
+        "linux.namespaces",
         [{"type": "uts"}, {"type": "uts"}],
         'linux.namespaces[1]: "uts" is there twice',
     ),
-    (("linux", "namespaces"), [{"type": "pid", "path": "x"}], "linux.namespaces[0].path"),
+    ("linux.namespaces", [{"type": "pid", "path": "x"}], "linux.namespaces[0].path"),
     (
-        ("linux", "namespaces"),
+        "linux.namespaces",
         [{"type": "uts"}, {"type": "user"}],
         "linux.namespaces: a new user namespace needs uidMappings",
     ),
+    ("linux.uidMappings", [ids(0, 0, 1)], "linux.uidMappings: there is no user namespace for it"),
     (
-        ("linux", "uidMappings"),
-        [{"containerID": 0, "hostID": 0, "size": 1}],
-        "linux.uidMappings: there is no user namespace for it",
-    ),
-    (
-        ("linux", "uidMappings"),
-        [{"containerID": 0, "hostID": 0, "size": 2}, {"containerID": 1, "hostID": 9, "size": 1}],
+        "linux.uidMappings",
+        [ids(0, 0, 2), ids(1, 9, 1)],
         "linux.uidMappings: containerID 1 is mapped twice",
     ),
     (
-        ("linux", "gidMappings"),
-        [{"containerID": 0, "hostID": 2, "size": 2**32 - 1}],
+        "linux.gidMappings",
+        [ids(0, 2, 2**32 - 1)],
         "linux.gidMappings[0].hostID: with its size, goes beyond",
     ),
+    ("linux.uidMappings", [ids(0, 0, 0)], "linux.uidMappings[0].size: is 0: it maps nothing"),
     (
-        ("linux", "uidMappings"),
-        [{"containerID": 0, "hostID": 0, "size": 0}],
-        "linux.uidMappings[0].size: is 0: it maps nothing",
-    ),
-    (
-        ("linux",),
-        {
-            "namespaces": [{"type": "uts"}, {"type": "user"}],
-            "uidMappings": [{"containerID": 0, "hostID": 0, "size": 1}],
-        },
+        "linux",
+        {"namespaces": [{"type": "uts"}, {"type": "user"}], "uidMappings": [ids(0, 0, 1)]},
         "linux.namespaces: a new user namespace needs uidMappings",
     ),
-    (("annotations",), {"dev.gvisor.flag.debug": "1"}, 'annotations["dev.gvisor.flag.debug"]'),
-    (("annotations",), {"io.kubernetes.cri.x": "1"}, 'annotations["io.kubernetes.cri.x"]'),
-    (("mounts",), [bind(destination="data")], 'mounts[0].destination: "data" is not absolute'),
-    (("mounts",), [bind(destination="/a/../b")], "mounts[0].destination"),
-    (("mounts",), [bind(destination="//")], "mounts[0].destination: a mount onto / would"),
-    (("mounts",), [bind(destination="/./")], "mounts[0].destination: a mount onto / would"),
-    (("mounts",), [bind(destination="/proc")], "mounts[0].destination: only the sandbox's own"),
-    (("mounts",), [bind(destination="/proc/self")], "mounts[0].destination"),
-    (("mounts",), [bind(destination="//proc/./self")], "mounts[0].destination"),
-    (("mounts",), [bind(destination="/proc/acpi")], 'mounts[0].destination: "/proc/acpi" is'),
-    (("mounts",), [tmpfs("/proc/self")], 'mounts[0].destination: "/proc/self" is inside /proc'),
-    (("mounts",), [bind(source="")], "mounts[0].source: missing"),
-    (("mounts",), [bind(source="srv")], 'mounts[0].source: "srv" is not absolute'),
-    (("mounts",), [bind(type="none")], "mounts[0].type: missing"),
-    (("mounts",), [bind(options=["readonly"])], "mounts[0].options[0]: runsc has no mount option"),
-    (("mounts",), [bind(), bind(destination="/data/")], 'mounts[1]: "/data" is there twice'),
+    ("annotations", {"dev.gvisor.flag.debug": "1"}, 'annotations["dev.gvisor.flag.debug"]'),
+    ("annotations", {"io.kubernetes.cri.x": "1"}, 'annotations["io.kubernetes.cri.x"]'),
+    ("mounts", [bind(destination="data")], 'mounts[0].destination: "data" is not absolute'),
+    ("mounts", [bind(destination="/a/../b")], "mounts[0].destination"),
+    ("mounts", [bind(destination="//")], "mounts[0].destination: a mount onto / would"),
+    ("mounts", [bind(destination="/./")], "mounts[0].destination: a mount onto / would"),
+    ("mounts", [bind(destination="/proc")], "mounts[0].destination: only the sandbox's own"),
+    ("mounts", [bind(destination="/proc/self")], "mounts[0].destination"),
+    ("mounts", [bind(destination="//proc/./self")], "mounts[0].destination"),
+    ("mounts", [bind(destination="/proc/acpi")], 'mounts[0].destination: "/proc/acpi" is'),
+    ("mounts", [tmpfs("/proc/self")], 'mounts[0].destination: "/proc/self" is inside /proc'),
+    ("mounts", [bind(source="")], "mounts[0].source: missing"),
+    ("mounts", [bind(source="srv")], 'mounts[0].source: "srv" is not absolute'),
+    ("mounts", [bind(type="none")], "mounts[0].type: missing"),
+    ("mounts", [bind(options=["readonly"])], "mounts[0].options[0]: runsc has no mount option"),
+    ("mounts", [bind(), bind(destination="/data/")], 'mounts[1]: "/data" is there twice'),
 ]
 
 
 @pytest.mark.fault("B5", "B8", "B10", "B11", "B12")
-@pytest.mark.parametrize(("way", "entry", "expected"), RULES)
+@pytest.mark.parametrize(("place", "entry", "expected"), RULES)
 def test_a_broken_rule_is_reported(
-    way: tuple[Any, ...], entry: object, expected: str, value: dict[str, Any]
+    place: str, entry: object, expected: str, value: dict[str, Any]
 ) -> None:
     """Each rule, broken, is reported with its place."""
-    spec, found = validate.examine(change(value, way, entry))
+    spec, found = validate.examine(change(value, place, entry))
     if spec is not None and not found:
         found = validate.problems(spec)
     assert [text for text in found if text.startswith(expected)], found
 
 
-WHOLE = [{"containerID": 0, "hostID": 1, "size": 2**32 - 1}]
-PARTS = [{"containerID": 5, "hostID": 0, "size": 5}, {"containerID": 0, "hostID": 5, "size": 5}]
+WHOLE = [ids(0, 1, 2**32 - 1)]
+PARTS = [ids(5, 0, 5), ids(0, 5, 5)]
 USER = [{"type": "uts"}, {"type": "user"}]
 
 
 @pytest.mark.parametrize(
-    ("way", "entry"),
+    ("place", "entry"),
     [
-        (("process", "args"), ["true", ""]),
-        (("process", "user", "umask"), 0o777),
-        (("process", "rlimits", 0, "soft"), 20),
-        (("process", "env"), ["A=", "B==", "C=A=1"]),
-        (("hostname",), "a" * 64),
-        (("domainname",), "a.b"),
-        (("mounts",), [tmpfs("/proc/acpi"), bind(), bind(destination="/data/x")]),
-        (("linux",), {"namespaces": USER, "uidMappings": WHOLE, "gidMappings": PARTS}),
-        (("linux",), {"namespaces": [*USER[:1], {"type": "user", "path": "/proc/1/ns/user"}]}),
+        ("process.args", ["true", ""]),
+        ("process.user.umask", 0o777),
+        ("process.rlimits[0].soft", 20),
+        ("process.env", ["A=", "B==", "C=A=1"]),
+        ("hostname", "a" * 64),
+        ("domainname", "a.b"),
+        ("mounts", [tmpfs("/proc/acpi"), bind(), bind(destination="/data/x")]),
+        ("linux", {"namespaces": USER, "uidMappings": WHOLE, "gidMappings": PARTS}),
+        ("linux", {"namespaces": [*USER[:1], {"type": "user", "path": "/proc/1/ns/user"}]}),
     ],
 )
-def test_a_rule_is_kept_up_to_its_bound(
-    way: tuple[Any, ...], entry: object, value: dict[str, Any]
-) -> None:
+def test_a_rule_is_kept_up_to_its_bound(place: str, entry: object, value: dict[str, Any]) -> None:
     """A value at its limit, or one that only resembles a refused one, passes."""
-    assert validate.problems(validate.read(change(value, way, entry))) == []
+    assert validate.problems(validate.read(change(value, place, entry))) == []
 
 
 def test_a_good_specification_has_no_problems(value: dict[str, Any]) -> None:

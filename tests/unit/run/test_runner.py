@@ -83,31 +83,16 @@ ends = st.one_of(
     st.sampled_from(silent).map(lambda steps: End(steps=steps)),
 )
 noises: st.SearchStrategy[list[Step]] = st.lists(
-    st.sampled_from(
-        [
-            ["write", 1, "out\n"],
-            ["write", 2, "\xff\x00\x1b[2J"],
-            ["write", 1, "x" * 100, 1000],
-            ["close", 0],
-            ["close", 1],
-            ["gofer"],
-            ["orphan", True],
-            ["orphan", False],
-            ["state"],
-            ["flood", 300],
-            ["task_exit", 0, 2, 7],
-            ["raw_event", "ff"],
-            ["raw_event", ""],
-            ["event", 5, "ffff"],
-            ["event", 77, "0a00"],
-            ["log", "cannot"],
-            ["panic", "fatal error: fault"],
-            ["append", "log", "{not json"],
-        ]
-    ),
+    st.sampled_from([
+        ["write", 1, "out\n"], ["write", 2, "\xff\x00\x1b[2J"], ["write", 1, "x" * 100, 1000],
+        ["close", 0], ["close", 1], ["gofer"], ["orphan", True], ["orphan", False], ["state"],
+        ["flood", 300], ["task_exit", 0, 2, 7], ["raw_event", "ff"], ["raw_event", ""],
+        ["event", 5, "ffff"], ["event", 77, "0a00"], ["log", "cannot"],
+        ["panic", "fatal error: fault"], ["append", "log", "{not json"],
+    ]),
     max_size=4,
     unique_by=lambda step: str(step[0]),
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

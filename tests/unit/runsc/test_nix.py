@@ -42,23 +42,11 @@ def test_the_last_exec_counts() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "exec runsc",
-        "exec ./runsc",
-        'exec "$out/bin/runsc"',
-        'exec "/nix/$(id)/runsc"',
-        "exec /nix/`id`/runsc",
-        "exec /nix/store/bash/bin/bash",
-        "exec /bin/sh -c /nix/store/runsc",
-        "exec env /nix/store/runsc",
-        'exec "/nix/store/runsc',
-        "exec /nix/store/runsc\"x\"",
-        "exec /nix/store/runsc;id",
-        "exec /nix/store/runsc*",
-        "exec -c /nix/store/runsc",
-        "exec -a",
-        "exec ",
-        "exec /nix/store/runsc\\",
-        "exec /nix/st\0re/runsc",
+        "exec runsc", "exec ./runsc", 'exec "$out/bin/runsc"', 'exec "/nix/$(id)/runsc"',
+        "exec /nix/`id`/runsc", "exec /nix/store/bash/bin/bash", "exec /bin/sh -c /nix/store/runsc",
+        "exec env /nix/store/runsc", 'exec "/nix/store/runsc', "exec /nix/store/runsc\"x\"",
+        "exec /nix/store/runsc;id", "exec /nix/store/runsc*", "exec -c /nix/store/runsc", "exec -a",
+        "exec ", "exec /nix/store/runsc\\", "exec /nix/st\0re/runsc",
     ],
 )  # fmt: skip
 def test_what_names_no_plain_path_is_no_wrapper(line: str) -> None:
