@@ -119,7 +119,10 @@ class Bundle:
             # With these in place of missing or bad values, the problems of the rest are found too.
             spec, _ = validate.examine({**value, **_STAND_IN})
         if spec is not None:
-            spec = _resolve(spec, os.path.realpath(folder), found, notes, allow)
+            try:
+                spec = _resolve(spec, os.path.realpath(folder), found, notes, allow)
+            except OSError as error:  # os.path.realpath, where a part of a path changes meanwhile
+                raise InvalidBundle([f"cannot be read: {error.strerror}"], where=where) from error
             if whole:
                 found += [text for text in validate.problems(spec) if text not in found]
         if found or spec is None or not whole:

@@ -1,9 +1,12 @@
 """A foreign bundle with the real runsc, and the parts of the host that it must not reach."""
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -296,3 +299,22 @@ def test_a_cgroup_of_the_host_is_neither_joined_nor_removed(
             assert (root / name / "pids.max").read_text() == before
     finally:
         (root / name).rmdir()
+
+
+def test_a_bundle_that_changes_while_it_is_read_is_refused(foreign: Foreign) -> None:
+    """Its source is now a folder and now a link: each time, it is a bundle or an `InvalidBundle`."""
+    folder = foreign("true", there("bind", "ro"))
+    (folder / "turned").symlink_to("rootfs")
+    turn = (  # 2 is RENAME_EXCHANGE, -100 AT_FDCWD
+        "import ctypes, os, sys\nold, new = map(os.fsencode, sys.argv[1:])\n"
+        "while True:\n    ctypes.CDLL(None).renameat2(-100, old, -100, new, 2)"
+    )
+    names = [folder / "data", folder / "turned"]
+    with subprocess.Popen([sys.executable, "-c", turn, *names]) as turning:
+        try:
+            end = time.monotonic() + 4
+            while time.monotonic() < end:
+                with contextlib.suppress(InvalidBundle):
+                    Bundle.open(folder)
+        finally:
+            turning.kill()
