@@ -13,6 +13,7 @@ from typing import Any
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.cli import parsers
+from pytest_gvisor.report import outputs
 
 PLACES = {
     "github": ".github/workflows/gvisor.yml",
@@ -95,8 +96,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def _write(path: str, text: str, service: str, *, force: bool) -> None:
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    if force:
+        if problem := outputs.replaced(path, [text]):
+            raise OSError(f"{path} could not be written: {problem}")
+        return
     try:
-        with open(path, "w" if force else "x", encoding="utf-8") as file:
+        with open(path, "x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
         step = "Give another --output, or --force to overwrite it."

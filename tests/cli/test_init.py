@@ -283,7 +283,24 @@ def test_a_file_is_written_once(
     assert cli.main(["init", "--output=pyproject.toml/x"]) == 125
     assert "File exists: " in capsys.readouterr().err
     assert cli.main(["init", "--force", "--output=/proc/x"]) == 125
-    assert "No such file or directory: '/proc/x'" in capsys.readouterr().err
+    assert "/proc/x could not be written: No such file or directory" in capsys.readouterr().err
+
+
+def test_force_writes_through_no_link_and_waits_for_no_pipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a shared folder, the name may be another user's: the new file takes its place."""
+    monkeypatch.chdir(project("plain", tmp_path))
+    away, made = tmp_path / "away", tmp_path / "ci.yml"
+    away.write_text("mine")
+    made.symlink_to(away)
+    assert cli.main(["init", "github", "--force", f"--output={made}"]) == 0
+    assert away.read_text() == "mine"
+    os.mkfifo(pipe := tmp_path / "pipe.yml")
+    assert cli.main(["init", "github", "--force", f"--output={pipe}"]) == 0
+    assert made.read_text() == pipe.read_text()
+    assert not made.is_symlink()
+    assert pipe.is_file()
 
 
 @pytest.mark.parametrize("link", [".github/workflows", ".github/workflows/gvisor.yml"])
