@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shlex
@@ -29,18 +30,33 @@ exec {program} "$here" < "$here/stdin"
 
 
 def keep(folder: str, workspace: Workspace, record: Record) -> None:
-    """Copy the parts of a run to ``folder``, and leave out missing ones."""
+    """Copy the parts of a run to ``folder``, and leave out missing ones.
+
+    Where others can change names beside it, they may put another folder or a link in its place. So
+    the files are written by its descriptor. Raises `OSError`.
+    """
     os.makedirs(folder, 0o700, exist_ok=True)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.fstat(fd).st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "another user has put a folder there", folder)
+        _fill(f"/proc/self/fd/{fd}", folder, workspace, record)
+    finally:
+        os.close(fd)
+    record.kept = folder
+
+
+def _fill(opened: str, folder: str, workspace: Workspace, record: Record) -> None:
     for name in ("log", "panic"):
         with contextlib.suppress(OSError):
-            shutil.copyfile(workspace.path(name), os.path.join(folder, name))
+            shutil.copyfile(workspace.path(name), os.path.join(opened, name))
     if workspace.logs is not None:
-        workspace.logs.keep(os.path.join(folder, "logs"))
-    _copy_bundle(folder, workspace, record)
-    order = _copy_order(folder, workspace, record)
-    with open(os.path.join(folder, "stdin"), "wb") as stdin:
+        workspace.logs.keep(os.path.join(opened, "logs"))
+    _copy_bundle(opened, folder, workspace, record)
+    order = _copy_order(opened, workspace, record)
+    with open(os.path.join(opened, "stdin"), "wb") as stdin:
         stdin.write(record.input)
-    script = os.path.join(folder, "replay.sh")
+    script = os.path.join(opened, "replay.sh")
     command = shlex.join(replay.moved(order.argv, workspace.folder, "$state"))
     with open(script, "w", encoding="utf-8") as file:
         file.write(
@@ -50,16 +66,15 @@ def keep(folder: str, workspace: Workspace, record: Record) -> None:
             )
         )
     os.chmod(script, 0o700)
-    record.kept = folder
 
 
-def _copy_bundle(folder: str, workspace: Workspace, record: Record) -> None:
+def _copy_bundle(opened: str, folder: str, workspace: Workspace, record: Record) -> None:
     """Write the bundle as its user knows it: with the host's paths, not with the places of the run.
 
     The root file system is copied if the session has made it.
     """
     assert record.spec is not None
-    bundle = os.path.join(folder, "bundle")
+    bundle = os.path.join(opened, "bundle")
     os.makedirs(bundle, 0o700, exist_ok=True)
     config = record.spec.to_json()
     root = config["root"]["path"]
@@ -70,7 +85,7 @@ def _copy_bundle(folder: str, workspace: Workspace, record: Record) -> None:
         json.dump(replay.moved(config, workspace.folder, folder), file, indent=2)
 
 
-def _copy_order(folder: str, workspace: Workspace, record: Record) -> Order:
+def _copy_order(opened: str, workspace: Workspace, record: Record) -> Order:
     """Write the order for another run of the bundle, with the files that were the run's own."""
     assert record.order is not None
     words = list(record.argv)
@@ -89,13 +104,13 @@ def _copy_order(folder: str, workspace: Workspace, record: Record) -> Order:
         path = source.path
         if paths.within(path, workspace.folder):
             name = os.path.basename(path)
-            shutil.copyfile(path, os.path.join(folder, name))
+            shutil.copyfile(path, os.path.join(opened, name))
             path = f"{replay.KEPT}/{name}"
         sources.append(source._replace(path=path))
     order = record.order._replace(
         argv=tuple(words), cgroups=(), sources=tuple(sources), link=False, first=()
     )
     told = json.loads(order.to_json())
-    with open(os.path.join(folder, replay.ORDER), "w", encoding="utf-8") as file:
+    with open(os.path.join(opened, replay.ORDER), "w", encoding="utf-8") as file:
         json.dump(replay.moved(told, workspace.folder, replay.STATE), file, indent=2)
     return order

@@ -1,6 +1,9 @@
 """The script that repeats a run, for runs that no test of tests/plugin makes."""
 
+import dataclasses
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +36,47 @@ def test_a_copy_of_a_saved_sandbox_is_repeated_by_a_fresh_start(tmp_path: Path) 
     order = order._replace(argv=("/opt/a\ntouch made\n#/runsc", *argv[1:]))
     keep(str(tmp_path / "named"), workspace, Record(argv=order.argv, order=order, spec=spec))
     assert "touch made" not in (tmp_path / "named/replay.sh").read_text().splitlines()
+
+
+class _Turned:
+    """Logs of a run. While they are kept, another user puts a link in the folder's place."""
+
+    def __init__(self, folder: Path, target: Path) -> None:
+        self.folder, self.target = folder, target
+
+    def keep(self, _folder: str) -> None:
+        """Move the folder away."""
+        self.folder.rename(f"{self.folder}-moved")
+        self.folder.symlink_to(self.target)
+
+
+def _run(tmp_path: Path) -> tuple[Workspace, Record]:
+    """A run without files of its own."""
+    workspace = Workspace(id="g1", folder=str(tmp_path / "run"), shared="/none", netns="")
+    spec = default_spec(["true"], root_path="/")
+    argv = run_argv("g1", workspace.folder, Platform.SYSTRAP, Network.NONE)
+    order = Order(id="g1", argv=argv, term=(), env={}, folder=workspace.folder, root="/r")
+    return workspace, Record(argv=argv, order=order, spec=spec)
+
+
+def test_a_folder_that_another_user_turns_into_a_link_is_written_no_further(tmp_path: Path) -> None:
+    """In a folder that others can write, all files go to the folder that was made."""
+    (private := tmp_path / "private").mkdir()
+    workspace, record = _run(tmp_path)
+    turned: Any = _Turned(tmp_path / "kept", private)
+    keep(str(tmp_path / "kept"), dataclasses.replace(workspace, logs=turned), record)
+    assert not os.listdir(private)
+    assert {"bundle", "order.json", "replay.sh", "stdin"} <= {*os.listdir(tmp_path / "kept-moved")}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it makes a folder of another user")
+def test_no_run_is_kept_in_another_user_s_folder(tmp_path: Path) -> None:
+    """Somebody else has made it in the meantime, and would read what is in it."""
+    (tmp_path / "kept").mkdir()
+    os.chown(tmp_path / "kept", 65534, 65534)
+    with pytest.raises(PermissionError, match="another user has put a folder there"):
+        keep(str(tmp_path / "kept"), *_run(tmp_path))
+    assert not os.listdir(tmp_path / "kept")
 
 
 @pytest.mark.parametrize("way", [Way.PRIVILEGED, Way.MAPPED, Way.OWN])
