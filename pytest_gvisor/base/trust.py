@@ -214,6 +214,12 @@ def folder_problem(lookup: Lookup, trust: Trust) -> str | None:
     return f"{known} on the way to it can be written by others, and its entry is uid {owner}'s"
 
 
+def is_strangers(lookup: Lookup) -> bool:
+    """Whether an entry is another user's, neither root's nor this one's, where such may put one."""
+    mine = Trust.here(os.geteuid())
+    return not mine.owns(lookup.entry) and folder_problem(lookup, mine) is not None
+
+
 def file_problems(node: Node, folder: Node, trust: Trust) -> Iterator[str]:
     """Yield why the file ``node``, looked up in ``folder``, must not be executed."""
     mode = node.info.st_mode

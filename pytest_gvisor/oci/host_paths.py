@@ -1,7 +1,8 @@
 """Checks of the host's paths: which links are followed, and which folders no sandbox writes.
 
 A workload that writes a folder can put a link there. A path below that folder would then lead
-elsewhere. So no link is followed where a workload, a test or a checkout may have put it.
+elsewhere. So no link is followed where a workload, a test or a checkout may have put it, and none
+that another user may have put somewhere.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ def writing(sources: Sequence[str]) -> Iterator[None]:
 def canonical(path: str, *, follow: bool = False) -> str:
     """Return the absolute path of an existing file or folder, without links.
 
-    A link at or below a noted folder or the current one is followed with ``follow`` alone. Without,
-    it is a `UsageError` that names the target. Raises `OSError` where a part is missing, and
-    `LaunchError` where there are no descriptors or no memory for the way.
+    A link at or below a noted folder or the current one is followed with ``follow`` alone, and so is
+    one of another user. Without, it is a `UsageError` that names the target. Raises `OSError` where
+    a part is missing, and `LaunchError` where there are no descriptors or no memory for the way.
     """
-    held = () if follow else tuple(_held())
+    held = tuple(_held())
     # Not by `os.path.abspath`: a `..` after a link leaves the folder that the link leads to.
     whole = path if path.startswith("/") else f"{os.getcwd()}/{path}"
     with contextlib.ExitStack() as opened:
@@ -64,14 +65,20 @@ def canonical(path: str, *, follow: bool = False) -> str:
             if error.errno in trust.SHORTAGES:
                 raise LaunchError("mounts", f"cannot follow {path!a}", errno=error.errno) from error
             raise
-        for entry in (lookup.entry for lookup in way.lookups):
-            is_link = stat.S_ISLNK(entry.info.st_mode)
-            if is_link and any(within(entry.path, folder) for folder in held):
-                raise UsageError(
-                    f"{entry.path!a} is a link to {os.readlink(entry.path)!a}, in a folder where a"
-                    " workload, a test or a checkout may have put it",
-                    next_step="Name the target itself, or say that the link is meant: follow=True.",
-                )
+        links = [lookup for lookup in way.lookups if stat.S_ISLNK(lookup.entry.info.st_mode)]
+        for lookup in () if follow else links:
+            entry = lookup.entry
+            if any(within(entry.path, folder) for folder in held):
+                why = "in a folder where a workload, a test or a checkout may have put it"
+            elif trust.is_strangers(lookup):
+                why = f"and uid {entry.info.st_uid} has put it there"
+            else:
+                continue
+            target = os.readlink("", dir_fd=entry.fd)
+            raise UsageError(
+                f"{entry.path!a} is a link to {target!a}, {why}",
+                next_step="Name the target itself, or say that the link is meant: follow=True.",
+            )
     return way.stack[-1].path
 
 

@@ -165,9 +165,9 @@ def bind(
     ``sys.path``, the running Python, runsc, and the cache of this package.
 
     A link is followed unless a workload may have put it there. These places are the project, the
-    current folder, pytest's base temp, and folders that sandboxes of this session write.
-    ``follow=True`` follows it there too. A run is refused if a part of the path has become a link
-    since.
+    current folder, pytest's base temp, and folders that sandboxes of this session write. Nor is a
+    link of another user followed where that user can have put it. ``follow=True`` follows both. A
+    run is refused if a part of the path has become a link since.
     """
     asked = os.fspath(source)
     if not isinstance(asked, str):

@@ -30,7 +30,11 @@ _OWN_DEVICES: Final = frozenset((
 
 
 def allowed(binds: Mapping[Any, str]) -> dict[str, Access]:
-    """Return the argument ``allow_binds`` by real paths. Raises `UsageError` for a bad one."""
+    """Return the argument ``allow_binds`` by real paths.
+
+    Raises `UsageError` for a bad one, and for a link that is not followed: see
+    `host_paths.canonical`.
+    """
     found: dict[str, Access] = {}
     for source, access in binds.items():
         path: object = os.fspath(source)
@@ -39,7 +43,10 @@ def allowed(binds: Mapping[Any, str]) -> dict[str, Access]:
                 f"allow_binds: {shown(path)}: {shown(access)} is not an absolute path and 'ro' or"
                 " 'rw'"
             )
-        real = os.path.realpath(path)
+        try:
+            real = host_paths.canonical(path)
+        except (OSError, ValueError):
+            real = path  # no mount can have it as a source
         found[real] = "rw" if "rw" in {access, found.get(real)} else "ro"
     return found
 

@@ -26,6 +26,9 @@ PROLOGUE = """
 import ctypes, json, os, sys
 sys.path.insert(0, {checkout!r})
 from pytest_gvisor.base.errors import GvisorError
+from pytest_gvisor.oci import reach
+from pytest_gvisor.oci.mounts import bind
+from pytest_gvisor.oci.rootfs import directory
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.sessions import private, session_folder, stopped_keepers
 from pytest_gvisor.sessions.session_folder import SessionDir
@@ -264,3 +267,41 @@ def test_images_are_not_kept_where_the_attacker_decides(
     assert message.startswith("the cache folder cannot be used: ")
     assert str(cache.parent) in message
     assert list(cache.iterdir()) == []
+
+
+LINK = """
+def shown(make):
+    try:
+        return make()
+    except GvisorError as error:
+        return error.message
+path = {path!r}
+result = [
+    shown(lambda: bind(path, "/d", readonly=False).source),
+    shown(lambda: directory(path).path),
+    shown(lambda: [*reach.allowed({{path: "rw"}})][0]),
+    bind(path, "/d", follow=True).source,
+]
+"""
+
+
+@pytest.mark.parametrize("below", ["", "/inner"])
+@pytest.mark.parametrize("place", ["sticky", "shared", "attacker's"])
+def test_no_link_of_the_attacker_s_is_followed_to_the_victim_s_files(
+    victim: User, attacker: User, place: str, below: str
+) -> None:
+    """A workload would read or write there. A link of the victim's or of root's is followed."""
+    private = victim.folder(victim.home / "private")
+    victim.folder(private / "inner")
+    folder = victim.shared
+    if place != "sticky":
+        folder = victim.shared / "open"
+        (attacker if place == "attacker's" else User(0, folder, folder)).folder(folder, 0o777)
+    link = attacker.link(folder / "data", private)
+    *refused, meant = victim.does(LINK.format(path=f"{link}{below}"))
+    told = f"'{link}' is a link to '{private}', and uid {attacker.uid} has put it there"
+    assert refused == [told] * 3
+    assert meant == f"{private}{below}"
+    for owner in (victim.uid, 0):
+        os.lchown(link, owner, owner)
+        assert victim.does(LINK.format(path=f"{link}{below}")) == [f"{private}{below}"] * 4

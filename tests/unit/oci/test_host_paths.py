@@ -68,6 +68,23 @@ def test_a_link_into_a_noted_folder_is_followed_up_to_there(disk: Path) -> None:
         canonical(f"{disk}/data/inner")
 
 
+def test_a_link_of_another_user_is_refused(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names its owner; where only root and this user can put a link, any is followed."""
+    if os.geteuid() == 0:
+        os.lchown(disk / "data", 65534, 65534)
+        disk.chmod(0o1777)
+    else:  # this user's link and folder are another one's to user 1
+        monkeypatch.setattr(os, "geteuid", lambda: 1)
+    owner = os.lstat(disk / "data").st_uid
+    with pytest.raises(UsageError, match=f"link to 'disk', and uid {owner} has put it there"):
+        canonical(f"{disk}/data/file")
+    assert canonical(f"{disk}/data/file", follow=True) == f"{disk}/disk/file"
+    assert canonical(f"{disk}/disk/file") == f"{disk}/disk/file"
+    if os.geteuid() == 0:
+        disk.chmod(0o755)
+        assert canonical(f"{disk}/data") == f"{disk}/disk"
+
+
 def test_links_that_go_round_end(tmp_path: Path) -> None:
     """The kernel follows forty, and so does this."""
     (tmp_path / "a").symlink_to("b")
