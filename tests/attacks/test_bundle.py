@@ -302,7 +302,7 @@ def test_a_cgroup_of_the_host_is_neither_joined_nor_removed(
 
 
 def test_a_bundle_that_changes_while_it_is_read_is_refused(foreign: Foreign) -> None:
-    """Its source is now a folder and now a link: each time, it is a bundle or an `InvalidBundle`."""
+    """Its source is now a folder and now a link: each open ends, or is an `InvalidBundle`."""
     folder = foreign("true", there("bind", "ro"))
     (folder / "turned").symlink_to("rootfs")
     turn = (  # 2 is RENAME_EXCHANGE, -100 AT_FDCWD
