@@ -51,9 +51,9 @@ def writing(sources: Sequence[str]) -> Iterator[None]:
 def canonical(path: str, *, follow: bool = False) -> str:
     """Return the absolute path of an existing file or folder, without links.
 
-    A link at or below a noted folder or the current one is followed with ``follow`` alone. So is one
-    of another user. Without, it is a `UsageError` that names the target. Raises `OSError` where a
-    part is missing, and `LaunchError` where there are no descriptors or no memory for the way.
+    A link at or below a noted folder or the current one is followed with ``follow`` alone. So is
+    one of another user. Without, it is a `UsageError` that names the target. Raises `OSError` where
+    a part is missing, and `LaunchError` where there are no descriptors or no memory for the way.
     """
     held = tuple(_held())
     # Not by `os.path.abspath`: a `..` after a link leaves the folder that the link leads to.
