@@ -33,11 +33,7 @@ NUMBERS = {
 
 
 def refuse(
-    call: str,
-    errno: int,
-    argument: int | None = None,
-    mask: int = 0xFFFFFFFF,
-    position: int = 0,
+    call: str, errno: int, argument: int | None = None, mask: int = 0xFFFFFFFF, position: int = 0
 ) -> None:
     """Have a call fail with this errno from now on.
 

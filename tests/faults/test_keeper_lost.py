@@ -15,13 +15,7 @@ from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.proc import children_of
 from pytest_gvisor.run import supervisor
 from pytest_gvisor.sandbox import channel
-from tests.faults.little import (
-    LONGER,
-    PROCESSES_AFTER,
-    Little,
-    eventually,
-    hang,
-)
+from tests.faults.little import LONGER, PROCESSES_AFTER, Little, eventually, hang
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: limits by cgroups")
 

@@ -78,10 +78,7 @@ def test_what_is_kept_by_default_is_in_memory_twice_at_most(
     before = peak()
     completed = runs(timeout=300.0).completed
     assert completed is not None
-    assert (len(completed.stdout_bytes), completed.stdout_total) == (
-        DEFAULT_MAX_OUTPUT,
-        96 * MIB,
-    )
+    assert (len(completed.stdout_bytes), completed.stdout_total) == (DEFAULT_MAX_OUTPUT, 96 * MIB)
     assert peak() - before <= 2 * DEFAULT_MAX_OUTPUT * len(streams) + 8 * MIB
 
 

@@ -13,14 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import (
-    Gvisor,
-    GvisorError,
-    LaunchError,
-    Runsc,
-    RunscFailed,
-    SandboxCrashed,
-)
+from pytest_gvisor import Gvisor, GvisorError, LaunchError, Runsc, RunscFailed, SandboxCrashed
 from tests.faults.conftest import entries, on_disk, own_files, until_well, used_bytes
 from tests.faults.little import Little
 from tests.faults.shortages import spare_descriptors

@@ -191,11 +191,7 @@ assert unpacked(cache, path) == "well"
 @needs_root
 @pytest.mark.parametrize(("option", "step"), [("nr_inodes", 1), ("size", 4096)])
 def test_a_disk_that_is_full_while_a_warm_sandbox_starts_is_a_typed_error(
-    runsc: Runsc,
-    short_folder: str,
-    small_disk: Callable[[str], None],
-    option: str,
-    step: int,
+    runsc: Runsc, short_folder: str, small_disk: Callable[[str], None], option: str, step: int
 ) -> None:
     """Each number of spare files or pages gives a typed error; a running sandbox needs no room."""
     roomy = "size=50m,nr_inodes=100000"

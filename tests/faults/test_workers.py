@@ -6,14 +6,7 @@ import signal
 import pytest
 
 from pytest_gvisor.programs.proc import children_of, words_of
-from tests.faults.little import (
-    FILES_AFTER,
-    LONGER,
-    PROCESSES_AFTER,
-    Little,
-    eventually,
-    saying,
-)
+from tests.faults.little import FILES_AFTER, LONGER, PROCESSES_AFTER, Little, eventually, saying
 
 TESTS = {
     "run": """

@@ -123,9 +123,7 @@ def test_run_finished_hears_of_every_end(here: Project) -> None:
     ]
 
 
-def test_sandboxes_that_belong_to_no_one_test_have_no_hooks_and_are_not_kept(
-    here: Project,
-) -> None:
+def test_sandboxes_that_belong_to_no_one_test_have_no_hooks_and_are_not_kept(here: Project) -> None:
     """Sandboxes of the session and of tests inside have no hooks; a warm one has each once."""
     here.test(
         """

@@ -41,9 +41,7 @@ def forks(box: Sandbox) -> list[str]:
 
 
 def test_a_host_is_reached_in_the_block_and_not_before_or_after(
-    gvisor_sandbox: Sandbox,
-    names: Callable[..., None],
-    echo: int,
+    gvisor_sandbox: Sandbox, names: Callable[..., None], echo: int
 ) -> None:
     """By its name, which only the block has; the figures are those of each program."""
     names(pypi_example=["127.0.0.1"])
@@ -61,10 +59,7 @@ def test_a_host_is_reached_in_the_block_and_not_before_or_after(
         assert known(gvisor_sandbox) == before
 
 
-def test_programs_have_the_traffic_of_their_own_time(
-    gvisor_sandbox: Sandbox,
-    echo: int,
-) -> None:
+def test_programs_have_the_traffic_of_their_own_time(gvisor_sandbox: Sandbox, echo: int) -> None:
     """A program that began before the block has it too; one that begins later has none."""
     assert gvisor_sandbox.exec(["true"]).egress is None
     waits = gvisor_sandbox.popen(["cat"])
@@ -92,10 +87,7 @@ with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as peer:
 """
 
 
-def test_a_connection_that_is_open_at_the_end_is_reset(
-    gvisor_sandbox: Sandbox,
-    echo: int,
-) -> None:
+def test_a_connection_that_is_open_at_the_end_is_reset(gvisor_sandbox: Sandbox, echo: int) -> None:
     """No program takes a part for the whole. An error in the block closes it too."""
     allow = [f"127.0.0.1:{echo}"]
     with contextlib.suppress(ZeroDivisionError), gvisor_sandbox.network(allow=allow):
@@ -108,9 +100,7 @@ def test_a_connection_that_is_open_at_the_end_is_reset(
 
 
 def test_blocks_nest_and_each_closes_its_own(
-    gvisor: Gvisor,
-    names: Callable[..., None],
-    echo: int,
+    gvisor: Gvisor, names: Callable[..., None], echo: int
 ) -> None:
     """Also beside the sandbox's own list; an entry that is open cannot be opened again."""
     names(a_example=["127.0.0.1"], b_example=["127.0.0.1"])

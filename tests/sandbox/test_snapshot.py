@@ -9,14 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor import (
-    Gvisor,
-    Sandbox,
-    SandboxCrashed,
-    SnapshotError,
-    UsageError,
-    empty,
-)
+from pytest_gvisor import Gvisor, Sandbox, SandboxCrashed, SnapshotError, UsageError, empty
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.proc import words_of
 from pytest_gvisor.run import connected
@@ -56,9 +49,7 @@ def ask(sandbox: Sandbox) -> str:
     return sandbox.exec(["python3", "-c", script], check=True).stdout.strip()
 
 
-def test_files_and_processes_come_back_in_each_copy_and_the_sandbox_runs_on(
-    gvisor: Gvisor,
-) -> None:
+def test_files_and_processes_come_back_in_each_copy_and_the_sandbox_runs_on(gvisor: Gvisor) -> None:
     """Copies share nothing with each other, nor with the sandbox that was saved."""
     with gvisor.sandbox() as first:
         first.put("/data/file", "before")

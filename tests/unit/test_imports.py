@@ -24,10 +24,7 @@ ORDER = (
 )  # fmt: skip
 """From the ground up: a folder imports only from those before it."""
 
-ROOMS = {
-    "inside": ("wire", "view", "plugins", "back", "boot"),
-    "guest": ("wire", "warm", "tests"),
-}
+ROOMS = {"inside": ("wire", "view", "plugins", "back", "boot"), "guest": ("wire", "warm", "tests")}
 """The rooms of a folder in the same order. What lies in the folder itself stands above them."""
 
 OUTSIDE = {"__main__", "__init__", "errors"}

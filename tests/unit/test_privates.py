@@ -41,10 +41,10 @@ PRIVATES = {
     "guest/tests/passed": {"_id": "an attribute of reports, which a short form leaves out"},
     "guest/tests/program": {"_data": "set: variables that a failed test has missed are named"},
     "guest/tests/pytest_process": {
-        "_pytest.config.get_config": "a configuration that has a plugin before the others",
+        "_pytest.config.get_config": "a configuration that has a plugin before the others"
     },
     "guest/tests/randomness": {
-        "_name_sequence": "set: copies of a saved sandbox draw other names of temporary files",
+        "_name_sequence": "set: copies of a saved sandbox draw other names of temporary files"
     },
     "guest/tests/terminal_file": {
         "_remove_plugin": "the host's pytest writes the summaries of plugins, and no one twice",

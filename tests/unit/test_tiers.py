@@ -194,7 +194,7 @@ def test_each_failed_test_is_noted_with_one_line_of_its_cause(
         "test_more.py - E   ModuleNotFoundError: No module named 'no_such_module'",
     ]
     result.stdout.fnmatch_lines(
-        ["make test: one: passed in 3 s", "make test: two: FAILED", "  x", "*short test summary*"],
+        ["make test: one: passed in 3 s", "make test: two: FAILED", "  x", "*short test summary*"]
     )
 
 

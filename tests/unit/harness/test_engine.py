@@ -35,9 +35,7 @@ def test_a_shortage_is_not_remembered_as_the_binary_s(
 
 
 @pytest.mark.fault("G6")
-def test_a_shortage_is_not_remembered_as_the_platform_s(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_shortage_is_not_remembered_as_the_platform_s(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next question probes again, and the verdict of that is remembered."""
     engine = Engine()
     seen = [LaunchError("kvm", "none", errno=errno.EAGAIN), None]

@@ -211,10 +211,7 @@ def test_an_answer_of_more_bytes_than_any_is_an_error(
     """A short question's answer is bounded; of a pull, each event is, and not their sum."""
     daemon = serve()
     events = ({"status": "x" * 10_000},) * 50
-    daemon.answers |= {
-        "POST /v1.41/images/create": (200, events),
-        "/json": (200, {"Id": IDENTITY}),
-    }
+    daemon.answers |= {"POST /v1.41/images/create": (200, events), "/json": (200, {"Id": IDENTITY})}
     monkeypatch.setattr("pytest_gvisor.images.daemon_socket._MAX_BYTES", 200_000)
     with Daemon() as opened:
         assert opened.find("a", Pull.ALWAYS) == IDENTITY

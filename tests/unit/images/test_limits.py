@@ -136,10 +136,7 @@ def test_a_sparse_entry_is_refused(unpack: Unpack, tmp_path: Path, size: int) ->
 @pytest.mark.fault("C10")
 @pytest.mark.parametrize(
     ("limits", "match"),
-    [
-        (Limits(), "holds more than"),
-        (Limits(max_bytes=1 << 50, max_seconds=0.2), "longer than"),
-    ],
+    [(Limits(), "holds more than"), (Limits(max_bytes=1 << 50, max_seconds=0.2), "longer than")],
     ids=["size", "time"],
 )
 def test_a_sparse_file_is_no_work_without_end(tmp_path: Path, limits: Limits, match: str) -> None:

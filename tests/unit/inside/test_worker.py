@@ -318,12 +318,7 @@ class Files:
 
 @pytest.mark.parametrize(
     "messages",
-    [
-        [*PASSED, DONE, {"type": "finished"}],
-        PASSED[:2],
-        [*PASSED[:2], Hangs()],
-        [*PASSED, DONE],
-    ],
+    [[*PASSED, DONE, {"type": "finished"}], PASSED[:2], [*PASSED[:2], Hangs()], [*PASSED, DONE]],
     ids=["ends", "dies", "hangs", "dies at its end"],
 )
 def test_files_are_taken_before_a_sandbox_is_removed(

@@ -37,8 +37,7 @@ def test_what_is_cut_short_or_of_another_type_is_refused(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("encoded", "number"),
-    [(0, 0), (5, 5), (2**64 - 100, -100), (2**63, -(2**63)), (2**70 - 1, -1)],
+    ("encoded", "number"), [(0, 0), (5, 5), (2**64 - 100, -100), (2**63, -(2**63)), (2**70 - 1, -1)]
 )
 def test_a_signed_number_is_in_two_s_complement(encoded: int, number: int) -> None:
     """AT_FDCWD, which is -100, comes as a number of 64 bits."""

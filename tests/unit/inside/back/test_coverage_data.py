@@ -175,9 +175,7 @@ def test_no_file_is_measured_that_the_host_must_not_open(what: str, sandbox: San
     assert "\udcff" not in said
 
 
-def test_a_file_that_was_made_inside_is_no_word_worth(
-    sandbox: Sandbox,
-) -> None:
+def test_a_file_that_was_made_inside_is_no_word_worth(sandbox: Sandbox) -> None:
     """A file that exists only inside is left out silently, because the host cannot show it."""
     taker = sandbox.measured()
     for path in ("made-inside.py", "mine.py/made-inside.py", "/own/made-inside.py"):

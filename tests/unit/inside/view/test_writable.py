@@ -95,11 +95,7 @@ def test_the_ini_file_says_where_pytest_collects(pytester: pytest.Pytester, key:
     ],
 )
 def test_no_folder_is_written_from_which_the_host_can_import(
-    pytester: pytest.Pytester,
-    monkeypatch: pytest.MonkeyPatch,
-    entry: str,
-    folder: str,
-    reason: str,
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, entry: str, folder: str, reason: str
 ) -> None:
     """By a name for which there is code, or by the name of another module."""
     pytester.makeini("[pytest]\nnorecursedirs = *\n")

@@ -70,13 +70,7 @@ def test_what_was_imported_is_stored(module: Path, memory: int) -> None:
     """Beside it is what the pytest inside begins with."""
     byte_code.store(memory, lambda path: True)
     found = stored(memory)
-    assert {
-        NAME,
-        "re",
-        "_pytest",
-        "_pytest.config",
-        *guests("tests.worker", "tests.link"),
-    } <= found
+    assert {NAME, "re", "_pytest", "_pytest.config", *guests("tests.worker", "tests.link")} <= found
     assert "__main__" not in stored(memory)
 
 
