@@ -209,30 +209,6 @@ def test_copy_of_that():
     result.stdout.fnmatch_lines([NONE.format("files of the project had changed")])
 
 
-def test_a_death_in_a_copy_is_that_tests(project: pytest.Pytester) -> None:
-    """An exit, a hang and a killed sandbox are reported with phase and cause, as elsewhere."""
-    project.makepyfile(
-        """
-        import os, time
-
-        def test_first(): pass
-        def test_exits(): os._exit(3)
-        def test_dies(): os.kill(os.getpid(), 9)
-        def test_ends_the_first_process(): os.kill(1, 9); time.sleep(50)
-        def waits_for_ever(): time.sleep(1000)
-        def test_hangs(): waits_for_ever()
-        def test_last(): pass
-        """
-    )
-    result = inside(project, "-v", "--gvisor-isolation=test", "--gvisor-timeout=6")
-    assert result.parseoutcomes() == {"passed": 2, "failed": 4}
-    result.stdout.fnmatch_lines(
-        ["*lost in this test's call: *exit status 3*", "*lost in this test's call*",
-         "*signal 9, status 137*", "*did not end within 6 s*", "*in waits_for_ever*",
-         COPIES.format("5 sandboxes")],
-    )  # fmt: skip
-
-
 def test_each_module_collects_its_own_files_alone(project: pytest.Pytester) -> None:
     """A file that the command line names, and its conftest.py, are in no other one's sandbox."""
     for name in "abc":

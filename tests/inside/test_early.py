@@ -15,36 +15,6 @@ STARTED_ONE = "*1 passed, its sandbox started in * ms*"
 """A line of the summary. Leavings of a session that another test has killed may end it."""
 
 
-def test_plugins_are_imported_inside_while_the_host_collects(project: pytest.Pytester) -> None:
-    """The host's collection waits for a plugin inside; no conftest.py is loaded before its end."""
-    made = project.mkdir("data") / "made"
-    project.makepyfile(
-        early_plugin=INSIDE
-        + """
-if inside:
-    os.write(2, b"the plugin is here")
-""",
-        conftest=INSIDE
-        + f"""
-if inside:
-    assert os.path.exists({str(made)!r})
-
-def pytest_collection_finish(session):
-    early = session.config.pluginmanager.get_plugin("gvisor-early")
-    if not inside:
-        link, until = early._started.link, time.monotonic() + 50
-        while b"the plugin is here" not in link.supervisor.pipes.stderr.last(1000):
-            assert time.monotonic() < until
-            link._turn(1.0)
-        open({str(made)!r}, "w").close()
-""",
-        test_it=INSIDE + "def test_it(tmp_path): assert inside",
-    )
-    result = inside(project, "-v", "-p", "early_plugin")
-    assert result.parseoutcomes() == {"passed": 1}
-    result.stdout.fnmatch_lines([STARTED_ONE])
-
-
 RUN_NO_TEST = {
     "--collect-only": "test_it.py::test_it",
     "--fixtures": "*tmp_path*",

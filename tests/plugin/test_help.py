@@ -125,14 +125,6 @@ def test_fixtures_are_listed_with_their_docstrings(here: Project) -> None:
     assert set(re.findall(r"`(\w+)`", named)) == FIXTURES.keys()
 
 
-@pytest.mark.parametrize("option", ["--setup-plan", "--setup-show", "--fixtures-per-test"])
-def test_plans_of_a_session_can_be_shown(here: Project, option: str) -> None:
-    """pytest's other listings name the fixtures and platforms."""
-    here.test("def test_it(gvisor): pass")
-    ran = here.run(option, "--gvisor-platform=systrap,ptrace").exits(0)
-    ran.shows("gvisor_platform").hides("INTERNALERROR")
-
-
 EACH = pytest.mark.parametrize("name", removed.SETTINGS)
 
 

@@ -100,25 +100,3 @@ def test_the_host_s_copy_is_a_column_of_the_report(alone: Project) -> None:
         argv = [sys.executable, *shlex.split(cell["command"])[1:]]
         again = subprocess.run(argv, capture_output=True, text=True, cwd=alone.folder)
         assert f"{verdict} in " in again.stdout, argv
-
-
-def test_a_parameter_called_native_stays_in_its_row(alone: Project) -> None:
-    """The host's cell is beside the sandbox's, and its command runs that test."""
-    alone.test("""
-        import os
-        import pytest
-        from pytest_gvisor import is_gvisor_kernel
-
-        @pytest.mark.parametrize("word", ["native-a", "native"])
-        def test_it(word):
-            assert is_gvisor_kernel(os.uname().release)
-    """)
-    options = ("--in-gvisor", "--gvisor-platform=native,systrap", "--gvisor-report=r.json")
-    alone.run(*options).ends(passed=2, failed=2)
-    rows = json.loads((alone.folder / "r.json").read_text())["tests"]
-    assert {row["test"]: [cell["platform"] for cell in row["cells"]] for row in rows} == {
-        "test_it.py::test_it[native-a]": ["native", "systrap"],
-        "test_it.py::test_it[native]": ["native", "systrap"],
-    }
-    words = shlex.split(rows[0]["cells"][0]["command"])[3:]
-    assert words == ["test_it.py::test_it[native-a]", "--no-gvisor"]

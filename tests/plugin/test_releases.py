@@ -9,7 +9,6 @@ import pytest
 from pytest_gvisor import Runsc
 from pytest_gvisor.report.model import State
 from pytest_gvisor.report.parse import parse
-from tests.fakes.fake import FINE, FakeRunsc
 from tests.plugin.conftest import Project, Ran
 
 TESTS = """
@@ -116,17 +115,3 @@ def test_a_matrix_that_cannot_be_meant_is_a_usage_error(
     args = [f"--gvisor-runsc={option}" for option in options]
     ran = here.test("def test_it(): pass").run(*args).exits(pytest.ExitCode.USAGE_ERROR)
     ran.shows(f"pytest-gvisor: --gvisor-runsc: {told}" if "label '" not in told else told)
-
-
-def test_of_plain_paths_the_last_one_counts_and_one_label_is_none(
-    here: Project, fake: FakeRunsc, missing: Path
-) -> None:
-    """A path may contain an equals sign after a slash, or after the label."""
-    fake.script(*FINE, ["task_exit", 0], ["exit", 0])
-    there = missing.with_name("a=b")
-    there.symlink_to(fake.path)
-    here.test("def test_it(runsc, gvisor_runsc): assert runsc is gvisor_runsc")
-    for options in ([missing, there], [f"label={there}"], ["./x=y", there]):
-        args = [f"--gvisor-runsc={option}" for option in options]
-        ran = here.run("-v", *args).ends(passed=1)
-        assert ids(ran) == ["test_it"]

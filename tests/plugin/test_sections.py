@@ -191,27 +191,6 @@ def test_an_error_points_at_the_line_of_the_test(here: Project) -> None:
     here.run("--full-trace").ends(failed=2, errors=1).shows("gvisor.py", "completed.py")
 
 
-@pytest.mark.parametrize("style", ["auto", "long", "short"])
-def test_an_error_that_is_a_cause_has_no_frames_of_this_package(here: Project, style: str) -> None:
-    """Each style of pytest's own leaves them out, also where a fixture of this package fails."""
-    here.test("""
-        import pytest
-
-        def test_it(gvisor):
-            try:
-                gvisor.run(["false"], check=True)
-            except Exception as error:
-                raise ValueError("mine") from error
-
-        @pytest.mark.gvisor(image="nothing.tar")
-        def test_no_image(gvisor):
-            pass
-    """)
-    ran = here.run(f"--tb={style}").ends(failed=1, errors=1)
-    ran.shows("ValueError: mine", "WorkloadFailed", "nothing.tar")
-    ran.hides("runner.py", "gvisor.py", "completed.py", "store.py")
-
-
 def test_an_unexpected_error_keeps_its_traceback(here: Project) -> None:
     """An error from elsewhere, such as in a hook, is shown with every frame."""
     here.test(

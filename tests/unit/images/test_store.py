@@ -58,15 +58,6 @@ def test_what_is_no_name_is_a_usage_error(tmp_path: Path, odd: Any) -> None:
         Images(Cache(str(tmp_path / "c"))).build(odd)
 
 
-def test_a_root_file_system_can_be_in_a_set(tmp_path: Path) -> None:
-    """Two root file systems with the same name and image are equal."""
-    (tmp_path / "i").write_bytes(saved(LAYERS))
-    images = Images(Cache(str(tmp_path / "c")))
-    first, again = (images.rootfs(tmp_path / "i") for _ in range(2))
-    assert {first, again} == {first}
-    images.close()
-
-
 class Exporting:
     """A daemon that exports this, and calls it so."""
 

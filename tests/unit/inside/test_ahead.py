@@ -81,21 +81,6 @@ def test_a_pytest_that_is_gone_is_judged_by_what_it_has_sent() -> None:
     assert named.first == NAMES[1]
 
 
-def test_many_are_named_where_tests_are_short() -> None:
-    """The longer one was, the fewer; none while enough are named."""
-    named = Ahead()
-    assert named.room == 1
-    named.took(0.001)
-    assert named.room == MOST
-    named.took(0.03)
-    assert 1 < named.room < MOST
-    named.took(1)
-    assert named.room == 1
-    named.took(0.001)
-    send(named, Commands(), 0, MOST)
-    assert named.room == 0
-
-
 class Config:
     """Takes the place of a configuration with these options."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import pytest_gvisor
-from pytest_gvisor import UsageError, bind, directory, host
+from pytest_gvisor import bind, directory, host
 from pytest_gvisor.oci import skeleton, system_folders
 from pytest_gvisor.oci.rootfs import host_system
 from pytest_gvisor.run.workload import make_workload
@@ -24,26 +24,6 @@ def test_a_mount_over_the_loaders_cache_is_not_read(
     """The guest has its libraries named to it where the caller's mount holds the loader's list."""
     start = interpreter.start(host(), [bind(tmp_path, over)])
     assert ("--library-path" in start.argv) is own
-
-
-def test_no_locale_and_no_time_zone_of_the_root_is_read() -> None:
-    """The environment fixes both, with a file that no root file system can bring."""
-    start = interpreter.start(host(), [])
-    assert start.env == {"LC_ALL": "C", "TZ": f"{interpreter.PRIVATE}/guest/utc"}
-
-
-def test_a_root_without_a_mount_point_is_an_error_that_names_the_folder_to_make(
-    tmp_path: Path,
-) -> None:
-    """A link and a folder with something in it are no mount points; the named folder is one."""
-    (tmp_path / "srv").mkdir()
-    (tmp_path / "srv/file").touch()
-    (tmp_path / "mnt").symlink_to("nowhere")
-    with pytest.raises(UsageError, match=str(tmp_path)) as caught:
-        interpreter.start(directory(tmp_path), [])
-    assert caught.value.next_step == "Make an empty folder .pytest-gvisor in it."
-    (tmp_path / ".pytest-gvisor").mkdir()
-    assert interpreter.start(directory(tmp_path), []).under == interpreter.PRIVATE
 
 
 def test_a_root_of_the_user_s_gets_no_more_of_the_host_than_the_python(

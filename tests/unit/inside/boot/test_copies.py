@@ -215,21 +215,6 @@ def test_a_sandbox_that_does_not_come_to_its_gate_is_left_to_its_test(
     assert ("did not begin as copies: it repeats" in made.said()) == (type(error) is SnapshotError)
 
 
-def test_the_next_copy_starts_ahead_and_one_test_takes_it(made: Made) -> None:
-    """There is one at a time, and its start counts from the moment when a test asks for it."""
-    made.copies.prepare()
-    assert not made.started
-    assert made.begin() == "cold"
-    made.copies.prepare()
-    made.copies.prepare()
-    assert len(made.started) == 2
-    assert made.begin() == made.started[1][0] != "cold"
-    assert made.started[1][1].did == ["greet", "count", "went on", "wait"]
-    assert made.begin() == made.started[2][0]
-    assert made.started[2][1].did == ["went on", "wait"]
-    assert made.copies.begun == 2
-
-
 @pytest.mark.parametrize("change", ["a program", "data in use", "another plan"])
 def test_a_copy_ahead_that_may_have_seen_old_files_is_not_taken(
     change: str, made: Made, project: Path

@@ -109,16 +109,6 @@ def test_an_attribute_is_that_of_the_test_that_runs(junit: Host, log_xml: LogXML
     assert len(log_xml.node_reporters) == 1
 
 
-def test_the_name_of_an_attribute_is_one_that_xml_has(junit: Host, log_xml: LogXML) -> None:
-    """Others are left out with a warning: they would be markup, or take another test's place."""
-    for name in ('a="b"><x', "name", "classname", "file", "line", "xmlns"):
-        junit.take("junit", {"id": INNER, "name": name, "value": ""})
-    markup, identity = junit.said()
-    assert markup.startswith("1 attributes of the JUnit report")
-    assert identity.startswith("5 attributes of the JUnit report that tell the test")
-    assert log_xml.node_reporters == {}
-
-
 @pytest.mark.parametrize(
     "data",
     [None, 5, "x", [], {}, {"name": "a"}, {"name": "a", "value": 1}, {"name": ["a"], "value": ""}],

@@ -4,7 +4,6 @@ import compileall
 import importlib
 import marshal
 import os
-import py_compile
 import sys
 from collections.abc import Callable, Iterator
 from importlib.util import MAGIC_NUMBER, cache_from_source
@@ -72,30 +71,6 @@ def test_what_was_imported_is_stored(module: Path, memory: int) -> None:
     found = stored(memory)
     assert {NAME, "re", "_pytest", "_pytest.config", *guests("tests.worker", "tests.link")} <= found
     assert "__main__" not in stored(memory)
-
-
-def test_modules_of_this_package_are_stored_as_far_as_they_are_imported_inside(memory: int) -> None:
-    """The plugin itself is; what starts sandboxes is not."""
-    options = importlib.import_module("pytest_gvisor.plugin.options")
-    py_compile.compile(str(options.__file__), doraise=True)  # Python may be told to write none
-    byte_code.store(memory, lambda path: True)
-    ours = {name for name in stored(memory) if name.startswith("pytest_gvisor.")}
-    assert "pytest_gvisor.plugin.options" in ours
-    assert not [
-        name for name in ours if name.startswith(("pytest_gvisor.run", "pytest_gvisor.oci"))
-    ]
-
-
-def test_what_the_guest_begins_with_is_compiled_where_no_installer_has(
-    memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The byte code is kept for the next session, as that of any module."""
-    monkeypatch.setattr(sys, "pycache_prefix", os.fspath(tmp_path))
-    monkeypatch.setattr(sys, "dont_write_bytecode", False)
-    byte_code.store(memory, lambda path: True)
-    assert guests("tests.worker", "tests.link", "tests.program") <= stored(memory)
-    kept = {path.name.partition(".")[0] for path in tmp_path.rglob("*.pyc")}
-    assert {"worker", "link", "byte_code"} <= kept
 
 
 OTHERS: dict[str, Callable[[Path], object]] = {
