@@ -1,6 +1,5 @@
 """Malicious ids, users, JSON and bundles; a canary tree beside them stays unchanged."""
 
-import errno
 import json
 import secrets
 import shutil
@@ -8,7 +7,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +19,8 @@ from tests.faults.census import canary_tree, facts
 from tests.faults.little import eventually
 
 ODD_IDS = [
-    "/../victim",
-    "/../../victim",
-    "/..",
-    "/a/b",
-    "\n",
-    "\0",
-    "é",
-    "A",
-    "x" * 100,
-    " -detach",
-]
+    "/../victim", "/../../victim", "/..", "/a/b", "\n", "\0", "é", "A", "x" * 100, " -detach",
+]  # fmt: skip
 
 
 @pytest.mark.fault("B1")
@@ -96,39 +85,6 @@ def test_of_two_runs_with_one_id_the_second_is_refused(
     assert first[0].completed is not None
     assert first[0].completed.stdout == "well"
     assert runs.left() == []
-
-
-@pytest.mark.fault("B2")
-def test_of_two_runs_that_take_one_id_at_once_one_runs_and_one_is_refused(
-    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two runs choose one id at the same moment, again and again: one runs, one is refused."""
-    fake.script(*FINE, ["echo"], ["task_exit", 0], ["exit", 0])
-    runs.launcher.session()
-    for number in range(5):
-        together, one_is_over = threading.Barrier(2), threading.Event()
-
-        def same(*_: object, together: threading.Barrier = together, number: int = number) -> str:
-            together.wait(30)
-            return f"{number}" * 8
-
-        def run(over: threading.Event = one_is_over) -> Ended:
-            def pieces() -> Any:
-                yield b"well" if over.wait(20) else b"both run"
-
-            ended = runs(input=pieces())
-            over.set()
-            return ended
-
-        monkeypatch.setattr(secrets, "token_hex", same)
-        with ThreadPoolExecutor(2) as pool:
-            ended = [future.result() for future in [pool.submit(run), pool.submit(run)]]
-        (error,) = [one.error for one in ended if one.error]
-        (completed,) = [one.completed for one in ended if one.completed]
-        assert isinstance(error, LaunchError)
-        assert (error.stage, error.errno) == ("workspace", errno.EEXIST)
-        assert completed.stdout == "well"
-        assert runs.left() == []
 
 
 @pytest.fixture

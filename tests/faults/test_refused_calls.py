@@ -35,13 +35,9 @@ NEW_KEEPER = (
 def refusing(little: Little, refuse: str, stage: str, number: int, call: str = "") -> None:
     """Write the project: with a keeper that is started under the filter."""
     words = {
-        "SECCOMP": repr(str(Path(__file__).parent)),
-        "START": NEW_KEEPER,
-        "REFUSE": refuse,
-        "STAGE": repr(stage),
-        "ERRNO": str(number),
-        "CALL": repr(call),
-    }
+        "SECCOMP": repr(str(Path(__file__).parent)), "START": NEW_KEEPER, "REFUSE": refuse,
+        "STAGE": repr(stage), "ERRNO": str(number), "CALL": repr(call),
+    }  # fmt: skip
     text = TESTS
     for word, value in words.items():
         text = text.replace(word, value)

@@ -122,15 +122,11 @@ def test_a_mixed_suite_reads_as_on_the_host(project: pytest.Pytester) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("-x",),
-        ("--maxfail=2", "-q"),
-        ("-k", "parametrized or unit"),
-        ("--tb=short", "-ra"),
-        ("--deselect", "test_mixed.py::test_fails"),
-        ("--setup-show", "-rA"),
+        ("-x",), ("--maxfail=2", "-q"), ("-k", "parametrized or unit"), ("--tb=short", "-ra"),
+        ("--deselect", "test_mixed.py::test_fails"), ("--setup-show", "-rA"),
     ],
     ids=" ".join,
-)
+)  # fmt: skip
 def test_options_mean_the_same(arguments: tuple[str, ...], project: pytest.Pytester) -> None:
     """Options that choose tests, stop the run or change the output mean the same inside."""
     project.makepyfile(test_mixed=SUITE)

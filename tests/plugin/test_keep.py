@@ -87,13 +87,8 @@ def test_the_script_repeats_the_run(here: Project) -> None:
         done = replay(moved)
         assert (done.stdout, done.stderr, done.returncode) == (b"a\0\xffb\n", b"err\n", 7)
     assert sorted(os.listdir(moved)) == [
-        "bundle",
-        "log",
-        "order.json",
-        "panic",
-        "replay.sh",
-        "stdin",
-    ]
+        "bundle", "log", "order.json", "panic", "replay.sh", "stdin",
+    ]  # fmt: skip
 
 
 def test_the_script_repeats_what_was_unusual_about_a_run(here: Project) -> None:

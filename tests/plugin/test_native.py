@@ -79,12 +79,8 @@ def test_the_host_s_copy_is_a_column_of_the_report(alone: Project) -> None:
         """
     )
     options = (
-        "--in-gvisor",
-        "--gvisor-platform",
-        "native,ptrace",
-        "--gvisor-report",
-        "report.json",
-    )
+        "--in-gvisor", "--gvisor-platform", "native,ptrace", "--gvisor-report", "report.json",
+    )  # fmt: skip
     ran = alone.run(*options).ends(passed=4, failed=1)
     ran.shows("test_it.py::test_kernel: native FAILED, ptrace passed")
     ran.shows("native: 1 passed, 1 failed")

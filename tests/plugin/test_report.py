@@ -75,17 +75,11 @@ TESTS = """
         assert 0, "inside"
 """
 STATES = {
-    "test_runs": State.PASSED,
-    "test_broken": State.ERROR,
-    "test_late": State.ERROR,
-    "test_skips": State.SKIPPED,
-    "test_known": State.XFAILED,
-    "test_surprise": State.XPASSED,
-    "test_words[systrap]": State.PASSED,
-    "test_words[b]": State.PASSED,
-    "test_inside": State.PASSED,
-    "test_inside_too": State.FAILED,
-}
+    "test_runs": State.PASSED, "test_broken": State.ERROR, "test_late": State.ERROR,
+    "test_skips": State.SKIPPED, "test_known": State.XFAILED, "test_surprise": State.XPASSED,
+    "test_words[systrap]": State.PASSED, "test_words[b]": State.PASSED,
+    "test_inside": State.PASSED, "test_inside_too": State.FAILED,
+}  # fmt: skip
 MATRIX = ("--gvisor-platform=systrap,kvm,ptrace", "-o", "xfail_strict=false")
 
 

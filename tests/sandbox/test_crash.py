@@ -66,14 +66,9 @@ def test_everybody_is_told_when_the_sentry_dies(gvisor: Gvisor) -> None:
         assert completed.outcome is Outcome.SANDBOX_CRASHED
         assert not sandbox.alive
         uses: tuple[Callable[[], object], ...] = (
-            lambda: sandbox.exec(["true"]),
-            sandbox.ping,
-            lambda: sandbox.get("/x"),
-            lambda: sandbox.put("/x", b""),
-            process.wait,
-            process.poll,
-            process.terminate,
-        )
+            lambda: sandbox.exec(["true"]), sandbox.ping, lambda: sandbox.get("/x"),
+            lambda: sandbox.put("/x", b""), process.wait, process.poll, process.terminate,
+        )  # fmt: skip
         for use in uses:
             with pytest.raises(SandboxCrashed):
                 use()

@@ -109,16 +109,11 @@ def test_colours_of_what_shows_differences_stay(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "\x1b[37;42mwithout an end",
-        "\x1b[37;42ma \x1b[32mgreen on green\x1b[0m",
-        "\x1b[32;42mgreen on green\x1b[0m",
-        "\x1b[37;47mwhite on white\x1b[0m",
-        "\x1b[42ma\x1b[0m",
-        "\x1b[0;30mblack\x1b[0m",
-        "\x1b[8mhidden\x1b[0m",
-        "\x1b[2Jcleared\x1b[0m",
+        "\x1b[37;42mwithout an end", "\x1b[37;42ma \x1b[32mgreen on green\x1b[0m",
+        "\x1b[32;42mgreen on green\x1b[0m", "\x1b[37;47mwhite on white\x1b[0m", "\x1b[42ma\x1b[0m",
+        "\x1b[0;30mblack\x1b[0m", "\x1b[8mhidden\x1b[0m", "\x1b[2Jcleared\x1b[0m",
     ],
-)
+)  # fmt: skip
 def test_a_colour_that_can_hide_text_is_written_out(text: str) -> None:
     """A background under any other colour could be of that colour."""
     assert safe_but_colour(text).startswith("\\x1b[")

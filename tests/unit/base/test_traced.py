@@ -69,21 +69,13 @@ def test_what_failed_was_neither_read_nor_written() -> None:
 @pytest.mark.parametrize(
     ("pattern", "path", "matches"),
     [
-        ("/a/**", "/a/b/c", True),
-        ("/a/**", "/a", True),
-        ("/a/**", "/ab", False),
-        ("/a/*", "/a/b", True),
-        ("/a/*", "/a/b/c", False),
-        ("/a/**/c", "/a/c", True),
-        ("/a/**/c", "/a/x/y/c", True),
-        ("/a/?", "/a/b", True),
-        ("/a/?", "/a//", False),
-        ("**", "/x\ny", True),
-        ("/[a]", "/[a]", True),
-        ("/[a]", "/a", False),
+        ("/a/**", "/a/b/c", True), ("/a/**", "/a", True), ("/a/**", "/ab", False),
+        ("/a/*", "/a/b", True), ("/a/*", "/a/b/c", False), ("/a/**/c", "/a/c", True),
+        ("/a/**/c", "/a/x/y/c", True), ("/a/?", "/a/b", True), ("/a/?", "/a//", False),
+        ("**", "/x\ny", True), ("/[a]", "/[a]", True), ("/[a]", "/a", False),
         ("/a.b", "/axb", False),
     ],
-)
+)  # fmt: skip
 def test_a_pattern_of_paths(pattern: str, path: str, matches: bool) -> None:
     """A star ends at a slash, two do not, and nothing else is special."""
     assert (violations(Trace(files=(read(path),)), read=["/no", pattern]) == []) == matches
@@ -241,16 +233,10 @@ def test_a_tree_has_each_process_below_its_parent() -> None:
         ),
     )  # fmt: skip
     assert trace.tree().split("\n")[1:] == [
-        "  process 1: sh -c",
-        "    read: /a",
-        "    called 2x: unlink",
-        "    process 2: cat",
-        "      process 4: ls",
-        "        read: /\\n  forged",
-        "    process 3: tee",
-        "      connected: unix:/s",
-        "  process 9: left",
-    ]
+        "  process 1: sh -c", "    read: /a", "    called 2x: unlink", "    process 2: cat",
+        "      process 4: ls", "        read: /\\n  forged", "    process 3: tee",
+        "      connected: unix:/s", "  process 9: left",
+    ]  # fmt: skip
 
 
 def test_a_tree_of_much_is_cut() -> None:

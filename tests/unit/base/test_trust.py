@@ -39,23 +39,16 @@ def test_root_and_this_user_are_trusted(uid: int, *, owns: bool) -> None:
 @pytest.mark.parametrize(
     ("path", "mode", "is_writable", "owns"),
     [
-        ("/usr", FOLDER | 0o755, False, True),
-        ("/usr/bin/runsc", FILE | 0o755, False, True),
-        ("/opt/gvisor", FOLDER | 0o755, False, True),
-        ("/", FOLDER | 0o755, False, True),
-        ("/nix", FOLDER | 0o755, False, True),
-        ("/nix/store", FOLDER | 0o1775, False, True),
-        ("/nix/store/a", FOLDER | 0o555, False, True),
-        ("/usr/bin", FOLDER | 0o755, True, False),
-        ("/", FOLDER | 0o755, True, False),
-        ("/srv", FOLDER | 0o755, False, False),
-        ("/usrx", FOLDER | 0o755, False, False),
-        ("/tmp", FOLDER | 0o1777, True, True),
-        ("/home", FOLDER | 0o755, False, True),
-        ("/run/user", FILE | 0o755, False, False),
+        ("/usr", FOLDER | 0o755, False, True), ("/usr/bin/runsc", FILE | 0o755, False, True),
+        ("/opt/gvisor", FOLDER | 0o755, False, True), ("/", FOLDER | 0o755, False, True),
+        ("/nix", FOLDER | 0o755, False, True), ("/nix/store", FOLDER | 0o1775, False, True),
+        ("/nix/store/a", FOLDER | 0o555, False, True), ("/usr/bin", FOLDER | 0o755, True, False),
+        ("/", FOLDER | 0o755, True, False), ("/srv", FOLDER | 0o755, False, False),
+        ("/usrx", FOLDER | 0o755, False, False), ("/tmp", FOLDER | 0o1777, True, True),
+        ("/home", FOLDER | 0o755, False, True), ("/run/user", FILE | 0o755, False, False),
         ("/tmp/x", FOLDER | 0o755, False, False),
     ],
-)
+)  # fmt: skip
 def test_an_owner_without_a_number_is_root_in_the_system_s_folders(
     path: str, mode: int, *, is_writable: bool, owns: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,21 +178,14 @@ def test_the_last_folder_of_a_way_is_judged_too() -> None:
 @pytest.mark.parametrize(
     ("uid_map", "euid", "overflow"),
     [
-        ("0 0 4294967295\n", 0, None),
-        ("0 0 4294967295\n", ME, None),
-        ("0 0 4294967294\n", 0, OVERFLOW),
-        ("0 1000 1\n", 0, OVERFLOW),
-        ("1000 1000 1\n", ME, OVERFLOW),
-        ("0 1000 1\n1 100000 65536\n", 0, OVERFLOW),
-        ("0 1000 1\n1 100000 65536\n", ME, None),
-        ("0 1000 1\n1 100000 65533\n", ME, OVERFLOW),
-        ("0 1000 1\n1 100000 65534\n", ME, None),
-        ("65534 1000 1\n", ME, None),
-        ("65535 1000 1\n", ME, OVERFLOW),
-        ("", ME, OVERFLOW),
-        (None, ME, None),
+        ("0 0 4294967295\n", 0, None), ("0 0 4294967295\n", ME, None),
+        ("0 0 4294967294\n", 0, OVERFLOW), ("0 1000 1\n", 0, OVERFLOW),
+        ("1000 1000 1\n", ME, OVERFLOW), ("0 1000 1\n1 100000 65536\n", 0, OVERFLOW),
+        ("0 1000 1\n1 100000 65536\n", ME, None), ("0 1000 1\n1 100000 65533\n", ME, OVERFLOW),
+        ("0 1000 1\n1 100000 65534\n", ME, None), ("65534 1000 1\n", ME, None),
+        ("65535 1000 1\n", ME, OVERFLOW), ("", ME, OVERFLOW), (None, ME, None),
     ],
-)
+)  # fmt: skip
 def test_the_overflow_uid_can_stand_for_root_where_it_is_nobody_s(
     uid_map: str | None, euid: int, overflow: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -185,17 +185,12 @@ def damaged(name: str) -> bytes:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("flipped layer", "digest|damaged|truncated"),
-        ("other layer", "size|should have"),
-        ("missing layer", "layer .* is missing"),
-        ("other manifest", "has the digest"),
-        ("no layout", "has no"),
-        ("other version", "version"),
-        ("path as digest", "not a sha256"),
-        ("no json", "not JSON|nested"),
-        ("wrong size", "bytes, and should have"),
+        ("flipped layer", "digest|damaged|truncated"), ("other layer", "size|should have"),
+        ("missing layer", "layer .* is missing"), ("other manifest", "has the digest"),
+        ("no layout", "has no"), ("other version", "version"), ("path as digest", "not a sha256"),
+        ("no json", "not JSON|nested"), ("wrong size", "bytes, and should have"),
     ],
-)
+)  # fmt: skip
 def test_a_damaged_oci_image_is_refused(read: Read, name: str, says: str) -> None:
     """Every document and layer has its digest and size."""
     with pytest.raises(ImageError, match=says):

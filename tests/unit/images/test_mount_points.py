@@ -31,15 +31,12 @@ def tree(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda root: (root / "d/f").write_text("y"),
-        lambda root: (root / "d/f").chmod(0o600),
-        lambda root: os.truncate(root / "d/f", 0),
-        lambda root: (root / "d/e").rmdir(),
-        lambda root: (root / "d/e/new").touch(),
-        lambda root: (root / "l").rename(root / "k"),
+        lambda root: (root / "d/f").write_text("y"), lambda root: (root / "d/f").chmod(0o600),
+        lambda root: os.truncate(root / "d/f", 0), lambda root: (root / "d/e").rmdir(),
+        lambda root: (root / "d/e/new").touch(), lambda root: (root / "l").rename(root / "k"),
         lambda root: root.chmod(0o700),
     ],
-)
+)  # fmt: skip
 def test_each_change_is_seen(tree: Path, change: Callable[[Path], None]) -> None:
     """Wherever in the tree it is made."""
     before = seal(str(tree))

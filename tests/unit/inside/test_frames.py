@@ -54,19 +54,11 @@ def announced(size: int, *, payload: int = 0, number: int = 0, tag: bytes = NO_T
 @pytest.mark.parametrize(
     "stream",
     [
-        framed(b"{"),
-        framed(b"[]"),
-        framed(b"{}"),
-        framed(b'{"type": 1}'),
-        framed(b"\xff\xfe"),
-        framed(b"[" * 100_000),
-        announced(2**31),
-        announced(2, payload=1),
-        announced(2, number=1),
-        announced(2, tag=b"guessed!"),
-        b"\xff" * 20,
+        framed(b"{"), framed(b"[]"), framed(b"{}"), framed(b'{"type": 1}'), framed(b"\xff\xfe"),
+        framed(b"[" * 100_000), announced(2**31), announced(2, payload=1), announced(2, number=1),
+        announced(2, tag=b"guessed!"), b"\xff" * 20,
     ],
-)
+)  # fmt: skip
 def test_what_is_no_message_is_refused(stream: bytes) -> None:
     """A message of another type, another head than is due and deep nesting are refused."""
     with pytest.raises(FrameError):

@@ -132,14 +132,9 @@ class Browser:
     def press(self, *keys: str) -> None:
         """Press keys, as a keyboard does."""
         codes = {
-            "Tab": 9,
-            "Enter": 13,
-            "Escape": 27,
-            " ": 32,
-            "ArrowUp": 38,
-            "ArrowDown": 40,
+            "Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "ArrowUp": 38, "ArrowDown": 40,
             "ArrowRight": 39,
-        }
+        }  # fmt: skip
         for key in keys:
             text = {"Enter": "\r", " ": " "}.get(key, "")
             shared = {"key": key, "code": "Space" if key == " " else key,

@@ -249,17 +249,10 @@ def test_a_file_that_breaks_a_rule_is_refused_with_the_place(
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "{",
-        "[]",
-        "null",
-        "\xff",
-        '{"schema": NaN}',
-        "[" * 100_000,
-        '"\\ud800"',
+        "", "{", "[]", "null", "\xff", '{"schema": NaN}', "[" * 100_000, '"\\ud800"',
         '{"schema": 1, "schema": 1}',
     ],
-)
+)  # fmt: skip
 def test_what_is_no_json_of_ours_is_refused(text: str) -> None:
     """Invalid JSON is a report error, without the parser's traceback."""
     with pytest.raises(ReportError, match=r"^x: "):

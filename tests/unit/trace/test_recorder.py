@@ -57,16 +57,11 @@ def internet(address: str, port: int) -> bytes:
 @pytest.mark.parametrize(
     ("path", "more", "whole"),
     [
-        (b"/a/b", {}, "/a/b"),
-        (b"b", {}, "/here/b"),
-        (b"../b//c/.", {}, "/b/c"),
-        (b"/..//a", {}, "/a"),
-        (b"//a", {}, "/a"),
-        (b"b", {"folder": b"/x"}, "/x/b"),
-        (b"/a", {"folder": b"/x"}, "/a"),
-        (b".", {"cwd": b"/"}, "/"),
+        (b"/a/b", {}, "/a/b"), (b"b", {}, "/here/b"), (b"../b//c/.", {}, "/b/c"),
+        (b"/..//a", {}, "/a"), (b"//a", {}, "/a"), (b"b", {"folder": b"/x"}, "/x/b"),
+        (b"/a", {"folder": b"/x"}, "/a"), (b".", {"cwd": b"/"}, "/"),
     ],
-)
+)  # fmt: skip
 def test_a_path_is_made_whole(path: bytes, more: dict[str, Any], whole: str) -> None:
     """From the folder whose descriptor the call had, or from the current one."""
     trace = made((7, events.opened(path, READ, **more)))

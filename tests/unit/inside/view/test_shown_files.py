@@ -110,16 +110,12 @@ def test_a_link_that_is_not_shown_itself_is_named(project: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        MISSING.format("{0}/data/missing"),
-        MISSING.format("{0}/project/missing"),
-        MISSING.format("{0}/project/link/../project"),
-        MISSING.format("/proc/self"),
-        MISSING.format("/"),
-        MISSING.format("\0"),
-        MISSING.format("loop"),
+        MISSING.format("{0}/data/missing"), MISSING.format("{0}/project/missing"),
+        MISSING.format("{0}/project/link/../project"), MISSING.format("/proc/self"),
+        MISSING.format("/"), MISSING.format("\0"), MISSING.format("loop"),
         "No such file or directory",
     ],
-)
+)  # fmt: skip
 def test_nothing_is_said_of_other_failures(project: Path, text: str) -> None:
     """The host has no such file, tests see it, or it cannot be shown."""
     (project / "loop").symlink_to("loop")

@@ -50,6 +50,16 @@ def test_the_project_and_what_it_imports_from_are_shown(
     assert visible.named_packages(pytester.parseconfig()) == [package]
 
 
+def test_many_packages_of_a_folder_are_counted(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three are named."""
+    for number, words in ((3, ["/x/0", "/x/1", "/x/2"]), (4, ["4 in /x"])):
+        found = [f"/x/{n}" for n in range(number)]
+        monkeypatch.setattr(packages, "found", lambda found=found: found)
+        assert visible.named_packages(pytester.parseconfig()) == words
+
+
 @pytest.mark.parametrize("folder", ["/", "/tmp", "/var/tmp", "/etc", "/proc", "/sys/fs", ""])
 def test_what_would_show_too_much_is_refused(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str
@@ -170,11 +180,30 @@ def asked(pytester: pytest.Pytester, *arguments: str) -> list[str]:
     return [os.path.relpath(path, pytester.path) for path in found]
 
 
+def test_options_and_ini_key_add_up(pytester: pytest.Pytester) -> None:
+    """Globs are resolved, and a relative path is one from where it was written."""
+    for name in ("sub/data.txt", "a.json", "b.json", ".c.json"):
+        pytester.path.joinpath(name).parent.mkdir(exist_ok=True)
+        pytester.path.joinpath(name).touch()
+    pytester.makeini("[pytest]\ngvisor_readable =\n    sub\n    *.json\n    none-*\n")
+    os.chdir("sub")
+    found = asked(pytester, "--gvisor-readable=data.txt", "--gvisor-readable=../a.json")
+    assert found == ["sub", "a.json", "b.json", "sub/data.txt"]
+
+
 @pytest.mark.parametrize("path", ["missing", "/", "/proc/self", "/dev/null", "/var"])
 def test_what_cannot_be_shown_is_refused(pytester: pytest.Pytester, path: str) -> None:
     """A missing path, the kernel's files and what holds sockets of engines are usage errors."""
     with pytest.raises(UsageError, match="--gvisor-readable"):
         asked(pytester, f"--gvisor-readable={path}")
+
+
+def test_a_home_folder_is_shown_without_names_that_begin_with_a_dot(home: Path) -> None:
+    """Its entries are shown one by one, its links are not followed, a FIFO is left out."""
+    whole, opened, links = visible._opened([str(home)])
+    assert whole == [f"{home}/notes", f"{home}/project"]
+    assert opened == [str(home)]
+    assert links == [(f"{home}/link", "/srv/elsewhere")]
 
 
 def test_a_folder_that_holds_a_home_folder_is_opened_down_to_it(home: Path) -> None:
@@ -191,6 +220,11 @@ def test_a_link_to_a_home_folder_stays_a_link(home: Path, tmp_path: Path) -> Non
     whole, _opened, links = visible._opened([str(tmp_path / "alias")])
     assert (str(tmp_path / "alias"), str(home)) in links
     assert whole == [f"{home}/notes", f"{home}/project"]
+
+
+def test_what_is_asked_for_by_name_is_shown(home: Path) -> None:
+    """A name that begins with a dot is no obstacle there."""
+    assert visible._opened([f"{home}/.config/tool"])[0] == [f"{home}/.config/tool"]
 
 
 def hidden(root: Path, *found: Path, asked: tuple[str, ...] = ()) -> set[str]:

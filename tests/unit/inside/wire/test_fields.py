@@ -9,12 +9,9 @@ from pytest_gvisor.inside.wire import fields
 from tests.unit.inside.wire.test_reports import data_of, revived
 
 EXTRA = {
-    "format_type": "text",
-    "name": "Text",
-    "content": "all of it",
-    "mime_type": "text/plain",
+    "format_type": "text", "name": "Text", "content": "all of it", "mime_type": "text/plain",
     "extension": "txt",
-}
+}  # fmt: skip
 
 
 def extras_of(**changes: Any) -> tuple[list[dict[str, Any]], list[str]]:
