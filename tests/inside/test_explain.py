@@ -209,26 +209,6 @@ def test_a_flake_is_called_a_flake(
     assert [path for path in Path(folder).iterdir() if "explain" in path.name] == []
 
 
-def test_a_test_that_does_not_run_again_is_not_explained(project: pytest.Pytester) -> None:
-    """On the host it ends its pytest, from the second time on."""
-    project.makepyfile(
-        """
-        import os, pathlib
-        from pytest_gvisor import is_gvisor_kernel
-
-        def test_it():
-            before = pathlib.Path(__file__).with_name("before")
-            if not is_gvisor_kernel(os.uname().release):
-                if before.exists():
-                    os._exit(0)
-                before.touch()
-                assert False
-        """
-    )
-    told = explained(project)
-    assert told == {"test_it": "it did not run again: the pytest that repeats it ended before"}
-
-
 @pytest.mark.parametrize(
     ("strace", "cause"),
     [(None, "strace(1) is not installed"), ("/bin/false", "strace(1) may not trace here")],

@@ -110,19 +110,3 @@ def test_a_marker_that_cannot_be_meant_is_refused(project: pytest.Pytester, argu
     result = project.runpytest_inprocess("-p", "no:cacheprovider")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*::test_it*: write @pytest.mark.in_gvisor(fresh=True)*"])
-
-
-def test_a_setting_that_a_hook_has_broken_fails_its_test_alone(project: pytest.Pytester) -> None:
-    """A marker that a hook adds when all tests are collected is read when its test is to run."""
-    project.makeconftest(
-        """
-        import pytest
-
-        def pytest_collection_modifyitems(items):
-            items[-1].add_marker(pytest.mark.gvisor(timeout="soon"))
-        """
-    )
-    project.makepyfile("def test_first(): pass\ndef test_second(): pass\ndef test_last(): pass\n")
-    result = project.runpytest_subprocess("--in-gvisor")
-    assert result.parseoutcomes() == {"passed": 2, "errors": 1}
-    result.stdout.fnmatch_lines(["*test_last (*: @pytest.mark.gvisor: timeout='soon'*"])

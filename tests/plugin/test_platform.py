@@ -222,17 +222,3 @@ def test_what_pytest_does_not_parametrize_says_where_it_does_not_run(
     ran = alone.run(*args, "--gvisor-strict").exits(1)
     ran.shows("runs on ptrace alone, and not on systrap").hides("PytestGvisorWarning")
     alone.run("--doctest-modules", "--gvisor-platform", "ptrace").ends(passed=1)
-
-
-def test_a_test_that_runs_on_one_of_its_platforms_fails_as_expected_by_no_xfail(
-    here: Project,
-) -> None:
-    """Under --gvisor-strict: it came to no run."""
-    here.test("""
-        import pytest
-
-        @pytest.mark.gvisor(xfail={"ptrace": "known"})
-        def test_it(request):
-            request.getfixturevalue("gvisor")
-    """)
-    here.run("--gvisor-platform", "ptrace,systrap", "--gvisor-strict").ends(failed=1)

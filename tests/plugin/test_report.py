@@ -608,6 +608,35 @@ def test_of_what_each_worker_has_run_the_worst_is_shown(here: Project) -> None:
         assert (cell.state, [o.state for o in cell.others]) == (State.PASSED, [State.SKIPPED])
 
 
+def test_a_test_that_is_run_twice_has_its_worst_state(here: Project) -> None:
+    """A test that runs twice has its worst state, if no plugin discards the first try."""
+    here.test(
+        """
+        from pathlib import Path
+
+        def test_it(gvisor_platform):
+            tried = Path("tried")
+            again = tried.exists()
+            tried.touch()
+            assert again, "the first time"
+        """,
+        conftest="""
+        import pytest
+        from _pytest.runner import runtestprotocol
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_runtest_protocol(item, nextitem):
+            for _ in range(2):
+                runtestprotocol(item, nextitem=nextitem)
+            return True
+        """,
+    )
+    here.run("--gvisor-report=r.json").ends(passed=1, failed=1)
+    (cell,) = cells(read(here.folder), "systrap").values()
+    assert cell.state is State.FAILED
+    assert "the first time" in cell.message
+
+
 def test_what_is_too_much_is_left_out_and_counted(here: Project) -> None:
     """Details of passed tests go first; a failed one has twice the room, and a rerun frees it."""
     assert PLUGINS.is_dir(), f"{PLUGINS} is not there: run scripts/setup"

@@ -138,12 +138,6 @@ def test_pyproject_toml_may_hold_typed_values(here: Project, table: str, platfor
     here.run().ends(passed=2).shows("systrap, ptrace, network host, strict")
 
 
-def test_a_whole_number_of_seconds_is_a_timeout_in_toml(here: Project) -> None:
-    """TOML's ``2`` is as good as ``2.0``."""
-    here.write({"pyproject.toml": "[tool.pytest]\ngvisor_timeout = 2\n"})
-    here.test("def test_it(gvisor): assert gvisor.settings.timeout == 2.0").run().ends(passed=1)
-
-
 BAD = {
     "[pytest]\ngvisor_timeout = soon": "gvisor_timeout in ",
     "[pytest]\ngvisor_timeout = 0": "gvisor_timeout in ",

@@ -166,28 +166,6 @@ def test_what_keeps_a_test_from_running_is_no_expected_failure(here: Project) ->
     ran.shows("XFAIL at setup of test_it.py::test_workload")
 
 
-def test_runxfail_runs_tests_as_if_nothing_were_expected(here: Project) -> None:
-    """pytest's own option, for tests on the host and inside alike."""
-    here.test("""
-        import pytest
-
-        @pytest.mark.gvisor(platform="ptrace", xfail={"ptrace": "reason"})
-        def test_host(gvisor_platform):
-            assert 0
-
-        @pytest.mark.in_gvisor
-        @pytest.mark.gvisor(platform="ptrace", xfail={"ptrace": "reason"})
-        def test_inside():
-            assert 0
-
-        @pytest.mark.in_gvisor
-        @pytest.mark.gvisor(platform="ptrace", xfail={"ptrace": "reason"})
-        def test_passes():
-            pass
-    """)
-    assert here.run("--runxfail").outcomes() == {"failed": 2, "passed": 1}
-
-
 def test_a_platform_that_is_not_there_is_no_expected_failure(here: Project, no_kvm: str) -> None:
     """A missing platform is a skip, and under `--gvisor-strict` an error, as no test ran."""
     here.test(

@@ -41,22 +41,6 @@ def call(folder: Path, *, release: str, script: str, apt: str = "") -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize(("release", "wanted"), [(DEBIAN, True), (UBUNTU, False)])
-def test_ubuntu_s_chromium_which_is_a_snap_is_not_asked_for(
-    tmp_path: Path, release: str, wanted: bool
-) -> None:
-    """The snap cannot read temporary folders; on Debian the package is wanted for the report."""
-    words = call(tmp_path, release=release, script="missing_packages test").split()
-    assert ("chromium" in words) is wanted
-    assert {"gcc", "podman", "docker.io"} <= set(words)
-
-
-def test_the_demo_takes_python_and_a_busybox_alone(tmp_path: Path) -> None:
-    """The tests' compilers and tools are not installed for it."""
-    words = call(tmp_path, release=DEBIAN, script="missing_packages demo").split()
-    assert words == ["busybox-static", "util-linux", "python3.11-venv"]
-
-
 def test_where_docker_cli_is_no_package_docker_io_has_the_client(tmp_path: Path) -> None:
     """Ubuntu has no docker-cli; a package that apt does not know is named and skipped."""
     script = "install_packages gcc docker-cli umoci"

@@ -19,7 +19,7 @@ from pytest_gvisor.sandbox.files import Download, Upload
 from pytest_gvisor.sandbox.forward import Forward
 from pytest_gvisor.sandbox.peers import Answer
 from pytest_gvisor.sandbox.process import Process
-from tests.unit.sandbox.conftest import FakeDriven, Peer, command
+from tests.unit.sandbox.conftest import FakeDriven, Peer, command, started
 
 Connect = Callable[..., tuple[Channel, Peer]]
 Script = list[tuple[dict[str, Any], bytes]]
@@ -166,9 +166,7 @@ def test_a_guest_that_says_nothing_is_given_up(connect: Connect) -> None:
 def test_a_silent_guest_confirms_no_kill(connect: Connect) -> None:
     """A process tree is only dead when the guest has confirmed it in time."""
     channel, _peer = connect(answering(STARTED, hang_up=False))
-    process = Process(channel, command())
-    process.start()
-    process.check_started(time.monotonic() + 60)
+    process = started(channel)
     with pytest.raises(NotReady):
         process.wait(timeout=0.1)
     begun = time.monotonic()
@@ -192,9 +190,7 @@ def test_a_kill_that_leaves_processes_is_none(connect: Connect) -> None:
             peer.receive()
 
     channel, _peer = connect(act)
-    process = Process(channel, command())
-    process.start()
-    process.check_started(time.monotonic() + 60)
+    process = started(channel)
     assert not process.kill_tree()
     process.kill()
     channel.join()

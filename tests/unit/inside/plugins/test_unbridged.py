@@ -115,26 +115,30 @@ def test_hooks_of_the_project_s_own_are_not_looked_at(project: Project) -> None:
     assert project.find(item()) == ""
 
 
-@pytest.mark.parametrize("by_option", [True, False])
-def test_some_plugins_do_nothing_until_they_are_asked(by_option: bool, project: Project) -> None:
-    """An option says so, or a marker of a test."""
+@pytest.mark.parametrize(
+    ("name", "hooks", "option", "value", "named"),
+    [
+        ("flaky", (RUNS, SUMS), "force_flaky", True, True),
+        ("inline-snapshot", (RUNS, SUMS), "inline_snapshot", "create", True),
+        ("pytest-bdd", (RUNS, SUMS), "gherkin_terminal_reporter", True, True),
+        ("pytest-mpl", (RUNS, SUMS), "mpl_results_path", "results", False),
+        ("pytest-monitor", (RUNS,), "mtr_none", True, False),
+    ],
+)
+def test_some_plugins_are_named_by_an_option(
+    name: str, hooks: tuple[str, ...], option: str, value: object, *, named: bool, project: Project
+) -> None:
+    """With it they lose something, or their files come back, or they write nothing."""
+    project.plugin(name, *hooks)
+    assert bool(project.find(item())) is not named
+    setattr(project.config.option, option, value)
+    assert (f"{name} 1.0" in project.find(item())) is named
+
+
+def test_a_plugin_may_be_asked_by_a_marker_of_a_test(project: Project) -> None:
+    """Without one it does nothing."""
     project.plugin("flaky", RUNS, SUMS)
-    assert project.find(item()) == ""
-    if by_option:
-        project.config.option.force_flaky = True
-        assert "flaky 1.0" in project.find(item())
-    else:
-        assert "flaky 1.0" in project.find(item(), item(marker="flaky"))
-
-
-@pytest.mark.parametrize("name", ["inline-snapshot", "pytest-bdd"])
-def test_some_plugins_lose_by_an_option_alone(name: str, project: Project) -> None:
-    """No hook shows that they gather, or their hooks do so for what comes back."""
-    project.plugin(name, RUNS, SUMS)
-    assert project.find(item()) == ""
-    project.config.option.inline_snapshot = "create"
-    project.config.option.gherkin_terminal_reporter = True
-    assert f"{name} 1.0" in project.find(item())
+    assert "flaky 1.0" in project.find(item(), item(marker="flaky"))
 
 
 def test_a_plugin_whose_rows_are_plain_data_is_named_until_the_project_lets_them_pass(
@@ -147,28 +151,12 @@ def test_a_plugin_whose_rows_are_plain_data_is_named_until_the_project_lets_them
     assert project.find(item()) == ""
 
 
-def test_a_plugin_whose_files_come_back_is_not_named(project: Project) -> None:
-    """pytest-mpl, with a folder for its results."""
-    project.plugin("pytest-mpl", RUNS, SUMS)
-    assert "pytest-mpl 1.0" in project.find(item())
-    project.config.option.mpl_results_path = "results"
-    assert project.find(item()) == ""
-
-
 def test_syrupy_is_named_only_where_its_summary_alone_has_the_unused(project: Project) -> None:
     """Without that option they fail the session. New snapshots come back."""
     module = project.plugin("syrupy", SUMS, package="syrupy")
     assert project.find(item(fixture(module))) == ""
     project.config.option.warn_unused_snapshots = True
     assert "syrupy 1.0" in project.find(item(fixture(module)))
-
-
-def test_a_plugin_with_a_database_is_named_until_it_is_off(project: Project) -> None:
-    """Such a plugin writes while tests run, and needs no hook at the end."""
-    project.plugin("pytest-monitor", RUNS)
-    assert "pytest-monitor 1.0" in project.find(item())
-    project.config.option.mtr_none = True
-    assert project.find(item()) == ""
 
 
 def test_a_long_list_is_shortened_and_escaped(project: Project) -> None:
