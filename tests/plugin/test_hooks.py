@@ -27,6 +27,24 @@ def test_modify_spec_changes_what_runs(here: Project) -> None:
     here.run().ends(passed=3)
 
 
+def test_a_changed_spec_is_validated_like_any_other(here: Project) -> None:
+    """All problems of a hook's spec are reported, and nothing runs."""
+    here.test(
+        """
+        def test_it(gvisor):
+            gvisor.run(["echo", "was started"])
+        """,
+        conftest="""
+        def pytest_gvisor_modify_spec(config_json):
+            config_json["hooks"] = {"prestart": [{"path": "/bin/true"}]}
+            config_json["process"]["noNewPriviliges"] = True
+            config_json["process"]["cwd"] = "relative"
+        """,
+    )
+    ran = here.run().ends(failed=1).shows("InvalidBundle: config.json: 3 problems")
+    ran.shows("hooks", "process.noNewPriviliges", "process.cwd").hides("ran: env")
+
+
 def test_runsc_args_are_passed(here: Project) -> None:
     """Flags from several hooks are added, before the subcommand."""
     here.test(

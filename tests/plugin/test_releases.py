@@ -9,6 +9,7 @@ import pytest
 from pytest_gvisor import Runsc
 from pytest_gvisor.report.model import State
 from pytest_gvisor.report.parse import parse
+from tests.fakes.fake import FINE, FakeRunsc
 from tests.plugin.conftest import Project, Ran
 
 TESTS = """
@@ -115,3 +116,34 @@ def test_a_matrix_that_cannot_be_meant_is_a_usage_error(
     args = [f"--gvisor-runsc={option}" for option in options]
     ran = here.test("def test_it(): pass").run(*args).exits(pytest.ExitCode.USAGE_ERROR)
     ran.shows(f"pytest-gvisor: --gvisor-runsc: {told}" if "label '" not in told else told)
+
+
+def test_of_plain_paths_the_last_one_counts_and_one_label_is_none(
+    here: Project, fake: FakeRunsc, missing: Path
+) -> None:
+    """A path may contain an equals sign after a slash, or after the label."""
+    fake.script(*FINE, ["task_exit", 0], ["exit", 0])
+    there = missing.with_name("a=b")
+    there.symlink_to(fake.path)
+    here.test("def test_it(runsc, gvisor_runsc): assert runsc is gvisor_runsc")
+    for options in ([missing, there], [f"label={there}"], ["./x=y", there]):
+        args = [f"--gvisor-runsc={option}" for option in options]
+        ran = here.run("-v", *args).ends(passed=1)
+        assert ids(ran) == ["test_it"]
+
+
+def test_a_platform_that_only_one_release_lists_is_unavailable_on_the_other(
+    project: Project, fake: FakeRunsc, tmp_path: Path
+) -> None:
+    """A platform that another binary of the run lists is no usage error."""
+    newer = FakeRunsc.make(tmp_path / "newer")
+    # Verdicts are of a binary's content, and these two are to be two binaries.
+    newer.path.write_bytes(newer.path.read_bytes() + b"\0")
+    for one, names in ((fake, ["systrap"]), (newer, ["systrap", "slimvm"])):
+        one.script(
+            *FINE, ["write", 1, "4.19.0-gvisor\n"], ["task_exit", 0], ["exit", 0], platforms=names
+        )
+    project.test("def test_it(gvisor): gvisor.run(['true'], check=True)")
+    labels = [f"--gvisor-runsc=old={fake.path}", f"--gvisor-runsc=new={newer.path}"]
+    ran = project.run("-v", *labels, "--gvisor-platform=slimvm").ends(passed=1, skipped=1)
+    ran.shows("platform slimvm is not available here: not compiled in: this runsc has systrap")

@@ -124,6 +124,26 @@ def test_what_earlier_versions_made_for_an_image_is_removed(cache: Cache, tmp_pa
     assert (tmp_path / "elsewhere").exists()
 
 
+def test_of_an_earlier_version_s_folder_nothing_is_used_or_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other version may be in use too; its images lie directly under their ids."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = write(tmp_path / "i")
+    with archive.opened(str(path)) as content:
+        old = tmp_path / "pytest-gvisor/images" / content.id
+    (old / "rootfs").mkdir(parents=True)
+    (old / "image.json").write_text("{}")
+    cache = Cache()
+    made = hold(cache, path)
+    assert not old.is_relative_to(cache.folder)
+    assert not Path(made.path).is_relative_to(old.parent)
+    made.close()
+    cache.prune(0)
+    assert cache.images() == []
+    assert (old / "rootfs").is_dir()
+
+
 def test_an_image_that_was_changed_is_made_anew(cache: Cache, tmp_path: Path) -> None:
     """Something made, written, given away or removed anywhere in it, or no record of it."""
     path = write(tmp_path / "i")
@@ -341,4 +361,18 @@ def test_another_machine_s_image_is_not_used_and_stays(
     assert found is not None
     assert found.path == made.path
     found.close()
+    made.close()
+
+
+def test_a_record_with_another_configuration_is_not_used(cache: Cache, tmp_path: Path) -> None:
+    """The image's id is the digest of its configuration."""
+    made = hold(cache, write(tmp_path / "i"))
+    record = Path(made._folder, "image.json")
+    facts = json.loads(record.read_text())
+    for text in ("{}", "\ud800"):
+        record.write_text(json.dumps({**facts, "config": text}))
+        again = hold(cache, tmp_path / "i")
+        assert again.path != made.path
+        assert again.config.architecture == config.machine()
+        again.close()
     made.close()
