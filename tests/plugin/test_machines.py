@@ -47,3 +47,22 @@ def test_a_report_has_a_run_for_each_machine(alone: Project) -> None:
         assert sorted([cell.leg, *(other.leg for other in cell.others)]) == [0, 1]
     rows = (alone.folder / "r.md").read_text()
     assert f"failed on `far`; run 1: passed on `{here}`" in rows
+
+
+def test_a_setting_in_the_environment_is_not_lost_on_the_way(alone: Project) -> None:
+    """A variable that the other machine lacks is refused, unless an option says the same.
+
+    The worker's specification can have the variable.
+    """
+    alone.test("def test_workload(gvisor): pass")
+    lacks = ELSEWHERE.replace("exec ", "unset PYTEST_GVISOR_NETWORK; exec ")
+    ran = alone.run("--tx", lacks, "--dist=load", PYTEST_GVISOR_NETWORK="none")
+    assert ran.status == pytest.ExitCode.USAGE_ERROR
+    ran.shows(
+        "ERROR: pytest-gvisor: the environment of the worker on far lacks PYTEST_GVISOR_NETWORK. "
+        "Write the option, or add //env:NAME=VALUE to its --tx"
+    )
+    args = ("--tx", lacks, "--dist=load", "--gvisor-network=none")
+    alone.run(*args, PYTEST_GVISOR_NETWORK="none").ends(passed=1)
+    given = f"{lacks}//env:PYTEST_GVISOR_NETWORK=none"
+    alone.run("--tx", given, "--dist=load", PYTEST_GVISOR_NETWORK="none").ends(passed=1)
