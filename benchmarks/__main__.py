@@ -16,7 +16,7 @@ from collections.abc import Sequence
 # `python benchmarks` puts this folder on sys.path, and not the one above it.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from benchmarks import document, plot, table
+from benchmarks import document, plot, scale, table
 from benchmarks.bench import Bench
 from benchmarks.results import Missing, Phase, Result, Unavailable
 from benchmarks.rows import PHASE_ROUNDS, PHASES, ROWS, phases
@@ -66,7 +66,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--write",
         metavar="FOLDER",
-        help="put the rows into benchmarks.md of this folder, and the plot beside it",
+        help="put the rows into benchmarks.md of this folder, and the plots beside it",
     )
     return parser.parse_args(arguments)
 
@@ -111,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(line)
     if options.write:
         document.write(options.write, tables, about, _KNOWN, drawn)
+        scale.write(options.write)
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(table.as_json(about, results, steps, missing), file, indent=1)

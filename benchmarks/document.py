@@ -27,22 +27,22 @@ def updated(
 
     Raises `ValueError` for a page without the marks of a table.
     """
-    measured = Table.parse(_part(page, MEASUREMENTS)[1])
+    measured = table(page, MEASUREMENTS)
     names = {row[0] for row in measured.rows}
     name = next(letter for letter in string.ascii_uppercase if letter not in names)
-    found = {kind: Table.parse(_part(page, kind)[1]) for kind in KINDS}
-    for kind, table in tables.items():
-        if table.rows:
-            found[kind] = found[kind].updated(table.with_column(_AT, name), order)
-    used = {row[-1] for table in found.values() for row in table.rows}
+    found = {kind: table(page, kind) for kind in KINDS}
+    for kind, newer in tables.items():
+        if newer.rows:
+            found[kind] = found[kind].updated(newer.with_column(_AT, name), order)
+    used = {row[-1] for each in found.values() for row in each.rows}
     newest = Table((_AT, *about), ((name, *about.values()),))
     kept = [row for row in measured.updated(newest, (*names, name)).rows if row[0] in used]
     letters = dict(zip((row[0] for row in kept), string.ascii_uppercase, strict=False))
-    for kind, table in found.items():
-        rows = tuple((*row[:-1], letters.get(row[-1], row[-1])) for row in table.rows)
-        page = _replaced(page, kind, Table(table.head, rows))
+    for kind, each in found.items():
+        rows = tuple((*row[:-1], letters.get(row[-1], row[-1])) for row in each.rows)
+        page = replaced(page, kind, Table(each.head, rows))
     rows = tuple((letters[row[0]], *row[1:]) for row in kept)
-    return _replaced(page, MEASUREMENTS, Table(newest.head, rows))
+    return replaced(page, MEASUREMENTS, Table(newest.head, rows))
 
 
 def write(
@@ -78,6 +78,12 @@ def _part(page: str, kind: str) -> tuple[str, str, str]:
     return before + begin, table, end + after
 
 
-def _replaced(page: str, kind: str, table: Table) -> str:
+def table(page: str, kind: str) -> Table:
+    """The table of this kind that stands on a page."""
+    return Table.parse(_part(page, kind)[1])
+
+
+def replaced(page: str, kind: str, table: Table) -> str:
+    """The page with a table in the place of that of its kind."""
     before, old, after = _part(page, kind)
     return f"{before}\n\n{table.markdown()}\n\n{after}" if table.head else f"{before}{old}{after}"

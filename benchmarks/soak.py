@@ -2,9 +2,9 @@
 
 Two workers run one sandbox after the other, and twice a minute eight are started at once. Each gets
 bytes of its own on standard input, which must come back, and an exit status of its own. Every two
-seconds the harness is measured: memory, descriptors and threads of its processes, what lies in the
-temporary and session folders, processes of sandboxes, objects of this Python. Over the second half
-none may grow.
+seconds, or a thousand times in a longer soak, the harness is measured: memory, descriptors and
+threads of its processes, what lies in the temporary and session folders, processes of sandboxes,
+objects of this Python. Over the second half none may grow.
 
 The same is done with what people write by hand, ``subprocess.run(["runsc", …])``, and with the
 official gvisor package, if asked for.
@@ -30,6 +30,8 @@ from typing import Final
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 _EVERY: Final = 2.0
+_SAMPLES: Final = 1000
+"""At most about so many, however long it takes: they would be growth themselves."""
 _BURST_EVERY: Final = 30.0
 _WORKERS: Final = 2
 _BURST: Final = 8
@@ -117,7 +119,7 @@ def soak(run: Run, minutes: float, least: int, folders: Sequence[str], seed: int
     workers = [threading.Thread(target=work) for _ in range(_WORKERS)]
     for worker in workers:
         worker.start()
-    burst_at = time.monotonic() + _BURST_EVERY / 2
+    burst_at, sample_at = time.monotonic() + _BURST_EVERY / 2, 0.0
     while (now := time.monotonic()) < ends or tally.done < least:
         if now >= burst_at:
             burst_at = now + _BURST_EVERY
@@ -129,7 +131,9 @@ def soak(run: Run, minutes: float, least: int, folders: Sequence[str], seed: int
                 thread.start()
             for thread in together:
                 thread.join()
-        tally.samples.append(measured(folders, tally.done))
+        if now >= sample_at:
+            sample_at = now + max(_EVERY, minutes * 60 / _SAMPLES)
+            tally.samples.append(measured(folders, tally.done))
         time.sleep(_EVERY)
     stop.set()
     for worker in workers:
