@@ -233,16 +233,6 @@ def test_the_devcontainer_builds_from_the_dockerfile(
     assert cli.main(["init", "docker"]) == 2
 
 
-def test_a_hosted_runner_has_a_runsc_with_systrap_where_only_root_writes(tmp_path: Path) -> None:
-    """A first push needs no setting: gVisor's release, in the folder that the action uses too."""
-    text = init.render("github", str(project("plain", tmp_path)))
-    action = (CHECKOUT / "action.yml").read_text()
-    for line in ("--to /usr/lib/gvisor\n", "sudo ln -sfn /usr/lib/gvisor/runsc /usr/bin/runsc\n"):
-        assert line in text
-        assert line in action
-    assert text.index("pip install .") < text.index("pytest-gvisor install") < text.index("doctor")
-
-
 def test_the_last_job_joins_what_the_legs_write(tmp_path: Path) -> None:
     """The written command merges the reports that the jobs write under the names of platforms."""
     for service in ("github", "gitlab"):

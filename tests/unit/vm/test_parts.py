@@ -71,16 +71,6 @@ def test_each_part_that_is_missing_is_named(
     assert "apt-get install" in caught.value.next_step
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_one_part_that_is_missing_is_named_alone(equipped: Path, tmp_path: Path, name: str) -> None:
-    """The others are there."""
-    kernel = make_kernel(tmp_path, "6.12.1")
-    assert missing(kernel=kernel) == []
-    (equipped / name).unlink()
-    (found,) = missing(kernel=kernel)
-    assert found.startswith(f"no {name}")
-
-
 def test_vng_is_found_beside_the_running_python(equipped: Path, tmp_path: Path) -> None:
     """pip puts it there; vng starts virtme-run from its PATH, so that folder comes first."""
     beside = tmp_path / "prefix/bin"

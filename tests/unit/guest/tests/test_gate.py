@@ -2,9 +2,7 @@
 
 import copy
 import os
-import random
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -119,19 +117,3 @@ def test_a_pytest_that_is_saved_uses_no_folder_of_the_project(
     assert str(tmp_path / "a") in message["held"]
     assert str(tmp_path) not in message["held"]
     assert os.getcwd() == str(tmp_path)
-
-
-def test_a_copy_draws_its_own_numbers_and_says_that_it_goes_on(
-    ends: tuple[Gate, Gate], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Names of temporary files are its own, too."""
-    first, inner = ends
-    first._first.sendall(b"\n")
-    monkeypatch.setattr(tempfile, "_name_sequence", "of the saved one")
-    before = random.getstate()
-    host = Host({**COMMAND, "copy": True})
-    _config, wait = hold(inner, host, ["/a"])
-    next(wait)
-    assert random.getstate() != before
-    assert tempfile._name_sequence is None  # type: ignore[attr-defined]
-    assert [message["type"] for message in host.sent] == ["goes on"]

@@ -50,14 +50,3 @@ def test_the_right_is_given_up_whatever_the_answer(
     loopback.make_count(["AF_INET", "AF_INET6"], cast("Any", linux))
     assert dropped == [12]
     assert len(netlink.sent) == asked
-
-
-def test_an_address_is_asked_for_by_its_prefix_on_the_loopback() -> None:
-    """The request has its length, the interface, and the address as local and as its own."""
-    raw = socket.inet_aton("127.0.0.2")
-    message = loopback.request(socket.AF_INET, raw, 32)
-    size, kind, flags, _sequence, _port = struct.unpack_from("=IHHII", message)
-    assert (size, kind, flags & 1) == (len(message), 20, 1)
-    family, prefix, _flags, _scope, index = struct.unpack_from("=BBBBI", message, 16)
-    assert (family, prefix, index) == (socket.AF_INET, 32, 1)
-    assert message[24:] == b"".join(struct.pack("=HH", 8, kind) + raw for kind in (2, 1))

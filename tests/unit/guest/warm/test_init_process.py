@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.guest.wire.frames import TAG_SIZE, WINDOW, Decoder, Encoder
+from pytest_gvisor.guest.wire.frames import TAG_SIZE, WINDOW, Encoder
 from tests.unit.sandbox.conftest import GUEST, PATIENCE, Guest
 from tests.waiting import wait_for
 
@@ -136,28 +136,6 @@ def test_a_running_program_is_never_forgotten() -> None:
         assert len(sleeping(mine)) == 2
     finally:
         guest.close()
-
-
-def test_a_copy_speaks_with_its_own_host_and_of_nothing_that_ran_before(
-    guest: Guest, tmp_path: Path
-) -> None:
-    """Old programs run on, whose output is taken and dropped. New ids begin where they say."""
-    tag = secrets.token_bytes(TAG_SIZE)
-    ended = tmp_path / "ended"
-    script = f"echo begins; sleep 0.2; head -c {3 * WINDOW} /dev/zero; touch {ended}"
-    guest.run(1, "sh", "-c", script, reads=True)
-    guest.until("started", "data")
-    guest.send({"op": "rest", "id": 2, "tag": tag.hex()})
-    guest.until("answer")
-    wake = {"op": "wake", "id": 0, "restored": 1, "tag": bytes(8).hex(), "oldest": 3}
-    guest.socket.sendall(Encoder(tag).head(wake))
-    guest.encoder, guest.decoder = Encoder(bytes(8)), Decoder(bytes(8))
-    assert guest.receive()[0]["op"] == "hello"
-    waits = f"while ! test -e {ended}; do sleep 0.01; done; sleep 0.1; echo new"
-    guest.run(3, "sh", "-c", waits)
-    seen = guest.until("exit", "eof", "eof")
-    assert {message["id"] for message, _payload in seen} == {3}
-    assert text_of(seen, 1) == b"new\n"
 
 
 @pytest.mark.parametrize("tag", [bytes(8), b"another!"])
