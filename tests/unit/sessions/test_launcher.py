@@ -101,26 +101,9 @@ def gone_or_zombie(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT) is not None
 
 
-def test_a_fork_of_this_process_gets_a_typed_error(launcher: Launcher) -> None:
-    """The keeper and its folder are the parent's, and stay the parent's."""
-    session = launcher.session()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            launcher.keeper()
-        except LaunchError as error:
-            launcher.close()
-            status = 0 if error.stage == "fork" else 2
-        finally:
-            os._exit(status)
-    assert os.waitpid(pid, 0)[1] == 0
-    assert launcher.keeper().alive()
-    assert os.path.isdir(session.path)
-
-
-def test_a_fork_in_the_midst_of_a_start_does_not_wait_for_it(launcher: Launcher) -> None:
-    """The thread that holds the launcher's lock is not in the fork, and would never let go."""
+def test_a_fork_in_the_midst_of_a_start_gets_a_typed_error(launcher: Launcher) -> None:
+    """The lock's holder is not in the fork; keeper and folder are the parent's, and stay there."""
+    session, keeper = launcher.session(), launcher.keeper()
     with launcher._guard:
         pid = os.fork()
         if pid == 0:
@@ -134,6 +117,9 @@ def test_a_fork_in_the_midst_of_a_start_does_not_wait_for_it(launcher: Launcher)
             finally:
                 os._exit(status)
         assert os.waitpid(pid, 0)[1] == 0
+    assert launcher.keeper() is keeper
+    assert keeper.alive()
+    assert os.path.isdir(session.path)
 
 
 def test_closing_does_not_wait_for_a_fork_that_lives_on(
