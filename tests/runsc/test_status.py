@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Completed, Gvisor, Outcome, ProgramNotStarted, empty
+from pytest_gvisor import Completed, Gvisor, Outcome, ProgramNotStarted, WorkloadFailed, empty
 from tests.faults.little import STRICT
 
 
@@ -70,6 +70,15 @@ def test_a_program_that_cannot_start_is_no_verdict(
     assert record.error is caught.value
     assert record.completed is not None
     assert record.completed.outcome is Outcome.RUNSC_FAILED
+
+
+@pytest.mark.fault("E10")
+def test_check_raises_for_another_status_than_0(gvisor: Gvisor) -> None:
+    """With `check=True` a status other than 0 is an error with the output."""
+    with pytest.raises(WorkloadFailed, match="exit status 3") as caught:
+        gvisor.run(["sh", "-c", "echo out; echo err >&2; exit 3"], check=True)
+    assert (caught.value.stdout, caught.value.stderr) == ("out\n", "err\n")
+    assert caught.value.completed.returncode == 3
 
 
 THREADS = """
