@@ -11,7 +11,7 @@ from pytest_gvisor.base.errors import ReportError
 from pytest_gvisor.base.escape import escape, safe
 from pytest_gvisor.cli import parsers
 from pytest_gvisor.report import outputs, summary
-from pytest_gvisor.report.merging import merge, shortfall
+from pytest_gvisor.report.merging import merge, missing
 from pytest_gvisor.report.model import MAX_BYTES, Report
 from pytest_gvisor.report.parse import parse as parse_report
 
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
     for path in given.output:
         if problem := outputs.write(merged, path):
             raise ReportError(f"{escape(path)} could not be written: {problem}")
-    lacking = shortfall(merged.legs)
+    lacking = missing(merged)
     for name in lacking:
         print(escape(f"pytest-gvisor report: missing: {name}"), file=sys.stderr)
     return 1 if lacking else 0

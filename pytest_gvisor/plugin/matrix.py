@@ -75,6 +75,7 @@ class Collector:
         self._size = 0
         self._unsupported: collections.Counter[str] = collections.Counter()
         self._collection = ""
+        self._uncollected: set[str] = set()
         self.reaped: collections.Counter[str] = collections.Counter()
         """Leaks that were removed, by worker; so is ``left``."""
 
@@ -85,10 +86,20 @@ class Collector:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Take the names of all tests, before pytest-split leaves those of other shards out."""
+        """Take the names of all tests, before pytest-split leaves those of other shards out.
+
+        Options may leave out more, which has to be the same in each shard.
+        """
         if _division(self._config)[1]:
-            names = "\n".join(sorted(item.nodeid for item in items))
+            option = self._config.option
+            chosen = (option.keyword, option.markexpr, *(option.deselect or ()))
+            names = "\n".join([*sorted(item.nodeid for item in items), *chosen])
             self._collection = hashlib.sha256(os.fsencode(names)).hexdigest()
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Note what could not be collected: its tests have no rows."""
+        if report.failed:
+            self._uncollected.add(report.nodeid)
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -235,6 +246,8 @@ class Collector:
         for machine, entries in of_each.items():
             workers = [name for name in ("", *places) if places.get(name, first) == machine]
             legs.append(dataclasses.replace(self._leg(machine, workers, entries), date=date))
+        # Each machine collects the same tests.
+        legs[0] = dataclasses.replace(legs[0], uncollected=len(self._uncollected))
         return Report(
             legs=tuple(legs),
             rows=tuple(Row(test=test, cells=tuple(found.values())) for test, found in rows.items()),

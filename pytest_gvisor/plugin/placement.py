@@ -155,8 +155,8 @@ def functions(items: Iterable[pytest.Item]) -> Iterable[str]:
 def note_deselected(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
     """Note tests that the host has deselected: see inside/view/configuration.py.
 
-    Without ``-m``, ``-k`` and ``--deselect`` a plugin has done so. One such as pytest-split chooses
-    among all that it is given, which has to be the same inside.
+    Without ``-m``, ``-k`` and ``--deselect`` a plugin has done so. It may choose among all that it
+    is given, which has to be the same inside.
     """
     option = config.option
     if not (option.markexpr or option.keyword or option.deselect):

@@ -143,6 +143,8 @@ def verdict(report: Report) -> tuple[str, State]:
         return f"failed: {failed} of {_tests(total)}", State.FAILED
     if missing(report):
         return "not finished: shards are missing", State.XPASSED
+    if report.uncollected:
+        return "not finished: not all tests were collected", State.XPASSED
     if unfinished := some(State.NOT_RUN):
         return f"not finished: {unfinished} of {_tests(total)} did not run", State.XPASSED
     if differing := len(report.differing):
@@ -170,6 +172,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("already inside", [leg.inside for leg in legs]),
         ("platforms", report.platforms),
         ("differ", [_tests(len(report.differing))] if report.differing else []),
+        ("not collected", [str(report.uncollected)] if report.uncollected else []),
         ("leaks removed", [str(report.reaped)] if report.reaped else []),
         ("leaks left", [str(report.left)] if report.left else []),
     )

@@ -61,6 +61,8 @@ def _top(report: Report) -> Iterator[str]:
     yield f"- leaks removed: {report.reaped}" + (f", left: {report.left}" if report.left else "")
     if lacking := missing(report):
         yield f"- **missing**: {', '.join(lacking)}"
+    if report.uncollected:
+        yield f"- **not collected**: {report.uncollected} files or folders of tests"
     for number, leg in enumerate(report.legs, 1):
         yield f"- run {number}: {_leg(leg)}"
     for note in report.notes:

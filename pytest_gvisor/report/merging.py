@@ -2,7 +2,7 @@
 
 Shards are the parts of one collection of tests that several runs of pytest have divided. A shard
 belongs to each platform that its run has a column for. A run without any column had nothing to run,
-and counts for each platform.
+and counts for each platform with the same collection.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def merge(reports: Iterable[Report], *, moved: bool = False) -> Report:
         raise ReportError(f"the reports have more than {MAX_LIST} tests together")
     if dropped:
         notes.append(f"details of {dropped} cells were left out of the merge, for its size")
-    return Report(legs=tuple(legs), rows=tuple(rows.values()), notes=tuple(notes))
+    return Report(legs=tuple(legs), rows=tuple(rows.values()), notes=tuple(notes), joined=True)
 
 
 def _bounded(size: int, cells: Sequence[Cell]) -> tuple[int, tuple[Cell, ...], int]:
@@ -128,33 +128,22 @@ def _brief(text: str) -> str:
 def missing(report: Report) -> list[str]:
     """Name the shards without a run, by platform; at most twenty, and the number of the others.
 
-    The report of a run that was not merged is whole as far as it goes.
+    Only a merge can miss some. A run without any column counts where its collection is the same.
     """
-    legs = report.legs
-    # The machines of one run have one date.
-    is_one = len(report.hosts) == len(legs) and len({(leg.shard, leg.date) for leg in legs}) == 1
-    return [] if is_one or len(legs) < 2 else shortfall(legs)
-
-
-def shortfall(legs: Iterable[Leg]) -> list[str]:
-    """Name the shards that are missing in a merge of these runs, which may be one alone."""
-    there: dict[str, set[int]] = {}
-    counts: dict[str, int] = {}
-    everywhere: set[int] = set()
+    legs = [leg for leg in report.legs if leg.shards and report.joined]
+    empty = [leg for leg in legs if not leg.platforms]
+    there: dict[str, list[Leg]] = {}
     for leg in legs:
-        if leg.shards and not leg.platforms:
-            everywhere.add(leg.shard)
-            counts.setdefault("", leg.shards)
-        for column in leg.platforms if leg.shards else ():
-            there.setdefault(column.name, set()).add(leg.shard)
-            counts[column.name] = leg.shards
-    if there:
-        counts.pop("", None)
-    found = [
-        f"shard {number} of {count}" + (f" on {name}" if name else "")
-        for name, count in counts.items()
-        for number in range(1, count + 1)
-        if number not in everywhere and number not in there.get(name, ())
-    ]
+        for column in leg.platforms:
+            there.setdefault(column.name, []).append(leg)
+    found: list[str] = []
+    for name, some in (there or {"": empty} if empty else there).items():
+        count, known = some[0].shards, {leg.collection for leg in some} - {""}
+        whole = [leg for leg in (*some, *empty) if leg.shards == count]
+        here = {leg.shard for leg in whole if not known or leg.collection in {"", *known}}
+        lacking = (number for number in range(1, count + 1) if number not in here)
+        found += [
+            f"shard {number} of {count}" + (f" on {name}" if name else "") for number in lacking
+        ]
     more = [f"and {len(found) - _NAMED} more"] if len(found) > _NAMED else []
     return found[:_NAMED] + more

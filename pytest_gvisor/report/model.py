@@ -253,6 +253,9 @@ class Leg:
     left: int = 0
     """How many things of this run's own sandboxes could not be removed."""
 
+    uncollected: int = 0
+    """How many files and folders of tests could not be collected. Their tests have no rows."""
+
     shard: int = 0
     """The part of the tests that ran, from 1; 0 is all of them."""
 
@@ -327,6 +330,9 @@ class Report:
     rows: tuple[Row, ...] = ()
     notes: tuple[str, ...] = ()
     """What was left out."""
+
+    joined: bool = False
+    """Whether it is a merge, in which shards may be missing."""
 
     @property
     def platforms(self) -> tuple[str, ...]:
@@ -430,6 +436,11 @@ class Report:
         """The leaks that all runs of pytest left."""
         return sum(leg.left for leg in self.legs)
 
+    @property
+    def uncollected(self) -> int:
+        """The files and folders that no run of pytest could collect."""
+        return sum(leg.uncollected for leg in self.legs)
+
     def to_json(self) -> str:
         """Return the report as JSON, with counts and start times for readers without a model."""
         return "".join(self.pieces())
@@ -443,6 +454,7 @@ class Report:
             "counts": {name: self.counts(name) for name in self.platforms},
             "starts_ms": {name: found for name, found in starts.items() if found},
             "notes": self.notes,
+            **({"joined": True} if self.joined else {}),
         }
         yield json.dumps(before, indent=1, default=_plain).removesuffix("\n}") + ',\n "tests": ['
         encode = json.JSONEncoder(separators=(",", ":"), default=_plain).encode

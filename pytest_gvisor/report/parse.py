@@ -51,6 +51,7 @@ class _File:
     legs: tuple[Leg, ...] = ()
     tests: tuple[Row, ...] = ()
     notes: tuple[str, ...] = ()
+    joined: bool = False
 
 
 class _Wrong(Exception):
@@ -129,7 +130,7 @@ def parse(data: bytes, *, where: str = "report") -> Report:
         [found] = _reader(_File)([content])
     except _Wrong as wrong:
         raise ReportError(f"{wrong.within(where)}") from None
-    report = Report(legs=found.legs, rows=found.tests, notes=found.notes)
+    report = Report(legs=found.legs, rows=found.tests, notes=found.notes, joined=found.joined)
     _check(report, where)
     return report
 

@@ -105,6 +105,8 @@ def figures(report: Report) -> Iterator[str]:
             yield f"{name} cannot be used: {one_line(cause)[:_LONGEST]}"
     if lacking := missing(report):
         yield f"MISSING: {', '.join(lacking)}"
+    if report.uncollected:
+        yield f"NOT COLLECTED: {report.uncollected} files or folders of tests"
     if report.reaped or report.left:
         left = f", {report.left} LEFT" if report.left else ""
         yield f"leaks removed: {report.reaped}{left}"

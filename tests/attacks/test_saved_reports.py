@@ -1,5 +1,6 @@
 """A saved report that somebody else has made, for ``report merge`` and ``report show``."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -51,6 +52,20 @@ def test_no_failure_hides_behind_a_pass(
         assert done.returncode == 125
         assert told in done.stderr.decode()
     assert not (tmp_path / "out.html").exists()
+
+
+def test_the_report_of_one_shard_alone_names_the_others(tmp_path: Path) -> None:
+    """The file of the other shard was lost, and the joined report is all that people see."""
+    made = report(row("a", systrap=State.PASSED))
+    (leg,) = made.legs
+    half = dataclasses.replace(made, legs=(dataclasses.replace(leg, shard=1, shards=2),))
+    (tmp_path / "1.json").write_text(half.to_json())
+    outputs = ["-o", "all.html", "-o", "all.md", "-o", "all.json"]
+    assert call("report", "merge", "1.json", *outputs, cwd=tmp_path).returncode == 1
+    for name in ("all.html", "all.md"):
+        assert "shard 2 of 2 on systrap" in (tmp_path / name).read_text()
+    done = call("report", "show", "all.json", cwd=tmp_path)
+    assert b"MISSING: shard 2 of 2 on systrap" in done.stdout
 
 
 def test_no_report_takes_a_column_for_each_of_its_tests(tmp_path: Path) -> None:

@@ -278,7 +278,15 @@ def test_split(project: pytest.Pytester, capsys: pytest.CaptureFixture[str]) -> 
     assert [(leg["shard"], leg["shards"]) for leg in found["legs"]] == [(1, 2), (2, 2)]
     assert report.main(["merge", "2.json", "-o", "part.json"]) == 1
     assert "missing: shard 1 of 2 on systrap" in capsys.readouterr().err
-    project.makepyfile(test_more="def test_more(): pass")
-    inside(project, *options, "--group=2", "--gvisor-report=2.json")
-    with pytest.raises(ReportError, match="differ in their collection of tests"):
-        report.main(["merge", "1.json", "2.json", "-o", "all.json"])
+    project.makepyfile(test_more="def test_more(): pass\ndef test_most(): pass")
+    counts = []
+    for group in ("2", "1"):
+        done = inside(project, *options, f"--group={group}", f"--gvisor-report={group}.json")
+        counts.append(done.parseoutcomes()["passed"])
+        if group == "2":
+            with pytest.raises(ReportError, match="differ in their collection of tests"):
+                report.main(["merge", "1.json", "2.json", "-o", "all.json"])
+    assert sum(counts) == 8
+    inside(project, *options, "--group=2", "-k", "nothing", "--gvisor-report=2.json")
+    assert report.main(["merge", "1.json", "2.json", "-o", "all.json"]) == 1
+    assert "missing: shard 2 of 2 on systrap" in capsys.readouterr().err

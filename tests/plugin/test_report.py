@@ -590,6 +590,15 @@ EACH = """
 """
 
 
+def test_a_file_that_was_not_collected_is_counted(project: Project) -> None:
+    """Its tests have no rows, and those of the other file have passed."""
+    project.test("def test_it(gvisor_platform): pass")
+    (project.folder / "test_broken.py").write_text("raise RuntimeError('not here')\n")
+    project.run("--continue-on-collection-errors", "--gvisor-report=r.json")
+    report = read(project.folder)
+    assert (report.uncollected, len(report.rows)) == (1, 1)
+
+
 def test_of_what_each_worker_has_run_the_worst_is_shown(here: Project) -> None:
     """--dist each, whichever worker is the first; the other's state is named."""
     here.test(EACH)

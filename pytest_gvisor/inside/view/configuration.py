@@ -26,7 +26,7 @@ _SWITCHED_OFF: dict[str, Any] = {
         "basetemp", "benchmark_autosave", "benchmark_compare_fail", "benchmark_json",
         "benchmark_save", "cacheshow", "deselect", "durations", "gvisor_debug", "gvisor_platform",
         "gvisor_report", "gvisor_strict", "gvisor_user", "htmlpath", "json_report_file",
-        "maxprocesses", "numprocesses", "pastebin", "report_log", "xmlpath",
+        "maxprocesses", "numprocesses", "pastebin", "report_log", "splits", "xmlpath",
     )),
     **dict.fromkeys((
         "cacheclear", "collectonly", "distload", "exitfirst", "failedfirst", "in_gvisor", "lf",
@@ -61,6 +61,8 @@ def travelling(config: pytest.Config) -> dict[str, Any]:
         else:
             with contextlib.suppress(TypeError):  # an object of a plugin's own
                 carried[name] = _plain(value)
+    if "splits" in carried:
+        carried["group"] = None  # pytest-split's, which has divided the tests here
     carried["rootdir"] = str(config.rootpath)
     carried["inifilename"] = str(config.inipath or os.devnull)
     if config.inipath is None and not config.option.confcutdir:

@@ -41,9 +41,12 @@ def test_missing_shards_are_named_by_platform() -> None:
 
 
 def test_one_shard_names_itself_and_not_the_others() -> None:
-    """Its own report is whole as far as it goes."""
+    """Its own report is whole as far as it goes. A merge of it alone is not."""
     made = shard(2, "b", host="m2")
     assert missing(made) == []
+    assert missing(merge([made])) == ["shard 1 of 3 on systrap", "shard 3 of 3 on systrap"]
+    machines = merge([made, shard(2, "c", platform="kvm", host="m3")])
+    assert len(missing(machines)) == 4
     assert "<dt>part</dt><dd>shard 2 of 3 (m2)</dd>" in html.render(made)
     assert "shard 2 of 3 (m2), 6.1.0 x86_64" in markdown.render(made)
 
@@ -53,6 +56,19 @@ def test_a_shard_without_tests_is_there_on_each_platform() -> None:
     empty = dataclasses.replace(shard(2), legs=(leg(shard=2, shards=3),))
     assert missing(merge([shard(1, "a"), shard(3, "c"), empty])) == []
     assert missing(merge([empty, empty])) == ["shard 1 of 3", "shard 3 of 3"]
+    for other in ({"shards": 4}, {"collection": "others"}):
+        stray = Report(legs=(leg(**{"shard": 2, "shards": 3, "collection": "all", **other}),))
+        assert missing(merge([shard(1, "a"), shard(3, "c"), stray])) == ["shard 2 of 3 on systrap"]
+
+
+def test_a_report_tells_that_tests_were_not_collected() -> None:
+    """They have no rows, so the others that passed are not all."""
+    made = Report(legs=(leg("systrap", uncollected=2),), rows=shard(1, "a").rows)
+    assert html.verdict(made) == ("not finished: not all tests were collected", State.XPASSED)
+    assert "<dt>not collected</dt><dd>2</dd>" in html.render(made)
+    assert "- **not collected**: 2 files or folders of tests\n" in markdown.render(made)
+    assert "NOT COLLECTED: 2 files or folders of tests" in summary.figures(made)
+    assert parse(made.to_json()) == made
 
 
 def test_of_many_missing_shards_twenty_are_named() -> None:
