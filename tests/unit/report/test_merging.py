@@ -56,8 +56,8 @@ def test_a_shard_without_tests_is_there_on_each_platform() -> None:
     empty = dataclasses.replace(shard(2), legs=(leg(shard=2, shards=3),))
     assert missing(merge([shard(1, "a"), shard(3, "c"), empty])) == []
     assert missing(merge([empty, empty])) == ["shard 1 of 3", "shard 3 of 3"]
-    for other in ({"shards": 4}, {"collection": "others"}):
-        stray = Report(legs=(leg(**{"shard": 2, "shards": 3, "collection": "all", **other}),))
+    for of, collection in ((4, "all"), (3, "others")):
+        stray = Report(legs=(leg(shard=2, shards=of, collection=collection),))
         assert missing(merge([shard(1, "a"), shard(3, "c"), stray])) == ["shard 2 of 3 on systrap"]
 
 
@@ -68,7 +68,7 @@ def test_a_report_tells_that_tests_were_not_collected() -> None:
     assert "<dt>not collected</dt><dd>2</dd>" in html.render(made)
     assert "- **not collected**: 2 files or folders of tests\n" in markdown.render(made)
     assert "NOT COLLECTED: 2 files or folders of tests" in summary.figures(made)
-    assert parse(made.to_json()) == made
+    assert parse(made.to_json().encode()) == made
 
 
 def test_of_many_missing_shards_twenty_are_named() -> None:
