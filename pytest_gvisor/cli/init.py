@@ -30,6 +30,7 @@ _PLATFORMS = ("systrap", "ptrace")
 """The platforms that work wherever sandboxes do. Whether kvm does depends on the machine."""
 
 _TEMPLATES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ci")
+_MOST_BYTES = 1024 * 1024
 _SETS = ("test", "tests", "testing")
 _REQUIREMENTS = (
     "requirements-test.txt", "requirements-dev.txt", "requirements/test.txt", "requirements.txt",
@@ -162,7 +163,7 @@ def install_arguments(folder: str) -> tuple[list[str], str]:
     path = os.path.join(folder, "pyproject.toml")
     if os.path.exists(path):
         project = _read(path)
-        groups = [name for name in _SETS if name in project.get("dependency-groups", {})]
+        groups = [name for name in _SETS if name in _table(project, "dependency-groups")]
         group = ["--group", groups[0]] if groups else []
         if "project" in project or "build-system" in project or _has_setup(folder):
             return [*group, "."] if group else [_with_extra(project)], "pyproject.toml"
@@ -182,14 +183,22 @@ def _has_setup(folder: str) -> bool:
 
 def _with_extra(project: dict[str, Any]) -> str:
     """Return pip's argument for the project, and for the extra of its tests if it has one."""
-    metadata = project.get("project", {})
-    extras = metadata.get("optional-dependencies", {}) if isinstance(metadata, dict) else {}
+    extras = _table(_table(project, "project"), "optional-dependencies")
     return next((f".[{name}]" for name in _SETS if name in extras), ".")
+
+
+def _table(content: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a table of the file; an empty one in the place of anything else."""
+    found = content.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _read(path: str) -> dict[str, Any]:
     try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
-    except (OSError, ValueError) as error:
+        with open(path, "rb", opener=outputs.at_once) as file:
+            text = file.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
+            raise ValueError(f"larger than {_MOST_BYTES} bytes")
+        return tomllib.loads(text.decode())
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read: {escape(str(error))}") from error

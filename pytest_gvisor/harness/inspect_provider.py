@@ -33,6 +33,7 @@ _USER = "1000:1000"
 _NO_DEADLINE = 7 * 24 * 3600.0
 _NOT_FOUND = 127
 _FOLDER = "/tmp/sample"
+_MOST_USERS = 1024 * 1024  # bytes of /etc/passwd, which a sample may have written
 
 
 class GvisorSandboxConfig(BaseModel):
@@ -229,12 +230,13 @@ class GvisorSandboxEnvironment(SandboxEnvironment):
 async def _user_of(box: AsyncSandbox, user: str) -> tuple[int, int, str] | None:
     """Return uid, gid and home folder of a name or a uid, as the sandbox has it now."""
     try:
-        lines = (await box.get("/etc/passwd")).decode("utf-8", "replace").splitlines()
-    except InsideError:  # an image without one
+        text = await box.get("/etc/passwd", limit=_MOST_USERS)
+        lines = text.decode("utf-8", "replace").splitlines()
+    except InsideError:  # an image without one, or no such file
         lines = ["root:x:0:0::/root:"]
     for line in lines:
         fields = line.split(":")
-        if len(fields) > 5 and user in fields[::2][:2] and fields[2].isdecimal():
+        if len(fields) > 5 and user in fields[::2][:2] and f"{fields[2]}{fields[3]}".isdecimal():
             return int(fields[2]), int(fields[3] or 0), fields[5] or "/"
     return (int(user), 0, "/") if user.isdecimal() else None
 

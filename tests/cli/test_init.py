@@ -322,11 +322,28 @@ def test_the_service_is_the_one_that_the_project_has(
     assert init.guess(".") == "github"
 
 
-def test_a_project_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("[project", "Expected"),
+        ("a = " + "[" * 100_000, "recursion"),
+        ("#" * (1024 * 1024 + 1), "larger than 1048576 bytes"),
+    ],
+)
+def test_a_project_file_that_cannot_be_read_is_said(text: str, fault: str, tmp_path: Path) -> None:
     """One line names the file and the fault in it."""
-    (tmp_path / "pyproject.toml").write_text("[project")
-    with pytest.raises(UsageError, match=r"pyproject\.toml cannot be read"):
+    (tmp_path / "pyproject.toml").write_text(text)
+    with pytest.raises(UsageError, match=rf"pyproject\.toml cannot be read: .*{fault}"):
         init.render("github", str(tmp_path))
+
+
+def test_what_is_no_project_file_is_as_good_as_none(tmp_path: Path) -> None:
+    """A pipe that nobody writes to, and values where tables should be."""
+    os.mkfifo(tmp_path / "pyproject.toml")
+    init.render("github", str(tmp_path))
+    (tmp_path / "pyproject.toml").unlink()
+    (tmp_path / "pyproject.toml").write_text("project = 5\ndependency-groups = 6\n")
+    init.render("github", str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,25 @@ async def main(platform, user):
 asyncio.run(main(*sys.argv[1:]))
 """
 
+HOSTILE = """
+import asyncio, resource, sys
+from pytest_gvisor.harness.inspect_provider import GvisorSandboxConfig, GvisorSandboxEnvironment
+
+async def main(platform):
+    config = GvisorSandboxConfig(platform=platform, user="0:0")
+    await GvisorSandboxEnvironment.task_init("hostile", config)
+    boxes = await GvisorSandboxEnvironment.sample_init("hostile", config, {})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for write in ("truncate -s 500M", "echo u:x:1:many::/: | tee"):
+        await boxes["default"].exec(["sh", "-c", write + " /etc/passwd"])
+        print((await boxes["default"].exec(["id"], user="u")).stderr)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000)
+    await GvisorSandboxEnvironment.sample_cleanup("hostile", config, boxes, False)
+    await GvisorSandboxEnvironment.task_cleanup("hostile", config, True)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
 EVALUATION = """
 import sys
 from inspect_ai import Task, eval
@@ -112,6 +131,12 @@ def test_the_checks_of_inspect_pass(gvisor_platform: str, user: str, failed: lis
     """All of them for an ordinary user; root has the permissions that three of them refuse."""
     words = run(CHECKS, gvisor_platform, user).split()
     assert (words[0], sorted(words[1:])) == ("44", failed)
+
+
+def test_a_sample_s_list_of_users_fills_no_memory(gvisor_platform: str) -> None:
+    """A list that is too long, or has a group that is no number, names nobody."""
+    nobody = "there is no user u in /etc/passwd\n"
+    assert run(HOSTILE, gvisor_platform) == f"{nobody}{nobody}True\n"
 
 
 def test_ten_samples_are_evaluated(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_shard_without_tests_is_there_on_each_platform() -> None:
 
 
 def test_a_report_tells_that_tests_were_not_collected() -> None:
-    """They have no rows, so the others that passed are not all."""
+    """Such tests have no rows, so the rows that passed are not all."""
     made = Report(legs=(leg("systrap", uncollected=2),), rows=shard(1, "a").rows)
     assert html.verdict(made) == ("not finished: not all tests were collected", State.XPASSED)
     assert "<dt>not collected</dt><dd>2</dd>" in html.render(made)
