@@ -25,11 +25,14 @@ def _refuse(name: str) -> None:
 def loads(text: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """The value of a JSON text; ``pairs`` makes the objects of it, from their keys and values.
 
+    Bytes are UTF-8, in which alone `has_more_values` counts right. They may hold lone surrogates.
     Raises `ValueError`, in at most 200 printable characters, for text that is not JSON. Numbers
     that only Python takes for JSON are refused too. So is what is nested deeper than the parser
     goes, or has more digits than `int` takes.
     """
     try:
+        if not isinstance(text, str):
+            text = text.decode("utf-8", "surrogatepass")
         return _loads(text, cls=_Decoder, object_pairs_hook=pairs, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         detail = str(error).encode("ascii", "backslashreplace").decode()

@@ -150,4 +150,4 @@ def decoded(text: bytes, handle: Callable[[int, str], Any], deadline: float = ma
 
     if checked_json.has_more_values(text, MAX_VALUES):
         raise TooMuch(f"more than {MAX_VALUES} values")
-    return of(checked_json.loads(text.decode("utf-8", "surrogatepass")), 0)
+    return of(checked_json.loads(text), 0)

@@ -406,8 +406,7 @@ def _decode(text: bytes) -> dict[str, Any]:
     if has_more_values(text, MAX_VALUES):
         raise FrameError(f"a message of more than {MAX_VALUES} values from inside")
     try:
-        # A lone surrogate in a test's output is legal in Python and not in UTF-8.
-        message = loads(text.decode("utf-8", "surrogatepass"))
+        message = loads(text)
     except ValueError as error:
         raise FrameError(f"a message from inside that is no JSON: {error}") from error
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):

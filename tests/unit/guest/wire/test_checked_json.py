@@ -27,6 +27,14 @@ def test_what_is_no_json_is_one_error(text: str | bytes) -> None:
     assert type(caught.value) is ValueError
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32-be", "utf-8-sig"])
+def test_no_encoding_hides_values_from_the_count(encoding: str) -> None:
+    """A byte of the first character looks like a quote, and all that follows like a string."""
+    text = f'["\u2200",{"{}," * 1000}0]'.encode(encoding)
+    with pytest.raises(ValueError, match=r"UTF-8|utf-8|Expecting"):
+        loads(text)
+
+
 def test_a_value_is_as_the_parser_makes_it() -> None:
     """The last one of equal keys counts, unless keys have to be unique."""
     assert loads(b'{"a": [1, 2.5, null, "\\ud800"], "a": 1}') == {"a": 1}
