@@ -3,8 +3,9 @@
 The keeper uses it after each run, pytest if its keeper is gone, and the sweep for dead sessions.
 
 A process belongs to a sandbox if its command line has ``--root`` with the state folder of the run,
-and if this user may kill it. So a pid that was used again, or a reader of the files, is never
-touched. A process of another user is never waited for, even if its command line looks like that.
+and if it is this user's. So a pid that was used again, or a reader of the files, is never touched.
+A process of another user is never waited for, even if its command line looks like that. That holds
+for root too: a user who starts such processes again and again would keep each sweep of root's busy.
 Standard library and its siblings only.
 """
 
@@ -24,6 +25,7 @@ from pytest_gvisor.programs import linux, paths, proc
 JOURNAL = "journal"
 CGROUP_PREFIX = "pytest-gvisor-"
 PATIENCE = 2.0
+_NOBODY = 65534  # runsc's own number, not the machine's: without directfs, it needs no rights
 
 
 def _is_between(pid: int) -> bool:
@@ -50,27 +52,28 @@ def _names(words: list[str], root: str) -> bool:
     return any(paths.within(value, root) for value in values)
 
 
-def _may_be_killed(pid: int) -> bool:
-    """Whether the kernel would let this process kill that one: its user's own, or any as root."""
+def _is_own(pid: int) -> bool:
+    """Whether a process is this user's. Of root's, the sandbox may be the user nobody's."""
+    me = os.geteuid()
     try:
-        os.kill(pid, 0)
-    except OSError:
+        uid = int(proc.status_of(pid)["Uid"].split()[0])
+    except (OSError, KeyError):
         return False
-    return True
+    return uid == me or (me == 0 and uid == _NOBODY)
 
 
 def processes(root: str, *, everywhere: bool = False) -> list[int]:
     """Return the live processes of the sandboxes whose state folder is at or under ``root``.
 
     Looks among this process's children, where a subreaper finds all of its orphans. With
-    ``everywhere``, it looks among all processes that this user may kill. A child without a command
+    ``everywhere``, it looks among all processes of this user. A child without a command
     line counts too, although it may belong to another sandbox: see `_is_between`.
     """
     found = []
     for pid in proc.pids() if everywhere else proc.children_of_self():
         words = proc.words_of(pid)
         is_one = _names(words, root) if words else not everywhere and _is_between(pid)
-        if is_one and pid != os.getpid() and _may_be_killed(pid):
+        if is_one and pid != os.getpid() and _is_own(pid):
             found.append(pid)
     return found
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from pytest_gvisor.programs import leftovers
+
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it plays two other users")
 
 CHECKOUT = Path(__file__).parents[2]
@@ -234,6 +236,25 @@ def test_a_command_line_of_the_attacker_s_stops_no_sweep(victim: User, attacker:
         assert victim.does("result = session_folder.sweep()") == [dead]
         assert process.poll() is None
     assert not os.path.exists(dead)
+
+
+def test_processes_of_the_attacker_s_stop_no_sweep_of_root(attacker: User, tmp_path: Path) -> None:
+    """Root could kill each of them, and the attacker begins others, until the sweep gives up."""
+    (session := tmp_path / "s-1").mkdir()
+    with subprocess.Popen(
+        ["sh", "-c", "echo; read x", "runsc", f"--root={session}/g1/root"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        user=attacker.uid,
+        group=attacker.uid,
+        extra_groups=[],
+        cwd="/",
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
+        assert leftovers.clear_session(str(session)) == []
+        assert not session.exists()
+        assert process.poll() is None
 
 
 def test_the_sweep_finds_what_is_left_beside_an_attack(victim: User, attacker: User) -> None:
