@@ -53,7 +53,7 @@ def _names(words: list[str], root: str) -> bool:
 
 
 def _is_own(pid: int) -> bool:
-    """Whether a process is this user's. Of root's, the sandbox may be the user nobody's."""
+    """Whether a process is this user's, or the sandbox of root's ``runsc`` as the user nobody."""
     me = os.geteuid()
     try:
         uid = int(proc.status_of(pid)["Uid"].split()[0])
