@@ -8,7 +8,9 @@ from pytest_gvisor.base.egress import (
     Traffic,
     entries,
     hosts_file,
+    hosts_lines,
     merged,
+    missing,
     parse,
     places,
     ports,
@@ -225,3 +227,27 @@ def test_the_traffic_of_several_relays_is_one() -> None:
         Traffic(entry="a:1", reached=2),
         Traffic(entry="b:1", received=3),
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "entry"),
+    [
+        ("https://a.example/x", "a.example:443"),
+        ("HTTP://A.example.:81/", "a.example:81"),
+        ("http://user:word@a.example", "a.example:80"),
+        ("HTTPSConnectionPool(host='a.example', port=8443)", "a.example:8443"),
+        ("curl: (6) Could not resolve host: a.example", "a.example:PORT"),
+        ("http://b.example http://a.example", "a.example:80"),
+        ("http://b.example", "HOST:PORT"),
+        ("", "HOST:PORT"),
+    ],
+)
+def test_the_first_host_without_an_entry_is_found_in_a_text(text: str, entry: str) -> None:
+    """A hint names it as an entry, with the port if the text has one."""
+    assert missing(text, ["b.example:80"]) == entry
+
+
+def test_each_entry_has_one_place() -> None:
+    """A list of another length is of other entries."""
+    with pytest.raises(ValueError, match="shorter"):
+        hosts_lines(["a.example:1", "b.example:2"], ["127.64.0.1:1"])

@@ -29,7 +29,7 @@ time.sleep(60)
 @pytest.fixture(autouse=True)
 def one_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each process counts one processor here."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0} if pid == 0 else {})
 
 
 @pytest.fixture
@@ -174,3 +174,8 @@ def test_a_folder_that_is_gone_is_a_typed_error(base: str) -> None:
         with pytest.raises(LaunchError, match="slot") as caught, shared.slot(f"{base}/missing"):
             pass
         assert caught.value.stage == "starts"
+
+
+def test_two_starts_of_each_processor_go_at_once() -> None:
+    """The page on parallel runs says so."""
+    assert PER_PROCESSOR == 2

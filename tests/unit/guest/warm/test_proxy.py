@@ -40,6 +40,7 @@ WISHES = {
     b"CONNECT [2001:db8::1]:443 HTTP/1.0\r\n\r\n": b"[2001:db8::1]:443",
     GET + b"\r\n": b"a.example:80",
     b"POST HTTP://a.example:81 HTTP/1.1\r\n\r\n": b"a.example:81",
+    b"X-GET http://a.example/ HTTP/1.1\r\n\r\n": b"a.example:80",
     b"GET http://[::1]/ HTTP/1.1\r\n\r\n": b"[::1]:80",
     SOCKS_NAME: b"a.example:443",
     SOCKS + b"\5\1\0\1\x7f\0\0\1\0\x50": b"127.0.0.1:80",
@@ -79,6 +80,9 @@ def test_each_protocol_has_its_answers() -> None:
     assert connect.granted == ESTABLISHED
     assert get.granted == b""
     assert connect.refused.startswith(DENIED)
+    text = b"403 Not allowed or not reached"
+    length = b"\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(text)
+    assert connect.refused.endswith(length + text)
     assert get.refused.startswith(DENIED)
     assert socks.granted == b"\5\0\0\1" + bytes(6)
     assert socks.refused == b"\5\2\0\1" + bytes(6)
@@ -105,12 +109,13 @@ def test_a_plain_request_goes_on_as_to_the_host_itself() -> None:
         (b"\5\1\2", b"\5\xff"),
         (b"\5\0", b"\5\xff"),
         (SOCKS + b"\5\2\0\1" + bytes(6), b"\5\7\0\1"),
+        (SOCKS + b"\5\2\0\1\0", b"\5\7\0\1"),
         (SOCKS + b"\5\3\0\1" + bytes(6), b"\5\7\0\1"),
         (SOCKS + b"\4\1\0\1" + bytes(6), b"\5\7\0\1"),
         (SOCKS + b"\5\1\0\2" + bytes(6), b"\5\x08\0\1"),
     ],
     ids=["socks4", "tls", "nul", "origin form", "https", "password alone", "no method", "bind",
-         "udp", "another version", "unknown address"],
+         "the beginning of bind", "udp", "another version", "unknown address"],
 )  # fmt: skip
 def test_anything_else_is_refused_in_words_of_its_protocol(said: bytes, answer: bytes) -> None:
     """No byte of it goes to the host."""
@@ -119,5 +124,6 @@ def test_anything_else_is_refused_in_words_of_its_protocol(said: bytes, answer: 
 
 def test_a_head_has_a_bound() -> None:
     """A program that never ends it is refused."""
-    assert refusal(b"GET ", *[b"x" * 1000] * 17, b"x").startswith(b"HTTP/1.1 431 ")
+    assert MOST == 16384
+    assert refusal(b"GET ", b"x" * (MOST - 3), b"x").startswith(b"HTTP/1.1 431 ")
     assert say(b"GET " + b"x" * (MOST - 4))[1] is None
