@@ -63,11 +63,10 @@ def main(arguments: Sequence[str]) -> int:
     if given.action == "show":
         sys.stdout.write("\n".join(text(read(given.reports[0]))) + "\n")
         return 0
-    for path in given.output:
-        outputs.check(path)
+    paths = list(map(outputs.check, given.output))
     gc.disable()  # of a million tests, which are no garbage, it would take most of the time
     merged = merge(_moved(given.reports), moved=True)
-    for path in given.output:
+    for path in paths:
         if problem := outputs.write(merged, path):
             raise ReportError(f"{escape(path)} could not be written: {problem}")
     lacking = missing(merged)

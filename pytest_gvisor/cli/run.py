@@ -174,7 +174,7 @@ def _settings(given: argparse.Namespace) -> Settings:
         return settings
     if not given.trace.endswith(".json"):
         raise UsageError(f"--trace {given.trace}: the name of the file ends with .json")
-    outputs.check(given.trace)
+    given.trace = outputs.check(given.trace)
     return dataclasses.replace(settings, trace=given.trace_with or True)
 
 
@@ -198,6 +198,7 @@ def _keeping(given: argparse.Namespace) -> Callable[[Workspace, Record], None] |
     if given.tty:
         raise UsageError("--keep and --tty exclude each other")
     folder = os.path.abspath(given.keep)
+    folder = os.path.join(os.path.realpath(os.path.dirname(folder)), os.path.basename(folder))
     if os.path.lexists(folder):
         raise UsageError(f"--keep {folder} is there already", next_step="Name another folder.")
 

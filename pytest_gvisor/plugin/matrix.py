@@ -58,6 +58,10 @@ def settle(config: pytest.Config, report: pytest.TestReport) -> None:
         collector.pytest_runtest_logreport(report)
 
 
+_paths_key = pytest.StashKey[dict[str, str]]()
+"""Where each report is written, by its path as it was given."""
+
+
 class Collector:
     """pytest's hooks in the process that writes the report."""
 
@@ -179,7 +183,7 @@ class Collector:
             told = explain.why(self._config, self.report)
             self.report = dataclasses.replace(self.report, notes=(*self.report.notes, *told))
         for path in run_settings(self._config).report:
-            problem = outputs.write(self.report, resolve_path(self._config, path))
+            problem = outputs.write(self.report, self._config.stash[_paths_key][path])
             if problem:
                 self.problems.append(f"{path} could not be written: {problem}")
             else:
@@ -303,9 +307,10 @@ def prepare(config: pytest.Config) -> None:
     """Raise `pytest.UsageError` before any test if a report file could not be written."""
     if ensure(config) is None:
         return
+    checked = config.stash[_paths_key] = {}
     for path in run_settings(config).report:
         try:
-            outputs.check(resolve_path(config, path))
+            checked[path] = outputs.check(resolve_path(config, path))
         except ReportError as error:
             raise pytest.UsageError(f"pytest-gvisor: --gvisor-report: {error}") from error
 

@@ -6,6 +6,7 @@ because an idle pytest session imports it too.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -52,6 +53,13 @@ def below(path: str, folder: str) -> bool:
 def within(path: str, folder: str) -> bool:
     """Whether ``path`` is ``folder`` or lies in it."""
     return path == folder or below(path, folder)
+
+
+def check_way(path: str) -> None:
+    """Raise `OSError` (ELOOP) if a link has come to be above ``path``, which had none."""
+    above = os.path.dirname(path)
+    if os.path.realpath(above) != above:
+        raise OSError(errno.ELOOP, "a part of its path has become a link", path)
 
 
 def caches(name: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pytest_gvisor.base.errors import ReportError, UsageError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.setting_values import report_paths
+from pytest_gvisor.programs.paths import check_way
 from pytest_gvisor.report.model import MAX_BYTES, Report
 
 VARIABLE = "GITHUB_STEP_SUMMARY"
@@ -24,16 +25,17 @@ def at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
-def check(path: str) -> None:
+def check(path: str) -> str:
     """Make the folder if it is missing, and check that a file can be made in it.
 
-    Raises `ReportError`.
+    Return the path without a link above the file, for `write` and `replaced`: what runs meanwhile
+    may put one there. Raises `ReportError`.
     """
     try:
         report_paths([path], "path")
     except UsageError as error:
         raise ReportError(error.message) from error
-    folder = os.path.dirname(os.path.abspath(path))
+    folder = os.path.realpath(os.path.dirname(os.path.abspath(path)))
     try:
         if os.path.isdir(path):
             raise ReportError(f"{escape(path)} is a folder")
@@ -45,6 +47,7 @@ def check(path: str) -> None:
             f"{escape(path)} cannot be written: {error.strerror}",
             next_step="Name a place where this user may make files.",
         ) from error
+    return os.path.join(folder, os.path.basename(path))
 
 
 def rendered(report: Report, suffix: str, budget: int | None = None) -> str:
@@ -58,18 +61,19 @@ def rendered(report: Report, suffix: str, budget: int | None = None) -> str:
 
 
 def write(report: Report, path: str) -> str:
-    """Write the whole file or nothing; return the problem, or nothing."""
+    """Write the whole file or nothing to a path of `check`; return the problem, or nothing."""
     suffix = os.path.splitext(path)[1]
     return replaced(path, report.pieces() if suffix == ".json" else [rendered(report, suffix)])
 
 
 def replaced(path: str, pieces: Iterable[str]) -> str:
-    """Put a new file in a path's place, or nothing; return the problem, or nothing.
+    """Put a new file in the place of a path of `check`, or nothing; return the problem, or nothing.
 
     A link that is there is replaced, and not followed.
     """
     new = os.path.join(os.path.dirname(path), f".gvisor-report-{secrets.token_hex(8)}")
     try:
+        check_way(path)
         with open(new, "x", encoding="utf-8", errors="backslashreplace") as file:
             file.writelines(pieces)
             if file.tell() > MAX_BYTES:

@@ -30,12 +30,14 @@ exec {program} "$here" < "$here/stdin"
 
 
 def keep(folder: str, workspace: Workspace, record: Record) -> None:
-    """Copy the parts of a run to ``folder``, and leave out missing ones.
+    """Copy the parts of a run to the new ``folder``, and leave out missing ones.
 
-    Where others can change names beside it, they may put another folder or a link in its place. So
-    the files are written by its descriptor. Raises `OSError`.
+    Its path had no link at the start. Where others can change names beside it, they may put another
+    folder or a link in its place. So the files are written by its descriptor. Raises `OSError`,
+    also if a folder of that name is there, or its path has a link now.
     """
-    os.makedirs(folder, 0o700, exist_ok=True)
+    paths.check_way(folder)
+    os.makedirs(folder, 0o700)
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if os.fstat(fd).st_uid != os.geteuid():

@@ -70,9 +70,14 @@ def test_a_folder_that_another_user_turns_into_a_link_is_written_no_further(tmp_
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it makes a folder of another user")
-def test_no_run_is_kept_in_another_user_s_folder(tmp_path: Path) -> None:
-    """Somebody else has made it in the meantime, and would read what is in it."""
+def test_no_run_is_kept_in_another_user_s_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else has put it in the place of the new one, and would read what is in it."""
     (tmp_path / "kept").mkdir()
+    with pytest.raises(FileExistsError):
+        keep(str(tmp_path / "kept"), *_run(tmp_path))
+    monkeypatch.setattr(os, "makedirs", lambda *_: None)
     os.chown(tmp_path / "kept", 65534, 65534)
     with pytest.raises(PermissionError, match="another user has put a folder there"):
         keep(str(tmp_path / "kept"), *_run(tmp_path))

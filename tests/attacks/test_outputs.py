@@ -1,0 +1,111 @@
+"""A workload that puts a link in the way of what pytest-gvisor writes later."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bundlecheck import ENVIRONMENT
+
+PLANT = """
+import os, sys
+os.rename("/out/sub", "/out/old")
+os.symlink(sys.argv[1], "/out/sub")
+"""
+
+TEST = f"""
+from pytest_gvisor import bind
+
+def test_plants(gvisor):
+    out = bind("build/out", "/out", readonly=False)
+    command = ["python3", "-I", "-S", "-c", {PLANT!r}, VICTIM]
+    assert gvisor.run(command, mounts=[out]).returncode == 0
+"""
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    """A folder of the host that the workload is not shown, with files that must stay."""
+    folder = tmp_path / "victim"
+    folder.mkdir()
+    for name in ("trace.json", "report.json", "report.html"):
+        (folder / name).write_text("precious")
+    return folder
+
+
+def unchanged(victim: Path) -> bool:
+    """Whether each file is as it was, and there is no other."""
+    return {one.read_text() for one in victim.iterdir()} == {"precious"} and (
+        len(os.listdir(victim)) == 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "told"),
+    [("--trace", "trace.json", "could not be written"), ("--keep", "kept", "not kept in")],
+)
+def test_no_file_of_a_run_lands_through_a_link_of_a_workload_s_making(
+    tmp_path: Path, victim: Path, option: str, name: str, told: str
+) -> None:
+    """The command line's own files go to the folder that was there at the start, or nowhere."""
+    out = tmp_path / "out"
+    (out / "sub").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    words = [sys.executable, "-m", "pytest_gvisor", "run", option, out / "sub" / name]
+    words += ["--mount", f"{out}:/out:rw", "--", "python3", "-I", "-S", "-c", PLANT, victim]
+    done = subprocess.run(
+        list(map(str, words)), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=120, cwd=tmp_path / "elsewhere", check=False,
+    )  # fmt: skip
+    assert (out / "sub").is_symlink()
+    assert unchanged(victim)
+    assert told in done.stderr
+    assert "a part of its path has become a link" in done.stderr
+
+
+def test_no_kept_run_lands_in_a_folder_of_a_workload_s_making(tmp_path: Path) -> None:
+    """Such a folder could have links in the places of the files that are written there."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    words = [sys.executable, "-m", "pytest_gvisor", "run", "--keep", out / "kept"]
+    words += ["--mount", f"{out}:/out:rw", "--", "mkdir", "/out/kept"]
+    done = subprocess.run(
+        list(map(str, words)), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=120, cwd=tmp_path / "elsewhere", check=False,
+    )  # fmt: skip
+    assert os.listdir(out / "kept") == []
+    assert "not kept in" in done.stderr
+
+
+def test_no_report_lands_through_a_link_of_a_workload_s_making(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, victim: Path
+) -> None:
+    """The session says that the report could not be written, and fails."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    (pytester.path / "build/out/sub").mkdir(parents=True)
+    pytester.makepyfile(f"VICTIM = {str(victim)!r}\n{TEST}")
+    reports = [f"--gvisor-report=build/out/sub/report.{form}" for form in ("json", "html")]
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", *reports)
+    result.assert_outcomes(passed=1)
+    assert unchanged(victim)
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR
+    result.stdout.fnmatch_lines(["*report.json could not be written: a part of its path has*"])
+
+
+def test_a_link_that_is_the_user_s_own_is_followed(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A link that is there at the start leads a report to where its user wants it."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    (pytester.path / "reports").symlink_to(tmp_path)
+    pytester.makepyfile("def test_it(gvisor): pass")
+    result = pytester.runpytest_subprocess(
+        "-p", "no:cacheprovider", "--gvisor-report=reports/sub/report.json"
+    )
+    assert result.ret == 0
+    assert os.listdir(tmp_path / "sub") == ["report.json"]
