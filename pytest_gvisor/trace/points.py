@@ -23,12 +23,14 @@ _CALLS: Mapping[str, Mapping[str, int]] = {
         "truncate": 76, "rename": 82, "mkdir": 83, "rmdir": 84, "link": 86, "unlink": 87,
         "symlink": 88, "chmod": 90, "fchmod": 91, "mkdirat": 258, "unlinkat": 263, "renameat": 264,
         "linkat": 265, "symlinkat": 266, "fchmodat": 268, "renameat2": 316,
+        "pivot_root": 155, "mount": 165, "setns": 308,
     },
     "aarch64": {
         "openat": 56, "openat2": 437, "execve": 221, "execveat": 281,
         "sendto": 206, "sendmsg": 211, "sendmmsg": 269,
         "mkdirat": 34, "unlinkat": 35, "symlinkat": 36, "linkat": 37, "renameat": 38,
         "truncate": 45, "fchmod": 52, "fchmodat": 53, "renameat2": 276,
+        "mount": 40, "pivot_root": 41, "setns": 268,
     },
 }  # fmt: skip
 """The calls that are counted by their numbers, for each machine."""
@@ -36,7 +38,10 @@ _CALLS: Mapping[str, Mapping[str, int]] = {
 OPENS = ("open", "openat", "creat", "openat2")
 EXECS = ("execve", "execveat")
 SENDS = ("sendto", "sendmsg", "sendmmsg")
-CHANGES = {*_CALLS["x86_64"]} - {*OPENS, *EXECS, *SENDS}
+MOUNTS = ("mount", "pivot_root", "setns")
+"""The calls after which a file may have another path."""
+
+CHANGES = {*_CALLS["x86_64"]} - {*OPENS, *EXECS, *SENDS, *MOUNTS}
 """The calls that change files without opening them. No event has their paths."""
 
 LISTEN = "syscall/listen/exit"
@@ -131,7 +136,7 @@ def wanted(numbers: Mapping[str, int]) -> Iterator[Point]:
         # for too. openat2 may be missing, and its exit alone tells of that.
         if name != "openat2":
             yield entered(number)
-        if name == "openat2" or name in CHANGES:
+        if name == "openat2" or name in CHANGES or name in MOUNTS:
             yield Point(f"syscall/sysno/{number}/exit", _WHO)
         # On 2026 the exit of an execve that fails tells of no error.
         end = "enter" if name in EXECS else "exit"

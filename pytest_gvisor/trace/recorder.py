@@ -75,6 +75,10 @@ class Recorder:
         self._openat2 = numbers["openat2"]
         self._sends = {numbers[name] for name in points.SENDS}
         self._sendto = numbers["sendto"]
+        self._mounts = {numbers[name] for name in points.MOUNTS}
+        self._mounted = 0
+        """How many calls may have given files other paths, also for what comes later."""
+
         # Of the calls that gVisor does not implement, some answer ENOSYS, others EPERM or EINVAL.
         self._changing, self._values, self._lacking = points.changes(), values, unsupported
         self._listens = points.LISTEN in known
@@ -335,6 +339,8 @@ class Recorder:
             self._datagrams += bool(self._has_datagrams and addressed)
         elif number == self._openat2:  # its end, and no other event comes
             self._unnamed[number] += not event.error
+        elif number in self._mounts:
+            self._mounted += 2 in event.fields and not event.error
         elif number in self._changing:
             key = self._changing[number], event.error, event.process
             # Field 2 is there at the end of a call.
@@ -374,6 +380,8 @@ class Recorder:
             f"{MAX_BYTES // 1024**2} MiB of text": self._left_out,
             "files that were opened without a path that gVisor can report (a name that is no "
             f"UTF-8, or openat2): {unnamed[0]}": unnamed[0],
+            f"{', '.join(points.MOUNTS)} may have given files other paths: {self._mounted} "
+            "calls": self._mounted,
             "programs that may have been executed with a name, an argument or a variable that is "
             f"no UTF-8, which gVisor cannot report: {unnamed[1]}": unnamed[1],
         }

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Gvisor, bind
+from pytest_gvisor import Gvisor, TraceError, bind
 from pytest_gvisor.oci import system_folders
 from pytest_gvisor.oci.project import Project
 from pytest_gvisor.sessions import places
@@ -368,3 +368,42 @@ def test_special_files_and_nameless_sockets_are_no_doors(gvisor: Gvisor, tmp_pat
     assert (done.stdout, done.stderr) == ("", "")
     assert set(os.listdir(tmp_path)) == before
     assert os.listxattr(tmp_path / "file") == []
+
+
+ITS_OWN_MOUNT = """
+import ctypes, os
+libc = ctypes.CDLL(None)
+assert libc.unshare(0x10000000 | 0x20000) == 0  # CLONE_NEWUSER | CLONE_NEWNS
+assert libc.mount(b"/secret", b"/usr/share", None, ctypes.c_ulong(4096), None) == 0
+print(open("/usr/share/key").read())
+"""
+MAY_NOT_MOUNT = """
+import ctypes
+assert ctypes.CDLL(None).mount(b"/secret", b"/usr/share", None, ctypes.c_ulong(4096), None) == -1
+"""
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_no_mount_of_its_own_hides_a_file_from_a_check(
+    gvisor: Gvisor, tmp_path: Path, warm: bool
+) -> None:
+    """In a user namespace a program may mount, and a file has then another path."""
+    (tmp_path / "key").write_text("SECRET")
+    mounts = [bind(tmp_path, "/secret")]
+    traces = []
+    for code in (ITS_OWN_MOUNT, MAY_NOT_MOUNT):
+        command = ["python3", "-I", "-S", "-c", code]
+        if warm:
+            with gvisor.sandbox(mounts=mounts, trace=True) as sandbox:
+                done = sandbox.exec(command, check=True)
+        else:
+            done = gvisor.run(command, mounts=mounts, trace=True, check=True)
+        assert done.trace is not None
+        traces.append((done.stdout, done.trace))
+    (stolen, trace), (_, refused) = traces
+    assert stolen == "SECRET\n"
+    (gap,) = trace.gaps
+    assert gap == "mount, pivot_root, setns may have given files other paths: 1 calls"
+    with pytest.raises(TraceError, match="given files other paths"):
+        trace.check(forbid=["read:/secret/**"])
+    assert refused.complete

@@ -174,6 +174,16 @@ def test_calls_that_change_files_are_counted_at_their_end() -> None:
     assert (trace.complete, trace.files, trace.unverified) == (True, (), ())
 
 
+@pytest.mark.parametrize("number", [155, 165, 308])
+def test_a_mount_that_succeeds_is_a_gap(number: int) -> None:
+    """Files may have other paths from then on. Its begin, and one that fails, are none."""
+    begins = (6, events.context() + field(4, number))
+    failed = (6, events.raw(number, error=errno.EPERM))
+    assert made(begins, failed, begins).complete
+    (gap,) = made(begins, (6, events.raw(number))).gaps
+    assert gap == "mount, pivot_root, setns may have given files other paths: 1 calls"
+
+
 @pytest.mark.parametrize("values", [False, True])
 def test_variables_have_values_only_where_they_are_asked_for(values: bool) -> None:
     """The room for texts has both."""
