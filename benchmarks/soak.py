@@ -280,8 +280,9 @@ def main() -> int:
     contender = CONTENDERS[given.contender]
     run, folders, close = contender()
     # The locks of starts at once stay, from their first use on: they are not what is left behind.
-    with ThreadPoolExecutor(_BURST) as pool:
-        list(pool.map(functools.partial(one, run), range(_BURST)))
+    most = _WORKERS + _BURST
+    with ThreadPoolExecutor(most) as pool:
+        list(pool.map(functools.partial(one, run), range(most)))
     close()
     before = measured(folders)
     run, folders, close = contender()
