@@ -136,9 +136,9 @@ class Worker:
             for report in self._reports(link, item, ids.inner, progress):
                 if progress.missing() is None:
                     link.judge(report, failed=progress.failed)
-                if report.failed:
-                    self._taker.note_failed(ids.inner)
                 yield report
+                if report.failed:  # the caller may know of a pass that counts as one
+                    self._taker.note_failed(item, ids.inner)
             self._under_way, self.ended = False, True
             self.ahead.took(time.monotonic() - began)
         except (Died, Hangs, GvisorError) as error:
@@ -146,7 +146,7 @@ class Worker:
             if isinstance(error, Hangs):
                 link.terminate()
                 cause = f"it did not end within {self._timeout:g} s (--gvisor-timeout)"
-            self._taker.note_failed(ids.inner)
+            self._taker.note_failed(item, ids.inner)
             yield from self._dead(item, progress, began, link, cause)
         finally:
             if not self._stopped:  # else what is torn down is shown too
@@ -203,7 +203,7 @@ class Worker:
             elif kind == "debugger":
                 self._debugger.take(message, item.nodeid, report)
             elif kind == "stopped":
-                self._taker.note_failed(inner)
+                self._taker.note_failed(item, inner)
                 self._under_way, self._stopped = False, True
                 raise stopped(message)
         if missing := progress.missing():

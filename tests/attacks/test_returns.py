@@ -1,12 +1,13 @@
 """A test inside attacks the host by files that come back from it."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.inside.conftest import project, run_inside
+from tests.inside.conftest import PLUGINS, project, run_inside
 from tests.mounts import harmless
 
 __all__ = ["project", "run_inside"]
@@ -111,6 +112,70 @@ def test_a_file_is_replaced_only_as_it_came_back(
     assert later[0] != first[0]
     assert later[2] != first[2]
     assert later[1] == "mine"
+
+
+def test_no_report_of_the_host_is_replaced(
+    project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even in a folder in which files of the tests replace those of the session before."""
+    monkeypatch.setenv("PYTHONPATH", str(PLUGINS), prepend=os.pathsep)
+    project.makepyfile("""
+        import pathlib
+
+        def test_forges():
+            for name in ("junit.xml", "matrix.json", "page.html"):
+                pathlib.Path("out", name).write_text("forged")
+            assert 0
+    """)
+    project.mkdir("out")
+    written = ("--junitxml=out/junit.xml", "--gvisor-report=out/matrix.json")
+    result = run_inside("--alluredir=out", *written)
+    assert (project.path / "out/page.html").read_text() == "forged"
+    assert "<failure " in (project.path / "out/junit.xml").read_text()
+    assert json.loads((project.path / "out/matrix.json").read_text())["tests"]
+    result.stdout.fnmatch_lines([
+        "gvisor: ERROR: *out/junit.xml is not replaced*", "gvisor: ERROR: *out/matrix.json is not*"
+    ])  # fmt: skip
+
+
+def test_no_allure_result_says_that_a_failed_test_has_passed(
+    project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither for a test that has lied and died, nor for one that fails on the host alone."""
+    monkeypatch.setenv("PYTHONPATH", str(PLUGINS), prepend=os.pathsep)
+    project.makepyfile("""
+        import json, os, pathlib, subprocess, time, uuid
+        import pytest
+        from allure_commons.utils import md5
+        from allure_pytest.utils import allure_full_name
+
+        @pytest.mark.gvisor(forbid=["exec"])
+        def test_forbidden():
+            subprocess.run(["true"])
+
+        @pytest.mark.gvisor(xfail={"systrap": "so", "ptrace": "so"})
+        def test_passes_in_spite_of_its_marker():
+            pass
+
+        def test_lies(request):
+            name = allure_full_name(request.node)
+            start = int(time.time() + 1_000_000) * 1000
+            result = {
+                "uuid": str(uuid.uuid4()), "name": "test_lies", "fullName": name,
+                "testCaseId": md5(name), "historyId": md5(name),
+                "status": "passed", "start": start, "stop": start,
+            }
+            path = pathlib.Path("out", f"{result['uuid']}-result.json")
+            path.write_text(json.dumps(result))
+            os._exit(0)
+    """)
+    result = run_inside("-pno:randomly", "--alluredir=out")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    results = [json.loads(path.read_text()) for path in project.path.glob("out/*-result.json")]
+    assert sorted((one["name"], one["status"]) for one in results) == [
+        ("test_forbidden", "broken"), ("test_lies", "broken"), ("test_lies", "broken"),
+        ("test_passes_in_spite_of_its_marker", "broken"),
+    ]  # fmt: skip
 
 
 def test_a_temporary_folder_in_the_project_keeps_its_files_inside(

@@ -107,8 +107,10 @@ class Anchors:
         )
 
 
-def digest(anchor: Anchor, path: str) -> str:
-    """Return the digest of a file below an anchor's folder, empty if it is missing.
+def found(anchor: Anchor, path: str) -> tuple[str, float]:
+    """Return the digest of a file below an anchor's folder, and the time of its last change.
+
+    The digest is empty if it is missing.
 
     Raises `OSError`, also for what is no regular file.
     """
@@ -116,15 +118,15 @@ def digest(anchor: Anchor, path: str) -> str:
     try:
         fd = linux.openat2(anchor.fd, whole, os.O_PATH, _BELOW)
     except FileNotFoundError:
-        return ""
+        return "", 0.0
     with closing(fd):
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             raise FileExistsError(errno.EEXIST, _NO_FILE)
-        if found.st_size > MOST_BYTES:
-            return "of a file that is too large to have come from inside"
+        if status.st_size > MOST_BYTES:
+            return "of a file that is too large to have come from inside", status.st_ctime
         with open(f"/proc/self/fd/{fd}", "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest(), status.st_ctime
 
 
 def land(

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import glob
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -227,6 +229,7 @@ class Taker:
         self._said: set[str] = set()
         self._left = [place.most for place in agreed.places]
         self._failed: set[str] = set()
+        self._failed_here: set[pytest.Item] = set()
         self._folders_of_failed: set[str] = set()
         known = store.tally.notes
         store.tally.say("notes", *(note for note in agreed.notes if line(note) not in known))
@@ -235,8 +238,9 @@ class Taker:
         """Take the node id of the first test as the name of the sandbox."""
         self._sandbox = self._sandbox or nodeid
 
-    def note_failed(self, inner: str) -> None:
-        """Note a test that the host has seen fail, or lost, by its node id inside."""
+    def note_failed(self, item: pytest.Item, inner: str) -> None:
+        """Note a test that the host has seen fail, or lost, with its node id inside."""
+        self._failed_here.add(item)
         self._failed.add(re.sub(r"\W", "_", inner))
 
     def _is_wanted(self, place: Place, path: str) -> bool:
@@ -324,20 +328,25 @@ class Taker:
             raise ValueError(f"more than {place.most} bytes below {place.folder}")
         self._store.add(self._file, read["data"])
         if not read["more"]:
-            if self._is_foreign(self._file):
+            if (judged := self._judged(self._file)) is None:
                 told = "stayed inside: it is no result of a test of its sandbox"
                 self._store.tally.say("notes", f"{os.path.join(place.folder, path)} {told}")
             else:
-                self._store.keep(self._file)
+                self._store.keep(judged)
             self._file = None
 
-    def _is_foreign(self, file: Arriving) -> bool:
-        """Whether Allure would take a file for the result of another sandbox's test."""
+    def _judged(self, file: Arriving) -> Arriving | None:
+        """Return a file as it may land; None if Allure would take it for another sandbox's test."""
         path, folder = os.path.join(file.anchor.folder, file.path), self.agreed.results
         if not (folder and path.endswith(allure.RESULT) and within(path, folder)):
-            return False
+            return file
         data = self._store.read(file) if file.size <= allure.MOST_OF_RESULT else b""
-        return allure.is_foreign(data, self.agreed.items)
+        new = allure.judged(data, self.agreed.items, self._failed_here)
+        if new is None or new == data:
+            return None if new is None else file
+        file = dataclasses.replace(file, size=0, digest=hashlib.sha256())
+        self._store.add(self._store.begin(file), new)
+        return file
 
     def _checked(self, place: Place, path: str) -> Anchor:
         """Return the anchor of a place. Raises `ValueError` for a path that it does not allow."""

@@ -8,9 +8,10 @@ did not come to its end inside.
 from __future__ import annotations
 
 import importlib
+import json
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ RESULT = "-result.json"
 
 MOST_OF_RESULT = 16 * 1024 * 1024
 _MOST_VALUES = 1_000_000
+_FAILURES = ("failed", "broken")
 _PLAIN = (str, bytes, int, float, type(None))
 _owners_key = pytest.StashKey[dict[str, set[pytest.Item]]]()
 
@@ -34,22 +36,31 @@ def folder(config: pytest.Config) -> str:
     return os.path.realpath(os.path.join(config.invocation_params.dir, given)) if given else ""
 
 
-def is_foreign(data: bytes, items: Sequence[pytest.Item]) -> bool:
-    """Whether a result from the sandbox of these tests is none of theirs.
+def judged(
+    data: bytes, items: Sequence[pytest.Item], failed: Collection[pytest.Item]
+) -> bytes | None:
+    """Return a result from the sandbox of these tests as it may land; None if it is none of theirs.
 
-    Allure knows a test by its full name, and shows one result for each id of a history.
+    Allure knows a test by its full name, and shows one result for each id of a history. Of a test
+    that the host has seen fail, each result says so, whatever was known inside.
     """
     utils: Any = importlib.import_module("allure_pytest.utils")
     if has_more_values(data, _MOST_VALUES):
-        return True
+        return None
     try:
         result = loads(data, pairs=unique)
         name, case, history = map(result.get, ("fullName", "testCaseId", "historyId"))
     except (ValueError, AttributeError):
-        return True
+        return None
     if name not in map(utils.allure_full_name, items) or case != utils.md5(name):
-        return True
-    return not _owners(utils, items[0].session).get(str(history), {items[0]}) & {*items}
+        return None
+    owners = _owners(utils, items[0].session).get(str(history))
+    if owners is not None and owners.isdisjoint(items):
+        return None
+    if owners and not owners.isdisjoint(failed) and result.get("status") not in _FAILURES:
+        told = {"message": "the host has seen this test fail: see pytest's own report"}
+        return json.dumps(result | {"status": "broken", "statusDetails": told}).encode()
+    return data
 
 
 def _owners(utils: Any, session: pytest.Session) -> dict[str, set[pytest.Item]]:

@@ -302,7 +302,7 @@ class Files:
         """Note the name."""
         self.said.append(nodeid.rpartition("::")[2])
 
-    def note_failed(self, inner: str) -> None:
+    def note_failed(self, _item: pytest.Item, inner: str) -> None:
         """Note the test."""
         self.said.append(f"{inner} failed")
 

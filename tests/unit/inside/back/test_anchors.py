@@ -11,7 +11,7 @@ import pytest
 
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.inside.back import anchors
-from pytest_gvisor.inside.back.anchors import Anchor, Anchors, digest
+from pytest_gvisor.inside.back.anchors import Anchor, Anchors
 from pytest_gvisor.programs import linux
 from tests.mounts import masked
 
@@ -79,7 +79,7 @@ def test_nothing_but_a_regular_file_has_a_digest(anchor: Anchor, folder: Path, w
         path.mkdir()
     before = path.lstat()
     with pytest.raises(OSError, match=r"no regular file|openat2"):
-        digest(anchor, "x.txt")
+        anchors.found(anchor, "x.txt")
     after = path.lstat()
     assert (before.st_ino, before.st_mode) == (after.st_ino, after.st_mode)
     assert target.read_text() == "secret"
@@ -195,7 +195,7 @@ def test_a_project_that_a_link_leads_to_has_anchors(project: Path) -> None:
     project.unlink()
     project.symlink_to("/nowhere")
     assert known.find(str(project / "out/new")) is found
-    assert anchors.digest(found, "x") == ""
+    assert anchors.found(found, "x") == ("", 0.0)
     assert found.project is None
     known.close()
 

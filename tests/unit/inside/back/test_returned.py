@@ -215,10 +215,26 @@ def test_a_file_of_the_host_s_is_replaced_if_it_came_back_from_inside(host: Host
     assert len(host.store.write().errors) == 1
 
 
+@pytest.mark.parametrize(("place", "fails"), [(4, True), (1, False)])
+def test_no_report_that_the_host_has_just_written_is_replaced(
+    host: Host, place: int, fails: bool
+) -> None:
+    """Neither in the folder of an option nor in a temporary one."""
+    folder = Path(host.agreed.places[place].folder)
+    folder.mkdir(exist_ok=True)
+    (folder / "junit.xml").write_text("the host's")
+    host.take(file("junit.xml", b"forged", place=place), END)
+    tally = host.store.write()
+    assert (folder / "junit.xml").read_text() == "the host's"
+    assert len(tally.errors) == fails
+    assert "was written on the host in this session" in [*tally.errors, *tally.notes][0]
+
+
 def test_an_option_that_was_given_now_replaces_files_of_its_own_folder(host: Host) -> None:
     """So snapshots are updated: texts, and no code."""
     (host.base / "own").mkdir()
     (host.base / "own/x.yml").write_bytes(b"the user's")
+    host.store.began += 60
     host.take(file("x.yml", b"new", place=4), file("y.txt", place=4), END)
     assert host.store.write().errors == []
     assert host.files() == {"own/x.yml": b"new", "own/y.txt": b"x"}
@@ -251,7 +267,7 @@ def test_the_host_knows_the_folders_of_failed_tests(host: Host) -> None:
     taker = Taker(host.store, dataclasses.replace(host.agreed, places=(some,)))
     long = "test_" + "x" * 40
     for inner in ("t/test_a.py::test_b[1-é]", "t/test_a.py::C::test_c9", f"t/test_a.py::{long}"):
-        taker.note_failed(inner)
+        taker.note_failed(cast("pytest.Item", object()), inner)
     wanted = ["test_b_1_é_0/x", "test_c90/x/y", "test_c90/z", f"{long[:30]}12/x"]
     dropped = ["test_passes0/x", "test_b_1_é_1/x", "other0/x", "x"]
     messages = [file(path, place=0) for path in (*dropped[:1], *wanted, *dropped[1:])]

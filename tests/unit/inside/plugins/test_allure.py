@@ -123,7 +123,36 @@ def test_a_result_is_of_a_test_of_its_own_sandbox(
     Named("own", session, {"number": 2})
     Named("other", session, {})
     Named("odd", session, {"number": object()})
-    assert allure.is_foreign(json.dumps(RESULT | changes).encode(), [own]) is foreign
+    data = json.dumps(RESULT | changes).encode()
+    assert allure.judged(data, [own], set()) == (None if foreign else data)
+
+
+@pytest.mark.parametrize(
+    ("changes", "failed", "status"),
+    [
+        ({"status": "passed"}, ["own"], "broken"),
+        ({"status": "skipped"}, ["own"], "broken"),
+        ({"status": None}, ["own"], "broken"),
+        ({"status": "failed"}, ["own"], "failed"),
+        ({"status": "broken", "statusDetails": {}}, ["own"], "broken"),
+        ({"status": "passed"}, ["other"], "passed"),
+        ({"status": "passed"}, [], "passed"),
+        ({"status": "passed", "historyId": "('own', 'of a dynamic parameter')"}, ["own"], "passed"),
+    ],
+)
+def test_no_result_of_a_failed_test_says_that_it_has_passed(
+    changes: dict[str, object], failed: list[str], status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host may have failed the test after its result was written inside, or have lost it."""
+    monkeypatch.setitem(sys.modules, "allure_pytest.utils", NAMES)
+    session = session_of()
+    tests: Any = {"own": Named("own", session, {"number": 1}), "other": Named("other", session, {})}
+    data = json.dumps(RESULT | changes).encode()
+    seen = {tests[name] for name in failed}
+    new = allure.judged(data, [*tests.values()], seen)
+    assert new is not None
+    assert json.loads(new)["status"] == status
+    assert (new == data) is (changes["status"] == status)
 
 
 @pytest.mark.parametrize(
@@ -138,4 +167,4 @@ def test_what_is_no_result_is_of_no_test(data: bytes, monkeypatch: pytest.Monkey
     """Two readers may find another name in a key that comes twice."""
     monkeypatch.setitem(sys.modules, "allure_pytest.utils", NAMES)
     own: Any = Named("own", session_of(), {"number": 1})
-    assert allure.is_foreign(data, [own])
+    assert allure.judged(data, [own], set()) is None
