@@ -125,7 +125,9 @@ def test_coverage_of_every_machine_is_combined(fleet: Fleet) -> None:
     maps = "[paths]\nsource =\n    project\n    */pyexecnetcache/project\n"
     extra = {"app.py": app, "coverage.ini": maps}
     session = fleet.start(tests, *more, tx=machines, extra=extra, cwd=fleet.folder)
-    assert "2 passed" in session.end()
+    output = session.end()
+    assert "2 passed" in output
+    assert "corrupted" not in output
     files = json.loads((fleet.folder / "coverage.json").read_text())["files"]
     assert sorted(files) == ["project/app.py", "project/test_it.py"]
     assert files["project/app.py"]["missing_lines"] == [7]

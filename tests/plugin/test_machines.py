@@ -66,3 +66,22 @@ def test_a_setting_in_the_environment_is_not_lost_on_the_way(alone: Project) -> 
     alone.run(*args, PYTEST_GVISOR_NETWORK="none").ends(passed=1)
     given = f"{lacks}//env:PYTEST_GVISOR_NETWORK=none"
     alone.run("--tx", given, "--dist=load", PYTEST_GVISOR_NETWORK="none").ends(passed=1)
+
+
+def test_no_thread_of_a_worker_there_has_a_tracer(alone: Project) -> None:
+    """Python 3.11 often aborts at its end if such a thread outlives the tracer of pytest-cov."""
+    conftest = """
+        import threading
+
+        traced = set()
+
+        def pytest_configure():
+            threading.settrace(lambda *_: traced.add(threading.current_thread().name))
+    """
+    tests = """
+        from conftest import traced
+
+        def test_it():
+            assert traced == set()
+    """
+    alone.test(tests, conftest=conftest).run("--tx", ELSEWHERE, "--dist=load").ends(passed=1)
