@@ -11,7 +11,7 @@ import pytest_gvisor
 
 PACKAGE = Path(pytest_gvisor.__file__).parent
 
-DOCUMENTED = {"_asdict", "_exit", "_fields", "_replace", "_xoptions"}
+DOCUMENTED = {"_asdict", "_exit", "_fields", "_replace", "_thread", "_xoptions"}
 """Names with an underscore that Python's documentation has."""
 
 TYPES = {"_ArgumentGroup", "_Hash"}
