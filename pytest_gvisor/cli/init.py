@@ -13,6 +13,7 @@ from typing import Any
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.cli import parsers
+from pytest_gvisor.programs.paths import straight
 from pytest_gvisor.report import outputs
 
 PLACES = {
@@ -98,7 +99,7 @@ def main(arguments: Sequence[str]) -> int:
 def _write(path: str, text: str, service: str, *, force: bool) -> None:
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     if force:
-        if problem := outputs.replaced(path, [text]):
+        if problem := outputs.replaced(straight(path), [text]):
             raise OSError(f"{path} could not be written: {problem}")
         return
     try:

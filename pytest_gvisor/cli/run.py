@@ -22,6 +22,7 @@ from pytest_gvisor.harness.gvisor import Gvisor
 from pytest_gvisor.oci.defaults import HOSTNAME
 from pytest_gvisor.oci.mounts import parse_mount
 from pytest_gvisor.oci.rootfs import directory
+from pytest_gvisor.programs.paths import straight
 from pytest_gvisor.report import outputs
 from pytest_gvisor.report.run_texts import sections
 from pytest_gvisor.run import terminal
@@ -197,8 +198,7 @@ def _keeping(given: argparse.Namespace) -> Callable[[Workspace, Record], None] |
         return None
     if given.tty:
         raise UsageError("--keep and --tty exclude each other")
-    folder = os.path.abspath(given.keep)
-    folder = os.path.join(os.path.realpath(os.path.dirname(folder)), os.path.basename(folder))
+    folder = straight(given.keep)
     if os.path.lexists(folder):
         raise UsageError(f"--keep {folder} is there already", next_step="Name another folder.")
 

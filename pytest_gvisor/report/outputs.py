@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pytest_gvisor.base.errors import ReportError, UsageError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.setting_values import report_paths
-from pytest_gvisor.programs.paths import check_way
+from pytest_gvisor.programs.paths import check_way, straight
 from pytest_gvisor.report.model import MAX_BYTES, Report
 
 VARIABLE = "GITHUB_STEP_SUMMARY"
@@ -35,7 +35,8 @@ def check(path: str) -> str:
         report_paths([path], "path")
     except UsageError as error:
         raise ReportError(error.message) from error
-    folder = os.path.realpath(os.path.dirname(os.path.abspath(path)))
+    whole = straight(path)
+    folder = os.path.dirname(whole)
     try:
         if os.path.isdir(path):
             raise ReportError(f"{escape(path)} is a folder")
@@ -47,7 +48,7 @@ def check(path: str) -> str:
             f"{escape(path)} cannot be written: {error.strerror}",
             next_step="Name a place where this user may make files.",
         ) from error
-    return os.path.join(folder, os.path.basename(path))
+    return whole
 
 
 def rendered(report: Report, suffix: str, budget: int | None = None) -> str:
@@ -67,7 +68,7 @@ def write(report: Report, path: str) -> str:
 
 
 def replaced(path: str, pieces: Iterable[str]) -> str:
-    """Put a new file in the place of a path of `check`, or nothing; return the problem, or nothing.
+    """Put a new file in the place of a path of `straight`; return the problem, or "".
 
     A link that is there is replaced, and not followed.
     """
