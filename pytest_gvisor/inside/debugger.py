@@ -1,15 +1,17 @@
 """The user's terminal for a debugger in a test inside: lines go in, escaped output comes out.
 
 The sandbox never has the terminal. The host reads each line that the pytest inside asks for, with
-its own line editing. That time does not count as the test's.
+its own line editing at a terminal. There, that time does not count as the test's.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import pdb  # noqa: T100 -- for the hooks of the host's plugins
 import re
+import select
 import signal
 import sys
 import threading
@@ -21,6 +23,7 @@ import pytest
 from pytest_gvisor.base.errors import ProtocolError
 from pytest_gvisor.base.escape import Live, escape, safe
 from pytest_gvisor.inside.wire.link import Link
+from pytest_gvisor.run.budget import Budget
 
 _LONGEST_PROMPT = 200
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
@@ -44,6 +47,20 @@ def stopped(message: dict[str, Any]) -> BaseException:
         return KeyboardInterrupt()
     known = type(status) is int and 0 < status < 256
     return pytest.exit.Exception(safe(str(text)[:10_000]), status if known else None)
+
+
+def _read_in_time(fd: int, budget: Budget) -> str:
+    """Read a line while the test has time, and none of the next: another process may read it.
+
+    Nobody may ever write to a pipe that CI holds open.
+    """
+    line = b""
+    while not line.endswith(b"\n") and (left := budget.left) > 0:
+        if select.select([fd], [], [], min(left, 1.0))[0]:
+            if not (byte := os.read(fd, 1)):
+                break
+            line += byte
+    return line.decode()
 
 
 class Debugger:
@@ -86,11 +103,7 @@ class Debugger:
             link.send("answer", text="")
         elif event == "read" and self._is_open:
             link.catch_up()
-            with link.budget.halted():
-                text = self._read()
-            if text and self._at_terminal():
-                link.budget.renew()
-            link.send("answer", text=text)
+            link.send("answer", text=self._read(link.budget))
         elif event == "end" and self._is_open:
             self._close()
         else:
@@ -148,17 +161,23 @@ class Debugger:
             return sys.stdin.isatty() and sys.stdout.isatty()
         return False
 
-    def _read(self) -> str | None:
+    def _read(self, budget: Budget) -> str | None:
         """Return the user's line, nothing at the end of the input, None for Ctrl-C."""
         if hasattr(self._config, "workerinput"):
             return ""  # a worker of xdist has no terminal
         self._reads = True
         try:
-            return self._edit() if self._at_terminal() else sys.stdin.readline()
+            if not self._at_terminal():
+                return _read_in_time(sys.stdin.fileno(), budget)
+            with budget.halted():
+                line = self._edit()
+            budget.renew()
         except (EOFError, OSError, ValueError):  # at its end, closed, or no text
             return ""
         except KeyboardInterrupt:
             return None
+        else:
+            return line
         finally:
             self._reads = False
 

@@ -156,6 +156,18 @@ def test_lines_from_a_pipe_debug_as_on_the_host(project: pytest.Pytester) -> Non
     assert result.parseoutcomes() == {"passed": 2, "failed": 1, "errors": 1}
 
 
+def test_a_pipe_that_stays_silent_holds_no_session(project: pytest.Pytester) -> None:
+    """A test inside may open a debugger where nobody has asked for one."""
+    project.makepyfile("def test_it(): breakpoint()\ndef test_next(): pass")
+    command = [*COMMAND, "--in-gvisor", "--gvisor-timeout=2"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as session:
+        assert session.wait(PATIENCE) == pytest.ExitCode.TESTS_FAILED
+        assert session.stdout is not None
+        shown = session.stdout.read()
+    assert b"did not end within 2 s" in shown or b"BdbQuit" in shown
+    assert b"1 failed, 1 passed" in shown
+
+
 def test_each_kind_of_test_debugs_as_on_the_host(project: pytest.Pytester) -> None:
     """Doctests, subtests, output of child processes, ``interact``, and `pytest.exit` at the end."""
     project.makepyfile(KINDS)

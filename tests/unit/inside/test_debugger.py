@@ -1,8 +1,9 @@
 """The host's side of a debugger inside, with a link that is none."""
 
-import io
+import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -88,7 +89,7 @@ def test_a_message_out_of_turn_is_refused(
     inside: Inside, events: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A line is read for an open debugger alone; there is one at most."""
-    monkeypatch.setattr(sys, "stdin", io.StringIO("secret\n"))
+    monkeypatch.setattr(Debugger, "_read", lambda *_: "secret\n")
     debugger = begun(inside)
     with pytest.raises(ProtocolError, match="out of turn"):
         take(debugger, *events)
@@ -97,35 +98,36 @@ def test_a_message_out_of_turn_is_refused(
 
 
 def test_lines_are_read_one_by_one_and_named_before(
-    inside: Inside, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The user reads whose debugger it is before the first line is read; the rest stays there."""
-    stdin = io.StringIO("one\ntwo\n")
-    monkeypatch.setattr(sys, "stdin", stdin)
-    debugger = begun(inside)
-    take(debugger, "open")
-    assert "a debugger INSIDE asks for input: test_it" in capsys.readouterr().out
-    take(debugger, "read", "end")
-    debugger.end()
-    assert inside.answers == ["", "one\n"]
-    assert stdin.read() == "two\n"
-
-
-@pytest.mark.parametrize(
-    ("at_terminal", "line", "left"), [(False, "c\n", 3), (True, "c\n", 5), (True, "", 3)]
-)
-def test_a_debugger_gets_no_time_but_by_a_line_of_the_user(
-    inside: Inside, monkeypatch: pytest.MonkeyPatch, clock: Clock, *, at_terminal: bool, line: str,
-    left: float,
+    inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """While a line is waited for, no time goes by; at a terminal a line gives the whole time."""
+    """The user reads whose debugger it is before the first line is read; the rest stays there."""
+    (tmp_path / "lines").write_text("one\ntwo\n")
+    debugger = begun(inside)
+    with open(tmp_path / "lines") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        take(debugger, "open")
+        assert "a debugger INSIDE asks for input: test_it" in capsys.readouterr().out
+        take(debugger, "read", "end")
+        debugger.end()
+        assert inside.answers == ["", "one\n"]
+        assert stdin.read() == "two\n"
 
-    def read(_debugger: Debugger) -> str:
+
+@pytest.mark.parametrize(("line", "left"), [("c", 5), (EOFError(), 3)])
+def test_no_time_goes_by_at_a_terminal(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch, clock: Clock, line: object, left: float
+) -> None:
+    """A line of the user gives the whole time again, and the end of the input gives none."""
+
+    def read(_prompt: str) -> str:
         clock.now += 3600
-        return line
+        if isinstance(line, EOFError):
+            raise line
+        return str(line)
 
-    monkeypatch.setattr(Debugger, "_read", read)
-    monkeypatch.setattr(Debugger, "_at_terminal", lambda _debugger: at_terminal)
+    monkeypatch.setattr("builtins.input", read)
+    monkeypatch.setattr(Debugger, "_at_terminal", lambda _debugger: True)
     debugger, inside.budget = begun(inside), Budget(5)
     clock.now += 1
     take(debugger, "open")
@@ -134,6 +136,21 @@ def test_a_debugger_gets_no_time_but_by_a_line_of_the_user(
     take(debugger, "read", "end")
     debugger.end()
     assert inside.budget.left == left
+
+
+def test_a_silent_pipe_is_waited_for_while_the_test_has_time(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The input is at its end then, and what the pipe has had is not read for the next time."""
+    reader, writer = os.pipe()
+    with open(reader) as stdin, open(writer, "wb", buffering=0) as pipe:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        debugger, inside.budget = begun(inside), Budget(0.3)
+        pipe.write(b"one\n")
+        take(debugger, "open", "read", "read")
+        debugger.end()
+    assert inside.answers == ["", "one\n", ""]
+    assert inside.budget.left <= 0
 
 
 def test_the_first_interrupt_goes_inside_and_the_second_is_ours(inside: Inside) -> None:
