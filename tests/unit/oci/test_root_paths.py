@@ -87,6 +87,7 @@ def test_missing_points_are_named(root: Path) -> None:
 
 def test_allowed_sources_are_real_paths(tmp_path: Path) -> None:
     """A link stands for its target, and the wider of two accesses counts."""
+    (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "folder")
     for binds in (
         {tmp_path / "link": "rw", tmp_path / "folder": "ro"},
