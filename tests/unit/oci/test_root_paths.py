@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.base.errors import UsageError
-from pytest_gvisor.oci import reach, root_paths
+from pytest_gvisor.oci import host_paths, reach, root_paths
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.vocabulary import MountType
 
@@ -85,8 +85,13 @@ def test_missing_points_are_named(root: Path) -> None:
     assert "runsc would make it on the host" in found[0]
 
 
-def test_allowed_sources_are_real_paths(tmp_path: Path) -> None:
-    """A link stands for its target, and the wider of two accesses counts."""
+def test_allowed_sources_are_real_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link stands for its target, and the wider of two accesses counts.
+
+    It is refused where a workload may have put it.
+    """
+    monkeypatch.setattr(host_paths, "projects", [])
+    monkeypatch.setattr(host_paths, "_planted", set())
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "folder")
     for binds in (
@@ -94,6 +99,9 @@ def test_allowed_sources_are_real_paths(tmp_path: Path) -> None:
         {tmp_path / "folder": "ro", f"{tmp_path}/link/": "rw"},
     ):
         assert reach.allowed(binds) == {str(tmp_path / "folder"): "rw"}
+    host_paths.note_writable(str(tmp_path))
+    with pytest.raises(UsageError, match="is a link to"):
+        reach.allowed({tmp_path / "link": "ro"})
 
 
 @pytest.mark.parametrize(
