@@ -3,6 +3,7 @@
 Root plays both. Neither has a folder in /run/user, as under su, cron and CI.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -10,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,18 @@ class User:
         """Make a symlink of this user's."""
         path.symlink_to(target)
         return self.owns(path)
+
+    @contextlib.contextmanager
+    def poses(self, session: object) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a process of this user whose command line is that of a sandbox of the session."""
+        with subprocess.Popen(
+            ["sh", "-c", "echo; read x", "runsc", f"--root={session}/g1/root"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, user=self.uid, group=self.uid,
+            extra_groups=[], cwd="/",
+        ) as process:  # fmt: skip
+            assert process.stdout is not None
+            process.stdout.read(1)
+            yield process
 
     @property
     def bases(self) -> list[Path]:
@@ -223,16 +235,7 @@ result = session.path
 def test_a_command_line_of_the_attacker_s_stops_no_sweep(victim: User, attacker: User) -> None:
     """A process of another user never belongs to the victim's session."""
     dead = victim.does(DEAD)
-    with subprocess.Popen(
-        ["sh", "-c", "read x", "runsc", f"--root={dead}/g1/root"],
-        stdin=subprocess.PIPE,
-        user=attacker.uid,
-        group=attacker.uid,
-        extra_groups=[],
-        cwd="/",
-    ) as process:
-        while not Path(f"/proc/{process.pid}/cmdline").read_bytes():
-            time.sleep(0.001)
+    with attacker.poses(dead) as process:
         assert victim.does("result = session_folder.sweep()") == [dead]
         assert process.poll() is None
     assert not os.path.exists(dead)
@@ -241,17 +244,7 @@ def test_a_command_line_of_the_attacker_s_stops_no_sweep(victim: User, attacker:
 def test_processes_of_the_attacker_s_stop_no_sweep_of_root(attacker: User, tmp_path: Path) -> None:
     """Root could kill each of them, and the attacker begins others, until the sweep gives up."""
     (session := tmp_path / "s-1").mkdir()
-    with subprocess.Popen(
-        ["sh", "-c", "echo; read x", "runsc", f"--root={session}/g1/root"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        user=attacker.uid,
-        group=attacker.uid,
-        extra_groups=[],
-        cwd="/",
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.read(1)
+    with attacker.poses(session) as process:
         assert leftovers.clear_session(str(session)) == []
         assert not session.exists()
         assert process.poll() is None
