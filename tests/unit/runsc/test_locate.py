@@ -57,10 +57,13 @@ def refused(path: Path | str, reason: str, **search: object) -> InsecureRunsc:
 
 def test_the_real_runsc_is_found_by_the_default_search() -> None:
     """The search without any argument gives this machine's runsc, open and executable."""
+    named = [*locate.TRUSTED_PATHS]
+    if os.geteuid() != 0:
+        named += [f"{folder}/runsc" for folder in os.get_exec_path()]
     judged = locate.find()
     inheritable = os.get_inheritable(judged.fd)
     judged.close()
-    assert judged.path in [os.path.realpath(path) for path in locate.TRUSTED_PATHS]
+    assert judged.path in map(os.path.realpath, named)
     assert judged.fd > 2
     assert not inheritable
     assert judged.identity == sidecars.State.of(os.stat(judged.path))
