@@ -80,19 +80,14 @@ class Serving:
 
 
 @pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Serving]]:
-    """Starts a daemon on a socket or a port."""
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Serving]]:
+    """Starts a daemon on a socket."""
     folder = tempfile.mkdtemp()  # a socket's path has at most 108 bytes
     running: list[tuple[Any, threading.Thread]] = []
 
-    def start(kind: str = "unix") -> Serving:
-        server: Any
-        if kind == "unix":
-            server = socketserver.ThreadingUnixStreamServer(f"{folder}/s", Handler)
-            address = f"unix://{folder}/s"
-        else:
-            server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
-            address = f"tcp://127.0.0.1:{server.server_address[1]}"
+    def start() -> Serving:
+        server: Any = socketserver.ThreadingUnixStreamServer(f"{folder}/s", Handler)
+        address = f"unix://{folder}/s"
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, args=[0.02])
         thread.start()

@@ -43,6 +43,12 @@ OPTIONS = {
 }
 """Options of each command of ``pytest-gvisor``."""
 
+IMAGES = {
+    "build": "Give gvisor_image what `docker build --quiet FOLDER` prints.",
+    "remote": "Give gvisor_image a file that `docker save IMAGE -o image.tar` has written there.",
+}
+"""The method and the argument that ``gvisor_image`` had."""
+
 LAUNCHER = "Write `with pytest_gvisor.session() as gvisor:`, which has one."
 
 _CAPTURED = "Leave it out: stdout and stderr are texts, stdout_bytes and stderr_bytes are bytes."

@@ -1,4 +1,4 @@
-"""The parts that extend the docker SDK: connections to a daemon's socket, contexts of builds.
+"""The part that extends the docker SDK: connections to a daemon's socket.
 
 A connection has one deadline for a whole answer. The SDK's own time-out begins anew with every
 byte, so with a daemon that sends one byte a second it would never end.
@@ -10,20 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import socket
 import time
 from collections.abc import Iterator
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import docker  # type: ignore[import-untyped]
-from docker.api.build import process_dockerfile  # type: ignore[import-untyped]
 from docker.transport import unixconn  # type: ignore[import-untyped]
-from docker.utils.build import tar  # type: ignore[import-untyped]
 
-from pytest_gvisor.base.errors import ImageError
-
-__all__ = ["Adapter", "add_context", "docker", "refuse_compressed"]
+__all__ = ["Adapter", "docker", "refuse_compressed"]
 
 _MAX_BYTES: Final = 16 * 1024 * 1024
 
@@ -85,29 +80,6 @@ class _Socket(socket.socket):
         if self.adapter.room < 0:
             raise OSError(f"an answer of more than {_MAX_BYTES} bytes")
         return count
-
-
-def add_context(path: str, dockerfile: str, file: IO[bytes]) -> str:
-    """Write the context of a build of a folder; return the Dockerfile's name in it.
-
-    The SDK's own `build` writes it to a file with a name, which a SIGKILL would leave behind.
-    """
-    if not os.path.isdir(path):
-        raise ImageError(f"it cannot be built: {path} is not a folder")
-    for read in (".dockerignore", dockerfile):
-        # The open of a FIFO would wait for a writer. A Dockerfile elsewhere is opened too.
-        place = os.path.join(path, read)
-        if os.path.exists(place) and not os.path.isfile(place):
-            raise ImageError(f"it cannot be built: {place} is not a regular file")
-    ignored: list[str] = []
-    with (
-        contextlib.suppress(FileNotFoundError),
-        open(os.path.join(path, ".dockerignore"), encoding="utf-8") as lines,
-    ):
-        ignored = [word for line in lines if (word := line.strip()) and not word.startswith("#")]
-    name, text = process_dockerfile(dockerfile, path)
-    tar(path, exclude=ignored, dockerfile=(name, text), fileobj=file)
-    return str(name)
 
 
 def refuse_compressed(answer: Any, **_options: Any) -> None:

@@ -1,8 +1,8 @@
 """Images of a docker daemon, through the docker SDK, which is imported lazily.
 
-The daemon is one of this machine, reached by its socket. ``DOCKER_HOST`` may name another one, such
-as podman's; one on another machine is used only with ``remote=True``. A request without an answer
-in time is an `ImageError`. A missing daemon is `DaemonUnavailable`, which may become a skip.
+The daemon is one of this machine, reached by its socket. ``DOCKER_HOST`` may name another socket,
+such as podman's. A request without an answer in time is an `ImageError`. A missing daemon is
+`DaemonUnavailable`, which may become a skip.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import contextlib
 import enum
 import os
 import re
-import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from pytest_gvisor.base.errors import DaemonUnavailable, ImageError, causes_of
@@ -26,9 +25,9 @@ from pytest_gvisor.images.streams import Limits
 DEADLINE: Final = 4.0
 """Seconds for a daemon's whole answer to a simple question."""
 _SILENCE: Final = 120.0
-"""Seconds without a byte from it while it pulls, builds or exports."""
+"""Seconds without a byte from it while it pulls or exports."""
 _LONGEST: Final = 3600.0
-"""Seconds for a whole pull or build, even if the daemon keeps sending."""
+"""Seconds for a whole pull, even if the daemon keeps sending."""
 _CHUNK: Final = 1024 * 1024
 _MAX_MESSAGE: Final = 64 * 1024
 _SAVE: Final = "`docker save IMAGE -o image.tar`. Then write image='image.tar' here."
@@ -45,23 +44,16 @@ class Pull(enum.StrEnum):
 class Daemon(contextlib.AbstractContextManager["Daemon"]):
     """A daemon that answers. Use it in a ``with``."""
 
-    def __init__(self, *, remote: bool = False) -> None:
+    def __init__(self) -> None:
         self._sdk = _sdk()
         self._address = address = os.environ.get("DOCKER_HOST", "")
-        self._client: Any = None
-        # With a daemon on another machine, only its silence is bounded.
-        self._deadline: Callable[[float], Any] = contextlib.nullcontext
-        self._heard: Callable[[], None] = lambda: None
-        if not address or address.startswith("unix://"):
-            self._connect(self._sdk.docker.constants.DEFAULT_DOCKER_API_VERSION)
-            self._connect(self._version())
-        elif remote:
-            self._connect(None)  # the SDK asks for the version
-        else:
+        if address and not address.startswith("unix://"):
             raise ImageError(
                 f"DOCKER_HOST is {shown(address)}, which is not a socket of this machine",
-                next_step="To use that daemon: gvisor_image(…, remote=True).",
+                next_step=f"To have an image of that daemon: {_SAVE}",
             )
+        self._connect(self._sdk.docker.constants.DEFAULT_DOCKER_API_VERSION)
+        self._connect(self._version())
 
     def __exit__(self, *_: object) -> None:
         """Close the connections."""
@@ -78,27 +70,6 @@ class Daemon(contextlib.AbstractContextManager["Daemon"]):
         if not (found := self._id(reference)):
             raise ImageError("the daemon does not have it, though it has been pulled")
         return found
-
-    def build(self, path: str, *, dockerfile: str, args: Mapping[str, str]) -> str:
-        """Build an image; return the daemon's id of it."""
-        with self._explained("cannot be built"), contextlib.ExitStack() as undo:
-            context = undo.enter_context(tempfile.TemporaryFile())
-            name = self._sdk.add_context(path, dockerfile, context)
-            undo.enter_context(self._deadline(_LONGEST))
-            answers = self._client.api.build(
-                fileobj=context,
-                custom_context=True,
-                dockerfile=name,
-                buildargs=dict(args),
-                labels={"dev.pytest-gvisor": "1"},
-                rm=True,
-                forcerm=True,
-                decode=True,
-            )
-            built = [answer["aux"]["ID"] for answer in _follow(answers, self._heard)]
-        if not built:
-            raise ImageError("the daemon has built nothing")
-        return str(built[-1])
 
     @contextlib.contextmanager
     def export(self, identity: str, limits: Limits) -> Iterator[str]:
@@ -124,33 +95,30 @@ class Daemon(contextlib.AbstractContextManager["Daemon"]):
                 raise ImageError(f"the daemon says: {_message(response.raw.read(_MAX_MESSAGE))}")
             yield from response.iter_content(_CHUNK)
 
-    def _connect(self, version: str | None) -> None:
-        """Make the SDK's client. With a version, for a socket, it connects to nothing yet."""
+    def _connect(self, version: str) -> None:
+        """Make the SDK's client. With a version, it connects to nothing yet."""
         sdk = self._sdk
         try:
             # The SDK lets errors of requests, of sockets and its own through.
-            self._client = sdk.docker.DockerClient.from_env(timeout=DEADLINE, version=version)
+            self._client: Any = sdk.docker.DockerClient.from_env(timeout=DEADLINE, version=version)
         except Exception as error:
-            if not version:
-                raise _unavailable(self._address, error) from error
             raise ImageError(
                 f"the docker SDK cannot be used: {error}",
                 next_step="It reads config.json in DOCKER_CONFIG or ~/.docker.",
             ) from error
         api = self._client.api
-        if version:
-            path = api.get_adapter(api.base_url).socket_path
-            adapter = sdk.Adapter(f"http+unix://{path}", DEADLINE)
-            api.mount(api.base_url, adapter)
-            api.max_redirects = 0  # the SDK follows them on the same socket, without the adapter
-            self._deadline, self._heard = adapter.deadline, adapter.heard
+        path = api.get_adapter(api.base_url).socket_path
+        adapter = sdk.Adapter(f"http+unix://{path}", DEADLINE)
+        api.mount(api.base_url, adapter)
+        api.max_redirects = 0  # the SDK follows them on the same socket, without the adapter
+        self._deadline, self._heard = adapter.deadline, adapter.heard
         api.headers["Accept-Encoding"] = "identity"
         api.hooks["response"].append(sdk.refuse_compressed)
         send = api.send
 
         def bounded(request: Any, **options: Any) -> Any:
-            # The SDK pulls and builds without any time-out, and requests guesses the encoding of a
-            # text, which takes long for a large one.
+            # The SDK pulls without any time-out, and requests guesses the encoding of a text, which
+            # takes long for a large one.
             silence = options.get("timeout") or _SILENCE
             answer = send(request, **{**options, "timeout": silence})
             answer.encoding = "utf-8"
@@ -197,17 +165,13 @@ class Daemon(contextlib.AbstractContextManager["Daemon"]):
             raise ImageError(f"it {what}: {text}") from error
 
 
-def _follow(answers: Any, heard: Callable[[], None]) -> list[dict[str, Any]]:
-    """Follow a daemon's events to their end; return those of made objects. Raises their errors."""
-    made = []
+def _follow(answers: Any, heard: Callable[[], None]) -> None:
+    """Follow a daemon's events to their end. Raises their errors."""
     with contextlib.closing(answers):
         for answer in answers:
             heard()
             if "error" in answer:
                 raise ImageError(f"the daemon says: {answer['error']}")
-            if "aux" in answer:
-                made.append(answer)
-    return made
 
 
 def _message(body: bytes) -> str:
@@ -238,24 +202,17 @@ def _is_late(causes: Iterable[BaseException]) -> bool:
 def _unavailable(address: str, error: Exception) -> ImageError:
     """Explain why a daemon does not answer."""
     where = address or "unix:///var/run/docker.sock"
-    is_local = where.startswith("unix://")
     causes = causes_of(error)
-    if is_local and any(isinstance(cause, PermissionError) for cause in causes):
+    if any(isinstance(cause, PermissionError) for cause in causes):
         return ImageError(
             f"this user may not use the docker daemon at {where}",
             next_step=f"Join its group. Or, as a user who may: {_SAVE}",
         )
     if _is_late(causes):
         return ImageError(f"the docker daemon at {where} has not answered in {DEADLINE:g} s")
-    # With a daemon on another machine, a missing file is one of this machine: a key, a certificate.
-    nobody = ConnectionRefusedError, FileNotFoundError if is_local else socket.gaierror
-    if any(isinstance(cause, nobody) for cause in causes):
+    if any(isinstance(cause, ConnectionRefusedError | FileNotFoundError) for cause in causes):
         return DaemonUnavailable(
             f"there is no docker daemon at {where}: {causes[-1]}",
             next_step=f"Start it, or set DOCKER_HOST. Or, where there is one: {_SAVE}",
         )
-    if is_local:
-        return ImageError(f"what listens at {where} is no docker daemon: {causes[-1]}")
-    said = [getattr(cause, "explanation", None) for cause in causes]
-    why = next(filter(None, said), error)
-    return ImageError(f"the docker daemon at {where} cannot be used: {why}")
+    return ImageError(f"what listens at {where} is no docker daemon: {causes[-1]}")

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shlex
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final
 
 from pytest_gvisor.base.errors import ImageError, UsageError
@@ -40,17 +40,15 @@ class Images:
         *,
         limits: Limits = DEFAULT_LIMITS,
         pull: str = "missing",
-        remote: bool = False,
     ) -> ImageRootfs:
         """Return the root file system of an image.
 
         ``image`` is a file or folder, with ``#name`` for one of several images in it. Or it is the
         name of an image of a docker daemon. Such a name looks like no path, or has ``docker:`` in
         front (see `choose.as_reference`). A relative path is one from the current folder. ``pull``
-        is missing, always or never; ``remote`` allows a daemon on another machine. Raises
-        `ImageError` or `UsageError`.
+        is missing, always or never. Raises `ImageError` or `UsageError`.
         """
-        name = _text(image, "neither a path nor a name")
+        name = _text(image)
         policy = word(Pull, pull, "pull")
         with _about(name), self._guard:
             if (file := choose.as_file(name)) is not None:
@@ -59,32 +57,9 @@ class Images:
             # With its policy: an image that was found locally does not answer pull="always".
             key = (_DAEMON, reference, policy, os.environ.get("DOCKER_HOST"), limits)
             if key not in self._found:
-                with Daemon(remote=remote) as daemon:
+                with Daemon() as daemon:
                     identity = daemon.find(reference, policy)
                     self._found[key] = self._from_daemon(name, daemon, identity, limits)
-            return self._found[key]
-
-    def build(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        dockerfile: str = "Dockerfile",
-        args: Mapping[str, str] | None = None,
-        limits: Limits = DEFAULT_LIMITS,
-        remote: bool = False,
-    ) -> ImageRootfs:
-        """Build a folder with a docker daemon; return the image's root file system.
-
-        Raises `ImageError` or `UsageError`.
-        """
-        name = _text(path, "no path of a folder")
-        with _about(name), self._guard, Daemon(remote=remote) as daemon:
-            identity = daemon.build(name, dockerfile=dockerfile, args=args or {})
-            key = (_DAEMON, identity, os.environ.get("DOCKER_HOST"), limits)
-            if key not in self._found:
-                self._found[key] = self._from_daemon(
-                    f"{_DAEMON}{identity}", daemon, identity, limits
-                )
             return self._found[key]
 
     def close(self) -> None:
@@ -139,10 +114,10 @@ def _about(name: str) -> Iterator[None]:
         raise
 
 
-def _text(given: object, otherwise: str) -> str:
+def _text(given: object) -> str:
     text: object = os.fspath(given) if isinstance(given, os.PathLike) else given
     if not isinstance(text, str) or not text or "\0" in text:
-        raise UsageError(f"{given!r} is {otherwise}")
+        raise UsageError(f"{given!r} is neither a path nor a name")
     return text
 
 

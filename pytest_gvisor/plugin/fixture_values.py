@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from pytest_gvisor.base import setting_values
+from pytest_gvisor.base import removed, setting_values
 from pytest_gvisor.base.errors import PytestGvisorWarning, UsageError
 from pytest_gvisor.base.settings import Keep, Platform, Settings
 from pytest_gvisor.harness.call import write_bundle
@@ -167,20 +167,18 @@ class ImageFactory:
 
         ``image`` is an archive or folder, or the name of an image of a docker daemon. Of
         ``options``, ``limits`` is a `Limits`. For a daemon's image ``pull`` is ``"missing"``,
-        ``"always"`` or ``"never"``, and ``remote=True`` allows a daemon on another machine. Raises
-        `ImageError` or `UsageError`.
+        ``"always"`` or ``"never"``. Raises `ImageError` or `UsageError`.
         """
+        if "remote" in options:
+            raise UsageError("remote= is removed", next_step=removed.IMAGES["remote"])
         with skip_missing(self._settings):
             return self._engine.images().rootfs(image, **options)
 
-    def build(self, path: str | os.PathLike[str], **options: Any) -> Rootfs:
-        """Have a daemon build the folder ``path``, and return the image's root file system.
-
-        ``options`` are ``dockerfile`` (its name in the folder), ``args`` (the build arguments, a
-        dict of texts), ``limits`` and ``remote``. Raises `ImageError` or `UsageError`.
-        """
-        with skip_missing(self._settings):
-            return self._engine.images().build(path, **options)
+    def __getattr__(self, name: str) -> Any:
+        """Raise `UsageError` for ``build``, which is removed."""
+        if name == "build":
+            raise UsageError("gvisor_image.build is removed", next_step=removed.IMAGES["build"])
+        raise AttributeError(name)
 
 
 class _Kept:

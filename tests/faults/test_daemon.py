@@ -67,7 +67,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pull or a build may take two seconds in all."""
+    """A pull may take two seconds in all."""
     monkeypatch.setattr(docker, "_LONGEST", 2.0)
 
 
@@ -219,28 +219,3 @@ def test_a_daemon_that_stops_half_way_is_an_error_in_time(
     daemon.update({"/create": pulled, "/get": once(b"no archive"), when: body})
     for _ in range(2):
         refused(images, f"^image some/image:1: {says}", pull="always")
-
-
-@pytest.mark.fault("H1", "H6")
-@pytest.mark.parametrize(
-    ("bound", "body"),
-    [("_SILENCE", (200, silent)), ("_SILENCE", once(b"\xff\0\n")), ("_LONGEST", (200, trickle))],
-    ids=["falls silent", "no text", "trickle"],
-)
-def test_a_daemon_that_stops_in_a_build_is_an_error_in_time(
-    daemon: dict[str, Answer], images: Images, tmp_path: Path, bound: str, body: Answer
-) -> None:
-    """A build has the deadlines of a pull: of silence, and of the whole."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(docker, bound, 2.0)
-        _is_not_built(daemon, images, tmp_path, body)
-
-
-def _is_not_built(daemon: dict[str, Answer], images: Images, tmp_path: Path, body: Answer) -> None:
-    (tmp_path / "context").mkdir()
-    (tmp_path / "context/Dockerfile").write_text("FROM scratch\n")
-    daemon["/build"] = body
-    started = time.monotonic()
-    with pytest.raises(ImageError, match="cannot be built"):
-        images.build(tmp_path / "context")
-    assert time.monotonic() - started < IN_TIME

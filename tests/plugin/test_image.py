@@ -71,18 +71,33 @@ def test_no_daemon_is_a_skip_or_a_failure_when_strict(images: Project, tmp_path:
         def test_fixture(gvisor_image):
             gvisor_image("docker:image")
 
-        def test_build(gvisor_image):
-            gvisor_image.build(".")
-
         def test_run(gvisor):
             with pytest.raises(DaemonUnavailable):
                 gvisor.run(image="some/image")
         """
     )
     environ = {"DOCKER_HOST": f"unix://{tmp_path}/none", "XDG_CACHE_HOME": str(tmp_path)}
-    images.run(**environ).ends(passed=1, skipped=3).shows("there is no docker daemon at")
+    images.run(**environ).ends(passed=1, skipped=2).shows("there is no docker daemon at")
     ran = images.run("--gvisor-strict", **environ).shows("this would be a skip otherwise")
-    ran.ends(passed=1, failed=2, errors=1)
+    ran.ends(passed=1, failed=1, errors=1)
+
+
+def test_what_the_fixture_had_is_answered_by_what_to_write(images: Project) -> None:
+    """No daemon builds an image, or is on another machine."""
+    images.test(
+        """
+        import pytest
+        from pytest_gvisor import UsageError
+
+        def test_it(gvisor_image):
+            with pytest.raises(UsageError, match="docker build --quiet FOLDER"):
+                gvisor_image.build(".")
+            with pytest.raises(UsageError, match="docker save IMAGE"):
+                gvisor_image("some/image", remote=True)
+            assert not hasattr(gvisor_image, "nothing")
+        """
+    )
+    images.run().ends(passed=1)
 
 
 def test_a_test_inside_with_an_image_is_an_error(images: Project, tmp_path: Path) -> None:

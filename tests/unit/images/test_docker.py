@@ -226,7 +226,7 @@ def test_a_daemon_that_denies_is_an_error_and_no_skip(
 
 @pytest.mark.fault("H2")
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "ssh://elsewhere", "http://x", "rubbish"])
-def test_a_daemon_elsewhere_is_refused_unless_asked_for(
+def test_a_daemon_elsewhere_is_refused(
     images: Images, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
     """A remote address is refused without a connection."""

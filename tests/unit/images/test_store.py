@@ -54,8 +54,6 @@ def test_what_is_no_name_is_a_usage_error(tmp_path: Path, odd: Any) -> None:
     """A value of any other type than a path or a name is a usage error."""
     with pytest.raises(UsageError, match="neither a path nor a name"):
         Images(Cache(str(tmp_path / "c"))).rootfs(odd)
-    with pytest.raises(UsageError, match="no path of a folder"):
-        Images(Cache(str(tmp_path / "c"))).build(odd)
 
 
 class Exporting:
