@@ -43,6 +43,10 @@ OPTIONS = {
 }
 """Options of each command of ``pytest-gvisor``."""
 
+_SHOWN = "Copy what docs/ci.md shows for it."
+FILES = {"devcontainer": _SHOWN, "nox": _SHOWN, "tox": _SHOWN}
+"""Tools for which ``pytest-gvisor init`` has written a file."""
+
 IMAGES = {
     "build": "Give gvisor_image what `docker build --quiet FOLDER` prints.",
     "remote": "Give gvisor_image a file that `docker save IMAGE -o image.tar` has written there.",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import argparse
 import os
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from pytest_gvisor.base import removed
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.cli import parsers
@@ -19,13 +20,10 @@ from pytest_gvisor.report import outputs
 PLACES = {
     "github": ".github/workflows/gvisor.yml",
     "gitlab": ".gitlab-ci.yml",
-    "tox": "-",
-    "nox": "-",
     "docker": "gvisor.Dockerfile",
-    "devcontainer": ".devcontainer/gvisor/devcontainer.json",
     "kubernetes": "gvisor-jobs.yaml",
 }
-"""The place of each file, where its service or tool looks; ``-`` is standard output."""
+"""The place of each file, where its service or tool looks."""
 
 _PLATFORMS = ("systrap", "ptrace")
 """The platforms that work wherever sandboxes do. Whether kvm does depends on the machine."""
@@ -43,18 +41,17 @@ def parser() -> parsers.Parser:
     made = parsers.Parser(
         "init",
         description="Writes a file that runs the tests of the project in this folder on each of "
-        "gVisor's platforms. The file is for a CI service, tox, nox, docker, a devcontainer or "
-        "Kubernetes. Read it before you commit it.",
+        "gVisor's platforms. The file is for a CI service, docker or Kubernetes. Read it before "
+        "you commit it.",
         statuses={"0": "the file is written", "2": "the file exists, or an option is invalid"},
         examples=(
             "pytest-gvisor init",
             "pytest-gvisor init gitlab --output -",
-            "pytest-gvisor init tox >> tox.ini",
-            "pytest-gvisor init devcontainer",
+            "pytest-gvisor init docker",
         ),
     )
     made.add_argument(
-        "file", nargs="?", choices=tuple(PLACES), metavar="FOR",
+        "file", nargs="?", choices=tuple(PLACES), metavar="FOR", type=_there_is,
         help=f"{', '.join(PLACES)} (default: the CI service that the project's files name)",
     )  # fmt: skip
     made.add_argument(
@@ -67,8 +64,7 @@ def parser() -> parsers.Parser:
     )  # fmt: skip
     made.add_argument(
         "--output", metavar="FILE",
-        help="the file to write (default: where the service looks; for tox and nox, and with -, "
-        "standard output)",
+        help="the file to write (default: where the service looks; - is standard output)",
     )  # fmt: skip
     made.add_argument("--force", action="store_true", help="overwrite an existing file")
     return made
@@ -90,10 +86,13 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError(f"a link leads to {output}", next_step="Name the place with --output.")
     _write(output, text, chosen, force=given.force)
     print(f"wrote {output}")
-    if chosen == "devcontainer" and not os.path.lexists(PLACES["docker"]):
-        _write(PLACES["docker"], render("docker", "."), "docker", force=False)
-        print(f"wrote {PLACES['docker']}")
     return 0
+
+
+def _there_is(word: str) -> str:
+    if word in removed.FILES:
+        raise argparse.ArgumentTypeError(f"it writes none for {word}. {removed.FILES[word]}")
+    return word
 
 
 def _write(path: str, text: str, service: str, *, force: bool) -> None:
@@ -131,32 +130,10 @@ def render(chosen: str, folder: str, *, kvm: bool = False, shards: int = 4) -> s
     values = {
         "INSTALL": shlex.join(arguments),
         "KEY": f"'{file_read}'",
-        "PLATFORMS": ("," if chosen == "tox" else ", ").join(platforms),
-        "ARGUMENTS": ", ".join(map(json.dumps, arguments)),
-        "QUOTED": ", ".join(map(json.dumps, platforms)),
+        "PLATFORMS": ", ".join(platforms),
         "SHARDS": str(shards),
-        "PACKAGE": "\n".join(_tox_package(arguments)),
-        "COMMANDS": "\n".join(f"    {one}: {_TOX_COMMAND.format(one)}" for one in platforms),
     }
     return re.sub(r"@([A-Z]+)@", lambda found: values[found[1]], text)
-
-
-_TOX_COMMAND = "pytest --gvisor-strict --gvisor-platform {} {{posargs}}"
-
-
-def _tox_package(arguments: Sequence[str]) -> Iterator[str]:
-    """Yield tox's settings for what pip installs by these arguments."""
-    needed = ["pytest-gvisor"]
-    if arguments[0] == "--group":
-        yield f"dependency_groups = {arguments[1]}"
-    elif arguments[0] == "-r":
-        needed.insert(0, f"-r {arguments[1]}")
-    elif extras := re.fullmatch(r"\.\[(\w+)\]", arguments[0]):
-        yield f"extras = {extras[1]}"
-    if not any(one.startswith(".") for one in arguments):
-        yield "skip_install = true"
-    yield "deps ="
-    yield from (f"    {one}" for one in needed)
 
 
 def install_arguments(folder: str) -> tuple[list[str], str]:

@@ -31,6 +31,11 @@ def test_a_number():
 }
 
 
+def shown(fence: str) -> str:
+    """The example of docs/ci.md in this language."""
+    return (CHECKOUT / "docs/ci.md").read_text().split(f"```{fence}\n")[1].split("```")[0]
+
+
 def commands(section: str) -> str:
     """The indented commands of a section of the page, as a script."""
     text = PAGE.read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
@@ -70,6 +75,8 @@ def test_the_commands_of_a_tool_run_the_tests(
     project.mkdir()
     for name, text in PROJECT.items():
         (project / name).write_text(text)
+    (project / "tox.ini").write_text(shown("ini"))
+    (project / "noxfile.py").write_text(shown("python"))
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
         "PATH": f"{tools}/bin:/usr/local/bin:/usr/bin:/bin",
@@ -85,9 +92,9 @@ def test_the_commands_of_a_tool_run_the_tests(
         ["sh", "-c", commands(section)], cwd=project, env=environment, check=False,
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
-    shown = done.stdout + done.stderr
-    assert done.returncode == 0, shown
-    assert shown.count("= 2 passed") == passed, shown
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert said.count("= 2 passed") == passed, said
 
 
 def test_the_commands_of_pyenv_run_the_tests(tmp_path: Path, wheels: Path) -> None:
@@ -111,7 +118,7 @@ def test_the_commands_of_pyenv_run_the_tests(tmp_path: Path, wheels: Path) -> No
         },
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
-    shown = done.stdout + done.stderr
-    assert done.returncode == 0, shown
-    assert f"platform linux -- Python {sys.version.split()[0]}" in shown
-    assert shown.count("= 2 passed") == 1, shown
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert f"platform linux -- Python {sys.version.split()[0]}" in said
+    assert said.count("= 2 passed") == 1, said
