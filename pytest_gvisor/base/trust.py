@@ -132,9 +132,24 @@ class Trust:
     def owns(self, node: Node) -> bool:
         """Whether the owner of ``node`` is trusted with it."""
         uid = node.info.st_uid
-        if uid == self.overflow:  # first: without any map (`unshare -U`) it is our own euid too
-            return self._is_system(node)
+        if uid == self.overflow:
+            return self._is_system(node) or self.is_own(node)
         return uid in self._owners()
+
+    def is_own(self, node: Node) -> bool:
+        """Whether ``node`` is this user's own, and not only of the same number."""
+        if node.info.st_uid != self.euid:
+            return False
+        if self.euid != self.overflow:
+            return True
+        # Strangers' files show our number here. The kernel knows the owner (O_NOATIME in open(2)).
+        flags = os.O_RDONLY | os.O_NOATIME | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            os.close(os.open(f"/proc/self/fd/{node.fd}", flags))
+        except OSError as error:
+            text_of(error)
+            return False
+        return True
 
     def _owners(self) -> tuple[int, ...]:
         package = [self.package.info.st_uid] if self.package and self.euid else []
@@ -182,8 +197,8 @@ def _overflow_uid(euid: int) -> int | None:
     """Return the overflow uid if it can stand for the real root here, else None.
 
     With the full map, 65534 is a user like any other. With a partial map that gives that number to
-    somebody, only the namespace's root can tell the two apart. It could write a mapped user's file
-    and cannot write an unmapped one's.
+    somebody, only that user and the namespace's root can tell the two apart. Root could write a
+    mapped user's file and cannot write an unmapped one's.
     """
     ranges = id_map()
     if any(ids.size >= 2**32 - 1 for ids in ranges):
@@ -191,7 +206,7 @@ def _overflow_uid(euid: int) -> int | None:
     with open("/proc/sys/kernel/overflowuid") as file:
         overflow = int(file.read())
     taken = any(ids.inside <= overflow < ids.inside + ids.size for ids in ranges)
-    return None if taken and euid else overflow
+    return None if taken and euid not in (0, overflow) else overflow
 
 
 def folder_problem(lookup: Lookup, trust: Trust) -> str | None:

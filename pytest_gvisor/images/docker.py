@@ -30,6 +30,8 @@ _LONGEST: Final = 3600.0
 """Seconds for a whole pull, even if the daemon keeps sending."""
 _CHUNK: Final = 1024 * 1024
 _MAX_MESSAGE: Final = 64 * 1024
+_MAX_TEXT: Final = 500
+"""Characters of a daemon's own words in an error."""
 _SAVE: Final = "`docker save IMAGE -o image.tar`. Then write image='image.tar' here."
 
 
@@ -162,7 +164,7 @@ class Daemon(contextlib.AbstractContextManager["Daemon"]):
             raise
         except Exception as error:
             text = getattr(error, "explanation", None) or str(error)
-            raise ImageError(f"it {what}: {text}") from error
+            raise ImageError(f"it {what}: {str(text)[:_MAX_TEXT]}") from error
 
 
 def _follow(answers: Any, heard: Callable[[], None]) -> None:
@@ -171,15 +173,15 @@ def _follow(answers: Any, heard: Callable[[], None]) -> None:
         for answer in answers:
             heard()
             if "error" in answer:
-                raise ImageError(f"the daemon says: {answer['error']}")
+                raise ImageError(f"the daemon says: {str(answer['error'])[:_MAX_TEXT]}")
 
 
 def _message(body: bytes) -> str:
     """Return the message in a daemon's error answer."""
     try:
-        return str(loads(body)["message"])
+        return str(loads(body)["message"])[:_MAX_TEXT]
     except (ValueError, KeyError, TypeError):
-        return body.decode("utf-8", "replace")[:500]
+        return body.decode("utf-8", "replace")[:_MAX_TEXT]
 
 
 def _sdk() -> Any:

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 from typing import Any
@@ -94,12 +95,25 @@ def run(order: Order) -> int:
     return status if status >= 0 else 128 - status
 
 
+def _check_place(state: str) -> None:
+    """Exit if another user could put a folder, and so a bundle, in the place of ``state``."""
+    # In a user namespace, root has the number of the owner of ``/``.
+    trusted, above = {0, os.geteuid(), os.stat("/").st_uid}, state
+    while above != "/":
+        above = os.path.dirname(above)
+        info = os.stat(above)
+        is_open = info.st_mode & 0o022 and not info.st_mode & stat.S_ISVTX
+        if is_open or info.st_uid not in trusted:
+            sys.exit(f"replay: others can replace what is in {above}: set TMPDIR")
+
+
 def main(arguments: list[str]) -> int:
     """Repeat the run that was kept in the folder ``arguments[0]``."""
     for number in _ENDS:
         signal.signal(number, lambda caught, _frame: sys.exit(128 + caught))
     state = os.path.realpath(tempfile.mkdtemp())  # the child opens places without links
     try:
+        _check_place(state)
         return run(prepare(os.path.realpath(arguments[0]), state))
     finally:
         shutil.rmtree(state, ignore_errors=True)

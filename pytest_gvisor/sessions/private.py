@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pytest_gvisor.base.errors import LaunchError, on_error, stage
-from pytest_gvisor.base.trust import Trust, follow, way_problems
+from pytest_gvisor.base.trust import Node, Trust, follow, way_problems
 from pytest_gvisor.programs.paths import within
 
 written: set[str] = set()
@@ -69,17 +69,15 @@ class Place(NamedTuple):
         except OSError as error:
             why = "is a symlink, or no folder" if error.errno in _NO_FOLDER else "cannot be opened"
             raise _refuse(self.path, why, error.errno or 0) from error
-        if problem := self._problem(os.fstat(fd)):
+        if problem := self._problem(Node(self.path, fd, os.fstat(fd))):
             os.close(fd)
             raise _refuse(self.path, problem)
         return fd
 
-    def _problem(self, found: os.stat_result) -> str:
-        euid, mode = self.trust.euid, stat.S_IMODE(found.st_mode)
-        # In a user namespace without a map, this user has the overflow uid, and so have the files
-        # of all others.
-        if found.st_uid != euid or found.st_uid == self.trust.overflow:
-            return f"owned by uid {found.st_uid}, not by uid {euid}"
+    def _problem(self, found: Node) -> str:
+        if not self.trust.is_own(found):
+            return f"owned by uid {found.info.st_uid}, not by uid {self.trust.euid}"
+        mode = stat.S_IMODE(found.info.st_mode)
         return f"mode {mode:04o} lets others in" if mode & 0o077 else ""
 
 

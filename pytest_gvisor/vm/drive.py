@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
+import stat
 import subprocess
 from collections.abc import Callable, Iterator
 
@@ -18,7 +20,6 @@ from pytest_gvisor.base.errors import MachineFailed, MachineTimeout, stage
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.programs import paths, warden
 from pytest_gvisor.programs.linux import closing
-from pytest_gvisor.programs.proc import text_in
 from pytest_gvisor.sessions.session_folder import SessionDir
 from pytest_gvisor.vm import machine as machines
 from pytest_gvisor.vm import parts as found_parts
@@ -27,6 +28,12 @@ from pytest_gvisor.vm.parts import Parts
 
 MAX_OUTPUT = 1024 * 1024 * 1024
 """Bytes of one stream: the VM's folder may be in this machine's memory."""
+
+MAX_STATUS = 255
+"""The kernel keeps the lowest 8 bits of an exit status: 256 would be success."""
+
+_SHARED = "shared"
+"""The folder in the session's that the VM may write: lock, journal and sockets are beside it."""
 
 _PATIENCE = 10.0
 """Seconds for the warden to kill the VM and to remove its folder."""
@@ -52,8 +59,8 @@ def run(machine: Machine, timeout: float, stdout: Sink, stderr: Sink) -> int:
     session = SessionDir.create(SessionDir.choose()[0])
     try:
         with _warden(machine, parts, timeout, session) as process:
-            console = _Console(process)
-            tails = [_Tail(session.path, "stdout", stdout), _Tail(session.path, "stderr", stderr)]
+            console, shared = _Console(process), os.path.join(session.path, _SHARED)
+            tails = [_Tail(shared, "stdout", stdout), _Tail(shared, "stderr", stderr)]
             while process.poll() is None and not _ended(process):
                 console.read()
                 for tail in tails:
@@ -62,7 +69,7 @@ def run(machine: Machine, timeout: float, stdout: Sink, stderr: Sink) -> int:
                 tail.pass_on()
             console.read()
             assert process.stdout is not None
-            return _status(session.path, process.stdout.read().decode(), timeout, console)
+            return _status(shared, process.stdout.read().decode(), timeout, console)
     finally:
         session.remove()
 
@@ -76,9 +83,11 @@ def _warden(
     None of its processes outlives this one. The warden removes the session's folder.
     """
     folder = session.path
-    command = machines.vng(machine, parts, folder)
+    shared = os.path.join(folder, _SHARED)
+    command = machines.vng(machine, parts, shared)
     with stage("vm", f"cannot prepare {folder}"):
-        with open(os.path.join(folder, "script"), "wb") as script:
+        os.mkdir(shared)
+        with open(os.path.join(shared, "script"), "wb") as script:
             script.write(machines.guest(machine))
         os.mkdir(os.path.join(folder, "tmp"))
     # vng and virtiofsd put sockets and pid files there.
@@ -158,6 +167,21 @@ class _Console:
         return "".join(f"\n  {escape(line)}" for line in kept[-8:])
 
 
+def _opened(path: str) -> int:
+    """Open a file that the VM has left. Raises `FileNotFoundError`, and `MachineFailed` for another
+    one than a regular file that can be read.
+    """
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise MachineFailed(f"the VM has left no regular file as {os.path.basename(path)}")
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        text = f"the VM has left a {os.path.basename(path)} that cannot be read: {error.strerror}"
+        raise MachineFailed(text) from error
+
+
 class _Tail:
     """A reader that passes on the bytes that a file gains."""
 
@@ -168,11 +192,7 @@ class _Tail:
 
     def pass_on(self) -> None:
         """Pass on the new bytes. Raises `MachineFailed` if there are too many."""
-        try:
-            file = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return
-        with closing(file):
+        with contextlib.suppress(FileNotFoundError), closing(_opened(self._path)) as file:
             while piece := os.pread(file, _PIECE, self._at):
                 self._at += len(piece)
                 self._sink(piece)
@@ -185,8 +205,10 @@ class _Tail:
 
 def _status(folder: str, told: str, timeout: float, console: _Console) -> int:
     """Return the command's status, from the VM's files and the warden's report."""
-    text = text_in(os.path.join(folder, "status"))[:100].strip()
-    if text.isascii() and text.isdigit():
+    text = ""
+    with contextlib.suppress(FileNotFoundError), closing(_opened(f"{folder}/status")) as file:
+        text = os.read(file, 100).decode("ascii", "replace").strip()
+    if re.fullmatch("[0-9]{1,3}", text) and int(text) <= MAX_STATUS:
         return int(text)
     log = console.end()
     if text == _NO_KVM:

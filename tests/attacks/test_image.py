@@ -1,5 +1,6 @@
 """A foreign image, which must not send anything in the guest's name."""
 
+import contextlib
 import io
 import os
 import re
@@ -10,6 +11,7 @@ import venv
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,10 @@ from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.store import Images
 from pytest_gvisor.run import logs
 from pytest_gvisor.sandbox.interpreter import PRIVATE
-from tests.unit.images.conftest import Item, configuration, folder, item, link, saved, tar
+from tests.docker_daemon import serve
+from tests.unit.images.conftest import Item, configuration, digest, folder, item, link, saved, tar
+
+__all__ = ["serve"]
 
 BB = "/bin/busybox"
 
@@ -193,3 +198,23 @@ def test_a_copied_python_takes_no_modules_from_it(tmp_path: Path) -> None:
     done = subprocess.run(argv, env=env, capture_output=True, text=True, check=True)
     assert f"{PRIVATE}{os.path.realpath(sys.executable)}" in done.stdout
     assert str(tmp_path) not in done.stdout
+
+
+def test_a_daemon_that_lies_puts_nothing_in_another_image_s_place(
+    serve: Callable[[], Any], tmp_path: Path
+) -> None:
+    """The daemon gives a plain tarball for the id of a true image. A later session reads
+    the true one from a file.
+    """
+    layers = [tar([item("true", b"")])]
+    (tmp_path / "true.tar").write_bytes(saved(layers))
+    identity = digest(configuration(layers))
+    daemon = serve()
+    daemon.answers |= {"/json": (200, {"Id": identity}), "/get": (200, tar([item("lie", b"")]))}
+    images = Images(Cache(str(tmp_path / "cache")))
+    with pytest.raises(ImageError, match=f"no archive of images, and {identity[7:]} was asked for"):
+        images.rootfs("docker:it:1")
+    images.close()
+    with contextlib.closing(Images(Cache(str(tmp_path / "cache")))) as later:
+        found = later.rootfs(tmp_path / "true.tar")
+        assert (found.id, os.path.exists(f"{found.hold.path}/true")) == (identity[7:], True)

@@ -25,7 +25,7 @@ CHECKOUT = Path(__file__).parents[2]
 # What is imported is read as root: the checkout may be closed to others. A change of uid makes
 # /proc/self root's, and PR_SET_DUMPABLE (4) gives it back.
 PROLOGUE = """
-import ctypes, json, os, sys
+import contextlib, ctypes, json, os, sys
 sys.path.insert(0, {checkout!r})
 from pytest_gvisor.base.errors import GvisorError
 from pytest_gvisor.oci import reach
@@ -34,6 +34,7 @@ from pytest_gvisor.oci.rootfs import directory
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.sessions import private, session_folder, stopped_keepers
 from pytest_gvisor.sessions.session_folder import SessionDir
+{before}
 os.setgroups([])
 os.setresgid({uid}, {uid}, {uid})
 os.setresuid({uid}, {uid}, {uid})
@@ -57,9 +58,9 @@ class User:
     home: Path
     shared: Path
 
-    def does(self, code: str, **environ: str) -> Any:
-        """Run Python as this user; returns the value of ``result``."""
-        prologue = PROLOGUE.format(checkout=str(CHECKOUT), uid=self.uid)
+    def does(self, code: str, before: str = "", **environ: str) -> Any:
+        """Run Python as this user, after ``before`` as root; returns the value of ``result``."""
+        prologue = PROLOGUE.format(checkout=str(CHECKOUT), uid=self.uid, before=before)
         env = {"PATH": os.defpath, "HOME": str(self.home), "TMPDIR": str(self.shared), **environ}
         done = subprocess.run(
             [sys.executable, "-c", f"{prologue}{code}\nprint(json.dumps(result))"],
@@ -281,6 +282,70 @@ def test_images_are_not_kept_where_the_attacker_decides(
     assert message.startswith("the cache folder cannot be used: ")
     assert str(cache.parent) in message
     assert list(cache.iterdir()) == []
+
+
+NAMESPACE = """
+reader, writer = os.pipe()
+root = os.getpid()
+if not (child := os.fork()):
+    os.read(reader, 1)
+    for kind in ("uid", "gid"):
+        with open(f"/proc/{root}/{kind}_map", "w") as file:
+            file.write("0 100000 65536")
+    os._exit(0)
+ctypes.CDLL(None).unshare(0x10000000)  # CLONE_NEWUSER
+os.write(writer, b"x")
+os.waitpid(child, 0)
+"""
+NOBODY = """
+from pytest_gvisor.base import trust
+own = {own!r}
+os.mkdir(own, 0o700)
+result = []
+with contextlib.ExitStack() as held:
+    for path in ({theirs!r}, own):
+        way = trust.follow(path, held)
+        problems = trust.way_problems(way, trust.Trust.here(os.geteuid()))
+        result.append([way.stack[-1].info.st_uid, bool(problems)])
+os.close(private.open_private(own))
+os.rmdir(own)
+"""
+
+
+def test_nobody_of_a_user_namespace_is_not_each_user_of_the_machine(
+    victim: User, attacker: User
+) -> None:
+    """A container's uid 65534 is shown as the owner of its own files, and of the files of users who
+    have no place in the container.
+    """
+    theirs = attacker.folder(victim.bases[1], 0o755)
+    code = NOBODY.format(theirs=str(theirs), own=f"{theirs}-own")
+    nobody = dataclasses.replace(victim, uid=65534)
+    assert nobody.does(code, NAMESPACE) == [[65534, True], [65534, False]]
+
+
+REPLAY = """
+import subprocess
+from pytest_gvisor.programs import paths, replay
+command = paths.command(replay.__file__, {kept!r})
+ended = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+result = [ended.returncode, ended.stderr]
+"""
+
+
+@pytest.mark.parametrize("whose", ["attacker", "victim", "root"])
+def test_no_run_is_repeated_where_the_attacker_can_replace_its_bundle(
+    victim: User, attacker: User, whose: str
+) -> None:
+    """A replay.sh makes its bundle in TMPDIR, and runs what is there in the name of the victim."""
+    owner = {"attacker": attacker, "victim": victim, "root": User(0, victim.home, victim.shared)}
+    folder = owner[whose].folder(victim.shared / "t", 0o777)
+    status, said = victim.does(REPLAY.format(kept=str(victim.home)), TMPDIR=str(folder))
+    assert (status, said) == (1, f"replay: others can replace what is in {folder}: set TMPDIR\n")
+    assert list(folder.iterdir()) == []
+    folder.chmod(0o1777)
+    status, said = victim.does(REPLAY.format(kept=str(victim.home)), TMPDIR=str(folder))
+    assert ("others can" if whose == "attacker" else "order.json") in said
 
 
 LINK = """

@@ -51,7 +51,7 @@ def nothing_of_the_vm_is_left(vm_options: list[str], share: Path) -> Iterator[No
     assert [name for name in os.listdir("/tmp") if name.startswith("virtme")
             and name not in before] == []  # fmt: skip
     for name in os.listdir(base) if os.path.isdir(base) else ():
-        assert not os.path.exists(os.path.join(base, name, "script")), name
+        assert not os.path.exists(os.path.join(base, name, "shared")), name
 
 
 def test_a_command_runs_in_it(vm_options: list[str], share: Path) -> None:

@@ -183,6 +183,7 @@ def test_the_last_folder_of_a_way_is_judged_too() -> None:
         ("1000 1000 1\n", ME, OVERFLOW), ("0 1000 1\n1 100000 65536\n", 0, OVERFLOW),
         ("0 1000 1\n1 100000 65536\n", ME, None), ("0 1000 1\n1 100000 65533\n", ME, OVERFLOW),
         ("0 1000 1\n1 100000 65534\n", ME, None), ("65534 1000 1\n", ME, None),
+        ("0 100000 65536\n", OVERFLOW, OVERFLOW), ("65534 1000 1\n", OVERFLOW, OVERFLOW),
         ("65535 1000 1\n", ME, OVERFLOW), ("", ME, OVERFLOW), (None, ME, None),
     ],
 )  # fmt: skip

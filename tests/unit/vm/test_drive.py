@@ -1,12 +1,17 @@
-"""The output of a VM's console."""
+"""The output of a VM's console, and the files that a VM leaves."""
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from pytest_gvisor.base.errors import MachineFailed
+from pytest_gvisor.vm import drive, parts
 from pytest_gvisor.vm.drive import _Console
+from pytest_gvisor.vm.machine import Machine
+from pytest_gvisor.vm.parts import Parts
 
 
 @pytest.fixture
@@ -45,3 +50,46 @@ def test_a_console_does_not_stop_the_vm_and_does_not_grow(writer: subprocess.Pop
     console.read()
     assert console.end().endswith("\n  x\n  x")
     assert len(console._last) <= 64 * 1024
+
+
+@pytest.fixture
+def vm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int]:
+    """Runs a VM whose guest does this in the folder that it shares with the driver."""
+
+    def run(script: str) -> int:
+        vng = tmp_path / "vng"
+        enter = 'for a; do case $a in --rwdir=*) cd "${a##*=}";; esac; done'
+        vng.write_text(f"#!/bin/sh\n{enter}\n{script}")
+        vng.chmod(0o755)
+        found = Parts(vng=str(vng), path="/usr/bin:/bin", qemu="/bin/qemu", kernel="/boot/k")
+        monkeypatch.setattr(parts, "find", lambda **_options: found)
+        return drive.run(Machine(command=("true",)), 20, lambda _: None, lambda _: None)
+
+    return run
+
+
+def test_a_vm_writes_nothing_but_its_own_folder(vm: Callable[[str], int]) -> None:
+    """The lock, the journal and the sockets of the session are not in what it is given.
+
+    A FIFO in the place of the journal would stop each later sweep of this user.
+    """
+    assert vm('[ "$(ls -A)" = script ] && echo 7 >status') == 7
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ("mkfifo stdout; sleep 9", "no regular file as stdout"),
+        ("mkdir stderr; sleep 9", "no regular file as stderr"),
+        ("mkfifo status", "no regular file as status"),
+        ("ln -s /proc/sys/kernel/pid_max status", "no regular file as status"),
+        ("echo 256 >status", "the VM ended before its command did"),
+        ("printf %0200d 0 >status", "the VM ended before its command did"),
+    ],
+)
+def test_a_vm_that_lies_neither_hangs_the_driver_nor_is_a_success(
+    vm: Callable[[str], int], script: str, says: str
+) -> None:
+    """The driver reads regular files alone, and a status that a process can have."""
+    with pytest.raises(MachineFailed, match=says):
+        vm(script)
