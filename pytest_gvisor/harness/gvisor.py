@@ -194,8 +194,11 @@ class Gvisor:
         """Run a validated bundle, from ``oci_bundle`` or `Bundle.open`.
 
         The specification in ``bundle`` runs, even if config.json has changed since. Arguments,
-        settings and errors as for `run`.
+        settings and errors as for `run`. Of two limits, the lower one holds. A bundle has its own
+        image, project and shm: they are a `UsageError` here.
         """
+        if unfit := [name for name in ("image", "project", "shm") if settings.get(name)]:
+            raise UsageError(f"{unfit[0]} is not for a bundle, which has its own")
         chosen = self._chosen(timeout, settings)
         settled = dataclasses.replace(chosen, netns=call.netns_of(bundle.spec, chosen))
         request = self._request(settled, bundle, input=input_of(input))

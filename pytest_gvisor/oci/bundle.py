@@ -191,6 +191,9 @@ def _resolve(
         if kept != sets.ambient:
             notes.append("process.capabilities.ambient: without what is not inheritable")
             process = replace(process, capabilities=replace(sets, ambient=kept))
+    if allow is not None and process.oom_score_adj is not None:
+        notes.append("process.oomScoreAdj: left out, for the OOM killer takes a sandbox first")
+        process = replace(process, oom_score_adj=None)
     root = _root(spec.root.path, folder, found)
     seen = tuple(_mount(mount, folder, notes) for mount in spec.mounts)
     seen = _with_options_of_runsc(seen, notes)

@@ -104,7 +104,8 @@ def environment(
     return tuple(f"{name}={value}" for name, value in {**fixed, **env}.items())
 
 
-def _resources(memory: int | None, pids: int | None, cpus: float | None) -> spec.Resources:
+def resources(memory: int | None, pids: int | None, cpus: float | None) -> spec.Resources:
+    """Return the limits of a sandbox: bytes, tasks, processors. Raises `UsageError`."""
     if pids is not None and (not whole(pids) or pids < 1):
         raise UsageError(f"pids={pids!r} is not a number of tasks")
     if cpus is not None and not (math.isfinite(cpus) and 0.01 <= cpus <= 1024):
@@ -210,6 +211,6 @@ def default_spec(
             namespaces=_namespaces(network, netns, user=id_mappings is not None),
             uid_mappings=tuple(uids),
             gid_mappings=tuple(gids),
-            resources=_resources(limit, pids, cpus),
+            resources=resources(limit, pids, cpus),
         ),
     )

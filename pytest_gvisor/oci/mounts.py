@@ -87,8 +87,8 @@ def covers(root: str, mounts: Sequence[Mount], *, session: str = "") -> list[Mou
     # A link in the place of one is not used for sessions, and would lead elsewhere inside.
     known = (base for base in (*_sessions(), session) if os.path.isdir(base))
     bases = {base for base in known if not os.path.islink(base)}
-    shown = [(root, "/"), *((m.source, m.destination) for m in mounts if m.is_bind)]
-    taken = {mount.destination for mount in mounts}
+    shown = [(root, "/"), *((m.source, normal(m.destination)) for m in mounts if m.is_bind)]
+    taken = {normal(mount.destination) for mount in mounts}
     found = {}
     for source, destination in shown:
         for base in bases:

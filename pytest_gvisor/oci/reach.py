@@ -66,12 +66,6 @@ def problems(spec: Spec, folder: str, allow: Mapping[str, Access]) -> Iterator[s
         argument = ", ".join(f"{source!a}: {access!r}" for source, access in missing.items())
         yield f"to give the sandbox these sources: allow_binds={{{argument}}}"
     yield from _exchangeable(spec)
-    adjustment = spec.process.oom_score_adj
-    if adjustment is not None and adjustment < 0:
-        yield (
-            f"process.oomScoreAdj: {adjustment} spares the sandbox when the host is out of memory:"
-            f" {_DANGEROUS} lets it"
-        )
     for index, namespace in enumerate(spec.linux.namespaces):
         if namespace.path:
             yield f"linux.namespaces[{index}].path: joins a namespace of the host"

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from pytest_gvisor.base.completed import Usage
 from pytest_gvisor.base.errors import LaunchError, on_error, stage
-from pytest_gvisor.oci.spec import Spec
+from pytest_gvisor.oci.spec import Resources
 from pytest_gvisor.programs import proc
 from pytest_gvisor.programs.leftovers import CGROUP_PREFIX as PREFIX
 from pytest_gvisor.programs.linux import closing
@@ -34,9 +34,8 @@ Limits = Mapping[str, float]
 """
 
 
-def limits_of(spec: Spec) -> Limits:
+def limits_of(resources: Resources) -> Limits:
     """Return the limits of a specification in the form of a cgroup's."""
-    resources = spec.linux.resources
     asked = {
         "memory": resources.memory.limit or 0,
         "pids": resources.pids.limit or 0,

@@ -150,7 +150,8 @@ class Runner:
 
     def _limit(self, undo: contextlib.ExitStack) -> None:
         """Make the cgroups of the limits, and show runsc the one on memory."""
-        workspace, session, limited = self.workspace, self.launcher.session(), limits_of(self._spec)
+        workspace, session = self.workspace, self.launcher.session()
+        limited = limits_of(self._spec.linux.resources)
         if (memory := limited.get("memory")) is not None:
             workspace.sources.extend(limits.total_memory(int(memory), workspace.folder))
         self.cgroups = cgroup.create(

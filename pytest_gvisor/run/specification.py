@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,12 +15,13 @@ from pytest_gvisor.base.settings import Network, Settings
 from pytest_gvisor.oci import skeleton, validate
 from pytest_gvisor.oci.accounts import account_of
 from pytest_gvisor.oci.bundle import Bundle
-from pytest_gvisor.oci.defaults import default_spec, parse_user
-from pytest_gvisor.oci.mounts import covers
+from pytest_gvisor.oci.defaults import default_spec, parse_user, resources
+from pytest_gvisor.oci.mounts import covers, parse_size
 from pytest_gvisor.oci.rootfs import check_points
 from pytest_gvisor.oci.spec import IdMapping, Mount, Namespace, Spec
 from pytest_gvisor.oci.vocabulary import MountType, NamespaceType, normal
 from pytest_gvisor.run import limits
+from pytest_gvisor.run.cgroup import limits_of
 from pytest_gvisor.run.not_started import no_cwd
 from pytest_gvisor.run.request import Hooks, Request, Workspace
 from pytest_gvisor.run.workload import Workload
@@ -42,6 +44,7 @@ def make_spec(request: Request, workspace: Workspace, hooks: Hooks) -> Spec:
         workspace.identities.update(workload.identities)
         netns = chosen.netns or workspace.netns
         spec = adapted(workload.spec, chosen.network, netns, request.way)
+        spec = _covered(_limited(spec, chosen))
         if request.relay is not None:
             hosts = hosts_mount(chosen.allow, spec.hostname, spec.mounts, workspace.folder)
             env = dict(pair.split("=", 1) for pair in spec.process.env)
@@ -76,7 +79,26 @@ def make_spec(request: Request, workspace: Workspace, hooks: Hooks) -> Spec:
         else mount
         for mount in changed.mounts
     )
-    return dataclasses.replace(changed, mounts=tuple(mounts))
+    return _covered(dataclasses.replace(changed, mounts=tuple(mounts)))
+
+
+def _covered(spec: Spec) -> Spec:
+    """Return a specification in which session folders are hidden."""
+    return dataclasses.replace(spec, mounts=(*spec.mounts, *covers(spec.root.path, spec.mounts)))
+
+
+def _limited(spec: Spec, chosen: Settings) -> Spec:
+    """Return a bundle's specification with the limits of settings that are lower than its own."""
+    memory = None if chosen.memory is None else parse_size(chosen.memory)
+    asked, own = resources(memory, chosen.pids, chosen.cpus), spec.linux.resources
+    theirs = limits_of(own)
+    lower = {
+        name: getattr(asked, name)
+        for name, limit in limits_of(asked).items()
+        if limit < theirs.get(name, math.inf)
+    }
+    linux = dataclasses.replace(spec.linux, resources=dataclasses.replace(own, **lower))
+    return dataclasses.replace(spec, linux=linux)
 
 
 def spec_of(workload: Workload, workspace: Workspace, chosen: Settings, way: Way) -> Spec:

@@ -196,4 +196,4 @@ def error_of(
 
 def most_tasks(record: Record) -> float | None:
     """Return the limit on a run's tasks; None is none."""
-    return None if record.spec is None else limits_of(record.spec).get("pids")
+    return None if record.spec is None else limits_of(record.spec.linux.resources).get("pids")

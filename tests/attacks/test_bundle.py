@@ -13,9 +13,13 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor import Bundle, Gvisor, InvalidBundle, LaunchError
+from pytest_gvisor import Bundle, Gvisor, InvalidBundle, LaunchError, Outcome, UsageError
+from pytest_gvisor.sessions import places
 
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root can mount")
+NEEDS_CGROUPS = pytest.mark.skipif(
+    os.geteuid() != 0, reason="needs root: an unprivileged user may make no cgroups"
+)
 Foreign = Callable[..., Path]
 
 
@@ -204,7 +208,6 @@ def test_a_source_below_one_that_can_be_written_is_refused(foreign: Foreign, inn
 @pytest.mark.parametrize(
     ("changes", "place"),
     [
-        ({"process": {"oomScoreAdj": -1}}, "process.oomScoreAdj"),
         ({"linux": {"devices": [{"path": "/dev/nvidiactl", "type": "c"}]}},
          "linux.devices[0].path"),
         ({"linux": {"devices": [{"path": "//dev/./vfio/0", "type": "c"}]}},
@@ -218,7 +221,7 @@ def test_a_source_below_one_that_can_be_written_is_refused(foreign: Foreign, inn
 def test_a_field_that_reaches_the_host_is_refused(
     foreign: Foreign, changes: dict[str, Any], place: str
 ) -> None:
-    """The OOM killer's choice, drivers, namespaces and ids of the host, unless they are allowed."""
+    """Drivers, namespaces and ids of the host, unless they are allowed."""
     folder = foreign("true", **changes)
     with pytest.raises(InvalidBundle) as caught:
         Bundle.open(folder)
@@ -238,11 +241,73 @@ def test_a_field_that_reaches_nothing_of_the_host_is_accepted(
         "intelRdt": {"closID": "foreign"},
     }
     before = Path("/proc/sys/kernel/hostname").read_text()
-    folder = foreign("busybox true", process={"oomScoreAdj": 0}, linux=linux)
+    folder = foreign("busybox true", linux=linux)
     assert gvisor.run_bundle(Bundle.open(folder)).returncode == 0
     assert Path("/proc/sys/kernel/hostname").read_text() == before
     cgroups = Path("/sys/fs/cgroup")
     assert [*cgroups.glob(name), *cgroups.glob(f"*/{name}")] == []
+
+
+@pytest.mark.parametrize("score", [-1, 0, 999])
+def test_a_bundle_does_not_choose_whom_the_hosts_oom_killer_ends(
+    foreign: Foreign, score: int
+) -> None:
+    """Its score is left out with a note, unless all is allowed."""
+    folder = foreign("true", process={"oomScoreAdj": score})
+    bundle = Bundle.open(folder)
+    assert bundle.spec.process.oom_score_adj is None
+    assert [note for note in bundle.notes if "oomScoreAdj" in note]
+    assert Bundle.open(folder, allow_dangerous=True).spec.process.oom_score_adj == score
+
+
+@NEEDS_CGROUPS
+@pytest.mark.parametrize("own", [{}, {"memory": {"limit": 1 << 40}, "pids": {"limit": 100_000}}])
+def test_a_bundle_has_the_limits_of_its_caller(
+    gvisor: Gvisor, foreign: Foreign, own: dict[str, Any]
+) -> None:
+    """Neither without limits nor by higher ones of its own does it take more memory or tasks."""
+    script = "busybox dd if=/dev/zero of=/x bs=1M count=300"
+    linux = {"resources": own} if own else {}
+    done = gvisor.run_bundle(Bundle.open(foreign(script, linux=linux)), memory="100M", pids=100)
+    assert (done.outcome, done.returncode) == (Outcome.OUT_OF_MEMORY, -9)
+    with pytest.raises(UsageError, match="pids=10 is too few"):
+        gvisor.run_bundle(Bundle.open(foreign("true", linux=linux)), pids=10)
+
+
+@NEEDS_CGROUPS
+def test_a_bundle_keeps_a_limit_that_is_lower_than_its_callers(
+    gvisor: Gvisor, foreign: Foreign
+) -> None:
+    """The lower one of two limits holds."""
+    linux = {"resources": {"memory": {"limit": 100 << 20}}}
+    folder = foreign("busybox dd if=/dev/zero of=/x bs=1M count=300", linux=linux)
+    done = gvisor.run_bundle(Bundle.open(folder), memory="2G")
+    assert done.outcome is Outcome.OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize("name", ["image", "project", "shm"])
+def test_a_setting_that_a_bundle_cannot_have_is_refused(
+    gvisor: Gvisor, foreign: Foreign, name: str
+) -> None:
+    """The error names it, for a bundle has its own."""
+    given: Any = {name: "1M"}
+    with pytest.raises(UsageError, match=f"{name} is not for a bundle"):
+        gvisor.run_bundle(Bundle.open(foreign("true")), **given)
+
+
+def test_a_bundle_sees_no_session_in_what_it_may_see(
+    gvisor: Gvisor, foreign: Foreign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that holds the folder of the sessions shows that one empty."""
+    held = tmp_path / "held/pytest-gvisor"
+    held.mkdir(parents=True)
+    (held / "secret").write_text("of another run\n")
+    monkeypatch.setattr(places, "session_bases", lambda: iter([str(held)]))
+    mount = {**there("rbind", "ro", source=str(tmp_path / "held")), "destination": "//there/"}
+    folder = foreign("busybox ls -A /there /there/pytest-gvisor", mount)
+    bundle = Bundle.open(folder, allow_binds={str(tmp_path / "held"): "ro"})
+    done = gvisor.run_bundle(bundle)
+    assert (done.stdout, done.stderr) == ("/there:\npytest-gvisor\n\n/there/pytest-gvisor:\n", "")
 
 
 STEERS = {
