@@ -19,7 +19,7 @@ _PYTEST = ("python", "-m", "pytest")
 # What is taken over from this run's command line: of every test the settings of its sandboxes,
 # which a marker may decide too, and more of tests inside.
 _REPEATED = [one for one in SETTINGS if {"marker", "command line"} <= {*one.sources}]
-_REPEATED_INSIDE = ("isolation", "env", "user", "writable")
+_REPEATED_INSIDE = ("isolation", "env", "user", "readable", "writable")
 
 
 def command(item: pytest.Item, settings: Settings, platform: str, *more: str) -> str:

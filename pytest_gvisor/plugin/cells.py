@@ -123,9 +123,11 @@ def _make_cell(item: pytest.Item, settings: Settings) -> dict[str, Any]:
 def _told(item: pytest.Item, cell: dict[str, Any], report: pytest.TestReport) -> dict[str, Any]:
     """Return a cell for one report, with the command that repeats the test where it is shown.
 
-    Nobody asks for it where the test passes and there is no report file.
+    Nobody asks for it where the test passes, and neither a report file nor an explanation is made.
     """
-    if report.passed and not (hasattr(report, "wasxfail") or run_settings(item.config).report):
+    settings = run_settings(item.config)
+    asked = settings.report or settings.explain or hasattr(report, "wasxfail")
+    if report.passed and not asked:
         return {**cell}
     return {**cell, "command": escape(command(item, settings_of(item), _platform(cell)))}
 

@@ -142,8 +142,8 @@ class _Repeater:
             subprocess.Popen(
                 paths.command(warden.__file__, me, left, folder, *argv),
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                env={**os.environ, "GITHUB_STEP_SUMMARY": ""}, cwd=config.invocation_params.dir,
-                pass_fds=(me,), start_new_session=True,
+                env={**os.environ, "GITHUB_STEP_SUMMARY": "", "PYTEST_ADDOPTS": ""},
+                cwd=config.invocation_params.dir, pass_fds=(me,), start_new_session=True,
             ) as process,
         ):  # fmt: skip
             assert process.stdout is not None
@@ -178,8 +178,11 @@ def _same(config: pytest.Config, folder: str) -> list[str]:
     words += ["-c", str(config.inipath)] if config.inipath else []
     words += [f"-p{name}" for name in (*option.plugins, phase_marks.__name__)]
     words += [f"-o{text}" for text in option.override_ini or ()]
-    off = {"xmlpath": "--junitxml=", "no_cov": "--no-cov", "numprocesses": "-n0"}
-    words += [text for name, text in off.items() if hasattr(option, name)]
+    # Among the options of the ini file may be reports, which these pytests would replace.
+    words += ["-oaddopts=", f"--import-mode={option.importmode}"]
+    words += [f"--confcutdir={option.confcutdir}"] if option.confcutdir else []
+    flags = ("noconftest", "disable_plugin_autoload")
+    words += [f"--{name.replace('_', '-')}" for name in flags if getattr(option, name, False)]
     cached = config.pluginmanager.hasplugin("cacheprovider")
     return [*words, f"-ocache_dir={folder}/cache"] if cached else words
 
@@ -188,7 +191,7 @@ def _sentence(pair: Pair, host: CallLog, inside: CallLog, missing: str) -> str:
     """Return the sentence on a test whose logs are complete."""
     number, fails_inside = phase_marks.number(pair.test), pair.gvisor.state in _BAD
     calls, message = inside.calls[number], (pair.gvisor if fails_inside else pair.host).message
-    if not missing and bool(host.raised[number]) is fails_inside:
+    if not missing and host.raised.get(number, False) is fails_inside:
         missing = "the test ended otherwise under strace(1)"
     if missing:
         text = f"the host's side is missing, because {missing}"

@@ -1,7 +1,8 @@
 """System calls of tests, from the logs of strace(1) and of runsc, and the first that differs.
 
 Only calls between the marks of `plugin.phase_marks` are kept. Lines are untrusted: a program can
-forge one by a newline in a path. Whoever shows a text of a call escapes it.
+forge one, by an argument of a call. So numbers have few digits, and the time for a line grows with
+its length alone. Whoever shows a text of a call escapes it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,24 @@ from typing import NamedTuple
 MOST_CALLS = 200_000
 """Calls that are kept of one log."""
 
+_LONGEST_LINE = 16 * 1024
+"""Characters; two paths and the data of a call have fewer."""
+
+_LONGEST = 300
+"""Characters of a text that is kept."""
+
+_MOST_TESTS = 1000
+
 _STRACE = re.compile(
-    r"(\d+) +(\w+)\((.*)\) += (-?\d+|0x[0-9a-f]+)(?:<.*>)?(?:\(deleted\))?(?: (E[A-Z0-9]+)| |\Z)"
+    r"(\d{1,10}) +(\w{1,40})\((.*)\) += (-?\d{1,20}|0x[0-9a-f]{1,16})(?:<.*>)?(?:\(deleted\))?"
+    r"(?: (E[A-Z0-9]+)| |\Z)"
 )
 _RUNSC = re.compile(
-    r".*?\[ *\d+: *(\d+)\] .*? X (\w+)\((.*)\) = (-?\d+) (?:\(0x[0-9a-f]+\) )?(?:errno=(\d+) |\()"
+    r"[^[]*\[ *\d{1,10}: *(\d{1,10})\] .{0,60}? X (\w{1,40})\((.*)\) = (-?\d{1,20}) "
+    r"(?:\(0x[0-9a-f]+\) )?(?:errno=(\d{1,4}) |\()"
 )
+"""The name of a thread, before ``X``, has 15 bytes, each of which may be shown as ``\\xff``."""
+
 _BEGUN = re.compile(r"(\d+) +(\w+\(.*?),? <unfinished \.\.\.>")
 _RESUMED = re.compile(r"(\d+) +<\.\.\. \w+ resumed>(.*)", re.DOTALL)
 
@@ -67,7 +80,7 @@ class Call(NamedTuple):
     part alone."""
 
     shown: str
-    """The call as its log has it, at most 300 characters."""
+    """The call as its log has it."""
 
     result: int
     error: int
@@ -84,39 +97,43 @@ class CallLog:
 
     def __init__(self, marks: str, *, host: bool) -> None:
         self.host = host
-        self._mark = re.compile(rf"{re.escape(marks)}/([0-9a-f]+)/(\w+)")
+        self._mark = re.compile(rf"{re.escape(marks)}/([0-9a-f]{{1,200}})/(\w+)")
         self._begun: dict[str, str] = {}
         self._test = ""
         self._kept = 0
         self.calls: dict[str, list[Call]] = collections.defaultdict(list)
-        self.raised: dict[str, set[str]] = collections.defaultdict(set)
-        """The exceptions that ended phases. A test without a mark is not here."""
+        self.raised: dict[str, bool] = {}
+        """Whether an exception ended a phase. A test without a mark is not here."""
 
     def add(self, line: str) -> None:
         """Take a line of the log."""
-        if found := _BEGUN.match(line):
+        if len(line) > _LONGEST_LINE:
+            return
+        if self.host and (found := _BEGUN.match(line)):
             self._begun[found[1]] = found[2]
             return
-        if found := _RESUMED.match(line):
+        if self.host and (found := _RESUMED.match(line)):
             line = f"{found[1]} {self._begun.pop(found[1], '')}{found[2]}"
         found = (_STRACE if self.host else _RUNSC).match(line)
         if found is None:
             return
         task, name, arguments, result, error = found.groups()
-        if unnamed := re.fullmatch(r"sys(?:call)?_(\d+|0x[0-9a-f]+)", name):
+        if unnamed := re.fullmatch(r"sys(?:call)?_([1-9]\d*|0x[0-9a-f]+)", name):
             name = dict(enumerate(_NAMES, 440)).get(int(unnamed[1], 0), name)
         if mark := self._mark.search(arguments):
             self._test = mark[1] if mark[2] == "begin" else ""
-            self.raised[mark[1]].update({mark[2]} - {"begin", "end"})
+            if mark[1] in self.raised or len(self.raised) < _MOST_TESTS:
+                known = self.raised.get(mark[1], False)
+                self.raised[mark[1]] = known or mark[2] not in {"begin", "end"}
         elif self._test and self._kept < MOST_CALLS and not name.startswith("execve"):
             # Of execve, runsc's log has a success, whatever came of it.
             self._kept += 1
             number = int(error or 0) if not self.host else getattr(errno, error or "", 0)
             shown = f"{name}({arguments})"
-            shown = shown if len(shown) <= 300 else f"{shown[:300]}…)"
-            self.calls[self._test].append(
-                Call(task, name, self._place(name, arguments), shown, int(result, 0), number)
-            )
+            shown = shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…)"
+            place = self._place(name, arguments)[-_LONGEST:]
+            value = int(result, 16 if "x" in result else 10)
+            self.calls[self._test].append(Call(task, name, place, shown, value, number))
 
     def _place(self, name: str, arguments: str) -> str:
         at, other = _ARGUMENTS[self.host]

@@ -1,0 +1,59 @@
+"""A test inside, and its project, use the repetitions of ``--gvisor-explain`` on the host."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.inside.conftest import project, run_inside
+
+__all__ = ["project", "run_inside"]
+
+RunInside = Callable[..., pytest.RunResult]
+
+TEST = """
+import os
+
+def test_forges():
+    digits, again = "9" * 5000, "[1:1] X a() = 1 " * 6000
+    for text in (" X sys_0123() = 007 (", f" X read() = {digits} (", again):
+        try:
+            os.execv("/nowhere", ["x", text])
+        except OSError:
+            pass
+    assert "gvisor" in os.uname().release
+"""
+OTHERS = """
+import os
+
+def pytest_addoption(parser):
+    parser.addoption("--another-report")
+
+def pytest_runtest_logreport(report):
+    if report.failed and "PYTEST_GVISOR_INSIDE" not in os.environ:
+        failed.append(report.nodeid)
+
+def pytest_sessionfinish(session):
+    if "PYTEST_GVISOR_INSIDE" not in os.environ and (path := session.config.option.another_report):
+        with open(path, "w") as file:
+            print(*failed, file=file)
+
+failed = []
+"""
+
+
+def test_repetitions_load_no_conftest_and_replace_no_report(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """A conftest.py that the user has left out is not executed, and a forged log is no error.
+
+    No report of another plugin, which ``addopts`` asks for, is that of a repetition.
+    """
+    project.makepyfile(test_it=TEST, others=OTHERS)
+    project.makeini("[pytest]\naddopts = -p others --another-report=another.txt\n")
+    loaded = project.path / "loaded"
+    project.makeconftest(f"open({str(loaded)!r}, 'a').close()")
+    result = run_inside("--noconftest", "--gvisor-platform=native,systrap", "--gvisor-explain")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["test_it.py::test_forges: no call has another error or count*"])
+    assert not loaded.exists()
+    assert (project.path / "another.txt").read_text() == "test_it.py::test_forges[native]\n"
