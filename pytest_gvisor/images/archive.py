@@ -166,9 +166,9 @@ def _in_file(
         inflated = Inflated(Section(fd, 0, status.st_size), budget)
         plain = _decompress(inflated, undo) if inflated.is_compressed else (fd, status.st_size)
         content = _archive(_Members(*plain, budget), reference, digest)
-    if content is None and digest:
-        # A plain tarball has no document with a digest.
-        raise ImageError(f"it is no archive of images, and {digest} was asked for")
+    if content is None and (asked := digest or reference):
+        # A plain tarball has neither a document with a digest nor a name.
+        raise ImageError(f"it is no archive of images, and {shown(asked)} was asked for")
     return content or _tarball(fd, status.st_size, budget)
 
 

@@ -63,9 +63,11 @@ def test_every_kind_of_file_is_read(read: Read, tmp_path: Path) -> None:
 def test_a_plain_tarball_is_an_image_without_a_configuration(
     read: Read, pack: Callable[[bytes], bytes]
 ) -> None:
-    """The id of a plain tarball is its own digest."""
+    """The id of a plain tarball is its own digest, and no image in it has a name."""
     data = pack(LAYERS[0])
     assert read(data) == f"{digest(data)[7:15]} a1 b1"
+    with pytest.raises(ImageError, match='no archive of images, and "app:1" was asked for'):
+        read(data, "app:1")
 
 
 def test_gzip_streams_one_behind_the_other_are_one(read: Read) -> None:
