@@ -35,6 +35,7 @@ OPTIONS = {
         "-u": "Write --user UID.",
         "-v": "Write --mount SOURCE:TARGET.",
         "-w": "Write --cwd DIR.",
+        "--keep": "Write the command as a test, with gvisor.run, and --gvisor-keep=all for pytest.",
         "--nofile": "Write `ulimit -n N` before it: sandboxes have that limit too.",
         "--volume": "Write --mount SOURCE:TARGET.",
     },

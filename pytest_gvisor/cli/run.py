@@ -8,7 +8,7 @@ import json
 import os
 import select
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pytest_gvisor.base.completed import Completed, WorkloadTimeout
@@ -22,13 +22,11 @@ from pytest_gvisor.harness.gvisor import Gvisor
 from pytest_gvisor.oci.defaults import HOSTNAME
 from pytest_gvisor.oci.mounts import parse_mount
 from pytest_gvisor.oci.rootfs import directory
-from pytest_gvisor.programs.paths import straight
 from pytest_gvisor.report import outputs
 from pytest_gvisor.report.run_texts import sections
 from pytest_gvisor.run import terminal
-from pytest_gvisor.run.kept import keep
 from pytest_gvisor.run.not_started import AT_SHELL
-from pytest_gvisor.run.request import Hooks, Record, Workspace
+from pytest_gvisor.run.request import Hooks, Record
 from pytest_gvisor.trace.documents import FORMS
 
 _PIECE = 64 * 1024
@@ -96,10 +94,6 @@ def parser() -> parsers.Parser:
     )  # fmt: skip
     looking = groups["looking into it"]
     looking.add_argument(
-        "--keep", metavar="DIR",
-        help="leave bundle, logs and a replay.sh in DIR, which must not exist",
-    )  # fmt: skip
-    looking.add_argument(
         "--trace", metavar="FILE.json",
         help="write the files, commands and connections of COMMAND to FILE.json",
     )  # fmt: skip
@@ -129,13 +123,12 @@ def main(arguments: Sequence[str]) -> int:
     optional = given.image is not None and given.command in ([], ["--"])
     command = () if optional else parsers.command(known, given.command)
     settings, options = _settings(given), _options(given)
-    kept = _keeping(given)
     engine = Engine()
     gvisor = None
     try:
         platform = engine.platforms_of(settings)[0]
         engine.availability(platform, settings).check()
-        gvisor = engine.gvisor(platform, settings, Hooks(keep=kept), asker=AT_SHELL)
+        gvisor = engine.gvisor(platform, settings, Hooks(), asker=AT_SHELL)
         if given.tty:
             done = _at_terminal(engine, gvisor, command, options)
             _show_hint(done)
@@ -193,34 +186,13 @@ def _options(given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _keeping(given: argparse.Namespace) -> Callable[[Workspace, Record], None] | None:
-    if given.keep is None:
-        return None
-    if given.tty:
-        raise UsageError("--keep and --tty exclude each other")
-    folder = straight(given.keep)
-    if os.path.lexists(folder):
-        raise UsageError(f"--keep {folder} is there already", next_step="Name another folder.")
-
-    def kept(workspace: Workspace, record: Record) -> None:
-        try:
-            keep(folder, workspace, record)
-        except OSError as error:
-            print(f"pytest-gvisor run: not kept in {folder}: {error}", file=sys.stderr)
-
-    return kept
-
-
 def _tell(gvisor: Gvisor, given: argparse.Namespace) -> None:
-    """Write the results of --debug and --keep to standard error, and the file of --trace."""
+    """Write the results of --debug to standard error, and the file of --trace."""
     for record in gvisor.records:
         if gvisor.settings.debug:
             for title, text in sections([record], debug=True):
                 if title.endswith(_DEBUG):
                     print(title, text, sep="\n", file=sys.stderr)
-        if record.kept:
-            told = f"kept in {record.kept}; {record.kept}/replay.sh repeats it"
-            print(f"pytest-gvisor run: {told}", file=sys.stderr)
         done = record.completed
         if done is not None and done.trace is not None:
             for gap in done.trace.gaps:

@@ -12,6 +12,8 @@ import pytest
 
 from pytest_gvisor import is_gvisor_kernel
 from pytest_gvisor.cli import main as cli
+from pytest_gvisor.cli import parsers
+from pytest_gvisor.cli import run as tool
 from tests.unit.images.conftest import configuration, item, saved, tar
 
 RUN = (sys.executable, "-m", "pytest_gvisor", "run")
@@ -101,12 +103,10 @@ def test_a_program_that_cannot_be_started_has_a_shells_status() -> None:
     )
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a limit")
-def test_processors_are_limited(tmp_path: Path) -> None:
-    """The limit is in the configuration, which --keep leaves."""
-    kept = tmp_path / "kept"
-    assert run("--cpus=0.5", "--keep", kept, "true").returncode == 0
-    assert '"quota": 50000' in (kept / "bundle/config.json").read_text()
+def test_processors_are_limited() -> None:
+    """The option reaches the settings; tests/runsc/test_limits.py tries the limit itself."""
+    given = tool.parser().parse_args(["--cpus=0.5", "true"])
+    assert parsers.settings_of(given, "run").cpus == 0.5
 
 
 def test_rootless_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,19 +114,6 @@ def test_rootless_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert is_gvisor_kernel(run("--rootless=on", "--", "uname", "-r").stdout.removesuffix("\n"))
     assert cli.main(["run", "--rootless=maybe", "true"]) == 2
     assert "auto, on, off" in capsys.readouterr().err
-
-
-def test_a_run_is_kept_with_what_repeats_it(tmp_path: Path) -> None:
-    """The folder has bundle, logs and a script; an existing folder is not touched."""
-    kept = tmp_path / "kept"
-    done = run("--keep", kept, "--", "sh", "-c", "echo hello; exit 4")
-    assert (done.returncode, done.stdout) == (4, "hello\n")
-    assert done.stderr == f"pytest-gvisor run: kept in {kept}; {kept}/replay.sh repeats it\n"
-    again = subprocess.run([kept / "replay.sh"], capture_output=True, text=True, timeout=60)
-    assert (again.returncode, again.stdout) == (4, "hello\n")
-    refused = run("--keep", kept, "true")
-    assert refused.returncode == 2
-    assert "is there already" in refused.stderr
 
 
 def test_a_trace_is_written_to_a_file_of_this_user(tmp_path: Path) -> None:
