@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from pytest_gvisor.base.errors import ReportError
 from pytest_gvisor.base.escape import escape, safe
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     paths = list(map(outputs.check, given.output))
     gc.disable()  # of a million tests, which are no garbage, it would take most of the time
-    merged = merge(_moved(given.reports), moved=True)
+    merged = merge(map(read, given.reports))
     for path in paths:
         if problem := outputs.write(merged, path):
             raise ReportError(f"{escape(path)} could not be written: {problem}")
@@ -73,19 +73,6 @@ def main(arguments: Sequence[str]) -> int:
     for name in lacking:
         print(escape(f"pytest-gvisor report: missing: {name}"), file=sys.stderr)
     return 1 if lacking else 0
-
-
-def _moved(paths: Sequence[str]) -> Iterator[Report]:
-    """Read one report after the other; its cells count from the runs of the reports before it."""
-    legs = 0
-    for path in paths:
-        report = read(path)
-        for cell in (cell for row in report.rows for cell in row.cells):
-            cell.leg += legs
-            for other in cell.others:
-                other.leg += legs
-        legs += len(report.legs)
-        yield report
 
 
 def read(path: str) -> Report:

@@ -17,10 +17,14 @@ _CAPTURED = re.compile(r"^--- Captured \w+ \w+ ---$", re.MULTILINE)
 
 def details(report: Report, rows: Sequence[tuple[int, Row]]) -> str:
     """Return the details of the cells of numbered rows as JSON for a script element."""
-    found = {
-        number: {cell.platform: _detail(report, row, cell) for cell in row.cells}
-        for number, row in rows
-    }
+    found = {}
+    for number, row in rows:
+        # A row may have hundreds of cells, and has at most eight states.
+        against = {state: counterpart(row, state) for state in {cell.state for cell in row.cells}}
+        found[number] = {
+            cell.platform: {"against": against[cell.state], **_detail(report, row, cell)}
+            for cell in row.cells
+        }
     text = json.dumps(found, separators=(",", ":"))
     # ASCII already; no "</script>" and no "<!--" can be in it.
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
@@ -58,7 +62,6 @@ def _detail(report: Report, row: Row, cell: Cell) -> dict[str, Any]:
         for run in cell.runs
     ]  # fmt: skip
     return {
-        "against": counterpart(row, cell),
         "state": cell.state.word,
         "title": f"{escape(row.test)} on {cell.platform}",
         "facts": [(name, escape(text)) for name, text in facts if text],
@@ -67,10 +70,10 @@ def _detail(report: Report, row: Row, cell: Cell) -> dict[str, Any]:
     }
 
 
-def counterpart(row: Row, cell: Cell) -> str:
-    """Return the platform to compare a cell with: one of another verdict, the host at best."""
-    found = [one for one in row.verdicts if one.state is not cell.state]
-    if not cell.state.tells or not found:
+def counterpart(row: Row, state: State) -> str:
+    """Return the platform to compare a state with: one of another verdict, the host at best."""
+    found = [one for one in row.verdicts if one.state is not state]
+    if not state.tells or not found:
         return ""
     best = min(found, key=lambda one: (one.platform != NATIVE, one.state is not State.PASSED))
     return best.platform

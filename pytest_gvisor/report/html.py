@@ -10,7 +10,7 @@ import base64
 import collections
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jinja2
@@ -48,6 +48,7 @@ def render(report: Report) -> str:
     script = compare + report_js
     platforms = [_column(report, name) for name in report.platforms]
     shown = _shown(report)
+    rows = [{"number": number, **_row(report, row, report.platforms)} for number, row in shown]
     counts = [report.counts(name) for name in report.platforms]
     return environment.get_template("report.html.j2").render(
         csp=policy(script, style),
@@ -61,9 +62,9 @@ def render(report: Report) -> str:
         started=any(column["starts"] for column in platforms),
         platforms=platforms,
         measured=any(column["used"] for column in platforms),
-        rows=[{"number": number, **_row(report, row, report.platforms)} for number, row in shown],
+        rows=rows,
         left_out=_left_out(report, shown),
-        compared=any(row.ratio(cell) for _number, row in shown for cell in row.cells),
+        compared=any(row["ratio"] for row in rows),
         states=[state for state in State if any(state in found for found in counts)],
         marks=_MARKS,
         chart=chart(report),
@@ -77,26 +78,27 @@ def _shown(report: Report) -> list[tuple[int, Row]]:
 
     Of a large report they are those that need a look.
     """
-    numbered = list(enumerate(report.rows))
-    if len(numbered) > MAX_ROWS:
-        numbered = [(number, row) for number, row in numbered if row.differs or not _quiet(row)]
+    numbered: Iterable[tuple[int, Row]] = enumerate(report.rows)
+    if len(report.rows) > MAX_ROWS:
+        numbered = ((number, row) for number, row in numbered if not _quiet(row) or row.differs)
     return failures_first(numbered)[:MAX_ROWS]
 
 
 def _quiet(row: Row) -> bool:
-    return all(cell.state in _QUIET for cell in row.cells)
+    return _QUIET.issuperset([cell.state for cell in row.cells])
 
 
 def _left_out(report: Report, shown: Sequence[tuple[int, Row]]) -> str:
     """Return a sentence on the tests that the page has no row for, by their states."""
     if len(shown) == len(report.rows):
         return ""
-    numbers = {number for number, _row in shown}
-    rest = (row for number, row in enumerate(report.rows) if number not in numbers)
-    found = collections.Counter(cell.state for row in rest for cell in row.cells)
+    found: collections.Counter[State] = collections.Counter()
+    for name in report.platforms:
+        found.update(report.counts(name))
+    found.subtract(cell.state for _number, row in shown for cell in row.cells)
     return (
         f"The table below has {_tests(len(shown))} of {len(report.rows)}: the first that failed, "
-        f"differ or did not run. Left out are {joined(found)}. The report as .json has each test."
+        f"differ or did not run. Left out are {joined(+found)}. The report as .json has each test."
     )
 
 
@@ -134,10 +136,10 @@ def _column(report: Report, name: str) -> dict[str, Any]:
 def verdict(report: Report) -> tuple[str, State]:
     """Return the outcome of all tests in one sentence, and the state that has its colour."""
     total = len(report.rows)
-    kinds = collections.Counter(frozenset(cell.state for cell in row.cells) for row in report.rows)
+    kinds = collections.Counter(tuple([cell.state for cell in row.cells]) for row in report.rows)
 
     def some(*states: State) -> int:
-        return sum(count for kind, count in kinds.items() if not kind.isdisjoint(states))
+        return sum(count for kind, count in kinds.items() if not {*states}.isdisjoint(kind))
 
     if failed := some(State.ERROR, State.FAILED):
         return f"failed: {failed} of {_tests(total)}", State.FAILED
@@ -185,6 +187,7 @@ def _binary(one: Binary) -> str:
 
 
 def _row(report: Report, row: Row, platforms: Sequence[str]) -> dict[str, Any]:
+    cells = {cell.platform: cell for cell in row.cells}
     return {
         "test": escape(row.test),
         "parts": re.split(r"(?<=::)|(?<=[/_])", escape(row.test)),
@@ -194,15 +197,14 @@ def _row(report: Report, row: Row, platforms: Sequence[str]) -> dict[str, Any]:
         "ratio": max((row.ratio(cell) or 0 for cell in row.cells), default=0),
         "cells": [
             (cell, _time(row, cell), escape(report.place(cell)) if cell else "")
-            for cell in map(row.on, platforms)
+            for cell in map(cells.get, platforms)
         ],
     }
 
 
 def chart(report: Report) -> dict[str, Any] | None:
     """Place the parts of the chart: a lane a platform, a dot a start, a line at the median."""
-    measured = [(name, sorted(report.start_times(name))) for name in report.platforms]
-    lanes = [(name, times) for name, times in measured if times]
+    lanes = [(name, times) for name in report.platforms if (times := report.start_times.get(name))]
     if not lanes:
         return None
     step, top = scale(max(times[-1] for _name, times in lanes))

@@ -19,12 +19,13 @@ _LONGEST = 1000
 _STEP = "Join the shards of one run of CI, and of one Python, by one `report merge`."
 
 
-def merge(reports: Iterable[Report], *, moved: bool = False) -> Report:
+def merge(reports: Iterable[Report]) -> Report:
     """Merge reports into one; tests keep the order of their first appearance.
 
+    The cells of the reports become those of the merge, and count its legs: give each report once,
+    and do not use it afterwards.
     Several legs may have the same test on the same platform. The cell of the worst state (`State`
     has the order) is shown then, of equal ones the first. Each of the others is named in it.
-    ``moved``: the cells count legs from the first leg of the first report already.
     Of all details, `MAX_DETAILS` characters are kept, twice that with those of failures.
     Raises `ReportError` if shards do not belong together, if two of them have the same test, or
     for more than `MAX_LIST` tests.
@@ -34,41 +35,35 @@ def merge(reports: Iterable[Report], *, moved: bool = False) -> Report:
     notes: list[str] = []
     size = dropped = 0
     for report in reports:
-        offset = 0 if moved else len(legs)
+        before = len(legs)
         legs += report.legs
         notes += report.notes
         for row in report.rows:
-            cells = row.cells
-            if offset:
-                cells = tuple(_moved(cell, offset) for cell in cells)
-            if any(cell.output or cell.runs for cell in cells):
-                size, cells, lost = _bounded(size, cells)
-                dropped += lost
-            known = rows.get(row.test)
-            if known is not None:
-                cells = _joined(known, cells, legs)
-            rows[row.test] = row if cells is row.cells else Row(test=row.test, cells=cells)
+            for cell in row.cells:
+                cell.leg += before
+                for other in cell.others:
+                    other.leg += before
+                if cell.output or cell.runs:
+                    bound = MAX_DETAILS * (2 if cell.state in {State.FAILED, State.ERROR} else 1)
+                    if (more := _details(cell)) > bound - size:
+                        cell.output, cell.runs = "", ()
+                        dropped += 1
+                    else:
+                        size += more
+            if (known := rows.setdefault(row.test, row)) is not row:
+                known.cells = _joined(known, row.cells, legs)
+        if len(rows) > MAX_LIST:
+            raise ReportError(f"the reports have more than {MAX_LIST} tests together")
     refuse_strangers(legs)
-    if len(rows) > MAX_LIST:
-        raise ReportError(f"the reports have more than {MAX_LIST} tests together")
     if dropped:
         notes.append(f"details of {dropped} cells were left out of the merge, for its size")
     return Report(legs=tuple(legs), rows=tuple(rows.values()), notes=tuple(notes), joined=True)
 
 
-def _bounded(size: int, cells: Sequence[Cell]) -> tuple[int, tuple[Cell, ...], int]:
-    """Leave details out beyond the bound; return the size so far, the cells, how many lost some."""
-    kept: list[Cell] = []
-    for cell in cells:
-        texts = (text for run in cell.runs for text in dataclasses.astuple(run))
-        more = len(cell.output) + sum(map(len, texts))
-        bad = cell.state in {State.FAILED, State.ERROR}
-        if size + more > MAX_DETAILS * (2 if bad else 1):
-            kept.append(dataclasses.replace(cell, output="", runs=()))
-        else:
-            size += more
-            kept.append(cell)
-    return size, tuple(kept), sum(one is not two for one, two in zip(kept, cells, strict=True))
+def _details(cell: Cell) -> int:
+    """Count the characters of output and runs."""
+    texts = (text for run in cell.runs for text in dataclasses.astuple(run))
+    return len(cell.output) + sum(map(len, texts))
 
 
 def _joined(known: Row, cells: Iterable[Cell], legs: Sequence[Leg]) -> tuple[Cell, ...]:
@@ -81,11 +76,6 @@ def _joined(known: Row, cells: Iterable[Cell], legs: Sequence[Leg]) -> tuple[Cel
         else:
             found[cell.platform] = cell
     return tuple(found.values())
-
-
-def _moved(cell: Cell, offset: int) -> Cell:
-    others = tuple(dataclasses.replace(one, leg=one.leg + offset) for one in cell.others)
-    return dataclasses.replace(cell, leg=cell.leg + offset, others=others)
 
 
 def worse(one: Cell, two: Cell) -> Cell:

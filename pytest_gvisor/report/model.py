@@ -106,7 +106,8 @@ class Run:
     """What its processes did, as a tree of lines; nothing of a run that was not traced."""
 
 
-# To make frozen ones takes twice the time, and a merge makes a million cells. It moves their legs.
+# To make frozen ones takes twice the time, and a merge makes a million rows and cells. It moves
+# their legs.
 @dataclass(slots=True)
 class Other:
     """The state of a cell in another run of pytest, or in another of its workers."""
@@ -167,7 +168,7 @@ class Cell:
     others: tuple[Other, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Row:
     """One test; ``test`` is its node id without the part that names the platform."""
 
@@ -357,17 +358,20 @@ class Report:
         found = collections.Counter(cell.state for cell in self.cells(platform))
         return {state: found[state] for state in State if found[state]}
 
-    def start_times(self, platform: str) -> list[float]:
-        """Return every measured start of a platform, in milliseconds, replaced cells included."""
-        found: list[Cell | Other] = []
-        for cell in self.cells(platform):
-            if cell.starts_ms or cell.others:
-                found += [cell, *cell.others]
-        return [start for one in found for start in one.starts_ms]
+    @functools.cached_property
+    def start_times(self) -> dict[str, list[float]]:
+        """All measured starts by platform, sorted, in milliseconds, replaced cells included."""
+        found = {}
+        for name, cells in self._columns.items():
+            times = [start for cell in cells for start in cell.starts_ms]
+            others = (other for cell in cells if cell.others for other in cell.others)
+            times += (start for other in others for start in other.starts_ms)
+            found[name] = sorted(times)
+        return found
 
     def starts(self, platform: str) -> Starts | None:
         """Return the statistics of start times; None if none was measured."""
-        times = sorted(self.start_times(platform))
+        times = self.start_times.get(platform)
         if not times:
             return None
         middle = len(times) // 2

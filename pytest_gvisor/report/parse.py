@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import itertools
 import re
-import sys
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -31,7 +30,6 @@ MAX_VALUES = 64 * 1024 * 1024
 """The shortest values take twenty times their bytes as objects. A test has some thirty."""
 
 MAX_TEXT = 1024 * 1024
-_SHORT = 32
 MAX_PLATFORMS = 256
 """Columns: each row has a place for each of them in every form."""
 
@@ -75,37 +73,41 @@ class _Wrong(Exception):
 
 def _kind(
     types: Collection[type],
-    convert: Callable[[Any], Any],
     complaint: str,
     are_right: Callable[[Sequence[Any]], bool],
+    convert: Callable[[Sequence[Any]], Sequence[Any]] = lambda values: values,
 ) -> Reader:
     """Return the reader of values that are not made of others."""
 
     def read(values: Sequence[Any]) -> Sequence[Any]:
         if values and not (set(map(type, values)) <= {*types} and are_right(values)):
             raise _Wrong(f" {complaint}")
-        return [*map(convert, values)]
+        return convert(values)
 
     return read
 
 
-def _shared(text: str) -> str:
-    return sys.intern(text) if len(text) <= _SHORT else text  # as the same version in each cell
+def _shared(texts: Sequence[str]) -> Sequence[str]:
+    """Return the same texts; those that are in many cells, as a version is, share their memory."""
+    once = dict(zip(texts, texts, strict=True))
+    return texts if len(once) * 2 > len(texts) else [*map(once.__getitem__, texts)]
 
 
 _KINDS: Mapping[Any, Reader] = {
-    str: _kind({str}, _shared, f"is not a text of at most {MAX_TEXT} characters",
-               lambda values: max(map(len, values)) <= MAX_TEXT),
-    PlatformName: _kind({str}, sys.intern, "is not the name of a platform",
-                        lambda values: all(map(_PLATFORM.fullmatch, set(values)))),
-    State: _kind({str}, _STATES.__getitem__, f"is none of {', '.join(State)}",
-                 lambda values: _STATES.keys() >= set(values)),
-    bool: _kind({bool}, bool, "is neither true nor false", lambda _: True),
+    str: _kind({str}, f"is not a text of at most {MAX_TEXT} characters",
+               lambda values: max(map(len, values)) <= MAX_TEXT, _shared),
+    PlatformName: _kind({str}, "is not the name of a platform",
+                        lambda values: all(map(_PLATFORM.fullmatch, set(values))), _shared),
+    State: _kind({str}, f"is none of {', '.join(State)}",
+                 lambda values: _STATES.keys() >= set(values),
+                 lambda values: [*map(_STATES.__getitem__, values)]),
+    bool: _kind({bool}, "is neither true nor false", lambda _: True),
     # No cgroup counts further.
-    int: _kind({int}, int, "is not a whole number below 2**63",
+    int: _kind({int}, "is not a whole number below 2**63",
                lambda values: min(values) >= 0 and max(values) < 2**63),
-    float: _kind({int, float}, float, f"is not a number from 0 to {MAX_NUMBER:g}",
-                 lambda values: min(values) >= 0 and max(values) <= MAX_NUMBER),
+    float: _kind({int, float}, f"is not a number from 0 to {MAX_NUMBER:g}",
+                 lambda values: min(values) >= 0 and max(values) <= MAX_NUMBER,
+                 lambda values: [*map(float, values)]),
 }  # fmt: skip
 """The reader for each annotation of a field of the model."""
 
@@ -181,7 +183,9 @@ def _reader(hint: Any) -> Reader:
 
 
 def _read_lists(read: Reader, values: Sequence[Any]) -> Sequence[tuple[Any, ...]]:
-    if not set(map(type, values)) <= {list} or max(map(len, values), default=0) > MAX_LIST:
+    are_lists = set(map(type, values)) <= {list}
+    sizes = set(map(len, values)) if are_lists else {MAX_LIST + 1}
+    if max(sizes, default=0) > MAX_LIST:
         raise _Wrong(f" is not a list of at most {MAX_LIST} entries")
     try:
         made = iter(read([*itertools.chain.from_iterable(values)]))
@@ -192,6 +196,8 @@ def _read_lists(read: Reader, values: Sequence[Any]) -> Sequence[tuple[Any, ...]
             except _Wrong as wrong:
                 raise wrong.within(f"[{number}]") from None
         raise
+    if len(sizes) == 1:
+        return [*zip(*[made] * sizes.pop(), strict=True)] or [()] * len(values)
     return [tuple(itertools.islice(made, len(value))) for value in values]
 
 

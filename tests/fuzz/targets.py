@@ -396,7 +396,7 @@ def report_file(data: bytes) -> None:
     """A report that was made elsewhere: joined with itself, and shown in each way."""
     found = parse.parse(data)
     assert parse.parse(found.to_json().encode()) == found
-    both = merge([found, found])
+    both = merge([found, parse.parse(data)])
     assert len(both.legs) == 2 * len(found.legs)
     for shown in (html.render(both), markdown.render(both)):
         assert not any(map(moves, shown))

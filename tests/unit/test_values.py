@@ -20,7 +20,7 @@ OF_REPORTS = {"Binary", "Cell", "Column", "Leg", "Other", "Row", "Run", "_File"}
 """The reader of reports makes a million of them from columns of their fields. Keywords would take
 most of its time, and so would frozen cells."""
 
-MOVED = {"Cell", "Other", "_File"}
+MOVED = {"Cell", "Other", "Row", "_File"}
 """The classes of reports whose values a merge changes."""
 
 

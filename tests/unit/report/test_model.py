@@ -169,18 +169,27 @@ def test_of_two_legs_the_worse_cell_is_shown_and_the_other_named(
 
 def test_merging_three_or_a_merged_one_is_the_same() -> None:
     """Merging may be done in steps."""
-    legs = [report(row("a", kvm=state)) for state in (State.PASSED, State.FAILED, State.SKIPPED)]
-    assert merge(legs) == merge([merge(legs[:2]), legs[2]]) == merge([legs[0], merge(legs[1:])])
+
+    def legs() -> list[Report]:
+        states = (State.PASSED, State.FAILED, State.SKIPPED)
+        return [report(row("a", kvm=state)) for state in states]
+
+    first, *rest = legs()
+    assert merge(legs()) == merge([merge(legs()[:2]), legs()[2]]) == merge([first, merge(rest)])
 
 
 def test_merging_loses_no_start_and_no_note() -> None:
     """Start times of hidden cells count too, and equal notes of two reports are kept twice."""
-    slow, quick = cell("kvm", State.FAILED, starts_ms=(9.0,)), cell("kvm", starts_ms=(1.0, 2.0))
-    legs = [report(Row(test="a", cells=(one,)), notes=("left out",)) for one in (slow, quick)]
-    for merged in (merge(legs), merge(legs[::-1]), parse(merge(legs).to_json().encode())):
+
+    def legs() -> list[Report]:
+        slow, quick = cell("kvm", State.FAILED, starts_ms=(9.0,)), cell("kvm", starts_ms=(1.0, 2.0))
+        return [report(Row(test="a", cells=(one,)), notes=("left out",)) for one in (slow, quick)]
+
+    for merged in (merge(legs()), merge(legs()[::-1]), parse(merge(legs()).to_json().encode())):
         assert merged.starts("kvm") == Starts(count=3, median=2.0, slowest=9.0)
         assert merged.notes == ("left out", "left out")
-    assert merge([merge(legs), legs[1]]).starts("kvm") == Starts(count=5, median=2.0, slowest=9.0)
+    twice = merge([merge(legs()), legs()[1]])
+    assert twice.starts("kvm") == Starts(count=5, median=2.0, slowest=9.0)
 
 
 def _without(content: dict[str, Any], *path: Any) -> None:

@@ -248,10 +248,25 @@ def test_a_cell_is_compared_with_one_of_another_verdict() -> None:
     native, passed = cell("native"), cell("systrap")
     failed, gone = cell("ptrace", State.FAILED), cell("kvm", State.UNAVAILABLE)
     both = Row(test="a", cells=(gone, passed, failed, native))
-    found = [counterpart(both, one) for one in both.cells]
+    found = [counterpart(both, one.state) for one in both.cells]
     assert found == ["", "ptrace", "native", "ptrace"]
-    assert counterpart(Row(test="a", cells=(gone, passed, failed)), failed) == "systrap"
-    assert counterpart(Row(test="a", cells=(passed, native)), passed) == ""
+    assert counterpart(Row(test="a", cells=(gone, passed, failed)), failed.state) == "systrap"
+    assert counterpart(Row(test="a", cells=(passed, native)), passed.state) == ""
+
+
+def test_a_row_is_compared_once_for_each_of_its_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comparison looks at each platform, and a row may have hundreds of them."""
+    seen = []
+
+    def counted(row: Row, state: State) -> str:
+        seen.append(state)
+        return counterpart(row, state)
+
+    monkeypatch.setattr("pytest_gvisor.report.details.counterpart", counted)
+    states = {f"p{n}": (State.PASSED, State.FAILED)[n % 2] for n in range(100)}
+    found = json.loads(details(report(), [(0, row("a", **states))]))
+    assert sorted(seen) == [State.FAILED, State.PASSED]
+    assert [found["0"][name]["against"] for name in ("p98", "p99")] == ["p1", "p0"]
 
 
 def test_the_policy_names_the_two_texts_that_are_there_and_nothing_else() -> None:
