@@ -85,6 +85,9 @@ class Listener:
         self.greeted = False
         """Whether the handshake is done, which a sandbox's boot waits for."""
 
+        self.ends = 0
+        """How many threads of the first process have ended."""
+
         self._taken = 0
         self._statuses: dict[int, None] = {}
         self._message = bytearray(_MAX_TRACED if recorder else _MAX_MESSAGE)
@@ -181,6 +184,7 @@ class Listener:
                 raise ValueError("a TaskExit message of that size")
             status = exit_of_first_process(message[size:], self._first)
             if status is not None:
+                self.ends += 1
                 self._statuses.pop(status, None)
                 self._statuses[status] = None
         if self.recorder is not None and (self.started or self._first == 1):

@@ -93,7 +93,7 @@ class Supervisor:
         self._control: Control | None = None
         self._stop = stop
         self._gofers: dict[int, int] = {}  # by the pids of their runscs
-        self.gofer_died = False
+        self._ends_before: int | None = None  # those of threads, by the time that a gofer ended
         self._phase = Phase.RUNS
         self._due = self.started_at + timeout  # when the next phase begins at the latest
 
@@ -295,12 +295,21 @@ class Supervisor:
         # Each report that was sent before the gofer's end is in the socket by now. One turn reads
         # only a part of them.
         self.drain_events()
-        if self.listener.complete and not self.listener.workload_statuses:
-            self.gofer_died = True
-            if self._phase is Phase.RUNS:
+        if self.listener.complete and self._ends_before is None:
+            self._ends_before = self.listener.ends
+            if self.gofer_died and self._phase is Phase.RUNS:
                 # The sentry notices and ends within the grace, unless it was just starting.
                 self._enter(Phase.ENDS, min(TERM_GRACE, self._due - time.monotonic()))
         return False
+
+    @property
+    def gofer_died(self) -> bool:
+        """Whether a gofer is known to have died before the workload did.
+
+        A thread of the workload may have ended before. None ends after the workload.
+        """
+        before = self._ends_before
+        return before is not None and (not before or self.listener.ends > before)
 
     def drain_events(self) -> None:
         """Read the sentry's last messages, which are in the socket when runsc has ended."""

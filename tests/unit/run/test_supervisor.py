@@ -159,6 +159,24 @@ def test_a_gofer_that_ends_after_a_flood_of_reports_has_not_died_first(
     assert ended.outcome is Outcome.EXITED
 
 
+def test_a_gofer_that_dies_after_a_thread_of_the_workload_has_died_first(
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The workload is killed then: that is neither its own end nor a signal that it got."""
+    noticed = tmp_path / "noticed"
+    killed: list[Step] = [["await_file", str(noticed)], ["task_exit", 9], ["exit", 137]]
+    fake.script(["gofer"], *FINE, ["task_exit", 0], ["state"], ["kill_gofer"], *killed)
+    real = supervisor_module.Supervisor._gofer_ended
+
+    def notice(self: supervisor_module.Supervisor) -> bool:
+        going_on = real(self)
+        noticed.touch()
+        return going_on
+
+    monkeypatch.setattr(supervisor_module.Supervisor, "_gofer_ended", notice)
+    assert isinstance(runs().error, SandboxCrashed)
+
+
 def test_a_driven_run_whose_gofer_dies_before_the_start_is_killed(
     runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
 ) -> None:
