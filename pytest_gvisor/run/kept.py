@@ -22,6 +22,7 @@ _SCRIPT = """\
 # It is this command, in a namespace where the sources of its mounts are bound first:
 #   {command}
 # With an allow-list, the run had a relay to those hosts. The repetition has no network.
+# It has no deadline either, and no limits on memory, processes and processors.
 # The sentry writes to a file at an offset of its own, so two streams sent to one file overwrite
 # each other: pipe the output (replay.sh 2>&1 | cat).
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
