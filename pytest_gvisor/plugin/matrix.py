@@ -127,7 +127,6 @@ class Collector:
         entry.command = data.pop("command", entry.command)
         entry.data = data
         entry.starts_ms = starts or entry.starts_ms
-        entry.used = data.pop("used", None) or entry.used
         if "cause" in data:
             self._causes.setdefault((worker_of(report), data["lacking"]), data["cause"])
         if str(report.outcome) == "rerun":

@@ -61,7 +61,6 @@ def render(report: Report) -> str:
         unusable=any(column["cause"] for column in platforms),
         started=any(column["starts"] for column in platforms),
         platforms=platforms,
-        measured=any(column["used"] for column in platforms),
         rows=rows,
         left_out=_left_out(report, shown),
         compared=any(row["ratio"] for row in rows),
@@ -129,7 +128,6 @@ def _column(report: Report, name: str) -> dict[str, Any]:
         "cause": escape(report.cause(name)),
         "versions": [escape(version) for version in versions],
         "starts": report.starts(name),
-        "used": report.used(name),
     }
 
 

@@ -52,7 +52,7 @@ def _top(report: Report) -> Iterator[str]:
     if not report.rows:
         yield "No test belongs to a platform."
     for name in report.platforms:
-        facts = [joined(report.counts(name)), report.starts(name), report.used(name)]
+        facts = [joined(report.counts(name)), report.starts(name)]
         yield f"- **{name}**: {'; '.join(map(str, filter(None, facts)))}"
         if cause := report.cause(name):
             yield f"  - cannot be used: {code(cause)}"

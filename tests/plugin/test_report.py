@@ -133,31 +133,6 @@ def test_each_test_has_a_cell_on_each_platform(project: Project, no_kvm: str, ru
     assert not list(project.folder.rglob(".gvisor-report-*"))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: cgroups are made")
-def test_a_cell_has_what_its_sandboxes_have_used(project: Project) -> None:
-    """Runs and warm sandboxes with a limit count; a test without one has no figure."""
-    project.test(
-        """
-        import pytest
-
-        @pytest.mark.gvisor(pids=200)
-        def test_limited(gvisor, gvisor_sandbox):
-            used = [gvisor.run(["true"]).usage, gvisor.run(["true"]).usage]
-            print(sum(one.cpu_time for one in used))
-
-        def test_free(gvisor):
-            gvisor.run(["true"])
-        """
-    )
-    project.run("--gvisor-platform=systrap", "--gvisor-report=r.json", "-rP")
-    found = cells(read(project.folder), "systrap")
-    limited, free = found["test_limited"], found["test_free"]
-    told = float(re.findall(r"(?m)^\d+\.\d+$", limited.output)[0])
-    assert limited.cpu_time > told
-    assert 10 < limited.peak_tasks <= 200
-    assert (free.cpu_time, free.peak_memory, free.peak_tasks) == (0, 0, 0)
-
-
 def test_a_report_has_the_trace_of_a_test_as_a_tree(here: Project) -> None:
     """Also that of a test inside. A test that is not traced has none."""
     here.test(
