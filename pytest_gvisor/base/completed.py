@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
-import hashlib
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -204,16 +203,6 @@ class Completed:
         return text_view(self.stderr_bytes, self.stderr_total)
 
     @property
-    def stdout_sha256(self) -> str:
-        """The SHA-256 of `stdout_bytes` in hexadecimal; ``""`` if bytes were left out."""
-        return _digest(self.stdout_bytes, self.stdout_total)
-
-    @property
-    def stderr_sha256(self) -> str:
-        """The same of `stderr_bytes`."""
-        return _digest(self.stderr_bytes, self.stderr_total)
-
-    @property
     def truncated(self) -> bool:
         """Whether bytes of either stream were left out."""
         return self.stdout_total > len(self.stdout_bytes) or self.stderr_total > len(
@@ -248,10 +237,6 @@ class Completed:
         facts |= {"args": list(self.args), **self.settings}
         words = (f"{name}={_cut(repr(value))}" for name, value in facts.items())
         return f"<Completed {' '.join(words)}>"
-
-
-def _digest(kept: bytes, total: int) -> str:
-    return hashlib.sha256(kept).hexdigest() if total == len(kept) else ""
 
 
 def _last(stream: bytes) -> str:
