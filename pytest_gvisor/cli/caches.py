@@ -1,4 +1,4 @@
-"""``pytest-gvisor cache``: the files that are kept for later sessions, listed or removed."""
+"""``pytest-gvisor cache``: lists the files that are kept for later sessions, and prunes images."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pytest_gvisor.base.escape import escape
 from pytest_gvisor.cli import parsers
 from pytest_gvisor.images.cache import Cache, CachedImage
 from pytest_gvisor.programs.paths import caches
-from pytest_gvisor.runsc import answers
 
-_RECORDS = "records of files that came back from tests inside"
-_BESIDE = {"answers": "answers of each runsc to questions", "returned": _RECORDS}
+_BESIDE = {
+    "answers": "answers of each runsc to questions",
+    "returned": "records of files that came back from tests inside",
+}
 """The folders of the cache beside that of the images."""
 
 
@@ -26,18 +27,11 @@ def parser() -> parsers.Parser:
         statuses=done,
         examples=("pytest-gvisor cache list", "pytest-gvisor cache prune --keep 2G"),
     )
-    commands = made.add_subparsers(dest="command", required=True, metavar="list|prune|clear")
+    commands = made.add_subparsers(dest="command", required=True, metavar="list|prune")
     commands.add_parser(
         "list",
         help="list the images, the last used first, and the other folders",
         description="Lists the unpacked images, the last used first, and the other folders.",
-        statuses=done,
-    )
-    commands.add_parser(
-        "clear",
-        help="remove all that later sessions can make again",
-        description="Removes all images that no session uses, and the answers of each runsc. "
-        f"The {_RECORDS} stay: without them, pytest would collect such files.",
         statuses=done,
     )
     prune = commands.add_parser(
@@ -55,22 +49,15 @@ def parser() -> parsers.Parser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """List, prune or clear; return 0. Raises `ImageError` or `LaunchError` for an unusable
-    cache.
-    """
+    """List or prune; return 0. Raises `ImageError` for an unusable cache."""
     given = parser().parse_args(arguments)
     cache = Cache()
     if given.command == "list":
         print("\n".join([*listed(cache.images()), *beside()]))
         return 0
-    for image in cache.prune(0 if given.command == "clear" else given.keep):
+    for image in cache.prune(given.keep):
         name = escape(image.name).replace("\n", "\\n")
         print(f"removed {image.id[:12]}  {_megabytes(image.size)}  {name}".rstrip())
-    if given.command == "clear":
-        if count := answers.clear():
-            print(f"removed the answers of {count} runsc")
-        for image in cache.images():
-            print(f"in use: {image.id[:12]}  {_megabytes(image.size)}")
     return 0
 
 

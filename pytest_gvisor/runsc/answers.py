@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_gvisor.base.errors import LaunchError
 from pytest_gvisor.guest.wire.checked_json import loads
-from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import caches
 from pytest_gvisor.runsc.features import QUESTIONS
 from pytest_gvisor.sessions import private
@@ -74,20 +73,6 @@ def sweep(private_folder: str) -> None:
             match = _NAME.fullmatch(name)
             if match and match[1] != boot[:13]:
                 os.unlink(os.path.join(private_folder, name))
-
-
-def clear() -> int:
-    """Remove what is kept, and return of how many binaries it was.
-
-    Raises `LaunchError` for an unsafe folder.
-    """
-    if not os.path.isdir(folder()):
-        return 0
-    with closing(private.open_private(folder())) as fd:
-        names = [name for name in os.listdir(fd) if _NAME.fullmatch(name)]
-        for name in names:
-            os.unlink(name, dir_fd=fd)
-    return len(names)
 
 
 def _decode(text: str) -> Answers | None:

@@ -64,16 +64,12 @@ def test_what_no_session_uses_is_removed(
     used.close()
 
 
-def test_all_that_can_be_made_again_is_cleared(
-    cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """An image in use is named. Records of files from tests inside stay, and are listed."""
-    held(cache, tmp_path / "old", 2_000_000).close()
-    used = held(cache, tmp_path / "used", 1_000_000)
+def test_the_other_folders_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Answers of each runsc, and records of files from tests inside, with their size."""
     place = tmp_path / "cache/pytest-gvisor"
-    for name in ("answers/a-0123456789abcdef-01234567-89ab-runsc.json", "returned/0123"):
-        (place / name).parent.mkdir(mode=0o700)
-        (place / name).write_text("text")
+    for name in ("answers", "returned"):
+        (place / name).mkdir(mode=0o700, parents=True)
+        (place / name / "0123").write_text("text")
     assert cli.main(["cache", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines[-2:]] == [
@@ -81,13 +77,6 @@ def test_all_that_can_be_made_again_is_cleared(
         f"{place}/returned",
     ]
     assert lines[-1].endswith(" (1 files, 0.0 MB)")
-    assert cli.main(["cache", "clear"]) == 0
-    gone, answers, kept = capsys.readouterr().out.splitlines()
-    assert "some/old" in gone
-    assert (answers, kept) == ("removed the answers of 1 runsc", f"in use: {used.id[:12]}  1.0 MB")
-    assert sorted(path.name for path in place.rglob("*-*.json")) == []
-    assert (place / "returned/0123").read_text() == "text"
-    used.close()
 
 
 def test_the_older_name_answers(capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,7 +86,7 @@ def test_the_older_name_answers(capsys: pytest.CaptureFixture[str]) -> None:
     assert "  images " not in cli.parser().format_help()
 
 
-@pytest.mark.parametrize("words", [[], ["all"], ["prune", "--keep", "much"]])
+@pytest.mark.parametrize("words", [[], ["all"], ["clear"], ["prune", "--keep", "much"]])
 def test_a_command_line_that_cannot_be_meant_is_status_2(words: list[str]) -> None:
     """An invalid command line is status 2, as in the other commands."""
     with pytest.raises(SystemExit) as caught:
