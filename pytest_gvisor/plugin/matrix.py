@@ -189,8 +189,6 @@ class Collector:
                 self.written.append(path)
         if self.problems and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
-        if self.report.rows and (problem := outputs.append_summary(self.report, os.environ)):
-            self.problems.append(f"GITHUB_STEP_SUMMARY: {problem}")
 
     @pytest.hookimpl(tryfirst=True, specname="pytest_sessionfinish", wrapper=True)
     def pytest_gvisor_last_line(self) -> Iterator[None]:  # pytest takes no other names for hooks

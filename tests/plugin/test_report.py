@@ -399,23 +399,6 @@ def test_the_ini_file_and_the_environment_name_reports_too(here: Project) -> Non
     assert not (here.folder / "six.json").exists()
 
 
-def test_a_github_job_gets_a_table(project: Project) -> None:
-    """Appended once, by one process; a summary that cannot be written fails nothing."""
-    project.test("def test_it(gvisor_platform): pass")
-    summary = project.folder / "summary"
-    summary.write_text("before\n")
-    project.run("--gvisor-platform=systrap,ptrace", GITHUB_STEP_SUMMARY=str(summary))
-    text = summary.read_text()
-    assert text.startswith("before\n\n## gVisor\n")
-    assert text.count("| `test_it.py::test_it` | ✅ passed | ✅ passed |") == 1
-    ran = project.run(GITHUB_STEP_SUMMARY="/nonexistent/summary").ends(passed=1)
-    ran.shows("gVisor: GITHUB_STEP_SUMMARY: No such file or directory")
-    project.test("def test_it(): pass")
-    summary.unlink()
-    project.run(GITHUB_STEP_SUMMARY=str(summary)).ends(passed=1)
-    assert not summary.exists()
-
-
 def test_without_runsc_a_test_is_unavailable_and_strictly_an_error(
     project: Project, no_runsc: str, missing: Path
 ) -> None:

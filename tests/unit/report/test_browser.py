@@ -187,10 +187,11 @@ def test_axe_finds_nothing_to_complain_about(show: Show, width: int, scheme: str
     emulate(browser, width=width, scheme=scheme)
     axe = importlib.resources.files("axe_core_python").joinpath("axe.min.js")
     browser.run(axe.read_text(encoding="utf-8") + ";0")
-    found = "axe.run().then(all => all.violations.map(one => [one.id, one.nodes.map(n => n.html)]))"
-    assert browser.run(found) == []
+    found = "then(all => all.violations.map(one => [one.id, one.nodes.map(node => node.html)]))"
+    assert browser.run(f"axe.run().{found}") == []
     browser.run("document.querySelector('[data-differs] td.s-failed button').click()")
-    assert browser.run(found) == []
+    # Nothing behind an open dialog can be used, and axe takes it to lie on the dialog.
+    assert browser.run(f"axe.run(document.getElementById('detail')).{found}") == []
 
 
 def test_hostile_text_stays_text(show: Show) -> None:

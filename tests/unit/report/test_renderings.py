@@ -52,42 +52,6 @@ def test_hostile_text_stays_inside_its_code_span() -> None:
     assert markdown.code("") == "` `"
 
 
-@pytest.mark.parametrize("budget", [2000, 5000, 40_000])
-def test_a_budget_cuts_rows_from_the_end_and_says_so(budget: int) -> None:
-    """Rows that differ come first, and are cut last."""
-    text = markdown.render(WIDE, budget)
-    assert len(text.encode()) <= budget
-    table = lines(text, "| `")
-    assert "test_bad" in table[0]
-    if len(table) < 501:
-        assert f"{501 - len(table)} of 501 tests are left out" in text
-
-
-def test_the_summary_of_a_step_is_appended_to_and_stays_in_its_budget(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Earlier content stays, a second session's table follows, and the total has a limit."""
-    path = tmp_path / "summary"
-    path.write_text("others\n")
-    assert outputs.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(path)}) == ""
-    assert path.read_text().startswith("others\n\n## gVisor\n")
-    monkeypatch.setattr(outputs, "BUDGET", 60_000)
-    for _ in range(9):
-        outputs.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(path)})
-    assert path.read_text().count("## gVisor") >= 2
-    assert path.stat().st_size <= 60_000
-    assert "no room" in outputs.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(path)})
-
-
-def test_a_summary_that_cannot_be_written_is_told_and_no_error(tmp_path: Path) -> None:
-    """A folder in the place of the file; and nothing without the variable."""
-    assert outputs.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(tmp_path)}) != ""
-    os.mkfifo(tmp_path / "unread")
-    assert outputs.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(tmp_path / "unread")}) != ""
-    assert outputs.append_summary(WIDE, {}) == ""
-    assert outputs.BUDGET == 900 * 1024
-
-
 class Lines:
     """Stands for pytest's terminal reporter."""
 
