@@ -227,15 +227,6 @@ def test_the_policy_names_the_two_texts_that_are_there_and_nothing_else() -> Non
     assert "http" not in re.sub(r"http-equiv", "", text)
 
 
-def test_thousands_of_starts_are_drawn_as_hundreds() -> None:
-    """The chart stays small; its figures are of all."""
-    many = Row(test="a", cells=(cell("kvm", starts_ms=tuple(map(float, range(1, 5001)))),))
-    made = html.chart(report(many))
-    assert made is not None
-    assert 100 < len(made["lanes"][0]["dots"]) <= html.MAX_DOTS
-    assert html.chart(report(Row(test="a", cells=(cell("kvm", starts_ms=()),)))) is None
-
-
 @pytest.mark.parametrize("suffix", ["json", "html", "md"])
 def test_a_file_is_written_whole_and_as_the_umask_says(tmp_path: Path, suffix: str) -> None:
     """Over an older one, and without a trace of the way there."""
