@@ -40,7 +40,10 @@ OPTIONS = {
         "--volume": "Write --mount SOURCE:TARGET.",
     },
     "cache prune": {"--no-docker": "Leave it out: `cache prune` leaves docker's images alone."},
-    "init": {"--ci": "Write `pytest-gvisor init github` or `pytest-gvisor init gitlab`."},
+    "init": {
+        "--ci": "Write `pytest-gvisor init github` or `pytest-gvisor init gitlab`.",
+        "--force": "Remove the file first.",
+    },
 }
 """Options of each command of ``pytest-gvisor``."""
 

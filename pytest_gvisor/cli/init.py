@@ -14,7 +14,6 @@ from pytest_gvisor.base import removed
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.cli import parsers
-from pytest_gvisor.programs.paths import straight
 from pytest_gvisor.report import outputs
 
 PLACES = {
@@ -66,7 +65,6 @@ def parser() -> parsers.Parser:
         "--output", metavar="FILE",
         help="the file to write (default: where the service looks; - is standard output)",
     )  # fmt: skip
-    made.add_argument("--force", action="store_true", help="overwrite an existing file")
     return made
 
 
@@ -84,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if not given.output and os.path.realpath(output) != os.path.realpath(os.curdir) + f"/{output}":
         raise UsageError(f"a link leads to {output}", next_step="Name the place with --output.")
-    _write(output, text, chosen, force=given.force)
+    _write(output, text, chosen)
     print(f"wrote {output}")
     return 0
 
@@ -95,17 +93,13 @@ def _there_is(word: str) -> str:
     return word
 
 
-def _write(path: str, text: str, service: str, *, force: bool) -> None:
+def _write(path: str, text: str, service: str) -> None:
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    if force:
-        if problem := outputs.replaced(straight(path), [text]):
-            raise OSError(f"{path} could not be written: {problem}")
-        return
     try:
         with open(path, "x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        step = "Give another --output, or --force to overwrite it."
+        step = "Give another --output, or remove it."
         if service == "gitlab":
             step += " GitLab reads a second file with `include: - local: FILE`."
         raise UsageError(f"{path} is there already", next_step=step) from None

@@ -189,7 +189,7 @@ def test_the_last_job_joins_what_the_legs_write(tmp_path: Path) -> None:
 def test_a_file_is_written_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file goes where the service looks; an existing file stays unless `--force` is given."""
+    """A file goes where the service looks; an existing file stays."""
     monkeypatch.chdir(project("plain", tmp_path))
     path = tmp_path / ".github/workflows/gvisor.yml"
     assert cli.main(["init"]) == 0
@@ -199,8 +199,6 @@ def test_a_file_is_written_once(
     assert cli.main(["init"]) == 2
     assert "is there already" in capsys.readouterr().err
     assert path.read_text() == "mine"
-    assert cli.main(["init", "--force"]) == 0
-    assert path.read_text() == written
     assert cli.main(["init", "--output", "elsewhere/x.yml"]) == 0
     assert (tmp_path / "elsewhere/x.yml").read_text() == written
     capsys.readouterr()
@@ -208,25 +206,6 @@ def test_a_file_is_written_once(
     assert capsys.readouterr().out == written
     assert cli.main(["init", "--output=pyproject.toml/x"]) == 125
     assert "File exists: " in capsys.readouterr().err
-    assert cli.main(["init", "--force", "--output=/proc/x"]) == 125
-    assert "/proc/x could not be written: No such file or directory" in capsys.readouterr().err
-
-
-def test_force_writes_through_no_link_and_waits_for_no_pipe(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In a shared folder, the name may be another user's: the new file takes its place."""
-    monkeypatch.chdir(project("plain", tmp_path))
-    away, made = tmp_path / "away", tmp_path / "ci.yml"
-    away.write_text("mine")
-    made.symlink_to(away)
-    assert cli.main(["init", "github", "--force", f"--output={made}"]) == 0
-    assert away.read_text() == "mine"
-    os.mkfifo(pipe := tmp_path / "pipe.yml")
-    assert cli.main(["init", "github", "--force", f"--output={pipe}"]) == 0
-    assert made.read_text() == pipe.read_text()
-    assert not made.is_symlink()
-    assert pipe.is_file()
 
 
 @pytest.mark.parametrize("link", [".github/workflows", ".github/workflows/gvisor.yml"])
@@ -239,7 +218,7 @@ def test_no_link_of_the_project_is_followed(
     path.parent.mkdir(parents=True)
     monkeypatch.chdir(project("plain", tmp_path / "app"))
     path.symlink_to(tmp_path / ("away/file" if link.endswith(".yml") else "away"))
-    assert cli.main(["init", "github", "--force"]) == 2
+    assert cli.main(["init", "github"]) == 2
     assert "a link leads to" in capsys.readouterr().err
     assert not [*(tmp_path / "away").iterdir()]
 
