@@ -15,7 +15,7 @@ from typing import Final
 
 from pytest_gvisor.base.errors import InvalidBundle, LaunchError
 from pytest_gvisor.base.escape import shown
-from pytest_gvisor.oci import mount_options, reach, root_paths, validate
+from pytest_gvisor.oci import reach, root_paths, validate, vocabulary
 from pytest_gvisor.oci.reader import MAX_BYTES, MAX_PROBLEMS, at, bounded, load
 from pytest_gvisor.oci.spec import Mount, Spec
 from pytest_gvisor.oci.vocabulary import MountType, normal
@@ -228,7 +228,7 @@ def _mount(mount: Mount, folder: str, notes: list[str]) -> Mount:
 
 def _with_options_of_runsc(seen: tuple[Mount, ...], notes: list[str]) -> tuple[Mount, ...]:
     """Return the mounts with options that hold under gVisor, and one note of all changes."""
-    adopted = [mount_options.adopted(mount.kind, mount.options) for mount in seen]
+    adopted = [vocabulary.adopted_options(mount.kind, mount.options) for mount in seen]
     changes = list(dict.fromkeys(change for _, changed in adopted for change in changed))
     if changes:
         more = f" and {len(changes) - 8} more" if len(changes) > 8 else ""

@@ -23,8 +23,8 @@ from typing import Final, NamedTuple
 from pytest_gvisor.base.errors import InvalidBundle, LaunchError, UsageError
 from pytest_gvisor.base.escape import shown
 from pytest_gvisor.oci import host_paths, root_paths, skeleton, system_folders
-from pytest_gvisor.oci.accounts import Account
 from pytest_gvisor.oci.mounts import cover
+from pytest_gvisor.oci.skeleton import Account
 from pytest_gvisor.oci.spec import Mount, User, UserSpec
 from pytest_gvisor.oci.vocabulary import MountType, normal
 from pytest_gvisor.programs.paths import below

@@ -1,4 +1,4 @@
-"""The skeleton of the host's system folders: the default root of a sandbox.
+"""The skeleton of the host's system folders, the default root of a sandbox, and its accounts.
 
 A small folder of links, empty folders and the few files of /etc that programs need to start. Large
 folders (/usr, the running Python) are bound into it read-only. A file of /etc is taken only if
@@ -13,10 +13,9 @@ import glob
 import os
 import pwd
 import stat
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Collection, Sequence
+from typing import Final, NamedTuple
 
-from pytest_gvisor.oci import accounts
 from pytest_gvisor.programs.paths import within
 
 _MAX_FILE: Final = 4 << 20
@@ -90,7 +89,7 @@ def home() -> str:
 def make(
     folder: str,
     links: Sequence[tuple[str, str]],
-    account: accounts.Account | None = None,
+    account: Account | None = None,
     *,
     ipv6_names: Sequence[str] = IPV6_LOOPBACK,
 ) -> None:
@@ -107,7 +106,7 @@ def make(
     for name, target in (*links, *_LINKS):
         point(folder, os.path.dirname(name), is_folder=True)
         os.symlink(target, f"{folder}/{name}")
-    texts = {**_GENERATED, **accounts.files(account)}
+    texts = {**_GENERATED, **account_files(account)}
     if ipv6_names:
         texts["etc/hosts"] += f"::1\t{' '.join(ipv6_names)}\n"
     for path, text in texts.items():
@@ -131,7 +130,7 @@ def ipv6_names_here(hosts: str = "/etc/hosts") -> list[str]:
 def holds(path: str) -> bool:
     """Whether a skeleton has a file of this path, or may have one."""
     copied = (f"/etc/{name}{end}" for name in _COPIED for end in ("", "/*"))
-    own = {*_GENERATED, *accounts.files(None)}
+    own = {*_GENERATED, *account_files(None)}
     return path[1:] in own or any(fnmatch.fnmatchcase(path, name) for name in copied)
 
 
@@ -205,3 +204,51 @@ def _copy_file(source: str, root: str, path: str) -> None:
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         if os.fstat(file.fileno()).st_size <= _MAX_FILE:
             write(root + path, file.readall())
+
+
+_ROOT_LINE: Final = "root:x:0:0:root:/root:/bin/sh\n"
+_NOBODY: Final = "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+_GROUPS: Final = {0: "root", 5: "tty", 65534: "nogroup"}
+_NO_TEXT: Final = frozenset(":\n\0")
+NAME: Final = "user"
+"""The name of a user, and of a group, that has no other."""
+
+
+class Account(NamedTuple):
+    """A user other than root, with an entry of its own."""
+
+    uid: int
+    gid: int
+    name: str = NAME
+    home: str = "/tmp"
+
+    groups: tuple[tuple[int, str], ...] = ()
+    """The names of groups: of its own, and of those that it is in besides."""
+
+
+def account_of(uid: int, gid: int) -> Account | None:
+    """Return the account of a workload's user; None for those that each root file system has."""
+    if uid in {0, 65534} and gid in _GROUPS:
+        return None
+    return Account(uid=uid, gid=gid, groups=((gid, NAME),))
+
+
+def account_files(account: Account | None) -> dict[str, str]:
+    """Return the texts of ``etc/passwd`` and ``etc/group``."""
+    groups = dict(_GROUPS)
+    passwd = [_ROOT_LINE, _NOBODY]
+    if account is not None:
+        if account.uid:
+            if account.uid == 65534:
+                del passwd[1]
+            taken = [line.partition(":")[0] for line in passwd]
+            name = account.name if _is_free(account.name, taken) else NAME
+            passwd.append(f"{name}:x:{account.uid}:{account.gid}::{account.home}:/bin/sh\n")
+        for gid, name in account.groups:
+            groups.setdefault(gid, name if _is_free(name, groups.values()) else f"group{gid}")
+    group = [f"{name}:x:{gid}:\n" for gid, name in groups.items()]
+    return {"etc/passwd": "".join(passwd), "etc/group": "".join(group)}
+
+
+def _is_free(name: str, taken: Collection[str]) -> bool:
+    return bool(name) and name not in taken and _NO_TEXT.isdisjoint(name)

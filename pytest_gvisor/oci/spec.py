@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Final
 
 from pytest_gvisor.base.escape import shown
-from pytest_gvisor.oci import mount_options
+from pytest_gvisor.oci import vocabulary
 from pytest_gvisor.oci.reader import I32, I64, U32, U64, Id, Range, key, write
 from pytest_gvisor.oci.vocabulary import (
     Capability,
@@ -204,7 +204,7 @@ class Mount:
             yield ".source", "missing: a bind mount shows a folder or file of the host"
         if self.type is MountType.NONE and not self.is_bind:
             yield ".type", "missing: only a bind mount can do without"
-        yield from mount_options.problems(self.kind, self.options)
+        yield from vocabulary.option_problems(self.kind, self.options)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from pytest_gvisor.base.errors import InvalidBundle, UsageError
 from pytest_gvisor.base.escape import shown
-from pytest_gvisor.oci import mount_options, reader
+from pytest_gvisor.oci import reader, vocabulary
 from pytest_gvisor.oci.spec import Capabilities, Found, Spec
 from pytest_gvisor.oci.vocabulary import absolute
 
@@ -69,7 +69,7 @@ def _own(spec: Spec) -> Found:
     for index, mount in enumerate(spec.mounts):
         if mount.is_bind and mount.source and (wrong := absolute(mount.source)):
             yield f"mounts[{index}].source", wrong
-        for change in mount_options.adopted(mount.kind, mount.options)[1]:
+        for change in vocabulary.adopted_options(mount.kind, mount.options)[1]:
             yield f"mounts[{index}].options", f"runsc ignores an option: {shown(change)}"
     for name in filter(reserved, spec.annotations):
         yield reader.at("annotations", name), "steers runsc itself: give it as a flag"

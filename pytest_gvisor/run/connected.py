@@ -22,7 +22,7 @@ from pytest_gvisor.base.errors import GvisorError, SnapshotError, on_error
 from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.run import logs
 from pytest_gvisor.run.budget import Budget
-from pytest_gvisor.run.outer_relay import OuterRelay
+from pytest_gvisor.run.egress_relays import OuterRelay
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.supervisor import Supervisor
 from pytest_gvisor.runsc.command import save_argv

@@ -101,7 +101,7 @@ class Request:
     """Makes the workload's standard streams; takes the arguments of `Pipes`."""
 
     relay: Workload | None = None
-    """The relay of the allow-list, if it has a container of its own: see `run.relay_container`."""
+    """The relay of the allow-list, if it has a container of its own: see `run.egress_relays`."""
 
     programs: bool = False
     """Whether each program of a traced sandbox has a trace of its own."""

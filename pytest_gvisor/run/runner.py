@@ -21,11 +21,11 @@ from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.mounts import shows_devices
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.programs.order import Order
-from pytest_gvisor.run import cgroup, limits, logs, not_started, relay_container, sentry
+from pytest_gvisor.run import cgroup, egress_relays, limits, logs, not_started, sentry
 from pytest_gvisor.run.capture import streams
 from pytest_gvisor.run.cgroup import Cgroups, limits_of, measured
+from pytest_gvisor.run.egress_relays import OuterRelay
 from pytest_gvisor.run.host_sources import check_points, placed, written
-from pytest_gvisor.run.outer_relay import OuterRelay
 from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.request import Hooks, Record, Request, Workspace, workspace_of
 from pytest_gvisor.run.specification import make_spec
@@ -106,7 +106,7 @@ class Runner:
         keeper = self.launcher.keeper()
         runsc = request.runsc
         traces, values = request.settings.traced, request.settings.traces("values")
-        first = relay_container.FIRST_PROCESS if request.relay else 1
+        first = egress_relays.FIRST_PROCESS if request.relay else 1
         warm = request.programs
         recorder = runsc.recorder(warm=warm, values=values, first=first) if traces else None
         with stage("events", "cannot listen to the sandbox"):
@@ -127,8 +127,8 @@ class Runner:
         workspace.sources.extend(sources)
         annotations: Mapping[str, str] = {}
         if request.relay is not None:
-            relay_container.make(request, workspace)
-            told, annotations = relay_container.beside(told, workspace.id)
+            egress_relays.make(request, workspace)
+            told, annotations = egress_relays.beside(told, workspace.id)
         folder = workspace.path("bundle")
         Bundle.create(folder, told, terminal=pipes.terminal, annotations=annotations)
         self._limit(undo)
@@ -170,7 +170,7 @@ class Runner:
         """Return the result of a run that has ended, and its error; ``remove`` removes the run."""
         verdict = self._judge()
         if self.relay is not None and self.request.relay is not None:
-            self._egress = relay_container.last_egress(self.relay)
+            self._egress = egress_relays.last_egress(self.relay)
         remove()
         completed = self._completed(verdict)
         return completed, self.supervisor.failure or error_of(
@@ -287,7 +287,7 @@ def order_of(
     link = 5 + len(cgroups) if request.settings.allow else 0
     first: tuple[str, ...] = ()
     if request.relay is not None:
-        first, link = relay_container.argv(request, name, folder, flags, link), 0
+        first, link = egress_relays.argv(request, name, folder, flags, link), 0
     return Order(
         id=name,
         argv=run_argv(

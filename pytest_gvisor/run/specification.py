@@ -13,11 +13,11 @@ from pytest_gvisor.base.egress import hosts_file, places, proxied
 from pytest_gvisor.base.errors import PytestGvisorWarning, UsageError
 from pytest_gvisor.base.settings import Network, Settings
 from pytest_gvisor.oci import skeleton, validate
-from pytest_gvisor.oci.accounts import account_of
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import default_spec, parse_user, resources
 from pytest_gvisor.oci.mounts import covers, parse_size
 from pytest_gvisor.oci.rootfs import check_points
+from pytest_gvisor.oci.skeleton import account_of
 from pytest_gvisor.oci.spec import IdMapping, Mount, Namespace, Spec
 from pytest_gvisor.oci.vocabulary import MountType, NamespaceType, normal
 from pytest_gvisor.run import limits

@@ -17,7 +17,7 @@ from pytest_gvisor.base.completed import SandboxCrashed
 from pytest_gvisor.base.egress import PROXY, hosts_lines, places
 from pytest_gvisor.base.errors import InsideError, NotReady, UsageError, stage
 from pytest_gvisor.base.settings import Settings
-from pytest_gvisor.run.outer_relay import OuterRelay
+from pytest_gvisor.run.egress_relays import OuterRelay
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.files import Download, Upload
 from pytest_gvisor.sandbox.peers import Answer

@@ -18,8 +18,8 @@ def command(_program, *words):
     return [sys.executable, "-I", "-S", {program!r}, *map(str, words)]
 
 if "PYTEST_GVISOR_INSIDE" not in os.environ:
-    from pytest_gvisor.run import outer_relay
-    outer_relay.command = command
+    from pytest_gvisor.run import egress_relays
+    egress_relays.command = command
 """
 
 

@@ -10,8 +10,7 @@ import pytest
 
 from pytest_gvisor import Gvisor, PytestGvisorWarning
 from pytest_gvisor.images.cache import Cache
-from pytest_gvisor.images.image_rootfs import ImageRootfs
-from pytest_gvisor.images.store import Images
+from pytest_gvisor.images.store import ImageRootfs, Images
 from tests.archives import CASES, Case, archive, tree
 from tests.runsc.conftest import Expire
 

@@ -21,7 +21,7 @@ import pytest
 from pytest_gvisor import Gvisor, Sandbox, SnapshotError, UsageError, directory, empty
 from pytest_gvisor.programs import relay
 from pytest_gvisor.programs.proc import children_of_self, words_of
-from pytest_gvisor.run import outer_relay
+from pytest_gvisor.run import egress_relays
 from tests.runsc.conftest import wait_for
 
 CERTIFICATE = Path(__file__).with_name("pypi.example.pem")
@@ -53,7 +53,7 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
         def command(_program: str, *words: object) -> list[str]:
             return [sys.executable, "-I", "-S", str(program), *map(str, words)]
 
-        monkeypatch.setattr(outer_relay, "command", command)
+        monkeypatch.setattr(egress_relays, "command", command)
 
     return set_names
 

@@ -16,8 +16,8 @@ import pytest
 from pytest_gvisor.base.errors import GvisorError, InsideError, ProtocolError, UsageError
 from pytest_gvisor.base.escape import safe
 from pytest_gvisor.guest.tests.identity import Identity
-from pytest_gvisor.oci.accounts import NAME, Account
 from pytest_gvisor.oci.rootfs import Prepared
+from pytest_gvisor.oci.skeleton import NAME, Account
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.runsc.rootless import Way
 

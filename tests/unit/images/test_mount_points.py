@@ -11,9 +11,8 @@ import pytest
 from pytest_gvisor import ImageError
 from pytest_gvisor.images import image_users
 from pytest_gvisor.images.cache import Cache
-from pytest_gvisor.images.image_rootfs import ImageRootfs
 from pytest_gvisor.images.mount_points import seal
-from pytest_gvisor.images.store import Images
+from pytest_gvisor.images.store import ImageRootfs, Images
 from tests.unit.images.conftest import configuration, folder, item, saved, tar
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from pytest_gvisor.base.errors import InvalidBundle, LaunchError, UsageError
 from pytest_gvisor.oci import rootfs, skeleton, system_folders
-from pytest_gvisor.oci.accounts import account_of
 from pytest_gvisor.oci.mounts import bind
+from pytest_gvisor.oci.skeleton import account_of
 from tests.mounts import masked
 
 

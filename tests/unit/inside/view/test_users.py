@@ -11,9 +11,9 @@ import pytest
 
 from pytest_gvisor.base.errors import InsideError, ProtocolError, UsageError
 from pytest_gvisor.inside.view import users
-from pytest_gvisor.oci.accounts import Account
 from pytest_gvisor.oci.mounts import bind
 from pytest_gvisor.oci.rootfs import host
+from pytest_gvisor.oci.skeleton import Account
 from pytest_gvisor.runsc.rootless import Way
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.oci import accounts, skeleton
-from pytest_gvisor.oci.accounts import Account, account_of
+from pytest_gvisor.oci import skeleton
+from pytest_gvisor.oci.skeleton import Account, account_of
 
 
 def entries(account: Account | None, name: str) -> dict[int, list[str]]:
     """The lines of a file in fields, by their third one."""
-    lines = accounts.files(account)[f"etc/{name}"].splitlines()
+    lines = skeleton.account_files(account)[f"etc/{name}"].splitlines()
     fields = [line.split(":") for line in lines]
     assert len({one[0] for one in fields}) == len({one[2] for one in fields}) == len(fields)
     return {int(one[2]): one for one in fields}

@@ -1,21 +1,41 @@
-"""The relay beside pytest for one sandbox: its start, its counters, its end."""
+"""The two relays of an allow-list: one beside pytest, and one in the sandbox of a run.
+
+The one in the sandbox has a container of its own, the first, with the host's Python. The workload
+is in the second one. Its processes have numbers of their own, so it sees no process of the relay,
+and its root file system has nothing of it. Both share the sandbox's loopback.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
 
 from pytest_gvisor.base.egress import Egress, Traffic
 from pytest_gvisor.base.errors import LaunchError, on_error, stage
 from pytest_gvisor.guest.wire.checked_json import loads
+from pytest_gvisor.oci.bundle import Bundle
+from pytest_gvisor.oci.spec import Namespace, Spec
+from pytest_gvisor.oci.vocabulary import NamespaceType
 from pytest_gvisor.programs import relay
 from pytest_gvisor.programs.paths import ENVIRONMENT, command
-from pytest_gvisor.programs.settling import SETTLE
+from pytest_gvisor.programs.settling import SETTLE, SETTLED
+from pytest_gvisor.run.host_sources import placed
+from pytest_gvisor.run.request import Request, Workspace
+from pytest_gvisor.run.specification import spec_of
+from pytest_gvisor.runsc.command import run_argv
 
+FIRST_PROCESS = 2
+"""The number of the workload's first process in the whole sandbox: the relay is process 1."""
+
+_PAUSE = 0.005
+_BUNDLE = "relay/bundle"
+_KIND = "io.kubernetes.cri.container-type"
 _PATIENCE = 10.0
 _MAX_MESSAGE = 1024 * 1024
 
@@ -86,3 +106,52 @@ class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def _id(name: str) -> str:
+    """Return the id of the relay's container, and so of the sandbox, for the run ``name``."""
+    return "r" + name[1:]
+
+
+def argv(
+    request: Request, name: str, folder: str, flags: Sequence[str], link: int
+) -> tuple[str, ...]:
+    """Return the argv of ``runsc run`` for the relay of the run ``name``, as `run_argv` does."""
+    network = request.settings.network
+    return run_argv(_id(name), folder, request.platform, network, *flags, link=link, bundle=_BUNDLE)
+
+
+def make(request: Request, workspace: Workspace) -> None:
+    """Make the relay's bundle, and add its sources to those of the run. Raises `LaunchError`."""
+    assert request.relay is not None
+    own = dataclasses.replace(workspace, folder=workspace.path("relay"), shared="")
+    spec = spec_of(request.relay, own, request.settings, request.way)
+    told, sources = placed(spec, own)
+    workspace.sources.extend(sources)
+    Bundle.create(own.path("bundle"), told, annotations={_KIND: "sandbox"})
+
+
+def beside(spec: Spec, name: str) -> tuple[Spec, dict[str, str]]:
+    """Return the specification of the second container of the run ``name``, and its annotations.
+
+    Without process ids of its own, it would see the relay.
+    """
+    others = [one for one in spec.linux.namespaces if one.type is not NamespaceType.PID]
+    spaces = (Namespace(type=NamespaceType.PID), *others)
+    linux = dataclasses.replace(spec.linux, namespaces=spaces)
+    annotations = {_KIND: "container", "io.kubernetes.cri.sandbox-id": _id(name)}
+    return dataclasses.replace(spec, linux=linux), annotations
+
+
+def last_egress(outer: OuterRelay) -> Egress:
+    """Return the traffic of a workload that has ended, when all that it has sent is passed on.
+
+    Its end has ended each connection, so there is an end to wait for. A host that reads nothing is
+    waited for until the bound. Raises `LaunchError` if the relay does not answer.
+    """
+    until = time.monotonic() + SETTLED
+    now = outer.egress(settled=True)
+    while outer.sending and time.monotonic() < until:
+        time.sleep(_PAUSE)
+        now = outer.egress(settled=True)
+    return now

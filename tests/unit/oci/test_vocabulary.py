@@ -1,6 +1,6 @@
 import pytest
 
-from pytest_gvisor.oci import mount_options
+from pytest_gvisor.oci import vocabulary
 from pytest_gvisor.oci.defaults import MOUNTS
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.vocabulary import MountType
@@ -36,8 +36,8 @@ def test_an_option_holds_or_is_translated_or_is_refused(kind: str) -> None:
     """The kind of mount decides if an option stays, is replaced, is dropped or is an error."""
     for option, expected in OPTIONS[kind].items():
         made = mount(kind, option)
-        assert mount_options.translated(made.kind, option) == expected, option
-        assert bool([*mount_options.problems(made.kind, made.options)]) == (expected is None)
+        assert vocabulary.translated_option(made.kind, option) == expected, option
+        assert bool([*vocabulary.option_problems(made.kind, made.options)]) == (expected is None)
 
 
 @pytest.mark.parametrize(
@@ -46,18 +46,18 @@ def test_an_option_holds_or_is_translated_or_is_refused(kind: str) -> None:
 def test_options_that_contradict_each_other_are_refused(pair: tuple[str, str]) -> None:
     """mount(8) and runsc would make different mounts of them."""
     for options in (pair, pair[::-1]):
-        found = mount_options.problems(MountType.BIND, options)
+        found = vocabulary.option_problems(MountType.BIND, options)
         assert [place for place, _ in found] == [".options"]
 
 
 def test_what_is_adopted_changes_no_more() -> None:
     """Each option once, and a second time the same."""
     given = ("rbind", "ro", "rro", "rslave", "dev")
-    options, changes = mount_options.adopted(MountType.BIND, given)
+    options, changes = vocabulary.adopted_options(MountType.BIND, given)
     assert (options, changes) == (("rbind", "ro", "rslave"), ["rro -> ro", "no dev"])
-    assert mount_options.adopted(MountType.BIND, options) == (options, [])
+    assert vocabulary.adopted_options(MountType.BIND, options) == (options, [])
 
 
 def test_the_default_mounts_have_options_that_hold() -> None:
     """The default mounts have no option that runsc ignores."""
-    assert [mount_options.adopted(own.kind, own.options)[1] for own in MOUNTS] == [[]] * 6
+    assert [vocabulary.adopted_options(own.kind, own.options)[1] for own in MOUNTS] == [[]] * 6

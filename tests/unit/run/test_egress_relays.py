@@ -5,8 +5,8 @@ from typing import cast
 import pytest
 
 from pytest_gvisor.base.egress import Egress, Traffic
-from pytest_gvisor.run import relay_container
-from pytest_gvisor.run.outer_relay import OuterRelay
+from pytest_gvisor.run import egress_relays
+from pytest_gvisor.run.egress_relays import OuterRelay
 
 
 class Relay:
@@ -27,7 +27,7 @@ class Relay:
 def test_the_last_figures_wait_for_the_end_of_each_connection() -> None:
     """Figures that stand still for a while are not the last ones."""
     relay = Relay(sending=4)
-    assert relay_container.last_egress(cast("OuterRelay", relay)).sent == 5
+    assert egress_relays.last_egress(cast("OuterRelay", relay)).sent == 5
     assert relay.asked == 4
 
 
@@ -35,5 +35,5 @@ def test_a_host_that_reads_nothing_is_waited_for_until_the_bound(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its connection never ends."""
-    monkeypatch.setattr(relay_container, "SETTLED", 0.05)
-    assert relay_container.last_egress(cast("OuterRelay", Relay(sending=10**9))).sent == 0
+    monkeypatch.setattr(egress_relays, "SETTLED", 0.05)
+    assert egress_relays.last_egress(cast("OuterRelay", Relay(sending=10**9))).sent == 0
