@@ -171,7 +171,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """Run a test inside, in place of pytest's own protocol."""
-    if placement.variant_key not in item.stash:
+    # With --setup-plan pytest's own shows the fixtures, and runs nothing.
+    if placement.variant_key not in item.stash or item.config.getoption("setupplan", False):
         return None
     inside: InsideSession = item.config.stash[_session_key]
     inside.run(item, nextitem)
@@ -207,12 +208,18 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take what came of the files of a worker of xdist."""
+    """Take what came of the files of a worker of xdist, and of its session."""
     output = getattr(node, "workeroutput", {})
     if "gvisor_returned" in output:
         from pytest_gvisor.inside.back import landing  # noqa: PLC0415 -- idle costs nothing
 
         landing.take_worker(node.config, node.gateway.id, output)
+    if output.get("gvisor_failed"):  # which the worker has warned of
+        from pytest_gvisor.inside.wire.session_bounds import SessionBounds  # noqa: PLC0415 -- likewise
+
+        failed = SessionBounds(node.config)
+        failed.failed = True
+        node.config.pluginmanager.register(failed)
 
 
 @pytest.hookimpl(tryfirst=True, optionalhook=True)

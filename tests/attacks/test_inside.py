@@ -474,17 +474,20 @@ def test_no_test_names_the_platform_that_it_has_run_on(
 
 
 @pytest.mark.parametrize(
-    ("ends", "told"),
+    ("ends", "told", "options"),
     [
-        ("raise RuntimeError('at the end')", "at the end"),
-        ("os._exit(0)", "did not come to its end"),
-        ("session.exitstatus = 3", "a hook inside failed the session: status 3"),
+        ("raise RuntimeError('at the end')", "at the end", ""),
+        ("os._exit(0)", "did not come to its end", ""),
+        ("session.exitstatus = 3", "a hook inside failed the session: status 3", ""),
+        ("session.exitstatus = 3", "a hook inside failed the session: status 3", "-n1"),
     ],
 )
 def test_a_session_that_fails_inside_is_not_green(
-    ends: str, told: str, project: pytest.Pytester, run_inside: RunInside
+    ends: str, told: str, options: str, project: pytest.Pytester, run_inside: RunInside
 ) -> None:
-    """A failure of ``pytest_sessionfinish`` inside is in the exit status, as on the host."""
+    """A failure of ``pytest_sessionfinish`` inside is in the exit status, in a worker of xdist
+    too.
+    """
     project.makeconftest(f"""
         import os
 
@@ -493,7 +496,7 @@ def test_a_session_that_fails_inside_is_not_green(
                 {ends}
     """)
     project.makepyfile("def test_it(): pass")
-    result = run_inside()
+    result = run_inside(*options.split())
     result.assert_outcomes(passed=1, warnings=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines([f"*{told}*"])

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,34 @@ def test_a_death_after_many_short_tests_is_its_own(how: str, project: pytest.Pyt
     result = inside(project, "-v", "--gvisor-timeout", "15")
     assert result.parseoutcomes() == {"passed": 99, "failed": 1}
     result.stdout.fnmatch_lines(["*short?90? FAILED*", "*sandbox was lost in this test's call*"])
+
+
+def test_no_parameter_runs_again_in_place_of_another_after_a_death(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each sandbox of a session collects a set of parameters in the same order, though its hashes
+    are random; programs that tests start have hashes of their own.
+    """
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    project.makepyfile(
+        """
+        import os, pytest
+
+        CASES = {(word,) for word in "abcdefghijklmnop"}
+
+        @pytest.mark.parametrize("case", CASES)
+        def test_case(case, record_property):
+            record_property("case", case[0])
+            assert "PYTHONHASHSEED" not in os.environ
+            if case == ("h",):
+                os._exit(0)
+        """
+    )
+    result = inside(project, "--junitxml=j.xml", "-o", "junit_family=xunit1")
+    assert result.parseoutcomes() == {"passed": 15, "failed": 1}
+    properties = ET.parse(project.path / "j.xml").iter("property")
+    cases = [one.get("value") for one in properties if one.get("name") == "case"]
+    assert sorted(cases, key=str) == [*"abcdefgijklmnop"]
 
 
 def test_debug_shows_what_a_lost_sandbox_did_last(project: pytest.Pytester) -> None:

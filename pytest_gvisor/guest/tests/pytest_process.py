@@ -59,8 +59,10 @@ def run(
     """
     kernel = os.uname()
     os.environ[GUARD] = f"{kernel.release} {kernel.version}"
-    if start["python_path"] is not None:
-        os.environ["PYTHONPATH"] = start["python_path"]
+    for name, value in start["environ"].items():  # this Python has begun with others
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
     os.chdir(start["cwd"])
     sys.path[:] = start["sys_path"]
     program.assume(**start["program"])

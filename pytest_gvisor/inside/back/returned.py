@@ -169,7 +169,8 @@ def _outputs(config: pytest.Config) -> Iterator[Place]:
     for dest in (*OUTPUT_FILES, *OUTPUT_FOLDERS):
         value = getattr(config.option, dest, None)
         if dest == "log_file":
-            value = value or config.getini(dest)
+            with contextlib.suppress(ValueError):  # pytest without its logging has no such key
+                value = value or config.getini(dest)
         if not isinstance(value, str | os.PathLike) or not os.fspath(value):
             continue
         path = os.path.normpath(os.path.join(here, value))

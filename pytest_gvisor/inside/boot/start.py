@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -42,6 +43,11 @@ if TYPE_CHECKING:
     from pytest_gvisor.runsc.binary import Runsc
 
 _PYTHON_PATH = "PYTHONPATH"
+_HASH_SEED = "PYTHONHASHSEED"
+_SEED = str(secrets.randbelow(2**32))
+"""The seed of `hash` in each sandbox of this process: parameters that come from a set keep their
+order, so that no sandbox runs one again in place of another."""
+
 _TMP = "/tmp"
 _PROGRAM = os.path.join(os.path.abspath(guest.__path__[0]), "tests", "begin.py")
 
@@ -109,7 +115,7 @@ def plan(
             "coverage": configuration.coverage(config),
             "families": configuration.families(settings),
             "program": configuration.program(),
-            "python_path": inside.env.get(_PYTHON_PATH),
+            "environ": {name: inside.env.get(name) for name in (_PYTHON_PATH, _HASH_SEED)},
         },
     )
 
@@ -223,6 +229,8 @@ def _spec(workspace: Workspace, plan: Plan) -> Spec:
             hosts.write(hosts_lines(settings.allow))
     # The first Python starts without: it imports its own modules before sys.path is the host's.
     env = {name: value for name, value in inside.env.items() if name != _PYTHON_PATH}
+    if env.get(_HASH_SEED, "") in ("", "random"):
+        env[_HASH_SEED] = _SEED
     spec = default_spec(
         [*configuration.command(_PROGRAM), *words],
         root_path=prepared.root_path,

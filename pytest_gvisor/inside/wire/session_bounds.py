@@ -25,6 +25,8 @@ MOST_TEXT = 4 * 1024 * 1024
 """Bytes of the warnings' texts. pytest keeps some ten times as much for them."""
 
 _MOST_NAMES = 20
+_FAILED = "gvisor_failed"
+"""The key by which a worker of xdist tells its controller that its session has failed."""
 
 COLLECTING = frozenset({"config", "collect"})
 """The moments of a warning, in pytest's words, that are those of the collection."""
@@ -65,7 +67,7 @@ class SessionBounds:
         self._renamed: dict[str, str] = {}
         self._dropped: collections.Counter[str] = collections.Counter()
         self._warnings = self._text = self._more = 0
-        self._failed = False
+        self.failed = False
 
     def pytest_warning_recorded(self, warning_message: warnings.WarningMessage, when: str) -> None:
         """Keep the place of a warning of the collection."""
@@ -123,14 +125,15 @@ class SessionBounds:
             )
 
     def fail(self, text: str) -> None:
-        """Warn, and fail the session if no test does."""
+        """Warn, and fail the session if no test does, with that of xdist's controller."""
         self.say(text)
-        self._failed = True
+        self.failed = True
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Set the exit status."""
-        if self._failed and session.exitstatus == pytest.ExitCode.OK:
+        """Set the exit status, or let the controller of this worker do so."""
+        getattr(session.config, "workeroutput", {})[_FAILED] = self.failed
+        if self.failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def say(self, text: str) -> None:
