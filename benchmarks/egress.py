@@ -16,7 +16,7 @@ from benchmarks.bench import Bench
 from benchmarks.results import Figure, Result, Unavailable
 from benchmarks.timing import interleaved
 from pytest_gvisor.guest.warm import relay_process
-from pytest_gvisor.run.outer_relay import OuterRelay
+from pytest_gvisor.run.egress_relays import OuterRelay
 
 _SIZE = 256 * 1024 * 1024
 _PIECE = bytes(1024 * 1024)

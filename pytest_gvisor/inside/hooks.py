@@ -214,12 +214,6 @@ def pytest_testnodedown(node: Any) -> None:
         from pytest_gvisor.inside.back import landing  # noqa: PLC0415 -- idle costs nothing
 
         landing.take_worker(node.config, node.gateway.id, output)
-    if output.get("gvisor_failed"):  # which the worker has warned of
-        from pytest_gvisor.inside.wire.session_bounds import SessionBounds  # noqa: PLC0415 -- likewise
-
-        failed = SessionBounds(node.config)
-        failed.failed = True
-        node.config.pluginmanager.register(failed)
 
 
 @pytest.hookimpl(tryfirst=True, optionalhook=True)

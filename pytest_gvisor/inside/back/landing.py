@@ -26,6 +26,7 @@ from pytest_gvisor.guest.tests.returns import Place
 from pytest_gvisor.inside.back import anchors
 from pytest_gvisor.inside.back.anchors import MOST_BYTES, Anchor, Anchors
 from pytest_gvisor.inside.back.records import Records
+from pytest_gvisor.inside.wire.session_bounds import FAILED
 from pytest_gvisor.plugin import machines
 from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.sessions import private
@@ -112,6 +113,9 @@ class Store:
         self.tally = Tally()
         self.began = time.time()
         """A file of the host that has changed since then is not replaced."""
+
+        self.failed = False
+        """Whether a worker's session has failed, of which the worker has warned."""
 
         self._spool: IO[bytes] | None = None
         self._end = 0
@@ -240,7 +244,7 @@ class Store:
         tally = self.write()
         if output is not None:
             output[_KEY] = dataclasses.asdict(tally)
-        elif tally.errors and session.exitstatus == pytest.ExitCode.OK:
+        elif (tally.errors or self.failed) and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(
@@ -291,12 +295,13 @@ def line(text: str) -> str:
 
 
 def take_worker(config: pytest.Config, worker: str, output: dict[str, Any]) -> None:
-    """Add what a worker of xdist has sent. A controller has no files of its own."""
+    """Add what a worker of xdist has sent. A controller has no files and no session of its own."""
     store: Store | None = config.pluginmanager.get_plugin(PLUGIN)
     if store is None:
         store = Store(Anchors(str(config.rootpath)))
         config.pluginmanager.register(store, PLUGIN)
     place = f"{host}:" if (host := machines.host_of(config, worker)) else ""
+    store.failed |= output.get(FAILED, False)
     store.tally.add(Tally(**output[_KEY]), f"{worker}: ", place)
 
 
