@@ -103,7 +103,9 @@ def address_of(sockaddr: int | bytes) -> str:
     if family == socket.AF_INET and len(sockaddr) >= 8:
         return f"{ipaddress.IPv4Address(sockaddr[4:8])}:{port}"
     if family == socket.AF_INET6 and len(sockaddr) >= 24:
-        return f"[{ipaddress.IPv6Address(sockaddr[8:24])}]:{port}"
+        address = ipaddress.IPv6Address(sockaddr[8:24])
+        # A socket of IPv6 reaches IPv4 by such an address (ipv6(7)).
+        return f"{mapped}:{port}" if (mapped := address.ipv4_mapped) else f"[{address}]:{port}"
     if family == socket.AF_UNIX:
         name = sockaddr[2:]
         if name[:1] == b"\0":

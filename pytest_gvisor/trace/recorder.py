@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 from pytest_gvisor.base import traced
 from pytest_gvisor.trace import points
-from pytest_gvisor.trace.events import INTERNET, Event, address_of, changes, file_of, parse, whole
+from pytest_gvisor.trace.events import Event, address_of, changes, file_of, parse, whole
 from pytest_gvisor.trace.points import Known
 from pytest_gvisor.trace.protobuf import texts
 
@@ -22,7 +22,10 @@ MAX_KEPT = 100_000
 """Different files, commands, connections and processes."""
 
 MAX_BYTES = 64 * 1024 * 1024
-"""Of all texts that are kept."""
+"""Of all texts that are kept, as `_size_of` counts."""
+
+_TEXT = 60
+"""Bytes that a text takes beside its characters: arguments may be many, and short."""
 
 _SAME = 1024
 """Bytes of the longest message that is not parsed again."""
@@ -34,6 +37,11 @@ _KINDS: Mapping[int, str] = {
 }  # fmt: skip
 
 _parse_same = functools.lru_cache(maxsize=4096)(parse)
+
+
+def _size_of(*kept: str) -> int:
+    """Return about how many bytes texts take. One character beyond ASCII may make each wide."""
+    return sum(_TEXT + len(text) * (1 if text.isascii() else 4) for text in kept)
 
 
 def parse_once(kind: int, payload: bytes) -> Event:
@@ -168,7 +176,7 @@ class Recorder:
 
     def _room(self, *kept: str) -> bool:
         """Whether there is room for one thing more, with these texts."""
-        size = sum(map(len, kept))
+        size = _size_of(*kept)
         if self._kept >= MAX_KEPT or self._bytes + size > MAX_BYTES:
             self._left_out += 1
             return False
@@ -184,8 +192,6 @@ class Recorder:
         self._note(traced.Command(argv=argv, program=argv[0] if argv else "", process=first))
 
     def _exec(self, event: Event, payload: bytes) -> None:
-        # The other threads of the process have ended, and reported it.
-        self._threads[event.process] = 1
         given = texts(payload, 4)
         shown = given if self._values else [pair.partition("=")[0] for pair in given]
         names = tuple(sorted({*shown}))
@@ -194,7 +200,7 @@ class Recorder:
         # A search of PATH tries the same arguments with one file after another.
         for tried in self._tried.pop((process, argv), ()):
             self._kept -= 1
-            self._bytes -= sum(map(len, (tried, *argv)))
+            self._bytes -= _size_of(tried, *argv)
         self._note(traced.Command(argv=argv, program=program, process=process, environment=names))
 
     def _note(self, command: traced.Command) -> None:
@@ -261,8 +267,11 @@ class Recorder:
 
     def _close(self, event: Event, _payload: bytes) -> None:
         number, path = event.number(4), event.text(5)
-        own = self._descriptors.get(event.process, {}).pop(number, None)
+        held = self._descriptors.get(event.process, {})
+        own = held.pop(number, None)
         self._held -= own is not None
+        if not held:
+            self._descriptors.pop(event.process, None)
         if isinstance(own, str) or not path.startswith("/"):
             return
         if own is not None:
@@ -300,7 +309,9 @@ class Recorder:
         kind = _KINDS.get(event.number(5) & 0xF, "")
         if not event.error:
             self._hold(event, kind)
-            self._has_datagrams |= kind in ("datagram", "raw") and event.number(4) in INTERNET
+            # The C library asks the kernel for addresses by a netlink socket.
+            told = event.number(4) != socket.AF_NETLINK
+            self._has_datagrams |= kind in ("datagram", "raw") and told
 
     def _kind(self, event: Event) -> str:
         known = self._inherited(event.process, event.number(4))
@@ -338,7 +349,8 @@ class Recorder:
             addressed = number != self._sendto or event.number(9)
             self._datagrams += bool(self._has_datagrams and addressed)
         elif number == self._openat2:  # its end, and no other event comes
-            self._unnamed[number] += not event.error
+            # An attempt is an act too, unless this gVisor has no such call.
+            self._unnamed[number] += event.error != "ENOSYS"
         elif number in self._mounts:
             self._mounted += 2 in event.fields and not event.error
         elif number in self._changing:

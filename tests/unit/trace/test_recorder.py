@@ -191,7 +191,8 @@ def test_variables_have_values_only_where_they_are_asked_for(values: bool) -> No
     one.take(3, events.executed([b"x"], b"/x", 1, (b"B=1", b"A=a=b", b"odd")))
     (command,) = one.trace(dropped=0, broken=False, ended=True).executed
     assert command.environment == (("A=a=b", "B=1", "odd") if values else ("A", "B", "odd"))
-    assert one.size == 100 + len("x/x") + len("A=a=bB=1odd" if values else "ABodd")
+    names = len("x/x") + 5 * recorder._TEXT
+    assert one.size == 100 + names + len("A=a=bB=1odd" if values else "ABodd")
 
 
 def test_commands_are_those_that_were_executed() -> None:
@@ -242,6 +243,7 @@ def test_a_thread_is_no_process() -> None:
     [
         (internet("10.0.0.1", 443), "10.0.0.1:443"),
         (b"\x0a\0\0\x50" + bytes(4) + bytes(15) + b"\x01" + bytes(4), "[::1]:80"),
+        (b"\x0a\0\0\x50" + bytes(14) + b"\xff\xff\x7f\0\0\1" + bytes(4), "127.0.0.1:80"),
         (b"\x01\0/run/x\0\0", "unix:/run/x"),
         (b"\x01\0\0name", "unix:@name"),
         (b"\x01\0", "unix:"),
@@ -291,12 +293,18 @@ def test_datagrams_are_counted() -> None:
     trace = made(datagram, bound, *sends)
     assert trace.datagrams == 3
     assert trace.listeners == (ListeningSocket(address="0.0.0.0:53", kind="datagram", process=1),)
+    unix, netlink = (events.made_socket(one, socket.SOCK_DGRAM, 5) for one in (1, 16))
+    assert made((12, unix), *sends).datagrams == 3
+    assert made((12, netlink), *sends).datagrams == 0  # of the C library
 
 
 def test_an_event_that_gvisor_cannot_encode_is_a_gap() -> None:
     """The call by its number arrives, and the one with its texts does not."""
     assert made((6, events.raw(257)), (7, events.opened(b"/f", READ))).complete
     assert made((6, events.raw(437, error=errno.ENOSYS))).complete
+    failed = (6, events.raw(437, error=errno.ENOENT))
+    (gap,) = made((6, events.raw(257)), failed).gaps
+    assert gap.endswith(": 2")
     (gap,) = made((6, events.raw(257)), (6, events.raw(437))).gaps
     assert gap.startswith("files that were opened without a path that gVisor can report")
     assert gap.endswith(": 2")
@@ -364,7 +372,7 @@ def test_a_trace_with_a_gap_says_so(more: dict[str, Any], words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "value"), [("MAX_KEPT", 20), ("MAX_BYTES", 120)], ids=["entries", "bytes"]
+    ("limit", "value"), [("MAX_KEPT", 20), ("MAX_BYTES", 1200)], ids=["entries", "bytes"]
 )
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
     """A hostile sentry may send anything for ever; the trace then says that it is not complete."""
@@ -389,6 +397,27 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, limit: str, va
     assert len(one._pending) + len(one._unnamed) < 20
     assert "had no room" in trace.gaps[0]
     assert trace.dropped > 100
+
+
+def test_many_short_arguments_have_the_size_that_they_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They take many times the memory of their characters. So do texts of wide characters."""
+    monkeypatch.setattr(recorder, "MAX_BYTES", 10_000)
+    assert made((3, events.executed([b"ab"] * 150, b"/x", 1))).complete
+    assert not made((3, events.executed([b""] * 170, b"/x", 1))).complete
+    assert made((7, events.opened(b"/" + b"x" * 9000, READ))).complete
+    assert not made((7, events.opened(b"/\xf0\x9f\x8e\x84" + b"x" * 3000, READ))).complete
+
+
+def test_processes_that_nobody_has_made_leave_nothing() -> None:
+    """A hostile sentry may name ever new ones."""
+    one = Recorder(NEW, "20260905.0")
+    for process in range(2, 100):
+        one.take(7, events.opened(b"/f", READ, process=process))
+        one.take(8, events.closed(3, b"/f", process=process))
+        one.take(3, events.executed([b"x"], b"/x", process))
+    assert (one._descriptors, dict(one._threads)) == ({}, {})
 
 
 def test_an_exit_forgets_the_descriptors_of_a_process() -> None:

@@ -1,0 +1,64 @@
+"""A workload that does what a check of its trace forbids, and wants the check to pass."""
+
+import textwrap
+
+import pytest
+
+from pytest_gvisor import Gvisor, TraceError
+
+EXECUTES = """
+    import os, threading, time
+
+    for _ in range(3):
+        threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+    os.execv("/bin/sleep", ["sleep", SECONDS])
+"""
+LIVES_ON = f"""
+    import os, time
+
+    if os.fork() == 0:
+        os.closerange(0, 3)
+        {textwrap.indent(textwrap.dedent(EXECUTES), "        ").strip()}
+    time.sleep(2)
+"""
+
+
+def test_no_process_that_has_had_threads_runs_on_unseen(gvisor: Gvisor) -> None:
+    """The kernel reports the new program first, and then the end of each of its threads."""
+    with gvisor.sandbox(trace=True) as sandbox:
+        gaps = []
+        for code, seconds in ((LIVES_ON, "1000"), (EXECUTES, "0")):
+            program = textwrap.dedent(code).replace("SECONDS", repr(seconds))
+            trace = sandbox.exec(["python3", "-I", "-c", program], check=True).trace
+            assert trace is not None
+            gaps.append(trace.gaps)
+    assert gaps == [("1 of its processes had not ended",), ()]
+
+
+ACTS = {
+    "read:/root/**": """
+        import ctypes
+        how = (ctypes.c_uint64 * 3)(0, 0, 0)
+        ctypes.CDLL(None).syscall(437, -100, b"/root/.ssh/id_ed25519", how, 24)
+    """,
+    "connect:127.0.0.1:*": """
+        import socket
+        socket.socket(socket.AF_INET6).connect_ex(("::ffff:127.0.0.1", 80))
+    """,
+    "connect": """
+        import socket
+        mailbox, sender = (socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2))
+        mailbox.bind("\\0mailbox")
+        sender.sendto(b"secret", "\\0mailbox")
+    """,
+}
+
+
+@pytest.mark.parametrize("forbidden", ACTS)
+def test_no_other_call_and_no_other_form_of_an_address_hides_an_act(
+    gvisor: Gvisor, forbidden: str
+) -> None:
+    """A file that openat2 looks for, IPv4 from a socket of IPv6, and a datagram to a Unix socket."""
+    command = ["python3", "-I", "-c", textwrap.dedent(ACTS[forbidden])]
+    with pytest.raises((AssertionError, TraceError), match="not allowed|openat2"):
+        gvisor.run(command, forbid=[forbidden])
