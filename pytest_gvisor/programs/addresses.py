@@ -68,9 +68,12 @@ def kind_of(address: str) -> str:
 
 
 def literal(host: str) -> str:
-    """Return the canonical text of an address; ``""`` if the text is a name."""
+    """Return the canonical text of an address; ``""`` for a name, and for an address with a scope.
+
+    `ipaddress` takes any text as a scope.
+    """
     try:
-        return str(ipaddress.ip_address(host))
+        return "" if "%" in host else str(ipaddress.ip_address(host))
     except ValueError:
         return ""
 

@@ -308,16 +308,17 @@ class Relay(Mux):
     def _tried(self, one: Attempt, sock: socket.socket, address: str, _events: int) -> None:
         one.trying = None
         self.unwatch(sock)
-        if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        try:
+            if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                raise OSError(code, os.strerror(code))
+            # Without a listener, a port of the loopback may be given to this very socket (tcp(7)).
+            if sock.getsockname() == sock.getpeername():
+                raise OSError(errno.ECONNREFUSED, "nothing listens there")
+        except OSError as error:  # the host may reset the connection at any moment
             sock.close()
-            self._try_next(one, f"{address}: {os.strerror(code)}")
-            return
-        # Without a listener, a port of the loopback may be given to this very socket (tcp(7)).
-        if sock.getsockname() == sock.getpeername():
-            sock.close()
-            self._try_next(one, f"{address}: nothing listens there")
-            return
-        self._begin(one, sock)
+            self._try_next(one, f"{address}: {error.strerror}")
+        else:
+            self._begin(one, sock)
 
     def _dial(self, one: Attempt) -> None:
         """Try another sandbox, which says with one byte when its server has the connection."""

@@ -80,7 +80,9 @@ class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
 
         Raises `LaunchError` if the relay does not answer.
         """
-        with self._guard, stage("relay", "it does not answer"):
+        # An answer that comes too late would be read as that to the next question.
+        kills = on_error(self._process.kill)
+        with self._guard, stage("relay", "it does not answer"), kills:
             if not self.is_open:
                 return self._last
             self._control.send(SETTLE if settled else b"now")

@@ -91,11 +91,15 @@ class Mux:
         """
         if len(self._out) > MOST_OUT:
             raise MuxError("it reads no answer")
-        with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+        try:
             while self._out:
                 with memoryview(self._out) as view:
                     count = self.link.send(view[:_MANY])
                 del self._out[:count]
+        except BlockingIOError:
+            pass
+        except (BrokenPipeError, ConnectionResetError):  # what it had sent before is still read
+            self._out.clear()
         events = _READ | _WRITE if self._out else _READ
         if self._waits != events:
             self._waits = events

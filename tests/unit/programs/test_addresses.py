@@ -54,4 +54,5 @@ def test_a_literal_is_an_address_in_one_form() -> None:
     """A name is no literal, and neither is an odd spelling."""
     assert literal("127.0.0.1") == "127.0.0.1"
     assert literal("2001:DB8:0::1") == "2001:db8::1"
-    assert [literal(text) for text in ("pypi.org", "127.1", "010.0.0.1", "")] == [""] * 4
+    others = ("pypi.org", "127.1", "010.0.0.1", "", "fe80::1%eth0", "fe80::1%\n")
+    assert {literal(text) for text in others} == {""}

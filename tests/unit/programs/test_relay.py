@@ -1,6 +1,7 @@
 """The relay on the host: what it connects to, and what a sandbox that lies cannot do."""
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -273,6 +274,41 @@ def test_a_connection_to_itself_is_none() -> None:
         counts, problem = attempt.target.counts, attempt.target.problem
         assert (counts["reached"], counts["refused"]) == (0, 1)
         assert problem == "127.0.0.1: nothing listens there"
+        one.close()
+
+
+def test_a_host_that_resets_at_once_ends_no_other_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The reset may come between two calls of the relay, whose second one then fails."""
+
+    class Reset(socket.socket):
+        def getpeername(self) -> Any:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+    with serving() as server, serving() as other:
+        entries = [f"127.0.0.1:{server.port}", f"127.0.0.1:{other.port}"]
+        with running(entries) as one:
+            monkeypatch.setattr(relay.socket, "socket", Reset)
+            one.guest.open(1)
+            assert one.guest.frame() == (RESET, 1, b"")
+            monkeypatch.undo()
+            one.guest.open(2, 1)
+            assert one.guest.frame()[:2] == (CREDIT, 2)
+            first, second = one.counts()
+    assert first["problem"] == f"127.0.0.1: {os.strerror(errno.ENOTCONN)}"
+    assert (first["refused"], second["reached"]) == (1, 1)
+
+
+def test_a_sandbox_that_takes_no_more_is_heard_to_its_end() -> None:
+    """Nothing waits for it: the relay would try again without a pause."""
+    (link, theirs), (ours, control) = socket.socketpair(), socket.socketpair()
+    with link, ours, control:
+        one = Relay(theirs, control, [])
+        link.shutdown(socket.SHUT_RD)
+        one.send(SYNC, 0)
+        assert one.turn(0)
+        assert (len(one._out), one.idle) == (0, True)
         one.close()
 
 
@@ -594,7 +630,8 @@ ODD = {
         b"-a.example.com:443", "b\xfccher.example.com:443".encode(), "a。example.com:443".encode(),
         "\u212a.example.com:443".encode(), b"x" * 64 + b".example.com:443",
         b"x." * 125 + b"example.com:443", b"x" * 32000 + b".example.com:443",
-        b"[a.example.com]:443", b":443",
+        b"[a.example.com]:443", b":443", b"[fe80::1%\n127.0.0.1:80: reached]:443",
+        b"fe80::1%" + b"\1" * 30000 + b":443",
     ],
     "an odd spelling of an address": [b"127.1:443", b"2130706433:443", b"0x7f.0.0.1:443"],
     "no HOST:PORT": [
