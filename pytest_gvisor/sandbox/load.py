@@ -183,7 +183,8 @@ class Remote:
     _gvisor_number: int
 
     def __init__(self, link: Link, number: int, name: str) -> None:
-        for slot, value in (("link", link), ("number", number), ("name", escape(name[:200]))):
+        shown = escape(" ".join(name[:200].split()))
+        for slot, value in (("link", link), ("number", number), ("name", shown)):
             object.__setattr__(self, f"_gvisor_{slot}", value)
 
     def __del__(self) -> None:

@@ -377,6 +377,10 @@ def test_the_texts_of_an_error_are_bounded_and_escaped(load: Load) -> None:
     assert "\x1b" not in str(error)
     assert len(str(error)) < 100_000
     assert error.text.startswith("\\x3a:error::\\x1b[31my")
+    name = "x>\n=== 1 passed in 0.01s ===\n<y"
+    assert repr(load(f"value = type({name!r}, (), {{}})()\n").value) == (
+        "<unverified x> === 1 passed in 0.01s === <y in the sandbox>"
+    )
 
 
 LIVES_ON = {

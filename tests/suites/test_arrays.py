@@ -28,7 +28,10 @@ SOLUTION = """
 
 SCRIPT = """
 import sys, numpy, pytest_gvisor
+from pytest_gvisor.guest.wire import plain
 
+forged = plain.decoded(b'["n", "<b1", [1], "Ag=="]', None)
+assert (forged.dtype, forged.tobytes()) == (bool, bytes([1]))  # a 2 is no bool
 site, file = sys.argv[1:]
 with pytest_gvisor.session() as gvisor, gvisor.sandbox(mounts={site: site}, cwd=site) as box:
     solution = box.load(file)

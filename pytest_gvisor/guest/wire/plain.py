@@ -112,7 +112,7 @@ def _array(dtype: str, shape: list[int], raw: str) -> Any:
     if not _ARRAY.fullmatch(dtype):
         raise ValueError("an array of another type")
     # A bool that is neither 0 nor 1 is undefined in numpy.
-    of_bools, numpy = dtype == "|b1", importlib.import_module("numpy")
+    of_bools, numpy = dtype[1:] == "b1", importlib.import_module("numpy")
     array = numpy.frombuffer(base64.b64decode(raw), "u1" if of_bools else dtype).reshape(shape)
     return array != 0 if of_bools else array.copy()
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pytest_gvisor import Completed, GvisorError, InsideError, NotReady, SandboxCrashed
 from pytest_gvisor.guest.wire.frames import HEADER, WINDOW
+from pytest_gvisor.sandbox import waits
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.files import Download, Upload
 from pytest_gvisor.sandbox.forward import Forward
@@ -248,6 +249,13 @@ def test_a_file_that_is_read_comes_as_a_file(connect: Connect, script: Script) -
     download = Download(channel, "/x", 100)  # from there on it wants no more
     with pytest.raises(SandboxCrashed, match="cannot be trusted"):
         download.run(time.monotonic() + 60)
+
+
+def test_a_port_is_not_open_by_an_answer_that_is_no_error_number(connect: Connect) -> None:
+    """An answer may be a size too, so its number may be large."""
+    channel, _peer = connect(answering([({"op": "answer", "id": 1, "n": 2**53}, b"")]))
+    with pytest.raises(NotReady, match="Unknown error"):
+        waits.for_port(channel, 80, 0.0)
 
 
 def test_a_file_that_is_too_long_is_no_shorter_one(connect: Connect) -> None:
