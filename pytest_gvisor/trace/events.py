@@ -33,6 +33,8 @@ After the process comes its thread, and after each its number in its own namespa
 """
 
 INTERNET = (socket.AF_INET, socket.AF_INET6)
+TEXT = 60
+"""Bytes that a text takes beside its characters: arguments may be many, and short."""
 
 
 class Event(NamedTuple):
@@ -72,6 +74,11 @@ def parse(kind: int, payload: bytes) -> Event:
         error=errno.errorcode.get(number, str(number)) if number else "",
         fields=found,
     )
+
+
+def size_of(*kept: str) -> int:
+    """Return about how many bytes texts take. One character beyond ASCII may make each wide."""
+    return sum(TEXT + len(text) * (1 if text.isascii() else 4) for text in kept)
 
 
 def whole(folder: str, path: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 from pytest_gvisor.base import traced
 from pytest_gvisor.trace import points
-from pytest_gvisor.trace.events import Event, address_of, changes, file_of, parse, whole
+from pytest_gvisor.trace.events import Event, address_of, changes, file_of, parse, size_of, whole
 from pytest_gvisor.trace.points import Known
 from pytest_gvisor.trace.protobuf import texts
 
@@ -22,10 +22,7 @@ MAX_KEPT = 100_000
 """Different files, commands, connections and processes."""
 
 MAX_BYTES = 64 * 1024 * 1024
-"""Of all texts that are kept, as `_size_of` counts."""
-
-_TEXT = 60
-"""Bytes that a text takes beside its characters: arguments may be many, and short."""
+"""Of all texts that are kept, as `size_of` counts."""
 
 _SAME = 1024
 """Bytes of the longest message that is not parsed again."""
@@ -37,11 +34,6 @@ _KINDS: Mapping[int, str] = {
 }  # fmt: skip
 
 _parse_same = functools.lru_cache(maxsize=4096)(parse)
-
-
-def _size_of(*kept: str) -> int:
-    """Return about how many bytes texts take. One character beyond ASCII may make each wide."""
-    return sum(_TEXT + len(text) * (1 if text.isascii() else 4) for text in kept)
 
 
 def parse_once(kind: int, payload: bytes) -> Event:
@@ -176,7 +168,7 @@ class Recorder:
 
     def _room(self, *kept: str) -> bool:
         """Whether there is room for one thing more, with these texts."""
-        size = _size_of(*kept)
+        size = size_of(*kept)
         if self._kept >= MAX_KEPT or self._bytes + size > MAX_BYTES:
             self._left_out += 1
             return False
@@ -200,7 +192,7 @@ class Recorder:
         # A search of PATH tries the same arguments with one file after another.
         for tried in self._tried.pop((process, argv), ()):
             self._kept -= 1
-            self._bytes -= _size_of(tried, *argv)
+            self._bytes -= size_of(tried, *argv)
         self._note(traced.Command(argv=argv, program=program, process=process, environment=names))
 
     def _note(self, command: traced.Command) -> None:

@@ -1,4 +1,4 @@
-"""A workload that wants to say what was reached, or that nothing can be said."""
+"""A workload that wants to decide what the figures of its traffic say."""
 
 from pytest_gvisor import Gvisor
 

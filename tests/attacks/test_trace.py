@@ -58,7 +58,7 @@ ACTS = {
 def test_no_other_call_and_no_other_form_of_an_address_hides_an_act(
     gvisor: Gvisor, forbidden: str
 ) -> None:
-    """A file that openat2 looks for, IPv4 from a socket of IPv6, and a datagram to a Unix socket."""
+    """A file for openat2, IPv4 from a socket of IPv6, and a datagram to a Unix socket."""
     command = ["python3", "-I", "-c", textwrap.dedent(ACTS[forbidden])]
-    with pytest.raises((AssertionError, TraceError), match="not allowed|openat2"):
+    with pytest.raises((AssertionError, TraceError), match=r"not allowed|openat2"):
         gvisor.run(command, forbid=[forbidden])

@@ -289,7 +289,7 @@ def test_a_host_that_resets_at_once_ends_no_other_connection(
     with serving() as server, serving() as other:
         entries = [f"127.0.0.1:{server.port}", f"127.0.0.1:{other.port}"]
         with running(entries) as one:
-            monkeypatch.setattr(relay.socket, "socket", Reset)
+            monkeypatch.setattr(socket, "socket", Reset)
             one.guest.open(1)
             assert one.guest.frame() == (RESET, 1, b"")
             monkeypatch.undo()

@@ -1,10 +1,12 @@
 """The last figures of a run's relay."""
 
+import sys
 from typing import cast
 
 import pytest
 
 from pytest_gvisor.base.egress import Egress, Traffic
+from pytest_gvisor.base.errors import LaunchError
 from pytest_gvisor.run import egress_relays
 from pytest_gvisor.run.egress_relays import OuterRelay
 
@@ -37,3 +39,30 @@ def test_a_host_that_reads_nothing_is_waited_for_until_the_bound(
     """Its connection never ends."""
     monkeypatch.setattr(egress_relays, "SETTLED", 0.05)
     assert egress_relays.last_egress(cast("OuterRelay", Relay(sending=10**9))).sent == 0
+
+
+LATE = """
+import socket, sys, time
+control = socket.socket(fileno=int(sys.argv[1]))
+control.recv(16)
+time.sleep(0.5)
+control.send(b'{"entries": [], "names": [], "error": "", "sending": 0}')
+control.recv(16)
+"""
+
+
+def test_an_answer_that_comes_too_late_is_none_to_the_next_question(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its figures would be those of an earlier program. So each later question is an error too."""
+    monkeypatch.setattr(egress_relays, "_PATIENCE", 0.2)
+    monkeypatch.setattr(
+        egress_relays,
+        "command",
+        lambda _program, _link, control, *_words: [sys.executable, "-c", LATE, str(control)],
+    )
+    with OuterRelay([], [], []) as relay:
+        for _ in range(2):
+            with pytest.raises(LaunchError, match="at relay: it does not answer"):
+                relay.egress()
+        assert relay._process.wait(10) == -9

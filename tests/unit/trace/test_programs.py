@@ -94,8 +94,8 @@ RUNS = "1 of its processes had not ended"
     ids=[
         "ended", "a child", "a thread", "both threads", "a child of the same number",
         "a thread executes", "a thread has executed", "a thread of a child has executed",
-    ],  # fmt: skip
-)
+    ],
+)  # fmt: skip
 def test_a_program_has_ended_with_the_last_thread_of_each_process(
     messages: list[tuple[int, bytes]], gaps: tuple[str, ...]
 ) -> None:

@@ -28,12 +28,24 @@ def test_any_bytes_are_fields_or_a_value_error(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"\x80", b"\x08", b"\x12\x05abc", b"\x09" + bytes(8), b"\x0d" + bytes(4), b"\xff" * 11]
-)
-def test_what_is_cut_short_or_of_another_type_is_refused(data: bytes) -> None:
+    ("data", "told"),
+    [
+        (b"\x80", "varint without"), (b"\x08", "varint without"), (b"\x12\x05abc", "longer"),
+        (b"\x09" + bytes(8), "wire type 1"), (b"\x0d" + bytes(4), "wire type 5"),
+        (b"\x0b", "wire type 3"), (b"\x0c", "wire type 4"), (b"\xff" * 11, "more than ten bytes"),
+        (b"\x08" + b"\xff" * 10, "more than ten bytes"),
+    ],
+)  # fmt: skip
+def test_what_is_cut_short_or_of_another_type_is_refused(data: bytes, told: str) -> None:
     """A varint without an end, a field longer than its message, fixed-size types."""
-    with pytest.raises(ValueError, match=r"varint|longer|wire type"):
+    with pytest.raises(ValueError, match=told):
         protobuf.fields(data)
+
+
+def test_the_last_field_of_a_number_counts() -> None:
+    """Up to the last byte, in ten bytes too."""
+    assert protobuf.fields(b"\x08\x01\x08\x02\x12\x00") == {1: 2, 2: b""}
+    assert protobuf.fields(b"\x08" + b"\xff" * 9 + b"\x01") == {1: 2**64 - 1}
 
 
 @pytest.mark.parametrize(

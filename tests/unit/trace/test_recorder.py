@@ -23,6 +23,7 @@ from pytest_gvisor.base.traced import (
     TracedProcess,
 )
 from pytest_gvisor.trace import points, recorder
+from pytest_gvisor.trace.events import TEXT
 from pytest_gvisor.trace.recorder import Recorder
 from tests.fakes import events
 from tests.fakes.events import field
@@ -191,7 +192,7 @@ def test_variables_have_values_only_where_they_are_asked_for(values: bool) -> No
     one.take(3, events.executed([b"x"], b"/x", 1, (b"B=1", b"A=a=b", b"odd")))
     (command,) = one.trace(dropped=0, broken=False, ended=True).executed
     assert command.environment == (("A=a=b", "B=1", "odd") if values else ("A", "B", "odd"))
-    names = len("x/x") + 5 * recorder._TEXT
+    names = len("x/x") + 5 * TEXT
     assert one.size == 100 + names + len("A=a=bB=1odd" if values else "ABodd")
 
 
@@ -399,15 +400,42 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, limit: str, va
     assert trace.dropped > 100
 
 
+def test_the_bounds_are_those_of_the_page() -> None:
+    """docs/trace.md has them."""
+    assert (recorder.MAX_KEPT, recorder.MAX_BYTES, TEXT) == (100_000, 67_108_864, 60)
+
+
+def _rename(process: int) -> str:
+    return (
+        f"I1130 05:00:00.000000       1 strace.go:601] [{process:4}:{process:4}] sh X "
+        "rename(0x7f0 /a, 0x7f8 /b) = 0 (0x0) (1.2µs)\n"
+    )
+
+
 def test_many_short_arguments_have_the_size_that_they_take(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """They take many times the memory of their characters. So do texts of wide characters."""
+    """Such texts take many times the memory of their characters. So do texts of wide ones."""
     monkeypatch.setattr(recorder, "MAX_BYTES", 10_000)
     assert made((3, events.executed([b"ab"] * 150, b"/x", 1))).complete
     assert not made((3, events.executed([b""] * 170, b"/x", 1))).complete
     assert made((7, events.opened(b"/" + b"x" * 9000, READ))).complete
     assert not made((7, events.opened(b"/\xf0\x9f\x8e\x84" + b"x" * 3000, READ))).complete
+
+
+def test_a_relay_is_no_process_of_a_workload_beside_it() -> None:
+    """The workload's first process is number 2 then; of one alone, number 1 counts."""
+    log = _rename(1) + _rename(2)
+    one = Recorder(NEW, "20260905.0", 2)
+    for recorded in (one, Recorder(NEW, "20260905.0")):
+        for process in (1, 2, 3):
+            path = b"/%d" % process
+            recorded.take(7, events.opened(path, READ, process=process))
+        trace = recorded.trace(dropped=0, broken=False, ended=True, strace=log)
+        numbers = [2, 3] if recorded is one else [1, 2, 3]
+        assert [each.process for each in trace.files] == numbers
+        assert [each.process for each in trace.unverified] == [n for n in numbers if n < 3]
+    assert (one.parents, Recorder(NEW, "20260905.0").parents) == ({2: 0}, {1: 0})
 
 
 def test_processes_that_nobody_has_made_leave_nothing() -> None:
