@@ -20,7 +20,7 @@ MAX_MESSAGE = 500
 _MORE = "[… and more failures …]"
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class CellInMaking:
     """A test on one platform in one process, by its reports so far."""
 

@@ -1,13 +1,18 @@
 """``pytest-gvisor report``: joining the reports of several runs, and printing one."""
 
+import dataclasses
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from pytest_gvisor.report.model import State
+from pytest_gvisor.report.model import Row, State
 from pytest_gvisor.report.parse import parse
 from tests.cli.test_cli import call
-from tests.unit.report.reports import hostile, leg, report, row
+from tests.unit.report.reports import cell, hostile, leg, report, row
+from tests.unit.report.test_merging import shard
 
 
 @pytest.fixture
@@ -79,3 +84,49 @@ def test_what_cannot_be_done_is_said_and_nothing_is_written(
     assert sorted(path.name for path in legs.iterdir()) == [
         "bad.json", "one.json", "three.json", "two.json"
     ]  # fmt: skip
+
+
+def test_the_command_names_missing_shards_and_exits_with_1(tmp_path: Path) -> None:
+    """The report is written all the same; doubled tests write none."""
+    for name, made in (("1", shard(1, "a")), ("3", shard(3, "c")), ("2", shard(2, "a"))):
+        (tmp_path / f"{name}.json").write_text(made.to_json())
+    done = call("report", "merge", "1.json", "3.json", "-o", "m.json", cwd=tmp_path)
+    assert done.stderr == b"pytest-gvisor report: missing: shard 2 of 3 on systrap\n"
+    assert done.returncode == 1
+    assert len(json.loads((tmp_path / "m.json").read_text())["tests"]) == 2
+    done = call("report", "merge", "1.json", "2.json", "-o", "n.json", cwd=tmp_path)
+    assert b"a test belongs to one shard" in done.stderr
+    assert done.returncode == 125
+    assert not (tmp_path / "n.json").exists()
+
+
+MEASURE = """
+import resource, sys
+from pytest_gvisor.cli import report
+report.main(["merge", *sys.argv[1:], "-o", "all.json"])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_a_million_tests_fit_into_a_gibibyte(tmp_path: Path) -> None:
+    """Each test of a merge takes less than a thousandth of a mebibyte."""
+    for number in range(1, 13):
+        names = [f"tests/test_{number}.py::TestSome::test_a_behaviour[{n}]" for n in range(5000)]
+        rows = tuple(
+            Row(test=name, cells=(cell("systrap", nodeid=name, command=f"pytest {name}"),))
+            for name in names
+        )
+        made = dataclasses.replace(shard(number, of=12), rows=rows)
+        (tmp_path / f"{number}.json").write_text(made.to_json())
+    peaks = []
+    for count in (2, 12):
+        files = [f"{number}.json" for number in range(1, count + 1)]
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURE, *files], cwd=tmp_path, capture_output=True, text=True,
+            check=True, timeout=120,
+        )  # fmt: skip
+        peaks.append(int(done.stdout) * 1024)
+    assert (peaks[1] - peaks[0]) / 50_000 < 1000
+    found = parse((tmp_path / "all.json").read_bytes())
+    assert len(found.rows) == 60_000
+    assert found.rows[-1].cells[0].leg == 11

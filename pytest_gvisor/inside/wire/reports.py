@@ -66,9 +66,15 @@ def revive_passed(short: Any, item: pytest.Item) -> pytest.TestReport:
     with rules.reading("a passed phase from inside that cannot be one"):
         duration, start, stop = fields.times(short["times"])
         return pytest.TestReport(
-            item.nodeid, item.location, dict.fromkeys(item.keywords, 1), "passed", None,
+            _nodeid(item), item.location, dict.fromkeys(item.keywords, 1), "passed", None,
             fields.phase(short["when"]), duration=duration, start=start, stop=stop,
         )  # fmt: skip
+
+
+def _nodeid(item: pytest.Item) -> Any:
+    """Return the node id, in the parsed form of pytest 9.2 if it has one: reports share that."""
+    parsed = getattr(item, "id", "")  # an older pytest has none, and a project may have its own
+    return parsed if str(parsed) == item.nodeid else item.nodeid
 
 
 def _make(config: pytest.Config, item: pytest.Item, data: dict[str, Any]) -> pytest.TestReport:

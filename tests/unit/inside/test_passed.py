@@ -1,6 +1,7 @@
 """Reports of passed phases from untrusted short forms."""
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,3 +43,12 @@ def test_reports_share_nothing_that_a_plugin_may_change() -> None:
     first, second = (revive_passed(FORM, ITEM) for _ in range(2))
     for name in ("keywords", "sections", "user_properties"):
         assert getattr(first, name) is not getattr(second, name)
+
+
+def test_reports_share_the_parsed_node_id(request: pytest.FixtureRequest) -> None:
+    """A second parse takes memory. An `id` of a project's own is no node id."""
+    reports = [revive_passed(FORM, request.node) for _ in range(2)]
+    parsed = getattr(request.node, "id", None)
+    assert all(getattr(report, "id", None) is parsed for report in reports)
+    own: Any = SimpleNamespace(**{**vars(ITEM), "id": 7})
+    assert revive_passed(FORM, own).nodeid == ITEM.nodeid

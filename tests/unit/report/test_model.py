@@ -152,6 +152,12 @@ def test_of_two_legs_the_worse_cell_is_shown_and_the_other_named(
     assert found.others == (Other(leg=1 - bad, state=better, starts_ms=(40.5, 50.0)),)
 
 
+def test_of_two_equal_cells_the_first_is_shown() -> None:
+    """The other one is named in it."""
+    (found,) = merge(report(row("a", kvm=State.PASSED)) for _ in "12").rows[0].cells
+    assert (found.leg, [other.leg for other in found.others]) == (0, [1])
+
+
 def test_merging_three_or_a_merged_one_is_the_same() -> None:
     """Merging may be done in steps."""
 
