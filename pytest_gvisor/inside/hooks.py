@@ -147,9 +147,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Plan the tests that hooks have made since: they too are to run inside."""
-    if placement.is_asked_for(session.config):
-        pytest_collection_modifyitems(session.config, session.items)
+    """Plan the tests that hooks have made since, or marked: they too are to run inside."""
+    pytest_collection_modifyitems(session.config, session.items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail a test that was made or marked after the collection: it would run here."""
+    if placement.select_inside(item.config, [item]):
+        pytest.fail(
+            "this test is to run inside, and is known too late: make or mark it while pytest "
+            "collects",
+            pytrace=False,
+        )
 
 
 @pytest.hookimpl

@@ -57,7 +57,15 @@ def pytest_z_tests_inside(pluginmanager: pytest.PytestPluginManager) -> None:
 
     For such a name pytest looks through the entry points of all installed packages first.
     This function has the last name, so pluggy has registered the plugin's other hooks before.
+    Raises `pytest.UsageError` if ``-p no:NAME`` has blocked a part: tests would run on the host, or
+    a report would be missing, and nothing would say so.
     """
+    for name, plugin in pluginmanager.list_name_plugin():
+        if plugin is None and name.startswith(("gvisor-", "pytest_gvisor.")):
+            raise pytest.UsageError(
+                f"pytest-gvisor: -p no:{name} blocks a part of the plugin. Write -p no:gvisor to "
+                "leave out the whole"
+            )
     pluginmanager.register(importlib.import_module(_TESTS_INSIDE), _TESTS_INSIDE)
 
 

@@ -104,11 +104,14 @@ def already_inside() -> str:
 
 
 def check_guard() -> None:
-    """Raise `pytest.UsageError` for the mark of a pytest inside on another kernel.
+    """Raise `pytest.UsageError` for the mark of a pytest inside on another kernel than gVisor's.
 
-    Tests that are to run inside would run here, and nothing would say so.
+    Tests that are to run inside would run here, and nothing would say so. The mark may name the
+    host's own kernel.
     """
-    if GUARD in os.environ and not here_is_inside():
+    from pytest_gvisor.base.kernel import named_sandbox  # noqa: PLC0415 -- idle costs nothing
+
+    if GUARD in os.environ and not (here_is_inside() and named_sandbox(_uname())):
         raise pytest.UsageError(
             f"pytest-gvisor: {GUARD} is set, as it is inside a sandbox for tests, and this is not "
             "the kernel of one. Unset it."

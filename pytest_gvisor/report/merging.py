@@ -71,7 +71,8 @@ def _joined(known: Row, cells: Iterable[Cell], legs: Sequence[Leg]) -> tuple[Cel
     found = {cell.platform: cell for cell in known.cells}
     for cell in cells:
         if (other := found.get(cell.platform)) is not None:
-            _refuse_doubled(known.test, cell.platform, legs[other.leg], legs[cell.leg])
+            runs = (other, *other.others, cell, *cell.others)
+            _refuse_doubled(known.test, cell.platform, [legs[one.leg] for one in runs])
             found[cell.platform] = worse(other, cell)
         else:
             found[cell.platform] = cell
@@ -104,11 +105,13 @@ def refuse_strangers(legs: Iterable[Leg]) -> None:
                 raise ReportError(_brief(told), next_step=_STEP)
 
 
-def _refuse_doubled(test: str, platform: str, one: Leg, two: Leg) -> None:
-    """Raise `ReportError` if two different shards have run the same test on a platform."""
-    if one.shards and two.shards and one.shard != two.shard:
-        told = f"a test belongs to one shard, and {one.named} and {two.named} both have {test}"
-        raise ReportError(_brief(f"{platform}: {told}"), next_step=_STEP)
+def _refuse_doubled(test: str, platform: str, legs: Iterable[Leg]) -> None:
+    """Raise `ReportError` if different shards have run the same test on a platform."""
+    one, *others = [leg for leg in legs if leg.shards] or [Leg()]
+    for two in others:
+        if one.shard != two.shard:
+            told = f"a test belongs to one shard, and {one.named} and {two.named} both have {test}"
+            raise ReportError(_brief(f"{platform}: {told}"), next_step=_STEP)
 
 
 def _brief(text: str) -> str:

@@ -281,11 +281,12 @@ def test_a_test_is_not_the_first_process(project: pytest.Pytester) -> None:
     assert inside(project).parseoutcomes() == {"passed": 1}
 
 
+@pytest.mark.parametrize("value", ["1", "{0.release} {0.version}"])
 def test_the_variable_that_says_inside_is_refused_on_the_host(
-    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    value: str, project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The variable would turn tests inside into tests on the host."""
-    monkeypatch.setenv("PYTEST_GVISOR_INSIDE", "1")
+    """The variable would turn tests inside into tests on the host, even with the host's kernel."""
+    monkeypatch.setenv("PYTEST_GVISOR_INSIDE", value.format(os.uname()))
     project.makepyfile("def test_it(): pass\n")
     result = inside(project)
     assert result.ret == pytest.ExitCode.USAGE_ERROR

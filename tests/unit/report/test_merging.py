@@ -76,8 +76,10 @@ def test_of_many_missing_shards_twenty_are_named() -> None:
 
 def test_a_test_in_two_shards_is_refused() -> None:
     """The same shard on two machines is no such thing, and names both results."""
-    with pytest.raises(ReportError, match=r"shard 1 of 3 and shard 2 of 3 both have a\n"):
-        merge([shard(1, "a"), shard(2, "a")])
+    failed = report(row("a", systrap=State.FAILED))
+    for other in ([], [failed]):
+        with pytest.raises(ReportError, match=r"shard 1 of 3 and shard 2 of 3 both have a\n"):
+            merge([*other, shard(1, "a"), shard(2, "a")])
     hostile = shard(2, "a", host="\x1b[2J")
     with pytest.raises(ReportError) as caught:
         merge([shard(1, "a"), hostile])

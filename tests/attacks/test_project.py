@@ -1,0 +1,59 @@
+"""A project whose ini file or hooks leave tests on the host that are to run inside."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.inside.conftest import project, run_inside
+
+__all__ = ["project", "run_inside"]
+
+RunInside = Callable[..., pytest.RunResult]
+TEST = """
+import os
+
+def test_it():
+    assert "gvisor" in os.uname().release
+"""
+
+
+@pytest.mark.parametrize(
+    "name", ["pytest_gvisor.inside.hooks", "gvisor-arrivals", "gvisor-early", "gvisor-report"]
+)
+def test_no_part_of_the_plugin_is_blocked_alone(
+    name: str, project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """Without the part, tests ran on the host with status 0, or no report was written."""
+    project.makepyfile(TEST)
+    project.makeini(f"[pytest]\naddopts = -p no:{name}\n")
+    result = run_inside("--gvisor-report=report.json")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*-p no:{name} blocks a part of the plugin. Write -p no:gvisor*"])
+
+
+MARKS = """
+import pytest
+
+def pytest_{hook}:
+    for item in {items}:
+        item.add_marker(pytest.mark.in_gvisor)
+"""
+
+
+@pytest.mark.parametrize(
+    ("hook", "items", "outcome"),
+    [
+        ("collection_modifyitems(items)", "items", "passed"),
+        ("runtestloop(session)", "session.items", "errors"),
+    ],
+)
+def test_no_test_that_a_hook_has_marked_runs_on_the_host(
+    hook: str, items: str, outcome: str, project: pytest.Pytester
+) -> None:
+    """A mark of a collection hook counts, and with one that comes later the test is an error."""
+    project.makepyfile(TEST)
+    project.makeconftest(MARKS.format(hook=hook, items=items))
+    result = project.runpytest_subprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(**{outcome: 1})
+    if outcome == "errors":
+        result.stdout.fnmatch_lines(["*this test is to run inside, and is known too late*"])
