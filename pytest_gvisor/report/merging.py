@@ -71,7 +71,7 @@ def _joined(known: Row, cells: Iterable[Cell], legs: Sequence[Leg]) -> tuple[Cel
     found = {cell.platform: cell for cell in known.cells}
     for cell in cells:
         if (other := found.get(cell.platform)) is not None:
-            runs = (other, *other.others, cell, *cell.others)
+            runs: tuple[Cell | Other, ...] = (other, *other.others, cell, *cell.others)
             _refuse_doubled(known.test, cell.platform, [legs[one.leg] for one in runs])
             found[cell.platform] = worse(other, cell)
         else:
