@@ -98,9 +98,13 @@ def here_is_inside() -> bool:
 
 def already_inside() -> str:
     """Return the name of the sandbox that the user has started this pytest in; empty if none."""
+    return "" if here_is_inside() else _named()
+
+
+def _named() -> str:
     from pytest_gvisor.base.kernel import named_sandbox  # noqa: PLC0415 -- idle costs nothing
 
-    return "" if here_is_inside() else named_sandbox(_uname())
+    return named_sandbox(_uname())
 
 
 def check_guard() -> None:
@@ -109,9 +113,7 @@ def check_guard() -> None:
     Tests that are to run inside would run here, and nothing would say so. The mark may name the
     host's own kernel.
     """
-    from pytest_gvisor.base.kernel import named_sandbox  # noqa: PLC0415 -- idle costs nothing
-
-    if GUARD in os.environ and not (here_is_inside() and named_sandbox(_uname())):
+    if GUARD in os.environ and not (here_is_inside() and _named()):
         raise pytest.UsageError(
             f"pytest-gvisor: {GUARD} is set, as it is inside a sandbox for tests, and this is not "
             "the kernel of one. Unset it."
