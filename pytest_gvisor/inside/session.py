@@ -85,10 +85,15 @@ class InsideSession:
 
     @staticmethod
     def _tear_down_here(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-        """Tear down fixtures of earlier tests on the host that no later test needs."""
-        state = item.session._setupstate
+        """Tear down fixtures of earlier tests on the host that no later test needs.
+
+        If the session is about to stop, these are all of them, as in pytest's own protocol.
+        """
+        session, state = item.session, item.session._setupstate
         if not state.stack:
             return
+        if session.shouldfail or session.shouldstop:
+            nextitem = None
         call = pytest.CallInfo.from_call(
             lambda: state.teardown_exact(nextitem), when="teardown", reraise=_STOPS
         )

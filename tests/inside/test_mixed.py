@@ -110,3 +110,29 @@ def test_a_marker_that_cannot_be_meant_is_refused(project: pytest.Pytester, argu
     result = project.runpytest_inprocess("-p", "no:cacheprovider")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*::test_it*: write @pytest.mark.in_gvisor(fresh=True)*"])
+
+
+def test_the_last_failure_tears_down_what_tests_on_the_host_have_set_up(
+    project: pytest.Pytester,
+) -> None:
+    """With ``-x``, a failure inside ends the session after the fixtures on the host, and an error
+    of theirs is in the summary.
+    """
+    project.makepyfile("""
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def shared():
+            yield
+            assert 0, "torn down"
+
+        def test_here(shared): pass
+
+        @pytest.mark.in_gvisor
+        def test_there(): assert 0
+
+        def test_later(shared): pass
+    """)
+    result = project.runpytest_subprocess("-x", "-p", "no:cacheprovider", "--gvisor-strict")
+    result.assert_outcomes(passed=1, failed=1, errors=1)
+    result.stdout.fnmatch_lines(["E *AssertionError: torn down", "ERROR *::test_there*"])
