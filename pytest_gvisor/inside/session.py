@@ -122,10 +122,11 @@ class InsideSession:
         spent = time.monotonic() - began
         made_up = [reports.made_up(item, "setup", failure, spent)] if failure else []
         self._prepare_next(group)
+        worker.excused = reason is not None
         for report in made_up or worker.run(item, ids):
             _add_network_hint(report, group)
-            # A test that has not begun cannot have failed as expected.
-            if reason is not None and not failure and worker.ran:
+            # Neither a test that has not begun has failed as expected, nor one by forbidden acts.
+            if reason is not None and not failure and worker.ran and not worker.forbidden:
                 _apply_xfail(report, f"{platform}: {reason}")
             began_in, worker.fresh = worker.fresh or began_in, None
             shown = worker.used if report.failed else began_in
@@ -251,7 +252,10 @@ class InsideSession:
     ) -> None:
         worker, group.worker = group.worker, None
         if worker is not None:
-            self._settle(worker.finish(patience, interrupted=interrupted))
+            link = worker.finish(patience, interrupted=interrupted)
+            if link is not None and (acts := link.traced.after_last()):
+                self._bounds.fail(f"after the last test of a sandbox: {acts}")
+            self._settle(link)
 
     def _settle(self, leaving: Link | None) -> None:
         """Wait for the removal of the sandbox that ended before this one."""

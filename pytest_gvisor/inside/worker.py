@@ -92,6 +92,12 @@ class Worker:
         self.captured = False
         """Whether pytest logs the report that `run` yields while it captures output."""
 
+        self.excused = False
+        """Whether a failure of the test's own is expected, so that forbidden acts fail it too."""
+
+        self.forbidden = False
+        """Whether it did what ``forbid`` names, or may have."""
+
         self.broke = False
         """Whether the pytest inside ended with an error of its own, and not of a test."""
 
@@ -119,15 +125,14 @@ class Worker:
         To be called after a `start` that went well: the deadline is the test's own.
         """
         progress = Progress(calls=not self._config.getoption("setuponly", False))
-        self.ran = self.ended = self.broke = False
+        self.ran = self.ended = self.broke = self.forbidden = False
         began = time.monotonic()
         link = self._ready()
         self._taker.name_sandbox(item.nodeid)
         link.budget = Budget(self._timeout)
         ids = ids.renamed(self._names)
         if ids.inner not in self.ids:
-            text = self._not_found(ids.inner)
-            yield reports.made_up(item, "setup", text, time.monotonic() - began)
+            yield reports.made_up(item, "setup", self._not_found(ids.inner), 0.0)
             return
         self._debugger.begin(link)
         try:
@@ -135,7 +140,7 @@ class Worker:
             self._command(link, item, ids)
             for report in self._reports(link, item, ids.inner, progress):
                 if progress.missing() is None:
-                    link.judge(report, failed=progress.failed)
+                    self.forbidden = link.judge(report, failed=progress.failed and not self.excused)
                 yield report
                 if report.failed:  # the caller may know of a pass that counts as one
                     self._taker.note_failed(item, ids.inner)

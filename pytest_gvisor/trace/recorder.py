@@ -9,10 +9,11 @@ import collections
 import dataclasses
 import functools
 import os
-import socket
 from collections.abc import Callable, Mapping
+from socket import AF_NETLINK
 
 from pytest_gvisor.base import traced
+from pytest_gvisor.guest.tests.gate import COLLECTS
 from pytest_gvisor.trace import points
 from pytest_gvisor.trace.events import Event, address_of, changes, file_of, parse, size_of, whole
 from pytest_gvisor.trace.points import Known
@@ -29,9 +30,8 @@ _SAME = 1024
 
 _DELETED = " (deleted)"
 _CREATES = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-_KINDS: Mapping[int, str] = {
-    socket.SOCK_STREAM: "stream", socket.SOCK_DGRAM: "datagram", socket.SOCK_RAW: "raw",
-}  # fmt: skip
+_KINDS: Mapping[int, str] = {1: "stream", 2: "datagram", 3: "raw"}
+"""By Linux's numbers of kinds of sockets."""
 
 _parse_same = functools.lru_cache(maxsize=4096)(parse)
 
@@ -102,7 +102,7 @@ class Recorder:
 
         self._has_datagrams = False
         self.mark = ""
-        """A path whose open is no act, and empties this."""
+        """A path whose open is no act, and empties this. `COLLECTS` begins the trace anew."""
 
         self.begin_anew()
         self._acts: dict[int, Callable[[Event, bytes], None]] = {
@@ -232,6 +232,8 @@ class Recorder:
         self._pending.pop(event.thread, None)
         if path == self.mark:
             self.mark = ""
+            if path == COLLECTS:
+                self.begin_anew()
             return
         opened = self._opened(file_of(path, flags, event.error), event.process)
         if opened is not None and not event.error:
@@ -302,8 +304,7 @@ class Recorder:
         if not event.error:
             self._hold(event, kind)
             # The C library asks the kernel for addresses by a netlink socket.
-            told = event.number(4) != socket.AF_NETLINK
-            self._has_datagrams |= kind in ("datagram", "raw") and told
+            self._has_datagrams |= kind in ("datagram", "raw") and event.number(4) != AF_NETLINK
 
     def _kind(self, event: Event) -> str:
         known = self._inherited(event.process, event.number(4))

@@ -22,6 +22,9 @@ from pytest_gvisor.guest.tests.link import Link
 from pytest_gvisor.guest.tests.randomness import Randomness
 from pytest_gvisor.guest.wire.checked_json import loads
 
+COLLECTS = "/.pytest-gvisor-collects"
+"""A missing file, opened before the collection: a trace of the sandbox begins there."""
+
 # Tests replace functions of modules; so may a plugin.
 _exit = os._exit
 

@@ -8,6 +8,7 @@ Imports pytest only after ``sys.path`` is the host's, and nothing of pytest_gvis
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import io
 import os
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from pytest_gvisor.guest.tests import first, identity, program
 from pytest_gvisor.guest.tests.byte_code import Supply
 from pytest_gvisor.guest.tests.debugger import Debugger
-from pytest_gvisor.guest.tests.gate import Gate
+from pytest_gvisor.guest.tests.gate import COLLECTS, Gate
 from pytest_gvisor.guest.tests.link import Link
 from pytest_gvisor.guest.tests.terminal_file import Terminal, Unrelayed
 from pytest_gvisor.guest.tests.unsent import take_memory
@@ -99,6 +100,8 @@ def run(
         program.beside("bridges").register(config, bridges, link.send)
     if names := gate.command["unwanted"]:
         config.pluginmanager.register(program.beside("bridges").LeftOut(names), "gvisor-unwanted")
+    with contextlib.suppress(OSError):
+        os.open(COLLECTS, os.O_RDONLY)
     link.send("ready", kernel=os.uname().release, holds=link.hold())
     return int(config.hook.pytest_cmdline_main(config=config) or 0)
 

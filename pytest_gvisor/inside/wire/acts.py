@@ -6,17 +6,23 @@ open a file whose name nobody there could know before. The event of this comes a
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from pytest_gvisor.base.errors import TraceError
+from pytest_gvisor.guest.tests.gate import COLLECTS
 from pytest_gvisor.run.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from pytest_gvisor.base.traced import Trace
     from pytest_gvisor.trace.recorder import Recorder
+
+
+_FILES = ("read", "write")
+"""What forbids all reads and writes."""
 
 
 class TestTrace:
@@ -27,13 +33,28 @@ class TestTrace:
         self.forbid = forbid
         self._dropped = 0
         self._recorder = cast("Recorder | None", supervisor.listener.recorder)
-
-    def begin(self) -> None:
-        """Forget what came before a test."""
         if self._recorder is not None:
-            self._supervisor.drain_events()
-            self._recorder.begin_anew()
-            self._dropped = self._supervisor.listener.dropped
+            self._recorder.mark = COLLECTS
+        self._in_tests = False
+        self._before = ""
+        """Forbidden acts since the test before, or in the collection: the next test has them."""
+
+        self._judged: Trace | None = None
+        """The trace of the test that has ended; what comes after it is the next one's."""
+
+    def begin(self, op: str) -> None:
+        """Begin anew for a command that runs a test, or ends the session."""
+        if self._recorder is not None and op in ("run", "finish"):
+            acts = self._forbidden(self._end(self._recorder))
+            self._before = acts and f"before this test began: {acts}"
+            self._judged, self._in_tests = None, op == "run"
+
+    def _end(self, recorder: Recorder) -> Trace:
+        """Return what was done so far, and begin anew after its last event."""
+        trace = self._so_far(recorder)
+        recorder.begin_anew()
+        recorder.mark, self._dropped = "", self._supervisor.listener.dropped
+        return trace
 
     def answer(self, *, marked: bool) -> dict[str, Any]:
         """Return the answers to the pytest inside: first the name of a file, then the trace."""
@@ -61,19 +82,40 @@ class TestTrace:
         """
         if self._recorder is None:
             return (), ""
-        trace = self._so_far(self._recorder)
+        trace = self._judged = self._end(self._recorder)
+        return trace.unsupported, "\n".join(filter(None, (self._before, self._forbidden(trace))))
+
+    def after_last(self) -> str:
+        """Return the forbidden acts after the last test, when the sandbox has ended.
+
+        None where it was not asked to end.
+        """
+        if self._recorder is None or self._in_tests:
+            return ""
+        acts = self._forbidden(self._so_far(self._recorder))
+        return "\n".join(filter(None, (self._before, acts)))
+
+    def _forbidden(self, trace: Trace) -> str:
+        """Return the forbidden acts of a trace, or why they are not known.
+
+        Outside of tests, pytest itself reads and writes files, and nobody waits for each event.
+        """
+        forbid = self.forbid
+        if not self._in_tests:
+            forbid = [one for one in forbid if one not in _FILES]
+            trace = dataclasses.replace(trace, gaps=())
         try:
-            if self.forbid:
-                trace.check(forbid=self.forbid)
+            if forbid:
+                trace.check(forbid=forbid)
         except (AssertionError, TraceError) as error:
-            return trace.unsupported, str(error)
-        return trace.unsupported, ""
+            return str(error)
+        return ""
 
     def acts(self, *, tree: bool = False) -> str:
         """Return the first lines of what the test did so far, or all of it as a tree."""
         if self._recorder is None:
             return ""
-        trace = self._so_far(self._recorder)
+        trace = self._judged or self._so_far(self._recorder)
         return trace.tree() if tree else trace.first_lines()
 
     def _so_far(self, recorder: Recorder) -> Trace:

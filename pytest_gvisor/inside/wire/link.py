@@ -42,6 +42,9 @@ _STACKS_TIME = 1.0
 _GREETING = 0.5
 """Seconds for runsc to come as far as to need the host, which takes it some 30 ms."""
 
+_MOST_WAITING = 4 * 1024 * 1024
+"""Bytes of messages that may come while an event is awaited: their values take 20 times as much."""
+
 _LOOK = 0.02
 """Seconds between looks at what a pytest holds back: while it runs tests it sends more often."""
 
@@ -112,8 +115,8 @@ class Link:
 
     def send(self, op: str, **fields: object) -> None:
         """Send a command. Raises `Died` if the pytest is gone or does not read."""
+        self.traced.begin(op)
         if op == "run":
-            self.traced.begin()
             self._before = self._driven.egress()
         data = memoryview(self._encoder.head({"op": op, **fields}))
         sending = Budget(_SEND_DEADLINE)
@@ -141,15 +144,16 @@ class Link:
                 return message
             self.send("answer", **self.traced.answer(marked=message.get("marked") is True))
 
-    def judge(self, report: pytest.TestReport, *, failed: bool) -> None:
-        """Fail the last report of a test that did a forbidden act, or may have; raises `Died`.
+    def judge(self, report: pytest.TestReport, *, failed: bool) -> bool:
+        """Fail the last report of a test that did a forbidden act, or may have; return whether it
+        did.
 
         A test that has ``failed`` keeps its own failure. Calls that gVisor does not implement are
-        noted for the summary.
+        noted for the summary. Raises `Died`.
         """
         if self.traced.forbid and not failed:
             self.send("mark", mark=self.traced.mark())
-            self._turn_until(self.traced.marked, Budget(_SEND_DEADLINE))
+            self._turn_until(lambda: self.traced.marked() or self._is_flooded(), Budget(LATE))
         unsupported, problem = self.traced.verdict()
         if unsupported:
             vars(report)[UNSUPPORTED] = [*unsupported]
@@ -158,6 +162,11 @@ class Link:
             report.sections.append(("gvisor: forbidden acts, found at teardown", problem))
         elif problem:
             report.outcome, report.longrepr = "failed", problem
+        return bool(problem)
+
+    def _is_flooded(self) -> bool:
+        """Whether the messages that wait would take much memory."""
+        return sum(size for size, _message in self._messages) > _MOST_WAITING
 
     def _take(self, messages: deque[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
         """Take the first of these messages, unless the time has long been over."""

@@ -59,8 +59,9 @@ class Script:
         """Note that it was closed."""
         self.closed += 1
 
-    def judge(self, report: object, *, failed: bool) -> None:
+    def judge(self, report: object, *, failed: bool) -> bool:
         """Forbid nothing."""
+        return False
 
     def leave(self, patience: float = 0.0) -> None:
         """Note the end in the same way."""

@@ -22,6 +22,7 @@ from pytest_gvisor.base.traced import (
     Trace,
     TracedProcess,
 )
+from pytest_gvisor.guest.tests.gate import COLLECTS
 from pytest_gvisor.trace import points, recorder
 from pytest_gvisor.trace.events import TEXT
 from pytest_gvisor.trace.recorder import Recorder
@@ -340,6 +341,16 @@ def test_a_recorder_that_begins_anew_keeps_processes_and_descriptors() -> None:
     assert trace.complete
     assert [one.path for one in trace.files] == ["/g"]
     assert [one.pid for one in trace.processes] == [1, 2]
+
+
+def test_a_trace_begins_where_the_collection_does() -> None:
+    """All that was opened before is forgotten."""
+    one = Recorder(NEW, "20260905.0")
+    one.mark = COLLECTS
+    for path in (b"/before", COLLECTS.encode(), b"/after"):
+        one.take(7, events.opened(path, READ, error=errno.ENOENT))
+    found = one.trace(dropped=0, broken=False, ended=True).files
+    assert [file.path for file in found] == ["/after"]
 
 
 def test_a_mark_is_no_file() -> None:

@@ -115,17 +115,22 @@ def test_only_an_open_that_the_host_has_just_named_makes_a_trace_complete(
     acts = (Connection(address="127.0.0.1:9", kind="stream", process=1),)
 
     class Fake(Recorder):
-        """Has one connection."""
+        """Has one connection, which the test makes."""
 
         mark = ""
+        acts: tuple[Connection, ...] = ()
 
         def __init__(self) -> None:
             """Need no runsc."""
 
+        def begin_anew(self) -> None:
+            """Begin with it."""
+            self.acts = acts
+
         def trace(self, *, dropped: int, **_more: object) -> Trace:
             """Have a gap for each drop."""
             gaps = (f"{dropped} events were dropped",) if dropped else ()
-            return Trace(connections=acts, gaps=gaps)
+            return Trace(connections=self.acts, gaps=gaps)
 
     recorder = Fake()
     sandbox.listener = SimpleNamespace(
@@ -141,7 +146,9 @@ def test_only_an_open_that_the_host_has_just_named_makes_a_trace_complete(
 
     sandbox.turn = turn  # type: ignore[method-assign]
     report: Any = SimpleNamespace(outcome="passed", longrepr=None)
-    Link(cast("Any", sandbox), forbid=["connect"]).judge(report, failed=False)
+    link = Link(cast("Any", sandbox), forbid=["connect"])
+    link.traced.begin("run")
+    assert link.judge(report, failed=False)
     assert report.outcome == "failed"
     assert report.longrepr.startswith(expected)
 
