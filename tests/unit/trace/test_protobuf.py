@@ -46,10 +46,12 @@ def test_the_last_field_of_a_number_counts() -> None:
     """Up to the last byte, in ten bytes too."""
     assert protobuf.fields(b"\x08\x01\x08\x02\x12\x00") == {1: 2, 2: b""}
     assert protobuf.fields(b"\x08" + b"\xff" * 9 + b"\x01") == {1: 2**64 - 1}
+    assert protobuf.fields(b"\x08\x7f\x10\x80\x01") == {1: 127, 2: 128}
 
 
 @pytest.mark.parametrize(
-    ("encoded", "number"), [(0, 0), (5, 5), (2**64 - 100, -100), (2**63, -(2**63)), (2**70 - 1, -1)]
+    ("encoded", "number"),
+    [(0, 0), (5, 5), (2**64 - 100, -100), (2**62, 2**62), (2**63, -(2**63)), (2**70 - 1, -1)],
 )
 def test_a_signed_number_is_in_two_s_complement(encoded: int, number: int) -> None:
     """AT_FDCWD, which is -100, comes as a number of 64 bits."""

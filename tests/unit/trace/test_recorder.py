@@ -449,6 +449,42 @@ def test_a_relay_is_no_process_of_a_workload_beside_it() -> None:
     assert (one.parents, Recorder(NEW, "20260905.0").parents) == ({2: 0}, {1: 0})
 
 
+def test_only_what_succeeds_listens_and_once() -> None:
+    """A bind that fails, and one of another family, as glibc makes, are none."""
+    datagram = (12, events.made_socket(socket.AF_INET, socket.SOCK_DGRAM, 5))
+    here = internet("127.0.0.1", 53)
+    failed = (24, events.on_socket(here, 5, error=errno.EADDRINUSE))
+    netlink = (24, events.on_socket(b"\x10\0" + bytes(10), 5))
+    nowhere = (24, events.on_socket(b"", 5))
+    assert made(datagram, failed, netlink, nowhere).listeners == ()
+    twice = made(datagram, (24, events.on_socket(here, 5)), (24, events.on_socket(here, 5)))
+    assert [each.address for each in twice.listeners] == ["127.0.0.1:53"]
+
+
+def test_a_descriptor_without_room_is_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So is a call whose event with texts may be missing."""
+    monkeypatch.setattr(recorder, "MAX_KEPT", 2)
+    stream = [(12, events.made_socket(socket.AF_INET, socket.SOCK_STREAM, fd)) for fd in (3, 4, 5)]
+    assert made(*stream[:2], *stream[:2]).dropped == 0
+    assert made(*stream).dropped == 1
+    raw = [(6, events.raw(257, thread=thread)) for thread in (1, 2, 3)]
+    assert made(*raw[:2]).dropped == 0
+    assert made(*raw).dropped == 1
+
+
+def test_an_attempt_that_ends_well_takes_no_room() -> None:
+    """Its path is that of the folder whose descriptor execveat(2) had."""
+    one = Recorder(NEW, "20260905.0")
+    one.take(3, events.executed([b"x"], b"/bin/x", 1))
+    size, kept = one.size, one._kept
+    one.take(11, events.tried([b"x"], b"x", 1) + field(5, b"/opt"))
+    one.take(11, events.tried([b"x"], b"/bin/x", 1))
+    (first, second) = one.trace(dropped=0, broken=False, ended=True).attempts
+    assert (first.program, second.program) == ("/opt/x", "/bin/x")
+    one.take(3, events.executed([b"x"], b"/bin/x", 1))
+    assert (one._kept, one.size) == (2 * kept, 2 * size)
+
+
 def test_processes_that_nobody_has_made_leave_nothing() -> None:
     """A hostile sentry may name ever new ones."""
     one = Recorder(NEW, "20260905.0")
