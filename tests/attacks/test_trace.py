@@ -37,9 +37,12 @@ def test_no_process_that_has_had_threads_runs_on_unseen(gvisor: Gvisor) -> None:
 
 ACTS = {
     "read:/root/**": """
-        import ctypes
+        import ctypes, errno, os
         how = (ctypes.c_uint64 * 3)(0, 0, 0)
-        ctypes.CDLL(None).syscall(437, -100, b"/root/.ssh/id_ed25519", how, 24)
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.syscall(437, -100, b"/root/.ssh/id_ed25519", how, 24)
+        if ctypes.get_errno() == errno.ENOSYS:  # in a gVisor that is older
+            os.open("/root/.ssh/id_ed25519", os.O_RDONLY)
     """,
     "connect:127.0.0.1:*": """
         import socket
