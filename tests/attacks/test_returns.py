@@ -178,6 +178,33 @@ def test_no_allure_result_says_that_a_failed_test_has_passed(
     ]  # fmt: skip
 
 
+def test_nothing_for_allure_names_other_files_or_other_tests(
+    project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a file of the host as an attachment, nor results in the form of Allure 1."""
+    monkeypatch.setenv("PYTHONPATH", str(PLUGINS), prepend=os.pathsep)
+    project.makepyfile("""
+        import json, pathlib
+        from allure_commons.utils import md5
+        from allure_pytest.utils import allure_full_name
+
+        def test_it(request):
+            name = allure_full_name(request.node)
+            told = {"fullName": name, "testCaseId": md5(name), "historyId": md5(name)}
+            attached = {"attachments": [{"name": "x", "source": "../../.ssh/id_rsa"}]}
+            for end, text in [
+                ("result.json", told | attached), ("container.json", {"befores": [attached]}),
+                ("testsuite.json", {}), ("testsuite.xml", {}), ("attachment.json", {}),
+            ]:
+                pathlib.Path("out", f"forged-{end}").write_text(json.dumps(text))
+    """)
+    result = run_inside("--alluredir=out")
+    result.assert_outcomes(passed=1)
+    found = [path.name for path in project.path.glob("out/forged-*")]
+    assert found == ["forged-attachment.json"]
+    result.stdout.fnmatch_lines(["gvisor: *forged-result.json stayed inside: *"])
+
+
 def test_a_temporary_folder_in_the_project_keeps_its_files_inside(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:

@@ -339,9 +339,14 @@ class Taker:
     def _judged(self, file: Arriving) -> Arriving | None:
         """Return a file as it may land; None if Allure would take it for another sandbox's test."""
         path, folder = os.path.join(file.anchor.folder, file.path), self.agreed.results
-        if not (folder and path.endswith(allure.RESULT) and within(path, folder)):
+        ends = (allure.RESULT, allure.CONTAINER, *allure.OLD)
+        if not (folder and path.endswith(ends) and within(path, folder)):
             return file
         data = self._store.read(file) if file.size <= allure.MOST_OF_RESULT else b""
+        if path.endswith(allure.CONTAINER):
+            return None if allure.names_others(data) else file
+        if path.endswith(allure.OLD):
+            return None
         new = allure.judged(data, self.agreed.items, self._failed_here)
         if new is None or new == data:
             return None if new is None else file

@@ -20,8 +20,9 @@ from pytest_gvisor.base.escape import safe
 from pytest_gvisor.guest.wire.checked_json import has_more_values, loads, unique
 from pytest_gvisor.plugin.placement import params_of
 
-RESULT = "-result.json"
-"""The end of the name of each result."""
+RESULT, CONTAINER = "-result.json", "-container.json"
+OLD = ("-testsuite.json", "-testsuite.xml")
+"""The ends of the names of results, of their fixtures, and of results of Allure 1."""
 
 MOST_OF_RESULT = 16 * 1024 * 1024
 _MOST_VALUES = 1_000_000
@@ -36,6 +37,29 @@ def folder(config: pytest.Config) -> str:
     return os.path.realpath(os.path.join(config.invocation_params.dir, given)) if given else ""
 
 
+def names_others(data: bytes) -> bool:
+    """Whether a result or container is none, or has an attachment in another folder.
+
+    Allure would put any file that it names into the report.
+    """
+    if has_more_values(data, _MOST_VALUES):
+        return True
+    try:
+        values = [loads(data, pairs=unique)]
+    except ValueError:
+        return True
+    while values:
+        value = values.pop()
+        if isinstance(value, dict):
+            source = value.get("source", "")
+            if not isinstance(source, str) or "/" in source or "\\" in source:
+                return True
+            values += value.values()
+        elif isinstance(value, list):
+            values += value
+    return False
+
+
 def judged(
     data: bytes, items: Sequence[pytest.Item], failed: Collection[pytest.Item]
 ) -> bytes | None:
@@ -45,7 +69,7 @@ def judged(
     that the host has seen fail, each result says so, whatever was known inside.
     """
     utils: Any = importlib.import_module("allure_pytest.utils")
-    if has_more_values(data, _MOST_VALUES):
+    if names_others(data):
         return None
     try:
         result = loads(data, pairs=unique)

@@ -43,6 +43,7 @@ WRONG = (
 _LONGEST_CAUSE = 300
 
 LONGEST_TIME = 1e11  # seconds: a duration, or a time since 1970
+_DEEPEST = 100
 _HIGHEST_NUMBER = 2**31
 _HIGHEST_WHOLE = 2**53
 
@@ -61,14 +62,19 @@ def utf8(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
-def plain(value: Any, text: Callable[[str], str] = safe) -> Any:
-    """Return JSON data, with ``text`` applied to each text in it."""
+def plain(value: Any, text: Callable[[str], str] = safe, *, depth: int = 0) -> Any:
+    """Return JSON data, with ``text`` applied to each text in it.
+
+    Raises `ValueError` for data nested deeper than what xdist and plugins can pass on.
+    """
+    if depth > _DEEPEST:
+        raise ValueError(f"data nested more than {_DEEPEST} deep")
     if isinstance(value, str):
         return text(value)
     if isinstance(value, list):
-        return [plain(part, text) for part in value]
+        return [plain(part, text, depth=depth + 1) for part in value]
     if isinstance(value, dict):
-        return {text(name): plain(part, text) for name, part in value.items()}
+        return {text(name): plain(part, text, depth=depth + 1) for name, part in value.items()}
     return value
 
 

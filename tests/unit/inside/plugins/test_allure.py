@@ -168,3 +168,25 @@ def test_what_is_no_result_is_of_no_test(data: bytes, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "allure_pytest.utils", NAMES)
     own: Any = Named("own", session_of(), {"number": 1})
     assert allure.judged(data, [own], set()) is None
+
+
+def attached(source: object) -> bytes:
+    """A result with an attachment in a step."""
+    steps = [{"attachments": [{"name": "x", "source": source}]}]
+    return json.dumps(RESULT | {"steps": steps}).encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        (attached("1-attachment.txt"), False),
+        (attached("../../.ssh/id_rsa"), True),
+        (attached("/etc/passwd"), True),
+        (attached("..\\..\\x"), True),
+        (attached([]), True),
+        (b"{", True),
+    ],
+)
+def test_an_attachment_is_a_file_beside_its_result(data: bytes, named: bool) -> None:
+    """Allure would put any file that a result names into its report."""
+    assert allure.names_others(data) == named

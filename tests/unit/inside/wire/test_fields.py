@@ -1,5 +1,6 @@
 """Each field of a report from inside has a rule, and a field without one is left out."""
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -40,6 +41,17 @@ def test_what_the_host_knows_itself_is_left_out_without_a_word() -> None:
     data, left_out = fields.checked(data_of(**dict.fromkeys(names, "x")))
     assert not left_out
     assert data.keys().isdisjoint(names)
+
+
+@pytest.mark.parametrize("depth", [90, 300])
+def test_data_that_plugins_could_not_pass_on_are_refused(depth: int) -> None:
+    """A worker of xdist would end by deeply nested data, and with it the session."""
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    expected = contextlib.nullcontext() if depth < 100 else pytest.raises(ValueError, match="deep")
+    with expected:
+        fields.checked(data_of(user_properties=[["x", value]]))
 
 
 def test_a_field_that_the_project_names_is_plain_data() -> None:
