@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "pytest_gvisor"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 BUDGETS = {
-    "": 40, "cli": 1259, "inside": 4753, "plugin": 2055, "harness": 808, "report": 1141,
+    "": 40, "cli": 1259, "inside": 4754, "plugin": 2055, "harness": 808, "report": 1141,
     "sandbox": 2289, "run": 2598, "install": 350, "images": 2070, "runsc": 1383, "oci": 2175,
     "vm": 382, "sessions": 647, "trace": 779, "base": 1722, "guest": 3454, "programs": 1750,
 }  # fmt: skip
@@ -64,7 +64,7 @@ def sizes() -> dict[str, int]:
 
 
 def test_each_folder_keeps_to_its_budget() -> None:
-    """And all of them together to 29,354 lines in 268 modules.
+    """And all of them together to 29,355 lines in 268 modules.
 
     Issues of their own have budgets beside the rest: traces (1,097 lines), why a test differs
     (321), allow-lists (1,550), loaded modules (450), asyncio, inspect_ai and waits (420), several
@@ -75,7 +75,7 @@ def test_each_folder_keeps_to_its_budget() -> None:
         folders[name.partition("/")[0] if "/" in name else ""] += size
     assert folders.keys() == BUDGETS.keys()
     assert {name: size for name, size in folders.items() if size > BUDGETS[name]} == {}
-    assert folders.total() <= 29_354
+    assert folders.total() <= 29_355
     assert len(MODULES) <= 268
 
 

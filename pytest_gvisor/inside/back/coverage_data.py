@@ -141,9 +141,10 @@ class InsideCoverage:
                 if len(context) > _LONGEST_CONTEXT:
                     raise ValueError("a context of so many characters")
                 found = read(entries)
-                # A bitmap in memory is three quarters of its text.
-                self._held += len(found) + len(entries) // 32
-                self._entries += len(found) + len(entries) // 32
+                # A bitmap in memory is three quarters of its text. A context is kept as it is.
+                size = len(found) + (len(entries) + len(context)) // 32
+                self._held += size
+                self._entries += size
                 if self._entries > MOST_ENTRIES:
                     raise ProtocolError(f"more than {MOST_ENTRIES:,} lines or jumps of coverage")
                 yield escape(context), found
