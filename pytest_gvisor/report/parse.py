@@ -102,7 +102,7 @@ _KINDS: Mapping[Any, Reader] = {
                  lambda values: _STATES.keys() >= set(values),
                  lambda values: [*map(_STATES.__getitem__, values)]),
     bool: _kind({bool}, "is neither true nor false", lambda _: True),
-    # No cgroup counts further.
+    # Other readers of JSON may know no larger number.
     int: _kind({int}, "is not a whole number below 2**63",
                lambda values: min(values) >= 0 and max(values) < 2**63),
     float: _kind({int, float}, f"is not a number from 0 to {MAX_NUMBER:g}",

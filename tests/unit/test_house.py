@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parents[2] / "pytest_gvisor"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 BUDGETS = {
-    "": 40, "cli": 1259, "inside": 4754, "plugin": 2055, "harness": 808, "report": 1141,
-    "sandbox": 2289, "run": 2598, "install": 350, "images": 2070, "runsc": 1383, "oci": 2175,
+    "": 33, "cli": 1188, "inside": 4754, "plugin": 2046, "harness": 808, "report": 1040,
+    "sandbox": 2289, "run": 2588, "install": 350, "images": 1987, "runsc": 1374, "oci": 2164,
     "vm": 382, "sessions": 647, "trace": 779, "base": 1722, "guest": 3454, "programs": 1750,
 }  # fmt: skip
 """The lines of code that a folder may have. A change that needs more takes away as many."""
