@@ -546,17 +546,19 @@ def test_a_forbidden_act_outside_of_tests_fails_the_next_one_or_the_session(
     """)
     project.makepyfile(ACTS)
     result = run_inside("-pno:randomly")
-    assert result.parseoutcomes() == {"passed": 3, "xfailed": 1, "errors": 3, "warnings": 1}
+    outcomes = result.parseoutcomes()
+    assert (outcomes["passed"], outcomes["xfailed"], result.ret) == (3, 1, 1)
     result.stdout.fnmatch_lines([
         "*ERROR at teardown of TestForbids.test_first *", "before this test began: *",
         "  executed: */true at import, by *",
         "*ERROR at teardown of TestForbids.test_fails_as_expected *",
         "  executed: */true in a failure, by *",
-        "*ERROR at teardown of TestForbids.test_acts_when_it_is_judged?2? *",
-        "before this test began: *", "  executed: */true after 1, by *",
-        "*PytestGvisorWarning: after the last test of a sandbox: *",
-        "*  executed: */true after 2, by *",
     ])  # fmt: skip
+    # The event of an act after the last one that the host waits for may come before its verdict.
+    # So it is this test that fails, or the next one, or the session.
+    assert outcomes["errors"] >= 3
+    acts = [f"*  executed: */true after {number}, by *" for number in (1, 2)]
+    result.stdout.fnmatch_lines_random(acts)
 
 
 @pytest.mark.parametrize("workers", ["-n0", "-n1"])
