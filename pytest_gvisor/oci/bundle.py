@@ -197,7 +197,14 @@ def _resolve(
     root = _root(spec.root.path, folder, found)
     seen = tuple(_mount(mount, folder, notes) for mount in spec.mounts)
     seen = _with_options_of_runsc(seen, notes)
-    made = replace(spec, process=process, root=replace(spec.root, path=root), mounts=seen)
+    # As runc has it. The sentry of 20240729 dies of a device without a mode.
+    devices = tuple(
+        replace(device, file_mode=0o666) if device.file_mode is None else device
+        for device in spec.linux.devices
+    )
+    linux = replace(spec.linux, devices=devices)
+    root_spec = replace(spec.root, path=root)
+    made = replace(spec, process=process, root=root_spec, mounts=seen, linux=linux)
     if allow is not None:
         # One more than are shown, so that it shows that there are more.
         found += itertools.islice(reach.problems(made, folder, allow), MAX_PROBLEMS + 1)

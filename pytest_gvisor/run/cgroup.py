@@ -198,7 +198,8 @@ def _files(controller: str, version: int, limit: float) -> dict[str, str]:
         case "memory", _:
             return {"memory.limit_in_bytes": size, "memory.memsw.limit_in_bytes": size}
         case "pids", _:
-            return {"pids.max": size}
+            # The kernel refuses more than a machine can have: PID_MAX_LIMIT.
+            return {"pids.max": f"{min(int(limit), 1 << 22)}"}
         case _, 2:
             return {"cpu.max": f"{quota} {_PERIOD}"}
         case _:

@@ -68,7 +68,10 @@ def placed(spec: Spec, workspace: Workspace) -> tuple[Spec, tuple[Source, ...]]:
         make_private(workspace.path("sources"))
         mounts = [
             dataclasses.replace(
-                mount, source=place(str(index), mount.source, readonly="ro" in mount.options)
+                mount,
+                source=place(str(index), mount.source, readonly="ro" in mount.options),
+                # The kernel lets no user namespace, as the gofer's, leave out the mounts below.
+                options=tuple(dict.fromkeys(("rbind", *mount.options))),
             )
             if mount.is_bind
             else mount

@@ -116,6 +116,23 @@ def test_an_option_holds_for_what_is_mounted_below(
         subprocess.run(["umount", below], check=True)
 
 
+@NEEDS_ROOT
+@pytest.mark.parametrize("options", [["bind", "ro"], ["bind", "rw"], ["ro"]])
+def test_a_bind_that_is_not_recursive_shows_what_is_mounted_below(
+    gvisor: Gvisor, foreign: Foreign, options: list[str]
+) -> None:
+    """No user namespace may leave that out, and a gofer of another mind ends the sandbox."""
+    folder = foreign("busybox cat /there/file /there/below/file", there(*options))
+    below = folder / "data/below"
+    below.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", below], check=True)
+    try:
+        (below / "file").write_text("below\n")
+        assert gvisor.run_bundle(Bundle.open(folder)).stdout == "as it was\nbelow\n"
+    finally:
+        subprocess.run(["umount", below], check=True)
+
+
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
     """A folder of the host that is no part of the bundle."""
@@ -246,6 +263,21 @@ def test_a_field_that_reaches_nothing_of_the_host_is_accepted(
     assert Path("/proc/sys/kernel/hostname").read_text() == before
     cgroups = Path("/sys/fs/cgroup")
     assert [*cgroups.glob(name), *cgroups.glob(f"*/{name}")] == []
+
+
+def test_a_device_without_a_mode_has_that_of_runc(foreign: Foreign) -> None:
+    """Releases of 2024 would end the sandbox; a mode of the bundle's own stays."""
+    null = {"path": "/dev/null", "type": "c"}
+    devices = [null, {**null, "fileMode": 0}]
+    linux = Bundle.open(foreign("true", linux={"devices": devices})).spec.linux
+    assert [device.file_mode for device in linux.devices] == [0o666, 0]
+
+
+@NEEDS_CGROUPS
+def test_a_limit_above_all_tasks_of_a_machine_is_none(gvisor: Gvisor, foreign: Foreign) -> None:
+    """The kernel refuses such a number, so it gets the highest that it takes."""
+    folder = foreign("true", linux={"resources": {"pids": {"limit": 2**63 - 1}}})
+    assert gvisor.run_bundle(Bundle.open(folder)).returncode == 0
 
 
 @pytest.mark.parametrize("score", [-1, 0, 999])
