@@ -61,6 +61,8 @@ _LIMITS = {
 
 def limit_reached(text: str) -> str:
     """Return a sentence on the limit that a message of runsc names; ``""`` if it names none."""
+    if "dup3 of stdios failed" in text:  # EBADF: the new number would be above the limit
+        return _LIMITS[errno_names.EMFILE]
     for number, told in _LIMITS.items():
         # The texts of Go are the C library's in lower case. Its runtime writes the number.
         if os.strerror(number).lower() in text or f"errno={number})" in text:

@@ -12,6 +12,7 @@ import errno
 import os
 import re
 
+from pytest_gvisor.base.errors import limit_reached
 from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.programs.proc import mounts, status_of, text_in
 
@@ -75,6 +76,8 @@ def explain(platform: Platform, cause: Cause, message: str) -> tuple[str, str]:
     """Return facts of this machine to follow the message of a failure, and one line of remedy."""
     if cause in _REMEDIES:
         return "", _REMEDIES[cause]
+    if not _NAMESPACES.search(message) and (limit := limit_reached(message)):
+        return "", limit
     if platform is Platform.KVM:
         is_virtual = "hypervisor" in processor_flags()
         return " | this is a virtual machine" if is_virtual else "", _NO_KVM

@@ -37,6 +37,15 @@ def test_a_standard_stream_may_be_closed(closed: str, status: int) -> None:
     assert release == "" if closed == ">&-" else is_gvisor_kernel(release)
 
 
+def test_a_low_limit_on_open_files_is_named() -> None:
+    """runsc says `bad file descriptor`, and no container's profile helps."""
+    limited = ["sh", "-c", 'ulimit -n 100; exec "$@"', "sh", *RUN, "--", "true"]
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 125
+    assert "is reached: see `ulimit -n`" in done.stderr
+    assert "docker" not in done.stderr
+
+
 @pytest.mark.parametrize("names", ["systrap,ptrace", "all", "ptrace,native"])
 def test_more_than_one_platform_is_refused(names: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A list of platforms is refused, because a command runs once."""
