@@ -14,8 +14,8 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_gvisor.base.escape import escape
-from pytest_gvisor.programs.paths import below, within
-from pytest_gvisor.programs.proc import id_map
+from pytest_gvisor.programs.paths import SHARED, below, within
+from pytest_gvisor.programs.proc import id_map, strangers_uid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,10 +27,6 @@ WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 MAX_SYMLINKS = 40  # the kernel's MAXSYMLINKS: with one more, open() says ELOOP
 
 _SYSTEM_FOLDERS = ("/usr", "/opt")
-# Root's on every system; what lies in them may be anybody's.
-_SHARED_FOLDERS = frozenset(
-    {"/dev", "/dev/shm", "/home", "/run", "/run/user", "/tmp", "/var", "/var/tmp"}
-)
 _NODE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -186,7 +182,7 @@ class Trust:
         # Under `unshare -r` the real root has no number, and its /usr/bin/runsc shows the overflow
         # uid. So does a file of any other stranger; the system's own folders are where strangers
         # have nothing, and what we could write there (a mount of our own) is not the system's.
-        if node.path in _SHARED_FOLDERS:
+        if node.path in SHARED:
             return stat.S_ISDIR(node.info.st_mode)
         roots = [*_SYSTEM_FOLDERS, *filter(None, [self.store])]
         system = any(within(node.path, root) or below(root, node.path) for root in roots)
@@ -200,13 +196,11 @@ def _overflow_uid(euid: int) -> int | None:
     somebody, only that user and the namespace's root can tell the two apart. Root could write a
     mapped user's file and cannot write an unmapped one's.
     """
-    ranges = id_map()
-    if any(ids.size >= 2**32 - 1 for ids in ranges):
-        return None
-    with open("/proc/sys/kernel/overflowuid") as file:
-        overflow = int(file.read())
-    taken = any(ids.inside <= overflow < ids.inside + ids.size for ids in ranges)
-    return None if taken and euid not in (0, overflow) else overflow
+    overflow = strangers_uid()
+    if overflow is None or euid in (0, overflow):
+        return overflow
+    taken = any(ids.inside <= overflow < ids.inside + ids.size for ids in id_map())
+    return None if taken else overflow
 
 
 def folder_problem(lookup: Lookup, trust: Trust) -> str | None:

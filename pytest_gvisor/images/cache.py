@@ -128,7 +128,7 @@ class Cache:
     """The cache in a folder. Methods raise `ImageError`, also for an unsafe folder."""
 
     def __init__(self, folder: str | None = None, *, patience: float = _PATIENCE) -> None:
-        self._whole = os.path.abspath(folder or caches("images-2"))
+        self._whole = os.path.abspath(folder) if folder else caches("images-2")
         self._patience = patience
         self._is_swept = False
 

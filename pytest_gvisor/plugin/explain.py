@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import pytest
 
+from pytest_gvisor.base.errors import LaunchError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.setting_values import NATIVE
 from pytest_gvisor.plugin import phase_marks
@@ -30,6 +31,7 @@ from pytest_gvisor.programs import paths, warden
 from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.report import parse
 from pytest_gvisor.report.model import Cell, Report, Row, State
+from pytest_gvisor.sessions import private
 from pytest_gvisor.trace.call_logs import CallLog, failed_as_told, first_difference, sentence
 
 TIMES, MOST_TESTS, MOST_SECONDS = 5, 50, 600.0
@@ -56,6 +58,11 @@ def why(config: pytest.Config, report: Report) -> Iterator[str]:
     if config.pluginmanager.hasplugin(phase_marks.__name__):
         return  # this is one of the pytests below, in a project that always asks for it
     groups: dict[tuple[str, ...], list[Pair]] = collections.defaultdict(list)
+    try:
+        temporary = private.temporary()
+    except LaunchError as error:
+        yield f"no test runs again: {escape(error.detail)}: set TMPDIR"
+        return
     for pair in [pair for row in report.differing if (pair := _pair(row))][:MOST_TESTS]:
         # The command is ``python -m pytest ID`` and options, which most tests have in common.
         groups[tuple(shlex.split(pair.gvisor.command)[4:])].append(pair)
@@ -64,7 +71,7 @@ def why(config: pytest.Config, report: Report) -> Iterator[str]:
         terminal.write_sep("-", "gVisor: the tests that differ run again")
     deadline = time.monotonic() + MOST_SECONDS
     for words, pairs in groups.items():
-        for test, text in _Repeater(config, words, pairs, deadline).sentences().items():
+        for test, text in _Repeater(config, words, pairs, deadline, temporary).sentences().items():
             yield f"{test}: {text}"
 
 
@@ -81,9 +88,15 @@ class _Repeater:
     """Pytests that run some tests again, with the same options."""
 
     def __init__(
-        self, config: pytest.Config, words: Sequence[str], pairs: Sequence[Pair], deadline: float
+        self,
+        config: pytest.Config,
+        words: Sequence[str],
+        pairs: Sequence[Pair],
+        deadline: float,
+        temporary: str,
     ) -> None:
         self._config, self._words, self._pairs, self._deadline = config, words, pairs, deadline
+        self._temporary = temporary
         self._slowest = 0.0
         self._strace = shutil.which("strace", path=paths.SYSTEM_PATH)
 
@@ -121,7 +134,8 @@ class _Repeater:
 
     def _run(self, log: CallLog | None, *words: str) -> bytes:
         """Run the tests in a pytest: with a log of its calls, or else return its report."""
-        config, folder = self._config, tempfile.mkdtemp(prefix="pytest-gvisor-explain-")
+        config = self._config
+        folder = tempfile.mkdtemp(prefix="pytest-gvisor-explain-", dir=self._temporary)
         fifo, report = os.path.join(folder, "boot"), os.path.join(folder, "report.json")
         os.mkfifo(fifo, 0o600)
         ids = [shlex.split(pair.gvisor.command)[3] for pair in self._pairs]

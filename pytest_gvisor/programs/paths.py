@@ -22,6 +22,9 @@ KEEPER = "keeper.py"
 SIDECARS_VARIABLE = "GVISOR_SIDECAR_BINARIES_DIR"
 """Names the folder of sidecars in the environment of a runsc that looks for one."""
 
+SHARED = frozenset({"/dev", "/dev/shm", "/home", "/run", "/run/user", "/tmp", "/var", "/var/tmp"})
+"""Folders that are root's on every system. Files in them may be anybody's."""
+
 LOCK = "lock"
 """The name of the file in a session's folder whose lock says that the session is alive."""
 

@@ -101,6 +101,17 @@ def id_map(kind: str = "uid") -> tuple[IdRange, ...]:
         return ALL_IDS
 
 
+def strangers_uid() -> int | None:
+    """Return the uid that the kernel shows for owners without a place in this user namespace.
+
+    None if all have one. With a partial map, somebody may have this number too. Raises `OSError`.
+    """
+    if any(ids.size >= 2**32 - 1 for ids in id_map()):
+        return None
+    with open("/proc/sys/kernel/overflowuid", encoding="ascii") as file:
+        return int(file.read())
+
+
 def children_of_self() -> list[int]:
     """The pids whose parent is this process, zombies included."""
     return children_of(os.getpid())

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from typing import Any
 
-from pytest_gvisor.programs import child, leftovers, linux
+from pytest_gvisor.programs import child, leftovers, linux, paths, proc
 from pytest_gvisor.programs.order import Order
 
 ORDER = "order.json"
@@ -95,25 +95,33 @@ def run(order: Order) -> int:
     return status if status >= 0 else 128 - status
 
 
-def _check_place(state: str) -> None:
-    """Exit if another user could put a folder, and so a bundle, in the place of ``state``."""
-    # In a user namespace, root has the number of the owner of ``/``.
-    trusted, above = {0, os.geteuid(), os.stat("/").st_uid}, state
-    while above != "/":
-        above = os.path.dirname(above)
-        info = os.stat(above)
+def _place() -> str:
+    """Return the folder for temporary files, without links.
+
+    Exits if another user could put a folder, and so a bundle, in the place of one that is made
+    there.
+    """
+    place = os.path.realpath(tempfile.gettempdir())  # the child opens places without links
+    trusted = {0, os.geteuid()} - {strangers := proc.strangers_uid()}
+    names = place.split("/")
+    # From the top: nobody can exchange a folder in one that was found good.
+    for number in range(1, len(names) + 1):
+        path = "/".join(names[:number]) or "/"
+        info = os.lstat(path)
         is_open = info.st_mode & 0o022 and not info.st_mode & stat.S_ISVTX
-        if is_open or info.st_uid not in trusted:
-            sys.exit(f"replay: others can replace what is in {above}: set TMPDIR")
+        # In a user namespace, root may have the number of strangers.
+        is_root_s = info.st_uid == strangers and path in {"/", *paths.SHARED}
+        if is_open or not (info.st_uid in trusted or is_root_s):
+            sys.exit(f"replay: others can replace what is in {path}: set TMPDIR")
+    return place
 
 
 def main(arguments: list[str]) -> int:
     """Repeat the run that was kept in the folder ``arguments[0]``."""
     for number in _ENDS:
         signal.signal(number, lambda caught, _frame: sys.exit(128 + caught))
-    state = os.path.realpath(tempfile.mkdtemp())  # the child opens places without links
+    state = tempfile.mkdtemp(dir=_place())
     try:
-        _check_place(state)
         return run(prepare(os.path.realpath(arguments[0]), state))
     finally:
         shutil.rmtree(state, ignore_errors=True)

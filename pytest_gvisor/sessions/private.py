@@ -12,12 +12,14 @@ import errno
 import fcntl
 import os
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from pytest_gvisor.base.errors import LaunchError, on_error, stage
 from pytest_gvisor.base.trust import Node, Trust, follow, way_problems
+from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import within
 
 written: set[str] = set()
@@ -32,7 +34,11 @@ _NO_FOLDER = frozenset({errno.ELOOP, errno.ENOTDIR})
 def make_private(path: str, folder: int | None = None) -> None:
     """Make a folder with mode 0700, whatever umask a test has set."""
     os.mkdir(path, 0o700, dir_fd=folder)
-    os.chmod(path, 0o700, dir_fd=folder)
+    # Not by its name, which may be that of a link by now, and without a right to read it.
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    with closing(os.open(path, flags, dir_fd=folder)) as fd:
+        if os.fstat(fd).st_uid == os.geteuid():
+            os.chmod(f"/proc/self/fd/{fd}", 0o700)
 
 
 class Place(NamedTuple):
@@ -101,6 +107,15 @@ def place(path: str, *, lenient: bool = False) -> Iterator[Place]:
         yield Place(above=last.fd, name=name, path=os.path.join(last.path, name), trust=trust)
 
 
+def temporary() -> str:
+    """Return the folder for temporary files, without links.
+
+    Raises `LaunchError` if another user could replace what is made in it.
+    """
+    with place(os.path.join(os.path.abspath(tempfile.gettempdir()), "any")) as found:
+        return os.path.dirname(found.path)
+
+
 def open_private(path: str, *, lenient: bool = False) -> int:
     """Open the folder ``path`` by `Place.open`. Raises the errors of that and of `place`.
 
@@ -125,6 +140,8 @@ def make_above(path: str) -> None:
     """
     above = os.path.dirname(path)
     if not os.path.isdir(above):
+        if not os.path.isabs(above):
+            raise _refuse(path, "is not an absolute path")
         make_above(above)
         os.close(open_private(above, lenient=True))
 

@@ -23,10 +23,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pytest_gvisor.base.errors import LaunchError, on_error, stage
-from pytest_gvisor.base.trust import SHORTAGES
+from pytest_gvisor.base.trust import SHORTAGES, noexec_problem
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import LOCK
+from pytest_gvisor.programs.proc import strangers_uid
 from pytest_gvisor.sessions import private, stopped_keepers
 from pytest_gvisor.sessions.places import session_bases
 
@@ -40,21 +41,30 @@ _LEAST_PATIENCE = 0.05
 def choose_base() -> tuple[str, list[str]]:
     """Return the folder for this user's new sessions, and the reasons against better ones.
 
-    It is the first usable candidate, and is made if it is missing. Raises `LaunchError` where there
+    It is the first usable candidate, and is made if it is missing. One on a file system that is
+    mounted noexec comes last in a user namespace, where the kernel does not let runsc mount a root
+    file system from there again. Raises `LaunchError` where there
     is none, or where this process is short of what it takes to look.
     """
-    passed = []
+    passed, noexec = [], []
+    is_rootless = os.geteuid() != 0 or strangers_uid() is not None
     for candidate in dict.fromkeys(session_bases()):
         try:
             with private.place(candidate) as found:
                 _check_length(found.path)
-                os.close(found.open())
+                with closing(found.open()) as fd:
+                    problems = noexec_problem(fd) if is_rootless else ()
         except LaunchError as error:
             if error.errno in SHORTAGES:
                 raise
             passed.append(error.detail)
         else:
-            return found.path, passed
+            if not problems:
+                return found.path, passed
+            noexec.append(found.path)
+            passed.append(f"{found.path}: {problems[0]}")
+    if noexec:
+        return noexec[0], passed
     raise LaunchError(
         "session_folder",
         "\n  ".join(["no folder can hold sessions:", *passed]),

@@ -172,9 +172,11 @@ def _opened(path: str) -> int:
     one than a regular file that can be read.
     """
     try:
-        if not stat.S_ISREG(os.lstat(path).st_mode):
-            raise MachineFailed(f"the VM has left no regular file as {os.path.basename(path)}")
-        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        # O_PATH opens no FIFO and no device. The VM may exchange the file at any moment.
+        with closing(os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)) as found:
+            if not stat.S_ISREG(os.fstat(found).st_mode):
+                raise MachineFailed(f"the VM has left no regular file as {os.path.basename(path)}")
+            return os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise
     except OSError as error:

@@ -41,6 +41,22 @@ failed = []
 """
 
 
+def test_no_test_is_repeated_where_others_can_replace_its_files(
+    project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user could put a file in the place of the log's FIFO. pytest would never end, and
+    strace would write to what a link leads to.
+    """
+    folder = project.mkdir("open")
+    folder.chmod(0o777)
+    monkeypatch.setenv("TMPDIR", str(folder))
+    project.makepyfile("import os\n\ndef test_it(): assert 'gvisor' in os.uname().release")
+    result = run_inside("--gvisor-platform=native,systrap", "--gvisor-explain")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines([f"no test runs again: *{folder} (mode 0777*: set TMPDIR"])
+    assert not list(folder.glob("*explain*"))
+
+
 def test_repetitions_load_no_conftest_and_replace_no_report(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:

@@ -348,6 +348,90 @@ def test_no_run_is_repeated_where_the_attacker_can_replace_its_bundle(
     assert ("others can" if whose == "attacker" else "order.json") in said
 
 
+def test_no_run_is_repeated_where_a_stranger_has_the_number_of_root(
+    victim: User, attacker: User
+) -> None:
+    """In a user namespace, the owner of ``/`` and the attacker have one number."""
+    folder = attacker.folder(victim.bases[1], 0o1777)
+    root = dataclasses.replace(victim, uid=0)
+    status, said = root.does(REPLAY.format(kept="/"), NAMESPACE, TMPDIR=str(folder))
+    assert (status, said) == (1, f"replay: others can replace what is in {folder}: set TMPDIR\n")
+    assert "order.json" in root.does(REPLAY.format(kept="/"), NAMESPACE, TMPDIR="/tmp")[1]
+
+
+TURNED = """
+import shutil, tempfile
+from pytest_gvisor.programs import replay
+real = tempfile.mkdtemp
+def mkdtemp(*arguments, **more):
+    made = real(*arguments, **more)
+    os.unlink({link!r})
+    os.symlink("/tmp", {link!r})
+    return made
+tempfile.mkdtemp = mkdtemp
+replay.prepare = lambda _kept, state: result.append(state)
+replay.run = lambda _order: 0
+result = []
+replay.main(["/"])
+"""
+
+
+def test_no_link_decides_where_a_run_is_repeated_after_the_check(
+    victim: User, attacker: User
+) -> None:
+    """TMPDIR is a link that turns when the folder of the run is made."""
+    link = victim.link(victim.home / "t", victim.home)
+    (state,) = victim.does(TURNED.format(link=str(link)), TMPDIR=str(link))
+    assert os.path.dirname(state) == str(victim.home)
+
+
+FOUND = """
+import subprocess
+from pytest_gvisor.programs import leftovers
+words = ["sh", "-c", "echo; read x", "runsc", "--root={session}/g1/root"]
+with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as own:
+    own.stdout.read(1)
+    result = [leftovers.processes({session!r}, everywhere=True) == [own.pid]]
+    own.stdin.close()
+"""
+
+
+def test_no_stranger_in_a_user_namespace_is_waited_for(victim: User, attacker: User) -> None:
+    """There, a stranger has the number of nobody, as which root's runsc runs its sandboxes."""
+    session = victim.home / "s-1"
+    root = dataclasses.replace(victim, uid=0)
+    with attacker.poses(session):
+        assert root.does(FOUND.format(session=str(session)), NAMESPACE) == [True]
+
+
+BOTH = """
+import pytest
+
+def test_of_a_workload(gvisor):
+    assert gvisor.run(["true"], timeout=20).returncode == 0
+
+@pytest.mark.in_gvisor
+def test_inside(tmp_path):
+    pass
+"""
+
+
+def test_no_name_of_the_attacker_s_ends_the_session(
+    attacker: User, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the attacker has made pytest's folder for temporary files, only the tests that need one
+    have an error.
+    """
+    monkeypatch.setenv("LOGNAME", "victim")
+    monkeypatch.setenv("PYTEST_DEBUG_TEMPROOT", str(attacker.shared))
+    attacker.folder(attacker.shared / "pytest-of-victim")
+    pytester.makepyfile(BOTH)
+    words = ["-m", "pytest", "-p", "no:cacheprovider", "--gvisor-platform=systrap"]
+    result = pytester.run(sys.executable, *words)
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*no folder for temporary files: *pytest-of-victim*"])
+
+
 LINK = """
 def shown(make):
     try:

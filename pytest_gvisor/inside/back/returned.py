@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.base.errors import GvisorError, UsageError
+from pytest_gvisor.base.errors import GvisorError, LaunchError, UsageError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.guest.tests.returns import MOST_NAMES, REASONS, Place, refusal
 from pytest_gvisor.inside.back.anchors import Anchor, Anchors
@@ -200,12 +200,21 @@ def basetemp(config: pytest.Config, items: Iterable[pytest.Item], number: int) -
     """Return the base temporary folder of this process's sandbox of that number.
 
     It is the host's, which the host's pytest makes and empties as for tests here. So a path in a
-    report names a file that is there. None if no test needs one.
+    report names a file that is there. None if no test needs one. Raises `LaunchError` if pytest
+    cannot make it: another user may have taken its name.
     """
     factory = getattr(config, "_tmp_path_factory", None)
     if factory is None or not (_needs_basetemp(items) or _is_basetemp_given(config)):
         return None
-    base = str(factory.getbasetemp())
+    try:
+        base = str(factory.getbasetemp())
+    except OSError as error:
+        raise LaunchError(
+            "basetemp",
+            f"pytest has no folder for temporary files: {error.strerror or error}",
+            errno=error.errno or 0,
+            next_step="Give --basetemp a folder of yours.",
+        ) from error
     return base if number == 1 else os.path.join(base, f"sandbox-{number}")
 
 

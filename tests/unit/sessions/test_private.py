@@ -39,6 +39,31 @@ def test_a_private_folder_lets_nobody_in_for_any_moment(
     assert stat.S_IMODE(os.lstat(f"{base}/x").st_mode) == 0o700
 
 
+def test_no_link_in_the_place_of_a_new_folder_is_followed(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a cache that others can write, another user puts a link there, and what that leads to
+    keeps its mode.
+    """
+    os.mkdir(f"{base}/other")
+    os.chmod(f"{base}/other", 0o755)
+
+    def mkdir(path: str, *_: int, **__: int) -> None:
+        os.symlink(f"{base}/other", path)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    with pytest.raises(OSError, match=r"Not a directory"):
+        private.make_private(f"{base}/x")
+    assert stat.S_IMODE(os.lstat(f"{base}/other").st_mode) == 0o755
+
+
+@pytest.mark.parametrize("path", ["~/.cache/pytest-gvisor/answers", "one"])
+def test_no_folder_is_made_below_a_relative_path(path: str) -> None:
+    """The home folder of a uid without an account and without HOME is ``~``."""
+    with pytest.raises(LaunchError, match="is not an absolute path"):
+        private.make_above(path)
+
+
 def refusal(path: str, number: int = 0) -> LaunchError:
     """The error of opening the folder, with this errno; no descriptor stays open."""
     before = set(os.listdir("/proc/self/fd"))

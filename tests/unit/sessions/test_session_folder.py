@@ -22,6 +22,7 @@ from unittest.mock import Mock
 import pytest
 
 from pytest_gvisor.base.errors import LaunchError
+from pytest_gvisor.base.trust import noexec_problem
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.leftovers import clear_session, remove_session
 from pytest_gvisor.sessions import places, session_folder, stopped_keepers
@@ -113,6 +114,24 @@ def test_a_temporary_directory_that_runsc_cannot_use_is_passed_over(
     assert chosen == in_tmp
     assert "more than 48 bytes, or is not UTF-8" in reason
     assert os.listdir(path) == []
+
+
+@pytest.mark.parametrize("all_are", [True, False])
+def test_a_file_system_that_is_mounted_noexec_comes_last_in_a_user_namespace(
+    temporary: str, in_tmp: str, all_are: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a folder is used where there is no other: images that lie elsewhere run from there."""
+    real, chosen_first = noexec_problem, f"{temporary}/pytest-gvisor-{os.geteuid()}"
+
+    def problem(fd: int) -> tuple[str, ...]:
+        is_one = all_are or os.readlink(f"/proc/self/fd/{fd}") == chosen_first
+        return ("is noexec",) if is_one else real(fd)
+
+    monkeypatch.setattr(session_folder, "noexec_problem", problem)
+    monkeypatch.setattr(session_folder, "strangers_uid", lambda: 65534)
+    chosen, reasons = session_folder.choose_base()
+    assert chosen == (chosen_first if all_are else in_tmp)
+    assert reasons[0] == f"{chosen_first}: is noexec"
 
 
 def test_the_home_folder_is_the_last_candidate(

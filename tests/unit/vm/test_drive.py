@@ -1,9 +1,11 @@
 """The output of a VM's console, and the files that a VM leaves."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +52,31 @@ def test_a_console_does_not_stop_the_vm_and_does_not_grow(writer: subprocess.Pop
     console.read()
     assert console.end().endswith("\n  x\n  x")
     assert len(console._last) <= 64 * 1024
+
+
+@pytest.mark.parametrize("makes", [os.mkfifo, os.mkdir])
+def test_no_file_is_exchanged_while_it_is_opened(
+    makes: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A VM puts a FIFO or a folder in the place of a file that has just been looked at."""
+    path = tmp_path / "stdout"
+    path.write_text("x")
+
+    def then(look: Callable[..., Any]) -> Callable[..., Any]:
+        def looks(*arguments: Any, **more: Any) -> Any:
+            found = look(*arguments, **more)
+            if arguments[0] == str(path) and path.is_file():
+                path.unlink()
+                makes(path)
+            return found
+
+        return looks
+
+    for look in ("lstat", "open"):
+        monkeypatch.setattr(os, look, then(getattr(os, look)))
+    got: list[bytes] = []
+    drive._Tail(str(tmp_path), "stdout", got.append).pass_on()
+    assert got == [b"x"]
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
-from pytest_gvisor.base.errors import ProtocolError
+from pytest_gvisor.base.errors import LaunchError, ProtocolError
 from pytest_gvisor.guest.tests.returns import MOST_NAMES, Place
 from pytest_gvisor.inside.back import anchors
 from pytest_gvisor.inside.back.anchors import Anchor, Anchors
@@ -536,6 +537,14 @@ def test_the_base_temporary_folder_is_the_host_s() -> None:
     without = config(basetemp="x")
     del without._tmp_path_factory
     assert basetemp(without, uses, 1) is None
+
+
+def test_a_temporary_folder_that_is_another_user_s_is_an_error_of_the_tests() -> None:
+    """pytest refuses such a folder, and the session goes on."""
+    given = config()
+    given._tmp_path_factory.getbasetemp = Mock(side_effect=OSError("it is not owned by you"))
+    with pytest.raises(LaunchError, match=r"not owned by you\nGive --basetemp"):
+        basetemp(given, [test_item("/t.py", "tmp_path")], 1)
 
 
 @pytest.mark.parametrize("folder", ["/srv/project/tmp", "/imports/tmp", "/linked/tmp"])
