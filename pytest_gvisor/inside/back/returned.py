@@ -209,12 +209,8 @@ def basetemp(config: pytest.Config, items: Iterable[pytest.Item], number: int) -
     try:
         base = str(factory.getbasetemp())
     except OSError as error:
-        raise LaunchError(
-            "basetemp",
-            f"pytest has no folder for temporary files: {error.strerror or error}",
-            errno=error.errno or 0,
-            next_step="Give --basetemp a folder of yours.",
-        ) from error
+        text = f"pytest has no folder for temporary files: {error}"
+        raise LaunchError("basetemp", text, next_step="Give --basetemp a folder.") from error
     return base if number == 1 else os.path.join(base, f"sandbox-{number}")
 
 
