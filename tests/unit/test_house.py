@@ -28,7 +28,6 @@ SMALL = {
     "plugin/phase_marks.py": "the pytest inside imports it too",
     "programs/ask_runsc.py": "a program",
     "programs/bootstrap.py": "Python keeps no byte code of the first file",
-    "programs/paths.py": "an idle session imports it",
 }
 """The modules below 30 lines of code, each with its reason."""
 
