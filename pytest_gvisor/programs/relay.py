@@ -1,10 +1,11 @@
 """The relay on the host: connects a sandbox to what its allow-list names, and to nothing else.
 
-Started by bootstrap.py with the socket to the relay in the sandbox, a socket to pytest, and the
-entries. An entry is ``HOST:PORT``, or ``HOST:PORT=SOCKET`` for a port of another sandbox, to which
-that unix socket leads. When the first socket closes, the sandbox is gone, and so are all
-connections. When the second closes, pytest is gone, and the relay ends. Its other sockets lead to
-other sandboxes, or to addresses that it has judged.
+Started by bootstrap.py with the socket to the relay in the sandbox, a socket to pytest, pytest's
+pidfd, and the entries. An entry is ``HOST:PORT``, or ``HOST:PORT=SOCKET`` for a port of another
+sandbox, to which that unix socket leads. When the first socket closes, the sandbox is gone, and so
+are all connections. When the second closes, pytest needs the relay no more, and it ends. It ends
+with pytest too, even if a fork of pytest has these sockets open. Its other sockets lead to other
+sandboxes, or to addresses that it has judged.
 
 A name is resolved anew for each connection, in a thread, and each address of the answer is judged.
 The connection goes to one of these addresses, so a name that changes its answer gains nothing. The
@@ -23,6 +24,7 @@ import json
 import os
 import queue
 import resource
+import select
 import selectors
 import socket
 import threading
@@ -128,6 +130,7 @@ class Relay(Mux):
         self._names: dict[str, Counted] = {}
         self._resolver = resolver
         self._error = ""
+        self._question = ""  # the number of pytest's last one
         self._attempts: dict[int, Attempt] = {}
         self._settling = Settling(functools.partial(self.send, mux.SYNC, 0))
         self._control = control
@@ -176,10 +179,13 @@ class Relay(Mux):
         """Answer pytest, which asks for the counters; now, or when all is added."""
         asked = b""
         with contextlib.suppress(OSError):
-            asked = self._control.recv(16)
+            asked = self._control.recv(32)
         if not asked:
             self._control.close()
-        elif asked == SETTLE and self.link.fileno() >= 0:
+            return
+        asked, _, number = asked.partition(b" ")
+        self._question = number.decode()
+        if asked == SETTLE and self.link.fileno() >= 0:
             self._settling.begin(self.last)
         else:
             self._report()
@@ -193,6 +199,7 @@ class Relay(Mux):
         with contextlib.suppress(OSError):
             names = [{"entry": name, **one.told()} for name, one in self._names.items()]
             answer = {
+                "to": self._question,
                 "error": self._error or problem,
                 "entries": [one.told() for one in self._targets],
                 "sending": sum(not one.shut for one in self.connections.values()),
@@ -367,10 +374,19 @@ class Relay(Mux):
             attempt.trying.close()
 
 
+def _end_with(process: int) -> None:
+    """End this program at the end of the process of a pidfd, whatever it waits for."""
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    poll.poll()
+    os._exit(0)
+
+
 def main(arguments: list[str]) -> None:
-    """Relay, with ``LINK_FD CONTROL_FD ENTRY…``."""
+    """Relay, with ``LINK_FD CONTROL_FD PIDFD ENTRY…``."""
     # A low limit is for select(2) alone (getrlimit(2)), and a full relay refuses connections.
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    threading.Thread(target=_end_with, args=(int(arguments[2]),), daemon=True).start()
     link, control = (socket.socket(fileno=int(number)) for number in arguments[:2])
-    Relay(link, control, arguments[2:]).serve()
+    Relay(link, control, arguments[3:]).serve()

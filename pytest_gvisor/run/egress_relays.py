@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import os
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from pytest_gvisor.base.egress import Egress, Traffic
 from pytest_gvisor.base.errors import LaunchError, on_error, stage
@@ -23,6 +25,7 @@ from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.spec import Namespace, Spec
 from pytest_gvisor.oci.vocabulary import NamespaceType
 from pytest_gvisor.programs import relay
+from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import ENVIRONMENT, command
 from pytest_gvisor.programs.settling import SETTLE, SETTLED
 from pytest_gvisor.run.host_sources import placed
@@ -52,6 +55,7 @@ class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
         """
         self.allow, self.places, self._guard = allow, found, threading.Lock()
         self._last = Egress(entries=tuple(Traffic(entry=entry) for entry in allow))
+        self._owner, self._asked = os.getpid(), 0
         self.sending = 0
         """How many connections the sandbox had not ended, by the last figures."""
 
@@ -61,9 +65,10 @@ class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
         self._control.settimeout(_PATIENCE)
         led = {entry: f"{entry}={path}" for entry, path in ports}
         words = [led.get(entry, entry) for entry in allow]
-        fds, nothing = (link.fileno(), control.fileno()), subprocess.DEVNULL
-        closes = on_error(self._control.close)
-        with link, control, closes, stage("relay", "its program cannot be started"):
+        nothing, closes = subprocess.DEVNULL, on_error(self._control.close)
+        starts = stage("relay", "its program cannot be started")
+        with link, control, closes, starts, closing(os.pidfd_open(self._owner)) as pidfd:
+            fds = link.fileno(), control.fileno(), pidfd
             self._process = subprocess.Popen(
                 command(relay.__file__, *fds, *words), pass_fds=fds, env=ENVIRONMENT, cwd="/",
                 stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True,
@@ -71,8 +76,8 @@ class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
 
     @property
     def is_open(self) -> bool:
-        """Whether it has not been ended."""
-        return self._control.fileno() >= 0
+        """Whether it has not been ended. In a fork it is not: it is the parent's."""
+        return self._control.fileno() >= 0 and self._owner == os.getpid()
 
     def egress(self, *, settled: bool = False) -> Egress:
         """Return the traffic so far; ``settled`` waits for what the sandbox has sent and is not
@@ -80,15 +85,17 @@ class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
 
         Raises `LaunchError` if the relay does not answer.
         """
-        # An answer that comes too late would be read as that to the next question.
-        kills = on_error(self._process.kill)
-        with self._guard, stage("relay", "it does not answer"), kills:
+        with self._guard, stage("relay", "it does not answer"):
             if not self.is_open:
                 return self._last
-            self._control.send(SETTLE if settled else b"now")
-            if not (answer := self._control.recv(_MAX_MESSAGE)):
-                raise ConnectionResetError(errno.ECONNRESET, "it has ended")
-            found = loads(answer)
+            self._asked += 1
+            self._control.send(b"%b %d" % (SETTLE if settled else b"now", self._asked))
+            found: dict[str, Any] = {}
+            # The wait for an earlier answer may have ended by a Ctrl-C, or too soon.
+            while found.get("to") != str(self._asked):
+                if not (answer := self._control.recv(_MAX_MESSAGE)):
+                    raise ConnectionResetError(errno.ECONNRESET, "it has ended")
+                found = loads(answer)
         pairs = zip(self.allow, found["entries"], strict=True)
         entries = tuple(Traffic(entry=entry, **counts) for entry, counts in pairs)
         names = tuple(Traffic(**one) for one in found["names"])
@@ -98,9 +105,18 @@ class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
 
     def __exit__(self, *_: object) -> None:
         """End it: nothing is connected any more. The last figures stay."""
-        with contextlib.suppress(LaunchError):
-            self.egress()
+        if not self.is_open:
+            return
+        try:
+            with contextlib.suppress(LaunchError):
+                self.egress()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
         with self._guard:
+            # A fork of this process may hold the socket too: a close alone would not end it.
+            self._control.shutdown(socket.SHUT_RDWR)
             self._control.close()
         self.link.close()
         try:

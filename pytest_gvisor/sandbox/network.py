@@ -79,6 +79,7 @@ def _places(channel: Channel, allow: Sequence[str]) -> list[str]:
 
 
 def _change_hosts(channel: Channel, change: Callable[[bytes], bytes], patience: float) -> None:
+    channel.check()
     deadline = time.monotonic() + patience
     if channel.driven.request.settings.allow:  # it is a read-only mount of this file
         path = channel.driven.workspace.path("hosts")

@@ -271,3 +271,16 @@ def test_a_block_may_have_names_below_a_star(
             assert [one.entry for one in done.egress.entries][2:] == [
                 f"*.first:{port}", f"127.0.0.1:{port}", f"*.second:{port}"
             ]  # fmt: skip
+
+
+def test_the_end_of_a_sandbox_in_a_block_is_what_the_test_sees(gvisor: Gvisor) -> None:
+    """With an allow-list of its own, its names are in a file of the host's, which is gone too."""
+    with gvisor.sandbox(allow=["127.0.0.1:9"]) as box:
+
+        def use() -> None:
+            with box.network(allow=["db.example.com:5432"]):
+                os.kill(sentry(gvisor), signal.SIGKILL)
+                box.exec(["sleep", "60"])
+
+        with pytest.raises(SandboxCrashed):
+            use()

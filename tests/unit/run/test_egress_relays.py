@@ -1,6 +1,14 @@
 """The last figures of a run's relay."""
 
+import contextlib
+import os
+import select
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -42,19 +50,21 @@ def test_a_host_that_reads_nothing_is_waited_for_until_the_bound(
 
 
 LATE = """
-import socket, sys, time
+import json, socket, sys, time
 control = socket.socket(fileno=int(sys.argv[1]))
-control.recv(16)
-time.sleep(0.5)
-control.send(b'{"entries": [], "names": [], "error": "", "sending": 0}')
-control.recv(16)
+for pause in 0.5, 0, 0:
+    to = control.recv(32).split()[1].decode()
+    time.sleep(pause)
+    figures = {"entries": [], "names": [], "error": f"answer {to}", "sending": 0, "to": to}
+    control.send(json.dumps(figures).encode())
+control.recv(32)
 """
 
 
 def test_an_answer_that_comes_too_late_is_none_to_the_next_question(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its figures would be those of an earlier program. So each later question is an error too."""
+    """Its figures would be those of an earlier program. The next question has its own answer."""
     monkeypatch.setattr(egress_relays, "_PATIENCE", 0.2)
     monkeypatch.setattr(
         egress_relays,
@@ -62,7 +72,106 @@ def test_an_answer_that_comes_too_late_is_none_to_the_next_question(
         lambda _program, _link, control, *_words: [sys.executable, "-c", LATE, str(control)],
     )
     with OuterRelay([], [], []) as relay:
-        for _ in range(2):
-            with pytest.raises(LaunchError, match="at relay: it does not answer"):
-                relay.egress()
-        assert relay._process.wait(10) == -9
+        with pytest.raises(LaunchError, match="at relay: it does not answer"):
+            relay.egress()
+        relay._control.settimeout(30)
+        assert relay.egress().error == "answer 2"
+
+
+class Late(BaseException):
+    """The exception of a signal's handler."""
+
+
+def test_a_signal_ends_a_wait_for_figures_and_no_relay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next question is answered; and an end that is interrupted is one."""
+
+    def late(*_: object) -> None:
+        raise Late
+
+    before = signal.signal(signal.SIGALRM, late)
+    relay = OuterRelay(["127.0.0.1:9"], [], ["127.0.0.1:9"])
+    try:
+        for asks in (relay.egress, relay.__exit__):
+            assert relay.egress().error == ""
+            os.kill(relay._process.pid, signal.SIGSTOP)
+            monkeypatch.setattr(egress_relays, "_PATIENCE", 0.2)
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises(Late):
+                asks()
+            if relay.is_open:
+                os.kill(relay._process.pid, signal.SIGCONT)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        relay.__exit__()
+    assert relay._process.returncode == -signal.SIGKILL  # it was still stopped
+
+
+@pytest.fixture
+def fork() -> Iterator[Callable[[Callable[[], object]], int]]:
+    """Forks this process; each fork does something and then lives on."""
+    pids = []
+
+    def forked(act: Callable[[], object]) -> int:
+        reader, writer = os.pipe()
+        if (pid := os.fork()) == 0:
+            with contextlib.suppress(BaseException):
+                act()
+                os.write(writer, b"a")
+                signal.pause()
+            os._exit(1)
+        pids.append(pid)
+        os.close(writer)
+        assert os.read(reader, 1) == b"a"
+        os.close(reader)
+        return pid
+
+    yield forked
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_fork_neither_keeps_nor_ends_nor_asks_a_relay(
+    fork: Callable[[Callable[[], object]], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fork has copies of the sockets, as a pool of processes has that stays open."""
+    monkeypatch.setattr(egress_relays, "_PATIENCE", 100.0)
+    relay = OuterRelay(["127.0.0.1:9"], [], ["127.0.0.1:9"])
+
+    def act() -> None:
+        assert not relay.is_open
+        relay.egress()
+        relay.__exit__()
+
+    with relay:
+        fork(act)
+        assert relay.egress().sent == 0
+        began = time.monotonic()
+    assert time.monotonic() - began < 50
+    assert relay._process.returncode == 0
+
+
+def test_a_relay_ends_with_its_process_though_a_fork_lives_on(tmp_path: Path) -> None:
+    """The kernel closes no socket that the fork has too."""
+    script = (
+        "import os, signal\n"
+        "from pytest_gvisor.run.egress_relays import OuterRelay\n"
+        "relay = OuterRelay(['127.0.0.1:9'], [], ['127.0.0.1:9'])\n"
+        "relay.egress()\n"
+        "if pid := os.fork():\n"
+        "    print(pid, relay._process.pid, flush=True)\n"
+        "signal.pause()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    ) as made:
+        assert made.stdout is not None
+        fork, pid = map(int, made.stdout.readline().split())
+        pidfd = os.pidfd_open(pid)
+        made.kill()
+        try:
+            assert select.select([pidfd], [], [], 30)[0]
+        finally:
+            os.close(pidfd)
+            os.kill(fork, signal.SIGKILL)
