@@ -19,6 +19,7 @@ import secrets
 import selectors
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 
 from pytest_gvisor.base.completed import Completed, Outcome, SandboxCrashed
@@ -40,6 +41,7 @@ _LAST_READS = 16
 _MUCH = 64 * 1024  # so much at once is seldom all
 _EXIT_PATIENCE = 1.0
 _DEATH_PATIENCE = 2.0
+_FORK = "this process is a fork of the one that started it"
 
 
 class _State(enum.Enum):
@@ -62,6 +64,7 @@ class Channel:
         ``last_id`` is the last id that the guest knows.
         """
         self.lock = threading.RLock()
+        _channels.add(self)
         self.supervisor: Supervisor
         """The run's supervisor, for the listening thread only."""
 
@@ -385,3 +388,21 @@ class Channel:
         if self._waker >= 0:
             os.close(self._waker)
             self._waker = -1
+
+    # In a fork of this process.
+
+    def leave(self) -> None:
+        """Leave the sandbox to the parent: a message from here would be taken for its own."""
+        self.lock._at_fork_reinit()  # type: ignore[attr-defined] # its holder is not in the fork
+        self._state, self.death = _State.GONE, Death(reason=_FORK)
+
+
+_channels: weakref.WeakSet[Channel] = weakref.WeakSet()
+
+
+def _leave_all() -> None:
+    for channel in list(_channels):
+        channel.leave()
+
+
+os.register_at_fork(after_in_child=_leave_all)

@@ -113,7 +113,15 @@ class Link:
             size = int.from_bytes(self._read(4, deadline), "big")
             if size > plain.MAX_BYTES:
                 raise plain.TooMuch(f"a reply of {size} bytes")
-            reply = plain.decoded(self._read(size, deadline), self._made, deadline)
+            answer = self._read(size, deadline)
+        except errors.NotReady:
+            self._fail(f"no answer within {seconds:g} s", Outcome.TIMED_OUT)
+        except errors.GvisorError as error:
+            self._fail(error.message, Outcome.SANDBOX_CRASHED)
+        except (EOFError, plain.TooMuch, MemoryError) as error:  # and none of a signal's handler
+            self._fail(escape(str(error)))
+        try:
+            reply = plain.decoded(answer, self._made, deadline)
             self.received += size
             match reply:
                 case (str(to), "value", value) if to == token and isinstance(value, wanted):
@@ -124,10 +132,8 @@ class Link:
                     kind = errors.RemoteAttributeError if missing else errors.RemoteError
                     return None, kind(names, said, trace)
             raise ValueError("its reply is of another form, or to another call")
-        except (errors.NotReady, TimeoutError):
+        except TimeoutError:
             self._fail(f"no answer within {seconds:g} s", Outcome.TIMED_OUT)
-        except errors.GvisorError as error:
-            self._fail(error.message, Outcome.SANDBOX_CRASHED)
         except Exception as error:  # noqa: BLE001 -- a forged reply decides what a reader raises
             self._fail(escape(str(error)[:_TAIL]))
 
@@ -136,7 +142,7 @@ class Link:
         while len(data) < size:
             # Bytes may be there at each deadline: a process may send without end.
             if (left := deadline - time.monotonic()) <= 0:
-                raise TimeoutError
+                raise errors.NotReady("its reply has no end")
             part = self._process.stdout.read(size - len(data), timeout=left)
             if not part:
                 self._at_end(deadline)
@@ -190,6 +196,10 @@ class Remote:
     def __del__(self) -> None:
         """Have the next request drop the object."""
         self._gvisor_link.dropped.append(self._gvisor_number)
+
+    def __reduce__(self) -> NoReturn:
+        """Raise TypeError: the end of a copy would drop the object of both."""
+        raise TypeError(f"{self!r} can be neither copied nor pickled")
 
     def __repr__(self) -> str:
         """Return the name of the type, as the sandbox has it."""

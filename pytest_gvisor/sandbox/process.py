@@ -384,9 +384,9 @@ class Writer:
 
     def write(self, data: str | bytes, *, timeout: float | None = None) -> None:
         """Write all of the data as it is read. Raises `InsideError` if nobody reads any more."""
-        raw = data.encode() if isinstance(data, str) else data
+        raw = memoryview(data.encode() if isinstance(data, str) else data).cast("B")
         deadline = time.monotonic() + self._program.patience(timeout)
-        if not self._program.write_input(memoryview(raw), deadline):
+        if not self._program.write_input(raw, deadline):
             raise InsideError(f"{list(self._program.args)!r} reads no more input", errno=32)
 
     def close(self) -> None:

@@ -51,6 +51,9 @@ class Snapshot(contextlib.AbstractContextManager["Snapshot"]):
     last_id: int = dataclasses.field(repr=False)
     """The last id that the guest of the image knows."""
 
+    owner: int = dataclasses.field(default_factory=os.getpid, repr=False)
+    """The process that has made it; in a fork, `close` does nothing."""
+
     def wake(self, tag: bytes) -> bytes:
         """Return the frame that wakes up a copy's guest, which takes ``tag`` from then on."""
         return wake_up(self.tag, restored=1, tag=tag.hex(), oldest=self.last_id + 1)
@@ -89,7 +92,8 @@ class Snapshot(contextlib.AbstractContextManager["Snapshot"]):
 
     def close(self) -> None:
         """Remove the image. Copies that run go on; a second call does nothing."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.owner == os.getpid():
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def __exit__(self, *_: object) -> None:
         """Remove the image."""

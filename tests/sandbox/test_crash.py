@@ -184,3 +184,50 @@ def test_an_exception_of_a_signal_s_handler_leaves_a_sandbox_that_works(gvisor: 
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert rang > 40
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_fork_of_pytest_s_process_leaves_a_sandbox_to_its_parent(gvisor: Gvisor) -> None:
+    """Neither its use nor its end there sends anything to the sandbox, and each lock is free."""
+    sandbox = gvisor.sandbox()
+    snapshot = sandbox.snapshot()
+    uses: list[Callable[[], object]] = [
+        lambda: sandbox.exec(["true"]),
+        lambda: sandbox.popen(["true"]),
+        lambda: sandbox.put("/tmp/file", "text"),
+        lambda: program.wait(timeout=9),
+        lambda: sandbox.network(["127.0.0.1:9"]).__enter__(),
+    ]
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        assert sandbox._channel is not None
+        with sandbox._channel.lock:
+            held.set()
+            go_on.wait()
+
+    holder = threading.Thread(target=hold)
+    with sandbox.popen(["cat"]) as program, sandbox.forward(80) as forward:
+        holder.start()
+        held.wait()
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(20)
+            status = 1
+            try:
+                for use in uses:
+                    with pytest.raises(SandboxCrashed, match="a fork of the one that started it"):
+                        use()
+                for thing in (program, forward, snapshot, sandbox):
+                    thing.__exit__(None, None, None)
+                gvisor.close()
+                status = 0
+            finally:
+                os._exit(status)
+        go_on.set()
+        assert os.waitpid(pid, 0)[1] == 0
+        assert sandbox.exec(["echo", "here"], check=True).stdout == "here\n"
+        program.stdin.close()
+        assert program.wait() == 0
+    with snapshot, gvisor.sandbox(snapshot=snapshot) as copy:
+        assert copy.alive

@@ -1,9 +1,12 @@
 """`Sandbox.load`: a module runs in the sandbox, and the assertion on the host."""
 
+import copy
 import dataclasses
 import datetime as dt
 import math
 import os
+import pickle
+import signal
 import textwrap
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -351,3 +354,31 @@ class Pair:
 def test_a_dataclass_of_the_host_goes_in_as_a_mapping(load: Load) -> None:
     """The module gets a dict."""
     assert load().same(Pair(1, "x")) == {"left": 1, "right": "x"}
+
+
+def test_a_handle_is_neither_copied_nor_pickled(load: Load) -> None:
+    """The end of a copy would drop the object of both."""
+    stack = load().Stack()
+    for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="neither copied nor pickled"):
+            copied([stack] if copied is not copy.copy else stack)
+    stack.push(1)
+    assert stack.pop() == 1
+
+
+def test_an_error_of_a_signal_s_handler_is_no_deadline_of_a_call(load: Load) -> None:
+    """Such handlers often raise TimeoutError, and the module has not been asked for so long."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError("of the test itself")
+
+    module = load()
+    before = signal.signal(signal.SIGALRM, late)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with pytest.raises(TimeoutError, match="of the test itself"):
+            module.time.sleep(60)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    with pytest.raises(NoAnswer, match="an earlier call was interrupted"):
+        module.add(1)

@@ -1,8 +1,10 @@
 """`Sandbox.popen`: programs that run while the test goes on."""
 
+import array
 import re
 import signal
 import time
+from typing import Any
 
 import pytest
 
@@ -180,3 +182,12 @@ def test_a_write_that_nobody_reads_has_a_deadline(gvisor_sandbox: Sandbox) -> No
     """A program that does not read holds the writer up, not for ever."""
     with gvisor_sandbox.popen(["sleep", "60"]) as process, pytest.raises(NotReady):
         process.stdin.write(b"x" * 10_000_000, timeout=0.3)
+
+
+def test_input_of_larger_items_is_written_as_its_bytes(gvisor_sandbox: Sandbox) -> None:
+    """The length of an array is not its number of bytes."""
+    with gvisor_sandbox.popen(["wc", "-c"]) as process:
+        numbers: Any = memoryview(array.array("I", range(200_000)))
+        process.stdin.write(numbers)
+        process.stdin.close()
+        assert process.stdout.read() == b"800000\n"
