@@ -130,7 +130,7 @@ class Relay(Mux):
         self._names: dict[str, Counted] = {}
         self._resolver = resolver
         self._error = ""
-        self._question = ""  # the number of pytest's last one
+        self._question = b""  # the number of pytest's last one
         self._attempts: dict[int, Attempt] = {}
         self._settling = Settling(functools.partial(self.send, mux.SYNC, 0))
         self._control = control
@@ -183,8 +183,7 @@ class Relay(Mux):
         if not asked:
             self._control.close()
             return
-        asked, _, number = asked.partition(b" ")
-        self._question = number.decode()
+        asked, _, self._question = asked.partition(b" ")
         if asked == SETTLE and self.link.fileno() >= 0:
             self._settling.begin(self.last)
         else:
@@ -199,7 +198,7 @@ class Relay(Mux):
         with contextlib.suppress(OSError):
             names = [{"entry": name, **one.told()} for name, one in self._names.items()]
             answer = {
-                "to": self._question,
+                "to": self._question.decode(),
                 "error": self._error or problem,
                 "entries": [one.told() for one in self._targets],
                 "sending": sum(not one.shut for one in self.connections.values()),

@@ -97,6 +97,7 @@ PRIVATES = {
         "_conftest_plugins": "the conftest.py files that this session has read"
     },
     "plugin/stash": {"_request": "the fixtures that a test has asked for while it ran"},
+    "sandbox/channel": {"_at_fork_reinit": "a fork has no thread that would release the lock"},
     "sandbox/interpreter": {"_base_executable": "the Python of a virtual environment"},
 }
 """The module, the name, and what it is for. A set one is replaced or assigned to."""
