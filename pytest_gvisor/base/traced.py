@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -74,6 +75,10 @@ class Command:
     """The path of the file that was executed, without links. Of the first process it is argv[0]."""
 
     process: int
+    called: str = ""
+    """The path that the process gave, which may be one of a link, such as ``/bin/sh``; ``""`` for
+    the first process, and for an attempt, whose `program` it is."""
+
     environment: tuple[str, ...] = ()
     """The names of its variables, sorted; none for the first process. With ``trace="values"`` each
     is ``NAME=VALUE``."""
@@ -83,7 +88,10 @@ class Command:
 
     def __str__(self) -> str:
         """Return one line: the program, and its arguments without the name."""
-        shown = _line(" ".join([self.program, *self.argv[1:]]))
+        name, called = self.program, self.called
+        if called and os.path.basename(called) != os.path.basename(name):
+            name += f" (as {called})"
+        shown = _line(" ".join([name, *self.argv[1:]]))
         return f"{'executed' if self.reported else 'tried to execute'}: {shown}"
 
 
@@ -251,7 +259,8 @@ class Trace:
 
         ``forbid`` has kinds: ``read``, ``write``, ``exec`` and ``connect``. A kind alone is as an
         empty list. With a pattern, as in ``write:/app/**``, it forbids what matches, and leaves no
-        path out. A pattern of addresses forbids `datagrams` too, since each may have gone there.
+        path out. One of programs may match the path of a link, too. A pattern of addresses forbids
+        `datagrams` too, since each may have gone there.
 
         With ``strict``, each file that was opened and is not confirmed is a violation.
 
@@ -272,7 +281,10 @@ class Trace:
         acts: Mapping[str, list[tuple[str, bool, File | Command | Connection]]] = {
             "read": [(one.path, _folded(one.path), one) for one in self.files if one.read],
             "write": [(one.path, _cached(one), one) for one in self.files if _writes(one)],
-            "exec": [(one.program, False, one) for one in (*self.executed[own:], *self.attempts)],
+            "exec": [
+                *((one.program, False, one) for one in (*self.executed[own:], *self.attempts)),
+                *((one.called, True, one) for one in self.executed[own:]),  # forbidden or not
+            ],
             "connect": [(one.address, False, one) for one in self.connections],
         }
         found: list[str] = []
@@ -382,26 +394,31 @@ def _allows(patterns: Iterable[str] | None, *, names: bool = False) -> Callable[
     )
 
 
-_WILD = {"/**": "(?:/.*?)??", "**": ".*?", "*": "[^/]*?", "?": "[^/]"}
+_WILD = {"/**": "(?:/.*?)??", "**": ".*?"}
 
 
 def _pattern(glob: str) -> re.Pattern[str]:
     """Compile a pattern. The text is untrusted: without the atomic groups, the time for it would
-    grow by its length for each ``**``. The first place of what stands between two is as good as
-    any.
+    grow by its length for each star. The first place of what stands between two is as good as any.
     """
     begin, *more = re.split(r"(/\*\*(?=/|\Z)|\*\*)", glob)
-    found = _piece(begin)
+    found = _piece(begin, _ends(more))
     while more:
         folders, piece, *more = more
-        # ``/**`` begins at the end of a folder's name.
-        ends = "" if more and more[0] == "**" else r"(?=/|\Z)" if more else r"\Z"
-        found += f"(?>{_WILD[folders]}{_piece(piece)}{ends})"
+        found += f"(?>{_WILD[folders]}{_piece(piece, _ends(more))})"
     return re.compile(found, re.DOTALL)
 
 
-def _piece(glob: str) -> str:
-    return "".join(_WILD.get(part) or re.escape(part) for part in re.split(r"(\*|\?)", glob))
+def _ends(more: list[str]) -> str:
+    """Return the end of what stands before others: ``/**`` begins at the end of a folder's name."""
+    return "" if more and more[0] == "**" else r"(?=/|\Z)" if more else r"\Z"
+
+
+def _piece(glob: str, ends: str) -> str:
+    """Return the pattern of what has no two stars together."""
+    parts = [re.escape(part).replace(r"\?", "[^/]") for part in glob.split("*")]
+    parts[-1] += ends
+    return parts[0] + "".join(f"(?>[^/]*?{part})" for part in parts[1:])
 
 
 def _failed(error: str) -> str:

@@ -197,8 +197,8 @@ def _same(config: pytest.Config, folder: str) -> list[str]:
     words += [f"--confcutdir={option.confcutdir}"] if option.confcutdir else []
     flags = ("noconftest", "disable_plugin_autoload")
     words += [f"--{name.replace('_', '-')}" for name in flags if getattr(option, name, False)]
-    cached = config.pluginmanager.hasplugin("cacheprovider")
-    return [*words, f"-ocache_dir={folder}/cache"] if cached else words
+    files = {"cacheprovider": f"-ocache_dir={folder}/cache", "logging": "-olog_file="}
+    return [*words, *(word for name, word in files.items() if config.pluginmanager.hasplugin(name))]
 
 
 def _sentence(pair: Pair, host: CallLog, inside: CallLog, missing: str) -> str:

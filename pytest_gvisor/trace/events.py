@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import errno
+import functools
 import ipaddress
 import os
 import posixpath
@@ -31,6 +32,9 @@ _END = re.compile(
 
 After the process comes its thread, and after each its number in its own namespace, if that differs.
 """
+
+_SAME = 1024
+"""Bytes of the longest message that is not parsed again."""
 
 INTERNET = (socket.AF_INET, socket.AF_INET6)
 TEXT = 60
@@ -74,6 +78,14 @@ def parse(kind: int, payload: bytes) -> Event:
         error=errno.errorcode.get(number, str(number)) if number else "",
         fields=found,
     )
+
+
+_parse_same = functools.lru_cache(maxsize=4096)(parse)
+
+
+def parsed(kind: int, payload: bytes) -> Event:
+    """Parse a message like `parse`; one that comes again and again is parsed once."""
+    return (_parse_same if len(payload) <= _SAME else parse)(kind, payload)
 
 
 def size_of(*kept: str) -> int:

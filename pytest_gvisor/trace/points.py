@@ -19,18 +19,20 @@ from pytest_gvisor.base.errors import TraceError
 _CALLS: Mapping[str, Mapping[str, int]] = {
     "x86_64": {
         "open": 2, "openat": 257, "creat": 85, "openat2": 437, "execve": 59, "execveat": 322,
-        "sendto": 44, "sendmsg": 46, "sendmmsg": 307,
+        "sendto": 44, "sendmsg": 46, "sendmmsg": 307, "socketpair": 53,
         "truncate": 76, "rename": 82, "mkdir": 83, "rmdir": 84, "link": 86, "unlink": 87,
         "symlink": 88, "chmod": 90, "fchmod": 91, "mkdirat": 258, "unlinkat": 263, "renameat": 264,
         "linkat": 265, "symlinkat": 266, "fchmodat": 268, "renameat2": 316,
         "pivot_root": 155, "mount": 165, "setns": 308,
+        "open_tree": 428, "move_mount": 429, "fsmount": 432,
     },
     "aarch64": {
         "openat": 56, "openat2": 437, "execve": 221, "execveat": 281,
-        "sendto": 206, "sendmsg": 211, "sendmmsg": 269,
+        "sendto": 206, "sendmsg": 211, "sendmmsg": 269, "socketpair": 199,
         "mkdirat": 34, "unlinkat": 35, "symlinkat": 36, "linkat": 37, "renameat": 38,
         "truncate": 45, "fchmod": 52, "fchmodat": 53, "renameat2": 276,
         "mount": 40, "pivot_root": 41, "setns": 268,
+        "open_tree": 428, "move_mount": 429, "fsmount": 432,
     },
 }  # fmt: skip
 """The calls that are counted by their numbers, for each machine."""
@@ -38,10 +40,10 @@ _CALLS: Mapping[str, Mapping[str, int]] = {
 OPENS = ("open", "openat", "creat", "openat2")
 EXECS = ("execve", "execveat")
 SENDS = ("sendto", "sendmsg", "sendmmsg")
-MOUNTS = ("mount", "pivot_root", "setns")
+MOUNTS = ("mount", "pivot_root", "setns", "open_tree", "move_mount", "fsmount")
 """The calls after which a file may have another path."""
 
-CHANGES = {*_CALLS["x86_64"]} - {*OPENS, *EXECS, *SENDS, *MOUNTS}
+CHANGES = {*_CALLS["x86_64"]} - {*OPENS, *EXECS, *SENDS, *MOUNTS, "socketpair"}
 """The calls that change files without opening them. No event has their paths."""
 
 LISTEN = "syscall/listen/exit"

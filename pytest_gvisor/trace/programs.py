@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from pytest_gvisor.base.traced import Trace
+from pytest_gvisor.trace.events import parsed
 from pytest_gvisor.trace.points import Known
-from pytest_gvisor.trace.recorder import MAX_BYTES, MAX_KEPT, Recorder, parse_once
+from pytest_gvisor.trace.recorder import MAX_BYTES, MAX_KEPT, Recorder
 
 _CLONE = 2  # enum MessageType of common.proto
 _MAX_NEW = 1000
@@ -38,7 +39,7 @@ class Programs:
 
     def take(self, kind: int, payload: bytes) -> None:
         """Take a message. Raises ValueError for one of another shape, and for too many."""
-        event = parse_once(kind, payload)
+        event = parsed(kind, payload)
         recorder = self._of.get(event.process)
         if kind == _CLONE and (made := event.number(4)) != event.process:
             if event.process == 1:

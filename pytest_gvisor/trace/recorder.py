@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Mapping
 from socket import AF_NETLINK
@@ -15,7 +14,7 @@ from socket import AF_NETLINK
 from pytest_gvisor.base import traced
 from pytest_gvisor.guest.tests.gate import COLLECTS
 from pytest_gvisor.trace import points
-from pytest_gvisor.trace.events import Event, address_of, changes, file_of, parse, size_of, whole
+from pytest_gvisor.trace.events import Event, address_of, changes, file_of, parsed, size_of, whole
 from pytest_gvisor.trace.points import Known
 from pytest_gvisor.trace.protobuf import texts
 
@@ -25,20 +24,10 @@ MAX_KEPT = 100_000
 MAX_BYTES = 64 * 1024 * 1024
 """Of all texts that are kept, as `size_of` counts."""
 
-_SAME = 1024
-"""Bytes of the longest message that is not parsed again."""
-
 _DELETED = " (deleted)"
 _CREATES = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 _KINDS: Mapping[int, str] = {1: "stream", 2: "datagram", 3: "raw"}
 """By Linux's numbers of kinds of sockets."""
-
-_parse_same = functools.lru_cache(maxsize=4096)(parse)
-
-
-def parse_once(kind: int, payload: bytes) -> Event:
-    """Parse a message like `parse`; one that comes again and again is parsed once."""
-    return (_parse_same if len(payload) <= _SAME else parse)(kind, payload)
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -74,7 +63,7 @@ class Recorder:
         self._creat = numbers.get("creat", -1)
         self._openat2 = numbers["openat2"]
         self._sends = {numbers[name] for name in points.SENDS}
-        self._sendto = numbers["sendto"]
+        self._sendto, self._socketpair = numbers["sendto"], numbers["socketpair"]
         self._mounts = {numbers[name] for name in points.MOUNTS}
         self._mounted = 0
         """How many calls may have given files other paths, also for what comes later."""
@@ -144,7 +133,7 @@ class Recorder:
     def take(self, kind: int, payload: bytes) -> None:
         """Take a message. Raises ValueError for one of another shape."""
         if kind in self._acts:
-            event = parse_once(kind, payload)
+            event = parsed(kind, payload)
             # Where the workload's first process is another one, process 1 is a relay.
             if event.process != 1 or self._first == 1:
                 self.act(kind, event, payload)
@@ -190,13 +179,16 @@ class Recorder:
         argv, program = texts(payload, 3), event.text(2)
         process = event.process
         # A search of PATH tries the same arguments with one file after another.
-        for tried in self._tried.pop((process, argv), ()):
+        called = ""
+        for called in self._tried.pop((process, argv), ()):
             self._kept -= 1
-            self._bytes -= size_of(tried, *argv)
-        self._note(traced.Command(argv=argv, program=program, process=process, environment=names))
+            self._bytes -= size_of(called, *argv)
+        self._note(traced.Command(
+            argv=argv, program=program, process=process, called=called, environment=names,
+        ))  # fmt: skip
 
     def _note(self, command: traced.Command) -> None:
-        if self._room(*command.argv, command.program, *command.environment):
+        if self._room(*command.argv, command.program, command.called, *command.environment):
             self._commands.append(command)
             self._last[command.process] = command.argv
 
@@ -205,8 +197,8 @@ class Recorder:
         self._pending.pop(event.thread, None)
         program, argv = whole(event.text(5) or event.cwd, event.text(6)), texts(payload, 7)
         known = self._tried.get((event.process, argv), {})
-        if program not in known and self._room(program, *argv):
-            known[program] = None
+        if program in known or self._room(program, *argv):
+            known[program] = known.pop(program, None)  # the last one is what may be executed
             self._tried[event.process, argv] = known
 
     def _clone(self, event: Event, _payload: bytes) -> None:
@@ -341,6 +333,8 @@ class Recorder:
             # sendto(2) without an address, field 9, goes where the socket is connected to.
             addressed = number != self._sendto or event.number(9)
             self._datagrams += bool(self._has_datagrams and addressed)
+        elif number == self._socketpair:
+            self._has_datagrams |= _KINDS.get(event.number(6) & 0xF) == "datagram"
         elif number == self._openat2:  # its end, and no other event comes
             # An attempt is an act too, unless this gVisor has no such call.
             self._unnamed[number] += event.error != "ENOSYS"

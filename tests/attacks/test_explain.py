@@ -23,7 +23,7 @@ def test_forges():
     assert "gvisor" in os.uname().release
 """
 OTHERS = """
-import os
+import logging, os
 
 def pytest_addoption(parser):
     parser.addoption("--another-report")
@@ -33,6 +33,8 @@ def pytest_runtest_logreport(report):
         failed.append(report.nodeid)
 
 def pytest_sessionfinish(session):
+    if "PYTEST_GVISOR_INSIDE" not in os.environ:
+        logging.error("ended")
     if "PYTEST_GVISOR_INSIDE" not in os.environ and (path := session.config.option.another_report):
         with open(path, "w") as file:
             print(*failed, file=file)
@@ -62,10 +64,12 @@ def test_repetitions_load_no_conftest_and_replace_no_report(
 ) -> None:
     """A conftest.py that the user has left out is not executed, and a forged log is no error.
 
-    No report of another plugin, which ``addopts`` asks for, is that of a repetition.
+    No report of another plugin, which ``addopts`` asks for, is that of a repetition, nor is a line
+    of the log.
     """
     project.makepyfile(test_it=TEST, others=OTHERS)
-    project.makeini("[pytest]\naddopts = -p others --another-report=another.txt\n")
+    asked = "addopts = -p others --another-report=another.txt\nlog_file = log\nlog_file_mode = a"
+    project.makeini(f"[pytest]\n{asked}\n")
     loaded = project.path / "loaded"
     project.makeconftest(f"open({str(loaded)!r}, 'a').close()")
     result = run_inside("--noconftest", "--gvisor-platform=native,systrap", "--gvisor-explain")
@@ -73,3 +77,4 @@ def test_repetitions_load_no_conftest_and_replace_no_report(
     result.stdout.fnmatch_lines(["test_it.py::test_forges: no call has another error or count*"])
     assert not loaded.exists()
     assert (project.path / "another.txt").read_text() == "test_it.py::test_forges[native]\n"
+    assert (project.path / "log").read_text().count("ended") == 1

@@ -54,6 +54,27 @@ ACTS = {
         mailbox.bind("\\0mailbox")
         sender.sendto(b"secret", "\\0mailbox")
     """,
+    "connect:10.0.0.1:*": """
+        import contextlib, socket
+        sender, _ = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with contextlib.suppress(ConnectionRefusedError):
+            sender.sendto(b"secret", "\\0mailbox-of-a-program-before")
+    """,
+    "exec:sh": """
+        import os
+        os.execv("/bin/sh", ["true", "-c", ""])  # a link to dash, or to another shell
+    """,
+    "read:/etc/**": """
+        import ctypes, os
+        libc = ctypes.CDLL(None)
+        assert libc.unshare(0x10000000 | 0x20000) == 0  # CLONE_NEWUSER | CLONE_NEWNS
+        if (folder := libc.syscall(428, -100, b"/etc", 1)) < 0:  # open_tree, OPEN_TREE_CLONE
+            open("/etc/passwd").close()  # in a gVisor that is older
+        elif libc.syscall(429, folder, b"", -100, b"/tmp", 4):  # move_mount
+            raise OSError
+        else:
+            open("/tmp/passwd").close()
+    """,
 }
 
 
@@ -61,7 +82,7 @@ ACTS = {
 def test_no_other_call_and_no_other_form_of_an_address_hides_an_act(
     gvisor: Gvisor, forbidden: str
 ) -> None:
-    """A file for openat2, IPv4 from a socket of IPv6, and a datagram to a Unix socket."""
+    """A file for openat2, IPv4 of IPv6, datagrams of Unix, a link, and a mount by new calls."""
     command = ["python3", "-I", "-c", textwrap.dedent(ACTS[forbidden])]
-    with pytest.raises((AssertionError, TraceError), match=r"not allowed|openat2"):
+    with pytest.raises((AssertionError, TraceError), match=r"not allowed|openat2|other paths"):
         gvisor.run(command, forbid=[forbidden])

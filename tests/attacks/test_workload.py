@@ -403,7 +403,7 @@ def test_no_mount_of_its_own_hides_a_file_from_a_check(
     (stolen, trace), (_, refused) = traces
     assert stolen == "SECRET\n"
     (gap,) = trace.gaps
-    assert gap == "mount, pivot_root, setns may have given files other paths: 1 calls"
+    assert gap.endswith(" may have given files other paths: 1 calls")
     with pytest.raises(TraceError, match="given files other paths"):
         trace.check(forbid=["read:/secret/**"])
     assert refused.complete

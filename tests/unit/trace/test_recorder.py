@@ -25,6 +25,7 @@ from pytest_gvisor.base.traced import (
 from pytest_gvisor.guest.tests.gate import COLLECTS
 from pytest_gvisor.trace import points, recorder
 from pytest_gvisor.trace.events import TEXT
+from pytest_gvisor.trace.points import MOUNTS
 from pytest_gvisor.trace.recorder import Recorder
 from tests.fakes import events
 from tests.fakes.events import field
@@ -176,14 +177,14 @@ def test_calls_that_change_files_are_counted_at_their_end() -> None:
     assert (trace.complete, trace.files, trace.unverified) == (True, (), ())
 
 
-@pytest.mark.parametrize("number", [155, 165, 308])
+@pytest.mark.parametrize("number", [155, 165, 308, 428, 429, 432])
 def test_a_mount_that_succeeds_is_a_gap(number: int) -> None:
     """Files may have other paths from then on. Its begin, and one that fails, are none."""
     begins = (6, events.context() + field(4, number))
     failed = (6, events.raw(number, error=errno.EPERM))
     assert made(begins, failed, begins).complete
     (gap,) = made(begins, (6, events.raw(number))).gaps
-    assert gap == "mount, pivot_root, setns may have given files other paths: 1 calls"
+    assert gap == f"{', '.join(MOUNTS)} may have given files other paths: 1 calls"
 
 
 @pytest.mark.parametrize("values", [False, True])
@@ -193,7 +194,7 @@ def test_variables_have_values_only_where_they_are_asked_for(values: bool) -> No
     one.take(3, events.executed([b"x"], b"/x", 1, (b"B=1", b"A=a=b", b"odd")))
     (command,) = one.trace(dropped=0, broken=False, ended=True).executed
     assert command.environment == (("A=a=b", "B=1", "odd") if values else ("A", "B", "odd"))
-    names = len("x/x") + 5 * TEXT
+    names = len("x/x") + 6 * TEXT
     assert one.size == 100 + names + len("A=a=bB=1odd" if values else "ABodd")
 
 
@@ -228,10 +229,29 @@ def test_an_attempt_is_what_no_event_of_success_follows() -> None:
         (3, events.executed([b"true", b"x"], b"/here/bin/true", 2)),
     )
     assert trace.commands == [["true", "x"]]
+    assert [one.called for one in trace.executed] == ["/here/bin/true"]
     assert trace.attempts == (
         Command(argv=("true", "x"), program="/sbin/true", process=3, reported=False),
         Command(argv=("sh",), program="/here/sh", process=2, reported=False),
     )
+
+
+def test_a_program_has_the_name_by_which_it_was_executed_last() -> None:
+    """Another file was tried in between, and a link may lie on the way."""
+    trace = made(
+        (2, events.cloned(2)),
+        *[(11, events.tried([b"x"], path, 2)) for path in (b"/bin/sh", b"/no", b"/bin/sh")],
+        (3, events.executed([b"x"], b"/usr/bin/dash", 2)),
+        (3, events.executed([b"y"], b"/y", 2)),
+    )
+    assert [one.called for one in trace.executed] == ["/bin/sh", ""]
+    assert str(trace.executed[0]) == "executed: /usr/bin/dash (as /bin/sh)"
+    trace.check(forbid=["exec:bash"])
+    for forbidden in ("exec:sh", "exec:/bin/sh", "exec:dash"):
+        with pytest.raises(AssertionError, match=r"executed: /usr/bin/dash"):
+            trace.check(forbid=[forbidden])
+    with pytest.raises(AssertionError, match=r"executed: /usr/bin/dash"):
+        trace.check(execute=["sh", "y"])
 
 
 def test_a_thread_is_no_process() -> None:
@@ -298,6 +318,9 @@ def test_datagrams_are_counted() -> None:
     unix, netlink = (events.made_socket(one, socket.SOCK_DGRAM, 5) for one in (1, 16))
     assert made((12, unix), *sends).datagrams == 3
     assert made((12, netlink), *sends).datagrams == 0  # of the C library
+    for kind, count in ((socket.SOCK_STREAM, 0), (socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 3)):
+        pair = events.context() + field(4, 53) + field(6, kind)
+        assert made((6, pair), *sends).datagrams == count
 
 
 def test_an_event_that_gvisor_cannot_encode_is_a_gap() -> None:
@@ -482,7 +505,7 @@ def test_an_attempt_that_ends_well_takes_no_room() -> None:
     (first, second) = one.trace(dropped=0, broken=False, ended=True).attempts
     assert (first.program, second.program) == ("/opt/x", "/bin/x")
     one.take(3, events.executed([b"x"], b"/bin/x", 1))
-    assert (one._kept, one.size) == (2 * kept, 2 * size)
+    assert (one._kept, one.size) == (2 * kept, 2 * size + len("/bin/x"))
 
 
 def test_processes_that_nobody_has_made_leave_nothing() -> None:
