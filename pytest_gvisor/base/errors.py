@@ -50,6 +50,7 @@ _LIMITS = {
     # Its text begins with that of the next.
     errno_names.ENFILE: "The machine's limit on open files is reached: see `sysctl fs.file-max`.",
     errno_names.EMFILE: "A process's limit on open files is reached: see `ulimit -n`.",
+    errno_names.EFBIG: "A process's limit on the size of files is reached: see `ulimit -f`.",
     errno_names.EAGAIN: "A limit on processes and threads is reached: see `ulimit -u`, "
     "`sysctl kernel.threads-max kernel.pid_max`, and `pids.max` of the cgroups.",
     errno_names.ENOMEM: "There is no memory left, on the machine or in a cgroup (`memory.max`).",
