@@ -41,6 +41,12 @@ def __dir__() -> list[str]:
     return [name for name in globals() if name.startswith("pytest_")]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Note when the session begins: no code of the project has run."""
+    placement.began(early_config)
+
+
 @pytest.hookimpl(trylast=True)  # the plugin itself has noted the root folder
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker; refuse what cannot work inside."""
@@ -212,8 +218,12 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell a worker of xdist what the user has given: xdist gives each of them a folder."""
+    """Tell a worker of xdist when the session began, and what the user has given.
+
+    xdist gives each of them a folder.
+    """
     node.workerinput[placement.BASETEMP_GIVEN] = bool(node.config.getoption("basetemp"))
+    node.workerinput[placement.BEGAN] = placement.began(node.config)
 
 
 @pytest.hookimpl(optionalhook=True)

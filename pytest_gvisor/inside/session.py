@@ -29,8 +29,7 @@ from pytest_gvisor.inside.wire import reports
 from pytest_gvisor.inside.wire.link import Link
 from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 from pytest_gvisor.inside.worker import Worker
-from pytest_gvisor.plugin import cells
-from pytest_gvisor.plugin.placement import FIELDS
+from pytest_gvisor.plugin import cells, placement
 from pytest_gvisor.report.run_texts import run_of
 from pytest_gvisor.run.not_started import NO_NETWORK, NO_NETWORK_TOLD
 
@@ -50,10 +49,11 @@ class InsideSession:
         """Plan the tests. Raises `pytest.UsageError`."""
         self._config = session.config
         self._inside = inside = run_options.inside(self._config)
-        self._bounds = SessionBounds(self._config, self._config.getini(FIELDS))
+        self._bounds = SessionBounds(self._config, self._config.getini(placement.FIELDS))
         self._config.pluginmanager.register(self._bounds)
         self._bridges = Bridges(self._config, self._bounds)
         self._returned = Store(Anchors(str(self._config.rootpath), inside.writable))
+        self._returned.began = placement.began(self._config)
         self._config.pluginmanager.register(self._returned, PLUGIN)
         self._agree(session.items)  # which opens the anchors of all before the first test
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -26,6 +27,7 @@ FIELDS = "gvisor_report_fields"
 
 RETURNS = "gvisor_returns"
 BASETEMP_GIVEN = "gvisor_basetemp_given"
+BEGAN = "gvisor_began"
 UNTRUSTED = "gvisor_untrusted"
 """An attribute of reports that hold workloads' output, until they are logged. It says whether
 pytest has coloured their text."""
@@ -64,6 +66,19 @@ with, has it. So has a test that runs in place."""
 variant_key: pytest.StashKey[Variant] = pytest.StashKey()
 deselected_key: pytest.StashKey[set[str]] = pytest.StashKey()
 """The functions of tests that the host has deselected."""
+
+
+_began_key: pytest.StashKey[float] = pytest.StashKey()
+
+
+def began(config: pytest.Config) -> float:
+    """Return when the session began, in seconds since 1970: for a worker of xdist, the whole one.
+
+    A worker on another machine has another clock, and so its own beginning.
+    """
+    given = getattr(config, "workerinput", {})
+    own = config.stash.setdefault(_began_key, time.time())
+    return own if given.get("gvisor_elsewhere") else min(own, given.get(BEGAN, own))
 
 
 def variant_of(item: pytest.Item) -> Variant | None:

@@ -119,22 +119,30 @@ def test_no_report_of_the_host_is_replaced(
 ) -> None:
     """Not even in a folder in which files of the tests replace those of the session before."""
     monkeypatch.setenv("PYTHONPATH", str(PLUGINS), prepend=os.pathsep)
+    project.makeconftest("""
+        import os, pathlib
+
+        pathlib.Path("out").mkdir(exist_ok=True)
+        pathlib.Path("out/begun.html").write_text(os.environ.get("HERE", "inside"))
+    """)
     project.makepyfile("""
         import pathlib
 
         def test_forges():
-            for name in ("junit.xml", "matrix.json", "page.html"):
+            for name in ("junit.xml", "matrix.html", "page.html", "begun.html"):
                 pathlib.Path("out", name).write_text("forged")
             assert 0
     """)
-    project.mkdir("out")
-    written = ("--junitxml=out/junit.xml", "--gvisor-report=out/matrix.json")
+    monkeypatch.setenv("HERE", "on the host")
+    written = ("--junitxml=out/junit.xml", "--gvisor-report=out/matrix.html")
     result = run_inside("--alluredir=out", *written)
     assert (project.path / "out/page.html").read_text() == "forged"
+    assert (project.path / "out/begun.html").read_text() == "on the host"
     assert "<failure " in (project.path / "out/junit.xml").read_text()
-    assert json.loads((project.path / "out/matrix.json").read_text())["tests"]
+    assert "<table" in (project.path / "out/matrix.html").read_text()
     result.stdout.fnmatch_lines([
-        "gvisor: ERROR: *out/junit.xml is not replaced*", "gvisor: ERROR: *out/matrix.json is not*"
+        "gvisor: *out/junit.xml stayed inside: *", "gvisor: ERROR: *out/begun.html is not *",
+        "gvisor: ERROR: *out/matrix.html is not*",
     ])  # fmt: skip
 
 
@@ -157,6 +165,18 @@ def test_no_allure_result_says_that_a_failed_test_has_passed(
         def test_passes_in_spite_of_its_marker():
             pass
 
+        @pytest.mark.gvisor(forbid=["exec"])
+        def test_forges_its_history():
+            subprocess.run(["true"])
+
+        @pytest.fixture(scope="session", autouse=True)
+        def forges():
+            yield
+            for path in pathlib.Path("out").glob("*-result.json"):
+                result = json.loads(path.read_text())
+                if result["name"] == "test_forges_its_history":
+                    path.write_text(json.dumps(result | {"historyId": "unknown"}))
+
         def test_lies(request):
             name = allure_full_name(request.node)
             start = int(time.time() + 1_000_000) * 1000
@@ -173,7 +193,8 @@ def test_no_allure_result_says_that_a_failed_test_has_passed(
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     results = [json.loads(path.read_text()) for path in project.path.glob("out/*-result.json")]
     assert sorted((one["name"], one["status"]) for one in results) == [
-        ("test_forbidden", "broken"), ("test_lies", "broken"), ("test_lies", "broken"),
+        ("test_forbidden", "broken"), ("test_forges_its_history", "broken"),
+        ("test_lies", "broken"), ("test_lies", "broken"),
         ("test_passes_in_spite_of_its_marker", "broken"),
     ]  # fmt: skip
 
@@ -181,7 +202,7 @@ def test_no_allure_result_says_that_a_failed_test_has_passed(
 def test_nothing_for_allure_names_other_files_or_other_tests(
     project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither a file of the host as an attachment, nor results in the form of Allure 1."""
+    """Neither a file of the host as an attachment, nor results in a form that Allure reads too."""
     monkeypatch.setenv("PYTHONPATH", str(PLUGINS), prepend=os.pathsep)
     project.makepyfile("""
         import json, pathlib
@@ -195,14 +216,42 @@ def test_nothing_for_allure_names_other_files_or_other_tests(
             for end, text in [
                 ("result.json", told | attached), ("container.json", {"befores": [attached]}),
                 ("testsuite.json", {}), ("testsuite.xml", {}), ("attachment.json", {}),
+                ("1-result.json", told | {"FULLNAME": "other"}), ("cucumber.json", []),
+                ("2-result.json", told | {"steps": [{"attachments": [{"Source": "/etc/passwd"}]}]}),
             ]:
                 pathlib.Path("out", f"forged-{end}").write_text(json.dumps(text))
+            junit = "<testsuite><testcase classname='../../x' name='other'/></testsuite>"
+            for name in ("forged-junit.xml", "forged-attachment.xml"):
+                pathlib.Path("out", name).write_text(junit)
     """)
     result = run_inside("--alluredir=out")
     result.assert_outcomes(passed=1)
     found = [path.name for path in project.path.glob("out/forged-*")]
     assert found == ["forged-attachment.json"]
-    result.stdout.fnmatch_lines(["gvisor: *forged-result.json stayed inside: *"])
+    result.stdout.fnmatch_lines(["gvisor: *forged-2-result.json stayed inside: *"])
+
+
+def test_no_recording_that_came_back_calls_anything(
+    project: pytest.Pytester, run_inside: RunInside, canary: Path
+) -> None:
+    """vcrpy before 8 reads it with the loader that calls what a tag names."""
+    project.makeconftest(
+        "def pytest_addoption(parser): parser.addoption('--record-mode', default=None)"
+    )
+    project.makepyfile(f"""
+        import pathlib
+
+        def test_it():
+            pathlib.Path("cassettes").mkdir()
+            pathlib.Path("cassettes/fine.yaml").write_text("a: !!binary aGk=")
+            pathlib.Path("cassettes/evil.yaml").write_text(
+                "a: !!python/object/apply:os.mkdir [{canary}]"
+            )
+    """)
+    result = run_inside("--record-mode=once")
+    result.assert_outcomes(passed=1)
+    assert [path.name for path in project.path.glob("cassettes/*")] == ["fine.yaml"]
+    result.stdout.fnmatch_lines(["gvisor: *evil.yaml stayed inside: *"])
 
 
 def test_a_temporary_folder_in_the_project_keeps_its_files_inside(

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "pytest_gvisor"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 BUDGETS = {
-    "": 33, "cli": 1188, "inside": 4758, "plugin": 2061, "harness": 808, "report": 1040,
+    "": 33, "cli": 1188, "inside": 4823, "plugin": 2068, "harness": 808, "report": 1040,
     "sandbox": 2311, "run": 2604, "install": 350, "images": 1987, "runsc": 1377, "oci": 2170,
     "vm": 383, "sessions": 665, "trace": 787, "base": 1731, "guest": 3454, "programs": 1771,
 }  # fmt: skip
@@ -23,6 +23,7 @@ SMALL = {
     "base/kernel.py": "public, and imported without any other module",
     "guest/tests/begin.py": "Python keeps no byte code of the first file",
     "guest/warm/relay_process.py": "a program",
+    "inside/plugins/cassettes.py": "the rule for the files of one kind of plugin",
     "plugin/hookspecs.py": "pluggy reads a whole module",
     "plugin/machine_facts.py": "xdist's controller sends its source to other machines",
     "plugin/phase_marks.py": "the pytest inside imports it too",
@@ -63,7 +64,7 @@ def sizes() -> dict[str, int]:
 
 
 def test_each_folder_keeps_to_its_budget() -> None:
-    """And all of them together to 29,478 lines in 268 modules.
+    """And all of them together to 29,550 lines in 269 modules.
 
     Issues of their own have budgets beside the rest: traces (1,097 lines), why a test differs
     (321), allow-lists (1,550), loaded modules (450), asyncio, inspect_ai and waits (420), several
@@ -74,8 +75,8 @@ def test_each_folder_keeps_to_its_budget() -> None:
         folders[name.partition("/")[0] if "/" in name else ""] += size
     assert folders.keys() == BUDGETS.keys()
     assert {name: size for name, size in folders.items() if size > BUDGETS[name]} == {}
-    assert folders.total() <= 29_478
-    assert len(MODULES) <= 268
+    assert folders.total() <= 29_550
+    assert len(MODULES) <= 269
 
 
 def test_a_module_has_30_to_300_lines_of_code() -> None:

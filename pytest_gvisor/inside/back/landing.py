@@ -197,7 +197,9 @@ class Store:
             if there == new:
                 return False
             before = known.digests(f"{first.anchor.folder}/{first.path}") if known else set()
-            if there and there not in before:
+            if there in before:
+                new = f"{new}+{there}"  # if it cannot be written, this one is still from inside
+            elif there:
                 why = "is not replaced: as it is on the host, it did not come back from inside"
                 if not (first.place.own or first.place.free):
                     return self._fail(path, f"{why}. Remove it, or give the option for updates")

@@ -40,11 +40,14 @@ class Records:
         while folder != "/":
             folder = os.path.dirname(folder)
             if known := self._of(folder).get(path[len(folder.rstrip("/")) + 1 :]):
-                found.add(known)
+                found.update(known.split("+"))
         return found
 
     def note(self, folder: str, path: str, digest: str) -> None:
-        """Have `save` record a file below a canonical folder."""
+        """Have `save` record a file below a canonical folder.
+
+        ``digest`` may be of two contents, with a plus sign between them.
+        """
         self._noted.setdefault(folder, {})[path] = digest
 
     def save(self, write: Callable[[str, str], None]) -> None:

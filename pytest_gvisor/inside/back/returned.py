@@ -14,6 +14,7 @@ import glob
 import hashlib
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,7 @@ from pytest_gvisor.base.escape import escape
 from pytest_gvisor.guest.tests.returns import MOST_NAMES, REASONS, Place, refusal
 from pytest_gvisor.inside.back.anchors import Anchor, Anchors
 from pytest_gvisor.inside.back.landing import Arriving, Store, line
-from pytest_gvisor.inside.plugins import allure
+from pytest_gvisor.inside.plugins import allure, cassettes
 from pytest_gvisor.inside.view import configuration, visible
 from pytest_gvisor.inside.wire import rules
 from pytest_gvisor.inside.wire.link import Died, Hangs, Link, gone
@@ -229,6 +230,7 @@ class Taker:
 
     def __init__(self, store: Store, agreed: Agreed) -> None:
         self.agreed = agreed
+        self._items = frozenset(agreed.items)
         self._sandbox = ""
         self._store = store
         self._file: Arriving | None = None
@@ -285,8 +287,11 @@ class Taker:
             link.await_end()
             left = self._store.bytes_left
             link.budget = Budget(_PATIENCE, size=2 * left + MOST_MESSAGES)
-            while self.take(link.receive_of_first()):
-                link.budget.earn(left - self._store.bytes_left)
+            more = True
+            while more:
+                message, received = link.receive_of_first(), time.monotonic()
+                more = self.take(message)
+                link.budget.earn(left - self._store.bytes_left, time.monotonic() - received)
                 left = self._store.bytes_left
         except (Died, Hangs, GvisorError) as error:
             self.lose(gone(error))
@@ -320,12 +325,9 @@ class Taker:
         place, path = self.agreed.places[read["place"]], read["path"]
         if self._file is None:
             file = Arriving(
-                place=place,
-                path=path,
-                anchor=self._checked(place, path),
-                sandbox=self._sandbox or "no test",
-                wanted=self._is_wanted(place, path),
-            )
+                place=place, path=path, anchor=self._checked(place, path),
+                sandbox=self._sandbox or "no test", wanted=self._is_wanted(place, path),
+            )  # fmt: skip
             self._file = self._store.begin(file)
         elif (self._file.place, self._file.path) != (place, path):
             raise ValueError("half a file, and then another one")
@@ -335,24 +337,26 @@ class Taker:
         self._store.add(self._file, read["data"])
         if not read["more"]:
             if (judged := self._judged(self._file)) is None:
-                told = "stayed inside: it is no result of a test of its sandbox"
+                told = "stayed inside: it is no result of a test of its sandbox, or no plain data"
                 self._store.tally.say("notes", f"{os.path.join(place.folder, path)} {told}")
             else:
                 self._store.keep(judged)
             self._file = None
 
     def _judged(self, file: Arriving) -> Arriving | None:
-        """Return a file as it may land; None if Allure would take it for another sandbox's test."""
+        """Return a file as it may land; None if it stays inside.
+
+        Allure would take it for another sandbox's test, or the host would call what a tag names.
+        """
         path, folder = os.path.join(file.anchor.folder, file.path), self.agreed.results
-        ends = (allure.RESULT, allure.CONTAINER, *allure.OLD)
-        if not (folder and path.endswith(ends) and within(path, folder)):
+        name = path.lower()
+        if file.place.own and name.endswith(cassettes.SUFFIXES):
+            most = file.size <= cassettes.MOST
+            return file if most and cassettes.is_plain(self._store.read(file)) else None
+        if not (folder and name.endswith(allure.READ) and within(path, folder)):
             return file
         data = self._store.read(file) if file.size <= allure.MOST_OF_RESULT else b""
-        if path.endswith(allure.CONTAINER):
-            return None if allure.names_others(data) else file
-        if path.endswith(allure.OLD):
-            return None
-        new = allure.judged(data, self.agreed.items, self._failed_here)
+        new = allure.judged(path, data, self._items, self._failed_here)
         if new is None or new == data:
             return None if new is None else file
         file = dataclasses.replace(file, size=0, digest=hashlib.sha256())

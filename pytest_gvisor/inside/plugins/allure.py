@@ -8,11 +8,13 @@ did not come to its end inside.
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 from collections import defaultdict
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection
+from typing import Any, NamedTuple
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -20,15 +22,32 @@ from pytest_gvisor.base.escape import safe
 from pytest_gvisor.guest.wire.checked_json import has_more_values, loads, unique
 from pytest_gvisor.plugin.placement import params_of
 
-RESULT, CONTAINER = "-result.json", "-container.json"
-OLD = ("-testsuite.json", "-testsuite.xml")
-"""The ends of the names of results, of their fixtures, and of results of Allure 1."""
+READ = (".json", ".jsonl", ".ndjson", ".xml")
+"""The suffixes of files that a reader of Allure may take for results: JUnit's, say, or cucumber's.
+"""
 
 MOST_OF_RESULT = 16 * 1024 * 1024
 _MOST_VALUES = 1_000_000
+_OF_FIXTURES = ("-container.json", "-globals.json")
+_OF_THE_RUN = ("categories.json", "environment.xml", "executor.json")
+_SUITES = ("assemblies", "assembly", "testsuite", "testsuites")
 _FAILURES = ("failed", "broken")
 _PLAIN = (str, bytes, int, float, type(None))
-_owners_key = pytest.StashKey[dict[str, set[pytest.Item]]]()
+_NAMES = ("fullName", "historyId", "source", "status", "statusDetails", "testCaseId")
+_EXACT = {name.lower(): name for name in _NAMES}
+
+
+class _Known(NamedTuple):
+    """The tests of a session."""
+
+    names: dict[str, set[pytest.Item]]
+    """Those of each full name."""
+
+    owners: dict[str, set[pytest.Item]]
+    """Those of each id of a history, as allure-pytest makes it of their parameters."""
+
+
+_known_key = pytest.StashKey[_Known]()
 
 
 def folder(config: pytest.Config) -> str:
@@ -37,66 +56,105 @@ def folder(config: pytest.Config) -> str:
     return os.path.realpath(os.path.join(config.invocation_params.dir, given)) if given else ""
 
 
-def names_others(data: bytes) -> bool:
-    """Whether a result or container is none, or has an attachment in another folder.
+def judged(
+    path: str, data: bytes, items: Collection[pytest.Item], failed: Collection[pytest.Item]
+) -> bytes | None:
+    """Return a file from the sandbox of these tests as it may land; None if it stays inside.
 
-    Allure would put any file that it names into the report.
+    A result is of one of these tests. No other file is read as results, and none names a file
+    elsewhere: Allure would put that into the report.
+    """
+    name = os.path.basename(path).lower()
+    stem, suffix = os.path.splitext(name)
+    known = stem.endswith("-attachment") or name in _OF_THE_RUN
+    try:
+        if name.endswith("-result.json"):
+            return _result(data, frozenset(items), failed)
+        if name.endswith(_OF_FIXTURES):
+            known = bool(_parsed(data))
+        elif suffix == ".xml":
+            known = known and _root(data) not in _SUITES
+    except (ValueError, AttributeError):
+        return None
+    return data if known else None
+
+
+def _parsed(data: bytes) -> Any:
+    """Return the value of a result or container, whose attachments are files beside it.
+
+    Raises `ValueError` for another one.
     """
     if has_more_values(data, _MOST_VALUES):
-        return True
-    try:
-        values = [loads(data, pairs=unique)]
-    except ValueError:
-        return True
+        raise ValueError("more values than a result has")
+    parsed = loads(data, pairs=_members)
+    values = [parsed]
     while values:
         value = values.pop()
         if isinstance(value, dict):
             source = value.get("source", "")
             if not isinstance(source, str) or "/" in source or "\\" in source:
-                return True
+                raise ValueError("an attachment that is no file beside its result")
             values += value.values()
         elif isinstance(value, list):
             values += value
-    return False
+    return parsed
 
 
-def judged(
-    data: bytes, items: Sequence[pytest.Item], failed: Collection[pytest.Item]
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object. Raises `ValueError` for a name in another case, which Allure takes too."""
+    found = unique(pairs)
+    if any(_EXACT.get(name.lower(), name) != name for name in found):
+        raise ValueError("a name in another case")
+    return found
+
+
+def _root(data: bytes) -> str:
+    """Return the name of the root element of XML. Raises `ValueError` if there is none."""
+    try:
+        _event, element = next(iter(ET.iterparse(io.BytesIO(data), ["start"])))
+    except (ET.ParseError, LookupError, StopIteration) as error:
+        raise ValueError("no XML") from error
+    return str(element.tag).rpartition("}")[2]
+
+
+def _result(
+    data: bytes, items: frozenset[pytest.Item], failed: Collection[pytest.Item]
 ) -> bytes | None:
-    """Return a result from the sandbox of these tests as it may land; None if it is none of theirs.
+    """Return a result as it may land; None if it is of no test of these.
 
     Allure knows a test by its full name, and shows one result for each id of a history. Of a test
     that the host has seen fail, each result says so, whatever was known inside.
     """
     utils: Any = importlib.import_module("allure_pytest.utils")
-    if names_others(data):
+    result = _parsed(data)
+    name, case, history = map(result.get, ("fullName", "testCaseId", "historyId"))
+    known = _known(utils, next(iter(items)).session)
+    named = known.names.get(str(name), set()) & items
+    if not named or case != utils.md5(name):
         return None
-    try:
-        result = loads(data, pairs=unique)
-        name, case, history = map(result.get, ("fullName", "testCaseId", "historyId"))
-    except (ValueError, AttributeError):
-        return None
-    if name not in map(utils.allure_full_name, items) or case != utils.md5(name):
-        return None
-    owners = _owners(utils, items[0].session).get(str(history))
+    owners = known.owners.get(str(history))
     if owners is not None and owners.isdisjoint(items):
         return None
-    if owners and not owners.isdisjoint(failed) and result.get("status") not in _FAILURES:
+    # Of an id with a dynamic parameter, or with an object, any test of that name may be the owner.
+    has_failed = not owners.isdisjoint(failed) if owners else named.issubset(failed)
+    if has_failed and result.get("status") not in _FAILURES:
         told = {"message": "the host has seen this test fail: see pytest's own report"}
         return json.dumps(result | {"status": "broken", "statusDetails": told}).encode()
     return data
 
 
-def _owners(utils: Any, session: pytest.Session) -> dict[str, set[pytest.Item]]:
-    """Return the tests of each id of a history, as allure-pytest makes it of their parameters."""
-    if _owners_key not in session.stash:
-        session.stash[_owners_key] = found = defaultdict[str, set[pytest.Item]](set)
+def _known(utils: Any, session: pytest.Session) -> _Known:
+    """Return the tests of a session by what Allure knows of them."""
+    if _known_key not in session.stash:
+        known = session.stash[_known_key] = _Known(defaultdict(set), defaultdict(set))
         for item in session.items:
+            name = utils.allure_full_name(item)
+            known.names[name].add(item)
             given = params_of(item)
             values = [given[name] for name in sorted(given) if not name.startswith("gvisor_")]
             if all(isinstance(value, _PLAIN) for value in values):  # others differ by their place
-                found[utils.md5(utils.allure_full_name(item), *values)].add(item)
-    return session.stash[_owners_key]
+                known.owners[utils.md5(name, *values)].add(item)
+    return session.stash[_known_key]
 
 
 def settle(item: pytest.Item, *, ended: bool, lost: pytest.TestReport | None) -> None:

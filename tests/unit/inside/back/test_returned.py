@@ -241,6 +241,33 @@ def test_an_option_that_was_given_now_replaces_files_of_its_own_folder(host: Hos
     assert host.files() == {"own/x.yml": b"new", "own/y.txt": b"x"}
 
 
+@pytest.mark.parametrize("text", [b"!!python/name:os.system x", b"[! b"])
+def test_yaml_that_names_objects_of_python_stays_inside(host: Host, text: bytes) -> None:
+    """vcrpy would call them, in a later session on the host."""
+    host.take(file("x.yml", text, place=4), file("y.YAML", text, place=4), file("z.yml", place=4))
+    assert len(host.store.tally.notes) == 3
+    host.store.write()
+    assert host.files() == {"own/z.yml": b"x"}
+
+
+def test_a_file_that_could_not_be_written_is_replaced_later(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk was full, say: the file is as it came back before."""
+
+    def full(*_arguments: object, **_more: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for data, fails in (b"1", False), (b"2", True), (b"3", False):
+        with monkeypatch.context() as patch:
+            if fails:
+                patch.setattr(anchors, "land", full)
+            host.take(file("a.json", data, place=0), END)
+            assert len(host.store.write().errors) == fails
+            host.store.tally.errors.clear()
+        assert host.files() == {"data/a.json": b"1" if fails else data}
+
+
 def test_where_nothing_can_be_recorded_nothing_lands(host: Host) -> None:
     """A later session would collect it. Temporary folders need no record."""
     cache = host.base.parent / "cache"

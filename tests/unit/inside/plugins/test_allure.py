@@ -124,7 +124,7 @@ def test_a_result_is_of_a_test_of_its_own_sandbox(
     Named("other", session, {})
     Named("odd", session, {"number": object()})
     data = json.dumps(RESULT | changes).encode()
-    assert allure.judged(data, [own], set()) == (None if foreign else data)
+    assert allure.judged("1-result.json", data, [own], set()) == (None if foreign else data)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,9 @@ def test_a_result_is_of_a_test_of_its_own_sandbox(
         ({"status": "broken", "statusDetails": {}}, ["own"], "broken"),
         ({"status": "passed"}, ["other"], "passed"),
         ({"status": "passed"}, [], "passed"),
-        ({"status": "passed", "historyId": "('own', 'of a dynamic parameter')"}, ["own"], "passed"),
+        ({"status": "passed", "historyId": "('own', 'of a dynamic parameter')"}, ["own"], "broken"),
+        ({"status": "passed", "historyId": None}, ["own"], "broken"),
+        ({"status": "passed", "historyId": None}, ["other"], "passed"),
     ],
 )
 def test_no_result_of_a_failed_test_says_that_it_has_passed(
@@ -149,7 +151,7 @@ def test_no_result_of_a_failed_test_says_that_it_has_passed(
     tests: Any = {"own": Named("own", session, {"number": 1}), "other": Named("other", session, {})}
     data = json.dumps(RESULT | changes).encode()
     seen = {tests[name] for name in failed}
-    new = allure.judged(data, [*tests.values()], seen)
+    new = allure.judged("1-result.json", data, [*tests.values()], seen)
     assert new is not None
     assert json.loads(new)["status"] == status
     assert (new == data) is (changes["status"] == status)
@@ -160,33 +162,87 @@ def test_no_result_of_a_failed_test_says_that_it_has_passed(
     [
         b"", b"{", b"[]", b"7", b'{"fullName": "other", "fullName": "own"}', b"[" * 100_000,
         json.dumps({**RESULT, "steps": [[]] * 1_000_001}).encode(),
+        *(json.dumps({**RESULT, name: "('other',)"}).encode()
+          for name in ("FullName", "historyID", "TESTCASEID", "Status")),
     ],
-    ids=["empty", "half", "list", "number", "twice", "deep", "many"],
+    ids=["empty", "half", "list", "number", "twice", "deep", "many", *"abcd"],
 )  # fmt: skip
 def test_what_is_no_result_is_of_no_test(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two readers may find another name in a key that comes twice."""
     monkeypatch.setitem(sys.modules, "allure_pytest.utils", NAMES)
     own: Any = Named("own", session_of(), {"number": 1})
-    assert allure.judged(data, [own], set()) is None
+    assert allure.judged("1-result.json", data, [own], set()) is None
 
 
-def attached(source: object) -> bytes:
+def attached(source: object, name: str = "source") -> bytes:
     """A result with an attachment in a step."""
-    steps = [{"attachments": [{"name": "x", "source": source}]}]
+    steps = [{"attachments": [{"name": "x", name: source}]}]
     return json.dumps(RESULT | {"steps": steps}).encode()
 
 
 @pytest.mark.parametrize(
-    ("data", "named"),
+    ("data", "lands"),
     [
-        (attached("1-attachment.txt"), False),
-        (attached("../../.ssh/id_rsa"), True),
-        (attached("/etc/passwd"), True),
-        (attached("..\\..\\x"), True),
-        (attached([]), True),
-        (b"{", True),
+        (attached("1-attachment.txt"), True),
+        (attached("../../.ssh/id_rsa"), False),
+        (attached("/etc/passwd"), False),
+        (attached("..\\..\\x"), False),
+        (attached([]), False),
+        (attached("/etc/passwd", "Source"), False),
+        (b"{", False),
     ],
 )
-def test_an_attachment_is_a_file_beside_its_result(data: bytes, named: bool) -> None:
-    """Allure would put any file that a result names into its report."""
-    assert allure.names_others(data) == named
+@pytest.mark.parametrize("path", ["1-result.json", "1-container.json", "1-globals.json"])
+def test_an_attachment_is_a_file_beside_its_result(
+    data: bytes, lands: bool, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Allure would put any file that a result names into its report, in whatever case."""
+    monkeypatch.setitem(sys.modules, "allure_pytest.utils", NAMES)
+    own: Any = Named("own", session_of(), {"number": 1})
+    assert allure.judged(path, data, [own], set()) == (data if lands else None)
+
+
+SUITE = b"<testsuite><testcase classname='../../secret' name='other'/></testsuite>"
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "lands"),
+    [
+        ("1-attachment.json", b'[{"keyword": "Feature", "elements": []}]', True),
+        ("1-attachment.xml", b"<a><testsuite/></a>", True),
+        ("environment.xml", b"<environment/>", True),
+        ("categories.json", b"[]", True),
+        ("executor.json", b"{}", True),
+        ("1-attachment.xml", SUITE, False),
+        ("1-attachment.XML", b"<testsuites/>", False),
+        ("1-attachment.xml", b"<assemblies xmlns='x'/>", False),
+        ("1-attachment.xml", "<?xml version='1.0'?><testsuite/>".encode("utf-16"), False),
+        ("1-attachment.xml", b"no XML", False),
+        ("environment.xml", SUITE, False),
+        ("TEST-1.xml", b"<a/>", False),
+        ("1-testsuite.json", b"{}", False),
+        ("1.json", b"[]", False),
+        ("1.jsonl", b"{}", False),
+        ("history/history.json", b"{}", False),
+    ],
+)
+def test_no_other_file_is_read_as_results(path: str, data: bytes, lands: bool) -> None:
+    """Allure reads those of JUnit, xUnit and cucumber, and the history of all tests."""
+    assert allure.judged(path, data, [], set()) == (data if lands else None)
+
+
+def test_the_names_of_all_tests_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of some thousand results would else take some milliseconds."""
+    session, asked = session_of(), list[Any]()
+
+    def name_of(item: Any) -> str:
+        asked.append(item)
+        return str(item.name)
+
+    names = SimpleNamespace(allure_full_name=name_of, md5=NAMES.md5)
+    monkeypatch.setitem(sys.modules, "allure_pytest.utils", names)
+    own: Any = Named("own", session, {"number": 1})
+    Named("other", session, {})
+    for _ in range(3):
+        assert allure.judged("1-result.json", json.dumps(RESULT).encode(), [own], set())
+    assert asked == session.items
