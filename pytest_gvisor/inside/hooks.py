@@ -159,13 +159,20 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Fail a test that was made or marked after the collection: it would run here."""
-    if placement.select_inside(item.config, [item]):
-        pytest.fail(
-            "this test is to run inside, and is known too late: make or mark it while pytest "
-            "collects",
-            pytrace=False,
-        )
+    """Fail a test that is to run inside, and that a hook or fixture would make run here."""
+    if placement.variant_key in item.stash and not item.config.getoption("setupplan", False):
+        told = "a hook runs it on the host: leave that to pytest's own pytest_runtest_protocol"
+    elif placement.select_inside(item.config, [item]):
+        told = "is known too late: make or mark it while pytest collects"
+    else:
+        return
+    pytest.fail(f"this test is to run inside, and {told}", pytrace=False)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Fail a test that has been marked in its setup."""
+    pytest_runtest_setup(item)
 
 
 @pytest.hookimpl

@@ -33,7 +33,7 @@ from pytest_gvisor.sessions import places
 if TYPE_CHECKING:
     from pytest_gvisor.inside.back.coverage_data import InsideCoverage
 
-_OF_A_TEST = frozenset({"passed", "phase", "report", "done", "debugger", "stopped"})
+_OF_A_TEST = frozenset({"passed", "phase", "report", "done", "debugger", "stops", "stopped"})
 _TEXTS = rules.list_of(rules.exact_text)
 _LAST_WORDS = 2.0
 
@@ -207,6 +207,9 @@ class Worker:
                 self.captured = False
             elif kind == "debugger":
                 self._debugger.take(message, item.nodeid, report)
+            elif kind == "stops":
+                name = "shouldfail" if message.get("fails") is True else "shouldstop"
+                setattr(item.session, name, safe(str(message.get("text"))[:10_000]))
             elif kind == "stopped":
                 self._taker.note_failed(item, inner)
                 self._under_way, self._stopped = False, True
@@ -319,6 +322,8 @@ class Worker:
         """
         self._link = None
         self._close(link)
+        if measuring(self._config) is not None:
+            self._bounds.drop("sandboxes' lines of coverage, which were lost with them,")
         text = f"the sandbox was lost in this test's {progress.phase}: {link.told(cause)}"
         if phase := progress.lost():
             yield reports.made_up(item, phase, text, time.monotonic() - began)

@@ -45,15 +45,43 @@ def pytest_{hook}:
     [
         ("collection_modifyitems(items)", "items", "passed"),
         ("runtestloop(session)", "session.items", "errors"),
+        ("runtest_setup(item)", "[item]", "failed"),
     ],
 )
 def test_no_test_that_a_hook_has_marked_runs_on_the_host(
     hook: str, items: str, outcome: str, project: pytest.Pytester
 ) -> None:
-    """A mark of a collection hook counts, and with one that comes later the test is an error."""
+    """A mark of a collection hook counts, and with one that comes later the test fails."""
     project.makepyfile(TEST)
     project.makeconftest(MARKS.format(hook=hook, items=items))
     result = project.runpytest_subprocess("-p", "no:cacheprovider")
     result.assert_outcomes(**{outcome: 1})
-    if outcome == "errors":
+    if outcome != "passed":
         result.stdout.fnmatch_lines(["*this test is to run inside, and is known too late*"])
+
+
+RUNS = """
+import pytest
+from _pytest.runner import runtestprotocol
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_{hook}:
+    for item in {items}:
+        runtestprotocol(item, nextitem=None)
+    return True
+"""
+
+
+@pytest.mark.parametrize(
+    ("hook", "items"),
+    [("runtest_protocol(item)", "[item]"), ("runtestloop(session)", "session.items")],
+)
+def test_no_test_inside_is_run_on_the_host_by_a_hook_of_the_project(
+    hook: str, items: str, project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """Such a hook ran all tests on the host, and the report had them in a sandbox's column."""
+    project.makepyfile("def test_it(): pass")
+    project.makeconftest(RUNS.format(hook=hook, items=items))
+    result = run_inside()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*this test is to run inside, and a hook runs it on the host*"])

@@ -323,3 +323,17 @@ if not is_gvisor_kernel(os.uname().release):
         result = inside(project, "-p", "early_plugin", "--gvisor-writable", str(out))
     assert result.ret == 1
     assert result.parseoutcomes() == {"passed": 1, "failed": 1}
+
+
+def test_a_warning_tells_of_coverage_that_is_lost_with_a_sandbox(project: pytest.Pytester) -> None:
+    """Lines of earlier tests of that sandbox are in no report."""
+    project.makepyfile(
+        module="def one():\n    return 1\n",
+        test_it="import module, os\n"
+        "def test_passes(): assert module.one()\n"
+        "def test_dies(): os._exit(3)\n"
+        "def test_after(): pass\n",
+    )
+    result = inside(project, "--cov=module", "-p", "no:randomly")
+    assert result.parseoutcomes() == {"passed": 2, "failed": 1, "warnings": 1}
+    result.stdout.fnmatch_lines(["*: 1 sandboxes' lines of coverage, which were lost with them*"])

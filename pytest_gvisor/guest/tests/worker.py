@@ -137,10 +137,19 @@ class Plugin:
             self._debugger.end()
             self._notes.begin()
             self._send_reports()
+            self._send_stop(session)
             self._link.send("done", id=self._running)
         self._terminal.relayed = False
         drop_summaries(session.config)
         return True
+
+    def _send_stop(self, session: pytest.Session) -> None:
+        """Report that a hook or a test has asked pytest to stop: options do so on the host."""
+        option = vars(session.config.option)
+        fails = not option.get("maxfail") and session.shouldfail
+        stops = not option.get("stepwise") and session.shouldstop
+        if text := fails or stops:
+            self._link.send("stops", id=self._running, text=str(text), fails=bool(fails))
 
     def _commanded(self) -> Iterator[tuple[str, str | None, int | None]]:
         """Yield each named test, the test after it, and how many failures there were, if known."""
