@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from pytest_gvisor.base.errors import ProtocolError
+from pytest_gvisor.base.escape import safe
 from pytest_gvisor.base.settings import Network, Settings
 from pytest_gvisor.guest.wire import encoding
 from pytest_gvisor.inside.debugger import is_asked_for
@@ -25,6 +26,9 @@ from pytest_gvisor.plugin.placement import APART, variant_of
 PHASES = ("setup", "call", "teardown")
 _FINAL = frozenset({"passed", "failed", "skipped"})
 """The outcomes that end a phase. A plugin's own, such as ``retried``, decide nothing."""
+
+_LONGEST_ERRORS = 100_000
+_MOST_ALIKE = 5
 
 MOST = 64
 _MANY = 16
@@ -52,6 +56,19 @@ def other_names(
     known = {number: name for name, number in zip(ids, numbers, strict=True) if name not in named}
     found = ((name, encoding.numbered(named[name])) for name in sorted(missing))
     return {name: known[number] for name, number in found if number in known and free[number] == 1}
+
+
+def not_found(inner: str, ids: Iterable[str], errors: Iterable[str]) -> str:
+    """Return the failure of a test that was not collected inside, where these ``ids`` were."""
+    told = safe("\n".join(errors)[:_LONGEST_ERRORS])
+    function = inner.partition("[")[0]
+    alike = sorted(name for name in ids if name.partition("[")[0] == function)
+    if alike:
+        more = ", …" if alike[_MOST_ALIKE:] else ""
+        others = safe(", ".join(alike[:_MOST_ALIKE]))
+        told = f"{told}\nits function has other ids there: {others}{more}".lstrip()
+    told = told or "and nothing failed to be collected there"
+    return f"{inner} was collected here and not inside the sandbox:\n{told}"
 
 
 class Ids(NamedTuple):

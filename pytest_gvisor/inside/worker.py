@@ -16,7 +16,7 @@ import pytest
 
 from pytest_gvisor.base.errors import GvisorError, ProtocolError
 from pytest_gvisor.base.escape import safe
-from pytest_gvisor.inside.ahead import Ahead, Ids, Progress, check_test, other_names
+from pytest_gvisor.inside.ahead import Ahead, Ids, Progress, check_test, not_found, other_names
 from pytest_gvisor.inside.back.returned import LAST_ACTS, Taker
 from pytest_gvisor.inside.debugger import Debugger, stopped
 from pytest_gvisor.inside.plugins import Bridges
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 _OF_A_TEST = frozenset({"passed", "phase", "report", "done", "debugger", "stops", "stopped"})
 _TEXTS = rules.list_of(rules.exact_text)
 _LAST_WORDS = 2.0
-
-_LONGEST_ERRORS = 100_000
-_MOST_ALIKE = 5
 
 
 class Worker:
@@ -132,7 +129,8 @@ class Worker:
         link.budget = Budget(self._timeout)
         ids = ids.renamed(self._names)
         if ids.inner not in self.ids:
-            yield reports.made_up(item, "setup", self._not_found(ids.inner), 0.0)
+            text = self._explained(not_found(ids.inner, self.ids, self._errors))
+            yield reports.made_up(item, "setup", text, 0.0)
             return
         self._debugger.begin(link)
         try:
@@ -302,17 +300,6 @@ class Worker:
         """Remove a sandbox whose pytest is gone, when its files are here, or lost."""
         ends = self._taker.receive(link, _LAST_WORDS)
         link.close(patience=_LAST_WORDS if ends else 0.0)
-
-    def _not_found(self, inner: str) -> str:
-        errors = safe("\n".join(self._errors)[:_LONGEST_ERRORS])
-        function = inner.partition("[")[0]
-        alike = sorted(name for name in self.ids if name.partition("[")[0] == function)
-        if alike:
-            more = ", …" if alike[_MOST_ALIKE:] else ""
-            others = safe(", ".join(alike[:_MOST_ALIKE]))
-            errors = f"{errors}\nits function has other ids there: {others}{more}".lstrip()
-        told = errors or "and nothing failed to be collected there"
-        return self._explained(f"{inner} was collected here and not inside the sandbox:\n{told}")
 
     def _dead(
         self, item: pytest.Item, progress: Progress, began: float, link: Link, cause: str

@@ -360,9 +360,9 @@ def test_a_plugin_that_the_ini_file_switches_off_keeps_its_keys(project: pytest.
 
 
 @pytest.mark.parametrize("wish", ["shouldstop", "shouldfail"])
-@pytest.mark.parametrize("place", ["hook", "test"])
+@pytest.mark.parametrize(("place", "option"), [("hook", "-v"), ("test", "-x")])
 def test_a_hook_or_test_ends_the_session_as_on_the_host(
-    place: str, wish: str, project: pytest.Pytester
+    place: str, option: str, wish: str, project: pytest.Pytester
 ) -> None:
     """Else all tests ran, and those that passed made the session green."""
     stops = f"\n    if item.name == 'test_it[1]': item.session.{wish} = 'enough'\n"
@@ -376,7 +376,7 @@ def test_a_hook_or_test_ends_the_session_as_on_the_host(
         "@pytest.mark.parametrize('number', range(9))\n"
         f"def test_it(number, item): {stops}"
     )
-    both = run_both(project, "-p", "no:randomly")
+    both = run_both(project, option, "-p", "no:randomly")
     assert plain(both.inside) == plain(both.host)
     assert both.inside.ret == both.host.ret != 0
     both.inside.assert_outcomes(passed=2)

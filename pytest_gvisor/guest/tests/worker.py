@@ -144,10 +144,13 @@ class Plugin:
         return True
 
     def _send_stop(self, session: pytest.Session) -> None:
-        """Report that a hook or a test has asked pytest to stop: options do so on the host."""
-        option = vars(session.config.option)
-        fails = not option.get("maxfail") and session.shouldfail
-        stops = not option.get("stepwise") and session.shouldstop
+        """Report that a hook or a test has asked pytest to stop.
+
+        After failures options do so, which act on the host too.
+        """
+        option, failed = vars(session.config.option), session.testsfailed
+        fails = failed < (option.get("maxfail") or failed + 1) and session.shouldfail
+        stops = not (option.get("stepwise") and failed) and session.shouldstop
         if text := fails or stops:
             self._link.send("stops", id=self._running, text=str(text), fails=bool(fails))
 
