@@ -64,7 +64,7 @@ ACTS = {
         import os
         os.execv("/bin/sh", ["true", "-c", ""])  # a link to dash, or to another shell
     """,
-    "read:/etc/**": """
+    "read:/etc/passwd": """
         import ctypes, os
         libc = ctypes.CDLL(None)
         assert libc.unshare(0x10000000 | 0x20000) == 0  # CLONE_NEWUSER | CLONE_NEWNS
