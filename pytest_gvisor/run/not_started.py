@@ -51,6 +51,9 @@ NO_NETWORK = re.compile(
 NO_NETWORK_TOLD = "This sandbox has no network, and its 127.0.0.1 is its own. To have the host's"
 """The beginning of a sentence that ends with a remedy."""
 
+NO_DATABASE = "unable to open database file"
+"""The message of sqlite for a folder that is not there. It names no path."""
+
 # As Python and the loaders of glibc and musl write it.
 _MODULE = re.compile(r"No module named '(\w+)")
 # The first part keeps it from a new try at each character of a long word.
@@ -106,6 +109,9 @@ def hint(
     """
     if spec is not None and (found := look(lambda: _lacks(spec, asker, stderr), "")):
         return found
+    if NO_DATABASE in stderr:
+        remedy = _add(asker, mounts={"FOLDER": "FOLDER:rw"})
+        return f"If the database lies in a folder of the host, {remedy}."
     if networked or not NO_NETWORK.search(stderr):
         return ""
     if allow:
@@ -137,6 +143,8 @@ def _lacks(spec: Spec, asker: Asker, stderr: str) -> str:
         if ("/" in word or "." in word) and (found := _on_the_host_alone(word, spec, asker)):
             return found
     lines = [line for line in stderr.splitlines() if _ABSENT.search(line)]
+    if NO_DATABASE in stderr:
+        lines = [*stderr.splitlines(), *spec.process.args]
     paths = dict.fromkeys(path for line in lines for path in _PATH.findall(line[:_LONGEST]))
     for path in itertools.islice(paths, _MOST_PATHS):
         if found := _on_the_host_alone(path, spec, asker) or _no_folder(path, spec, asker):

@@ -60,6 +60,21 @@ def test_no_test_that_a_hook_has_marked_runs_on_the_host(
         result.stdout.fnmatch_lines(["*this test is to run inside, and is known too late*"])
 
 
+def test_no_test_that_a_fixture_has_marked_runs_on_the_host(project: pytest.Pytester) -> None:
+    """The mark comes in the setup of the test itself."""
+    project.makepyfile(TEST)
+    project.makeconftest("""
+        import pytest
+
+        @pytest.fixture(autouse=True)
+        def marked(request):
+            request.applymarker(pytest.mark.in_gvisor)
+    """)
+    result = project.runpytest_subprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*this test is to run inside, and is known too late*"])
+
+
 RUNS = """
 import pytest
 from _pytest.runner import runtestprotocol

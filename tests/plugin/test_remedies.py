@@ -152,6 +152,26 @@ def test_a_sandbox_without_network_says_so(alone: Project) -> None:
         alone.test(TEST.format(prepare="pass", args=args)).run().ends(failed=1).shows(told)
 
 
+def test_a_database_is_shown_with_its_folder(alone: Project) -> None:
+    """sqlite's message has no path: the program's arguments and its output may have it."""
+    folder = alone.folder / "data"
+    folder.mkdir()
+    told = (
+        f'"{folder}" is a folder here, and not in the sandbox. To write to it, add '
+        f"mounts={{'{folder}': '{folder}:rw'}} to the call."
+    )
+    code = f"import sqlite3; sqlite3.connect('{folder}/new.db').execute('create table a (b)')"
+    tried(alone, repr(["python3", "-c", code]), "pass", told)
+    assert (folder / "new.db").stat().st_size
+    hidden = code.replace(f"'{folder}/new.db'", f"'/'.join({['', *folder.parts[1:], 'new.db']})")
+    args = repr(["python3", "-c", hidden.replace("create table a", "create table c")])
+    told = (
+        "If the database lies in a folder of the host, add mounts={'FOLDER': 'FOLDER:rw'} to the "
+        "call."
+    )
+    tried(alone, args, "pass", told, FOLDER=str(folder))
+
+
 def test_a_module_of_sys_path_is_shown_with_its_folder(alone: Project) -> None:
     """The remedy shows the folder, and names it to Python."""
     folder = alone.folder / "lib"

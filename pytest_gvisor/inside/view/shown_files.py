@@ -23,7 +23,7 @@ from pytest_gvisor.oci.mounts import danger
 from pytest_gvisor.programs import linux
 from pytest_gvisor.programs.paths import below, within
 from pytest_gvisor.programs.proc import Mount, mounts
-from pytest_gvisor.run.not_started import searched
+from pytest_gvisor.run.not_started import NO_DATABASE, searched
 
 LOCAL = frozenset({
     "aufs", "bcachefs", "btrfs", "erofs", "exfat", "ext2", "ext3", "ext4", "f2fs", "iso9660", "jfs",
@@ -37,6 +37,10 @@ _BELOW = linux.RESOLVE_BENEATH | linux.RESOLVE_NO_XDEV | _NO_LINKS
 
 _MISSING = re.compile(
     "No such file or directory|FileNotFoundError|not a git repository|No module named"
+)
+_NO_DATABASE = (
+    "of the host's folders, tests inside see the project and those of imports.\n"
+    f"If the database lies elsewhere: {OPTION}=FOLDER (or ini {KEY})"
 )
 _PATH = re.compile(r"""'([^'\n]+)'|"([^"\n]+)"|(?:^|(?<=[\s=:(]))(/[^\s'":,;)]+)""")
 _ABSOLUTE = re.compile(r"""(?<![\w./])/[^\s'":,;)\]}\0]+""")
@@ -128,6 +132,9 @@ def hint(texts: Iterable[str], holds: Callable[[str], bool], cwd: str) -> str:
     ends = (text[-_LONGEST_TEXT:] for text in itertools.islice(texts, _MOST_TEXTS))
     lines = [line[:_LONGEST_LINE] for text in ends for line in text.splitlines()]
     missing = [path for line in lines if _MISSING.search(line) for path in _paths(line, cwd)]
+    databases = any(NO_DATABASE in line for line in lines)
+    if databases:
+        missing += [os.path.dirname(f[0]) for line in lines for f in _ABSOLUTE.finditer(line)]
     named = dict.fromkeys(itertools.islice(missing, _MOST_NAMED))
     # Each program has a message of its own for a file that it does not find. A folder may be named
     # for any reason, and what a sandbox has itself is no file that it lacks.
@@ -146,7 +153,7 @@ def hint(texts: Iterable[str], holds: Callable[[str], bool], cwd: str) -> str:
             told.setdefault(*answer)
     options = " ".join(f"{OPTION}={escape(shlex.quote(path))}" for path in told)
     show = f"To show: {options} (or ini {KEY})"
-    return "\n".join([*told.values(), show]) if told else ""
+    return "\n".join([*told.values(), show]) if told else _NO_DATABASE * databases
 
 
 def _paths(line: str, cwd: str) -> Iterator[str]:

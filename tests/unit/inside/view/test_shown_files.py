@@ -80,6 +80,19 @@ def test_a_module_in_the_folder_of_the_start_is_named(
     assert said.startswith(f"{start}/{name} is on the host")
 
 
+def test_a_database_s_folder_is_named_and_not_its_file_too(project: Path) -> None:
+    """sqlite makes files beside a database. Its message has no path, other lines may have one."""
+    error, folder = "E   sqlite3.OperationalError: unable to open database file", project.parent
+    for name in ("file", "new.db"):
+        line = f'>   sqlite3.connect("{folder}/data/{name}")'
+        option = f"To show: --gvisor-readable={folder}/data (or ini gvisor_readable)"
+        assert told(project, f"{line}\n{error}").splitlines()[1:] == [option]
+    for line in ("sqlite3.connect(path)", f"{project}/file", f"{folder}/none/new.db"):
+        assert told(project, f"{line}\n{error}").endswith(
+            "\nIf the database lies elsewhere: --gvisor-readable=FOLDER (or ini gvisor_readable)"
+        )
+
+
 def test_a_git_folder_elsewhere_is_named_as_a_whole(project: Path) -> None:
     """Git needs all of it, and not the folder of a worktree alone."""
     said = told(project, f"fatal: not a git repository: {project.parent}/main/.git/worktrees/one")
