@@ -7,6 +7,7 @@ been made here. So what counts, prints or writes results needs to know nothing o
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gvisor.base.errors import GvisorError, ProtocolError
+from pytest_gvisor.base.errors import GvisorError, ProtocolError, UsageError
 from pytest_gvisor.base.escape import safe
 from pytest_gvisor.inside.ahead import Ahead, Ids, Progress, check_test, not_found, other_names
 from pytest_gvisor.inside.back.returned import LAST_ACTS, Taker
@@ -230,7 +231,9 @@ class Worker:
 
     def _explain(self, texts: Sequence[str]) -> str:
         """Return what there is to say of files that failures name and that are not shown."""
-        return shown_files.hint(texts, lambda path: self._shown().holds(path), self._cwd)
+        with contextlib.suppress(UsageError):  # no sandbox is planned, and the failure says why
+            return shown_files.hint(texts, lambda path: self._shown().holds(path), self._cwd)
+        return ""
 
     def _explained(self, text: str) -> str:
         """Add to a failure's text what there is to say of the files that it names."""

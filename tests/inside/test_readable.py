@@ -123,6 +123,14 @@ def test_of_a_home_folder_no_name_with_a_dot_is_seen(
     assert result.parseoutcomes() == {"passed": 1}
 
 
+def test_a_root_folder_that_is_too_wide_is_an_error_of_the_test(project: pytest.Pytester) -> None:
+    """The error names a remedy, and the session ends as any other."""
+    project.makepyfile("def test_it(): pass")
+    result = inside(project, "--rootdir=/home")
+    assert (result.parseoutcomes(), result.ret) == ({"errors": 1}, pytest.ExitCode.TESTS_FAILED)
+    result.stdout.fnmatch_lines(["*would need all of /home *", "Set --rootdir to a folder of *"])
+
+
 def test_tests_start_in_a_folder_that_is_not_shown(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
