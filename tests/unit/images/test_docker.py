@@ -201,6 +201,17 @@ def test_of_a_daemon_s_error_no_more_is_read_than_is_shown(
     quickly(images, ImageError, "the daemon says: xxx")
 
 
+def test_of_an_event_s_error_500_characters_are_shown(
+    images: Images, serve: Callable[[Answer], None]
+) -> None:
+    """A pull's answer is a stream of events, one of which may be an error of any length."""
+    missing = answer(b'{"message": "no such image"}').replace(b"200 OK", b"404 Not Found")
+    event = answer(b'{"error": "' + b"x" * 100_000 + b'"}')
+    serve(Scripted(20, json=[missing], create=[event]))
+    with pytest.raises(ImageError, match=r"the daemon says: x{500}(?!x)"):
+        images.rootfs("some/image:1", pull="missing")
+
+
 def test_a_pull_may_take_longer_than_a_look_up(
     serve: Callable[[Answer], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

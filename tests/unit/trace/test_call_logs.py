@@ -189,7 +189,8 @@ def test_the_time_for_a_line_grows_with_its_length_alone() -> None:
 
 
 def test_forged_calls_and_marks_take_bounded_memory() -> None:
-    """The texts of a call are short, and no more than a thousand tests have marks."""
+    """Texts of a call and lines are short, and no more than a thousand tests have marks."""
+    assert not of_runsc(f"access(0x7ef3cf8822a0 /{'x' * 17_000}, 0o4) = 0 (0x0)")
     (call,) = of_runsc(f"access(0x7ef3cf8822a0 /{'x' * 9000}, 0o4) = 0 (0x0)")
     assert len(call.place) <= len(call.shown) <= 302
     log = CallLog("/marks", host=False)

@@ -291,11 +291,12 @@ def test_a_file_has_one_tracer(sandbox: Sandbox) -> None:
 def test_there_is_an_end_to_coverage(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit is for all files and contexts together."""
     monkeypatch.setattr(coverage_data, "MOST_ENTRIES", 10)
-    taker = sandbox.measured()
-    taker.take(message("mine.py", lines=[["", bits(*range(10))]]))
-    with pytest.raises(ProtocolError, match="more than 10 lines"):
-        taker.take(message("mine.py", lines=[["", bits(1)]]))
-    taker.close(complete=False)
+    for context in ("", "c" * 320):  # 32 characters of a context count as a line
+        taker = sandbox.measured()
+        taker.take(message("mine.py", lines=[["", bits(*range(10 - len(context) // 32))]]))
+        with pytest.raises(ProtocolError, match="more than 10 lines"):
+            taker.take(message("mine.py", lines=[[context, bits(1)]]))
+        taker.close(complete=False)
 
 
 def test_the_folder_of_the_data_file_is_known_where_pytest_cov_measures(tmp_path: Path) -> None:
