@@ -51,7 +51,7 @@ def test_on_systrap_alone(gvisor, gvisor_platform):
     gvisor.run(["echo", message])
     assert gvisor_platform == "systrap"
 """
-WINDOW = "1080,655"
+WINDOW = "1080,890"
 # pytest prints a failure's whole message in its summary where CI or BUILD_NUMBER is set.
 NOT_A_TERMINAL = {"CI", "BUILD_NUMBER", "NO_COLOR", "FORCE_COLOR", "PY_COLORS", "PYTEST_ADDOPTS"}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -29,6 +29,9 @@ from pytest_gvisor.plugin.precedence import RELEASE_FIXTURE, run_settings, setti
 from pytest_gvisor.plugin.skips import mending, missing_requirement
 from pytest_gvisor.plugin.stash import engine_of, harnesses, has_failed, platform_key, take_runs
 from pytest_gvisor.report.run_texts import run_of
+
+if TYPE_CHECKING:
+    from pytest_gvisor.base.completed import Usage
 
 CELL = "gvisor_cell"
 ROSTER = "gvisor_roster"
@@ -53,7 +56,8 @@ def attach_cell(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.Te
         data["cause"] = escape(cause + mending(missing))
     if report.when == "teardown":
         runs = take_runs(item)
-        data["starts_ms"] = _milliseconds([start for start in runs if start is not None])
+        data["starts_ms"] = _milliseconds([start for start, _ in runs if start is not None])
+        data["used"] = _used([usage for _, usage in runs if usage is not None])
         if run_settings(item.config).report:
             records = [record for harness in harnesses(item) for record in harness.records]
             many = _MANY_RUNS if has_failed(item) or report.failed else _FEW_RUNS
@@ -191,6 +195,16 @@ def _add_properties(report: pytest.TestReport, data: dict[str, Any]) -> None:
     }
     # A list of its own: pytest may share one between all reports of a test.
     report.user_properties = [*report.user_properties, *((k, v) for k, v in found.items() if v)]
+
+
+def _used(usages: Sequence[Usage]) -> dict[str, float | int]:
+    """Return the figures of a test's sandboxes by the names of `Cell`: nothing of what none has."""
+    found = {
+        "cpu_time": round(sum(usage.cpu_time or 0 for usage in usages), 3),
+        "peak_memory": max((usage.peak_memory or 0 for usage in usages), default=0),
+        "peak_tasks": max((usage.peak_tasks or 0 for usage in usages), default=0),
+    }
+    return {name: figure for name, figure in found.items() if figure}
 
 
 def _milliseconds(seconds: Sequence[float]) -> list[float]:

@@ -31,6 +31,7 @@ class CellInMaking:
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
     duration: float = 0.0
     starts_ms: list[float] = dataclasses.field(default_factory=list)
+    used: dict[str, Any] = dataclasses.field(default_factory=dict)
     message: str = ""
     lacking: bool = False
     tracebacks: list[str] = dataclasses.field(default_factory=list)
@@ -84,6 +85,7 @@ class CellInMaking:
             network=self.data.get("network", ""),
             duration=round(min(self.duration, MAX_NUMBER), 4),
             starts_ms=tuple(self.starts_ms),
+            **self.used,
             message=escape(self.message),
             output=escape("\n".join([*self.tracebacks, self.captured]).strip("\n")),
             runs=tuple(Run(**{k: escape(v) for k, v in run.items()}) for run in self.runs),

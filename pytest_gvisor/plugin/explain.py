@@ -156,7 +156,7 @@ class _Repeater:
             subprocess.Popen(
                 paths.command(warden.__file__, me, left, folder, *argv),
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                env={**os.environ, "PYTEST_ADDOPTS": ""},
+                env={**os.environ, "GITHUB_STEP_SUMMARY": "", "PYTEST_ADDOPTS": ""},
                 cwd=config.invocation_params.dir, pass_fds=(me,), start_new_session=True,
             ) as process,
         ):  # fmt: skip

@@ -127,6 +127,7 @@ class Collector:
         entry.command = data.pop("command", entry.command)
         entry.data = data
         entry.starts_ms = starts or entry.starts_ms
+        entry.used = data.pop("used", None) or entry.used
         if "cause" in data:
             self._causes.setdefault((worker_of(report), data["lacking"]), data["cause"])
         if str(report.outcome) == "rerun":
@@ -189,6 +190,8 @@ class Collector:
                 self.written.append(path)
         if self.problems and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+        if self.report.rows and (problem := outputs.append_summary(self.report, os.environ)):
+            self.problems.append(f"GITHUB_STEP_SUMMARY: {problem}")
 
     @pytest.hookimpl(tryfirst=True, specname="pytest_sessionfinish", wrapper=True)
     def pytest_gvisor_last_line(self) -> Iterator[None]:  # pytest takes no other names for hooks

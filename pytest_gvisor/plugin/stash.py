@@ -9,6 +9,7 @@ import pytest
 from pytest_gvisor.plugin.placement import FIXTURES
 
 if TYPE_CHECKING:
+    from pytest_gvisor.base.completed import Usage
     from pytest_gvisor.base.settings import Platform
     from pytest_gvisor.harness.engine import Engine
     from pytest_gvisor.harness.gvisor import Gvisor
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _engine_key: pytest.StashKey[Engine] = pytest.StashKey()
 _harnesses_key: pytest.StashKey[list[Gvisor]] = pytest.StashKey()
 _failed_key: pytest.StashKey[bool] = pytest.StashKey()
-_runs_key: pytest.StashKey[list[float | None]] = pytest.StashKey()
+_runs_key: pytest.StashKey[list[tuple[float | None, Usage | None]]] = pytest.StashKey()
 platform_key: pytest.StashKey[Platform] = pytest.StashKey()
 """The platform of a test, from when it is decided."""
 
@@ -55,12 +56,13 @@ def is_untrusted(item: pytest.Item) -> bool:
 
 
 def record_run(item: pytest.Item, record: Record) -> None:
-    """Record the start of a test's sandbox, where known."""
-    item.stash.setdefault(_runs_key, []).append(record.start)
+    """Record the start of a test's sandbox, and the resources that it has used, where known."""
+    usage = None if record.completed is None else record.completed.usage
+    item.stash.setdefault(_runs_key, []).append((record.start, usage))
 
 
-def take_runs(item: pytest.Item) -> list[float | None]:
-    """Return the start in seconds of each run since the last call."""
+def take_runs(item: pytest.Item) -> list[tuple[float | None, Usage | None]]:
+    """Return the start in seconds, and the resources, of each run since the last call."""
     found = item.stash.get(_runs_key, [])
     item.stash[_runs_key] = []
     return found

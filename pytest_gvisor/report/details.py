@@ -9,7 +9,7 @@ from typing import Any
 
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.setting_values import NATIVE
-from pytest_gvisor.report.model import Cell, Report, Row, State
+from pytest_gvisor.report.model import Cell, Report, Row, State, Used
 
 _CAPTURED = re.compile(r"^--- Captured \w+ \w+ ---$", re.MULTILINE)
 """The title of pytest's first section after a traceback."""
@@ -31,6 +31,7 @@ def details(report: Report, rows: Sequence[tuple[int, Row]]) -> str:
 
 
 def _detail(report: Report, row: Row, cell: Cell) -> dict[str, Any]:
+    used = Used.by([cell])
     facts = [
         ("test", cell.nodeid or row.test),
         ("state", cell.state.word),
@@ -40,6 +41,9 @@ def _detail(report: Report, row: Row, cell: Cell) -> dict[str, Any]:
         ("duration", f"{cell.duration:.2f} s" if cell.duration else ""),
         ("against native", as_ratio(row.ratio(cell))),
         ("sandbox starts", ", ".join(f"{start:g} ms" for start in cell.starts_ms)),
+        ("processor time", used.cpu_time if used else ""),
+        ("peak memory", used.peak_memory if used else ""),
+        ("peak of tasks", used.peak_tasks if used else ""),
         ("run", _leg(report, cell.leg) if len(report.legs) > 1 else ""),
         ("other runs", "\n".join(f"{_leg(report, o.leg)}: {o.state.word}" for o in cell.others)),
         ("again", cell.command),

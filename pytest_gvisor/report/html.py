@@ -20,10 +20,14 @@ from pytest_gvisor.report.details import as_ratio, details
 from pytest_gvisor.report.merging import missing
 from pytest_gvisor.report.model import Binary, Cell, Report, Row, State, failures_first, joined
 
+MAX_DOTS = 500
+"""How many starts of a platform are drawn; the figures beside the chart are of all of them."""
+
 MAX_ROWS = 5000
 """How many rows a page has. A browser opens so many in a second."""
 
 _QUIET = {State.PASSED, State.XFAILED, State.SKIPPED}
+_LEFT, _WIDTH, _LANE, _TOP = 90, 600, 44, 10
 _MARKS = {
     State.PASSED: "✓", State.FAILED: "✗", State.ERROR: "!", State.SKIPPED: "»",
     State.XFAILED: "≈", State.XPASSED: "≠", State.UNAVAILABLE: "⊘", State.NOT_RUN: "○",
@@ -57,11 +61,13 @@ def render(report: Report) -> str:
         unusable=any(column["cause"] for column in platforms),
         started=any(column["starts"] for column in platforms),
         platforms=platforms,
+        measured=any(column["used"] for column in platforms),
         rows=rows,
         left_out=_left_out(report, shown),
         compared=any(row["ratio"] for row in rows),
         states=[state for state in State if any(state in found for found in counts)],
         marks=_MARKS,
+        chart=chart(report),
         details=details(report, shown),
         show=escape,
     )  # fmt: skip
@@ -123,6 +129,7 @@ def _column(report: Report, name: str) -> dict[str, Any]:
         "cause": escape(report.cause(name)),
         "versions": [escape(version) for version in versions],
         "starts": report.starts(name),
+        "used": report.used(name),
     }
 
 
@@ -193,3 +200,44 @@ def _row(report: Report, row: Row, platforms: Sequence[str]) -> dict[str, Any]:
             for cell in map(cells.get, platforms)
         ],
     }
+
+
+def chart(report: Report) -> dict[str, Any] | None:
+    """Place the parts of the chart: a lane a platform, a dot a start, a line at the median."""
+    lanes = [(name, times) for name in report.platforms if (times := report.start_times.get(name))]
+    if not lanes:
+        return None
+    step, top = scale(max(times[-1] for _name, times in lanes))
+
+    def x(milliseconds: float) -> float:
+        return round(_LEFT + _WIDTH * milliseconds / top, 1)
+
+    drawn = []
+    for number, (name, times) in enumerate(lanes):
+        starts = report.starts(name)
+        assert starts is not None
+        middle = _TOP + number * _LANE + _LANE // 2
+        kept = times[:: -(-len(times) // MAX_DOTS)]
+        drawn.append({
+            "name": name,
+            "y": middle,
+            "median": x(starts.median),
+            "dots": [(x(time), middle + (index % 5 - 2) * 4) for index, time in enumerate(kept)],
+        })  # fmt: skip
+    bottom = _TOP + len(lanes) * _LANE
+    ticks = [(x(step * n), f"{step * n:g}") for n in range(round(top / step) + 1)]
+    return {
+        "lanes": drawn, "ticks": ticks, "top": _TOP, "bottom": bottom, "left": _LEFT,
+        "right": _LEFT + _WIDTH, "width": _LEFT + _WIDTH + 40, "height": bottom + 36,
+    }  # fmt: skip
+
+
+def scale(largest: float) -> tuple[float, float]:
+    """Return the distance of two ticks, and the end of an axis for ``largest`` in 3 to 8 steps."""
+    step = 1.0
+    while True:
+        for factor in (1, 2, 5):
+            if largest <= step * factor * 8:
+                steps = max(1, -(-largest // (step * factor)))
+                return step * factor, step * factor * steps
+        step *= 10

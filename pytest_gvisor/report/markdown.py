@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.report.merging import missing
-from pytest_gvisor.report.model import Cell, Leg, Report, Row, State, joined
+from pytest_gvisor.report.model import Cell, Leg, Report, Row, State, failures_first, joined
 
 _MARKS = {
     State.PASSED: "✅", State.FAILED: "❌", State.ERROR: "💥", State.SKIPPED: "⏭️",
@@ -16,14 +16,34 @@ _MARKS = {
 _MAX_WORDS = 300
 
 
-def render(report: Report) -> str:
-    """Render the report, with a row for each test."""
+def render(report: Report, budget: int | None = None) -> str:
+    """Render the report; with a budget in bytes of UTF-8, only the rows that fit, and their number.
+
+    With a budget the failures come first, then the rows that differ.
+    """
     top = "\n".join(_top(report)) + "\n"
-    if not report.rows:
+    numbered = enumerate(report.rows)
+    ordered = numbered if budget is None else failures_first(numbered)
+    rows = [row for _number, row in ordered]
+    if not rows:
         return top
     names = report.platforms
     heads = [f"| test | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
-    return f"{top}\n" + "\n".join([*heads, *(_line(report, r, names) for r in report.rows)]) + "\n"
+    lines = [*heads]
+    room = None if budget is None else budget - len(f"{top}\n{heads}\n".encode()) - 200
+    shown = 0
+    for row in rows:
+        line = _line(report, row, names)
+        if room is not None:
+            room -= len(line.encode()) + 1
+            if room < 0:
+                break
+        lines.append(line)
+        shown += 1
+    if shown < len(rows):
+        left = len(rows) - shown
+        lines += ["", f"{left} of {len(rows)} tests are left out: the summary is full."]
+    return f"{top}\n" + "\n".join(lines) + "\n"
 
 
 def _top(report: Report) -> Iterator[str]:
@@ -32,7 +52,7 @@ def _top(report: Report) -> Iterator[str]:
     if not report.rows:
         yield "No test belongs to a platform."
     for name in report.platforms:
-        facts = [joined(report.counts(name)), report.starts(name)]
+        facts = [joined(report.counts(name)), report.starts(name), report.used(name)]
         yield f"- **{name}**: {'; '.join(map(str, filter(None, facts)))}"
         if cause := report.cause(name):
             yield f"  - cannot be used: {code(cause)}"

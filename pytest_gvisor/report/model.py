@@ -145,6 +145,15 @@ class Cell:
     """Milliseconds for each of its sandboxes whose start was measured. They go from the hand-over
     to the keeper until the sentry reported that the first process starts."""
 
+    cpu_time: float = 0.0
+    """Seconds of processor time of its sandboxes together; 0 where none was measured."""
+
+    peak_memory: int = 0
+    """Bytes: the most that one of its sandboxes had at once; 0 where none was measured."""
+
+    peak_tasks: int = 0
+    """The most processes and threads of one of its sandboxes; 0 where none was measured."""
+
     message: str = ""
     output: str = ""
     """The traceback, and what pytest has captured."""
@@ -284,6 +293,37 @@ class Starts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Used:
+    """The resources that cells have used, as text; ``-`` if none was measured."""
+
+    cpu_time: str
+    peak_memory: str
+    peak_tasks: str
+
+    def __str__(self) -> str:
+        """Return them as part of a sentence."""
+        peaks = f"peak memory {self.peak_memory}, peak of tasks {self.peak_tasks}"
+        return f"processor time {self.cpu_time}, {peaks}"
+
+    @classmethod
+    def by(cls, cells: Iterable[Cell]) -> Used | None:
+        """Return the sum of processor times, and the largest peaks; None if none was measured."""
+        figures = [
+            (cell.cpu_time, cell.peak_memory, cell.peak_tasks)
+            for cell in cells
+            if cell.cpu_time or cell.peak_memory or cell.peak_tasks
+        ]
+        if not figures:
+            return None
+        times, memory, tasks = zip(*figures, strict=True)
+        return cls(
+            cpu_time=f"{sum(times):.2f} s" if any(times) else "-",
+            peak_memory=f"{max(memory) / 2**20:.1f} MiB" if any(memory) else "-",
+            peak_tasks=str(max(tasks)) if any(tasks) else "-",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """The whole report."""
 
@@ -337,6 +377,10 @@ class Report:
         middle = len(times) // 2
         median = (times[middle] + times[~middle]) / 2
         return Starts(count=len(times), median=median, slowest=times[-1])
+
+    def used(self, platform: str) -> Used | None:
+        """Return the resources that the cells of a column have used; None if none was measured."""
+        return Used.by(self.cells(platform))
 
     def cause(self, platform: str) -> str:
         """Return why a platform was unusable in any run of pytest, and on which machine."""

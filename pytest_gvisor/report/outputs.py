@@ -1,4 +1,4 @@
-"""The file of a report, whose suffix selects the format."""
+"""The file of a report, whose suffix selects the format; and the summary of a GitHub job."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import errno
 import os
 import secrets
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from pytest_gvisor.base.errors import ReportError, UsageError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.setting_values import report_paths
 from pytest_gvisor.programs.paths import check_way, straight
 from pytest_gvisor.report.model import MAX_BYTES, Report
+
+VARIABLE = "GITHUB_STEP_SUMMARY"
+BUDGET = 900 * 1024
+"""Bytes of the file that are used; GitHub drops a step's summary of more than 1 MiB as a whole."""
 
 
 def at_once(path: str, flags: int) -> int:
@@ -47,14 +51,14 @@ def check(path: str) -> str:
     return whole
 
 
-def rendered(report: Report, suffix: str) -> str:
-    """Render the report in the format of a file's suffix."""
+def rendered(report: Report, suffix: str, budget: int | None = None) -> str:
+    """Render the report in the format of a file's suffix, Markdown in as many bytes at most."""
     if suffix == ".json":
         return report.to_json()
     # Jinja2 takes longer to import than all modules of the report together.
     from pytest_gvisor.report import html, markdown  # noqa: PLC0415 -- most sessions write none
 
-    return html.render(report) if suffix == ".html" else markdown.render(report)
+    return html.render(report) if suffix == ".html" else markdown.render(report, budget)
 
 
 def write(report: Report, path: str) -> str:
@@ -80,4 +84,23 @@ def replaced(path: str, pieces: Iterable[str]) -> str:
         with contextlib.suppress(OSError):
             os.unlink(new)
         return f"{error.strerror}"
+    return ""
+
+
+def append_summary(report: Report, environ: Mapping[str, str]) -> str:
+    """Append the table to the file that the variable names; return the problem, or nothing."""
+    path = environ.get(VARIABLE)
+    if not path:
+        return ""
+    try:
+        # Other tools of the same step have written to it as well.
+        used = os.path.getsize(path) if os.path.exists(path) else 0
+        text = rendered(report, ".md", max(0, BUDGET - used))
+        data = f"\n{text}".encode("utf-8", "backslashreplace")
+        if used + len(data) > BUDGET:
+            return f"it has {used} bytes already, and there is no room for a table"
+        with open(path, "ab", opener=at_once) as file:
+            file.write(data)
+    except OSError as error:
+        return error.strerror or str(error)
     return ""

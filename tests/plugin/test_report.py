@@ -133,6 +133,31 @@ def test_each_test_has_a_cell_on_each_platform(project: Project, no_kvm: str, ru
     assert not list(project.folder.rglob(".gvisor-report-*"))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: cgroups are made")
+def test_a_cell_has_what_its_sandboxes_have_used(project: Project) -> None:
+    """Runs and warm sandboxes with a limit count; a test without one has no figure."""
+    project.test(
+        """
+        import pytest
+
+        @pytest.mark.gvisor(pids=200)
+        def test_limited(gvisor, gvisor_sandbox):
+            used = [gvisor.run(["true"]).usage, gvisor.run(["true"]).usage]
+            print(sum(one.cpu_time for one in used))
+
+        def test_free(gvisor):
+            gvisor.run(["true"])
+        """
+    )
+    project.run("--gvisor-platform=systrap", "--gvisor-report=r.json", "-rP")
+    found = cells(read(project.folder), "systrap")
+    limited, free = found["test_limited"], found["test_free"]
+    told = float(re.findall(r"(?m)^\d+\.\d+$", limited.output)[0])
+    assert limited.cpu_time > told
+    assert 10 < limited.peak_tasks <= 200
+    assert (free.cpu_time, free.peak_memory, free.peak_tasks) == (0, 0, 0)
+
+
 def test_a_report_has_the_trace_of_a_test_as_a_tree(here: Project) -> None:
     """Also that of a test inside. A test that is not traced has none."""
     here.test(
@@ -397,6 +422,23 @@ def test_the_ini_file_and_the_environment_name_reports_too(here: Project) -> Non
     assert (here.folder / "four.json").exists()
     here.run("--gvisor-report=five.json", PYTEST_GVISOR_REPORT="six.json").ends(passed=1)
     assert not (here.folder / "six.json").exists()
+
+
+def test_a_github_job_gets_a_table(project: Project) -> None:
+    """Appended once, by one process; a summary that cannot be written fails nothing."""
+    project.test("def test_it(gvisor_platform): pass")
+    summary = project.folder / "summary"
+    summary.write_text("before\n")
+    project.run("--gvisor-platform=systrap,ptrace", GITHUB_STEP_SUMMARY=str(summary))
+    text = summary.read_text()
+    assert text.startswith("before\n\n## gVisor\n")
+    assert text.count("| `test_it.py::test_it` | ✅ passed | ✅ passed |") == 1
+    ran = project.run(GITHUB_STEP_SUMMARY="/nonexistent/summary").ends(passed=1)
+    ran.shows("gVisor: GITHUB_STEP_SUMMARY: No such file or directory")
+    project.test("def test_it(): pass")
+    summary.unlink()
+    project.run(GITHUB_STEP_SUMMARY=str(summary)).ends(passed=1)
+    assert not summary.exists()
 
 
 def test_without_runsc_a_test_is_unavailable_and_strictly_an_error(

@@ -26,7 +26,7 @@ from pytest_gvisor.install import fetch, release, unpack
 from pytest_gvisor.oci import project, reader
 from pytest_gvisor.plugin import entries, fixtures
 from pytest_gvisor.plugin.placement import FIXTURES
-from pytest_gvisor.report import model, run_texts, summary
+from pytest_gvisor.report import model, outputs, run_texts, summary
 from pytest_gvisor.run import connected, limits
 from pytest_gvisor.run.request import MAX_RECORDS
 from pytest_gvisor.runsc import platforms, sidecars
@@ -311,6 +311,7 @@ NUMBERS = [
     ("report.md", f"{entries.MAX_OUTPUT:,} characters of pytest's output"),
     ("report.md", f"a report holds {model.MAX_DETAILS // MIB} Mi characters of such details"),
     ("report.md", f"further ones, up to {2 * model.MAX_DETAILS // MIB} Mi"),
+    ("report.md", f"up to {outputs.BUDGET // 1024} KiB of the file"),
     ("report.md", f"{summary.MAX_ROWS} at most, each with the message"),
     ("images.md", f"at most {LIMITS.max_bytes // GIB} GiB and a million entries"),
     ("images.md", f"at most {LIMITS.max_depth} deep"),

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "pytest_gvisor"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 BUDGETS = {
-    "": 33, "cli": 1188, "inside": 4844, "plugin": 2068, "harness": 808, "report": 1040,
+    "": 33, "cli": 1188, "inside": 4844, "plugin": 2085, "harness": 808, "report": 1144,
     "sandbox": 2311, "run": 2610, "install": 350, "images": 1987, "runsc": 1377, "oci": 2170,
     "vm": 383, "sessions": 665, "trace": 787, "base": 1731, "guest": 3461, "programs": 1771,
 }  # fmt: skip
@@ -64,7 +64,7 @@ def sizes() -> dict[str, int]:
 
 
 def test_each_folder_keeps_to_its_budget() -> None:
-    """And all of them together to 29,584 lines in 269 modules.
+    """And all of them together to 29,705 lines in 269 modules.
 
     Issues of their own have budgets beside the rest: traces (1,097 lines), why a test differs
     (321), allow-lists (1,550), loaded modules (450), asyncio, inspect_ai and waits (420), several
@@ -75,7 +75,7 @@ def test_each_folder_keeps_to_its_budget() -> None:
         folders[name.partition("/")[0] if "/" in name else ""] += size
     assert folders.keys() == BUDGETS.keys()
     assert {name: size for name, size in folders.items() if size > BUDGETS[name]} == {}
-    assert folders.total() <= 29_584
+    assert folders.total() <= 29_705
     assert len(MODULES) <= 269
 
 

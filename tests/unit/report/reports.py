@@ -11,7 +11,8 @@ HOSTILE = (
 def cell(platform: str, state: State = State.PASSED, **more: object) -> Cell:
     """A cell with some of everything."""
     given = {"nodeid": f"t.py::test_x[{platform}]", "runsc": "20240729.0", "network": "none",
-             "starts_ms": (40.5, 50.0), "duration": 0.25, "command": "python -m pytest x",
+             "starts_ms": (40.5, 50.0), "duration": 0.25, "cpu_time": 0.5, "peak_memory": 3 << 20,
+             "peak_tasks": 30, "command": "python -m pytest x",
              **more}  # fmt: skip
     return Cell(platform=platform, state=state, **given)  # type: ignore[arg-type]
 

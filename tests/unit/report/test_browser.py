@@ -187,11 +187,10 @@ def test_axe_finds_nothing_to_complain_about(show: Show, width: int, scheme: str
     emulate(browser, width=width, scheme=scheme)
     axe = importlib.resources.files("axe_core_python").joinpath("axe.min.js")
     browser.run(axe.read_text(encoding="utf-8") + ";0")
-    found = "then(all => all.violations.map(one => [one.id, one.nodes.map(node => node.html)]))"
-    assert browser.run(f"axe.run().{found}") == []
+    found = "axe.run().then(all => all.violations.map(one => [one.id, one.nodes.map(n => n.html)]))"
+    assert browser.run(found) == []
     browser.run("document.querySelector('[data-differs] td.s-failed button').click()")
-    # Nothing behind an open dialog can be used, and axe takes it to lie on the dialog.
-    assert browser.run(f"axe.run(document.getElementById('detail')).{found}") == []
+    assert browser.run(found) == []
 
 
 def test_hostile_text_stays_text(show: Show) -> None:
@@ -201,7 +200,7 @@ def test_hostile_text_stays_text(show: Show) -> None:
     browser.call("Runtime.evaluate", expression="new Promise(f => setTimeout(f, 200))",
                  awaitPromise=True)  # fmt: skip
     assert browser.run("typeof window.hacked") == "undefined"
-    assert browser.run("document.querySelectorAll('img, svg, iframe').length") == 0
+    assert browser.run("document.querySelectorAll('img, svg:not(.chart), iframe').length") == 0
     assert browser.run("document.scripts.length") == 2
     text = browser.run("document.body.textContent")
     assert "{{ 7*7 }}" in text

@@ -21,6 +21,7 @@ from pytest_gvisor.report.model import (
     Row,
     Starts,
     State,
+    Used,
     failures_first,
     joined,
 )
@@ -45,6 +46,20 @@ def test_the_json_has_the_figures_too() -> None:
         "systrap": {"passed": 1}, "kvm": {"failed": 1, "unavailable": 1}
     }  # fmt: skip
     assert content["starts_ms"]["kvm"] == {"count": 4, "median": 45.25, "slowest": 50.0}
+
+
+def test_times_are_added_up_and_peaks_are_not() -> None:
+    """A column has the sum of processor times and the highest peaks, or none at all."""
+    unmeasured: dict[str, Any] = {"cpu_time": 0.0, "peak_memory": 0, "peak_tasks": 0}
+    rows = (
+        Row(test="a", cells=(cell("kvm"), cell("ptrace", **unmeasured))),
+        Row(test="b", cells=(cell("kvm", cpu_time=1.25, peak_memory=9 << 20, peak_tasks=7),)),
+        Row(test="c", cells=(cell("systrap", **{**unmeasured, "cpu_time": 2.0}),)),
+    )
+    made = report(*rows)
+    assert made.used("kvm") == Used(cpu_time="1.75 s", peak_memory="9.0 MiB", peak_tasks="30")
+    assert made.used("systrap") == Used(cpu_time="2.00 s", peak_memory="-", peak_tasks="-")
+    assert made.used("ptrace") is None
 
 
 def test_a_row_differs_only_where_two_platforms_say_different_things() -> None:

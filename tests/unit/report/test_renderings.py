@@ -1,4 +1,4 @@
-"""The model as Markdown, in a terminal, and as HTML without a browser."""
+"""The model as Markdown, in GitHub's summary and a terminal, and as HTML without a browser."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import re
 import stat
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_markdown_has_a_row_a_test_and_a_word_a_cell() -> None:
     assert table[-1] == "| `t.py::test_bad` | ✅ passed | ❌ failed |"
     assert (
         "- **kvm**: 500 passed, 1 failed; sandboxes start in 45 ms (median of 1002), slowest 50 ms"
-        "\n" in text
+        "; processor time 250.50 s, peak memory 3.0 MiB, peak of tasks 30\n" in text
     )
 
 
@@ -50,6 +51,42 @@ def test_hostile_text_stays_inside_its_code_span() -> None:
     assert markdown.code("a\n# b|c") == "`a # b\\x7cc`"
     assert markdown.code("`x``y") == "``` `x``y ```"
     assert markdown.code("") == "` `"
+
+
+@pytest.mark.parametrize("budget", [2000, 5000, 40_000])
+def test_a_budget_cuts_rows_from_the_end_and_says_so(budget: int) -> None:
+    """Rows that differ come first, and are cut last."""
+    text = markdown.render(WIDE, budget)
+    assert len(text.encode()) <= budget
+    table = lines(text, "| `")
+    assert "test_bad" in table[0]
+    if len(table) < 501:
+        assert f"{501 - len(table)} of 501 tests are left out" in text
+
+
+def test_the_summary_of_a_step_is_appended_to_and_stays_in_its_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier content stays, a second session's table follows, and the total has a limit."""
+    path = tmp_path / "summary"
+    path.write_text("others\n")
+    assert outputs.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(path)}) == ""
+    assert path.read_text().startswith("others\n\n## gVisor\n")
+    monkeypatch.setattr(outputs, "BUDGET", 60_000)
+    for _ in range(9):
+        outputs.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(path)})
+    assert path.read_text().count("## gVisor") >= 2
+    assert path.stat().st_size <= 60_000
+    assert "no room" in outputs.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(path)})
+
+
+def test_a_summary_that_cannot_be_written_is_told_and_no_error(tmp_path: Path) -> None:
+    """A folder in the place of the file; and nothing without the variable."""
+    assert outputs.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(tmp_path)}) != ""
+    os.mkfifo(tmp_path / "unread")
+    assert outputs.append_summary(WIDE, {"GITHUB_STEP_SUMMARY": str(tmp_path / "unread")}) != ""
+    assert outputs.append_summary(WIDE, {}) == ""
+    assert outputs.BUDGET == 900 * 1024
 
 
 class Lines:
@@ -139,6 +176,24 @@ def test_the_document_has_no_element_or_handler_from_a_text() -> None:
     assert "49" not in re.sub(r"\d\.\d|sha256-\S+|#\w+", "", found.text).split()
 
 
+def test_the_document_has_columns_for_use_where_some_was_measured() -> None:
+    """A platform without a figure has dashes there; a report without any has no such columns."""
+    unmeasured: dict[str, Any] = {"cpu_time": 0.0, "peak_memory": 0, "peak_tasks": 0}
+    bare = Row(test="a", cells=(cell("kvm", **unmeasured),))
+    assert "processor time" not in html.render(report(bare)).partition("<main>")[2]
+    both = Row(test="b", cells=(cell("systrap"),))
+    text = html.render(report(bare, both))
+    for name in ("processor time", "peak memory", "peak of tasks"):
+        assert text.count(f'<th scope="col">{name}</th>') == 1
+    for figure in ("0.50 s", "3.0 MiB", "30"):
+        assert f'<td class="n">{figure}</td>' in text
+    made = report(bare, both)
+    found = json.loads(details(made, [*enumerate(made.rows)]))
+    facts = dict(found["1"]["systrap"]["facts"])
+    assert facts["peak memory"] == "3.0 MiB"
+    assert "peak memory" not in dict(found["0"]["kvm"]["facts"])
+
+
 @pytest.mark.parametrize(
     ("states", "sentence"),
     [
@@ -225,6 +280,15 @@ def test_the_policy_names_the_two_texts_that_are_there_and_nothing_else() -> Non
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe" not in policy
     assert "http" not in re.sub(r"http-equiv", "", text)
+
+
+def test_thousands_of_starts_are_drawn_as_hundreds() -> None:
+    """The chart stays small; its figures are of all."""
+    many = Row(test="a", cells=(cell("kvm", starts_ms=tuple(map(float, range(1, 5001)))),))
+    made = html.chart(report(many))
+    assert made is not None
+    assert 100 < len(made["lanes"][0]["dots"]) <= html.MAX_DOTS
+    assert html.chart(report(Row(test="a", cells=(cell("kvm", starts_ms=()),)))) is None
 
 
 @pytest.mark.parametrize("suffix", ["json", "html", "md"])
