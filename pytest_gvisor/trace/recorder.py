@@ -30,7 +30,7 @@ _KINDS: Mapping[int, str] = {1: "stream", 2: "datagram", 3: "raw"}
 """By Linux's numbers of kinds of sockets."""
 
 
-@dataclasses.dataclass(slots=True, eq=False)
+@dataclasses.dataclass(slots=True)
 class Opened:
     """How often a file was opened in one way."""
 
@@ -60,7 +60,7 @@ class Recorder:
         self._points = [*points.of_trace(known, version), *map(points.entered, unsupported)]
         self._opens = {numbers[name] for name in points.OPENS if name in numbers}
         self._execs = {numbers[name] for name in points.EXECS}
-        self._creat = numbers.get("creat", -1)
+        self._creat = numbers.get("creat")
         self._openat2 = numbers["openat2"]
         self._sends = {numbers[name] for name in points.SENDS}
         self._sendto, self._socketpair = numbers["sendto"], numbers["socketpair"]
@@ -334,7 +334,7 @@ class Recorder:
             addressed = number != self._sendto or event.number(9)
             self._datagrams += bool(self._has_datagrams and addressed)
         elif number == self._socketpair:
-            self._has_datagrams |= _KINDS.get(event.number(6) & 0xF) == "datagram"
+            self._has_datagrams |= _KINDS.get(event.number(6) & 0xF) in ("datagram", "raw")
         elif number == self._openat2:  # its end, and no other event comes
             # An attempt is an act too, unless this gVisor has no such call.
             self._unnamed[number] += event.error != "ENOSYS"

@@ -197,6 +197,15 @@ def test_a_name_that_is_looked_up_shows_as_port_53(gvisor: Gvisor, network: str)
         trace.check(connect=["unix:**"])
 
 
+def test_a_raw_pair_of_unix_sockets_sends_datagrams(gvisor: Gvisor) -> None:
+    """gVisor makes it as a datagram pair, which may send to any address."""
+    trace = python(gvisor, (
+        "import socket\none, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_RAW)\n"
+        "try: one.sendto(b'x', '/nowhere')\nexcept OSError: pass"
+    ))  # fmt: skip
+    assert (trace.complete, trace.datagrams) == (True, 1)
+
+
 @pytest.mark.gvisor(forbid=["connect", "exec", "write:/app/**"])
 def test_a_forbidden_act_fails_the_run_that_did_it(gvisor: Gvisor) -> None:
     """The message names each act and its process. A call may forbid other acts, or none."""

@@ -24,7 +24,7 @@ from pytest_gvisor.base.traced import (
 )
 from pytest_gvisor.guest.tests.gate import COLLECTS
 from pytest_gvisor.trace import points, recorder
-from pytest_gvisor.trace.events import TEXT
+from pytest_gvisor.trace.events import TEXT, parsed
 from pytest_gvisor.trace.points import MOUNTS
 from pytest_gvisor.trace.recorder import Recorder
 from tests.fakes import events
@@ -152,10 +152,41 @@ def test_a_descriptor_from_nowhere_may_have_been_read_and_written() -> None:
     """Nothing tells how a file was opened that came by openat2, or that was duplicated."""
     trace = made((8, events.closed(9, b"/real")), (8, events.closed(8, b"/real")))
     assert trace.read == trace.written == {"/real"}
+    failed = (7, events.opened(b"/real", READ, error=errno.EACCES))
+    assert made(failed, (8, events.closed(9, b"/real"))).written == {"/real"}
+
+
+def test_a_close_of_a_file_that_is_known_adds_none() -> None:
+    """The descriptor was duplicated or inherited, and the file may have been removed meanwhile."""
+    opened = (7, events.opened(b"/f", READ))
+    trace = made(
+        opened,
+        (2, events.cloned(2)),
+        (8, events.closed(9, b"/f")),
+        (8, events.closed(8, b"/f (deleted)")),
+        (8, events.closed(3, b"/f (deleted)", process=2)),
+    )
+    assert [(one.path, one.written) for one in trace.files] == [("/f", False)]
+
+
+def test_a_process_inherits_of_those_that_made_it_alone() -> None:
+    """A process that nobody has made has no descriptors of the first one."""
+    opened = (7, events.opened(b"/link", READ))
+    trace = made(opened, (8, events.closed(3, b"/real", process=9)))
+    assert trace.written == {"/real"}
 
 
 @pytest.mark.parametrize(
-    "path", [b"pipe:[1]", b"socket:[3]", b"host:[2]", b"/memfd:x (deleted)", b""]
+    "path",
+    [
+        b"pipe:[1]",
+        b"socket:[3]",
+        b"host:[2]",
+        b"/memfd:x (deleted)",
+        b"/memfd:x",
+        b"/x (deleted)",
+        b"",
+    ],
 )
 def test_what_is_no_file_is_none(path: bytes) -> None:
     """Pipes, sockets, files in memory, and descriptors that are closed twice."""
@@ -318,7 +349,12 @@ def test_datagrams_are_counted() -> None:
     unix, netlink = (events.made_socket(one, socket.SOCK_DGRAM, 5) for one in (1, 16))
     assert made((12, unix), *sends).datagrams == 3
     assert made((12, netlink), *sends).datagrams == 0  # of the C library
-    for kind, count in ((socket.SOCK_STREAM, 0), (socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 3)):
+    raw = (12, events.made_socket(socket.AF_INET, socket.SOCK_RAW, 5))
+    assert made(raw, *sends).datagrams == 3
+    for kind, count in (
+        (socket.SOCK_STREAM, 0), (socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 3),
+        (socket.SOCK_RAW, 3),  # Linux and gVisor make it as SOCK_DGRAM
+    ):  # fmt: skip
         pair = events.context() + field(4, 53) + field(6, kind)
         assert made((6, pair), *sends).datagrams == count
 
@@ -437,6 +473,13 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, limit: str, va
 def test_the_bounds_are_those_of_the_page() -> None:
     """docs/trace.md has them."""
     assert (recorder.MAX_KEPT, recorder.MAX_BYTES, TEXT) == (100_000, 67_108_864, 60)
+    one = Recorder(NEW, "20260905.0")
+    for _ in range(2):
+        one.act(7, parsed(7, payload := events.opened(b"/f", READ)), payload, room=False)
+    trace = one.trace(dropped=1, broken=False, ended=True)
+    assert (trace.files, trace.dropped, trace.gaps[1]) == ((), 3, (
+        "2 events had no room: a trace has 100000 different entries, and 64 MiB of text"
+    ))  # fmt: skip
 
 
 def _rename(process: int) -> str:
@@ -493,6 +536,42 @@ def test_a_descriptor_without_room_is_a_gap(monkeypatch: pytest.MonkeyPatch) -> 
     raw = [(6, events.raw(257, thread=thread)) for thread in (1, 2, 3)]
     assert made(*raw[:2]).dropped == 0
     assert made(*raw).dropped == 1
+
+
+def test_a_text_that_fills_the_room_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One character more has no room, and is one event."""
+    monkeypatch.setattr(recorder, "MAX_BYTES", TEXT + len("/f"))
+    assert made((7, events.opened(b"/f", READ))).complete
+    assert made((7, events.opened(b"/ff", READ))).dropped == 1
+
+
+def test_all_that_is_held_has_a_size() -> None:
+    """Descriptors, calls whose events with texts come next, and changes with their errors."""
+    one, sizes = Recorder(NEW, "20260905.0"), [0]
+    for kind, payload in (
+        (12, events.made_socket(socket.AF_INET, socket.SOCK_STREAM, 5)), (6, events.raw(257)),
+        (6, events.raw(87, error=errno.ENOENT)), (2, events.cloned(2)),
+    ):  # fmt: skip
+        one.take(kind, payload)
+        sizes.append(one.size)
+    assert sizes == [0, 100, 200, 300 + 2 * TEXT + len("unlinkENOENT"), sizes[3] + 100]
+
+
+def test_a_program_has_ended_when_the_last_thread_of_its_first_process_has() -> None:
+    """Its other processes with a thread run on. A process that nobody has made is not counted."""
+    one = Recorder(NEW, "20260905.0", 2)
+    found = [one.ends()]
+    thread = events.context(3) + field(3, 4) + field(4, 3)
+    for kind, payload in (
+        (2, events.cloned(2)), (2, events.cloned(3, process=2)), (2, thread),
+        (5, events.context(3, 4)), (5, events.context(2)), (5, events.context(9)),
+        (5, events.context(3)),
+    ):  # fmt: skip
+        one.act(kind, parsed(kind, payload), payload)
+        found.append(one.ends())
+    assert found == [
+        (False, 0), (False, 0), (False, 1), (False, 1), (False, 1), (True, 1), (True, 1), (True, 0),
+    ]  # fmt: skip
 
 
 def test_an_attempt_that_ends_well_takes_no_room() -> None:
