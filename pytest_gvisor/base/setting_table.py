@@ -80,180 +80,76 @@ TRACES = ("paths", "values", "paths,values")
 """The words for a trace that has more than usual: unverified paths, and values of variables."""
 
 SETTINGS = (
-    Setting(
-        name="platforms",
-        alias="platform",
-        kind="platforms",
-        sources=("marker", "run", *_SESSION),
+    Setting("platforms", "platforms", ("marker", "run", *_SESSION), alias="platform",
+        metavar="NAMES",
         help="auto (default), all, or a comma list; may be repeated. auto is systrap. A list may "
         "name systrap, kvm, ptrace and others that the binary lists. With two or more, every test "
         "that uses a sandbox runs once per platform. With native among them, tests inside also "
         "run on the host.",
-        metavar="NAMES",
         command_help="systrap, kvm, ptrace or another that the binary lists (default: auto)",
-        command_metavar="NAME",
-    ),
-    Setting(
-        name="network",
-        kind="network",
-        sources=_ALL,
-        help="none (default: loopback only), sandbox (gVisor's own stack), or host.",
-        metavar="MODE",
-    ),
-    Setting(
-        name="netns",
-        kind="path",
-        sources=_TEST,
-        help="a network namespace to join, for network=sandbox.",
-        metavar="PATH",
-    ),
-    Setting(
-        name="runsc",
-        kind="binary",
-        sources=("marker", "run", "doctor", *_SESSION),
+        command_metavar="NAME"),
+    Setting("network", "network", _ALL, metavar="MODE",
+        help="none (default: loopback only), sandbox (gVisor's own stack), or host."),
+    Setting("netns", "path", _TEST, metavar="PATH",
+        help="a network namespace to join, for network=sandbox."),
+    Setting("runsc", "binary", ("marker", "run", "doctor", *_SESSION), metavar="[LABEL=]PATH",
         help="use this binary, validated but without a search; the last one counts. With "
         "LABEL=PATH twice or more on the command line, every test that uses a sandbox runs once "
         "per release.",
-        metavar="[LABEL=]PATH",
-        command_help="use this binary, without a search",
-        command_metavar="PATH",
-    ),
-    Setting(
-        name="release",
-        kind="release",
-        sources=("ini",),
-        help="the allowed releases of runsc: comparisons such as >=20240729, with commas "
-        "between them. If another is found, each test with a sandbox is an error.",
-    ),
-    Setting(
-        name="strict",
-        kind="flag",
-        sources=_SESSION,
-        help="fail tests that would be skipped because runsc, a platform or docker is missing.",
-    ),
-    Setting(
-        name="timeout",
-        kind="seconds",
-        sources=_ALL,
-        help=f"deadline of one workload (default: {DEFAULT_TIMEOUT:g}).",
-        metavar="SECONDS",
-    ),
-    Setting(
-        name="rootless",
-        kind="rootless",
-        sources=_ALL,
-        help="auto (default: on where CAP_SYS_ADMIN is missing), on, or off.",
-        metavar="WHEN",
-    ),
-    Setting(
-        name="image",
-        kind="path",
-        sources=_ALL,
-        help="the root file system of workloads, instead of the host's system folders. IMAGE is "
-        "a docker save archive, an OCI archive or layout, a rootfs tarball, or a docker daemon's "
-        "image.",
-        metavar="IMAGE",
-    ),
-    Setting(
-        name="project",
-        kind="flag",
-        sources=("call", "marker", "ini"),
+        command_help="use this binary, without a search", command_metavar="PATH"),
+    Setting("release", "release", ("ini",),
+        help="the allowed releases of runsc: comparisons such as >=20240729, with commas between "
+        "them. If another is found, each test with a sandbox is an error."),
+    Setting("strict", "flag", _SESSION,
+        help="fail tests that would be skipped because runsc, a platform or docker is missing."),
+    Setting("timeout", "seconds", _ALL, metavar="SECONDS",
+        help=f"deadline of one workload (default: {DEFAULT_TIMEOUT:g})."),
+    Setting("rootless", "rootless", _ALL, metavar="WHEN",
+        help="auto (default: on where CAP_SYS_ADMIN is missing), on, or off."),
+    Setting("image", "path", _ALL, metavar="IMAGE",
+        help="the root file system of workloads, instead of the host's system folders. IMAGE is a "
+        "docker save archive, an OCI archive or layout, a rootfs tarball, or a docker daemon's "
+        "image."),
+    Setting("project", "flag", ("call", "marker", "ini"),
         help="show workloads the root folder and the sources of editable packages, read-only and "
-        "without secrets, and start them there.",
-    ),
-    Setting(
-        name="memory",
-        kind="size",
-        sources=_TEST,
-        help="limit on the sandbox's memory, for instance 256M; needs root.",
-        metavar="SIZE",
-    ),
-    Setting(
-        name="pids",
-        kind="count",
-        sources=_TEST,
-        help="limit on the sandbox's processes and threads; needs root.",
-        metavar="N",
-    ),
-    Setting(
-        name="cpus",
-        kind="number",
-        sources=_TEST,
-        help="limit in processors, for instance 0.5; needs root.",
-        metavar="N",
-    ),
-    Setting(
-        name="shm",
-        kind="size",
-        sources=_ALL,
-        help="the size of /dev/shm, for instance 256M (default: as on the host); a limit on memory "
-        "holds for it too.",
-        metavar="SIZE",
-    ),
-    Setting(
-        name="max_output",
-        kind="bytes",
-        sources=_TEST,
-        help="the most to keep of each output stream, half head and half tail "
-        f"(default: {DEFAULT_MAX_OUTPUT // 1024**2}M).",
-        metavar="SIZE",
-    ),
-    Setting(
-        name="debug",
-        kind="flag",
-        sources=("call", "run", "command line", "environment"),
+        "without secrets, and start them there."),
+    Setting("memory", "size", _TEST, metavar="SIZE",
+        help="limit on the sandbox's memory, for instance 256M; needs root."),
+    Setting("pids", "count", _TEST, metavar="N",
+        help="limit on the sandbox's processes and threads; needs root."),
+    Setting("cpus", "number", _TEST, metavar="N",
+        help="limit in processors, for instance 0.5; needs root."),
+    Setting("shm", "size", _ALL, metavar="SIZE",
+        help="the size of /dev/shm, for instance 256M (default: as on the host); a limit on "
+        "memory holds for it too."),
+    Setting("max_output", "bytes", _TEST, metavar="SIZE",
+        help="the most to keep of each output stream, half head and half tail (default: "
+        f"{DEFAULT_MAX_OUTPUT // 1024**2}M)."),
+    Setting("debug", "flag", ("call", "run", "command line", "environment"),
         help="show runsc's own logs and an strace of the workload in reports of failed tests.",
-        command_help="the sentry's boot log and the last system calls, on standard error after the "
-        "output",
-    ),
-    Setting(
-        name="trace",
-        kind="trace",
-        sources=("call", "marker", *_SESSION),
+        command_help="the sentry's boot log and the last system calls, on standard error after "
+        "the output"),
+    Setting("trace", "trace", ("call", "marker", *_SESSION),
         help="record the files, commands and connections of each gvisor.run and each exec in "
         "Completed.trace, and of each test inside for the fixture gvisor_trace. With =paths also "
         "unverified paths of renames and the like, with =values values of variables, or "
-        "=paths,values.",
-    ),
-    Setting(
-        name="forbid",
-        kind="acts",
-        sources=("call", "marker", "ini"),
+        "=paths,values."),
+    Setting("forbid", "acts", ("call", "marker", "ini"),
         help="fail each gvisor.run, exec and test inside that does such an act: read, write, exec "
-        "and connect, each also with a pattern, such as write:/app/**.",
-    ),
-    Setting(
-        name="explain",
-        kind="flag",
-        sources=_SESSION,
-        help="with native among the platforms: run tests that differ again, and say why they do.",
-    ),
-    Setting(
-        name="allow",
-        kind="entries",
-        sources=("call", "marker", *_SESSION),
-        help="let sandboxes reach these hosts and ports, and nothing else: "
-        "HOST:PORT, with commas between them. The network stays none.",
-        metavar="HOST:PORT",
-    ),
-    Setting(
-        name="keep",
-        kind="keep",
-        sources=_SESSION,
+        "and connect, each also with a pattern, such as write:/app/**."),
+    Setting("explain", "flag", _SESSION,
+        help="with native among the platforms: run tests that differ again, and say why they do."),
+    Setting("allow", "entries", ("call", "marker", *_SESSION), metavar="HOST:PORT",
+        help="let sandboxes reach these hosts and ports, and nothing else: HOST:PORT, with commas "
+        "between them. The network stays none."),
+    Setting("keep", "keep", _SESSION, metavar="WHOSE",
         help="none (default), failed, or all: keep bundle, logs and a replay.sh of each run under "
         "pytest's base temp. Covers gvisor and gvisor_sandbox, not gvisor_sandboxes or tests "
-        "inside.",
-        metavar="WHOSE",
-    ),
-    Setting(
-        name="report",
-        kind="reports",
-        sources=_SESSION,
+        "inside."),
+    Setting("report", "reports", _SESSION, metavar="FILE",
         help="write the result of each test on each platform to FILE (.html, .json or .md); may "
-        "be repeated.",
-        metavar="FILE",
-    ),
-)
+        "be repeated."),
+)  # fmt: skip
 
 BY_NAME = {name: one for one in SETTINGS for name in (one.name, one.written)}
 """Each setting, by the names that markers and calls know it by."""

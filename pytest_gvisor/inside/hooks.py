@@ -169,10 +169,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     pytest.fail(f"this test is to run inside, and {told}", pytrace=False)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_call(item: pytest.Item) -> None:
-    """Fail a test that has been marked in its setup."""
-    pytest_runtest_setup(item)
+pytest_runtest_call = pytest_runtest_setup
+"""A test may have been marked in its setup."""
 
 
 @pytest.hookimpl

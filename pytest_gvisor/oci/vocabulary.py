@@ -77,17 +77,17 @@ def normal(path: str) -> str:
 
 
 # fmt: off
-# The sentry's own file systems have no devices of the host, so nodev holds there of itself.
-_EVERYWHERE: Final = frozenset(("ro", "rw", "noexec", "exec", "nosuid", "nodev"))
-# The defaults of mount(8), which are also gVisor's.
-_DEFAULTS: Final = frozenset(("defaults", "async", "atime", "diratime", "loud", "nomand",
-                              "symfollow"))
+# The sentry's own file systems have no devices of the host, so nodev holds there of itself. From
+# "defaults" on, these are the defaults of mount(8), which are also gVisor's.
+_EVERYWHERE: Final = frozenset(("ro", "rw", "noexec", "exec", "nosuid", "nodev", "defaults",
+                                "async", "atime", "diratime", "loud", "nomand", "symfollow"))
 _BIND: Final = frozenset(("bind", "rbind", "private", "rprivate", "slave", "rslave"))
 # The sentry's tmpfs updates access times at each access, unless it gets noatime.
 _TMPFS: Final = frozenset(("noatime", "strictatime"))
 _TMPFS_VALUES: Final = frozenset(("mode", "size", "uid", "gid"))
 # Each sandbox has a devpts of its own, and everybody may open its ptmx.
 _DEVPTS: Final = frozenset(("newinstance", "ptmxmode=0666", "ptmxmode=666"))
+_OWN: Final = {MountType.BIND: _BIND, MountType.TMPFS: _TMPFS, MountType.DEVPTS: _DEVPTS}
 
 # A bind mount of gVisor has its options with all that is mounted below its source.
 _RECURSIVE: Final = frozenset(("rro", "rrw", "rnoexec", "rexec", "rnosuid", "rsuid", "rnodev",
@@ -114,14 +114,9 @@ def translated_option(kind: MountType, option: str) -> str | None:
 
 
 def _holds(kind: MountType, option: str) -> bool:
-    if option in _EVERYWHERE or option in _DEFAULTS:
-        return True
-    if kind is MountType.BIND:
-        return option in _BIND
     name, _, value = option.partition("=")
-    if kind is MountType.TMPFS:
-        return option in _TMPFS or (name in _TMPFS_VALUES and bool(value))
-    return kind is MountType.DEVPTS and option in _DEVPTS
+    has_value = kind is MountType.TMPFS and name in _TMPFS_VALUES and bool(value)
+    return has_value or option in _EVERYWHERE or option in _OWN.get(kind, ())
 
 
 def option_problems(kind: MountType, options: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -32,6 +32,41 @@ _ACTIONS: Mapping[Kind, str] = {
 }  # fmt: skip
 """The actions of argparse; the other kinds are stored."""
 
+_FLAG: Mapping[str, Any] = {"action": "store_true", "default": False}
+_MANY: Mapping[str, Any] = {"action": "append", "default": []}
+_OPTIONS_INSIDE: Mapping[str, tuple[Mapping[str, Any], str]] = {
+    "--in-gvisor": (_FLAG, ("run every collected test inside gVisor, apart from those that use a "
+        "sandbox themselves. Ini: in_gvisor.")),
+    "--no-gvisor": (_FLAG, "run the tests that would run inside on the host, with the same ids."),
+    "--gvisor-isolation": ({"metavar": "UNIT"},
+        "the lifetime of a sandbox for tests inside: session (default), module, or test."),
+    "--gvisor-env": ({"metavar": "NAME[=VALUE]", **_MANY}, ("a variable for tests inside, which "
+        "otherwise get an allow-list; may be repeated. A glob names several, and !glob leaves some "
+        "out. Ini: gvisor_env.")),
+    "--gvisor-user": ({"metavar": "USER"},
+        "the user of tests inside: caller (default), root, or UID[:GID]. Ini: gvisor_user."),
+    "--gvisor-writable": ({"metavar": "PATH", **_MANY},
+        "a folder of the host that writes of tests inside go through to; may be repeated."),
+    "--gvisor-readable": ({"metavar": "PATH", **_MANY}, ("a file or folder of the host that tests "
+        "inside see, read-only; may be repeated, and may be a glob. Names in a home folder that "
+        "begin with a dot stay hidden. Ini: gvisor_readable.")),
+}  # fmt: skip
+"""The options of tests inside, with what argparse does with them, and their help."""
+_MORE_KEYS: Mapping[str, tuple[Literal["args", "bool", "linelist", "string"], str]] = {
+    "gvisor_project_hidden": ("linelist", ("names, or globs, that gvisor_project leaves out beside "
+        "its list; !NAME takes one off it")),
+    "gvisor_readable": ("linelist", ("files and folders that tests inside see, one a line, "
+        "relative to the ini file")),
+    "gvisor_env": ("linelist", ("environment variables for tests inside, one a line, as "
+        "--gvisor-env has them")),
+    "gvisor_user": ("string", "the user of tests inside, as --gvisor-user has it"),
+    RETURNS: ("linelist", ("files of tests inside that come back to the host: paths or globs, "
+        "below rootdir or absolute, one a line")),
+    "in_gvisor": ("bool", "run every test inside gVisor"),
+    FIELDS: ("args", ("attributes of reports that come from tests inside as plain data, for hooks "
+        "of the project's own")),
+}  # fmt: skip
+"""The ini keys of tests inside, and of workloads' projects, with their types and help."""
 _GROUP = "workloads under gVisor (precedence: marker, command line, environment, ini file, default)"
 
 
@@ -57,13 +92,10 @@ def add_options(parser: pytest.Parser) -> None:
             # An option each: one that may have a value would take a test's path for it.
             how = {"action": "store_const", "const": word, "dest": setting.key}
             group.addoption(f"{setting.option}={word}", help=argparse.SUPPRESS, **how)
-    parser.addini(
-        "gvisor_project_hidden",
-        "names, or globs, that gvisor_project leaves out beside its list; !NAME takes one off it",
-        type="linelist",
-        default=[],
-    )
-    _add_options_of_tests_inside(parser, group)
+    for option, (given, text) in _OPTIONS_INSIDE.items():
+        group.addoption(option, help=text, **given)
+    for key, (kind_of_key, text) in _MORE_KEYS.items():
+        parser.addini(key, text, type=kind_of_key)
     for name, instead in removed.SETTINGS.items():
         parser.addini(f"gvisor_{name}", f"removed. {instead}")
         group.addoption(f"--gvisor-{name}", action=_Removed, nargs="?", help=argparse.SUPPRESS)
@@ -71,59 +103,6 @@ def add_options(parser: pytest.Parser) -> None:
         group.addoption(
             option, action=_Removed, dest="gvisor_wrong", nargs="?", help=argparse.SUPPRESS
         )
-
-
-def _add_options_of_tests_inside(parser: pytest.Parser, group: pytest.OptionGroup) -> None:
-    group.addoption(
-        "--in-gvisor", dest="in_gvisor", action="store_true", default=False,
-        help="run every collected test inside gVisor, apart from those that use a sandbox "
-        "themselves. Ini: in_gvisor.",
-    )  # fmt: skip
-    group.addoption(
-        "--no-gvisor", dest="no_gvisor", action="store_true", default=False,
-        help="run the tests that would run inside on the host, with the same ids.",
-    )  # fmt: skip
-    group.addoption(
-        "--gvisor-isolation", dest="gvisor_isolation", metavar="UNIT", default=None,
-        help="the lifetime of a sandbox for tests inside: session (default), module, or test.",
-    )  # fmt: skip
-    group.addoption(
-        "--gvisor-env", dest="gvisor_env", metavar="NAME[=VALUE]", action="append", default=[],
-        help="a variable for tests inside, which otherwise get an allow-list; may be repeated. A "
-        "glob names several, and !glob leaves some out. Ini: gvisor_env.",
-    )  # fmt: skip
-    group.addoption(
-        "--gvisor-user", dest="gvisor_user", metavar="USER", default=None,
-        help="the user of tests inside: caller (default), root, or UID[:GID]. Ini: gvisor_user.",
-    )  # fmt: skip
-    group.addoption(
-        "--gvisor-writable", dest="gvisor_writable", metavar="PATH", action="append", default=[],
-        help="a folder of the host that writes of tests inside go through to; may be repeated.",
-    )  # fmt: skip
-    group.addoption(
-        "--gvisor-readable", dest="gvisor_readable", metavar="PATH", action="append", default=[],
-        help="a file or folder of the host that tests inside see, read-only; may be repeated, and "
-        "may be a glob. Names in a home folder that begin with a dot stay hidden. Ini: "
-        "gvisor_readable.",
-    )  # fmt: skip
-    parser.addini(
-        "gvisor_readable", "files and folders that tests inside see, one a line, relative to the "
-        "ini file", type="linelist", default=[],
-    )  # fmt: skip
-    parser.addini(
-        "gvisor_env", "environment variables for tests inside, one a line, as --gvisor-env has "
-        "them", type="linelist", default=[],
-    )  # fmt: skip
-    parser.addini("gvisor_user", "the user of tests inside, as --gvisor-user has it", default="")
-    parser.addini(
-        RETURNS, "files of tests inside that come back to the host: paths or globs, below "
-        "rootdir or absolute, one a line", type="linelist", default=[],
-    )  # fmt: skip
-    parser.addini("in_gvisor", "run every test inside gVisor", type="bool", default=False)
-    parser.addini(
-        FIELDS, "attributes of reports that come from tests inside as plain data, for hooks of the "
-        "project's own", type="args", default=[],
-    )  # fmt: skip
 
 
 class _Removed(argparse.Action):

@@ -194,10 +194,7 @@ class Supervisor:
     def _stop_lingering(self) -> None:
         """Read the rest of the streams, and wait no longer for processes that hold them."""
         self.read_rest()  # on a busy machine, this process may not have run since the end
-        if self.pipes.is_slow():
-            self._enter(Phase.LINGERS, LINGER)
-        else:
-            self._enter(Phase.OVER)
+        self._enter(Phase.LINGERS if self.pipes.is_slow() else Phase.OVER, LINGER)
 
     def read_rest(self) -> None:
         """Read the pending output, and no more: a writer may never stop."""

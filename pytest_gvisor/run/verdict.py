@@ -65,17 +65,17 @@ class Verdict(NamedTuple):
     exact: bool = True
 
 
-def _by_status(status: int) -> Verdict:
-    if os.WIFSIGNALED(status):
-        return Verdict(outcome=Outcome.SIGNALLED, returncode=-os.WTERMSIG(status))
-    return Verdict(outcome=Outcome.EXITED, returncode=os.WEXITSTATUS(status))
+def _end(code: int, told: Sequence[int]) -> Verdict:
+    """Return the verdict on an end: exact by the last status that the sentry has ``told``.
 
-
-def _by_code(code: int) -> Verdict:
-    """Return the verdict by runsc's exit code, which is N for exit N and 128 + S for signal S."""
-    if code - 128 in signal.valid_signals():
-        return Verdict(outcome=Outcome.SIGNALLED, returncode=-(code - 128))
-    return Verdict(outcome=Outcome.EXITED, returncode=code)
+    Without one it is by runsc's exit code, which is N for exit N and 128 + S for signal S.
+    """
+    if told:
+        code = os.waitstatus_to_exitcode(told[-1])
+    elif code - 128 in signal.valid_signals():
+        code = 128 - code
+    outcome = Outcome.SIGNALLED if code < 0 else Outcome.EXITED
+    return Verdict(outcome=outcome, returncode=code, exact=bool(told))
 
 
 def _agrees(status: int, code: int) -> bool:
@@ -100,8 +100,7 @@ def judge(evidence: Evidence) -> Verdict:
     if evidence.cancelled:
         return Verdict(outcome=Outcome.CANCELLED, returncode=-signal.SIGKILL)
     if evidence.timed_out:
-        end = _by_status(told[-1]) if told else _by_code(code)
-        return Verdict(outcome=Outcome.TIMED_OUT, returncode=end.returncode, exact=bool(told))
+        return _end(code, told)._replace(outcome=Outcome.TIMED_OUT)
     if not evidence.started and (mixed := other_release(evidence.panic)):
         return Verdict(outcome=Outcome.RUNSC_FAILED, returncode=code, reason=mixed)
     verdict = _judge_end(evidence, code, told)
@@ -122,7 +121,7 @@ def _judge_end(evidence: Evidence, code: int, told: Sequence[int]) -> Verdict:
         # On systrap the kernel kills the workload's stub, which the sentry reports as an exit.
         if evidence.oom_kills and code:
             return Verdict(outcome=Outcome.OUT_OF_MEMORY, returncode=-signal.SIGKILL)
-        return _by_status(told[-1])
+        return _end(code, told)
     if evidence.oom_kills:
         return Verdict(outcome=Outcome.OUT_OF_MEMORY, returncode=-signal.SIGKILL)
     if evidence.panic:
@@ -142,7 +141,7 @@ def _judge_end(evidence: Evidence, code: int, told: Sequence[int]) -> Verdict:
         elif evidence.started:
             outcome, reason = Outcome.SANDBOX_CRASHED, "it ended without a word on its process"
         return Verdict(outcome=outcome, returncode=code, reason=reason)
-    return _by_code(code)._replace(exact=False)
+    return _end(code, ())
 
 
 def error_of(
