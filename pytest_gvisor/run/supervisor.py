@@ -351,26 +351,19 @@ class Supervisor:
         if self._control is None or self._keeper is None:
             return ()
         try:
-            lost = self._phase is Phase.LOST
-            leaks = None if lost else self._await_cleaned(self._control)
-            if leaks is not None:
-                return leaks
+            if self._phase is not Phase.LOST:
+                self._control.ask("release")
+                deadline = time.monotonic() + CLEAN_DEADLINE
+                while self._control.wait(deadline):
+                    message = self._control.read()
+                    if message.get("state") == "cleaned":
+                        leaks = message.get("leaks")
+                        return tuple(map(str, leaks)) if isinstance(leaks, list) else ()
             self._keeper.kill()
         except ProtocolError:  # the keeper is gone
             pass
         order = self.order
         return tuple(leftovers.clear(order.folder, order.root, order.cgroups))
-
-    def _await_cleaned(self, control: Control) -> tuple[str, ...] | None:
-        """Return the keeper's list of leaks; None if it does not answer."""
-        control.ask("release")
-        deadline = time.monotonic() + CLEAN_DEADLINE
-        while control.wait(deadline):
-            message = control.read()
-            if message.get("state") == "cleaned":
-                leaks = message.get("leaks")
-                return tuple(map(str, leaks)) if isinstance(leaks, list) else ()
-        return None
 
     def close(self) -> None:
         """Close the descriptors that watch the run; the keeper kills the rest."""

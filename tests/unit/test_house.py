@@ -12,8 +12,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 BUDGETS = {
     "": 33, "cli": 1188, "inside": 4842, "plugin": 2064, "harness": 793, "report": 1144,
-    "sandbox": 2311, "run": 2595, "install": 345, "images": 1987, "runsc": 1377, "oci": 2165,
-    "vm": 383, "sessions": 665, "trace": 787, "base": 1627, "guest": 3452, "programs": 1763,
+    "sandbox": 2311, "run": 2590, "install": 345, "images": 1987, "runsc": 1377, "oci": 2165,
+    "vm": 383, "sessions": 665, "trace": 787, "base": 1627, "guest": 3449, "programs": 1763,
 }  # fmt: skip
 """The lines of code that a folder may have. A change that needs more takes away as many."""
 
@@ -64,7 +64,7 @@ def sizes() -> dict[str, int]:
 
 
 def test_each_folder_keeps_to_its_budget() -> None:
-    """And all of them together to 29,521 lines in 263 modules.
+    """And all of them together to 29,513 lines in 263 modules.
 
     Issues of their own have budgets beside the rest: traces (1,097 lines), why a test differs
     (321), allow-lists (1,550), loaded modules (450), asyncio, inspect_ai and waits (420), several
@@ -75,7 +75,7 @@ def test_each_folder_keeps_to_its_budget() -> None:
         folders[name.partition("/")[0] if "/" in name else ""] += size
     assert folders.keys() == BUDGETS.keys()
     assert {name: size for name, size in folders.items() if size > BUDGETS[name]} == {}
-    assert folders.total() <= 29_521
+    assert folders.total() <= 29_513
     assert len(MODULES) <= 263
 
 

@@ -164,10 +164,7 @@ class Plugin:
         for running, then, failed in self._commanded():
             # What fails from here on without a word fails in the setup.
             self._running = running
-            item = items.get(running)
-            if item is None:
-                self._link.send("missing", id=running)
-                continue
+            item = items[running]  # the host names collected ones alone
             self._not_run.discard(running)
             self._variables.begin()
             self._short.begin(item)
