@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import math
 import socket
-import time
 from collections.abc import Iterator
 from typing import Any, Final
 
 import docker  # type: ignore[import-untyped]
 from docker.transport import unixconn  # type: ignore[import-untyped]
+
+from pytest_gvisor.programs import clock
 
 __all__ = ["Adapter", "docker", "refuse_compressed"]
 
@@ -35,7 +36,7 @@ class Adapter(unixconn.UnixHTTPAdapter):  # type: ignore[misc]
         Beyond these, reads raise `TimeoutError` and another `OSError`. `heard` allows as many bytes
         again.
         """
-        self.until = time.monotonic() + seconds
+        self.until = clock.monotonic() + seconds
         self.heard()
         try:
             yield
@@ -70,7 +71,7 @@ class _Socket(socket.socket):
     adapter: Adapter
 
     def recv_into(self, *arguments: Any) -> int:
-        left = self.adapter.until - time.monotonic()
+        left = self.adapter.until - clock.monotonic()
         if left <= 0:
             raise TimeoutError("timed out")
         if left < math.inf:

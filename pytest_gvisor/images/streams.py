@@ -16,7 +16,6 @@ import os
 import re
 import stat
 import sys
-import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from typing import Any, Final, Protocol
 
 from pytest_gvisor.base.errors import GvisorError, ImageError
 from pytest_gvisor.base.escape import shown
+from pytest_gvisor.programs import clock
 
 CHUNK: Final = 256 * 1024
 _MAX_DICTIONARY: Final = 1 << 28
@@ -59,7 +59,7 @@ class Budget:
     read: int = 0
     grown: int = 0
     entries: int = 0
-    begun: float = dataclasses.field(default_factory=time.monotonic)
+    begun: float = dataclasses.field(default_factory=clock.monotonic)
 
     def add_bytes(self, compressed: int, uncompressed: int) -> None:
         """Count bytes that were read, and bytes after decompression."""
@@ -80,7 +80,7 @@ class Budget:
 
     def check_time(self) -> None:
         """Check the time so far."""
-        if time.monotonic() - self.begun > self.limits.max_seconds:
+        if clock.monotonic() - self.begun > self.limits.max_seconds:
             raise _too_large(f"takes longer than {self.limits.max_seconds:g} s to unpack")
 
     def check_size(self, size: int) -> None:

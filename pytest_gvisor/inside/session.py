@@ -6,7 +6,6 @@ import contextlib
 import functools
 import itertools
 import shlex
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -30,6 +29,7 @@ from pytest_gvisor.inside.wire.link import Link
 from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 from pytest_gvisor.inside.worker import Worker
 from pytest_gvisor.plugin import cells, placement
+from pytest_gvisor.programs import clock
 from pytest_gvisor.report.run_texts import run_of
 from pytest_gvisor.run.not_started import NO_NETWORK, NO_NETWORK_TOLD
 
@@ -106,7 +106,7 @@ class InsideSession:
         """Run a test inside; return whether it came to its end there, and else its last report."""
         item, group = plan.item, plan.group
         worker = group.worker = group.worker or self._worker(group, platform)
-        began = time.monotonic()
+        began = clock.monotonic()
         failure = worker.start()
         tried = platform, group.settings.runsc
         # A sandbox that starts shows that its platform works; one that does not is looked into.
@@ -119,7 +119,7 @@ class InsideSession:
         began_in, last = None, None
         runs_xfail = self._config.getoption("runxfail", False)
         reason = None if runs_xfail else plan.expected.get(platform)
-        spent = time.monotonic() - began
+        spent = clock.monotonic() - began
         made_up = [reports.made_up(item, "setup", failure, spent)] if failure else []
         self._prepare_next(group)
         worker.excused = reason is not None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from pytest_gvisor.inside.wire import fields, reports, rules
 from pytest_gvisor.inside.wire.link import Died, Hangs, Link, gone
 from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 from pytest_gvisor.plugin.placement import variant_key
+from pytest_gvisor.programs import clock
 from pytest_gvisor.run.budget import MOST_MESSAGES, Budget
 from pytest_gvisor.sessions import places
 
@@ -124,7 +124,7 @@ class Worker:
         """
         progress = Progress(calls=not self._config.getoption("setuponly", False))
         self.ran = self.ended = self.broke = self.forbidden = False
-        began = time.monotonic()
+        began = clock.monotonic()
         link = self._ready()
         self._taker.name_sandbox(item.nodeid)
         link.budget = Budget(self._timeout)
@@ -144,7 +144,7 @@ class Worker:
                 if report.failed:  # the caller may know of a pass that counts as one
                     self._taker.note_failed(item, ids.inner)
             self._under_way, self.ended = False, True
-            self.ahead.took(time.monotonic() - began)
+            self.ahead.took(clock.monotonic() - began)
         except (Died, Hangs, GvisorError) as error:
             cause = gone(error)
             if isinstance(error, Hangs):
@@ -316,7 +316,7 @@ class Worker:
             self._bounds.drop("sandboxes' lines of coverage, which were lost with them,")
         text = f"the sandbox was lost in this test's {progress.phase}: {link.told(cause)}"
         if phase := progress.lost():
-            yield reports.made_up(item, phase, text, time.monotonic() - began)
+            yield reports.made_up(item, phase, text, clock.monotonic() - began)
 
     def finish(self, patience: float = 0.0, *, interrupted: bool = False) -> Link | None:
         """Let the pytest inside tear down what is still set up, and end the sandbox.
@@ -377,8 +377,8 @@ class Worker:
             if message["type"] != "coverage" or measured is None:
                 self._unasked(message)
                 continue
-            received = time.monotonic()
+            received = clock.monotonic()
             measured.take(message)
-            link.budget.earn(link.budget.latest, time.monotonic() - received)
+            link.budget.earn(link.budget.latest, clock.monotonic() - received)
         if (status := message.get("status")) and not self._stopped:
             self._bounds.fail(f"a hook inside failed the session: status {status!r:.9}")

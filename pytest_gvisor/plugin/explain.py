@@ -17,7 +17,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -27,7 +26,7 @@ from pytest_gvisor.base.errors import LaunchError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.setting_values import NATIVE
 from pytest_gvisor.plugin import phase_marks
-from pytest_gvisor.programs import paths, warden
+from pytest_gvisor.programs import clock, paths, warden
 from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.report import parse
 from pytest_gvisor.report.model import Cell, Report, Row, State
@@ -69,7 +68,7 @@ def why(config: pytest.Config, report: Report) -> Iterator[str]:
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if groups and terminal is not None:
         terminal.write_sep("-", "gVisor: the tests that differ run again")
-    deadline = time.monotonic() + MOST_SECONDS
+    deadline = clock.monotonic() + MOST_SECONDS
     for words, pairs in groups.items():
         for test, text in _Repeater(config, words, pairs, deadline, temporary).sentences().items():
             yield f"{test}: {text}"
@@ -140,7 +139,7 @@ class _Repeater:
         os.mkfifo(fifo, 0o600)
         ids = [shlex.split(pair.gvisor.command)[3] for pair in self._pairs]
         argv = [sys.executable, "-m", "pytest", *ids, *_same(config, folder), *words]
-        begin = time.monotonic()
+        begin = clock.monotonic()
         left = max(0.1, self._deadline - begin)
         if log is None:
             argv.append(f"--gvisor-report={report}")
@@ -162,7 +161,7 @@ class _Repeater:
         ):  # fmt: skip
             assert process.stdout is not None
             _follow(lines, process.stdout.fileno(), log)
-            self._slowest = max(self._slowest, time.monotonic() - begin)
+            self._slowest = max(self._slowest, clock.monotonic() - begin)
             with contextlib.suppress(OSError), open(report, "rb") as file:
                 return file.read()
         return b""

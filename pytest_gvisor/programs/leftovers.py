@@ -20,7 +20,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
-from pytest_gvisor.programs import linux, paths, proc
+from pytest_gvisor.programs import clock, linux, paths, proc
 
 JOURNAL = "journal"
 CGROUP_PREFIX = "pytest-gvisor-"
@@ -212,9 +212,9 @@ def _kill(root: str, cgroups: Sequence[str], *, everywhere: bool = True) -> list
 
 def _retried(folder: str, step: Callable[[bool], list[str]], patience: float) -> list[str]:
     """Repeat ``step`` until nothing is left; its argument is whether it is the last try."""
-    deadline = time.monotonic() + patience
+    deadline = clock.monotonic() + patience
     while True:
-        late = time.monotonic() > deadline
+        late = clock.monotonic() > deadline
         try:
             leaks = step(late)
         except OSError as error:  # this process may be out of descriptors for a moment
@@ -226,8 +226,8 @@ def _retried(folder: str, step: Callable[[bool], list[str]], patience: float) ->
 
 def kill_children(patience: float = PATIENCE) -> None:
     """Kill and reap every child of this process, and each orphan that it gets by that."""
-    deadline, pause = time.monotonic() + patience, 0.0005
-    while (pids := proc.children_of_self()) and time.monotonic() < deadline:
+    deadline, pause = clock.monotonic() + patience, 0.0005
+    while (pids := proc.children_of_self()) and clock.monotonic() < deadline:
         for pid in pids:  # a pid is not used again before it was waited for
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -9,12 +9,10 @@ that the user types at a terminal begins the time anew.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 
 from pytest_gvisor.base.errors import ProtocolError
-
-clock = time.monotonic
+from pytest_gvisor.programs import clock
 
 MOST_MESSAGES = 256 * 1024 * 1024
 """Bytes of messages in a phase. The reports in them stay in memory until the session ends."""
@@ -49,12 +47,12 @@ class Budget:
         """Bytes of the last message."""
 
         self._shown = shown
-        self._last = clock()
+        self._last = clock.monotonic()
 
     @property
     def left(self) -> float:
         """The seconds that are left; below 0 after the end."""
-        now = clock()
+        now = clock.monotonic()
         self._left -= min(now - self._last, _LAP)
         self._last = now
         return self._left
@@ -66,11 +64,11 @@ class Budget:
         try:
             yield
         finally:
-            self._left, self._last = before, clock()
+            self._left, self._last = before, clock.monotonic()
 
     def renew(self) -> None:
         """Begin with the time anew, because the user has typed a line."""
-        self._left, self._last = self._seconds, clock()
+        self._left, self._last = self._seconds, clock.monotonic()
 
     def earn(self, size: int, spent: float = 0.0) -> None:
         """Add time for bytes that the host asked for, and the seconds that it ``spent`` on them."""

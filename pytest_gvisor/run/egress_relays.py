@@ -24,7 +24,7 @@ from pytest_gvisor.guest.wire.checked_json import loads
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.spec import Namespace, Spec
 from pytest_gvisor.oci.vocabulary import NamespaceType
-from pytest_gvisor.programs import relay
+from pytest_gvisor.programs import clock, relay
 from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import ENVIRONMENT, command
 from pytest_gvisor.programs.settling import SETTLE, SETTLED
@@ -166,9 +166,9 @@ def last_egress(outer: OuterRelay) -> Egress:
     Its end has ended each connection, so there is an end to wait for. A host that reads nothing is
     waited for until the bound. Raises `LaunchError` if the relay does not answer.
     """
-    until = time.monotonic() + SETTLED
+    until = clock.monotonic() + SETTLED
     now = outer.egress(settled=True)
-    while outer.sending and time.monotonic() < until:
+    while outer.sending and clock.monotonic() < until:
         time.sleep(_PAUSE)
         now = outer.egress(settled=True)
     return now

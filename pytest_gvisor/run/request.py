@@ -8,7 +8,6 @@ import os
 import secrets
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.oci.validate import check_id
+from pytest_gvisor.programs import clock
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.programs.sources import Source
 from pytest_gvisor.run.logs import DebugLogs
@@ -57,7 +57,7 @@ class Workspace:
     identities: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
     """Device and inode of sources, by path, that must be the very ones that were checked."""
 
-    begun: float = dataclasses.field(default_factory=time.monotonic)
+    begun: float = dataclasses.field(default_factory=clock.monotonic)
     """When the run began, on the monotonic clock."""
 
     def path(self, name: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -20,6 +19,7 @@ from pytest_gvisor.oci import host_paths
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.mounts import shows_devices
 from pytest_gvisor.oci.spec import Spec
+from pytest_gvisor.programs import clock
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run import cgroup, egress_relays, limits, logs, not_started, sentry
 from pytest_gvisor.run.capture import streams
@@ -227,7 +227,7 @@ class Runner:
             args=self.record.args,
             returncode=verdict.returncode,
             **streams(pipes.stdout, pipes.stderr),
-            duration=time.monotonic() - self.workspace.begun,
+            duration=clock.monotonic() - self.workspace.begun,
             waited=self._waited,
             platform=self.request.platform,
             outcome=verdict.outcome,

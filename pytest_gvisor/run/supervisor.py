@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from pytest_gvisor.base.errors import LaunchError, ProtocolError, stage
-from pytest_gvisor.programs import leftovers, proc
+from pytest_gvisor.programs import clock, leftovers, proc
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.sentry import Listener
@@ -75,7 +75,7 @@ class Supervisor:
         self.order = order
         self.pipes = pipes
         self.listener = listener
-        self.started_at = time.monotonic()
+        self.started_at = clock.monotonic()
         self._since = time.time_ns()
         self.start: float | None = None
         """Seconds until the workload's start; None as long as the sentry has not reported it."""
@@ -151,11 +151,11 @@ class Supervisor:
     def _enter(self, phase: Phase, seconds: float = 0.0) -> None:
         """Begin a phase that lasts for so long."""
         self._phase = phase
-        self._due = time.monotonic() + seconds
+        self._due = clock.monotonic() + seconds
 
     def _due_in(self) -> float:
         """Begin each phase that is due; return the seconds until the next one."""
-        while (left := self._due - time.monotonic()) <= 0 and self._phase not in _LAST:
+        while (left := self._due - clock.monotonic()) <= 0 and self._phase not in _LAST:
             match self._phase:
                 case Phase.RUNS:
                     self._expire()
@@ -261,7 +261,7 @@ class Supervisor:
         """
         self.listener.started = True
         if self.start is None:
-            self.start = time.monotonic() - self.started_at
+            self.start = clock.monotonic() - self.started_at
 
     def _seconds_to_start(self) -> float:
         """Return the seconds until the start, by the sandbox's clock.
@@ -269,7 +269,7 @@ class Supervisor:
         The message may have waited long until this process read it. But the sandbox chooses the
         time in it. So a time before the hand-over, or after now, does not count.
         """
-        heard = time.monotonic() - self.started_at
+        heard = clock.monotonic() - self.started_at
         told = self.listener.started_at
         seconds = -1.0 if told is None else (told - self._since) / 1e9
         return seconds if 0 <= seconds <= heard else heard
@@ -296,7 +296,7 @@ class Supervisor:
             self._ends_before = self.listener.ends
             if self.gofer_died and self._phase is Phase.RUNS:
                 # The sentry notices and ends within the grace, unless it was just starting.
-                self._enter(Phase.ENDS, min(TERM_GRACE, self._due - time.monotonic()))
+                self._enter(Phase.ENDS, min(TERM_GRACE, self._due - clock.monotonic()))
         return False
 
     @property
@@ -326,15 +326,15 @@ class Supervisor:
 
     def count_from_here(self) -> None:
         """Count the seconds of the start from now on, because no test has waited for it so far."""
-        self.started_at, self._since = time.monotonic(), time.time_ns()
+        self.started_at, self._since = clock.monotonic(), time.time_ns()
 
     def end(self, patience: float) -> bool:
         """Wait ``patience`` seconds for the end, then kill; return whether a kill was needed.
 
         Reads the rest of the output, and the sentry's last messages.
         """
-        until = time.monotonic() + patience
-        while not self.over and (left := until - time.monotonic()) > 0:
+        until = clock.monotonic() + patience
+        while not self.over and (left := until - clock.monotonic()) > 0:
             self.turn(left)
         killed = not self.over
         if self.status is None and self._phase is not Phase.LOST:
@@ -353,7 +353,7 @@ class Supervisor:
         try:
             if self._phase is not Phase.LOST:
                 self._control.ask("release")
-                deadline = time.monotonic() + CLEAN_DEADLINE
+                deadline = clock.monotonic() + CLEAN_DEADLINE
                 while self._control.wait(deadline):
                     message = self._control.read()
                     if message.get("state") == "cleaned":

@@ -16,13 +16,13 @@ import select
 import selectors
 import signal
 import termios
-import time
 import tty
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pytest_gvisor.base.completed import Completed
 from pytest_gvisor.base.errors import UsageError
+from pytest_gvisor.programs import clock
 from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.run import runner
 from pytest_gvisor.run.capture import Capture
@@ -135,7 +135,7 @@ class TerminalPipes(Pipes):
 
     def is_slow(self) -> bool:
         """Whether output is on its way to the screen, at most for as long as a slow one takes."""
-        now = time.monotonic()
+        now = clock.monotonic()
         self._patient_until = self._patient_until or now + _SCREEN_PATIENCE
         return self._output is not None and self._output.busy() and now < self._patient_until
 

@@ -16,7 +16,6 @@ import select
 import shlex
 import signal
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -25,7 +24,7 @@ from pytest_gvisor.base.errors import LaunchError, RunscFailed, UnwantedRelease,
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.base.trust import SHORTAGES
-from pytest_gvisor.programs import ask_runsc
+from pytest_gvisor.programs import ask_runsc, clock
 from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import ENVIRONMENT, command
 
@@ -117,7 +116,7 @@ class _Question:
         with closing(os.pidfd_open(self._process.pid)) as pidfd:
             over = select.poll()
             over.register(pidfd)
-            is_over = over.poll(1000 * max(0.0, end - time.monotonic()))
+            is_over = over.poll(1000 * max(0.0, end - clock.monotonic()))
         self._output = os.pread(self._file, OUTPUT_LIMIT, 0)
         if not is_over:
             raise self._failed("did not answer in time")
@@ -179,7 +178,7 @@ def ask(
     bytes. Raises `LaunchError` where a step on the way fails, or this process is short of
     descriptors, processes or memory. Nothing that was started is left then.
     """
-    end = time.monotonic() + deadline
+    end = clock.monotonic() + deadline
     why = f"{checked.path} cannot be asked for its features"
     with contextlib.ExitStack() as started, stage("runsc", why):
         reader, low = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)

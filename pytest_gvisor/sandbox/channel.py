@@ -18,7 +18,6 @@ import os
 import secrets
 import selectors
 import threading
-import time
 import weakref
 from collections.abc import Callable, Mapping
 
@@ -26,6 +25,7 @@ from pytest_gvisor.base.completed import Completed, Outcome, SandboxCrashed
 from pytest_gvisor.base.errors import GvisorError, UsageError, on_error, stage
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.guest.wire.frames import MAX_PAYLOAD, TAG_SIZE, Decoder, FrameError, Outbox
+from pytest_gvisor.programs import clock
 from pytest_gvisor.run import threads
 from pytest_gvisor.run.capture import Capture, streams
 from pytest_gvisor.run.connected import Driven, Ended
@@ -95,7 +95,7 @@ class Channel:
 
         Raises what a run raises before its start, `RunscFailed` or `SandboxCrashed`.
         """
-        deadline = time.monotonic() + timeout
+        deadline = clock.monotonic() + timeout
         self.supervisor = self.driven.start()
         # Ctrl-C and the signal of pytest-timeout raise here too, and no caller has the sandbox.
         with on_error(self._give_up, "its start was given up"):
@@ -108,7 +108,7 @@ class Channel:
                     self._outgoing.add(wake(tag))
                     self._push()
                 self._outgoing.encoder.tag = tag
-                left = max(0.0, deadline - time.monotonic())
+                left = max(0.0, deadline - clock.monotonic())
                 self._changed.wait_for(lambda: self.greeted or self.gone, left)
         if not self.greeted:
             self._give_up(f"the guest did not answer within {timeout:g} s")
@@ -209,7 +209,7 @@ class Channel:
     def wait_room(self, deadline: float) -> bool:
         """Wait until little is waiting to be sent; False at the deadline, and after it."""
         with self.lock:
-            left = deadline - time.monotonic()
+            left = deadline - clock.monotonic()
             relieved = self._changed.wait_for(lambda: not self.congested or self.gone, max(0, left))
             return relieved and left > 0
 

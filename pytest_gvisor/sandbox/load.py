@@ -18,7 +18,6 @@ import os
 import secrets
 import stat
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -27,6 +26,7 @@ from pytest_gvisor.base import errors
 from pytest_gvisor.base.completed import NoAnswer, Outcome, SandboxCrashed
 from pytest_gvisor.base.escape import escape, quoted
 from pytest_gvisor.guest.wire import plain
+from pytest_gvisor.programs import clock
 from pytest_gvisor.sandbox.process import Process
 
 Source = str | os.PathLike[str]
@@ -105,7 +105,7 @@ class Link:
         self, token: str, text: bytes, seconds: float, wanted: type
     ) -> tuple[Any, errors.RemoteError | None]:
         """Send a request, and return the value of its reply, or the error."""
-        deadline = time.monotonic() + seconds
+        deadline = clock.monotonic() + seconds
         try:
             request = memoryview(len(text).to_bytes(4, "big") + text)
             if not self._process.write_input(request, deadline):
@@ -141,7 +141,7 @@ class Link:
         data = bytearray()
         while len(data) < size:
             # Bytes may be there at each deadline: a process may send without end.
-            if (left := deadline - time.monotonic()) <= 0:
+            if (left := deadline - clock.monotonic()) <= 0:
                 raise errors.NotReady("its reply has no end")
             part = self._process.stdout.read(size - len(data), timeout=left)
             if not part:
@@ -150,7 +150,7 @@ class Link:
         return bytes(data)
 
     def _at_end(self, deadline: float) -> NoReturn:
-        if self._process.wait_over(min(deadline, time.monotonic() + _END)):
+        if self._process.wait_over(min(deadline, clock.monotonic() + _END)):
             raise EOFError(f"its process has ended: {self._process.completed().end}")
         raise EOFError("it has closed its stream of replies")
 
@@ -237,9 +237,9 @@ class Remote:
         iterator, left, most = link.ask("iter", self), link.timeout, link.received + plain.MAX_BYTES
         found: tuple[Any, ...] = (None,)
         while found and link.received < most:
-            begun = time.monotonic()
+            begun = clock.monotonic()
             found = link.ask("next", iterator, seconds=max(0.0, left), wanted=tuple)
-            left -= time.monotonic() - begun
+            left -= clock.monotonic() - begun
             yield from found
         if found:
             raise NoAnswer(f"more than {plain.MAX_BYTES} bytes of items")

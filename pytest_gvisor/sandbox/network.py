@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 from pytest_gvisor.base.completed import SandboxCrashed
 from pytest_gvisor.base.egress import PROXY, hosts_lines, places
 from pytest_gvisor.base.errors import InsideError, NotReady, UsageError, stage
 from pytest_gvisor.base.settings import Settings
+from pytest_gvisor.programs import clock
 from pytest_gvisor.run.egress_relays import OuterRelay
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.files import Download, Upload
@@ -49,7 +49,7 @@ def opened(channel: Channel, settings: Settings, patience: float) -> Iterator[No
             relay = undo.enter_context(OuterRelay(allow, settings.ports, found))
             driven.later.append(relay)
             channel.add(answer, {"op": "network", "places": found}, b"", relay.link.fileno())
-            answer.wait(time.monotonic() + patience, _LATE)
+            answer.wait(clock.monotonic() + patience, _LATE)
         try:
             yield
         finally:
@@ -80,7 +80,7 @@ def _places(channel: Channel, allow: Sequence[str]) -> list[str]:
 
 def _change_hosts(channel: Channel, change: Callable[[bytes], bytes], patience: float) -> None:
     channel.check()
-    deadline = time.monotonic() + patience
+    deadline = clock.monotonic() + patience
     if channel.driven.request.settings.allow:  # it is a read-only mount of this file
         path = channel.driven.workspace.path("hosts")
         with stage("network", "/etc/hosts cannot be changed"), open(path, "r+b") as file:
@@ -105,5 +105,5 @@ def _cut(channel: Channel, answer: Answer, patience: float) -> None:
         cut = Answer(channel)
         channel.add(cut, {"op": "cut", "of": pid, "n": number})
         with contextlib.suppress(*[] if number else [NotReady]):
-            cut.wait(time.monotonic() + wait, _LATE)
+            cut.wait(clock.monotonic() + wait, _LATE)
             return

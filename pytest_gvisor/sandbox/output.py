@@ -9,11 +9,11 @@ from __future__ import annotations
 import codecs
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from pytest_gvisor.guest.wire.frames import WINDOW, FrameError
+from pytest_gvisor.programs import clock
 from pytest_gvisor.run.capture import Capture
 from pytest_gvisor.sandbox.peers import Peer
 
@@ -177,7 +177,7 @@ class Reader:
 
     def _take(self, enough: Callable[[], int | None], most: int, timeout: float | None) -> bytes:
         program = self._program
-        deadline = time.monotonic() + self._patience(timeout)
+        deadline = clock.monotonic() + self._patience(timeout)
         if not most:
             return b""
         with self._turn, program.lock:

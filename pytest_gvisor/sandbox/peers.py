@@ -6,7 +6,6 @@ import abc
 import contextlib
 import contextvars
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,6 +13,7 @@ from typing import Protocol
 from pytest_gvisor.base.errors import InsideError, NotReady
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.guest.wire.frames import FrameError
+from pytest_gvisor.programs import clock
 from pytest_gvisor.run.connected import Ended
 from pytest_gvisor.run.supervisor import NAP
 from pytest_gvisor.sandbox.messages import Message
@@ -113,7 +113,7 @@ class Peer(abc.ABC):
             if cancellation.fired:
                 raise Cancelled
         self._check()
-        left = deadline - time.monotonic()
+        left = deadline - clock.monotonic()
         if left <= 0:
             raise self.not_ready(text)
         self.changed.wait(min(left, nap))

@@ -8,7 +8,6 @@ import functools
 import os
 import re
 import signal
-import time
 from collections.abc import Iterable
 
 from pytest_gvisor.base.completed import Completed, Outcome, WorkloadTimeout, signal_name
@@ -17,6 +16,7 @@ from pytest_gvisor.base.errors import InsideError, NotReady, UsageError
 from pytest_gvisor.base.setting_table import spellings
 from pytest_gvisor.base.setting_values import seconds
 from pytest_gvisor.guest.wire.frames import MAX_PAYLOAD, WINDOW, FrameError
+from pytest_gvisor.programs import clock
 from pytest_gvisor.run.capture import streams
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.exec_command import Command
@@ -60,7 +60,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
         self._state = _State.ASKED
         self._status: int | None = None
         self._command = command
-        self._begun_at = time.monotonic()
+        self._begun_at = clock.monotonic()
         self._duration: float | None = None
         self._oom_kills = channel.driven.oom_kills()
         self._egress = channel.driven.egress()
@@ -131,7 +131,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
         _exit_code(status)
         self._status = status
         self._state = _State.ENDED
-        self._duration = time.monotonic() - self._begun_at
+        self._duration = clock.monotonic() - self._begun_at
         if status:
             # On systrap, a program that the kernel has killed for memory ends with status 1, and
             # the sentry does not report the reason.
@@ -160,7 +160,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the program's end. Raises `NotReady` at the deadline, and leaves it running."""
-        deadline = time.monotonic() + self.patience(timeout)
+        deadline = clock.monotonic() + self.patience(timeout)
         with self.lock:
             while self._status is None:
                 self.wait_change(deadline, "no end within the deadline")
@@ -191,7 +191,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
         """Have the guest kill the tree; return whether it confirmed in time that nothing is
         left.
         """
-        deadline = time.monotonic() + KILL_CONFIRM
+        deadline = clock.monotonic() + KILL_CONFIRM
         channel = self.channel
         answer = Answer(channel, "killed")
         with channel.lock:
@@ -199,7 +199,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
                 return True
             channel.add(answer, {"op": "kill", "of": self.id, "uid": self.own_user})
             answer.changed.wait_for(
-                lambda: answer.message or channel.gone, deadline - time.monotonic()
+                lambda: answer.message or channel.gone, deadline - clock.monotonic()
             )
             if channel.gone:
                 return True
@@ -207,7 +207,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
                 return False
             # It is dead; its end and the rest of its output are on their way.
             self.changed.wait_for(
-                lambda: self.over or channel.gone, max(0.0, deadline - time.monotonic())
+                lambda: self.over or channel.gone, max(0.0, deadline - clock.monotonic())
             )
             return self._status is not None or channel.gone
 
@@ -223,7 +223,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
         Raises `NotReady` if the program ends without a match, or at the deadline. Output from
         before the call is searched first, for up to five seconds beyond the deadline.
         """
-        deadline = time.monotonic() + self.patience(timeout)
+        deadline = clock.monotonic() + self.patience(timeout)
         sought = re.compile(pattern)
         watches: list[Watch] = []
         try:
@@ -236,7 +236,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
                 with self.lock:
                     waits = any(watch.waits for watch in watches)
                     early = any(watch.behind for watch in watches)
-                    if waits and time.monotonic() < deadline + early * _EARLY:
+                    if waits and clock.monotonic() < deadline + early * _EARLY:
                         continue
                     if not waits and all(watch.stream.ended for watch in watches):
                         self.check_alive()
@@ -334,7 +334,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
         # A shell's, for a program that it cannot start.
         none = 127 if self.refused else -signal.SIGKILL
         egress = self.channel.driven.egress(self._egress)
-        lasted = time.monotonic() - self._begun_at if self._duration is None else self._duration
+        lasted = clock.monotonic() - self._begun_at if self._duration is None else self._duration
         return Completed(
             args=self.args,
             returncode=none if code is None else code,
@@ -385,7 +385,7 @@ class Writer:
     def write(self, data: str | bytes, *, timeout: float | None = None) -> None:
         """Write all of the data as it is read. Raises `InsideError` if nobody reads any more."""
         raw = memoryview(data.encode() if isinstance(data, str) else data).cast("B")
-        deadline = time.monotonic() + self._program.patience(timeout)
+        deadline = clock.monotonic() + self._program.patience(timeout)
         if not self._program.write_input(raw, deadline):
             raise InsideError(f"{list(self._program.args)!r} reads no more input", errno=32)
 

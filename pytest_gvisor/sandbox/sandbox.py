@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import os
 import threading
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -27,6 +26,7 @@ from pytest_gvisor.base.settings import replaced
 from pytest_gvisor.oci.defaults import parse_user
 from pytest_gvisor.oci.reader import whole
 from pytest_gvisor.oci.spec import User, UserSpec
+from pytest_gvisor.programs import clock
 from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.request import Hooks, Record, Request, check_forbidden, forget, workspace_of
 from pytest_gvisor.run.runner import Runner
@@ -186,7 +186,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         sandbox that was started without. With ``forbid`` it raises as `Gvisor.run` does.
         """
         wait = self._wait(timeout)
-        deadline = time.monotonic() + wait
+        deadline = clock.monotonic() + wait
         found = input_of(input)
         chunks = [found] if isinstance(found, bytes) else found
         shown = input if isinstance(input, str | bytes) else None
@@ -250,7 +250,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
     def _expire(self, process: Process, timeout: float) -> None:
         """End a program whose deadline has passed, and raise."""
         process.terminate()
-        process.wait_over(time.monotonic() + TERM_GRACE)
+        process.wait_over(clock.monotonic() + TERM_GRACE)
         confirmed = process.kill_tree()
         if not confirmed:
             process.channel.kill("a program lived on after its deadline", replaceable=True)
@@ -282,7 +282,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
             raise UsageError(f"forbid={forbid!r}: popen has no trace", next_step="Use exec(…).")
         process = self._begin(args, env=env, cwd=cwd, user=user, reads=True, trace=False, repeat={})
         try:
-            process.check_started(time.monotonic() + self._wait(None))
+            process.check_started(clock.monotonic() + self._wait(None))
         except NotReady:
             process.kill()
             raise
@@ -327,7 +327,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         raw = data.encode() if isinstance(data, str) else bytes(data)
         check_path(path, "path")
         asked = (path, -1 if mode is None else mode, self._who(user))
-        Upload(self._live(), *asked).run(raw, time.monotonic() + self._wait(None))
+        Upload(self._live(), *asked).run(raw, clock.monotonic() + self._wait(None))
 
     def get(self, path: str, *, limit: int = 1024**3, user: UserSpec | None = None) -> bytes:
         """Read a file in the sandbox. Raises `InsideError`, also for more than ``limit`` bytes.
@@ -336,7 +336,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         """
         check_path(path, "path")
         download = Download(self._live(), path, limit, self._who(user))
-        return download.run(time.monotonic() + self._wait(None))
+        return download.run(clock.monotonic() + self._wait(None))
 
     def _who(self, user: UserSpec | None) -> User:
         return ROOT if user is None else parse_user(self._workload.rootfs.find_user(user)[0])
@@ -349,12 +349,12 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
 
     def ping(self, timeout: float | None = None) -> float:
         """Ask whether the sandbox answers; return the seconds. Raises `NotReady`."""
-        begun = time.monotonic()
+        begun = clock.monotonic()
         deadline = begun + self._wait(timeout)
         channel = self._live()
         channel.add(answer := Answer(channel), {"op": "ping"})
         answer.wait(deadline, "the sandbox does not answer")
-        return time.monotonic() - begun
+        return clock.monotonic() - begun
 
     def snapshot(self, *, timeout: float | None = None) -> Snapshot:
         """Save the sandbox, with its files and processes; it runs on.

@@ -10,12 +10,12 @@ import dataclasses
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Mapping
 
 from pytest_gvisor.base.errors import NotReady, SnapshotError, UsageError
 from pytest_gvisor.guest.wire.frames import TAG_SIZE, Encoder
 from pytest_gvisor.oci.spec import UserSpec
+from pytest_gvisor.programs import clock
 from pytest_gvisor.run import connected
 from pytest_gvisor.run.request import Request
 from pytest_gvisor.run.workload import Workload
@@ -110,7 +110,7 @@ def take(workload: Workload, channel: Channel, wait: float) -> Snapshot:
 
     Raises `SnapshotError`, also where the time is up; the sandbox is killed then.
     """
-    request, deadline = channel.driven.request, time.monotonic() + wait
+    request, deadline = channel.driven.request, clock.monotonic() + wait
     connected.check(request.platform, request.way)
     tag = secrets.token_bytes(TAG_SIZE)
     rest = Answer(channel)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from pytest_gvisor.base.egress import SandboxPort
 from pytest_gvisor.base.errors import NotReady, UsageError
+from pytest_gvisor.programs import clock
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.peers import Answer
 
@@ -26,9 +27,9 @@ def _wait(look: Callable[[float], str], missing: str, wait: float) -> None:
     It gets a deadline of its own (monotonic), a second off at least: a look that has no time would
     see nothing. Raises `NotReady` after ``wait`` seconds.
     """
-    deadline = time.monotonic() + wait
-    while seen := look(time.monotonic() + max(1.0, min(deadline - time.monotonic(), _LONGEST))):
-        if time.monotonic() >= deadline:
+    deadline = clock.monotonic() + wait
+    while seen := look(clock.monotonic() + max(1.0, min(deadline - clock.monotonic(), _LONGEST))):
+        if clock.monotonic() >= deadline:
             raise NotReady(f"{missing} after {wait:g} s; last seen: {seen}")
         time.sleep(_PAUSE)
 
@@ -83,4 +84,4 @@ def _status(path: str, url: str, wanted: int, deadline: float) -> str:
 
 
 def _left(deadline: float) -> float:
-    return max(0.001, deadline - time.monotonic())
+    return max(0.001, deadline - clock.monotonic())

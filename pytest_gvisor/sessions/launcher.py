@@ -11,13 +11,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pytest_gvisor import programs
 from pytest_gvisor.base.errors import LaunchError, ProtocolError, on_error, stage
 from pytest_gvisor.guest.wire.checked_json import loads
+from pytest_gvisor.programs import clock
 from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import ENVIRONMENT, KEEPER, command
 from pytest_gvisor.sessions import saved_before
@@ -55,7 +55,7 @@ class Control:
         """Wait until there is something to `read`; False at the deadline."""
         with stage("keeper", "cannot wait for it"), selectors.DefaultSelector() as selector:
             selector.register(self._socket, selectors.EVENT_READ)
-            return bool(selector.select(max(0.0, deadline - time.monotonic())))
+            return bool(selector.select(max(0.0, deadline - clock.monotonic())))
 
     def read(self) -> dict[str, object]:
         """Read the next message. Raises `ProtocolError` when the keeper is gone."""

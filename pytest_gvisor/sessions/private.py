@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from pytest_gvisor.base.errors import LaunchError, on_error, stage
 from pytest_gvisor.base.trust import Node, Trust, follow, way_problems
+from pytest_gvisor.programs import clock
 from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import within
 
@@ -185,9 +186,9 @@ def take_lock_in(seconds: float, fd: int, kind: int = fcntl.LOCK_EX) -> bool:
 
     flock(2) itself has no deadline, and a signal that would end its wait is not a library's to set.
     """
-    deadline = time.monotonic() + seconds
+    deadline = clock.monotonic() + seconds
     while not take_lock(fd, kind):
-        if time.monotonic() > deadline:
+        if clock.monotonic() > deadline:
             return False
         time.sleep(_PAUSE)
     return True

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 from pytest_gvisor.base.errors import LaunchError, on_error, stage
 from pytest_gvisor.base.trust import SHORTAGES, noexec_problem
-from pytest_gvisor.programs import leftovers
+from pytest_gvisor.programs import clock, leftovers
 from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import LOCK
 from pytest_gvisor.programs.proc import strangers_uid
@@ -239,9 +239,9 @@ def sweep(base: str | None = None, *, waits: bool = False) -> list[str]:
                 patience = min(leftovers.PATIENCE, left / 2)
                 if patience < _LEAST_PATIENCE:
                     break
-                began = time.monotonic()
+                began = clock.monotonic()
                 if leftovers.clear_session(path, patience=patience):
-                    left -= time.monotonic() - began
+                    left -= clock.monotonic() - began
                 else:
                     gone.append(path)
     return gone
@@ -274,11 +274,11 @@ def _wake(base: str) -> float:
 
     Returns the seconds of a wait in vain; 0 if all of them went.
     """
-    began = time.monotonic()
+    began = clock.monotonic()
     deadline = began + min(leftovers.PATIENCE, SWEEP_BUDGET / 2)
     woken = stopped_keepers.wake(base)
     while not all(map(_is_dead, woken)):
-        if time.monotonic() > deadline:
-            return time.monotonic() - began
+        if clock.monotonic() > deadline:
+            return clock.monotonic() - began
         time.sleep(0.01)
     return 0.0

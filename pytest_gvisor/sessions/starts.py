@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 
 from pytest_gvisor.base.errors import stage
+from pytest_gvisor.programs import clock
 from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.sessions.private import open_lock, take_lock
 
@@ -50,12 +51,12 @@ class Starts:
         The wait ends early, without a slot, once the descriptor ``stop`` is readable. Raises
         `LaunchError`.
         """
-        began = time.monotonic()
+        began = clock.monotonic()
         with contextlib.ExitStack() as held:
             if self._enter(began + PATIENCE, stop):
                 held.callback(self._gate.release)
                 self._take(folder, held, began + PATIENCE, stop)
-            yield time.monotonic() - began
+            yield clock.monotonic() - began
 
     def _enter(self, deadline: float, stop: int | None) -> bool:
         """Pass the gate; return whether it was passed."""
@@ -89,4 +90,4 @@ def _goes_on(deadline: float, stop: int | None) -> bool:
     watched = select.poll()
     if stop is not None:
         watched.register(stop, select.POLLIN)
-    return not watched.poll(0) and time.monotonic() < deadline
+    return not watched.poll(0) and clock.monotonic() < deadline

@@ -132,3 +132,31 @@ def test_a_clock_that_has_just_begun_is_a_clock(any_little: Little) -> None:
     )
     any_little.run()
     assert any_little.left() == []
+
+
+@pytest.mark.fault("F11")
+def test_no_clock_that_a_test_has_replaced_counts(any_little: Little) -> None:
+    """A deadline passes while the time stands still, and no later one has passed when it leaps."""
+    any_little.write(
+        test_it="""
+        import threading, time
+        import pytest
+        import pytest_gvisor
+
+        def test_it(gvisor, gvisor_sandbox, monkeypatch):
+            ended = []
+            run = lambda: ended.append(gvisor.run(["sh", "-c", "sleep 3; exit 5"], timeout=60))
+            other = threading.Thread(target=run)
+            other.start()
+            started = time.perf_counter()
+            for now in (time.monotonic(), 2e9):
+                monkeypatch.setattr(time, "monotonic", lambda: now)
+                for workloads in (gvisor.run, gvisor_sandbox.exec):
+                    with pytest.raises(pytest_gvisor.WorkloadTimeout):
+                        workloads(["sleep", "100"], timeout=0.5)
+            other.join()
+            assert ended[0].returncode == 5
+            assert 0 < ended[0].duration < time.perf_counter() - started < 80
+        """
+    )
+    assert "1 passed" in any_little.run()

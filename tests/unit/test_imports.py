@@ -215,6 +215,15 @@ def test_programs_import_the_standard_library_and_their_siblings() -> None:
     assert others == []
 
 
+def test_no_deadline_in_pytest_s_process_is_kept_by_a_clock_that_tests_replace() -> None:
+    """Only programs and guests, which are other processes, read `time.monotonic`."""
+    readers = {name_of(path) for path in MODULES if "time.monotonic()" in path.read_text()}
+    programs = {name for name in readers if top_of(name) == "programs"}
+    assert {top_of(name) for name in readers} == {"guest", "programs"}
+    assert programs == {f"programs.{name}" for name in ("keeper", "one_run", "relay", "settling")}
+    assert "guest.wire.plain" not in readers  # which both sides read
+
+
 @pytest.mark.parametrize(
     ("program", "needs"),
     [

@@ -14,7 +14,6 @@ import glob
 import hashlib
 import os
 import re
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +31,7 @@ from pytest_gvisor.inside.wire import rules
 from pytest_gvisor.inside.wire.link import Died, Hangs, Link, gone
 from pytest_gvisor.plugin.placement import BASETEMP_GIVEN, RETURNS
 from pytest_gvisor.plugin.skips import misuse_ends_session
+from pytest_gvisor.programs import clock
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.run.budget import MOST_MESSAGES, Budget
 
@@ -289,9 +289,9 @@ class Taker:
             link.budget = Budget(_PATIENCE, size=2 * left + MOST_MESSAGES)
             more = True
             while more:
-                message, received = link.receive_of_first(), time.monotonic()
+                message, received = link.receive_of_first(), clock.monotonic()
                 more = self.take(message)
-                link.budget.earn(left - self._store.bytes_left, time.monotonic() - received)
+                link.budget.earn(left - self._store.bytes_left, clock.monotonic() - received)
                 left = self._store.bytes_left
         except (Died, Hangs, GvisorError) as error:
             self.lose(gone(error))

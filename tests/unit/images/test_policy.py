@@ -17,6 +17,7 @@ import pytest
 from pytest_gvisor import ImageError
 from pytest_gvisor.images import extract, image_users
 from pytest_gvisor.images.streams import Limits
+from pytest_gvisor.programs import clock
 from pytest_gvisor.programs.proc import ALL_IDS, IdRange
 from tests.unit.images.conftest import Item, Unpack, folder, hard, item, link, saved, tar
 
@@ -209,7 +210,7 @@ def test_a_layer_clears_a_folder_once(unpack: Unpack, marker: str) -> None:
 def test_unpacking_has_a_deadline(unpack: Unpack, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow image fails at the deadline."""
     now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(clock, "monotonic", lambda: now)
 
     def slowly(*_: object) -> None:
         nonlocal now

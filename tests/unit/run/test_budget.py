@@ -12,7 +12,7 @@ class Clock:
     def __init__(self) -> None:
         self.now, self.step = 1000.0, 0.0
 
-    def __call__(self) -> float:
+    def monotonic(self) -> float:
         """Look."""
         self.now += self.step
         return self.now

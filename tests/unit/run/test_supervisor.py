@@ -308,6 +308,7 @@ def test_a_start_is_timed_by_the_sandbox_s_clock_if_that_can_be(
     """A process that listens late knows the time; what no clock says is the time of the news."""
     now = SimpleNamespace(monotonic=lambda: 100.0, time_ns=lambda: 5_000_000_000)
     monkeypatch.setattr(supervisor_module, "time", now)
+    monkeypatch.setattr(supervisor_module, "clock", now)
     told = None if after is None else 5_000_000_000 + int(after * 1e9)
     heard = cast("Any", SimpleNamespace(started_at=told))
     nothing = cast("Any", None)

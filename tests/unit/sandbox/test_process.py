@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from pytest_gvisor import NotReady
+from pytest_gvisor.programs import clock
 from pytest_gvisor.sandbox import output
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.output import Watch
@@ -90,7 +91,7 @@ def test_a_search_that_takes_long_does_not_go_on_for_ever(
         return searched(watch, lock)
 
     monkeypatch.setattr(Watch, "look", slow)
-    monkeypatch.setattr(time, "monotonic", lambda: begun + len(looks))
+    monkeypatch.setattr(clock, "monotonic", lambda: begun + len(looks))
     with pytest.raises(NotReady):
         process.wait_for_output(r"^x", timeout=0)
     assert len(looks) < 12

@@ -23,7 +23,7 @@ import pytest
 
 from pytest_gvisor.base.errors import LaunchError
 from pytest_gvisor.base.trust import noexec_problem
-from pytest_gvisor.programs import leftovers
+from pytest_gvisor.programs import clock, leftovers
 from pytest_gvisor.programs.leftovers import clear_session, remove_session
 from pytest_gvisor.sessions import places, session_folder, stopped_keepers
 from pytest_gvisor.sessions.session_folder import SessionDir
@@ -493,7 +493,7 @@ def test_a_session_that_is_stuck_may_use_half_of_the_budget(
         patiences.append(patience)
         return ["x"]
 
-    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    monkeypatch.setattr(clock, "monotonic", lambda: 1000.0)
     monkeypatch.setattr(leftovers, "clear_session", clear)
     monkeypatch.setattr(session_folder, "SWEEP_BUDGET", budget)
     assert session_folder.sweep(base) == []
@@ -513,7 +513,7 @@ def test_a_keeper_that_was_woken_is_waited_for(
         nonlocal now
         now += seconds
 
-    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(clock, "monotonic", lambda: now)
     monkeypatch.setattr(time, "sleep", sleep)
     monkeypatch.setattr(session_folder, "SWEEP_BUDGET", 0.2)
     monkeypatch.setattr(stopped_keepers, "wake", lambda _base: ["s-1"])
