@@ -14,6 +14,7 @@ from pytest_gvisor.base import removed
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.cli import parsers
+from pytest_gvisor.programs import linux
 from pytest_gvisor.report import outputs
 
 PLACES = {
@@ -26,6 +27,9 @@ PLACES = {
 
 _PLATFORMS = ("systrap", "ptrace")
 """The platforms that work wherever sandboxes do. Whether kvm does depends on the machine."""
+
+_AT_FDCWD = -100  # fcntl.h
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 _TEMPLATES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ci")
 _MOST_BYTES = 1024 * 1024
@@ -82,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if not given.output and os.path.realpath(output) != os.path.realpath(os.curdir) + f"/{output}":
         raise UsageError(f"a link leads to {output}", next_step="Name the place with --output.")
-    _write(output, text, chosen)
+    _write(output, text, chosen, 0 if given.output else linux.RESOLVE_NO_SYMLINKS)
     print(f"wrote {output}")
     return 0
 
@@ -93,10 +97,17 @@ def _there_is(word: str) -> str:
     return word
 
 
-def _write(path: str, text: str, service: str) -> None:
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+def _write(path: str, text: str, service: str, resolve: int) -> None:
+    """Write the file into a folder that is opened with ``resolve`` of openat2(2)."""
+    folder, name = os.path.split(path)
+    folder = folder or os.curdir
+    os.makedirs(folder, exist_ok=True)
+    way = linux.openat2(_AT_FDCWD, os.fsencode(folder), os.O_DIRECTORY, resolve)
     try:
-        with open(path, "x", encoding="utf-8") as file:
+        with (
+            linux.closing(way),
+            open(os.open(name, _NEW, 0o666, dir_fd=way), "w", encoding="utf-8") as file,
+        ):
             file.write(text)
     except FileExistsError:
         step = "Give another --output, or remove it."

@@ -16,7 +16,7 @@ from pytest_gvisor.base.escape import escape
 COMMANDS = {
     "cache": "list the unpacked images and what else is kept, or remove it",
     "doctor": "check whether this machine can run tests",
-    "init": "write a CI matrix, or a file for tox, nox or docker, for the project in this folder",
+    "init": "write a file for a CI service, docker or Kubernetes, for the project in this folder",
     "install": "fetch runsc from gVisor's release bucket",
     "run": "run a command in a fresh sandbox",
     "report": "join the reports of several runs (merge), or print one (show)",

@@ -18,9 +18,10 @@ from typing import Any, Final
 
 from pytest_gvisor.base.errors import DaemonUnavailable, ImageError, causes_of
 from pytest_gvisor.base.escape import shown
+from pytest_gvisor.base.trust import Trust, follow, way_problems
 from pytest_gvisor.guest.wire.checked_json import loads
 from pytest_gvisor.images.config import objects
-from pytest_gvisor.images.streams import Limits
+from pytest_gvisor.images.streams import Limits, explained
 
 DEADLINE: Final = 4.0
 """Seconds for a daemon's whole answer to a simple question."""
@@ -84,8 +85,9 @@ class Daemon(contextlib.AbstractContextManager["Daemon"]):
                     size += len(data)
                     if size > limits.max_bytes:
                         raise ImageError(f"it holds more than {limits.max_bytes} bytes")
-                    file.write(data)
-                file.flush()
+                    with explained("keep it in a temporary file", "TMPDIR says where."):
+                        file.write(data)
+                        file.flush()
             yield f"/proc/self/fd/{file.fileno()}"
 
     def _archive(self, identity: str) -> Iterator[bytes]:
@@ -101,6 +103,7 @@ class Daemon(contextlib.AbstractContextManager["Daemon"]):
         """Make the SDK's client. With a version, it connects to nothing yet."""
         sdk = self._sdk
         try:
+            _check_config(sdk.docker.utils.config.find_config_file())
             # The SDK lets errors of requests, of sockets and its own through.
             self._client: Any = sdk.docker.DockerClient.from_env(timeout=DEADLINE, version=version)
         except Exception as error:
@@ -165,6 +168,18 @@ class Daemon(contextlib.AbstractContextManager["Daemon"]):
         except Exception as error:
             text = getattr(error, "explanation", None) or str(error)
             raise ImageError(f"it {what}: {str(text)[:_MAX_TEXT]}") from error
+
+
+def _check_config(path: str | None) -> None:
+    """Raise `OSError` if another user could change the SDK's configuration.
+
+    It names programs that the SDK starts for passwords.
+    """
+    if path:
+        with contextlib.ExitStack() as held:
+            way = follow(os.path.abspath(path), held)
+            if problems := way_problems(way, Trust.here(os.geteuid(), lenient=True)):
+                raise PermissionError("; ".join(problems))
 
 
 def _follow(answers: Any, heard: Callable[[], None]) -> None:

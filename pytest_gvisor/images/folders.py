@@ -138,7 +138,8 @@ class Folders:
                     self.remove(name)
             elif is_id(name) and not os.path.exists(path):
                 with self._alone():
-                    if not os.path.exists(path):
+                    # Another process may have removed it, or led it elsewhere.
+                    if os.path.islink(path) and not os.path.exists(path):
                         os.unlink(path)
         return used
 

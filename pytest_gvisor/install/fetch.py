@@ -73,6 +73,9 @@ class Client:
             )
 
         before = signal.signal(signal.SIGALRM, end)
+        signal.pthread_sigmask(
+            signal.SIG_UNBLOCK, {signal.SIGALRM}
+        )  # the caller's parent may block it
         # Once more each second: Python ignores an exception that is raised in a finalizer.
         signal.setitimer(signal.ITIMER_REAL, self._timeout, 1)
         try:

@@ -12,7 +12,6 @@ import platform
 import re
 import secrets
 import shutil
-import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -62,7 +61,7 @@ def put(folder: str, make: Callable[[str], str], release: str = "") -> Installed
         raise InstallFailed(f"gVisor has no releases for {machine}: {', '.join(MACHINES)}")
     folder = os.path.realpath(folder)
     try:
-        os.makedirs(folder, mode=0o755, exist_ok=True)
+        _make_folder(folder)
         _check_folder(folder)
         _remove_stale(folder)
         with _staging(folder) as staging:
@@ -75,6 +74,14 @@ def put(folder: str, make: Callable[[str], str], release: str = "") -> Installed
             f"{folder}: {error.strerror or error}",
             next_step="Name a folder of this user's with --to DIR.",
         ) from error
+
+
+def _make_folder(folder: str) -> None:
+    """Make the missing folders of a path. Under any umask, this user alone may write them."""
+    if not os.path.isdir(folder):
+        _make_folder(os.path.dirname(folder))
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o755)
 
 
 def _check_folder(folder: str) -> None:
@@ -169,12 +176,10 @@ def _place(binary: str, staging: str, folder: str, version: str) -> Installed:
 
 def _previous(folder: str, path: str) -> str:
     """Return the folder of an earlier archive that ``path`` leads to: sandboxes may still use
-    it.
+    it. Another user may have made a link to anywhere else.
     """
-    try:
-        if not stat.S_ISLNK(os.lstat(path).st_mode):
-            return ""
-        home = os.path.join(folder, os.path.dirname(os.readlink(path)))
-    except OSError:
-        return ""
-    return home if _HOME.fullmatch(os.path.basename(home)) else ""
+    with contextlib.suppress(OSError):
+        home, name = os.path.split(os.readlink(path))
+        if name == BINARY and _HOME.fullmatch(home):
+            return os.path.join(folder, home)
+    return ""

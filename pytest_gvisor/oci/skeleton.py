@@ -16,9 +16,13 @@ import stat
 from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
+from pytest_gvisor.base.errors import InvalidBundle
+from pytest_gvisor.base.escape import shown
 from pytest_gvisor.programs.paths import within
 
 _MAX_FILE: Final = 4 << 20
+_MAX_DEPTH: Final = 128
+"""Folders in folders: Python's rmtree can remove as many, and holds a descriptor of each."""
 
 _FOLDERS: Final = (
     "boot", "dev", "etc", "etc/pam.d", "etc/skel", "home", "media", "mnt", "opt", "proc", "root",
@@ -135,8 +139,14 @@ def holds(path: str) -> bool:
 
 
 def point(root: str, path: str, *, is_folder: bool) -> None:
-    """Make a mount point, and the folders above it, in a root that is being made."""
+    """Make a mount point, and the folders above it, in a root that is being made.
+
+    Raises `OSError`, and `InvalidBundle` for one that is too deep.
+    """
     parts = path.strip("/").split("/")
+    if len(parts) > _MAX_DEPTH:
+        problem = f"{shown(path)} is more than {_MAX_DEPTH} folders deep"
+        raise InvalidBundle([problem], where="root file system")
     for depth in range(1, len(parts) + (1 if is_folder else 0)):
         with contextlib.suppress(FileExistsError):
             _folder(f"{root}/{'/'.join(parts[:depth])}")

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -242,9 +243,16 @@ def test_a_command_line_of_the_attacker_s_stops_no_sweep(victim: User, attacker:
     assert not os.path.exists(dead)
 
 
-def test_processes_of_the_attacker_s_stop_no_sweep_of_root(attacker: User, tmp_path: Path) -> None:
-    """Root could kill each of them, and the attacker begins others, until the sweep gives up."""
+@pytest.mark.parametrize("uid", [65534, None])
+def test_processes_of_the_attacker_s_stop_no_sweep_of_root(
+    attacker: User, tmp_path: Path, uid: int | None
+) -> None:
+    """Root could kill each of them, and the attacker begins others, until the sweep gives up.
+
+    The attacker may be nobody, as whom services run.
+    """
     (session := tmp_path / "s-1").mkdir()
+    attacker = dataclasses.replace(attacker, uid=uid or attacker.uid)
     with attacker.poses(session) as process:
         assert leftovers.clear_session(str(session)) == []
         assert not session.exists()
@@ -297,6 +305,37 @@ ctypes.CDLL(None).unshare(0x10000000)  # CLONE_NEWUSER
 os.write(writer, b"x")
 os.waitpid(child, 0)
 """
+DOCKER = """
+from pytest_gvisor.images import docker
+try:
+    docker.Daemon()
+except GvisorError as error:
+    result = error.message
+"""
+
+
+@pytest.mark.parametrize("kind", ["program", "fifo"])
+def test_no_configuration_of_the_attacker_s_is_docker_s(
+    victim: User, attacker: User, kind: str
+) -> None:
+    """The docker SDK starts programs that its configuration names, and root may have the home
+    folder of another user.
+    """
+    config = attacker.folder(attacker.home / ".docker") / "config.json"
+    if kind == "fifo":
+        os.mkfifo(config)
+    else:
+        config.write_text('{"credsStore": "x/../evil"}')
+    attacker.owns(config)
+    root = dataclasses.replace(victim, uid=0)
+    told = root.does(DOCKER, HOME=str(attacker.home), DOCKER_HOST="unix:///none")
+    assert re.search(f"the docker SDK cannot be used: .*owner uid {attacker.uid}", told)
+    (own := victim.folder(victim.home / ".docker") / "config.json").write_text("{}")
+    own.chmod(0o664)
+    victim.owns(own)
+    assert "there is no docker daemon" in victim.does(DOCKER, DOCKER_HOST="unix:///none")
+
+
 NOBODY = """
 from pytest_gvisor.base import trust
 own = {own!r}
@@ -397,11 +436,11 @@ with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as o
 
 
 def test_no_stranger_in_a_user_namespace_is_waited_for(victim: User, attacker: User) -> None:
-    """There, a stranger has the number of nobody, as which root's runsc runs its sandboxes."""
+    """There, a stranger has the number of nobody."""
     session = victim.home / "s-1"
-    root = dataclasses.replace(victim, uid=0)
+    nobody = dataclasses.replace(victim, uid=65534)
     with attacker.poses(session):
-        assert root.does(FOUND.format(session=str(session)), NAMESPACE) == [True]
+        assert nobody.does(FOUND.format(session=str(session)), NAMESPACE) == [True]
 
 
 BOTH = """

@@ -223,6 +223,27 @@ def test_no_link_of_the_project_is_followed(
     assert not [*(tmp_path / "away").iterdir()]
 
 
+def test_no_link_that_comes_after_the_look_is_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a folder of another user's, a link may come at any moment."""
+    (away := tmp_path / "away").mkdir()
+    (tmp_path / "app").mkdir()
+    monkeypatch.chdir(project("plain", tmp_path / "app"))
+    makedirs = os.makedirs
+
+    def exchanged(path: str, **options: bool) -> None:
+        makedirs(path, **options)
+        if path == ".github/workflows":  # makedirs calls itself for .github
+            os.rmdir(path)
+            os.symlink(away, path)
+
+    monkeypatch.setattr(os, "makedirs", exchanged)
+    assert cli.main(["init", "github"]) == 125
+    assert "Too many levels of symbolic links" in capsys.readouterr().err
+    assert not [*away.iterdir()]
+
+
 def test_the_service_is_the_one_that_the_project_has(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,6 +106,28 @@ def test_a_release_that_is_an_archive(bucket: Bucket, small: bytes, tmp_path: Pa
     assert home.is_dir()
 
 
+def test_only_a_link_to_a_folder_beside_it_is_one_to_an_earlier_release(
+    bucket: Bucket, small: bytes, tmp_path: Path
+) -> None:
+    """In a folder such as /tmp, another user may have made it: its target is not for a terminal."""
+    bucket.put("runsc", small)
+    (tmp_path / "runsc").symlink_to("/home/\033]0;x\a/gvisor-1-00000000/runsc")
+    assert get(bucket, tmp_path).previous == ""
+
+
+def test_this_user_alone_may_write_to_new_folders(
+    bucket: Bucket, small: bytes, tmp_path: Path
+) -> None:
+    """With the umask 002, which some systems have, a group could write to ~/.local."""
+    bucket.put("runsc", small)
+    before = os.umask(0o002)
+    try:
+        get(bucket, tmp_path / ".local" / "bin")
+    finally:
+        os.umask(before)
+    assert (tmp_path / ".local").stat().st_mode & 0o777 == 0o755
+
+
 OFFLINE = """\
 pytest-gvisor install: {url}/latest/{machine}/gvisor.tar.bz2.sha512: {cause}
 This machine does not reach the server: set https_proxy if it needs a proxy. Else run \

@@ -270,7 +270,7 @@ JSON = {
     "cli.init": "it reads TOML, whose parser raises RecursionError too",
     "guest.wire.checked_json": "what it is for",
     "programs.one_run": "of pytest's own; and programs import nothing of guest",
-    "programs.leftovers": "programs import nothing of guest",
+    "programs.leftovers": "programs import nothing of guest; and rmtree raises RecursionError too",
     "programs.order": "programs import nothing of guest",
     "programs.replay": "what this package has kept",
     "run.kept": "what this process has written itself",

@@ -148,6 +148,30 @@ def test_an_image_that_a_prune_takes_as_soon_as_it_is_made_is_made_again(
     made.close()
 
 
+def test_a_link_that_another_process_removes_ends_no_sweep(
+    cache: Cache, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prune in another process may be faster: each new session sweeps."""
+    used = hold(cache, image)
+    identity = used.id
+    used.close()
+    folder, real = Path(cache.folder), os.path.exists
+    (folder / identity).unlink()
+    (folder / identity).symlink_to("nowhere")
+    asked: list[str] = []
+
+    def exists(path: str) -> bool:
+        asked.append(path)
+        found = real(path)
+        if path == f"{folder}/{identity}":
+            Path(path).unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(os.path, "exists", exists)
+    assert Cache(cache.folder).sweep() == []
+    assert f"{folder}/{identity}" in asked
+
+
 ARCHIVERS = {
     "as in docs/ci.md": (["--format=posix"], ["-p"]),
     "without times": (["--format=gnu"], ["-p", "--touch"]),

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -100,6 +101,17 @@ def test_bytes_that_come_one_by_one_extend_no_deadline(serve: Serve, answer: byt
     with pytest.raises(InstallTimeout, match=r"within the 0\.3 s for everything"):
         got(url, timeout=0.3)
     assert 0.3 <= time.monotonic() - began < 10
+
+
+def test_a_parent_that_blocks_the_signal_extends_no_deadline(serve: Serve) -> None:
+    """A process inherits the signals that its parent blocks."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})  # also in new threads
+    try:
+        url = here(serve(OK + b"Content-Length: 50\r\n\r\n", b"x"))
+        with pytest.raises(InstallTimeout):
+            got(url, timeout=0.3)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def test_a_proxy_that_drips_extends_no_deadline(

@@ -1,4 +1,6 @@
+import contextlib
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Callable
@@ -245,6 +247,21 @@ def test_a_file_that_cannot_be_meant_is_refused(files: dict[str, bytes | str]) -
     """No file of an empty root can be outside of it, within a file, or there twice."""
     with pytest.raises(UsageError):
         rootfs.empty(files)
+
+
+@pytest.mark.parametrize("kind", ["file", "mount"])
+def test_no_folder_is_made_that_is_too_deep_to_be_removed(tmp_path: Path, kind: str) -> None:
+    """A mount point or a file below thousands of folders is an error before anything is made."""
+    for depth, good in ((120, True), (1500, False)):
+        deep = "/d" * depth
+        files = {deep[1:]: ""} if kind == "file" else {}
+        mounts = [] if files else [bind("/usr", deep)]
+        folder = tmp_path / str(depth)
+        folder.mkdir()
+        with contextlib.nullcontext() if good else pytest.raises(InvalidBundle, match="deep"):
+            rootfs.empty(files).prepare(str(folder), mounts=mounts)
+        assert (folder / "rootfs/d").exists() is good
+        shutil.rmtree(folder)
 
 
 def test_a_full_disk_is_a_typed_error(tmp_path: Path) -> None:
