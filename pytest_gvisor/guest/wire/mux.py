@@ -170,7 +170,7 @@ class Mux:
         if wrong:
             raise MuxError(f"{size} bytes too many of connection {one.number}")
         if kind == CREDIT:
-            one.credit += _COUNT.unpack(payload)[0]
+            one.credit += int.from_bytes(payload, "big")
         one.got_all |= kind == END
         if kind == DATA:
             one.granted -= len(payload)
@@ -192,7 +192,7 @@ class Mux:
     def begin(self, one: Connection, sock: socket.socket) -> None:
         """Relay a connection from now on: either side may send a window's bytes."""
         if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
         one.sock, one.credit, one.granted = sock, WINDOW, WINDOW
         self.send(CREDIT, one.number, _COUNT.pack(WINDOW))
         self._ready(one, 0)
@@ -209,7 +209,7 @@ class Mux:
             self._wait(one, 0)
             if not (one.read_all and one.shut):
                 # Its program sees a reset, not an end of the data (socket(7), SO_LINGER).
-                reset = struct.pack("ii", 1, 0)
+                reset = struct.pack("ii", True, 0)
                 one.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
             one.sock.close()
             one.sock = None

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import queue
 import socket
 import struct
 import subprocess
@@ -574,7 +575,56 @@ def test_a_resolver_that_does_not_answer_holds_up_no_other_connection(
             held.set()
 
 
+def test_eight_names_are_resolved_at_once() -> None:
+    """Others wait for their turn, and the threads end with the relay."""
+    held, told = threading.Event(), queue.SimpleQueue[str]()
+
+    def resolver(host: str, _port: int) -> Sequence[str]:
+        told.put(threading.current_thread().name)
+        held.wait(30)
+        return [host.removesuffix(".example")]
+
+    with running([f"10.0.0.{number}.example:9" for number in range(10)], resolver=resolver) as one:
+        for number in range(10):
+            one.guest.open(number + 1, number)
+        names = {told.get(timeout=30) for _ in range(8)}
+        assert (one.counts()[9]["refused"], told.empty(), len(names)) == (0, True, 8)
+        held.set()
+        refused = sorted(one.guest.frame() for _ in range(10))
+        assert refused == [(RESET, number, b"") for number in range(1, 11)]
+        for number, found in enumerate(one.counts()):
+            assert f"answers with 10.0.0.{number}, which is private" in found["problem"]
+    for thread in threading.enumerate():
+        if thread.name in names:
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+def test_a_name_is_resolved_to_addresses() -> None:
+    """A text of the resolver's, without its port."""
+    assert relay.resolve("127.0.0.1", 9) == ["127.0.0.1"]
+    assert relay.resolve("::1", 9) == ["::1"]
+
+
 # With names that the sandbox sends.
+
+
+@pytest.mark.parametrize(
+    ("wish", "entries"),
+    [
+        ("A.b.example.:65535", ["a.b.example:65535", "*.b.example:65535", "*.example:65535"]),
+        ("[::1]:9", ["[::1]:9"]), ("::1:9", ["[::1]:9"]), ("1.2.3.4:9", ["1.2.3.4:9"]),
+    ],
+)  # fmt: skip
+def test_the_entries_that_would_allow_a_wish(wish: str, entries: list[str]) -> None:
+    """The nearest first; an address has one alone."""
+    assert relay.covering(wish) == entries
+
+
+def test_a_port_has_five_digits_at_most() -> None:
+    """Another spelling of a port is another wish."""
+    with pytest.raises(ValueError, match="no HOST:PORT"):
+        relay.covering("a.example:000009")
 
 
 def test_a_name_below_an_entry_with_a_star_is_reached() -> None:
