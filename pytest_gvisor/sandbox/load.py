@@ -37,7 +37,6 @@ _FIRST_USER = 10**9
 
 _NO_PROCESS = (errors.InsideError, errors.NotReady, SandboxCrashed)
 _OPENED = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_LONGEST = 20_000
 _TAIL = 2000
 _END = 5.0
 """Seconds for the end of a process that has closed its stream."""
@@ -127,7 +126,7 @@ class Link:
                 case (str(to), "value", value) if to == token and isinstance(value, wanted):
                     return value, None
                 case (str(to), "error", (str(kinds), str(said), str(trace))) if to == token:
-                    names = kinds[:_LONGEST].split(maxsplit=50)
+                    names = kinds.split(maxsplit=50)
                     missing = "AttributeError" in names
                     kind = errors.RemoteAttributeError if missing else errors.RemoteError
                     return None, kind(names, said, trace)

@@ -1,5 +1,6 @@
 """Loaded modules on the host: what is asked of the process, and what its replies may decide."""
 
+import importlib.util
 import json
 import os
 import socket
@@ -256,8 +257,21 @@ def test_a_reply_that_cannot_be_read_is_no_answer(
     assert (module.outcome, module.killed) == (outcome, 1)
 
 
+@pytest.mark.parametrize("spec", [None, "found"])
+def test_arrays_are_data_where_the_host_has_numpy(
+    module: Module, monkeypatch: pytest.MonkeyPatch, spec: object
+) -> None:
+    """The module's process is told in each request."""
+    monkeypatch.setattr(importlib.util, "find_spec", {"numpy": spec}.get)
+    module.says(1)
+    Link(module, 60.0).ask("call", None)  # type: ignore[arg-type]
+    assert module.requests[0][2] is bool(spec)
+
+
 def test_a_call_without_time_is_not_read(module: Module, link: Link) -> None:
     """Bytes may be there at each deadline."""
+    module.says(1)
+    assert link.ask("call", None, seconds=0.9) == 1
     module.says(1)
     with pytest.raises(NoAnswer, match="no answer within 0 s"):
         link.ask("call", None, seconds=0.0)
@@ -348,6 +362,10 @@ def test_an_exception_of_the_module_is_an_error(module: Module, link: Link) -> N
     module.says(("x " * 50 + "AttributeError", "", ""), "error")
     with pytest.raises(RemoteAttributeError):
         link.ask("get", None)
+    module.says(("x " * 51 + "AttributeError", "", ""), "error")
+    with pytest.raises(RemoteError) as found:
+        link.ask("get", None)
+    assert not isinstance(found.value, AttributeError)
     assert module.killed == 0
 
 

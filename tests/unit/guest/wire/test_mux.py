@@ -149,6 +149,7 @@ def test_a_connection_has_nothing_before_it_is_begun(side: Side, pair: Pair) -> 
     assert side.told() == []
     assert side.told(GRANT) == [(DATA, 1, b"hello")]
     assert one.credit == WINDOW - 5
+    assert side.told((DATA, 1, b"")) == []
     with pytest.raises(MuxError, match="1 bytes too many of connection 1"):
         side.told((DATA, 1, b"x"))
 
