@@ -164,7 +164,7 @@ def test_arguments_that_are_too_much_are_not_sent(
 
 
 def test_handles_are_bounded(module: Module, link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that the host has no more gives its place to another."""
+    """A handle that the host has no more gives its place to another."""
     monkeypatch.setattr(plain, "MAX_HANDLES", 2)
     module.says([plain.Whole(1), plain.Whole(2)])
     found = link.ask("call", None)
@@ -261,7 +261,7 @@ def test_a_reply_that_cannot_be_read_is_no_answer(
 def test_arrays_are_data_where_the_host_has_numpy(
     module: Module, monkeypatch: pytest.MonkeyPatch, spec: object
 ) -> None:
-    """The module's process is told in each request."""
+    """Each request has the answer for the module's process."""
     monkeypatch.setattr(importlib.util, "find_spec", {"numpy": spec}.get)
     module.says(1)
     Link(module, 60.0).ask("call", None)  # type: ignore[arg-type]
@@ -320,7 +320,7 @@ def test_the_end_is_waited_for_no_longer_than_the_call(module: Module, link: Lin
 
 
 def test_a_reply_has_a_bound(module: Module, link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is larger is not read."""
+    """A reply that is larger is not read."""
     size = len(encoded(("0" * 16, "value", "x" * 300))) - 4
     monkeypatch.setattr(plain, "MAX_BYTES", size)
     module.says("x" * 300)
@@ -401,7 +401,7 @@ def test_names_of_protocols_are_not_asked_for(module: Module, link: Link) -> Non
 
 
 def test_a_handle_shows_its_type_in_a_line(link: Link) -> None:
-    """Of 200 characters, with hidden ones escaped."""
+    """The name has 200 characters at most, and hidden ones are escaped."""
     assert repr(handle(link)) == "<unverified a.Type in the sandbox>"
     made = Remote(link, 1, "a\n b\x1b" + "x" * 300)
     assert repr(made) == f"<unverified a b\\x1b{'x' * 195} in the sandbox>"
@@ -482,7 +482,7 @@ def test_items_that_are_no_tuple_are_no_answer(module: Module, link: Link) -> No
 
 
 def test_a_context_is_left_with_what_the_test_has_raised(module: Module, link: Link) -> None:
-    """The object is told that there is an exception. It can neither replace nor suppress it."""
+    """The object learns that there is an exception, and can neither replace nor suppress it."""
     one = handle(link)
     for value in ("entered", True, "entered"):
         module.says(value)

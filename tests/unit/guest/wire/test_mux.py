@@ -259,7 +259,7 @@ def test_a_unix_socket_that_is_closed_is_reset(side: Side, pair: Pair) -> None:
 
 @pytest.mark.parametrize("pair", ["unix"], indirect=True)
 def test_a_unix_socket_that_is_closed_at_the_end_has_ended(side: Side, pair: Pair) -> None:
-    """It was sent the end of the data before, and has nothing more to read."""
+    """The program was sent the end of the data before, and has nothing more to read."""
     side.begun(pair[0])
     assert side.told((END, 1, b"")) == [GRANT]
     pair[1].close()
@@ -269,7 +269,7 @@ def test_a_unix_socket_that_is_closed_at_the_end_has_ended(side: Side, pair: Pai
 
 @pytest.mark.parametrize("pair", ["tcp"], indirect=True)
 def test_a_program_that_resets_is_a_reset(side: Side, pair: Pair) -> None:
-    """The other side is told, once."""
+    """The other side gets one reset."""
     side.begun(pair[0])
     side.told()
     pair[1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -352,7 +352,7 @@ def test_frames_may_come_in_pieces(side: Side, pair: Pair) -> None:
 
 
 def test_a_peer_that_reads_nothing_is_an_error(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits for it is bounded, and sent as it reads."""
+    """The bytes that wait for the peer are bounded, and sent as the peer reads."""
     monkeypatch.setattr(mux, "MOST_OUT", 3_000_000)
     for _ in range(100):
         side.send(DATA, 1, bytes(PIECE))
@@ -391,7 +391,7 @@ def test_the_end_of_the_peer_is_the_end(side: Side, pair: Pair) -> None:
 
 @pytest.mark.parametrize("error", [BrokenPipeError, ConnectionResetError])
 def test_what_the_peer_had_sent_before_its_end_is_read(error: type[OSError]) -> None:
-    """It takes no more, and nothing waits for it."""
+    """The peer takes no more bytes, and nothing waits for it."""
 
     class Gone(socket.socket):
         def send(self, data: object, _flags: int = 0, /) -> int:
