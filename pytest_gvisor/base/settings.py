@@ -12,18 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
-from pytest_gvisor.base import egress, removed, setting_values
+from pytest_gvisor.base import egress, removed, setting_table, setting_values
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.base.platform_names import Platform as Platform  # noqa: PLC0414 -- exported
-from pytest_gvisor.base.setting_table import (
-    BY_NAME,
-    DEFAULT_MAX_OUTPUT,
-    DEFAULT_TIMEOUT,
-    Kind,
-    Setting,
-    names_from,
-    nearest,
-)
 
 if TYPE_CHECKING:
     import os
@@ -107,7 +98,7 @@ class Settings:
     strict: bool = False
     """Whether what would be skipped fails instead."""
 
-    timeout: float = DEFAULT_TIMEOUT
+    timeout: float = setting_table.DEFAULT_TIMEOUT
     """Deadline of one workload in seconds."""
 
     rootless: Rootless = Rootless.AUTO
@@ -156,7 +147,7 @@ class Settings:
     shm: int | str | None = None
     """Size of /dev/shm: bytes, or ``"256M"``; None is the host's."""
 
-    max_output: int = DEFAULT_MAX_OUTPUT
+    max_output: int = setting_table.DEFAULT_MAX_OUTPUT
     """How many bytes of each output stream are kept, head and tail together."""
 
     @property
@@ -229,7 +220,7 @@ def on_release(settings: Settings, label: object) -> Settings:
     )
 
 
-CHOICES: Mapping[Kind, type[enum.StrEnum]] = {
+CHOICES: Mapping[setting_table.Kind, type[enum.StrEnum]] = {
     "network": Network, "rootless": Rootless, "keep": Keep,
 }  # fmt: skip
 
@@ -237,7 +228,7 @@ CHOICES: Mapping[Kind, type[enum.StrEnum]] = {
 """The kinds of settings whose values are words."""
 
 
-def read(setting: Setting, value: object, name: str) -> Any:
+def read(setting: setting_table.Setting, value: object, name: str) -> Any:
     """Return the value that a user wrote, as `Settings` has it. Raises `UsageError`."""
     if value is None and getattr(Settings, setting.name) is None:
         return None
@@ -259,11 +250,11 @@ def replaced(settings: Settings, changes: Mapping[str, object]) -> Settings:
     """
     found: dict[str, Any] = {}
     for name, value in changes.items():
-        setting = BY_NAME.get(name)
+        setting = setting_table.BY_NAME.get(name)
         refuse_removed(name)
         if setting is None:
-            known = names_from("marker")
-            near = nearest(name, known)
+            known = setting_table.names_from("marker")
+            near = setting_table.nearest(name, known)
             raise UsageError(f"{name!r} is not a setting{near}; there are {', '.join(known)}")
         found[setting.name] = read(setting, value, name)
         if setting.kind == "platforms":

@@ -18,14 +18,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 
-from pytest_gvisor.base.errors import (
-    DaemonUnavailable,
-    GvisorError,
-    InsecureRunsc,
-    MixedReleases,
-    RunscNotFound,
-    UnwantedRelease,
-)
+from pytest_gvisor.base import errors
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.images.docker import Daemon
 from pytest_gvisor.programs.paths import SYSTEM_PATH, within
@@ -88,10 +81,10 @@ def note(name: str, detail: str, next_step: str = "", fix: tuple[Command, ...] =
     return Finding(name=name, state=State.NOTE, detail=detail, next_step=next_step, fix=fix)
 
 
-def bad(name: str, error: GvisorError) -> Finding:
+def bad(name: str, error: errors.GvisorError) -> Finding:
     """Return the finding for an error."""
     detail = brief(error)
-    if isinstance(error, MixedReleases):
+    if isinstance(error, errors.MixedReleases):
         # The records and the command are a boot's that ended before it began.
         detail = escape(error.message.splitlines()[0])
     return Finding(
@@ -99,7 +92,7 @@ def bad(name: str, error: GvisorError) -> Finding:
     )
 
 
-def brief(error: GvisorError) -> str:
+def brief(error: errors.GvisorError) -> str:
     """Return an error's message in one line."""
     return escape(" ".join(error.message.split()))
 
@@ -136,7 +129,7 @@ def _cgroups() -> Finding:
     name = "cgroups"
     try:
         refusals = _try_limits()
-    except GvisorError as error:
+    except errors.GvisorError as error:
         refusals = [brief(error)]
     if not refusals:
         return good(name, "memory, processes and processors can be limited")
@@ -161,7 +154,7 @@ def _try_limits() -> list[str]:
                 cgroup.create(
                     limits, lambda path: session.journal(id="doctor", cgroups=[path])
                 ).remove()
-            except GvisorError as error:
+            except errors.GvisorError as error:
                 found.append(brief(error))
     finally:
         leaks = session.remove()
@@ -173,9 +166,9 @@ def _docker() -> Finding:
     try:
         with Daemon():
             return good("docker", escape(f"answers at {where}"))
-    except GvisorError as error:
+    except errors.GvisorError as error:
         detail = brief(error)
-        if isinstance(error, DaemonUnavailable):
+        if isinstance(error, errors.DaemonUnavailable):
             detail += "; only images from one need it"
         return note("docker", detail, error.next_step)
 
@@ -192,7 +185,7 @@ def sessions() -> Finding:
     try:
         base, passed = session_folder.choose_base()
         dead = {path: session_folder.dead(path) for path in session_folder.base_folders()}
-    except GvisorError as error:
+    except errors.GvisorError as error:
         return bad(name, error)
     told = [f"{len(paths)} dead in {folder}" for folder, paths in dead.items() if paths]
     steps = ["pytest-gvisor sweep removes them; so does each new session."] if told else []
@@ -214,13 +207,13 @@ def tool(*words: str, as_root: bool = False) -> tuple[Command, ...]:
     return (Command((*start, *words), as_root),)
 
 
-def of_error(error: GvisorError) -> tuple[Command, ...]:
+def of_error(error: errors.GvisorError) -> tuple[Command, ...]:
     """Return the commands for an error about runsc. The user's own binary is left to its owner."""
-    if isinstance(error, MixedReleases | UnwantedRelease):
+    if isinstance(error, errors.MixedReleases | errors.UnwantedRelease):
         return tool("install")
-    if isinstance(error, RunscNotFound):
+    if isinstance(error, errors.RunscNotFound):
         return () if error.explicit else tool("install")
-    return _reinstalled(error.path) if isinstance(error, InsecureRunsc) else ()
+    return _reinstalled(error.path) if isinstance(error, errors.InsecureRunsc) else ()
 
 
 def _reinstalled(refused: str) -> tuple[Command, ...]:

@@ -13,14 +13,7 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Unpack
 
-from pytest_gvisor.base.errors import (
-    GvisorError,
-    LaunchError,
-    PlatformUnavailable,
-    PytestGvisorWarning,
-    RunscError,
-    UsageError,
-)
+from pytest_gvisor.base import errors
 from pytest_gvisor.base.kernel import named_sandbox
 from pytest_gvisor.base.release_range import ReleaseRange
 from pytest_gvisor.base.settings import Platform, SessionSettings, Settings, replaced
@@ -49,7 +42,7 @@ class Engine:
 
     def __init__(self) -> None:
         self.launcher = Launcher()
-        self._found: dict[str | None, Runsc | GvisorError] = {}
+        self._found: dict[str | None, Runsc | errors.GvisorError] = {}
         self._images: Images | None = None
 
     @functools.cached_property
@@ -74,12 +67,12 @@ class Engine:
         if path not in self._found:
             try:
                 self._found[path] = Runsc.find(path)
-            except LaunchError:
+            except errors.LaunchError:
                 raise
-            except GvisorError as error:
+            except errors.GvisorError as error:
                 self._found[path] = error
         found = self._found[path]
-        if isinstance(found, GvisorError):
+        if isinstance(found, errors.GvisorError):
             raise found.with_traceback(None)
         return found
 
@@ -93,7 +86,7 @@ class Engine:
             asked = ", ".join(settings.of_its_sandbox)
             lost = f"; asked for: {asked}" if asked else ""
             cause = f"{ALREADY_INSIDE} {where}, {NO_NESTING}{lost}"
-            raise PlatformUnavailable(platform.value, cause)
+            raise errors.PlatformUnavailable(platform.value, cause)
         found = self.runsc(settings.runsc)
         if settings.release:
             releases = ReleaseRange.parse(settings.release, "gvisor_release")
@@ -113,12 +106,12 @@ class Engine:
             return
         lists = [self.runsc(settings.runsc).platforms]
         for release in settings.releases:
-            with contextlib.suppress(RunscError):
+            with contextlib.suppress(errors.RunscError):
                 lists.append(self.runsc(release.path).platforms)
         if any(platform in names for names in lists):
             return
         theirs = ", ".join(sorted({name for names in lists for name in names})) or "none"
-        raise UsageError(
+        raise errors.UsageError(
             f"platform={platform.value!r} is not one of {', '.join(Platform)}, and no runsc of "
             f"this run lists it: there are {theirs}",
             next_step="`runsc help platforms` lists the platforms of a binary.",
@@ -158,10 +151,10 @@ class Engine:
         leaks = self.end()
         if not leaks:
             return
-        warning = PytestGvisorWarning(f"not removed: {'; '.join(leaks)}")
+        warning = errors.PytestGvisorWarning(f"not removed: {'; '.join(leaks)}")
         try:
             warnings.warn(warning, stacklevel=1)
-        except PytestGvisorWarning:
+        except errors.PytestGvisorWarning:
             print(f"{type(warning).__name__}: {warning}", file=sys.stderr)
 
     def end(self) -> list[str]:
@@ -192,7 +185,7 @@ def session(**settings: Unpack[SessionSettings]) -> Iterator[Gvisor]:
     """
     chosen = replaced(Settings(), settings)
     if len(chosen.platforms) > 1 or chosen.native:
-        raise UsageError("a session runs on one platform", next_step="Make one for each.")
+        raise errors.UsageError("a session runs on one platform", next_step="Make one for each.")
     engine = Engine()
     with contextlib.ExitStack() as undo:
         undo.callback(engine.close)

@@ -19,23 +19,8 @@ from typing import Any, Final
 
 from pytest_gvisor.base.errors import ImageError
 from pytest_gvisor.base.escape import shown
-from pytest_gvisor.images import choose
+from pytest_gvisor.images import choose, streams
 from pytest_gvisor.images.config import ImageConfig, lists, load_json, objects
-from pytest_gvisor.images.streams import (
-    CHUNK,
-    DEFAULT_LIMITS,
-    Budget,
-    Hashing,
-    Inflated,
-    Limits,
-    Reader,
-    Section,
-    check_digest,
-    drain,
-    explained,
-    open_file,
-    read_all,
-)
 from pytest_gvisor.images.tar import Kind, Tar
 from pytest_gvisor.oci.reader import MAX_BYTES
 
@@ -52,7 +37,7 @@ _FIRST: Final = re.compile(
 class Layer:
     """One layer, not read yet."""
 
-    source: Callable[[], Reader]
+    source: Callable[[], streams.Reader]
     """Its bytes as they are stored."""
     digest: str = ""
     """The digest of these bytes; empty if only ``diff_id`` is known."""
@@ -60,13 +45,13 @@ class Layer:
     """The digest of the uncompressed bytes; empty if no document has it."""
 
     @contextlib.contextmanager
-    def open(self, budget: Budget) -> Iterator[Reader]:
+    def open(self, budget: streams.Budget) -> Iterator[streams.Reader]:
         """Open the uncompressed layer. Raises `ImageError` at the end for a wrong digest."""
-        stored = Hashing(self.source())
-        plain = Hashing(Inflated(stored, budget))
+        stored = streams.Hashing(self.source())
+        plain = streams.Hashing(streams.Inflated(stored, budget))
         yield plain
-        drain(plain)
-        drain(stored)
+        streams.drain(plain)
+        streams.drain(stored)
         for wanted, found in ((self.digest, stored.digest), (self.diff_id, plain.digest)):
             if wanted and wanted != found:
                 raise ImageError(f"a layer has the digest {found}, and should have {wanted}")
@@ -81,7 +66,7 @@ class Content:
     config: bytes
     """Its JSON text; empty for a plain tarball."""
     layers: tuple[Layer, ...]
-    limits: Limits = DEFAULT_LIMITS
+    limits: streams.Limits = streams.DEFAULT_LIMITS
 
 
 class _Folder:
@@ -94,24 +79,24 @@ class _Folder:
         self._path = path
         self._opened = undo.enter_context(contextlib.ExitStack())
 
-    def find(self, name: str) -> Section | None:
+    def find(self, name: str) -> streams.Section | None:
         path = os.path.join(self._path, name)
         if not os.path.lexists(path):
             return None
         self._opened.close()  # one is open at a time, however many layers there are
-        fd, status = open_file(path)
+        fd, status = streams.open_file(path)
         self._opened.callback(os.close, fd)
-        return Section(fd, 0, status.st_size)
+        return streams.Section(fd, 0, status.st_size)
 
 
 class _Members:
     """The files of a tar archive, by name."""
 
-    def __init__(self, fd: int, size: int, budget: Budget) -> None:
+    def __init__(self, fd: int, size: int, budget: streams.Budget) -> None:
         self._fd = fd
         self._places: dict[str, tuple[int, int]] = {}
         self._links: dict[str, str] = {}
-        stream = Section(fd, 0, size)
+        stream = streams.Section(fd, 0, size)
         tar = Tar(stream)
         index = 0
         for entry in tar:
@@ -129,10 +114,10 @@ class _Members:
                 self._links[name] = os.path.normpath(target)
             stream.at += tar.pass_by()
 
-    def find(self, name: str) -> Section | None:
+    def find(self, name: str) -> streams.Section | None:
         name = os.path.normpath(name)
         place = self._places.get(name) or self._places.get(self._links.get(name, ""))
-        return None if place is None else Section(self._fd, *place)
+        return None if place is None else streams.Section(self._fd, *place)
 
 
 _Blobs = _Folder | _Members
@@ -140,7 +125,11 @@ _Blobs = _Folder | _Members
 
 @contextlib.contextmanager
 def opened(
-    path: str, *, reference: str = "", digest: str = "", limits: Limits = DEFAULT_LIMITS
+    path: str,
+    *,
+    reference: str = "",
+    digest: str = "",
+    limits: streams.Limits = streams.DEFAULT_LIMITS,
 ) -> Iterator[Content]:
     """Open the image in the file or folder ``path``; ``reference`` picks one of several by name.
 
@@ -152,18 +141,18 @@ def opened(
         if os.path.isdir(path):
             content = _layout(_Folder(path, undo), reference)
         else:
-            content = _in_file(path, reference, digest, Budget(limits=limits), undo)
+            content = _in_file(path, reference, digest, streams.Budget(limits=limits), undo)
         yield dataclasses.replace(content, limits=limits)
 
 
 def _in_file(
-    path: str, reference: str, digest: str, budget: Budget, undo: contextlib.ExitStack
+    path: str, reference: str, digest: str, budget: streams.Budget, undo: contextlib.ExitStack
 ) -> Content:
-    fd, status = open_file(path)
+    fd, status = streams.open_file(path)
     undo.callback(os.close, fd)
     content = None
-    if _may_hold_images(Inflated(Section(fd, 0, status.st_size), budget)):
-        inflated = Inflated(Section(fd, 0, status.st_size), budget)
+    if _may_hold_images(streams.Inflated(streams.Section(fd, 0, status.st_size), budget)):
+        inflated = streams.Inflated(streams.Section(fd, 0, status.st_size), budget)
         plain = _decompress(inflated, undo) if inflated.is_compressed else (fd, status.st_size)
         content = _archive(_Members(*plain, budget), reference, digest)
     if content is None and (asked := digest or reference):
@@ -172,19 +161,19 @@ def _in_file(
     return content or _tarball(fd, status.st_size, budget)
 
 
-def _decompress(inflated: Reader, undo: contextlib.ExitStack) -> tuple[int, int]:
+def _decompress(inflated: streams.Reader, undo: contextlib.ExitStack) -> tuple[int, int]:
     """Decompress into a temporary file; return its descriptor and size."""
     step = "TMPDIR says where, or the archive can be stored without its compression."
-    with explained("decompress it to a temporary file", step):
+    with streams.explained("decompress it to a temporary file", step):
         plain = tempfile.TemporaryFile(prefix="pytest-gvisor-")  # noqa: SIM115 -- closed by undo
         undo.callback(plain.close)
-        while data := inflated.read(CHUNK):
+        while data := inflated.read(streams.CHUNK):
             plain.write(data)
         plain.flush()
         return plain.fileno(), plain.tell()
 
 
-def _may_hold_images(stream: Reader) -> bool:
+def _may_hold_images(stream: streams.Reader) -> bool:
     """Whether the first entry is one that archives of images begin with."""
     for entry in Tar(stream):
         first = os.path.normpath(entry.name).split(b"/")[0]
@@ -208,17 +197,17 @@ def _archive(members: _Members, reference: str, digest: str) -> Content | None:
     return content
 
 
-def _tarball(fd: int, size: int, budget: Budget) -> Content:
+def _tarball(fd: int, size: int, budget: streams.Budget) -> Content:
     budget.check_size(size)
-    stored = Hashing(Section(fd, 0, size))
-    while stored.read(CHUNK):
+    stored = streams.Hashing(streams.Section(fd, 0, size))
+    while stored.read(streams.CHUNK):
         budget.check_time()
-    layer = Layer(source=lambda: Section(fd, 0, size), digest=stored.digest)
+    layer = Layer(source=lambda: streams.Section(fd, 0, size), digest=stored.digest)
     identity = stored.digest.partition(":")[2]
     return Content(id=identity, config=b"", layers=(layer,))
 
 
-def _part(blobs: _Blobs, name: str) -> Section:
+def _part(blobs: _Blobs, name: str) -> streams.Section:
     section = blobs.find(name)
     if section is None:
         raise ImageError(f"it has no {shown(name)}")
@@ -229,7 +218,7 @@ def _document(blobs: _Blobs, name: str) -> bytes:
     section = _part(blobs, name)
     if section.size > MAX_BYTES:
         raise ImageError(f"{shown(name)} is larger than {MAX_BYTES} bytes")
-    return read_all(section)
+    return streams.read_all(section)
 
 
 def _object(blobs: _Blobs, name: str) -> Mapping[str, Any]:
@@ -306,7 +295,7 @@ def _layout(blobs: _Blobs, reference: str, digest: str = "") -> Content:
 
 
 def _blob_name(descriptor: Mapping[str, Any]) -> tuple[str, str]:
-    digest = check_digest(descriptor.get("digest"))
+    digest = streams.check_digest(descriptor.get("digest"))
     return "blobs/" + digest.replace(":", "/"), digest
 
 

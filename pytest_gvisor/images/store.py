@@ -11,7 +11,6 @@ import shlex
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 from pytest_gvisor.base.errors import ImageError, InvalidBundle, UsageError
 from pytest_gvisor.base.escape import shown
@@ -25,8 +24,6 @@ from pytest_gvisor.oci import root_paths
 from pytest_gvisor.oci.rootfs import Prepared, ProgramDefaults, Rootfs
 from pytest_gvisor.oci.spec import Mount, User, UserSpec
 from pytest_gvisor.oci.vocabulary import MountType, normal
-
-_DAEMON: Final = "docker:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +120,7 @@ class Images:
                 return self._file(name, *file, limits)
             reference = choose.as_reference(name)
             # With its policy: an image that was found locally does not answer pull="always".
-            key = (_DAEMON, reference, policy, os.environ.get("DOCKER_HOST"), limits)
+            key = (reference, policy, os.environ.get("DOCKER_HOST"), limits)
             if key not in self._found:
                 with Daemon() as daemon:
                     identity = daemon.find(reference, policy)

@@ -17,14 +17,8 @@ from pytest_gvisor.base.errors import GvisorError, PlatformUnavailable, UsageErr
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.setting_values import IN_PLACE, NATIVE
 from pytest_gvisor.base.settings import Platform, Settings
+from pytest_gvisor.plugin import placement
 from pytest_gvisor.plugin.again import command, section
-from pytest_gvisor.plugin.placement import (
-    already_inside,
-    in_matrix,
-    native_key,
-    params_of,
-    variant_of,
-)
 from pytest_gvisor.plugin.precedence import RELEASE_FIXTURE, run_settings, settings_of
 from pytest_gvisor.plugin.skips import mending, missing_requirement
 from pytest_gvisor.plugin.stash import engine_of, harnesses, has_failed, platform_key, take_runs
@@ -90,17 +84,17 @@ def attach_inside_cell(
 
 def cell_of(item: pytest.Item) -> dict[str, Any] | None:
     """Return a test's cell; None for a test without one."""
-    if item.stash.get(_cell_key, None) is None and (in_matrix(item) or harnesses(item)):
+    if item.stash.get(_cell_key, None) is None and (placement.in_matrix(item) or harnesses(item)):
         with contextlib.suppress(UsageError):  # of a marker: pytest reports it as this test's
             item.stash[_cell_key] = _make_cell(item, settings_of(item))
     return item.stash.get(_cell_key, None)
 
 
 def _make_cell(item: pytest.Item, settings: Settings) -> dict[str, Any]:
-    variant, params = variant_of(item), params_of(item)
-    if native_key in item.stash:
-        platform = IN_PLACE if already_inside() else NATIVE
-        row, binary = item.stash[native_key], ["", ""]
+    variant, params = placement.variant_of(item), placement.params_of(item)
+    if placement.native_key in item.stash:
+        platform = IN_PLACE if placement.already_inside() else NATIVE
+        row, binary = item.stash[placement.native_key], ["", ""]
         release = network = ""
     else:
         asked = params.get("gvisor_platform") if variant is None else variant.platform

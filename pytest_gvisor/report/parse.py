@@ -12,19 +12,8 @@ from typing import Any
 
 from pytest_gvisor.base.errors import ReportError
 from pytest_gvisor.guest.wire.checked_json import has_more_values, loads, unique
+from pytest_gvisor.report import model
 from pytest_gvisor.report.merging import refuse_strangers
-from pytest_gvisor.report.model import (
-    MAX_BYTES,
-    MAX_LIST,
-    MAX_NUMBER,
-    MAX_SHARDS,
-    SCHEMA,
-    Leg,
-    PlatformName,
-    Report,
-    Row,
-    State,
-)
 
 MAX_VALUES = 64 * 1024 * 1024
 """The shortest values take twenty times their bytes as objects. A test has some thirty."""
@@ -40,14 +29,14 @@ would take most of the time.
 
 _PLATFORM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,64}")
 
-_STATES = {state.value: state for state in State}
+_STATES = {state.value: state for state in model.State}
 
 
 @dataclasses.dataclass
 class _File:
     schema: int
-    legs: tuple[Leg, ...] = ()
-    tests: tuple[Row, ...] = ()
+    legs: tuple[model.Leg, ...] = ()
+    tests: tuple[model.Row, ...] = ()
     notes: tuple[str, ...] = ()
     joined: bool = False
 
@@ -96,26 +85,26 @@ def _shared(texts: Sequence[str]) -> Sequence[str]:
 _KINDS: Mapping[Any, Reader] = {
     str: _kind({str}, f"is not a text of at most {MAX_TEXT} characters",
                lambda values: max(map(len, values)) <= MAX_TEXT, _shared),
-    PlatformName: _kind({str}, "is not the name of a platform",
+    model.PlatformName: _kind({str}, "is not the name of a platform",
                         lambda values: all(map(_PLATFORM.fullmatch, set(values))), _shared),
-    State: _kind({str}, f"is none of {', '.join(State)}",
+    model.State: _kind({str}, f"is none of {', '.join(model.State)}",
                  lambda values: _STATES.keys() >= set(values),
                  lambda values: [*map(_STATES.__getitem__, values)]),
     bool: _kind({bool}, "is neither true nor false", lambda _: True),
     # Other readers of JSON may know no larger number.
     int: _kind({int}, "is not a whole number below 2**63",
                lambda values: min(values) >= 0 and max(values) < 2**63),
-    float: _kind({int, float}, f"is not a number from 0 to {MAX_NUMBER:g}",
-                 lambda values: min(values) >= 0 and max(values) <= MAX_NUMBER,
+    float: _kind({int, float}, f"is not a number from 0 to {model.MAX_NUMBER:g}",
+                 lambda values: min(values) >= 0 and max(values) <= model.MAX_NUMBER,
                  lambda values: [*map(float, values)]),
 }  # fmt: skip
 """The reader for each annotation of a field of the model."""
 
 
-def parse(data: bytes, *, where: str = "report") -> Report:
+def parse(data: bytes, *, where: str = "report") -> model.Report:
     """Read a report. Raises `ReportError` that names ``where`` and the place in it."""
-    if len(data) > MAX_BYTES:
-        raise ReportError(f"{where}: larger than {MAX_BYTES} bytes")
+    if len(data) > model.MAX_BYTES:
+        raise ReportError(f"{where}: larger than {model.MAX_BYTES} bytes")
     if has_more_values(data, MAX_VALUES):
         raise ReportError(f"{where}: more than {MAX_VALUES} values")
     try:
@@ -123,24 +112,24 @@ def parse(data: bytes, *, where: str = "report") -> Report:
     except ValueError as error:
         raise ReportError(f"{where}: not JSON: {error}") from None
     schema = content.get("schema") if isinstance(content, dict) else None
-    if type(schema) is int and schema != SCHEMA:
+    if type(schema) is int and schema != model.SCHEMA:
         raise ReportError(
-            f"{where}: schema {schema}, and this version reads {SCHEMA}",
+            f"{where}: schema {schema}, and this version reads {model.SCHEMA}",
             next_step="Use the version of pytest-gvisor that has written it.",
         )
     try:
         [found] = _reader(_File)([content])
     except _Wrong as wrong:
         raise ReportError(f"{wrong.within(where)}") from None
-    report = Report(legs=found.legs, rows=found.tests, notes=found.notes, joined=found.joined)
+    report = model.Report(legs=found.legs, rows=found.tests, notes=found.notes, joined=found.joined)
     _check(report, where)
     return report
 
 
-def _check(report: Report, where: str) -> None:
+def _check(report: model.Report, where: str) -> None:
     """Raise `ReportError` for parts that are right by themselves, and do not fit together."""
     for number, leg in enumerate(report.legs):
-        if not (0 < leg.shard <= leg.shards <= MAX_SHARDS or leg.shard == leg.shards == 0):
+        if not (0 < leg.shard <= leg.shards <= model.MAX_SHARDS or leg.shard == leg.shards == 0):
             raise ReportError(f"{where}: legs[{number}]: shard is not from 1 to shards")
     refuse_strangers(report.legs)
     legs = len(report.legs)
@@ -184,9 +173,9 @@ def _reader(hint: Any) -> Reader:
 
 def _read_lists(read: Reader, values: Sequence[Any]) -> Sequence[tuple[Any, ...]]:
     are_lists = set(map(type, values)) <= {list}
-    sizes = set(map(len, values)) if are_lists else {MAX_LIST + 1}
-    if max(sizes, default=0) > MAX_LIST:
-        raise _Wrong(f" is not a list of at most {MAX_LIST} entries")
+    sizes = set(map(len, values)) if are_lists else {model.MAX_LIST + 1}
+    if max(sizes, default=0) > model.MAX_LIST:
+        raise _Wrong(f" is not a list of at most {model.MAX_LIST} entries")
     try:
         made = iter(read([*itertools.chain.from_iterable(values)]))
     except _Wrong:

@@ -19,14 +19,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_gvisor.base import errors
 from pytest_gvisor.base.completed import SandboxCrashed, WorkloadFailed, WorkloadTimeout
-from pytest_gvisor.base.errors import (
-    GvisorError,
-    LaunchError,
-    MixedReleases,
-    PlatformUnavailable,
-    RunscFailed,
-)
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.kernel import is_gvisor_kernel
 from pytest_gvisor.base.settings import Platform
@@ -107,7 +101,7 @@ class Availability:
         """Raise `PlatformUnavailable` unless the platform is available."""
         if not self.available:
             cause = f"{self.cause}: {self.detail}" if self.detail else self.cause.value
-            raise PlatformUnavailable(self.platform.value, cause, next_step=self.next_step)
+            raise errors.PlatformUnavailable(self.platform.value, cause, next_step=self.next_step)
 
 
 def deadline_for(timeout: float) -> float:
@@ -148,9 +142,9 @@ def probe(
     except WorkloadTimeout:
         cause = Cause.PROBE_HUNG
         detail = f"a sandbox that only runs {WHAT} did not end within {deadline:g} s"
-    except MixedReleases:
+    except errors.MixedReleases:
         raise
-    except (RunscFailed, SandboxCrashed) as error:
+    except (errors.RunscFailed, SandboxCrashed) as error:
         last = _last_words(error, said())
         if BROKEN.search(last):
             return _broken(platform, last, go())
@@ -166,7 +160,7 @@ def probe(
     return _unavailable(platform, cause, detail)
 
 
-def _last_words(error: GvisorError, said: str) -> str:
+def _last_words(error: errors.GvisorError, said: str) -> str:
     """Return the cause in a sentry's output: the panic's first line, else its logs."""
     panic = error.panic.strip() if isinstance(error, SandboxCrashed) else ""
     return (panic.splitlines() or [said])[0].removeprefix("panic: ")
@@ -207,7 +201,7 @@ def _unopened(device: str) -> Availability | None:
     except OSError as error:
         number, uid = error.errno or 0, os.geteuid()
         if number in SHORTAGES:
-            raise LaunchError("kvm", f"cannot open {device}", errno=number) from error
+            raise errors.LaunchError("kvm", f"cannot open {device}", errno=number) from error
     else:
         return None
     said = f"{errno.errorcode.get(number, number)}: {os.strerror(number)}"
@@ -243,7 +237,7 @@ def _unavailable(platform: Platform, cause: Cause, detail: str) -> Availability:
     return Availability(platform=platform, cause=cause, detail=detail + facts, next_step=step)
 
 
-def _first_lines(error: GvisorError, count: int) -> str:
+def _first_lines(error: errors.GvisorError, count: int) -> str:
     """Return the first informative lines: not the command, and no repetition."""
     text = error.message
     if isinstance(error, SandboxCrashed):

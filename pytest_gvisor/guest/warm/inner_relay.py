@@ -17,18 +17,7 @@ import socket
 import struct
 
 from pytest_gvisor.guest.warm.proxy import Refused, Wish, talk
-from pytest_gvisor.guest.wire.mux import (
-    DATA,
-    MOST,
-    OPEN,
-    PROXY,
-    RESET,
-    SYNC,
-    WINDOW,
-    Connection,
-    Mux,
-    MuxError,
-)
+from pytest_gvisor.guest.wire import mux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +37,7 @@ _LAG = 0.005
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-class Asking(Connection):
+class Asking(mux.Connection):
     """A connection to the proxy, whose number is below 0 until its program has asked for a host."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -65,7 +54,7 @@ class Asking(Connection):
                 self.sock.send(answer)
 
 
-class InnerRelay(Mux):
+class InnerRelay(mux.Mux):
     """The listeners, and the connections that they have accepted."""
 
     def __init__(self, link: socket.socket, listeners: Sequence[tuple[int, socket.socket]]) -> None:
@@ -83,7 +72,7 @@ class InnerRelay(Mux):
         """Relay until the host is gone. Above `MOST`, connections wait in the kernel's queue."""
         going_on = True
         while going_on:
-            if self._accepts is not (len(self.connections) < MOST and not self._full):
+            if self._accepts is not (len(self.connections) < mux.MOST and not self._full):
                 self._accepts = not self._accepts
                 for entry, listener in self._listeners:
                     if self._accepts:
@@ -95,7 +84,7 @@ class InnerRelay(Mux):
             if answers:
                 self._turns = 0 if self.idle else self._turns - 1
                 if not self._turns:
-                    self.send(SYNC, 0)
+                    self.send(mux.SYNC, 0)
 
     def _accept(self, entry: int, listener: socket.socket, _events: int) -> None:
         try:
@@ -106,20 +95,20 @@ class InnerRelay(Mux):
             self._full |= error.errno in _NO_ROOM
             return
         sock.setblocking(False)
-        if entry == PROXY:
+        if entry == mux.PROXY:
             one = Asking(sock)
             self.connections[one.number] = one
             self.watch(sock, functools.partial(self._ask, one, sock))
         else:
-            self._open(Connection(0, sock), struct.pack("!H", entry))
+            self._open(mux.Connection(0, sock), struct.pack("!H", entry))
 
-    def _open(self, one: Connection, wish: bytes) -> None:
+    def _open(self, one: mux.Connection, wish: bytes) -> None:
         self.last += 1
         one.number = self.last
         self.connections[one.number] = one
         # The host may send at once, and nothing is read of the program before its credit comes.
-        one.granted = WINDOW
-        self.send(OPEN, one.number, wish)
+        one.granted = mux.WINDOW
+        self.send(mux.OPEN, one.number, wish)
 
     def _ask(self, one: Asking, sock: socket.socket, _events: int) -> None:
         """Read what a program says to the proxy, until it has asked for a host."""
@@ -142,22 +131,22 @@ class InnerRelay(Mux):
             self.drop(one)
         else:
             del self.connections[one.number]
-            self._open(one, struct.pack("!H", PROXY) + one.wish.host)
+            self._open(one, struct.pack("!H", mux.PROXY) + one.wish.host)
 
-    def _take(self, kind: int, one: Connection, payload: bytes) -> None:
+    def _take(self, kind: int, one: mux.Connection, payload: bytes) -> None:
         """See `Mux._take`; the first frame for a wish is the host's answer to it."""
         if isinstance(one, Asking) and one.wish is not None:
             wish, one.wish = one.wish, None
-            if kind == RESET:
+            if kind == mux.RESET:
                 one.answer(wish.refused)
             else:
                 one.out += wish.granted
                 one.written -= len(wish.granted)  # the host has not sent them, and gets no credit
-                self.send(DATA, one.number, wish.first)
+                self.send(mux.DATA, one.number, wish.first)
                 one.credit -= len(wish.first)
         super()._take(kind, one, payload)
 
-    def drop(self, one: Connection) -> None:
+    def drop(self, one: mux.Connection) -> None:
         """See `Mux.drop`."""
         super().drop(one)
         self._full = False
@@ -178,7 +167,7 @@ def listen(places: Sequence[str]) -> list[tuple[int, socket.socket]]:
             listener.bind((address, int(port)))
             listener.listen(_BACKLOG)
             listener.setblocking(False)
-            found.append((PROXY if proxy else entry, listener))
+            found.append((mux.PROXY if proxy else entry, listener))
     return found
 
 
@@ -200,7 +189,7 @@ def fork(places: Sequence[str], *others: int, link: int = LINK) -> int:
                 relay = InnerRelay(socket.socket(fileno=link), listeners)
                 relay.serve()
                 relay.close()
-            except (OSError, MuxError):
+            except (OSError, mux.MuxError):
                 pass
             finally:
                 os._exit(0)

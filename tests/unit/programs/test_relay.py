@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.guest.warm import inner_relay
 from pytest_gvisor.guest.warm.inner_relay import InnerRelay, listen
 from pytest_gvisor.guest.wire import mux
 from pytest_gvisor.guest.wire.mux import CREDIT, DATA, END, OPEN, PROXY, RESET, SYNC, WINDOW
@@ -316,8 +315,7 @@ def test_a_sandbox_that_takes_no_more_is_heard_to_its_end() -> None:
 @pytest.fixture
 def fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let relays hold 50 connections: in one process, each has four descriptors."""
-    for module in (mux, inner_relay):
-        monkeypatch.setattr(module, "MOST", 50)
+    monkeypatch.setattr(mux, "MOST", 50)
 
 
 @pytest.mark.usefixtures("fewer")

@@ -276,7 +276,7 @@ def test_what_is_no_json_of_ours_is_refused(text: str) -> None:
 
 def test_a_huge_file_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit is on bytes, before any is parsed."""
-    monkeypatch.setattr(parsing, "MAX_BYTES", 10)
+    monkeypatch.setattr("pytest_gvisor.report.model.MAX_BYTES", 10)
     with pytest.raises(ReportError, match="larger than 10 bytes"):
         parse(b" " * 11)
 
