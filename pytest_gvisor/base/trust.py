@@ -11,14 +11,12 @@ import dataclasses
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.programs.paths import SHARED, below, within
 from pytest_gvisor.programs.proc import id_map, strangers_uid
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 """What says something about this process or machine, and nothing about a file."""

@@ -15,7 +15,7 @@ import os
 import re
 import stat
 import struct
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.trust import (
@@ -26,9 +26,6 @@ from pytest_gvisor.base.trust import (
     follow,
     text_of,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _LOAD, _DYNAMIC, _INTERPRETER = 1, 2, 3
 _NULL, _NEEDED, _STRINGS = 0, 1, 5

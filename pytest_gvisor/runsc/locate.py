@@ -20,8 +20,9 @@ import fcntl
 import os
 import re
 import stat
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from pytest_gvisor.base.errors import InsecureRunsc, RunscNotFound, UsageError, stage
 from pytest_gvisor.base.escape import escape
@@ -40,12 +41,8 @@ from pytest_gvisor.base.trust import (
 from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import below
 from pytest_gvisor.runsc import elf, sidecars
+from pytest_gvisor.runsc.sidecars import Sidecars, State
 from pytest_gvisor.sessions.places import RUNSC_PATHS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from pytest_gvisor.runsc.sidecars import Sidecars, State
 
 TRUSTED_PATHS = RUNSC_PATHS
 

@@ -16,8 +16,9 @@ import datetime as dt
 import itertools
 import os
 import stat
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from pytest_gvisor.base.errors import InsecureRunsc
 from pytest_gvisor.base.escape import escape
@@ -35,9 +36,6 @@ from pytest_gvisor.base.trust import (
 from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.runsc import elf
 from pytest_gvisor.sessions.places import RUNSC_FOLDER
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
 
 FOLDER = RUNSC_FOLDER
 SENTRY = "gvisor_sentry"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pytest_gvisor.base.errors import InsideError, UsageError
-from pytest_gvisor.base.settings import Network, Platform
+from pytest_gvisor.base.settings import Network, Platform, Settings
 from pytest_gvisor.oci import defaults
 from pytest_gvisor.oci.rootfs import HostRootfs, host_system
 from pytest_gvisor.oci.spec import Spec, UserSpec
@@ -40,17 +40,15 @@ class Command:
     reads: bool
     """Whether it gets an open standard input; if not, the input is at its end at once."""
 
-    timeout: float
-    max_output: int
+    settings: Settings
+    """The sandbox's own, as is its platform."""
+
     platform: Platform
     runsc: str
     """The sandbox's own command line."""
 
     trace: bool = False
     """Whether its result has a trace."""
-
-    networked: bool = True
-    """Whether the sandbox has a network."""
 
     allow: tuple[str, ...] = ()
     """The entries that the sandbox reaches when it starts."""
@@ -79,7 +77,8 @@ class Command:
             process = dataclasses.replace(spec.process, args=self.args, cwd=self.cwd)
             spec = dataclasses.replace(spec, process=process)
         stderr = output.last(TAIL).decode("utf-8", "replace")
-        return hint(spec, _ASKER, stderr=stderr, networked=self.networked, allow=self.allow)
+        networked = self.settings.network is not Network.NONE
+        return hint(spec, _ASKER, stderr=stderr, networked=networked, allow=self.allow)
 
     def _path(self) -> list[str]:
         """Return the folders of its PATH."""
@@ -129,12 +128,10 @@ def command(
         cwd=folder,
         user=(who.uid, who.gid, who.additional_gids),
         reads=reads,
-        timeout=request.settings.timeout,
-        max_output=request.settings.max_output,
+        settings=request.settings,
         platform=request.platform,
         runsc=runsc,
         trace=request.settings.traced if trace is None or request.settings.forbid else trace,
-        networked=request.settings.network is not Network.NONE,
         allow=driven.open,
         spec=spec,
         repeat={k: v for k, v in repeat.items() if v is not None},

@@ -66,15 +66,13 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
         self._egress = channel.driven.egress()
         self._tracing = Tracing(self, channel, wanted=command.trace)
         self._ran_out = False
-        self._streams = {
-            s: Stream(command.max_output, functools.partial(self._give, s)) for s in (1, 2)
-        }
+        most = command.settings.max_output
+        self._streams = {s: Stream(most, functools.partial(self._give, s)) for s in (1, 2)}
         self._input_credit = WINDOW
         self._input_closed = not command.reads
         self.stdin = Writer(self)
-        self.stdout, self.stderr = (
-            Reader(self, self._streams[s], command.max_output, self.patience) for s in (1, 2)
-        )
+        readers = (Reader(self, self._streams[s], most, self.patience) for s in (1, 2))
+        self.stdout, self.stderr = readers
 
     def _give(self, stream: int, count: int) -> None:
         self.channel.send({"op": "credit", "id": self.id, "s": stream, "n": count})
@@ -257,7 +255,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
 
     def patience(self, timeout: float | None) -> float:
         """Return the deadline of a call in seconds. Raises `UsageError`."""
-        return patience_of(timeout, self._command.timeout)
+        return patience_of(timeout, self._command.settings.timeout)
 
     def check_alive(self) -> None:
         """Raise an error if the program cannot end any more."""

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Completed, Outcome, Platform
+from pytest_gvisor.base.settings import Settings
 from pytest_gvisor.guest.warm import killer
 from pytest_gvisor.guest.wire import frames
 from pytest_gvisor.run.capture import Capture, streams
@@ -171,7 +172,7 @@ def command(
     words = args or ("true",)
     return Command(
         args=words, strings=(*map(str.encode, words), b"A=b"), cwd="/", user=(0, 0, ()),
-        reads=reads, timeout=timeout, max_output=max_output,
+        reads=reads, settings=Settings(timeout=timeout, max_output=max_output),
         platform=Platform.SYSTRAP, runsc="",
     )  # fmt: skip
 
