@@ -3,9 +3,9 @@
 Started by bootstrap.py with the socket to the relay in the sandbox, a socket to pytest, pytest's
 pidfd, and the entries. An entry is ``HOST:PORT``, or ``HOST:PORT=SOCKET`` for a port of another
 sandbox, to which that unix socket leads. When the first socket closes, the sandbox is gone, and so
-are all connections. When the second closes, pytest needs the relay no more, and it ends. It ends
-with pytest too, even if a fork of pytest has these sockets open. Its other sockets lead to other
-sandboxes, or to addresses that it has judged.
+are all connections. When the second closes, pytest needs the relay no more: it sends the last
+figures, and ends. It ends with pytest too, even if a fork of pytest has these sockets open. Its
+other sockets lead to other sandboxes, or to addresses that it has judged.
 
 A name is resolved anew for each connection, in a thread, and each address of the answer is judged.
 The connection goes to one of these addresses, so a name that changes its answer gains nothing. The
@@ -34,7 +34,7 @@ from collections.abc import Callable, Sequence
 from pytest_gvisor.guest.wire import mux
 from pytest_gvisor.guest.wire.mux import PROXY, Connection, Mux, MuxError
 from pytest_gvisor.programs.addresses import kind_of, literal, no_name
-from pytest_gvisor.programs.settling import SETTLE, Settling
+from pytest_gvisor.programs.settling import SETTLE, Counted, Settling
 
 PATIENCE = 30.0
 """Seconds in which a host must answer, for all of its addresses together."""
@@ -67,23 +67,6 @@ def covering(wish: str) -> list[str]:
     labels = name.split(".")
     above = (".".join(labels[at:]) for at in range(1, len(labels)))
     return [f"{name}:{port}", *(f"*.{one}:{port}" for one in above)]
-
-
-class Counted:
-    """The counters of an entry, or of a name that the sandbox has sent."""
-
-    def __init__(self) -> None:
-        self.counts = {"reached": 0, "refused": 0, "sent": 0, "received": 0}
-        self.problem = ""
-
-    def refuse(self, problem: str) -> None:
-        """Count a refusal."""
-        self.counts["refused"] += 1
-        self.problem = problem
-
-    def told(self) -> dict[str, object]:
-        """Return the counters for pytest."""
-        return {**self.counts, "problem": self.problem}
 
 
 class Target(Counted):
@@ -133,7 +116,7 @@ class Relay(Mux):
         self._question = b""  # the number of pytest's last one
         self._attempts: dict[int, Attempt] = {}
         self._settling = Settling(functools.partial(self.send, mux.SYNC, 0))
-        self._control = control
+        self._control, self._is_last = control, False
         self.watch(control, self._on_control)
         self._questions: queue.SimpleQueue[Attempt | None] = queue.SimpleQueue()
         self._answers: collections.deque[tuple[Attempt, Sequence[str] | OSError]]
@@ -143,12 +126,16 @@ class Relay(Mux):
         self._threads = 0
 
     def serve(self) -> None:
-        """Relay until the sandbox is gone, and answer pytest until that is gone."""
+        """Relay until the sandbox is gone, and answer pytest until that needs the relay no more.
+
+        The last report comes when nothing is connected any more.
+        """
         try:
-            while self.turn(self._patience()) and self._control.fileno() >= 0:
+            while self.turn(self._patience()) and not self._is_last:
                 now = time.monotonic()
-                problem = self._settling.problem(self.last, self._attempts)
-                if problem is not None:
+                open_now = self.connections.values() if self._settling.due else ()
+                waits = any(one.sock is None or one.out for one in open_now)
+                if (problem := self._settling.problem(waits=waits)) is not None:
                     self._report(problem)
                 for late in [one for one in self._attempts.values() if one.due <= now]:
                     self._refuse(late, f"no answer in {PATIENCE:g} s")
@@ -157,8 +144,10 @@ class Relay(Mux):
         self.close()
         if self._settling.due:
             self._report()
-        while self._control.fileno() >= 0:
+        while not self._is_last:
             self._on_control(0)
+        self._report()
+        self._control.close()
 
     def _patience(self) -> float | None:
         if due := self._settling.due:
@@ -180,18 +169,18 @@ class Relay(Mux):
         asked = b""
         with contextlib.suppress(OSError):
             asked = self._control.recv(32)
-        if not asked:
-            self._control.close()
+        self._is_last = not asked
+        if self._is_last:
             return
         asked, _, self._question = asked.partition(b" ")
         if asked == SETTLE and self.link.fileno() >= 0:
-            self._settling.begin(self.last)
+            self._settling.begin()
         else:
             self._report()
 
     def synced(self) -> None:
         """Take the sandbox's answer: it has passed on what had come before the question."""
-        self._settling.answered(self.last)
+        self._settling.answered()
 
     def _report(self, problem: str = "") -> None:
         self._settling.due = 0.0

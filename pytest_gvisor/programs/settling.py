@@ -1,14 +1,14 @@
-"""When the counters of a relay on the host are whole: all that a program had sent is counted.
+"""The counters of a relay on the host, and when they are whole: all that programs had sent counts.
 
-The relay asks the relay in the sandbox, which answers when it has passed on what had come. Then
-each connection that it has opened must be made or refused. If there was a new one, its data may
-still be in the sandbox, and the relay asks again.
+The relay asks the relay in the sandbox, which answers when it has passed on what had come, and no
+connection waits for credit. Then each connection must be made or refused, and its host must have
+taken what has come.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from pytest_gvisor.guest.wire.mux import MuxError
 
@@ -18,12 +18,26 @@ SETTLED = 2.0
 SETTLE = b"settled"
 """The question of pytest for counters that are whole."""
 
-_ROUNDS = 10
-"""Further questions to a sandbox whose programs connect all the time."""
+
+class Counted:
+    """The counters of an entry, or of a name that the sandbox has sent."""
+
+    def __init__(self) -> None:
+        self.counts = {"reached": 0, "refused": 0, "sent": 0, "received": 0}
+        self.problem = ""
+
+    def refuse(self, problem: str) -> None:
+        """Count a refusal."""
+        self.counts["refused"] += 1
+        self.problem = problem
+
+    def told(self) -> dict[str, object]:
+        """Return the counters for pytest."""
+        return {**self.counts, "problem": self.problem}
 
 
 class Settling:
-    """The wait for whole counters. Connections are known by their numbers, which grow."""
+    """The wait for whole counters."""
 
     def __init__(self, ask: Callable[[], None]) -> None:
         """``ask`` asks the sandbox."""
@@ -32,40 +46,26 @@ class Settling:
 
         self._ask = ask
         self._open = 0  # questions to the sandbox without an answer
-        self._rounds = 0
-        self._before = self._until = 0  # the last connection at a question, and at its answer
 
-    def begin(self, last: int) -> None:
-        """Begin to wait; ``last`` is the last connection so far."""
+    def begin(self) -> None:
+        """Begin to wait."""
         self.due = time.monotonic() + SETTLED
-        self._rounds = _ROUNDS
-        self._question(last)
-
-    def _question(self, last: int) -> None:
         self._open += 1
-        self._before = last
         self._ask()
 
-    def answered(self, last: int) -> None:
+    def answered(self) -> None:
         """Take the answer of the sandbox. Raises `MuxError` if nobody has asked."""
         if not self._open:
             raise MuxError("an answer that nobody has asked for")
         self._open -= 1
-        self._until = last
 
-    def problem(self, last: int, attempts: Iterable[int]) -> str | None:
+    def problem(self, *, waits: bool) -> str | None:
         """Return ``""`` when the counters are whole, the problem when it is late, and else None.
 
-        ``attempts`` are the connections that are neither made nor refused.
+        ``waits`` is whether a connection is neither made nor refused, or has data for its host.
         """
         if not self.due:
             return None
         if time.monotonic() >= self.due:
             return f"not all is counted: after {SETTLED:g} s, a connection is not settled"
-        if self._open or any(number <= self._until for number in attempts):
-            return None
-        if self._before == self._until or not self._rounds:
-            return ""
-        self._rounds -= 1
-        self._question(last)
-        return None
+        return None if self._open or waits else ""

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_gvisor.base.egress import Egress, Traffic
-from pytest_gvisor.base.errors import LaunchError, on_error, stage
+from pytest_gvisor.base.errors import on_error, stage
 from pytest_gvisor.guest.wire.checked_json import loads
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.spec import Namespace, Spec
@@ -94,28 +94,34 @@ class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
             while found.get("to") != str(self._asked):
                 if not (answer := self._control.recv(_MAX_MESSAGE)):
                     raise ConnectionResetError(errno.ECONNRESET, "it has ended")
-                found = loads(answer)
+                found = self._take(answer)
+            return self._last
+
+    def _take(self, answer: bytes) -> dict[str, Any]:
+        """Note the figures in an answer, and return it."""
+        found: dict[str, Any] = loads(answer)
         pairs = zip(self.allow, found["entries"], strict=True)
         entries = tuple(Traffic(entry=entry, **counts) for entry, counts in pairs)
         names = tuple(Traffic(**one) for one in found["names"])
         self.sending = found["sending"]
         self._last = Egress(entries=entries, error=found["error"], names=names)
-        return self._last
+        return found
 
     def __exit__(self, *_: object) -> None:
         """End it: nothing is connected any more. The last figures stay."""
         if not self.is_open:
             return
         try:
-            with contextlib.suppress(LaunchError):
-                self.egress()
+            with self._guard, contextlib.suppress(OSError):
+                # A fork of this process may hold the socket too: a close would not end it.
+                self._control.shutdown(socket.SHUT_WR)
+                while answer := self._control.recv(_MAX_MESSAGE):
+                    self._take(answer)
         finally:
             self._end()
 
     def _end(self) -> None:
         with self._guard:
-            # A fork of this process may hold the socket too: a close alone would not end it.
-            self._control.shutdown(socket.SHUT_RDWR)
             self._control.close()
         self.link.close()
         try:
@@ -164,11 +170,13 @@ def last_egress(outer: OuterRelay) -> Egress:
     """Return the traffic of a workload that has ended, when all that it has sent is passed on.
 
     Its end has ended each connection, so there is an end to wait for. A host that reads nothing is
-    waited for until the bound. Raises `LaunchError` if the relay does not answer.
+    waited for until the bound, and the figures say so. Raises `LaunchError` if the relay does not
+    answer.
     """
     until = clock.monotonic() + SETTLED
     now = outer.egress(settled=True)
-    while outer.sending and clock.monotonic() < until:
+    while outer.sending and not now.error and clock.monotonic() < until:
         time.sleep(_PAUSE)
         now = outer.egress(settled=True)
-    return now
+    late = f"not all is counted: after {SETTLED:g} s, a connection has not ended"
+    return now._replace(error=late) if outer.sending and not now.error else now

@@ -68,6 +68,12 @@ class InnerRelay(mux.Mux):
         """Pass on what has come by now, and answer then: see `serve`."""
         self._turns = _TURNS
 
+    def _lacks_credit(self) -> bool:
+        """Whether more may have come of a connection than its host can be given now."""
+        return any(
+            one.number > 0 and not (one.credit or one.read_all) for one in self.connections.values()
+        )
+
     def serve(self) -> None:
         """Relay until the host is gone. Above `MOST`, connections wait in the kernel's queue."""
         going_on = True
@@ -79,7 +85,7 @@ class InnerRelay(mux.Mux):
                         self.watch(listener, functools.partial(self._accept, entry, listener))
                     else:
                         self.unwatch(listener)
-            answers = self._accepts and self._turns > 0
+            answers = self._accepts and self._turns > 0 and not self._lacks_credit()
             going_on = self.turn(_LAG if answers else None)
             if answers:
                 self._turns = 0 if self.idle else self._turns - 1

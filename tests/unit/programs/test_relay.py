@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -193,9 +194,11 @@ def send_all(client: socket.socket, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def both(entries: Sequence[str], places: Sequence[str]) -> Iterator[Running]:
+def both(
+    entries: Sequence[str], places: Sequence[str], resolver: relay.Resolve | None = None
+) -> Iterator[Running]:
     """A relay on either side, and the sandbox's listens on this host's loopback."""
-    with running(entries, resolver=answers("127.0.0.1")) as outer:
+    with running(entries, resolver=resolver or answers("127.0.0.1")) as outer:
         listeners = listen(places)
         inner = InnerRelay(outer.guest.link, listeners)
         thread = threading.Thread(target=inner.serve)
@@ -945,40 +948,81 @@ def test_frames_of_a_connection_that_is_gone_mean_nothing() -> None:
 # Figures that are whole.
 
 
-def test_figures_wait_for_the_sandbox_and_for_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that came before the sandbox's answer is settled, and asked for again."""
-    monkeypatch.setattr(settling, "SETTLED", 30.0)
-    held = threading.Event()
+def fill(client: socket.socket) -> int:
+    """Send until nobody takes more, end the connection, and return the number of bytes."""
+    client.settimeout(0.5)
+    sent = 0
+    with client, contextlib.suppress(TimeoutError):
+        while True:
+            sent += client.send(b"x" * 65536)
+    return sent
 
-    with serving() as server, ThreadPoolExecutor(1) as pool:
+
+@pytest.mark.parametrize("slow", ["to resolve", "to read"])
+def test_figures_wait_for_the_sandbox_and_for_hosts(
+    monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    """All counts that a program had sent before it ended, though its host comes to it late."""
+    monkeypatch.setattr(settling, "SETTLED", 30.0)
+    resolves, reads = threading.Event(), threading.Event()
+    (reads if slow == "to resolve" else resolves).set()
+
+    def serve(peer: socket.socket) -> None:
+        reads.wait(30)
+        while peer.recv(65536):
+            pass
+
+    with serving(serve) as server, ThreadPoolExecutor(1) as pool:
         entries = [f"slow.example:{server.port}", f"127.0.0.1:{server.port}"]
-        with running(entries, resolver=held_up(held, "127.0.0.1")) as one:
-            answer = pool.submit(one.answer, settling.SETTLE)
-            assert one.guest.frame() == (SYNC, 0, b"")
-            one.guest.open(1)
-            one.guest.send(SYNC, 0)
-            held.set()
-            assert one.guest.frame()[:2] == (CREDIT, 1)
-            assert one.guest.frame() == (SYNC, 0, b"")
+        place = ("127.64.0.1", server.port)
+        resolver = held_up(resolves, "127.0.0.1")
+        with both(entries, [f"127.64.0.1:{server.port}", "-"], resolver) as outer:
+            sent = fill(socket.create_connection(place))
+            answer = pool.submit(outer.answer, settling.SETTLE)
+            time.sleep(0.2)
             assert not answer.done()
-            one.guest.send(DATA, 1, b"hello")
-            one.guest.send(SYNC, 0)
+            resolves.set()
+            reads.set()
             found = answer.result(30)
-            assert (found["error"], found["entries"][0]["sent"]) == ("", 5)
+            (named, _), error = found["entries"], found["error"]
+            assert (named["reached"], named["sent"], error) == (1, sent, "")
 
 
 def test_programs_that_connect_all_the_time_hold_up_no_figures() -> None:
-    """The relay asks ten times again, and then tells what it has."""
-    resolver = answers("127.0.0.1")
-    with ThreadPoolExecutor(1) as pool, running(["evil.example:9"], resolver=resolver) as one:
-        answer = pool.submit(one.answer, settling.SETTLE)
-        for number in range(1, 12):
-            assert one.guest.frame() == (SYNC, 0, b"")
-            one.guest.open(number)
-            one.guest.send(SYNC, 0)
-            assert one.guest.frame() == (RESET, number, b"")
-        found = answer.result(30)
-        assert (found["error"], found["entries"][0]["refused"]) == ("", 11)
+    """The figures come while they do, and say nothing against themselves."""
+    over = threading.Event()
+
+    def connect(port: int) -> None:
+        while not over.is_set():
+            with socket.create_connection(("127.64.0.1", port)) as client:
+                client.sendall(b"x")
+                assert client.recv(1) == b"x"
+
+    with serving() as server, ThreadPoolExecutor(4) as pool:
+        entries = [f"echo.example:{server.port}", f"127.0.0.1:{server.port}"]
+        with both(entries, [f"127.64.0.1:{server.port}", "-"]) as outer:
+            asking = [pool.submit(connect, server.port) for _ in range(4)]
+            errors = [outer.answer(settling.SETTLE)["error"] for _ in range(10)]
+            over.set()
+            assert [one.result(30) for one in asking] == [None] * 4
+            assert errors == [""] * 10
+
+
+def test_the_last_figures_come_when_nothing_is_connected() -> None:
+    """Pytest has ended its half of the socket by then, and reads on."""
+    with serving() as server:
+        entries = [f"echo.example:{server.port}", f"127.0.0.1:{server.port}"]
+        place = ("127.64.0.1", server.port)
+        with (
+            both(entries, [f"127.64.0.1:{server.port}", "-"]) as outer,
+            socket.create_connection(place) as client,
+        ):
+            client.sendall(b"hello")
+            assert client.recv(5) == b"hello"
+            outer._control.shutdown(socket.SHUT_WR)
+            found = json.loads(outer._control.recv(1 << 20))
+            assert (found["entries"][0]["sent"], found["sending"]) == (5, 0)
+            assert outer._control.recv(1) == b""
 
 
 @pytest.mark.parametrize("honest", [True, False], ids=["a slow host", "a silent sandbox"])

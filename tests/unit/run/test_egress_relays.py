@@ -44,9 +44,11 @@ def test_the_last_figures_wait_for_the_end_of_each_connection() -> None:
 def test_a_host_that_reads_nothing_is_waited_for_until_the_bound(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its connection never ends."""
+    """Its connection never ends, and the figures say so."""
     monkeypatch.setattr(egress_relays, "SETTLED", 0.05)
-    assert egress_relays.last_egress(cast("OuterRelay", Relay(sending=10**9))).sent == 0
+    found = egress_relays.last_egress(cast("OuterRelay", Relay(sending=10**9)))
+    told = "not all is counted: after 0.05 s, a connection has not ended"
+    assert (found.sent, found.error) == (0, told)
 
 
 LATE = """
@@ -76,6 +78,32 @@ def test_an_answer_that_comes_too_late_is_none_to_the_next_question(
             relay.egress()
         relay._control.settimeout(30)
         assert relay.egress().error == "answer 2"
+
+
+ENDS = """
+import json, socket, sys
+control = socket.socket(fileno=int(sys.argv[1]))
+figures = {"reached": 0, "refused": 0, "sent": 0, "received": 0, "problem": ""}
+to = b"now 0"
+for figures["sent"] in 1, 2:
+    told = {"entries": [figures], "names": [], "error": "", "sending": 0}
+    to = control.recv(32) or to
+    control.send(json.dumps({**told, "to": to.split()[1].decode()}).encode())
+"""
+
+
+def test_the_figures_of_a_relay_that_is_ended_are_its_last_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The relay sends them when nothing is connected any more."""
+    monkeypatch.setattr(
+        egress_relays,
+        "command",
+        lambda _program, _link, control, *_words: [sys.executable, "-c", ENDS, str(control)],
+    )
+    with OuterRelay(["a:1"], [], ["127.64.0.1:1"]) as relay:
+        assert relay.egress().sent == 1
+    assert relay.egress().sent == 2
 
 
 class Late(BaseException):
