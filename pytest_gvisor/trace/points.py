@@ -23,7 +23,7 @@ _CALLS: Mapping[str, Mapping[str, int]] = {
         "truncate": 76, "rename": 82, "mkdir": 83, "rmdir": 84, "link": 86, "unlink": 87,
         "symlink": 88, "chmod": 90, "fchmod": 91, "mkdirat": 258, "unlinkat": 263, "renameat": 264,
         "linkat": 265, "symlinkat": 266, "fchmodat": 268, "renameat2": 316,
-        "pivot_root": 155, "mount": 165, "setns": 308,
+        "pivot_root": 155, "chroot": 161, "mount": 165, "setns": 308,
         "open_tree": 428, "move_mount": 429, "fsmount": 432,
     },
     "aarch64": {
@@ -31,7 +31,7 @@ _CALLS: Mapping[str, Mapping[str, int]] = {
         "sendto": 206, "sendmsg": 211, "sendmmsg": 269, "socketpair": 199,
         "mkdirat": 34, "unlinkat": 35, "symlinkat": 36, "linkat": 37, "renameat": 38,
         "truncate": 45, "fchmod": 52, "fchmodat": 53, "renameat2": 276,
-        "mount": 40, "pivot_root": 41, "setns": 268,
+        "mount": 40, "pivot_root": 41, "chroot": 51, "setns": 268,
         "open_tree": 428, "move_mount": 429, "fsmount": 432,
     },
 }  # fmt: skip
@@ -40,7 +40,7 @@ _CALLS: Mapping[str, Mapping[str, int]] = {
 OPENS = ("open", "openat", "creat", "openat2")
 EXECS = ("execve", "execveat")
 SENDS = ("sendto", "sendmsg", "sendmmsg")
-MOUNTS = ("mount", "pivot_root", "setns", "open_tree", "move_mount", "fsmount")
+MOUNTS = ("mount", "pivot_root", "chroot", "setns", "open_tree", "move_mount", "fsmount")
 """The calls after which a file may have another path."""
 
 CHANGES = {*_CALLS["x86_64"]} - {*OPENS, *EXECS, *SENDS, *MOUNTS, "socketpair"}
