@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pytest_gvisor.base.completed import Completed, SandboxCrashed
+from pytest_gvisor.base.completed import Completed, Outcome, SandboxCrashed
 from pytest_gvisor.base.egress import SandboxPort
 from pytest_gvisor.base.errors import (
     GvisorError,
@@ -185,10 +185,8 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         ``check`` `WorkloadFailed` for a status other than 0, and `UsageError` for a trace in a
         sandbox that was started without. With ``forbid`` it raises as `Gvisor.run` does.
         """
-        wait = self._wait(timeout)
-        deadline = clock.monotonic() + wait
-        found = input_of(input)
-        chunks = [found] if isinstance(found, bytes) else found
+        deadline = clock.monotonic() + (wait := self._wait(timeout))
+        chunks = [found] if isinstance(found := input_of(input), bytes) else found
         shown = input if isinstance(input, str | bytes) else None
         options: dict[str, Any] = {"env": env, "cwd": cwd, "user": user, "trace": trace}
         repeat = {"input": shown, **options, "timeout": timeout}
@@ -202,6 +200,10 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
                     process.kill()
         except GvisorError as error:
             self._note(process, error)
+            raise
+        except Exception:  # a cancellation, or an error of the iterable's own
+            if self._request.settings.forbid:
+                check_forbidden(self._request, process.completed(Outcome.CANCELLED))
             raise
         completed = self._note(process)
         if check:

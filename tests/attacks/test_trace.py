@@ -1,10 +1,11 @@
 """A workload that does what a check of its trace forbids, and wants the check to pass."""
 
+import asyncio
 import textwrap
 
 import pytest
 
-from pytest_gvisor import Gvisor, TraceError
+from pytest_gvisor import Completed, Gvisor, TraceError
 
 EXECUTES = """
     import os, threading, time
@@ -64,6 +65,11 @@ ACTS = {
         import os
         os.execv("/bin/sh", ["true", "-c", ""])  # a link to dash, or to another shell
     """,
+    "read:/etc/group": """
+        import os
+        os.chroot("/etc")
+        os.open("/group", os.O_RDONLY)  # no close tells its own path
+    """,
     "read:/etc/passwd": """
         import ctypes, os
         libc = ctypes.CDLL(None)
@@ -82,7 +88,34 @@ ACTS = {
 def test_no_other_call_and_no_other_form_of_an_address_hides_an_act(
     gvisor: Gvisor, forbidden: str
 ) -> None:
-    """A file for openat2, IPv4 of IPv6, datagrams of Unix, a link, and a mount by new calls."""
+    """A file for openat2, IPv4 of IPv6, datagrams of Unix, a link, a root, a mount by new calls."""
     command = ["python3", "-I", "-c", textwrap.dedent(ACTS[forbidden])]
     with pytest.raises((AssertionError, TraceError), match=r"not allowed|openat2|other paths"):
         gvisor.run(command, forbid=[forbidden])
+
+
+WAITS = """
+import socket, sys, time
+
+if sys.argv[1:]:
+    socket.socket().connect_ex(("127.0.0.1", 9))
+print("did it", flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_cancellation_hides_no_forbidden_act(gvisor: Gvisor, *, warm: bool) -> None:
+    """The test's own deadline cancels a slow program; one that did nothing fails no test."""
+
+    async def run(*acts: str) -> Completed:
+        command = ["python3", "-I", "-S", "-c", WAITS, *acts]
+        if not warm:
+            return await asyncio.wait_for(gvisor.arun(command, forbid=["connect"]), 3)
+        async with gvisor.asandbox(forbid=["connect"]) as box:
+            return await asyncio.wait_for(box.exec(command), 3)
+
+    with pytest.raises(AssertionError, match=r"connected: 127\.0\.0\.1:9"):
+        asyncio.run(run("connects"))
+    with pytest.raises(TimeoutError):
+        asyncio.run(run())
