@@ -120,6 +120,7 @@ def main(arguments: list[str]) -> int:
     """Repeat the run that was kept in the folder ``arguments[0]``."""
     for number in _ENDS:
         signal.signal(number, lambda caught, _frame: sys.exit(128 + caught))
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, no child could be waited for
     state = tempfile.mkdtemp(dir=_place())
     try:
         return run(prepare(os.path.realpath(arguments[0]), state))

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import signal
 from collections.abc import Callable
 from typing import NoReturn
@@ -87,6 +86,7 @@ def wait(pid: int, *others: int, seconds: float | None = None) -> int | None:
 
 def main(arguments: list[str]) -> None:
     """Run ``PARENT_PIDFD SECONDS FOLDER COMMAND…``; write ``late`` or the exit code."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, no child could be waited for
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
         signal.signal(number, signal.SIG_IGN)
     linux.set_child_subreaper()
@@ -102,4 +102,4 @@ def main(arguments: list[str]) -> None:
         select.select(above, [], [])
     finally:
         leftovers.kill_children()
-        shutil.rmtree(folder, ignore_errors=True)
+        leftovers.remove(folder, ())

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -222,6 +223,25 @@ def test_a_session_s_folder_stays_as_long_as_anything_else_does(
     for _ in range(2):
         assert leftovers.remove_session(str(session), [str(tmp_path / "cgroup")]) == []
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("limit", [200, 4096], ids=["descriptors", "stack"])
+def test_a_tree_of_any_depth_is_removed(session: Path, limit: int) -> None:
+    """A VM can leave one in its folder. Python runs out of descriptors in it, or of stack."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fd = os.open(session / "g1/root", os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=fd)
+        os.symlink("/", "link", dir_fd=fd)
+        above, fd = fd, os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(above)
+    os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        assert leftovers.clear_session(str(session), patience=0) == []
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert not session.exists()
 
 
 def test_a_session_s_lock_goes_last(session: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,6 +213,14 @@ def test_the_terminals_signals_do_not_reach_it(
     ward.close()
 
 
+def test_a_caller_that_ignores_the_end_of_children_changes_nothing(tmp_path: Path) -> None:
+    """A program keeps an ignored SIGCHLD, and could then wait for no child."""
+    warden = Warden(tmp_path / "w", "sh", "-c", "exit 7", before=("env", "--ignore-signal=CHLD"))
+    assert warden.told() == "7"
+    assert warden.folder.exists()
+    warden.close()
+
+
 def test_a_command_that_is_not_there_is_status_127(tmp_path: Path) -> None:
     """A missing command is status 127, as in a shell."""
     ward = Warden(tmp_path / "folder", "/nonexistent/command")
