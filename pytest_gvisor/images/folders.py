@@ -28,8 +28,7 @@ from typing import Final
 
 from pytest_gvisor.base.errors import ImageError
 from pytest_gvisor.images.streams import explained
-from pytest_gvisor.programs.linux import closing
-from pytest_gvisor.sessions.private import open_lock, take_lock, take_lock_in
+from pytest_gvisor.sessions.private import closing_lock, open_lock, take_lock, take_lock_in
 
 NEXT_STEP: Final = "XDG_CACHE_HOME says where images are kept."
 _ID: Final = re.compile(r"[0-9a-f]{64}")
@@ -110,7 +109,7 @@ class Folders:
             is_free = False
             with contextlib.suppress(FileNotFoundError), self._alone():
                 if _FOLDER.fullmatch(folder):
-                    lock = held.enter_context(closing(open_lock(f"{self.path(folder)}/lock")))
+                    lock = held.enter_context(closing_lock(open_lock(f"{self.path(folder)}/lock")))
                     is_free = take_lock(lock)
             yield is_free
 
@@ -153,7 +152,7 @@ class Folders:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        with closing(open_lock(self.path("lock"))) as lock:
+        with closing_lock(open_lock(self.path("lock"))) as lock:
             _wait(lock, fcntl.LOCK_EX, self._patience, "arranges images")
             yield
 

@@ -170,6 +170,19 @@ def open_lock(path: str, folder: int | None = None) -> int:
     return fd
 
 
+@contextlib.contextmanager
+def closing_lock(fd: int) -> Iterator[int]:
+    """Yield the descriptor of a lock. At the end of the block the lock is free, if it was taken.
+
+    A close alone would not do: a fork of this process may have a copy of the descriptor.
+    """
+    with closing(fd):
+        try:
+            yield fd
+        finally:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+
+
 def take_lock(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
     """Take the lock of an open file if it is free; return whether it was. Raises another
     `OSError`.

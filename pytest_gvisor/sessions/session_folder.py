@@ -112,7 +112,7 @@ def _locked(base: str, patience: float | None = None) -> Iterator[None]:
             closing(private.open_private(base)) as folder,
             stage("session_folder", f"cannot lock {base}"),
         ):
-            lock = held.enter_context(closing(private.open_lock(".lock", folder)))
+            lock = held.enter_context(private.closing_lock(private.open_lock(".lock", folder)))
             if not private.take_lock_in(patience, lock):
                 raise LaunchError(
                     "session_folder",
@@ -210,7 +210,7 @@ def _is_dead(session: str) -> bool:
         return True
     except OSError:
         return False
-    with contextlib.suppress(OSError), closing(lock):
+    with contextlib.suppress(OSError), private.closing_lock(lock):
         return private.take_lock(lock)
     return False
 

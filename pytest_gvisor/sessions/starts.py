@@ -10,7 +10,6 @@ slots, and the kernel frees that of a process that dies. No other user can open 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import threading
@@ -19,8 +18,7 @@ from collections.abc import Iterator
 
 from pytest_gvisor.base.errors import stage
 from pytest_gvisor.programs import clock
-from pytest_gvisor.programs.linux import closing
-from pytest_gvisor.sessions.private import open_lock, take_lock
+from pytest_gvisor.sessions.private import closing_lock, open_lock, take_lock
 
 PER_PROCESSOR = 2
 """Starts at once for each processor. With one, processors are idle while starts wait for the
@@ -74,10 +72,8 @@ class Starts:
                 doing = f"cannot look for a slot in {folder}"
                 with stage("starts", doing), contextlib.ExitStack() as tried:
                     path = os.path.join(folder, f"{SLOT}{number}")
-                    file = tried.enter_context(closing(open_lock(path)))
+                    file = tried.enter_context(closing_lock(open_lock(path)))
                     if take_lock(file):
-                        # The close alone would not do: a fork of this process may have a copy.
-                        tried.callback(fcntl.flock, file, fcntl.LOCK_UN)
                         held.enter_context(tried.pop_all())
                         return
             if not _goes_on(deadline, stop):

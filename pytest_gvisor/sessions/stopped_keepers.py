@@ -3,7 +3,8 @@
 A stopped process handles no event, so a stopped keeper does not see its pytest's end. It holds the
 session's lock, so that no sweep takes the session for dead. It still exists, so that the kernel
 sends its sandboxes no parent-death signal, and they run on past their deadlines. After SIGCONT it
-removes its session. A keeper whose pytest exists is not touched: a user may have stopped both.
+removes its session. A keeper whose pytest exists is not touched: a user may have stopped both. All
+of this holds for the warden of a VM too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from collections.abc import Iterator
 from pytest_gvisor.programs import proc
 from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import KEEPER
+
+_WARDEN = "warden.py"
 
 
 def sessions(base: str) -> list[str]:
@@ -51,11 +54,22 @@ def _stopped(base: str) -> Iterator[tuple[str, int]]:
 def _keeps(pid: int, base: str) -> tuple[str, str] | None:
     """Return session folder and number of pytest's pidfd, if this is a keeper of this user's.
 
-    Both are in its command line: see `launcher.Keeper`.
+    Both are in its command line: see `launcher.Keeper`, and `drive.run` for a VM's warden.
     """
     match proc.words_of(pid):
-        case [_, "-I", "-S", _, program, _, pidfd, session] if (
-            os.path.basename(program) == KEEPER
+        case [_, "-I", "-S", _, program, _, pidfd, session] | [
+            _,
+            "-I",
+            "-S",
+            _,
+            program,
+            pidfd,
+            _,
+            session,
+            _,
+            *_,
+        ] if (
+            os.path.basename(program) in (KEEPER, _WARDEN)
             and pidfd.isdecimal()
             and os.path.dirname(session) == base
             # All four ids: the effective one alone, a set-uid program gives to anybody.

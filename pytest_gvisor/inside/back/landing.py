@@ -28,7 +28,6 @@ from pytest_gvisor.inside.back.anchors import MOST_BYTES, Anchor, Anchors
 from pytest_gvisor.inside.back.records import Records
 from pytest_gvisor.inside.wire.session_bounds import FAILED
 from pytest_gvisor.plugin import machines
-from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.sessions import private
 
 MOST_FILES = 100_000
@@ -285,7 +284,7 @@ def locked() -> Iterator[Records]:
     """
     records = Records()
     private.make_above(records.folder)
-    with closing(private.open_private(records.folder)) as fd:
+    with private.closing_lock(private.open_private(records.folder)) as fd:
         if not private.take_lock_in(_PATIENCE, fd):
             raise TimeoutError(f"another process has held {records.folder} for {_PATIENCE:g} s")
         yield records

@@ -608,3 +608,21 @@ def test_many_sessions_begin_at_once(base: str) -> None:
     assert all(os.path.exists(f"{session.path}/lock") for session in made)
     for session in made:
         session.remove()
+
+
+def test_a_fork_keeps_no_lock_of_sessions(base: str) -> None:
+    """Not even one that another thread makes meanwhile: later sessions would wait in vain."""
+    with session_folder._locked(base):
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(writer)
+            os.read(reader, 1)
+            os._exit(0)
+    try:
+        with session_folder._locked(base, patience=0.0):
+            pass
+    finally:
+        os.close(writer)
+        os.close(reader)
+        os.waitpid(child, 0)

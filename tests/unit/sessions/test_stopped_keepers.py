@@ -31,6 +31,20 @@ print(launcher.keeper().pid, launcher.session().path, flush=True)
 time.sleep(100)
 """
 
+DRIVER = """
+import os, subprocess, sys, time
+from pytest_gvisor.programs import paths, warden
+from pytest_gvisor.sessions.session_folder import SessionDir
+
+session = SessionDir.create(SessionDir.choose(sys.argv[1])[0])
+pidfd = os.pidfd_open(os.getpid())
+argv = paths.command(warden.__file__, pidfd, 60, session.path, "sleep", "100")
+pipe = subprocess.PIPE
+made = subprocess.Popen(argv, stdin=pipe, stdout=pipe, pass_fds=(pidfd, session.lock))
+print(made.pid, session.path, flush=True)
+time.sleep(100)
+"""
+
 
 def state_of(pid: int) -> str:
     """The state's letter, as in ps(1)."""
@@ -114,6 +128,25 @@ def test_a_keeper_whose_pytest_is_dead_goes_on_and_cleans_up_itself(
         assert session_folder.dead(base) == [os.fsdecode(path)]
         assert session_folder.sweep(base) == [os.fsdecode(path)]
         assert os.listdir(base) == [".lock"]
+
+
+@pytest.mark.fault("F8")
+def test_the_warden_of_a_vm_whose_driver_is_dead_goes_on_too(base: str) -> None:
+    """It kills the VM, which would run on past its deadline, and removes the folder."""
+    with subprocess.Popen([sys.executable, "-c", DRIVER, base], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        warden, path = process.stdout.readline().split()
+        wait_for(lambda: proc.children_of(int(warden)), "the warden's guard")
+        (guard,) = proc.children_of(int(warden))
+        wait_for(lambda: proc.children_of(guard), "the VM")
+        pids = [int(warden), guard, *proc.children_of(guard)]
+        stop(int(warden))
+        assert session_folder.dead(base) == []
+        process.kill()
+    assert session_folder.dead(base) == [os.fsdecode(path)]
+    assert session_folder.sweep(base) == [os.fsdecode(path)]
+    assert os.listdir(base) == [".lock"]
+    wait_for(lambda: not any(map(proc.words_of, pids)), "the end of the VM")
 
 
 @pytest.mark.fault("F8")
