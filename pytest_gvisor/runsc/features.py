@@ -107,16 +107,17 @@ def parse_version(text: str) -> tuple[str, dt.date | None]:
 class _Question:
     """One running ``runsc WORDS…``, and the file that it prints to."""
 
-    def __init__(self, command: str, process: subprocess.Popen[bytes], file: int) -> None:
-        self._command, self._process, self._file = command, process, file
+    def __init__(
+        self, command: str, process: subprocess.Popen[bytes], pidfd: int, file: int
+    ) -> None:
+        self._command, self._process, self._pidfd, self._file = command, process, pidfd, file
         self._output = b""
 
     def wait(self, end: float) -> None:
         """Wait for its end, and read its output. Raises `RunscFailed` if that is late."""
-        with closing(os.pidfd_open(self._process.pid)) as pidfd:
-            over = select.poll()
-            over.register(pidfd)
-            is_over = over.poll(1000 * max(0.0, end - clock.monotonic()))
+        over = select.poll()
+        over.register(self._pidfd)
+        is_over = over.poll(1000 * max(0.0, end - clock.monotonic()))
         self._output = os.pread(self._file, OUTPUT_LIMIT, 0)
         if not is_over:
             raise self._failed("did not answer in time")
@@ -157,7 +158,9 @@ def _asking(checked: CheckedBinary, words: tuple[str, ...], error_pipe: int) -> 
             start_new_session=True,
         )
         try:
-            yield _Question(shlex.join([checked.path, *words]), process, file)
+            # At once: a handler of SIGCHLD may wait for each child, and the number is free then.
+            with closing(os.pidfd_open(process.pid)) as pidfd:
+                yield _Question(shlex.join([checked.path, *words]), process, pidfd, file)
         finally:
             # The number is still the leader's: it is a zombie if it has ended.
             with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -1,5 +1,6 @@
 """The features that a runsc reports, and the ways in which it can fail to."""
 
+import contextlib
 import datetime as dt
 import os
 import shutil
@@ -182,6 +183,23 @@ def test_what_a_terminal_would_act_on_is_escaped(fake_runsc: FakeRunsc) -> None:
     assert r"\x1b[2J\x07" in error.stderr
     assert str(error).isprintable() or set(str(error)) & {"\n"}
     assert "\x1b" not in str(error)
+
+
+def test_a_handler_that_waits_for_every_child_changes_nothing(fake_runsc: FakeRunsc) -> None:
+    """Its process of a question has no number any more when the answer is read."""
+
+    def reap(*_: object) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+    path = fake_runsc()
+    expected = read(path)
+    before = signal.signal(signal.SIGCHLD, reap)
+    try:
+        assert read(path) == expected
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_a_killed_runsc_is_a_failure(fake_runsc: FakeRunsc) -> None:
