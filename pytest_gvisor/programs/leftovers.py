@@ -25,6 +25,7 @@ from pytest_gvisor.programs import clock, linux, paths, proc
 JOURNAL = "journal"
 CGROUP_PREFIX = "pytest-gvisor-"
 PATIENCE = 2.0
+_DEEP = 100
 
 
 def _is_between(pid: int) -> bool:
@@ -94,7 +95,7 @@ def _kill_if(pid: int, is_one: Callable[[int], bool]) -> None:
 def remove(folder: str, cgroups: Sequence[str]) -> list[str]:
     """Remove a run's folder and cgroups; return what could not be removed."""
     unmount(folder)
-    leaks = [*(_undo(os.rmdir, cgroup) for cgroup in cgroups), _undo(shutil.rmtree, folder)]
+    leaks = [*(_undo(os.rmdir, cgroup) for cgroup in cgroups), _undo(_remove_tree, folder)]
     return list(filter(None, leaks))
 
 
@@ -117,16 +118,40 @@ def remove_session(session: str, cgroups: list[str]) -> list[str]:
 
 def _remove_any(path: str) -> None:
     if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
+        _remove_tree(path)
     else:
         os.unlink(path)
+
+
+def _remove_tree(path: str) -> None:
+    """Remove a folder with all of its content, however deep it is. Raises OSError."""
+    try:
+        shutil.rmtree(path)
+    except (OSError, RecursionError):
+        # In a deep tree, rmtree runs out of stack or, since Python 3.13, of descriptors.
+        if not _flatten(path):
+            raise
+        shutil.rmtree(path)
+
+
+def _flatten(top: str) -> bool:
+    """Move each folder that lies deep below ``top`` up to it; return whether there was one."""
+    found = [top]
+    for begin in found:
+        for path, folders, _files, fd in os.fwalk(begin):
+            if path.count("/") - begin.count("/") == _DEEP:
+                for name in folders:
+                    found.append(f"{top}/{os.urandom(8).hex()}")
+                    os.rename(name, found[-1], src_dir_fd=fd)
+                folders.clear()
+    return len(found) > 1
 
 
 def _undo(remover: Callable[[str], object], path: str) -> str:
     """Call ``remover``; return why ``path`` is still there, or nothing."""
     try:
         remover(path)
-    except (OSError, RecursionError) as error:  # rmtree recurses
+    except OSError as error:
         # On a read-only file system, the error also comes for a path that does not exist. And
         # ENOENT may be of a file inside that another process has removed (rmtree before Python
         # 3.13), so it does not say that the folder itself is gone.

@@ -408,23 +408,6 @@ def test_a_folder_goes_after_its_processes_or_at_the_deadline(
     assert not folder.exists()
 
 
-def test_a_folder_that_is_too_deep_for_python_stops_no_later_session(tmp_path: Path) -> None:
-    """The sweep, which each new session begins with, removes it, or leaves and names it."""
-    here, folder = os.getcwd(), tmp_path / "s-1" / "deep"
-    folder.mkdir(parents=True)
-    try:
-        os.chdir(folder)
-        for _ in range(2000):
-            os.mkdir("d")
-            os.chdir("d")
-        os.chdir(here)
-        leaks = leftovers.clear_session(str(folder.parent), patience=0)
-        assert bool(leaks) == folder.exists()
-    finally:
-        os.chdir(here)
-        subprocess.run(["rm", "-rf", folder], check=True)
-
-
 def test_a_shortage_of_descriptors_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,7 +132,7 @@ def test_a_keeper_whose_pytest_is_dead_goes_on_and_cleans_up_itself(
 
 @pytest.mark.fault("F8")
 def test_the_warden_of_a_vm_whose_driver_is_dead_goes_on_too(base: str) -> None:
-    """It kills the VM, which would run on past its deadline, and removes the folder."""
+    """The warden kills the VM, which would run on past its deadline, and removes the folder."""
     with subprocess.Popen([sys.executable, "-c", DRIVER, base], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         warden, path = process.stdout.readline().split()
