@@ -28,6 +28,66 @@ def test_the_kernel_is_gvisors(project: pytest.Pytester) -> None:
     )
 
 
+def test_the_page_of_differences_is_true(project: pytest.Pytester) -> None:
+    """Each difference in the table of gVisor's own, and the mapping of pytest-gvisor, is seen."""
+    project.makepyfile(
+        """
+        import ctypes, errno, os, select, socket
+        from pathlib import Path
+        import pytest
+
+        @pytest.mark.parametrize("path", [
+            "/proc/diskstats", "/proc/vmstat", "/proc/sys/fs/inotify",
+        ])
+        def test_is_missing(path): assert not os.path.exists(path)
+
+        def test_urgent_data():
+            server = socket.create_server(("127.0.0.1", 0))
+            client = socket.create_connection(server.getsockname())
+            accepted = server.accept()[0]
+            client.send(b"x", socket.MSG_OOB)
+            assert select.select([], [], [accepted], 0.2) == ([], [], [])
+
+        def test_more_of_a_datagram():
+            server, client = (socket.socket(type=socket.SOCK_DGRAM) for _ in range(2))
+            server.bind(("127.0.0.1", 0))
+            with pytest.raises(OSError) as caught:
+                client.sendto(b"x", socket.MSG_MORE, server.getsockname())
+            assert caught.value.errno == errno.EINVAL
+
+        def test_a_port_later():
+            with pytest.raises(OSError) as caught:
+                socket.socket().getsockopt(socket.IPPROTO_IP, 24)
+            assert caught.value.errno == errno.ENOPROTOOPT
+
+        def test_a_socket_that_is_not_listed():
+            with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as bound:
+                bound.bind(("::1", 0))
+                port = f":{bound.getsockname()[1]:04X} "
+                assert port not in Path("/proc/net/udp6").read_text()
+
+        def test_switches_are_not_counted():
+            assert "\\nctxt 0\\n" in Path("/proc/stat").read_text()
+            counts = [
+                line.split()[1] for line in Path("/proc/self/status").read_text().splitlines()
+                if "ctxt_switches" in line
+            ]
+            assert set(counts) <= {"0"}
+
+        def test_inotify_has_no_limit():
+            library = ctypes.CDLL(None)
+            made = [library.inotify_init() for _ in range(200)]
+            assert -1 not in made
+            for fd in made:
+                os.close(fd)
+
+        def test_the_mapping_of_reports():
+            assert "host:[" in Path("/proc/self/maps").read_text()
+        """
+    )
+    assert inside(project).parseoutcomes() == {"passed": 10}
+
+
 def test_a_visible_line_says_where_the_tests_run(project: pytest.Pytester) -> None:
     """The session's head says that tests run inside; with `--no-gvisor` that they do not."""
     project.makepyfile("def test_it(): pass\n")
