@@ -165,11 +165,10 @@ def _decompress(inflated: streams.Reader, undo: contextlib.ExitStack) -> tuple[i
     """Decompress into a temporary file; return its descriptor and size."""
     step = "TMPDIR says where, or the archive can be stored without its compression."
     with streams.explained("decompress it to a temporary file", step):
-        plain = tempfile.TemporaryFile(prefix="pytest-gvisor-")  # noqa: SIM115 -- closed by undo
+        plain = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 -- closed by undo
         undo.callback(plain.close)
         while data := inflated.read(streams.CHUNK):
-            plain.write(data)
-        plain.flush()
+            streams.write_all(plain.fileno(), data)
         return plain.fileno(), plain.tell()
 
 

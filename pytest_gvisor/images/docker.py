@@ -21,7 +21,7 @@ from pytest_gvisor.base.escape import shown
 from pytest_gvisor.base.trust import Trust, follow, way_problems
 from pytest_gvisor.guest.wire.checked_json import loads
 from pytest_gvisor.images.config import objects
-from pytest_gvisor.images.streams import Limits, explained
+from pytest_gvisor.images.streams import Limits, explained, write_all
 
 DEADLINE: Final = 4.0
 """Seconds for a daemon's whole answer to a simple question."""
@@ -79,15 +79,14 @@ class Daemon(contextlib.AbstractContextManager["Daemon"]):
         """Export the image to an unnamed file, gone with this process; yield its path."""
         with contextlib.ExitStack() as undo:
             with self._explained("cannot be exported"), self._deadline(limits.max_seconds):
-                file, size = undo.enter_context(tempfile.TemporaryFile()), 0
+                file, size = undo.enter_context(tempfile.TemporaryFile(buffering=0)), 0
                 for data in self._archive(identity):
                     self._heard()
                     size += len(data)
                     if size > limits.max_bytes:
                         raise ImageError(f"it holds more than {limits.max_bytes} bytes")
                     with explained("keep it in a temporary file", "TMPDIR says where."):
-                        file.write(data)
-                        file.flush()
+                        write_all(file.fileno(), data)
             yield f"/proc/self/fd/{file.fileno()}"
 
     def _archive(self, identity: str) -> Iterator[bytes]:

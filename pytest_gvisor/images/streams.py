@@ -177,6 +177,13 @@ def read_all(reader: Reader) -> bytes:
     return b"".join(iter(lambda: reader.read(CHUNK), b""))
 
 
+def write_all(file: int, data: bytes) -> None:
+    """Write to a descriptor. Raises `OSError`: a buffer would do so again as it is closed."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
+
+
 def drain(reader: Reader) -> None:
     """Read the rest, and keep nothing of it."""
     while reader.read(CHUNK):

@@ -1,5 +1,7 @@
 """The requests to a docker daemon, and the results of its answers."""
 
+import functools
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import pytest
 
 from pytest_gvisor import ImageError
 from pytest_gvisor.images.docker import Daemon, Pull
+from pytest_gvisor.images.streams import DEFAULT_LIMITS
 from tests.docker_daemon import Handler, serve
 
 __all__ = ["serve"]
@@ -32,6 +35,22 @@ def test_a_configuration_that_cannot_be_read_is_not_the_daemon_s_fault(
     assert type(error) is ImageError
     assert error.message.startswith("the docker SDK cannot be used: ")
     assert "DOCKER_CONFIG" in error.next_step
+
+
+def test_a_full_disk_says_where_an_export_is_kept(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is of the temporary file, though few bytes do not go into it."""
+    serve().answers[f"GET /v1.41/images/{IDENTITY}/get"] = 200, b"x"
+    full = functools.partial(open, "/dev/full", "w+b")
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with (
+        Daemon() as daemon,
+        pytest.raises(ImageError, match="temporary file: No space left") as caught,
+        daemon.export(IDENTITY, DEFAULT_LIMITS),
+    ):
+        pass
+    assert "TMPDIR" in caught.value.next_step
 
 
 @pytest.mark.fault("H1")
