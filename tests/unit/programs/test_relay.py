@@ -425,6 +425,33 @@ def test_a_reset_by_the_host_is_a_reset_in_the_sandbox() -> None:
                 client.recv(1)
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_sandbox_that_ends_resets_what_it_has_not_ended(*, ends: bool) -> None:
+    """A host that has all of the data sees an end; the report counts the others as sending."""
+    read, closed, problems = threading.Event(), threading.Event(), list[int]()
+
+    def serve(peer: socket.socket) -> None:
+        while (data := peer.recv(99)) != (b"" if ends else b"hello"):
+            assert data
+        read.set()
+        closed.wait(30)
+        problems.append(peer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+
+    with serving(serve) as server, running([f"127.0.0.1:{server.port}"]) as one:
+        one.guest.open(1)
+        assert one.guest.frame()[0] == CREDIT
+        one.guest.send(DATA, 1, b"hello")
+        if ends:
+            one.guest.send(END, 1)
+        assert read.wait(30)
+        assert one.report()["sending"] == (not ends)
+        one.guest.link.close()
+        while one.report()["sending"] or one.relay.connections:
+            pass
+        closed.set()
+    assert problems == [0 if ends else errno.ECONNRESET]
+
+
 # Ports of other sandboxes.
 
 

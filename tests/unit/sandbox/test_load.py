@@ -17,6 +17,7 @@ from pytest_gvisor import InsideError, NotReady, Outcome, RemoteError, SandboxCr
 from pytest_gvisor.base.completed import NoAnswer
 from pytest_gvisor.base.errors import PytestGvisorWarning, RemoteAttributeError
 from pytest_gvisor.guest.wire import plain
+from pytest_gvisor.programs import clock
 from pytest_gvisor.sandbox import load
 from pytest_gvisor.sandbox.load import Link, Loaded, Remote
 from tests.unit.sandbox.conftest import ended
@@ -51,7 +52,7 @@ class Module:
 
     def write_input(self, data: memoryview, deadline: float) -> bool:
         """See `Process.write_input`."""
-        self.deadlines.append(deadline - time.monotonic())
+        self.deadlines.append(deadline - clock.monotonic())
         text = bytes(data)
         assert int.from_bytes(text[:4], "big") == len(text) - 4
         self.requests.append(plain.decoded(text[4:], lambda number, _name: f"handle {number}"))
@@ -69,7 +70,7 @@ class Module:
 
     def wait_over(self, deadline: float) -> bool:
         """See `Process.wait_over`."""
-        self.deadlines.append(deadline - time.monotonic())
+        self.deadlines.append(deadline - clock.monotonic())
         return self.over
 
     def completed(self, outcome: Outcome | None = None) -> Any:
@@ -284,7 +285,7 @@ def test_values_that_take_long_to_read_have_the_call_s_deadline(
     """A process may choose keys that each take long to add."""
 
     def late(text: bytes, _handle: object, deadline: float) -> None:
-        assert 0 < deadline - time.monotonic() <= 5
+        assert 0 < deadline - clock.monotonic() <= 5
         assert len(text) > 9
         raise TimeoutError
 
@@ -427,11 +428,11 @@ def test_items_without_end_have_the_time_of_one_call(
     module: Module, link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each part has what the parts before have left."""
-    clock = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    now = [clock.monotonic()]
+    monkeypatch.setattr(clock, "monotonic", lambda: now[0])
 
     def slow(token: str) -> bytes:
-        clock[0] += 20.0
+        now[0] += 20.0
         return encoded((token, "value", (1,)))
 
     module.says(plain.Whole(9))
@@ -444,15 +445,15 @@ def test_items_without_end_have_the_time_of_one_call(
 
 def test_no_part_has_less_than_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reply may take a little longer than its deadline."""
-    clock, given = [0.0], []
+    now, given = [0.0], []
 
     class Late(Link):
         def ask(self, act: str, *_: Any, seconds: float | None = None, **__: Any) -> Any:
             given.append(seconds)
-            clock[0] += 61.0 if act == "next" else 0.0
+            now[0] += 61.0 if act == "next" else 0.0
             return handle(self) if act == "iter" else () if len(given) > 3 else (1,)
 
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(clock, "monotonic", lambda: now[0])
     link = Late(Module(), 60.0)  # type: ignore[arg-type]
     assert list(handle(link)) == [1, 1]
     assert given == [None, 60.0, 0.0, 0.0]
