@@ -54,6 +54,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
     if placement.here_is_inside():
         return
+    if config.getoption("lf", False):
+        from pytest_gvisor.inside.boot import variants  # noqa: PLC0415 -- idle costs nothing
+
+        variants.keep_last_failed(config)
     if any(map(config.getoption, _OPTIONS)) or any(map(config.getini, _INI_KEYS)):
         from pytest_gvisor.inside.view import run_options  # noqa: PLC0415 -- idle costs nothing
 
@@ -160,7 +164,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Fail a test that is to run inside, and that a hook or fixture would make run here."""
-    if placement.variant_key in item.stash and not item.config.getoption("setupplan", False):
+    if placement.variant_key in item.stash:
         told = "a hook runs it on the host: leave that to pytest's own pytest_runtest_protocol"
     elif placement.select_inside(item.config, [item]):
         told = "is known too late: make or mark it while pytest collects"
@@ -180,20 +184,10 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
         placement.note_deselected(items[0].config, items)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Report the host's copy by its own id, whatever source this pytest takes a test's id from."""
-    report: pytest.TestReport = yield  # type: ignore[assignment]
-    if placement.native_key in item.stash:
-        report.nodeid = item.nodeid
-    return report  # type: ignore[return-value]
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """Run a test inside, in place of pytest's own protocol."""
-    # With --setup-plan pytest's own shows the fixtures, and runs nothing.
-    if placement.variant_key not in item.stash or item.config.getoption("setupplan", False):
+    if placement.variant_key not in item.stash:
         return None
     inside: InsideSession = item.config.stash[_session_key]
     inside.run(item, nextitem)

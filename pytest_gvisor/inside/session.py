@@ -304,8 +304,6 @@ def _set_up(item: pytest.Item, require: Callable[[], Platform]) -> Platform | No
 def _log_phase(item: pytest.Item, call: pytest.CallInfo[Any]) -> None:
     """Report a phase of a test inside that has ended here."""
     report = item.ihook.pytest_runtest_makereport(item=item, call=call)
-    # pytest 9.2 takes the id from elsewhere than from the item's node id: see twins.
-    report.nodeid = item.nodeid
     item.ihook.pytest_runtest_logreport(report=report)
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_gvisor.plugin.stash import worker_of
+
 if TYPE_CHECKING:
     import threading
     from collections.abc import Generator
@@ -38,6 +40,8 @@ class Arrivals:
         """Whether the matrix is made, or, in a worker, the controller is told of its tests."""
 
         self._ended: threading.Event | None = None
+        self._marked: set[str] = set()
+        """The workers that have run tests with the mark ``in_gvisor``."""
 
     @pytest.hookimpl(tryfirst=True)  # before a worker sends the report
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -46,6 +50,8 @@ class Arrivals:
         is_lost = str(report.when) == "???"
         if is_lost:
             _machines().name_lost(self._config, report)
+        if "in_gvisor" in report.keywords:
+            self._marked.add(worker_of(report))
         if self._is_settled or not (hasattr(report, "gvisor_cell") or is_lost):
             return
         self._is_settled = True
@@ -73,11 +79,19 @@ class Arrivals:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
-        """Take a worker's count of removed leaks; a crashed worker sends none."""
+        """Take a worker's count of removed leaks; a crashed worker sends none.
+
+        Raises `pytest.UsageError` for a worker that should have had this plugin.
+        """
         if error:
             _machines().replace_lost(node)
-        counts = getattr(node, "workeroutput", {}).get(_COUNTS)
-        if counts is not None and (collector := _matrix().ensure(self._config)) is not None:
+        output = getattr(node, "workeroutput", None)
+        if output is None:
+            return
+        if _COUNTS not in output:
+            _machines().refuse_without_plugin(node, ran=node.gateway.id in self._marked)
+        counts = output.get(_COUNTS)
+        if counts and (collector := _matrix().ensure(self._config)) is not None:
             collector.reaped[node.gateway.id] += counts[0]
             collector.left[node.gateway.id] += counts[1]
 
@@ -90,5 +104,5 @@ class Arrivals:
         if output is not None:
             from pytest_gvisor.plugin.stash import engine_if_any  # noqa: PLC0415 -- as above
 
-            if (engine := engine_if_any(self._config)) is not None:
-                output[_COUNTS] = [engine.launcher.swept, engine.launcher.left]
+            engine = engine_if_any(self._config)
+            output[_COUNTS] = [engine.launcher.swept, engine.launcher.left] if engine else []

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.plugin import machine_facts, options
+from pytest_gvisor.plugin import machine_facts, options, placement
 from pytest_gvisor.plugin.stash import worker_of
 
 ELSEWHERE = "gvisor_elsewhere"
@@ -77,6 +77,20 @@ def meet(node: Any) -> None:
     if node.workerinput[ELSEWHERE]:
         _refuse_lost_settings(node, found.host)
     node.config.stash.setdefault(_nodes_key, {})[node.gateway.id] = node, found
+
+
+def refuse_without_plugin(node: Any, *, ran: bool) -> None:
+    """Raise `pytest.UsageError` for a worker without this plugin, if that makes a difference.
+
+    It does if gVisor is configured, or if tests ``ran`` there that were to run inside.
+    """
+    if ran or options.written(node.config) or placement.is_asked_for(node.config):
+        where = host_of(node.config, node.gateway.id) or "this machine"
+        raise pytest.UsageError(
+            f"pytest-gvisor: worker {node.gateway.id} on {where} has not loaded this plugin, so "
+            "nothing ran under gVisor there. Install pytest-gvisor for its Python, without "
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD and -p no:gvisor"
+        )
 
 
 def _refuse_lost_settings(node: Any, host: str) -> None:

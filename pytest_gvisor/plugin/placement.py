@@ -17,10 +17,13 @@ FIXTURES = frozenset({
     "gvisor", "gvisor_image", "gvisor_platform", "gvisor_runsc", "gvisor_sandbox",
     "gvisor_sandboxes", "gvisor_snapshot", "oci_bundle", "runsc",
 })  # fmt: skip
-_uname = os.uname  # tests replace functions of modules, and each report asks
 MARKERS = frozenset({"gvisor", "requires_runsc", "requires_kvm", "requires_platform"})
 GUARD = "PYTEST_GVISOR_INSIDE"
 """What worker.py sets, to the kernel that it runs on: set elsewhere it means nothing."""
+
+_kernel = os.uname()
+_inside = os.environ.get(GUARD) == f"{_kernel.release} {_kernel.version}"
+"""Decided once: tests and fixtures set and clear variables."""
 
 FIELDS = "gvisor_report_fields"
 """The ini key that names further fields of reports from inside: see inside/wire/fields.py."""
@@ -107,8 +110,7 @@ UNSUPPORTED = "gvisor_unsupported"
 
 def here_is_inside() -> bool:
     """Whether this pytest runs in the sandbox, or was started by the one that does."""
-    kernel = _uname()
-    return os.environ.get(GUARD) == f"{kernel.release} {kernel.version}"
+    return _inside
 
 
 def already_inside() -> str:
@@ -119,7 +121,7 @@ def already_inside() -> str:
 def _named() -> str:
     from pytest_gvisor.base.kernel import named_sandbox  # noqa: PLC0415 -- idle costs nothing
 
-    return named_sandbox(_uname())
+    return named_sandbox(_kernel)
 
 
 def check_guard() -> None:
@@ -143,9 +145,10 @@ def is_asked_for(config: pytest.Config) -> bool:
 def select_inside(config: pytest.Config, items: Iterable[pytest.Item]) -> list[pytest.Item]:
     """Return the tests that are to run inside and have no variant so far.
 
-    One that uses a sandbox itself cannot: its sandboxes are the host's.
+    One that uses a sandbox itself cannot: its sandboxes are the host's. With ``--setup-plan``
+    pytest's own protocol shows the fixtures, and runs nothing.
     """
-    if here_is_inside() or config.getoption("no_gvisor"):
+    if here_is_inside() or config.getoption("no_gvisor") or config.getoption("setupplan", False):
         return []
     every = is_asked_for(config)
     return [

@@ -100,3 +100,59 @@ def test_no_test_inside_is_run_on_the_host_by_a_hook_of_the_project(
     result = run_inside()
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*this test is to run inside, and a hook runs it on the host*"])
+
+
+SETS = """
+os.environ["PYTEST_GVISOR_INSIDE"] = f"{os.uname().release} {os.uname().version}"
+"""
+CLEARS = """
+import pytest
+
+@pytest.fixture(autouse=True, scope="session")
+def clear():
+    os.environ.clear()
+"""
+
+
+@pytest.mark.parametrize("changes", [SETS, CLEARS], ids=["sets", "clears"])
+def test_no_variable_that_a_test_changes_decides_where_tests_run(
+    changes: str, project: pytest.Pytester
+) -> None:
+    """A file that set the mark of a pytest inside ran on the host. One that cleared it failed."""
+    project.makeini("[pytest]\nin_gvisor = true\n")
+    project.makepyfile(TEST + changes)
+    result = project.runpytest_subprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("mark", "ini", "status"),
+    [("in_gvisor", "", 4), ("skipif(False, reason='')", "in_gvisor = true", 4), ("no", "", 0)],
+)
+def test_no_worker_without_the_plugin_runs_tests_unseen(
+    mark: str, ini: str, status: int, project: pytest.Pytester
+) -> None:
+    """Tests that were to run inside ran on the machine of such a worker, and all was green."""
+    project.makeini(f"[pytest]\n{ini}\n")
+    project.makepyfile(f"import pytest\n@pytest.mark.{mark}\ndef test_it(): pass\n")
+    without = "popen//env:PYTEST_ADDOPTS=-pno:gvisor"
+    result = project.runpytest_subprocess("--tx", without, "--dist=load", "-p", "no:cacheprovider")
+    assert result.ret == status
+    if status:
+        result.stderr.fnmatch_lines(["*worker gw0 on this machine has not loaded this plugin*"])
+
+
+def test_options_that_choose_by_id_know_the_platform_of_a_test_inside(
+    project: pytest.Pytester,
+) -> None:
+    """With `--nf` one platform of each test was never tried. `--lf` left out what had failed."""
+    project.makepyfile(
+        test_one="def test_bad(): assert 0\ndef test_good(): pass\n",
+        test_two="import pytest\ndef test_host(runsc): assert 0\ndef test_bad(): assert 0\n",
+    )
+    inside = ("--in-gvisor", "--gvisor-strict", "--gvisor-platform=systrap,ptrace")
+    for option, outcomes in ("--nf", {"failed": 5, "passed": 2}), ("--lf", {"failed": 5}):
+        result = project.runpytest_subprocess(*inside, option)
+        found = result.parseoutcomes()
+        found.pop("deselected", 0)
+        assert found == outcomes

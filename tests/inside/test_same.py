@@ -124,7 +124,8 @@ def test_a_mixed_suite_reads_as_on_the_host(project: pytest.Pytester) -> None:
     [
         ("-x",), ("--maxfail=2", "-q"), ("-k", "parametrized or unit"), ("--tb=short", "-ra"),
         ("--deselect", "test_mixed.py::test_fails"), ("--setup-show", "-rA"),
-        ("--setup-plan",), ("-p", "no:logging"),
+        ("--setup-plan",), ("--setup-plan", "--gvisor-platform=systrap,ptrace"),
+        ("-p", "no:logging"),
     ],
     ids=" ".join,
 )  # fmt: skip

@@ -13,10 +13,13 @@ from pytest_gvisor.base.setting_values import NATIVE
 from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.inside.view import users, writable
 from pytest_gvisor.plugin.placement import Variant, already_inside, native_key, variant_key
-from pytest_gvisor.plugin.precedence import settings_of
+from pytest_gvisor.plugin.precedence import run_settings, settings_of
 from pytest_gvisor.plugin.skips import location, misuse_ends_session
 
 _nodeid_key = pytest.StashKey[str]()
+_id_key = pytest.StashKey[Any]()
+"""The same in pytest's parsed form, which decides since pytest 9.2 what ``--lf`` and ``--nf``
+take."""
 
 
 @misuse_ends_session()
@@ -46,6 +49,19 @@ def expand(items: list[pytest.Item], inside: Iterable[pytest.Item]) -> None:
         twins = [_twin(item, *variant) for variant in variants]
         expanded += [_native(item), *twins] if settings.native else twins
     items[:] = expanded
+
+
+def keep_last_failed(config: pytest.Config) -> None:
+    """Let ``--lf`` leave out no test while pytest collects, if a variant has failed before.
+
+    A file's tests have no variants then, so none of them has the id of one.
+    """
+    settings = run_settings(config)
+    labels = (release.label for release in settings.releases)
+    ends = tuple(f"{word}]" for word in ("auto", NATIVE, *Platform, *settings.platforms, *labels))
+    failed = getattr(config.pluginmanager.get_plugin("lfplugin"), "lastfailed", ())
+    if any(str(nodeid).endswith(ends) for nodeid in failed):
+        config.pluginmanager.unregister(name="lfplugin-collwrapper")
 
 
 def _needs_a_start(item: pytest.Item, settings: Settings) -> bool:
@@ -92,8 +108,7 @@ def _native(item: pytest.Item) -> pytest.Item:
     """
     node = item.nodeid
     path, line, domain = item.location
-    item.__class__ = _named(type(item))
-    item.stash[_nodeid_key] = with_platform(node, NATIVE)
+    _rename(item, with_platform(node, NATIVE))
     item.stash[native_key] = node
     item.extra_keyword_matches = {*item.extra_keyword_matches, NATIVE}
     item.__dict__["location"] = (path, line, with_platform(domain, NATIVE))
@@ -105,15 +120,24 @@ def _twin(
 ) -> pytest.Item:
     """Copy a test for one platform. The copy is never set up here, so it may share attributes."""
     twin = copy.copy(item)
-    # Where a node keeps its id differs by release of pytest, that it has the property does not.
-    twin.__class__ = _named(type(item))
     twin.stash = pytest.Stash()
     twin.stash[variant_key] = _variant(item, platform, release)
-    twin.stash[_nodeid_key] = with_platform(item.nodeid, word)
+    _rename(twin, with_platform(item.nodeid, word))
     twin.name = with_platform(item.name, word)
     path, line, domain = item.location
     twin.__dict__["location"] = (path, line, with_platform(domain, word))
     return twin
+
+
+def _rename(item: pytest.Item, nodeid: str) -> None:
+    """Give an item another node id.
+
+    Where a node keeps its id differs by release of pytest, that it has the property does not.
+    """
+    item.stash[_nodeid_key] = nodeid
+    if _has_parsed(type(item)):
+        item.stash[_id_key] = type(item.id).parse(nodeid)
+    item.__class__ = _named(type(item))
 
 
 @functools.cache
@@ -130,9 +154,16 @@ def _named(kind: type[pytest.Item]) -> type[pytest.Item]:
         "nodeid": property(nodeid),
         "location": property(lambda self: self.__dict__["location"]),
     }
+    if _has_parsed(kind):
+        body["id"] = property(lambda self: self.stash[_id_key])
     meta: Any = type(kind)
     subclass: type[pytest.Item] = meta(kind.__name__, (kind,), body)
     return subclass
+
+
+def _has_parsed(kind: type[pytest.Item]) -> bool:
+    """Whether items have pytest's own property ``id``, and not one of the project's."""
+    return hasattr(kind, "id") and kind.id is getattr(pytest.Item, "id", None)
 
 
 def with_platform(name: str, platform: str) -> str:
