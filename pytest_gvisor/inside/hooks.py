@@ -16,6 +16,8 @@ from pytest_gvisor.plugin import placement
 from pytest_gvisor.programs.paths import caches
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from pytest_gvisor.inside.session import InsideSession
 
 _MARKER = (
@@ -41,6 +43,12 @@ def __dir__() -> list[str]:
     return [name for name in globals() if name.startswith("pytest_")]
 
 
+def _variants() -> ModuleType:
+    from pytest_gvisor.inside.boot import variants  # noqa: PLC0415 -- idle costs nothing
+
+    return variants
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Note when the session begins: no code of the project has run."""
@@ -55,9 +63,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if placement.here_is_inside():
         return
     if config.getoption("lf", False):
-        from pytest_gvisor.inside.boot import variants  # noqa: PLC0415 -- idle costs nothing
-
-        variants.keep_last_failed(config)
+        _variants().keep_last_failed(config)
     if any(map(config.getoption, _OPTIONS)) or any(map(config.getini, _INI_KEYS)):
         from pytest_gvisor.inside.view import run_options  # noqa: PLC0415 -- idle costs nothing
 
@@ -150,9 +156,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     inside = placement.select_inside(config, items)
     if not inside:
         return
-    from pytest_gvisor.inside.boot import variants  # noqa: PLC0415 -- idle costs nothing
-
-    variants.expand(items, inside)
+    _variants().expand(items, inside)
 
 
 @pytest.hookimpl(tryfirst=True)

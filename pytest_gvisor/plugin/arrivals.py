@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gvisor.plugin.stash import worker_of
-
 if TYPE_CHECKING:
     import threading
     from collections.abc import Generator
@@ -40,7 +38,7 @@ class Arrivals:
         """Whether the matrix is made, or, in a worker, the controller is told of its tests."""
 
         self._ended: threading.Event | None = None
-        self._marked: set[str] = set()
+        self._marked: set[object] = set()
         """The workers that have run tests with the mark ``in_gvisor``."""
 
     @pytest.hookimpl(tryfirst=True)  # before a worker sends the report
@@ -51,7 +49,7 @@ class Arrivals:
         if is_lost:
             _machines().name_lost(self._config, report)
         if "in_gvisor" in report.keywords:
-            self._marked.add(worker_of(report))
+            self._marked.add(getattr(report, "node", None))
         if self._is_settled or not (hasattr(report, "gvisor_cell") or is_lost):
             return
         self._is_settled = True
@@ -89,7 +87,7 @@ class Arrivals:
         if output is None:
             return
         if _COUNTS not in output:
-            _machines().refuse_without_plugin(node, ran=node.gateway.id in self._marked)
+            _machines().refuse_without_plugin(node, ran=node in self._marked)
         counts = output.get(_COUNTS)
         if counts and (collector := _matrix().ensure(self._config)) is not None:
             collector.reaped[node.gateway.id] += counts[0]
