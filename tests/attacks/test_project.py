@@ -118,7 +118,7 @@ def clear():
 def test_no_variable_that_a_test_changes_decides_where_tests_run(
     changes: str, project: pytest.Pytester
 ) -> None:
-    """A file that set the mark of a pytest inside ran on the host. One that cleared it failed."""
+    """A file that set the mark of a pytest inside ran on the host, and a cleared one failed."""
     project.makeini("[pytest]\nin_gvisor = true\n")
     project.makepyfile(TEST + changes)
     result = project.runpytest_subprocess("-p", "no:cacheprovider")
