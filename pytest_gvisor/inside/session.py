@@ -125,8 +125,9 @@ class InsideSession:
         worker.excused = reason is not None
         for report in made_up or worker.run(item, ids):
             _add_network_hint(report, group)
-            # Neither a test that has not begun has failed as expected, nor one by forbidden acts.
-            if reason is not None and not failure and worker.ran and not worker.forbidden:
+            # Neither forbidden acts are an expected failure, nor is an error of pytest itself.
+            unexpected = failure or worker.broke or worker.forbidden or not worker.ran
+            if reason is not None and not unexpected:
                 _apply_xfail(report, f"{platform}: {reason}")
             began_in, worker.fresh = worker.fresh or began_in, None
             shown = worker.used if report.failed else began_in
@@ -136,6 +137,8 @@ class InsideSession:
             cells.attach_inside_cell(item, report, start=start, run=run)
             with self._logging(captured=worker.captured):
                 item.ihook.pytest_runtest_logreport(report=report)
+            if str(report.outcome) == "rerun":
+                _take_back_subtests(item)
             last = report
         self._count_start(item, group, failed=bool(failure) or worker.broke)
         return (True, None) if worker.ended and not failure else (False, last)
@@ -315,6 +318,25 @@ def _apply_xfail(report: pytest.TestReport, reason: str) -> None:
         report.outcome, report.wasxfail = "skipped", reason
     elif report.passed and report.when == "call":
         report.outcome, report.longrepr = "failed", f"[XPASS(strict)] {reason}"
+
+
+def _take_back_subtests(item: pytest.Item) -> None:
+    """Count no subtest of a try that is repeated, as pytest-rerunfailures does for tests here.
+
+    For xdist, it does so in the controller itself.
+    """
+    reporter = item.config.pluginmanager.get_plugin("terminalreporter")
+    stats = {} if reporter is None else reporter.stats
+    for key in {"failed", "subtests passed"} & stats.keys():
+        kept = [
+            report for report in stats[key]
+            if type(report) is pytest.TestReport or report.nodeid != item.nodeid
+        ]  # fmt: skip
+        if key == "failed":
+            item.session.testsfailed -= len(stats[key]) - len(kept)
+        stats[key] = kept
+        if not kept:
+            del stats[key]  # pytest looks whether it is there
 
 
 def _add_network_hint(report: pytest.TestReport, group: Group) -> None:

@@ -316,7 +316,9 @@ class Worker:
             self._bounds.drop("sandboxes' lines of coverage, which were lost with them,")
         text = f"the sandbox was lost in this test's {progress.phase}: {link.told(cause)}"
         if phase := progress.lost():
-            yield reports.made_up(item, phase, text, clock.monotonic() - began)
+            report = reports.made_up(item, phase, text, clock.monotonic() - began)
+            self.forbidden = link.judge(report, failed=True)
+            yield report
 
     def finish(self, patience: float = 0.0, *, interrupted: bool = False) -> Link | None:
         """Let the pytest inside tear down what is still set up, and end the sandbox.

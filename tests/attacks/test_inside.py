@@ -561,6 +561,73 @@ def test_a_forbidden_act_outside_of_tests_fails_the_next_one_or_the_session(
     result.stdout.fnmatch_lines_random(acts)
 
 
+def test_no_act_before_the_collection_is_forbidden(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """Plugins such as pytest-metadata start programs to describe the machine."""
+    project.makeconftest("""
+        import subprocess
+
+        def pytest_configure():
+            subprocess.run(["true"])
+
+        def pytest_report_header():
+            subprocess.run(["true"])
+    """)
+    project.makepyfile("""
+        import pytest
+
+        @pytest.mark.gvisor(forbid=["exec"])
+        def test_it():
+            pass
+    """)
+    run_inside().assert_outcomes(passed=1)
+
+
+def test_no_expected_failure_hides_what_was_forbidden_before_a_death(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """A death is expected, and an act before it is not, nor is an error of pytest itself."""
+    project.makeconftest("""
+        import os
+
+        def pytest_runtest_logreport(report):
+            if "PYTEST_GVISOR_INSIDE" in os.environ and "test_breaks" in report.nodeid:
+                raise ValueError("mine")
+    """)
+    project.makepyfile("""
+        import os, subprocess, time
+        import pytest
+
+        expected = {"xfail": {"systrap": "so", "ptrace": "so"}}
+
+        @pytest.mark.gvisor(forbid=["exec"], **expected)
+        class TestForbids:
+            def test_dies(self):
+                os._exit(0)
+
+            def test_acts_and_dies(self):
+                subprocess.run(["true", "and dies"])
+                os._exit(0)
+
+            @pytest.mark.gvisor(timeout=2)
+            def test_acts_and_hangs(self):
+                subprocess.run(["true", "and hangs"])
+                time.sleep(100)
+
+        @pytest.mark.gvisor(**expected)
+        def test_breaks():
+            pass
+    """)
+    result = run_inside("-pno:randomly")
+    result.assert_outcomes(xfailed=1, failed=2, errors=1)
+    result.stdout.fnmatch_lines([
+        "*ERROR at setup of test_breaks *", "*ValueError: mine",
+        "*_ TestForbids.test_acts_and_dies _*", "*  executed: */true and dies, by *",
+        "*_ TestForbids.test_acts_and_hangs _*", "*  executed: */true and hangs, by *",
+    ])  # fmt: skip
+
+
 @pytest.mark.parametrize("workers", ["-n0", "-n1"])
 def test_a_forbidden_act_after_the_last_test_fails_the_session(
     workers: str, project: pytest.Pytester, run_inside: RunInside

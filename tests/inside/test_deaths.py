@@ -148,6 +148,21 @@ def test_a_death_in_setup_or_teardown_is_an_error(project: pytest.Pytester) -> N
     result.stdout.fnmatch_lines(["*lost in this test's setup: *(exit status 5)"])
 
 
+def test_a_subtest_that_failed_before_a_death_is_reported(project: pytest.Pytester) -> None:
+    """Its failure may be the cause."""
+    project.makepyfile("""
+        import os
+
+        def test_it(subtests):
+            with subtests.test("one"):
+                assert "the cause" == 0
+            os._exit(0)
+    """)
+    result = inside(project)
+    result.stdout.fnmatch_lines(["E *assert 'the cause' == 0", "*SUBFAILED[[]one] *"])
+    assert result.parseoutcomes()["failed"] == 2
+
+
 @pytest.mark.parametrize("unit", ["session", "test"])
 def test_three_false_starts_end_the_session(unit: str, project: pytest.Pytester) -> None:
     """The session ends with the cause after three starts in which pytest reached no test."""

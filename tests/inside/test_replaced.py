@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.inside.conftest import run_both
+from tests.inside.conftest import plain, run_both
 
 # Where these two are broken, monkeypatch cannot undo what it has done, on the host either.
 NOT_UNDONE = ("putenv", "unsetenv")
@@ -43,6 +43,18 @@ REPLACES = f"""
     """
 
 
+SUBTESTS = """
+    import os, unittest
+    from unittest import mock
+
+    class TestIt(unittest.TestCase):
+        def test_it(self):
+            for module, name in ((os, "fstat"), (os, "write"), (os.path, "samestat")):
+                with mock.patch.object(module, name, side_effect=OSError), self.subTest(name):
+                    self.fail()
+    """
+
+
 def outcomes(result: pytest.RunResult) -> list[str]:
     """The outcome of each test, with its cause."""
     return [line for line in result.outlines if line.startswith(("PASSED", "FAILED", "ERROR"))]
@@ -54,3 +66,10 @@ def test_whatever_a_test_replaces_its_outcome_is_the_host_s(project: pytest.Pyte
     both = run_both(project, "-q", "-rfEp", "--tb=line")
     assert outcomes(both.inside) == outcomes(both.host)
     assert both.outcomes()[0]["passed"] > 300
+
+
+def test_a_subtest_fails_while_functions_are_replaced(project: pytest.Pytester) -> None:
+    """pytest reports it in the midst of the test."""
+    project.makepyfile(SUBTESTS)
+    both = run_both(project, "-q", "-rA")
+    assert plain(both.inside) == plain(both.host)

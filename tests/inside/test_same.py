@@ -108,6 +108,7 @@ def documented():
 
 def test_property(record_property):
     record_property("key", "value")
+    record_property("counts", {("a", 1): 2, None: 3})
 '''
 
 

@@ -131,8 +131,9 @@ def test_timeout(method: str, project: pytest.Pytester) -> None:
         assert both.outcomes()[0] == both.outcomes()[1]
 
 
-def test_rerunfailures(project: pytest.Pytester) -> None:
-    """A flaky test is run again inside, and counted as on the host."""
+@pytest.mark.parametrize("workers", ["", "-p xdist -n1"])
+def test_rerunfailures(workers: str, project: pytest.Pytester) -> None:
+    """A flaky test is run again inside, and counted as on the host, its subtests too."""
     project.makepyfile("""
         import pytest
         tries = []
@@ -144,9 +145,15 @@ def test_rerunfailures(project: pytest.Pytester) -> None:
         @pytest.mark.flaky(reruns=1)
         def test_hopeless():
             assert 0
+
+        def test_in_part(subtests):
+            tries.append(1)
+            for number in range(2):
+                with subtests.test(number=number):
+                    assert number or len(tries) > 4
     """)
-    both = run_both(project, "--reruns", "2", "-p", "no:randomly")
-    same(both, passed=1, failed=1, rerun=3)
+    both = run_both(project, "--reruns", "2", "-p", "no:randomly", *workers.split())
+    same(both, passed=2, failed=1, rerun=4)
 
 
 def test_randomly(project: pytest.Pytester) -> None:

@@ -8,7 +8,6 @@ Imports pytest only after ``sys.path`` is the host's, and nothing of pytest_gvis
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import io
 import os
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from pytest_gvisor.guest.tests import first, identity, program
 from pytest_gvisor.guest.tests.byte_code import Supply
 from pytest_gvisor.guest.tests.debugger import Debugger
-from pytest_gvisor.guest.tests.gate import COLLECTS, Gate
+from pytest_gvisor.guest.tests.gate import Gate
 from pytest_gvisor.guest.tests.link import Link
 from pytest_gvisor.guest.tests.terminal_file import Terminal, Unrelayed
 from pytest_gvisor.guest.tests.unsent import take_memory
@@ -39,7 +38,7 @@ def _hook_order(plugin: Plugin) -> None:
     for name in ("collection_finish", "configure", "runtest_logreport", "sessionfinish"):
         pytest.hookimpl(trylast=True)(getattr(kind, f"pytest_{name}"))
     phases = ("runtest_setup", "runtest_call", "runtest_teardown", "runtest_makereport")
-    for name in ("sessionstart", "ignore_collect", "runtestloop", *phases):
+    for name in ("sessionstart", "collection", "ignore_collect", "runtestloop", *phases):
         pytest.hookimpl(tryfirst=True)(getattr(kind, f"pytest_{name}"))
     pytest.hookimpl(wrapper=True)(kind.pytest_fixture_setup)
     pytest.hookimpl(wrapper=True)(Unrelayed.pytest_runtest_logreport)
@@ -100,8 +99,6 @@ def run(
         program.beside("bridges").register(config, bridges, link.send)
     if names := gate.command["unwanted"]:
         config.pluginmanager.register(program.beside("bridges").LeftOut(names), "gvisor-unwanted")
-    with contextlib.suppress(OSError):
-        os.open(COLLECTS, os.O_RDONLY)
     link.send("ready", kernel=os.uname().release, holds=link.hold())
     return int(config.hook.pytest_cmdline_main(config=config) or 0)
 

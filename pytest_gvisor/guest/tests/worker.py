@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_gvisor.guest.tests import first, program
 from pytest_gvisor.guest.tests.debugger import Debugger
+from pytest_gvisor.guest.tests.gate import COLLECTS
 from pytest_gvisor.guest.tests.link import Link
 from pytest_gvisor.guest.tests.terminal_file import Terminal, Unrelayed, drop_summaries
 from pytest_gvisor.guest.wire import encoding
@@ -71,7 +72,7 @@ class Shortener:
 
 
 # Tests replace functions of modules, and this program speaks while they are replaced.
-_exit, _open = os._exit, os.open
+_exit, _open, _fstat, _samestat = os._exit, os.open, os.fstat, os.path.samestat
 
 
 class Plugin:
@@ -122,6 +123,10 @@ class Plugin:
         if self._relays:
             session.config.pluginmanager.register(Unrelayed(self._terminal), "gvisor-unrelayed")
         self._terminal.replace(session.config)
+
+    def pytest_collection(self) -> None:
+        """Begin a trace here: what plugins did to configure themselves is no act of the tests."""
+        self._mark({"mark": COLLECTS})
 
     def pytest_ignore_collect(self, collection_path: os.PathLike[str]) -> bool | None:
         """Leave out files and folders that hold none of the host's tests for this sandbox."""
@@ -260,9 +265,9 @@ class Plugin:
         data["sections"] = [(title, encoding.cut(text)) for title, text in data.get("sections", [])]
         plain = isinstance(report.longrepr, str)
         missed = self._variables.missed() if report.failed else []
-        self._link.put_off(
-            "report", id=self._running, data=data, plain=plain, missed=missed, captured=captured
-        )
+        # A failed subtest is told at once: the test goes on, and may end the sandbox.
+        send = self._link.send if report.failed else self._link.put_off
+        send("report", id=self._running, data=data, plain=plain, missed=missed, captured=captured)
 
     def pytest_warning_recorded(
         self, warning_message: Any, when: str, nodeid: str, location: Any
@@ -316,8 +321,8 @@ class Plugin:
         self._terminal.in_test = self._variables.in_test = False
         # Of a unittest's subTest pytest makes one in the midst of the phase, and writes its letters
         # to what it captures.
-        self._terminal.captured = hasattr(item, "addSubTest") and not os.path.samestat(
-            os.fstat(1), self._output
+        self._terminal.captured = hasattr(item, "addSubTest") and not _samestat(
+            _fstat(1), self._output
         )
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

@@ -37,7 +37,7 @@ def short(kind: str, fields: dict[str, Any]) -> bytes:
     message = {"type": kind, **fields}
     try:
         text = _JSON.encode(message)
-    except ValueError:  # of a number that JSON has not
+    except (TypeError, ValueError):  # of a name or number that JSON has not
         text = _JSON.encode(_shortened(message, sys.maxsize))
     return text.encode("utf-8", "surrogatepass")
 
@@ -57,8 +57,12 @@ def _shortened(value: Any, longest: int) -> Any:
         return [_shortened(part, longest) for part in parts]
     if isinstance(value, dict):
         first = itertools.islice(value.items(), longest)
-        return {name: _shortened(part, longest) for name, part in first}
+        return {_name(name): _shortened(part, longest) for name, part in first}
     return value
+
+
+def _name(name: Any) -> Any:
+    return name if isinstance(name, str | int | None) else str(name)
 
 
 def cut(text: str, longest: int = _MAX_TEXT) -> str:
