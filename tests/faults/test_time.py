@@ -147,8 +147,8 @@ def test_no_clock_that_a_test_has_replaced_counts(any_little: Little) -> None:
             ended = []
             run = lambda: ended.append(gvisor.run(["sh", "-c", "sleep 3; exit 5"], timeout=60))
             other = threading.Thread(target=run)
-            other.start()
             started = time.perf_counter()
+            other.start()
             for now in (time.monotonic(), 2e9):
                 monkeypatch.setattr(time, "monotonic", lambda: now)
                 for workloads in (gvisor.run, gvisor_sandbox.exec):
