@@ -603,6 +603,63 @@ def test_a_resolver_that_does_not_answer_holds_up_no_other_connection(
             held.set()
 
 
+@pytest.mark.parametrize(
+    ("error", "problem"), [(OSError(-2, "no such name"), "no such name"), (OSError("odd"), "odd")]
+)
+def test_the_resolver_s_error_is_the_problem(error: OSError, problem: str) -> None:
+    """An error without a number has a text as well."""
+
+    def resolver(_host: str, _port: int) -> Sequence[str]:
+        raise error
+
+    with running(["a.example:9"], resolver=resolver) as one:
+        one.guest.open(1)
+        assert one.guest.frame() == (RESET, 1, b"")
+        assert one.counts()[0]["problem"] == f"the name does not resolve: {problem}"
+
+
+@pytest.mark.parametrize(("address", "own"), [("::1", "[::1]:9"), ("127.0.0.1", "127.0.0.1:9")])
+def test_the_problem_names_the_entry_that_would_allow_it(address: str, own: str) -> None:
+    """A user may copy it; an address of IPv6 has brackets."""
+    with running(["a.example:9"], resolver=answers(address)) as one:
+        one.guest.open(1)
+        assert one.guest.frame() == (RESET, 1, b"")
+        assert one.counts()[0]["problem"].endswith(f"loopback: allow '{own}' too if that is meant")
+
+
+def test_addresses_are_tried_in_the_resolver_s_order() -> None:
+    """The last one's problem is shown."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    entries = [f"a.example:{port}", f"127.0.0.1:{port}", f"127.0.0.9:{port}"]
+    with running(entries, resolver=answers("127.0.0.1", "127.0.0.9")) as one:
+        one.guest.open(1)
+        assert one.guest.frame() == (RESET, 1, b"")
+        assert one.counts()[0]["problem"] == "127.0.0.9: Connection refused"
+
+
+def test_a_relay_without_descriptors_refuses_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each address is tried, and other connections stay as they are."""
+    tried: list[int] = []
+
+    def none_left(family: int, _kind: int) -> socket.socket:
+        tried.append(family)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    entries = ["127.0.0.1:9", "::1:9", "a.example:9", f"db:1={tmp_path}/s"]
+    with running(entries, resolver=answers("::1", "127.0.0.1")) as one:
+        monkeypatch.setattr(socket, "socket", none_left)
+        for entry in (2, 3):
+            one.guest.open(entry, entry)
+            assert one.guest.frame() == (RESET, entry, b"")
+        monkeypatch.undo()
+        problems = [found["problem"] for found in one.counts()[2:]]
+    assert problems == ["127.0.0.1: Too many open files", "Too many open files"]
+    assert tried == [socket.AF_INET6, socket.AF_INET, socket.AF_UNIX]
+
+
 def test_eight_names_are_resolved_at_once() -> None:
     """Others wait for their turn, and the threads end with the relay."""
     held, told = threading.Event(), queue.SimpleQueue[str]()
@@ -713,8 +770,8 @@ ODD = {
     ],
     "an odd spelling of an address": [b"127.1:443", b"2130706433:443", b"0x7f.0.0.1:443"],
     "no HOST:PORT": [
-        b"a.example.com", b"a.example.com:", b"a.example.com:443 ", b"a.example.com:-443",
-        b"a.example.com:\xb2", b"a.example.com:" + b"4" * 5000, b"",
+        b"nowhere", b"a.example.com", b"a.example.com:", b"a.example.com:443 ",
+        b"a.example.com:-443", b"a.example.com:\xb2", b"a.example.com:" + b"4" * 5000, b"",
     ],
 }  # fmt: skip
 ALLOWED = {b"a.example.com:80": "a.example.com:80", b"[::1]:443": "[::1]:443"}
@@ -735,6 +792,7 @@ def test_any_other_name_is_refused_and_never_resolved(problem: str) -> None:
             assert (name["refused"], name["reached"]) == (2, 0)
             assert len(name["entry"]) <= 260
             assert len(name["entry"]) == 260 or len(wish) < 260
+            assert (name["entry"] == "nowhere") == (wish == b"nowhere")
             assert name["entry"].isascii()
             assert name["entry"].isprintable()
         assert one.counts()[0]["refused"] == 0
