@@ -1123,7 +1123,7 @@ def test_figures_that_are_not_whole_say_so(
         running(["slow.example:9"], resolver=held_up(held, "10.0.0.1")) as one,
     ):
         answer = pool.submit(one.answer, settling.SETTLE)
-        assert one.guest.frame()[0] == SYNC
+        assert one.guest.frame() == (SYNC, 0, b"")
         one.guest.open(1)
         if honest:
             one.guest.send(SYNC, 0)
