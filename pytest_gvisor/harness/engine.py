@@ -23,7 +23,8 @@ from pytest_gvisor.runsc.platforms import Availability
 from pytest_gvisor.sessions.launcher import Launcher
 
 if TYPE_CHECKING:
-    from pytest_gvisor.harness.gvisor import Gvisor, PlatformProbe
+    from pytest_gvisor.harness.gvisor import Gvisor
+    from pytest_gvisor.harness.platform_probe import PlatformProbe
     from pytest_gvisor.images.store import Images
 
 ALREADY_INSIDE = "this process is already inside"
@@ -32,9 +33,9 @@ NO_NESTING = "and runsc starts no sandbox in a sandbox"
 
 def _harness() -> tuple[type[Gvisor], type[PlatformProbe]]:
     """Return classes whose import a start of tests inside would wait for."""
-    from pytest_gvisor.harness import gvisor  # noqa: PLC0415 -- a start would wait
+    from pytest_gvisor.harness import gvisor, platform_probe  # noqa: PLC0415 -- a start would wait
 
-    return gvisor.Gvisor, gvisor.PlatformProbe
+    return gvisor.Gvisor, platform_probe.PlatformProbe
 
 
 class Engine:

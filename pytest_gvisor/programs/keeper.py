@@ -21,78 +21,12 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
-from pytest_gvisor.programs import child, leftovers, linux
+from pytest_gvisor.programs import leftovers, linux
 from pytest_gvisor.programs.one_run import Run, State
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.programs.own_copy import RUNS_BEFORE, Copy
-
-MAX_MESSAGE = 128 * 1024
-MAX_FDS = 16
-
-_SOCKET = 3
-_WAITS = b"w"
-"""The child's message that it has taken its first steps, and waits for an order."""
-
-_PATIENCE = 0.02
-"""Seconds until another child is forked for the order."""
-
-
-class Spare:
-    """A child that waits for its order."""
-
-    def __init__(self) -> None:
-        """Fork the child. Raises `OSError`."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            with theirs:
-                me = os.getpid()
-                self.pid = os.fork()
-                if self.pid == 0:
-                    _wait(theirs.fileno(), parent=me)
-        except OSError:
-            ours.close()
-            raise
-        self._socket = ours
-
-    def take(self, message: bytes, fds: Sequence[int], *, error_pipe: int) -> bool:
-        """Send the child its order; return False unless it waits for one. See `child.become`.
-
-        A child that ends before it waits would take the order with it. The end of its error pipe
-        would look like an execve.
-        """
-        try:
-            self._socket.settimeout(_PATIENCE)
-            if self._socket.recv(len(_WAITS)) != _WAITS:
-                return False
-            self._socket.settimeout(0)
-            socket.send_fds(self._socket, [message], [error_pipe, *fds])
-        except OSError:
-            return False
-        finally:
-            self.close()
-        return True
-
-    def close(self) -> None:
-        """Close the socket, which ends a child without an order."""
-        self._socket.close()
-
-
-def _wait(orders: int, *, parent: int) -> NoReturn:
-    """Wait for the order in the child, and carry it out."""
-    try:
-        linux.place_descriptors([orders], _SOCKET)
-        child.settle(parent)
-        with socket.socket(fileno=_SOCKET) as waiting:
-            waiting.send(_WAITS)
-            message, fds, flags, _address = socket.recv_fds(waiting, MAX_MESSAGE, MAX_FDS + 1)
-        if message and not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-            order = Order.from_json(message)
-            child.become(order, fds[1:], parent=parent, error_pipe=fds[0], settled=True)
-    finally:
-        sys.stderr.flush()
-        os._exit(127)
+from pytest_gvisor.programs.spare import MAX_FDS, MAX_MESSAGE, Spare
 
 
 class Keeper:

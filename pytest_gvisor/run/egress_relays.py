@@ -28,8 +28,9 @@ from pytest_gvisor.programs import clock, relay
 from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import ENVIRONMENT, command
 from pytest_gvisor.programs.settling import SETTLE, SETTLED
+from pytest_gvisor.run.host_sources import placed
 from pytest_gvisor.run.request import Request, Workspace
-from pytest_gvisor.run.specification import placed, spec_of
+from pytest_gvisor.run.specification import spec_of
 from pytest_gvisor.runsc.command import run_argv
 
 FIRST_PROCESS = 2

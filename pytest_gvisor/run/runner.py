@@ -25,9 +25,10 @@ from pytest_gvisor.run import cgroup, egress_relays, limits, logs, not_started, 
 from pytest_gvisor.run.capture import streams
 from pytest_gvisor.run.cgroup import Cgroups, limits_of, measured
 from pytest_gvisor.run.egress_relays import OuterRelay
+from pytest_gvisor.run.host_sources import check_points, placed, written
 from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.request import Hooks, Record, Request, Workspace, workspace_of
-from pytest_gvisor.run.specification import check_going_on, make_spec, placed, written
+from pytest_gvisor.run.specification import make_spec
 from pytest_gvisor.run.supervisor import Supervisor
 from pytest_gvisor.run.verdict import Evidence, Verdict, error_of, judge, most_tasks
 from pytest_gvisor.runsc.command import gofer_flags, run_argv, runsc_env, shell_line, term_argv
@@ -120,7 +121,7 @@ class Runner:
             self.relay = undo.enter_context(relay)
         if workspace.logs is not None:
             pipes.drains += workspace.logs.drains
-        check_going_on(self._spec, host_paths.written_now)
+        check_points(self._spec, host_paths.written_now)
         undo.enter_context(host_paths.writing(written(self._spec)))
         told, sources = placed(self._spec, workspace)
         workspace.sources.extend(sources)

@@ -6,24 +6,20 @@ import dataclasses
 import math
 import os
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pytest_gvisor.base.egress import hosts_file, places, proxied
-from pytest_gvisor.base.errors import PytestGvisorWarning, UsageError, stage
-from pytest_gvisor.base.escape import shown
+from pytest_gvisor.base.errors import PytestGvisorWarning, UsageError
 from pytest_gvisor.base.settings import Network, Settings
 from pytest_gvisor.oci import skeleton, validate
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import default_spec, parse_user, resources
 from pytest_gvisor.oci.mounts import covers, parse_size
-from pytest_gvisor.oci.root_paths import ordered
 from pytest_gvisor.oci.rootfs import check_points
 from pytest_gvisor.oci.skeleton import account_of
 from pytest_gvisor.oci.spec import IdMapping, Mount, Namespace, Spec
 from pytest_gvisor.oci.vocabulary import MountType, NamespaceType, normal
-from pytest_gvisor.programs.paths import within
-from pytest_gvisor.programs.sources import ANY, Source
 from pytest_gvisor.run import limits
 from pytest_gvisor.run.cgroup import limits_of
 from pytest_gvisor.run.not_started import no_cwd
@@ -31,7 +27,6 @@ from pytest_gvisor.run.request import Hooks, Request, Workspace
 from pytest_gvisor.run.workload import Workload
 from pytest_gvisor.runsc import rootless
 from pytest_gvisor.runsc.rootless import Caller, Way
-from pytest_gvisor.sessions.private import make_private
 
 
 def way_of(chosen: Settings) -> Way:
@@ -246,67 +241,3 @@ def _initial_netns() -> os.stat_result:
         return os.stat("/proc/1/ns/net")
     except PermissionError:
         return os.stat("/proc/2/ns/net")
-
-
-def written(spec: Spec) -> list[str]:
-    """Return the folders and files of the host that a run may write."""
-    return [one.source for one in spec.mounts if one.is_bind and "ro" not in one.options]
-
-
-def check_going_on(spec: Spec, going_on: Collection[str]) -> None:
-    """Raise `UsageError` for a mount point that another run, which is going on, may write.
-
-    ``going_on`` are the sources that such runs write. One of them could put a link in the place of
-    the mount point. The gofer makes mount points that are missing, on the host.
-    """
-    above = {"/": spec.root.path}
-    for mount in ordered(spec.mounts):
-        point = normal(mount.destination)
-        top = max((folder for folder in above if within(point, folder)), key=len)
-        place = above[top].rstrip("/") + point[len(top.rstrip("/")) :]
-        if any(within(place, source) for source in going_on):
-            raise UsageError(
-                f"the mount point {shown(point)} is {place!a} on the host, which a run that is"
-                " going on may write",
-                next_step="Mount it elsewhere, or wait for the end of that run.",
-            )
-        above[point] = mount.source
-
-
-def placed(spec: Spec, workspace: Workspace) -> tuple[Spec, tuple[Source, ...]]:
-    """Return the specification for runsc, and the sources that the child binds at its places.
-
-    The root is one of the sources, unless this session has made it. Raises `LaunchError`.
-    """
-    made: list[Source] = []
-
-    def place(name: str, path: str, *, readonly: bool) -> str:
-        target = os.path.join(workspace.path("sources"), name)
-        if os.path.isdir(path):
-            make_private(target)
-        else:
-            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        identity = workspace.identities.get(path, ANY)
-        made.append(Source(path, target, readonly=readonly, identity=identity))
-        return target
-
-    root = spec.root.path
-    with stage("sources", f"cannot make the places of mounts in {workspace.folder}"):
-        make_private(workspace.path("sources"))
-        mounts = [
-            dataclasses.replace(
-                mount,
-                source=place(str(index), mount.source, readonly="ro" in mount.options),
-                # The kernel lets no user namespace, as the gofer's, leave out the mounts below.
-                options=tuple(dict.fromkeys(("rbind", *mount.options))),
-            )
-            if mount.is_bind
-            else mount
-            for index, mount in enumerate(spec.mounts)
-        ]
-        if not within(root, workspace.shared):
-            root = place("root", root, readonly=True)
-    placed = dataclasses.replace(
-        spec, mounts=tuple(mounts), root=dataclasses.replace(spec.root, path=root)
-    )
-    return placed, tuple(made)

@@ -36,12 +36,15 @@ PRIVATES = {
     },
     "guest/tests/gate": {
         "_inipath": "set: a session without an ini file was started with /dev/null as one",
-        "_name_sequence": "set: copies of a saved sandbox draw other names of temporary files",
         "_startTime": "set: the start of a copy, for the relative times of log records",
     },
+    "guest/tests/passed": {"_id": "an attribute of reports, which a short form leaves out"},
     "guest/tests/program": {"_data": "set: variables that a failed test has missed are named"},
     "guest/tests/pytest_process": {
         "_pytest.config.get_config": "a configuration that has a plugin before the others"
+    },
+    "guest/tests/randomness": {
+        "_name_sequence": "set: copies of a saved sandbox draw other names of temporary files"
     },
     "guest/tests/terminal_file": {
         "_remove_plugin": "the host's pytest writes the summaries of plugins, and no one twice",
@@ -53,7 +56,6 @@ PRIVATES = {
         "sys.__stdout__": "set: as sys.stdout",
     },
     "guest/tests/worker": {
-        "_id": "an attribute of reports, which a short form leaves out",
         "_shouldfail": "set: the host decides when to stop, and the property warns if it is unset",
         "_shouldstop": "set: as _shouldfail",
     },

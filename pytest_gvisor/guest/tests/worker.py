@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from pytest_gvisor.guest.tests import first, program
+from pytest_gvisor.guest.tests import first, passed, program
 from pytest_gvisor.guest.tests.debugger import Debugger
 from pytest_gvisor.guest.tests.gate import COLLECTS
 from pytest_gvisor.guest.tests.link import Link
@@ -24,52 +24,6 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_gvisor.guest.tests.measure import Coverage
-
-
-_TOLD = frozenset({"duration", "start", "stop", "when"})
-_UNSAID = frozenset({
-    "_id", "keywords", "location", "longrepr", "nodeid", "outcome", "sections", "user_properties",
-})  # fmt: skip
-_KNOWN = _TOLD | _UNSAID
-_PYTEST = ("_pytest.", "pytest_subtests.")
-
-
-def is_usual(hook: Any) -> bool:
-    """Whether pytest alone turns reports to data and back, so that they are as it makes them."""
-    return all(
-        str(getattr(implementation.plugin, "__name__", "")).startswith(_PYTEST)
-        for caller in (hook.pytest_report_to_serializable, hook.pytest_report_from_serializable)
-        for implementation in caller.get_hookimpls()
-    )
-
-
-class Shortener:
-    """A maker of short forms, for one session."""
-
-    def __init__(self, *, usual: bool) -> None:
-        self._usual = usual
-        self._keywords: list[str] = []
-
-    def begin(self, item: Any) -> None:
-        """Begin with a test: the host knows the keywords that it has now."""
-        self._keywords = [*item.keywords]
-
-    def short(self, report: Any) -> dict[str, Any] | None:
-        """Return the fields of a report's short form; None for a report that has more to say."""
-        fields = vars(report)
-        if (
-            not self._usual
-            or report.outcome != "passed"
-            or report.longrepr is not None
-            or report.sections
-            or report.user_properties
-            or [*report.keywords] != self._keywords
-            or type(report).__name__ != "TestReport"
-            or not fields.keys() <= _KNOWN
-        ):
-            return None
-        return {"when": report.when, "times": (report.duration, report.start, report.stop)}
-
 
 # Tests replace functions of modules, and this program speaks while they are replaced.
 _exit, _open, _fstat, _samestat = os._exit, os.open, os.fstat, os.path.samestat
@@ -161,7 +115,7 @@ class Plugin:
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Run the tests that the host names, in place of pytest's own loop."""
-        self._short = Shortener(usual=is_usual(session.config.hook))
+        self._short = passed.Shortener(usual=passed.is_usual(session.config.hook))
         items = self._items
         self._serves = True
         self._not_run.update(items)

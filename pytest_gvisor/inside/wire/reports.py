@@ -59,7 +59,7 @@ def revive(
 
 
 def revive_passed(short: Any, item: pytest.Item) -> pytest.TestReport:
-    """Make the report of a passed phase from its short form: see guest/tests/worker.py.
+    """Make the report of a passed phase from its short form: see guest/tests/passed.py.
 
     Raises `ProtocolError` for data of another shape.
     """

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from pytest_gvisor.programs import child
-from pytest_gvisor.programs.keeper import Spare
 from pytest_gvisor.programs.proc import children_of, stat_of
+from pytest_gvisor.programs.spare import Spare
 from tests.unit.programs.test_keeper import Caller, caller, hear, hear_out
 from tests.waiting import wait_for, wait_for_end
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.guest.tests import worker
+from pytest_gvisor.guest.tests import passed
 from pytest_gvisor.guest.wire import encoding
 from pytest_gvisor.inside.wire import reports
 from pytest_gvisor.inside.wire.session_bounds import SessionBounds
@@ -23,9 +23,9 @@ def report_of(when: str = "call", **changes: Any) -> pytest.TestReport:
     return pytest.TestReport(**{**usual, **changes})
 
 
-def begun(*, usual: bool = True) -> worker.Shortener:
+def begun(*, usual: bool = True) -> passed.Shortener:
     """A maker of short forms that has begun with the test."""
-    shortener = worker.Shortener(usual=usual)
+    shortener = passed.Shortener(usual=usual)
     shortener.begin(ITEM)
     return shortener
 
@@ -109,6 +109,6 @@ def test_a_project_that_makes_reports_itself_gets_whole_ones(
         f"pytest_report_{direction}_serializable",
         SimpleNamespace(get_hookimpls=lambda: found),
     )
-    assert worker.is_usual(hook) is usual
-    shortener = begun(usual=worker.is_usual(hook))
+    assert passed.is_usual(hook) is usual
+    shortener = begun(usual=passed.is_usual(hook))
     assert (shortener.short(report_of()) is not None) is usual

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.guest.tests import gate
-from pytest_gvisor.guest.tests.gate import Randomness
+from pytest_gvisor.guest.tests import randomness
+from pytest_gvisor.guest.tests.randomness import Randomness
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_a_library_with_a_generator_out_of_reach_is_named(
         return open(maps if path == "/proc/self/maps" else path, mode)
 
     monkeypatch.setattr(os, "listdir", lambda _path: [])
-    monkeypatch.setattr(gate, "open", opened, raising=False)
+    monkeypatch.setattr(randomness, "open", opened, raising=False)
     monkeypatch.setattr("ssl.RAND_add", lambda data, _bits: added.append(data))
     reached = library == "OpenSSL" and name.startswith("libpython")
     assert generators.prepare() == (str(path) if named and not reached else "")
