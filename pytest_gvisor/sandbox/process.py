@@ -25,7 +25,7 @@ from pytest_gvisor.sandbox.output import Match, Pattern, Reader, Stream, Watch
 from pytest_gvisor.sandbox.peers import Answer, Peer
 from pytest_gvisor.sandbox.tracing import Tracing
 
-KILL_CONFIRM = 2.0
+KILL_CONFIRM = 5.0
 TERM_GRACE = 1.0
 _SEEN = 200
 _EARLY = 5.0
@@ -180,7 +180,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
     def kill(self) -> None:
         """Kill the program and everything that it has started, and confirm that nothing is left.
 
-        Where the guest cannot confirm that within 2 seconds, the sandbox is killed.
+        Where the guest cannot confirm that within 5 seconds, the sandbox is killed.
         """
         if not self.kill_tree():
             self.channel.kill("a killed program lived on", replaceable=True)

@@ -35,7 +35,7 @@ with Server(("127.0.0.1", 8080), Echo) as server:
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A guest that has no turn for two seconds, while other tests run, is not given up."""
+    """A guest that has no turn for five seconds, while other tests run, is not given up."""
     monkeypatch.setattr(process, "KILL_CONFIRM", PATIENCE)
 
 

@@ -374,7 +374,7 @@ WORDS = [
     ("cli.md", "It takes three seconds at most", session_folder.SWEEP_BUDGET, 3),
     ("inside-plugins.md", "and 50 million lines or jumps", coverage_data.MOST_ENTRIES, 50_000_000),
     ("inside-different.md", "If three sandboxes in a row", session._MAX_FALSE_STARTS, 3),
-    ("sandbox.md", "cannot confirm within two seconds", process.KILL_CONFIRM, 2),
+    ("sandbox.md", "cannot confirm within five seconds", process.KILL_CONFIRM, 5),
 ]
 
 

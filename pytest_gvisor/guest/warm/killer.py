@@ -20,7 +20,10 @@ MARK = "PYTEST_GVISOR_EXEC"
 _NO_USER = 2**31 - 2
 """A user id that no process has."""
 
-_PATIENCE = 1.5
+_PATIENCE = 4.5
+"""Seconds. On two processors, the thousands of processes of a fork bomb take one second to end, and
+now and then more than two."""
+
 _FREEZES = 20
 
 
