@@ -73,9 +73,8 @@ class Client:
             )
 
         before = signal.signal(signal.SIGALRM, end)
-        signal.pthread_sigmask(
-            signal.SIG_UNBLOCK, {signal.SIGALRM}
-        )  # the caller's parent may block it
+        # A process inherits a mask, and its parent may have blocked the signal.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
         # Once more each second: Python ignores an exception that is raised in a finalizer.
         signal.setitimer(signal.ITIMER_REAL, self._timeout, 1)
         try:

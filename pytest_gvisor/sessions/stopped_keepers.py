@@ -57,25 +57,20 @@ def _keeps(pid: int, base: str) -> tuple[str, str] | None:
     Both are in its command line: see `launcher.Keeper`, and `drive.run` for a VM's warden.
     """
     match proc.words_of(pid):
-        case [_, "-I", "-S", _, program, _, pidfd, session] | [
-            _,
-            "-I",
-            "-S",
-            _,
-            program,
-            pidfd,
-            _,
-            session,
-            _,
-            *_,
-        ] if (
-            os.path.basename(program) in (KEEPER, _WARDEN)
-            and pidfd.isdecimal()
-            and os.path.dirname(session) == base
-            # All four ids: the effective one alone, a set-uid program gives to anybody.
-            and {*proc.status_of(pid)["Uid"].split()} == {str(os.geteuid())}
-        ):
-            return session, pidfd
+        case [_, "-I", "-S", _, program, _, pidfd, session]:
+            expected = KEEPER
+        case [_, "-I", "-S", _, program, pidfd, _, session, _, *_]:
+            expected = _WARDEN
+        case _:
+            return None
+    if (
+        os.path.basename(program) == expected
+        and pidfd.isdecimal()
+        and os.path.dirname(session) == base
+        # All four ids: the effective one alone, a set-uid program gives to anybody.
+        and {*proc.status_of(pid)["Uid"].split()} == {str(os.geteuid())}
+    ):
+        return session, pidfd
     return None
 
 
