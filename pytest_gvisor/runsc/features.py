@@ -108,16 +108,17 @@ class _Question:
     """One running ``runsc WORDS…``, and the file that it prints to."""
 
     def __init__(
-        self, command: str, process: subprocess.Popen[bytes], pidfd: int, file: int
+        self, command: str, process: subprocess.Popen[bytes], pidfd: int | None, file: int
     ) -> None:
         self._command, self._process, self._pidfd, self._file = command, process, pidfd, file
         self._output = b""
 
     def wait(self, end: float) -> None:
         """Wait for its end, and read its output. Raises `RunscFailed` if that is late."""
-        over = select.poll()
-        over.register(self._pidfd)
-        is_over = over.poll(1000 * max(0.0, end - clock.monotonic()))
+        over, is_over = select.poll(), True
+        if self._pidfd is not None:
+            over.register(self._pidfd)
+            is_over = bool(over.poll(1000 * max(0.0, end - clock.monotonic())))
         self._output = os.pread(self._file, OUTPUT_LIMIT, 0)
         if not is_over:
             raise self._failed("did not answer in time")
@@ -158,8 +159,11 @@ def _asking(checked: CheckedBinary, words: tuple[str, ...], error_pipe: int) -> 
             start_new_session=True,
         )
         try:
-            # At once: a handler of SIGCHLD may wait for each child, and the number is free then.
-            with closing(os.pidfd_open(process.pid)) as pidfd:
+            with contextlib.ExitStack() as held:
+                pidfd = None
+                # A handler of SIGCHLD may wait for each child: the number of an ended one is free.
+                with contextlib.suppress(ProcessLookupError):
+                    pidfd = held.enter_context(closing(os.pidfd_open(process.pid)))
                 yield _Question(shlex.join([checked.path, *words]), process, pidfd, file)
         finally:
             # The number is still the leader's: it is a zombie if it has ended.

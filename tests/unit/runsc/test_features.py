@@ -185,8 +185,16 @@ def test_what_a_terminal_would_act_on_is_escaped(fake_runsc: FakeRunsc) -> None:
     assert "\x1b" not in str(error)
 
 
-def test_a_handler_that_waits_for_every_child_changes_nothing(fake_runsc: FakeRunsc) -> None:
-    """Its process of a question has no number any more when the answer is read."""
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_handler_that_waits_for_every_child_changes_nothing(
+    at_once: bool, fake_runsc: FakeRunsc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process of a question has no number any more when the answer is read, or before."""
+    opened = os.pidfd_open
+
+    def late(pid: int, flags: int = 0) -> int:
+        os.waitpid(pid, 0)
+        return opened(pid, flags)
 
     def reap(*_: object) -> None:
         with contextlib.suppress(ChildProcessError):
@@ -195,7 +203,9 @@ def test_a_handler_that_waits_for_every_child_changes_nothing(fake_runsc: FakeRu
 
     path = fake_runsc()
     expected = read(path)
-    before = signal.signal(signal.SIGCHLD, reap)
+    if at_once:
+        monkeypatch.setattr(os, "pidfd_open", late)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL if at_once else reap)
     try:
         assert read(path) == expected
     finally:
