@@ -166,14 +166,18 @@ def _ring(*_: object) -> None:
 
 
 def test_an_exception_of_a_signal_s_handler_leaves_a_sandbox_that_works(gvisor: Gvisor) -> None:
-    """At 400 moments of a message and its answer: the next message has an answer, perhaps anew."""
-    rang, before = 0, signal.signal(signal.SIGALRM, _ring)
+    """At 400 moments of a message and its answer: the next message has an answer, perhaps anew.
+
+    On a fast machine, most answers come before the signal: there are more tries then.
+    """
+    rang, moment, before = 0, 0, signal.signal(signal.SIGALRM, _ring)
     try:
         with gvisor.sandbox() as sandbox, warnings.catch_warnings():
             warnings.simplefilter("ignore", PytestGvisorWarning)
-            for moment in range(1, 401):
+            while moment < 400 or rang <= 40:
+                moment += 1
                 try:
-                    signal.setitimer(signal.ITIMER_REAL, moment * 5e-6)
+                    signal.setitimer(signal.ITIMER_REAL, (1 + moment % 400) * 5e-6)
                     sandbox.ping()
                     signal.setitimer(signal.ITIMER_REAL, 0)
                 except _Rang:
@@ -183,7 +187,6 @@ def test_an_exception_of_a_signal_s_handler_leaves_a_sandbox_that_works(gvisor: 
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert rang > 40
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
