@@ -14,7 +14,7 @@ import pytest
 
 from pytest_gvisor.base.errors import InstallFailed, InstallTimeout
 from pytest_gvisor.install import release
-from pytest_gvisor.install import release as unpacking
+from pytest_gvisor.install import unpack as unpacking
 from pytest_gvisor.install.fetch import Client
 from pytest_gvisor.runsc.binary import Runsc
 from tests.bucket import Bucket, a_real_runsc, archive, served
@@ -55,10 +55,10 @@ def test_another_release_under_the_name_of_the_one_asked_for_is_refused(
 MEASURED = """
 import sys
 from pytest_gvisor.base.errors import InstallFailed
-from pytest_gvisor.install.release import unpack
+from pytest_gvisor.install import unpack
 
 try:
-    unpack(sys.argv[1], sys.argv[2])
+    unpack.unpack(sys.argv[1], sys.argv[2])
 except InstallFailed as error:
     print(error.message)
 with open("/proc/self/status") as lines:

@@ -22,7 +22,7 @@ from pytest_gvisor.inside import ahead, session
 from pytest_gvisor.inside.back import anchors, coverage_data, landing, returned
 from pytest_gvisor.inside.view import visible
 from pytest_gvisor.inside.wire import fields, session_bounds
-from pytest_gvisor.install import fetch, release
+from pytest_gvisor.install import fetch, release, unpack
 from pytest_gvisor.oci import project, reader
 from pytest_gvisor.plugin import entries, fixtures
 from pytest_gvisor.plugin.placement import FIXTURES
@@ -326,7 +326,7 @@ NUMBERS = [
     ("cli.md", f"so does more than {release.MAX_DOWNLOAD // GIB} GiB."),
     (
         "cli.md",
-        f"an archive may hold {release.MAX_UNPACKED // GIB} GiB, and {LIMITS.max_ratio} times",
+        f"an archive may hold {unpack.MAX_UNPACKED // GIB} GiB, and {LIMITS.max_ratio} times",
     ),
     ("cli.md", f"boot included, default {vm.parser().get_default('timeout'):g};"),
     ("cli.md", f"more than {drive.MAX_OUTPUT // GIB} GiB of one output stream"),

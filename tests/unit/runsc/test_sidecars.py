@@ -16,7 +16,7 @@ import pytest
 
 from pytest_gvisor.base.errors import InsecureRunsc, LaunchError, UsageError
 from pytest_gvisor.cli import doctor
-from pytest_gvisor.install import release
+from pytest_gvisor.install import unpack
 from pytest_gvisor.runsc import locate, sidecars
 from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.command import check_extra
@@ -507,7 +507,7 @@ def test_what_is_installed_passes(umask: int, good: Path, tmp_path: Path) -> Non
             with good.open("rb") as file:
                 tar.addfile(member, file)
     with masked(umask):
-        release.unpack(str(tmp_path / "made.tar.bz2"), str(tmp_path / "home"))
+        unpack.unpack(str(tmp_path / "made.tar.bz2"), str(tmp_path / "home"))
     found = judged(tmp_path / "home" / "runsc")
     assert found.programs == ("gvisor-sentry-prewarmer", "gvisor_sentry")
     assert {stat.S_IMODE(state.mode) for state in found.states.values()} == {0o755}
