@@ -27,6 +27,7 @@ from pytest_gvisor.programs import clock, leftovers
 from pytest_gvisor.programs.leftovers import clear_session, remove_session
 from pytest_gvisor.sessions import places, session_folder, stopped_keepers
 from pytest_gvisor.sessions.session_folder import SessionDir
+from tests.forks import a_fork
 from tests.mounts import masked
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it has a folder in /run")
@@ -612,17 +613,8 @@ def test_many_sessions_begin_at_once(base: str) -> None:
 
 def test_a_fork_keeps_no_lock_of_sessions(base: str) -> None:
     """Not even one that another thread makes meanwhile: later sessions would wait in vain."""
-    with session_folder._locked(base):
-        reader, writer = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(writer)
-            os.read(reader, 1)
-            os._exit(0)
-    try:
+    with contextlib.ExitStack() as forks:
+        with session_folder._locked(base):
+            forks.enter_context(a_fork())
         with session_folder._locked(base, patience=0.0):
             pass
-    finally:
-        os.close(writer)
-        os.close(reader)
-        os.waitpid(child, 0)

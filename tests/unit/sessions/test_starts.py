@@ -13,6 +13,7 @@ import pytest
 from pytest_gvisor.base.errors import LaunchError
 from pytest_gvisor.sessions import starts
 from pytest_gvisor.sessions.starts import PER_PROCESSOR, Starts
+from tests.forks import a_fork
 
 HOLDER = """
 import os, sys, time
@@ -111,21 +112,12 @@ def test_a_killed_process_gives_its_slots_back(base: str) -> None:
 
 def test_a_fork_keeps_no_slot(base: str) -> None:
     """Not even one that outlives the start: a test's own worker process."""
-    with contextlib.ExitStack() as held:
-        for _ in range(PER_PROCESSOR):
-            held.enter_context(Starts().slot(base))
-        reader, writer = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(writer)
-            os.read(reader, 1)
-            os._exit(0)
-    try:
+    with contextlib.ExitStack() as forks:
+        with contextlib.ExitStack() as held:
+            for _ in range(PER_PROCESSOR):
+                held.enter_context(Starts().slot(base))
+            forks.enter_context(a_fork())
         assert waited(base) < 0.2
-    finally:
-        os.close(writer)
-        os.close(reader)
-        os.waitpid(child, 0)
 
 
 @pytest.mark.usefixtures("full")
