@@ -1,0 +1,177 @@
+"""``--gvisor-report``: states and figures of tries, processes and workers, and its bounds."""
+
+from pytest_gvisor.report.model import State
+from tests.inside.conftest import PLUGINS
+from tests.plugin.conftest import Project
+from tests.plugin.reports import cells, read
+
+
+def test_a_test_that_is_run_again_has_its_last_state(project: Project) -> None:
+    """The report and pytest-rerunfailures count the same try."""
+    assert PLUGINS.is_dir(), f"{PLUGINS} is not there: run scripts/setup"
+    project.test("""
+        from pathlib import Path
+
+        def test_it(gvisor_platform):
+            tried = Path(f"tried-{gvisor_platform}")
+            again = tried.exists()
+            tried.touch()
+            assert again
+
+        def test_never(gvisor_platform):
+            assert 0
+    """)
+    ran = project.run(
+        "--reruns=1", "-Wdefault", "--gvisor-platform=systrap,ptrace", "--gvisor-report=r.json",
+        PYTHONPATH=str(PLUGINS),
+    )  # fmt: skip
+    assert ran.outcomes() == {"failed": 2, "passed": 2, "rerun": 4}
+    for platform in ("systrap", "ptrace"):
+        found = cells(read(project.folder), platform)
+        assert found["test_it"].state is State.PASSED
+        assert found["test_it"].message == ""
+        assert found["test_never"].state is State.FAILED
+
+
+def test_what_was_removed_and_what_was_not_is_counted(project: Project) -> None:
+    """Each process of the run counts the remains of dead sessions and of the run's sandboxes."""
+    project.test(
+        """
+        import time
+
+        def test_one(gvisor):
+            gvisor.run(["sleep", "0.3"])
+
+        def test_two(gvisor):
+            gvisor.run(["sleep", "0.3"])
+        """,
+        conftest="""
+        from pytest_gvisor.sessions import session_folder
+        from pytest_gvisor.run.supervisor import Supervisor
+
+        clean = Supervisor.clean
+        Supervisor.clean = lambda self: (*clean(self), "a thing")
+        session_folder.sweep = lambda base=None: ["one", "two", "three"]
+        """,
+    )
+    ran = project.run("-Wdefault", "--gvisor-report=r.json")
+    report = read(project.folder)
+    assert ran.outcomes()["passed"] == 2
+    processes = report.reaped // 3
+    assert report.reaped == 3 * processes
+    assert 1 <= processes <= (2 if project.distributed else 1)
+    # Each test's run, and in each process the one that finds out whether the platform works.
+    assert report.left == 2 + processes
+    assert f"leaks removed: {report.reaped}, {report.left} LEFT" in ran.line("gVisor: systrap")
+
+
+EACH = """
+    import os
+    import time
+    import pytest
+
+    first = os.environ["PYTEST_XDIST_WORKER"] == "gw0"
+
+    @pytest.mark.parametrize("late", [True, False])
+    def test_it(gvisor_platform, late):
+        time.sleep(0.2 * (first == late))
+        assert first, "not there"
+
+    @pytest.mark.parametrize("late", [True, False])
+    def test_skips(gvisor_platform, late):
+        time.sleep(0.2 * (first == late))
+        if first:
+            pytest.skip("here")
+"""
+
+
+def test_a_file_that_was_not_collected_is_counted(project: Project) -> None:
+    """Its tests have no rows, and those of the other file have passed."""
+    project.test("def test_it(gvisor_platform): pass")
+    (project.folder / "test_broken.py").write_text("raise RuntimeError('not here')\n")
+    project.run("--continue-on-collection-errors", "--gvisor-report=r.json")
+    report = read(project.folder)
+    assert (report.uncollected, len(report.rows)) == (1, 1)
+
+
+def test_of_what_each_worker_has_run_the_worst_is_shown(here: Project) -> None:
+    """--dist each, whichever worker is the first; the other's state is named."""
+    here.test(EACH)
+    here.run("-n2", "--dist=each", "--gvisor-report=r.json")
+    report = read(here.folder)
+    found = cells(report, "systrap")
+    assert len(found) == 4
+    for late in (True, False):
+        cell = found[f"test_it[{late}]"]
+        assert (cell.state, [other.state for other in cell.others]) == (
+            State.FAILED,
+            [State.PASSED],
+        )
+        assert "not there" in cell.message
+        cell = found[f"test_skips[{late}]"]
+        assert (cell.state, [o.state for o in cell.others]) == (State.PASSED, [State.SKIPPED])
+
+
+def test_a_test_that_is_run_twice_has_its_worst_state(here: Project) -> None:
+    """A test that runs twice has its worst state, if no plugin discards the first try."""
+    here.test(
+        """
+        from pathlib import Path
+
+        def test_it(gvisor_platform):
+            tried = Path("tried")
+            again = tried.exists()
+            tried.touch()
+            assert again, "the first time"
+        """,
+        conftest="""
+        import pytest
+        from _pytest.runner import runtestprotocol
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_runtest_protocol(item, nextitem):
+            for _ in range(2):
+                runtestprotocol(item, nextitem=nextitem)
+            return True
+        """,
+    )
+    here.run("--gvisor-report=r.json").ends(passed=1, failed=1)
+    (cell,) = cells(read(here.folder), "systrap").values()
+    assert cell.state is State.FAILED
+    assert "the first time" in cell.message
+
+
+def test_what_is_too_much_is_left_out_and_counted(here: Project) -> None:
+    """Details of passed tests go first; a failed one has twice the room, and a rerun frees it."""
+    assert PLUGINS.is_dir(), f"{PLUGINS} is not there: run scripts/setup"
+    here.test(
+        """
+        from pathlib import Path
+        import pytest
+
+        @pytest.mark.parametrize("number", range(3))
+        def test_passes(gvisor_platform, number):
+            print("said " * 120)
+            if not Path("tried").exists():
+                Path("tried").touch()
+                raise RuntimeError
+
+        def test_fails(gvisor_platform):
+            raise RuntimeError("x" * 600)
+        """,
+        conftest="""
+        from pytest_gvisor.plugin import matrix
+
+        matrix.MAX_DETAILS = 1500
+        """,
+    )
+    here.run(
+        "--reruns=1", "-Wdefault", "-pno:randomly", "--gvisor-report=r.json",
+        PYTHONPATH=str(PLUGINS),
+    )  # fmt: skip
+    report = read(here.folder)
+    found = cells(report, "systrap")
+    assert len(found) == 4
+    assert ["said" in cell.output for cell in found.values()] == [True, False, False, False]
+    assert "x" * 600 in found["test_fails"].output
+    assert report.notes == ("details of 2 cells were left out, for the report's size",)
