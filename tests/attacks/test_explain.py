@@ -25,6 +25,11 @@ def test_forges():
 OTHERS = """
 import logging, os
 
+if "PYTEST_GVISOR_INSIDE" not in os.environ:
+    from pytest_gvisor.plugin import explain
+
+    explain.TIMES = 1
+
 def pytest_addoption(parser):
     parser.addoption("--another-report")
 

@@ -33,17 +33,19 @@ def get(mirror: Bucket, name: str, folder: Path) -> str:
     return release.install(client, name, str(folder)).version
 
 
-@pytest.mark.parametrize("kind", ["file", "archive"])
+@pytest.mark.parametrize(
+    ("kind", "names"), [("file", ("20230102", "20230102.0")), ("archive", ("20230102.0",))]
+)
 def test_another_release_under_the_name_of_the_one_asked_for_is_refused(
-    mirror: Bucket, tmp_path: Path, kind: str
+    mirror: Bucket, tmp_path: Path, kind: str, names: tuple[str, ...]
 ) -> None:
     """An older runsc with a correct digest is not installed as the requested release."""
     data = a_real_runsc()
     file = "runsc" if kind == "file" else "gvisor.tar.bz2"
     served = data if kind == "file" else archive(runsc=data)
-    for name in ("20230102", "20230102.0", "latest"):
+    for name in (*names, "latest"):
         mirror.put(file, served, release=name)
-    for name in ("20230102", "20230102.0"):
+    for name in names:
         with pytest.raises(InstallFailed, match=f"asked for release {name}, the server gave runsc"):
             get(mirror, name, tmp_path / "to")
         assert os.listdir(tmp_path / "to") == []

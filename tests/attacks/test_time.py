@@ -63,7 +63,7 @@ def test_a_test_inside_keeps_the_host_for_its_time_alone(
     """However much or little comes from inside, the session ends, and shows a bounded output."""
     test, end = ATTACKS[attack]
     project.makepyfile(PROJECT.format(in_the_test=test or "pass", at_the_end=end or "pass"))
-    options = ("--in-gvisor", "--gvisor-strict", "--gvisor-timeout=2")
+    options = ("--in-gvisor", "--gvisor-strict", "--gvisor-timeout=1")
     result = project.runpytest_subprocess(*options, timeout=120)
     assert sum(map(len, result.outlines)) < 40_000_000
     assert " in " in result.outlines[-1]

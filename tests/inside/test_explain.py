@@ -138,6 +138,17 @@ OTHERS = {
 }  # fmt: skip
 
 
+ONCE = """
+    import os
+
+    if "PYTEST_GVISOR_INSIDE" not in os.environ:
+        from pytest_gvisor.plugin import explain
+
+        explain.TIMES = 1
+"""
+"""A conftest.py's text: a test that differs runs again once, since it differs each time."""
+
+
 def explained(project: pytest.Pytester, *arguments: str) -> dict[str, str]:
     """Run the project's tests on both sides; return the sentence on each test that differs."""
     options = ["--in-gvisor", "--gvisor-platform=native,systrap", "--gvisor-strict"]
@@ -158,6 +169,7 @@ def test_the_call_that_answers_otherwise_is_named(
 ) -> None:
     """At least 20 of 25 are named right, and none wrong: where the host refuses one, none is."""
     tests = (f"def test_{name}(tmp_path):\n    {body[0]}\n" for name, body in corpus.items())
+    project.makeconftest(ONCE)
     project.makepyfile(HEAD + "\n".join(tests))
     told = explained(project)
     named = {name for name, sentence in told.items() if "https:" in sentence and "(" in sentence}
@@ -218,14 +230,14 @@ def test_a_host_s_side_that_cannot_be_had_is_said_to_be_missing(
 ) -> None:
     """The call in gVisor is named by the failure's own error, and without one there is none."""
     project.makeconftest(
-        f"""
-        import shutil
-        import pytest
+        f"""{ONCE}
+    import shutil
+    import pytest
 
-        @pytest.hookimpl(tryfirst=True)
-        def pytest_sessionfinish():
-            shutil.which = lambda *_, **__: {strace!r}
-        """
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish():
+        shutil.which = lambda *_, **__: {strace!r}
+    """
     )
     project.makepyfile(
         """
