@@ -56,7 +56,7 @@ def test_no_report_names_a_file_that_pytest_html_writes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An extra's name ends in its extension, and is cut to its end: neither leads out of assets."""
-    monkeypatch.setenv("PYTHONPATH", str(PLUGINS))
+    monkeypatch.setenv("PYTHONPATH", str(PLUGINS), prepend=os.pathsep)
     absolute = f"{'/' * 300}{str(canary).lstrip('/')}"
     extras = [
         extra("overwritten", absolute), extra("overwritten", "/../../../authorized_keys"),

@@ -1,6 +1,7 @@
 """A test inside forges reports: of itself, of other tests, and of tests that never ran."""
 
 import json
+import os
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 
@@ -239,7 +240,7 @@ def test_no_result_of_allure_takes_the_place_of_another_s(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A sandbox sends results of its own tests alone, by whichever place of files."""
-    monkeypatch.setenv("PYTHONPATH", str(PLUGINS))
+    monkeypatch.setenv("PYTHONPATH", str(PLUGINS), prepend=os.pathsep)
     project.makeini(f"[pytest]\n{returns}\n")
     project.makepyfile(test_it=RESULTS)
     result = run_inside("-p", "no:randomly", "--alluredir=out")

@@ -129,7 +129,7 @@ def test_pytest_timeout_s_thread_leaves_nothing(
 ) -> None:
     """The thread of pytest-timeout ends pytest in the middle of a run, and nothing is left."""
     assert PLUGINS.is_dir(), f"{PLUGINS} is not there: run scripts/setup"
-    monkeypatch.setenv("PYTHONPATH", str(PLUGINS))
+    monkeypatch.setenv("PYTHONPATH", str(PLUGINS), prepend=os.pathsep)
     any_little.write(
         test_it="""
         def test_it(gvisor):

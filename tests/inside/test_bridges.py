@@ -1,6 +1,7 @@
 """Data that a plugin gathers in the tests' process arrive on the host."""
 
 import json
+import os
 import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -130,7 +131,7 @@ def test_summaries_are_written_on_the_host(project: pytest.Pytester) -> None:
 def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plugins that the suite runs without are there for the pytest that a test starts."""
     assert PLUGINS.is_dir(), f"{PLUGINS} is not there: run scripts/setup"
-    monkeypatch.setenv("PYTHONPATH", str(PLUGINS))
+    monkeypatch.setenv("PYTHONPATH", str(PLUGINS), prepend=os.pathsep)
 
 
 BENCHMARKS = """

@@ -1,5 +1,6 @@
 """Plugins that report to an editor stay on the host, and report tests inside from there."""
 
+import os
 import re
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def test_vs_code(project: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.M
 def test_pycharm(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """The messages of teamcity-messages, which PyCharm's plugin is, are those of the host."""
     assert PLUGINS.is_dir(), f"{PLUGINS} is not there: run scripts/setup"
-    monkeypatch.setenv("PYTHONPATH", str(PLUGINS))
+    monkeypatch.setenv("PYTHONPATH", str(PLUGINS), prepend=os.pathsep)
     monkeypatch.setenv("TEAMCITY_VERSION", "LOCAL")
     monkeypatch.setenv("PYCHARM_HOSTED", "1")
     project.makepyfile(test_it=TESTS)

@@ -16,7 +16,7 @@ from tests.inside.conftest import PLUGINS, Both, inside, plain, run_both
 def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plugins are there for the pytest that a test starts."""
     assert PLUGINS.is_dir(), f"{PLUGINS} is not there: run scripts/setup"
-    monkeypatch.setenv("PYTHONPATH", str(PLUGINS))
+    monkeypatch.setenv("PYTHONPATH", str(PLUGINS), prepend=os.pathsep)
 
 
 def same(both: Both, **counts: int) -> None:

@@ -1,4 +1,4 @@
-"""The way to runsc: its folders and symbolic links, and a rename after it was judged."""
+"""The way to runsc: its folders and symbolic links, and a rename between search and start."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What a recorder holds and keeps is bounded, and a trace with a gap says so."""
+"""A recorder holds and keeps no more than its bounds, and a trace with a gap says so."""
 
 import contextlib
 import errno
