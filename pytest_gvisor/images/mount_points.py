@@ -11,6 +11,9 @@ A process that makes or uses a tree holds the image. ``users`` is removed before
 that fails while there is a link in it. So if no process holds the image, a tree without ``users``
 was left by a process that was killed.
 
+A container that shares the cache does not see the session folders of another one. So while other
+processes may hold the image, a folder counts as gone only where the folder above it is there.
+
 A seal shows changes without a read of the files. To write to a file changes its time, and to make,
 replace or remove one changes the time of its folder. Times are compared to the nanosecond, so that
 a write in the second of the unpacking shows too. Inodes are left out, because a CI's cache comes
@@ -60,16 +63,16 @@ def use(image: str, root: str, mounts: Sequence[Mount], user: str) -> str:
                 break
         else:
             tree = _make(image, root, prefix, mounts, user)
-        for one in sorted(_all(image, _NAME), key=_used_at)[:-MAX_KEPT]:
-            _remove(one)
+        _prune(image, alone=False)
         return f"{tree}/rootfs"
 
 
 def sweep(image: str) -> None:
-    """Remove trees that are not whole, and earlier versions' files. Raises `OSError`.
+    """Remove trees that are not whole or not kept, and earlier versions' files. Raises `OSError`.
 
     The caller has the image's lock alone.
     """
+    _prune(image, alone=True)
     unused = [tree for tree in _all(image, _NAME) if not os.path.exists(f"{tree}/users")]
     for path in unused + _all(image, (_MAKING, *_EARLIER)):
         if os.path.isdir(path) and not os.path.islink(path):
@@ -105,26 +108,26 @@ def _claim(tree: str, user: str) -> bool:
         _add(f"{tree}/users", user)
     except FileNotFoundError:
         return False
-    _forget(tree)
+    _forget(tree, alone=False)
     return True
 
 
-def _forget(tree: str) -> None:
-    """Drop the records of folders that are gone."""
+def _forget(tree: str, *, alone: bool) -> None:
+    """Drop the records of folders that are gone, of all if no process holds the image."""
     with contextlib.suppress(FileNotFoundError):
         for entry in os.scandir(f"{tree}/users"):
-            if not os.path.exists(entry.path):
+            above = os.path.dirname(os.readlink(entry.path))
+            if not os.path.exists(entry.path) and (alone or os.path.isdir(above)):
                 os.unlink(entry.path)
 
 
-def _remove(tree: str) -> None:
-    """Remove a tree, unless a folder uses it."""
-    _forget(tree)
-    try:
-        os.rmdir(f"{tree}/users")
-    except OSError:
-        return  # it is used
-    shutil.rmtree(tree, ignore_errors=True)
+def _prune(image: str, *, alone: bool) -> None:
+    """Remove all but the trees used last, unless a folder uses them."""
+    for tree in sorted(_all(image, _NAME), key=_used_at)[:-MAX_KEPT]:
+        _forget(tree, alone=alone)
+        with contextlib.suppress(OSError):  # it is used
+            os.rmdir(f"{tree}/users")
+            shutil.rmtree(tree, ignore_errors=True)
 
 
 def _used_at(tree: str) -> float:

@@ -280,6 +280,24 @@ def test_there_may_be_any_number_of_different_points(cache: Cache, tmp_path: Pat
     made.close()
 
 
+def test_a_tree_stays_though_its_user_s_folder_cannot_be_seen_from_here(
+    cache: Cache, tmp_path: Path
+) -> None:
+    """Containers may share the cache, and each have a /run and a /tmp of its own."""
+    made = hold(cache, write(tmp_path / "i"))
+    root = Path(made.with_points([bind("/usr", "/mine")], "/hidden/s-1/g1"))
+    other = hold(cache, tmp_path / "i")
+    users(other, 20, tmp_path)
+    assert (root / "mine").is_dir()
+    other.close()
+    made.close()
+    for number in range(20):
+        (tmp_path / f"sandbox{number}").rmdir()
+    cache.sweep()
+    assert not root.exists()
+    assert len(list(Path(made._folder).glob("tree-*"))) == 16
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "null", "{}", '{"notes": 7}', "[" * 100_000])
 def test_an_image_with_a_broken_record_is_pruned(cache: Cache, tmp_path: Path, text: str) -> None:
     """A broken image is not listed. While somebody uses the image, a prune leaves it."""
