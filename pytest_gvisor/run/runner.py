@@ -31,7 +31,7 @@ from pytest_gvisor.run.request import Hooks, Record, Request, Workspace, workspa
 from pytest_gvisor.run.specification import make_spec
 from pytest_gvisor.run.supervisor import Supervisor
 from pytest_gvisor.run.verdict import Evidence, Verdict, error_of, judge, most_tasks
-from pytest_gvisor.runsc.command import gofer_flags, run_argv, runsc_env, shell_line, term_argv
+from pytest_gvisor.runsc.command import file_flags, run_argv, runsc_env, shell_line, term_argv
 from pytest_gvisor.runsc.features import registers_in_vain
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.runsc.sidecars import ONE_RELEASE
@@ -328,5 +328,5 @@ def _flags(request: Request, spec: Spec, workspace: Workspace, *, rootless: bool
         yield f"--{ONE_RELEASE}=ALWAYS"
     binds = [mount for mount in spec.mounts if mount.is_bind and "nodev" not in mount.options]
     devices = any(shows_devices(mount.source) for mount in binds)
-    yield from gofer_flags(request.runsc.flags, devices=devices)
+    yield from file_flags(request.runsc.flags, devices=devices, most=limits.nofile()[1])
     yield from request.extra_flags

@@ -18,6 +18,9 @@ from pytest_gvisor.runsc.sidecars import ONE_RELEASE
 EVENTS = "pod-init.json"
 """The name of the file for ``--pod-init-config`` in the folder of a run."""
 
+_MANY_FILES = 2**14
+"""A limit on open files that sixteen mounts do not reach."""
+
 # Flags that decide what a run is, or where its files are: they have settings of their own.
 OWN_FLAGS = frozenset({
     "alsologtostderr", "bundle", "debug", "debug-log", "ignore-cgroups", "log", "log-fd", "network",
@@ -117,19 +120,24 @@ def check_strings(strings: Collection[str]) -> None:
             raise UsageError(f"a NUL byte in {string!r}: the kernel would cut the string there")
 
 
-def gofer_flags(known: Collection[str], *, devices: bool) -> tuple[str, ...]:
-    """Return the flags for the gofer's start, if the release has any. ``known`` as in
+def file_flags(known: Collection[str], *, devices: bool, most: int) -> tuple[str, ...]:
+    """Return the flags for files of the host, as far as the release has them. ``known`` as in
     `check_extra`.
 
-    By default it joins a network namespace that the first sandbox of a state folder mounts there.
+    By default the gofer joins a network namespace that the first sandbox of a state folder mounts.
     Each of our sandboxes has a state folder of its own, and would make the mount for nobody. The
     kernel takes tens of milliseconds to undo it. ``new`` is as empty, and not mounted.
 
     ``devices``: the bundle shows devices of the host, which are not opened by default.
+
+    ``most`` is the limit on open files. The sentry holds a descriptor for each name that a workload
+    has used, by default for the last 1,000 of each mount.
     """
+    cache = [f"--dcache={most // 4}"] if most < _MANY_FILES and "dcache" in known else []
     network = ["--gofer-network-namespace=new"] if "gofer-network-namespace" in known else []
     policy = "character-device-policy"
-    return (*network, *([f"--{policy}=prefer-emulated"] if devices and policy in known else []))
+    emulated = [f"--{policy}=prefer-emulated"] if devices and policy in known else []
+    return (*cache, *network, *emulated)
 
 
 def check_extra(arguments: Sequence[str], known: Collection[str]) -> tuple[str, ...]:

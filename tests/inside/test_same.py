@@ -3,6 +3,7 @@
 import os
 import re
 import resource
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -308,6 +309,22 @@ def test_shared_memory_and_open_files_are_limited_as_on_the_host(project: pytest
     project.makepyfile(source.format((1 << 20, *wanted[1:])))
     project.makeini("[pytest]\ngvisor_shm = 1M\n")
     assert inside(project).parseoutcomes() == {"passed": 1}
+
+
+def test_few_open_files_are_enough_for_tests_that_read_many(project: pytest.Pytester) -> None:
+    """The sandbox holds a descriptor for each file of the host that a test has looked at lately."""
+    (project.path / "data").mkdir()
+    for number in range(1500):
+        (project.path / f"data/{number}").touch()
+    project.makepyfile(
+        "from pathlib import Path\n"
+        "def test_it():\n"
+        "    assert [f.read_bytes() for f in Path('data').iterdir()] == [b''] * 1500\n"
+    )
+    words = "--in-gvisor", "--gvisor-strict", "-p", "no:cacheprovider"
+    limited = "sh", "-c", 'ulimit -n 256 && exec "$@"', "sh"
+    result = project.run(*limited, sys.executable, "-m", "pytest", *words)
+    result.assert_outcomes(passed=1)
 
 
 @pytest.mark.parametrize("ini", [True, False], ids=["ini", "no-ini"])

@@ -3,7 +3,7 @@
 import subprocess
 
 from pytest_gvisor.base.settings import Network, Platform
-from pytest_gvisor.runsc.command import run_argv, save_argv, shell_line
+from pytest_gvisor.runsc.command import file_flags, run_argv, save_argv, shell_line
 
 
 def test_a_line_runs_in_exactly_its_environment() -> None:
@@ -34,3 +34,16 @@ def test_a_sandbox_that_is_saved_runs_on() -> None:
     assert argv[: argv.index("checkpoint")] == (
         "runsc", "--root", "/f/root", "--ignore-cgroups", "--log", "/f/save.log",
     )  # fmt: skip
+
+
+def test_few_open_files_mean_a_small_cache_of_them() -> None:
+    """The sentry may hold as many descriptors as any process, and needs some for itself."""
+    known = {"dcache", "gofer-network-namespace", "character-device-policy"}
+    assert file_flags(known, devices=False, most=1024) == (
+        "--dcache=256", "--gofer-network-namespace=new",
+    )  # fmt: skip
+    assert file_flags({"dcache"}, devices=True, most=2**14 - 1) == ("--dcache=4095",)
+    assert file_flags({"dcache"}, devices=True, most=2**14) == ()
+    assert file_flags({"character-device-policy"}, devices=True, most=64) == (
+        "--character-device-policy=prefer-emulated",
+    )
