@@ -106,7 +106,7 @@ def _known(engine: Engine | None) -> Holdings:
             children.add(keeper.pid)
             descriptors.add((keeper._socket.fileno(), ""))
         if session is not None:
-            descriptors.add((session.lock, ""))
+            descriptors |= {(fd, "") for fd in session.held}
         if engine._images is not None:
             descriptors |= {(lock, "") for lock in engine._images.locks}
         descriptors |= {(r.fd, "") for r in engine._found.values() if isinstance(r, Runsc)}

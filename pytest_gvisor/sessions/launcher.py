@@ -157,14 +157,14 @@ class Keeper:
                 socket.send_fds(self._socket, [order.to_json()], [theirs.fileno(), *fds])
         return Control(ours)
 
-    def hold(self, fd: int) -> None:
-        """Have the keeper hold a descriptor open until it ends.
+    def hold(self, fds: Sequence[int]) -> None:
+        """Have the keeper hold descriptors open until it ends.
 
         Does nothing if the keeper has ended: `await_ready` raises the reason.
         """
         ended = contextlib.suppress(BrokenPipeError, ConnectionResetError)
         with stage("keeper", "a descriptor cannot be sent"), ended:
-            socket.send_fds(self._socket, [b"hold"], [fd])
+            socket.send_fds(self._socket, [b"hold"], fds)
 
     def close(self) -> None:
         """End the keeper, which kills and removes everything that it still owns; bounded."""
@@ -195,6 +195,7 @@ class Launcher:
         self._guard = threading.Lock()
         self._session: SessionDir | None = None
         self._keeper: Keeper | None = None
+        self._lost: list[tuple[Keeper | None, SessionDir]] = []
         self._owner = os.getpid()
         self.starts = Starts()
         self.swept = 0
@@ -224,6 +225,10 @@ class Launcher:
                 next_step="Use gvisor in the process that pytest started, not in a fork of it.",
             )  # fmt: skip
         with self._guard:
+            # At a user's last logout, systemd removes XDG_RUNTIME_DIR. Sandboxes run on without it.
+            if self._session is not None and not os.path.isdir(self._session.path):
+                self._lost.append((self._keeper, self._session))
+                self._keeper = self._session = None
             keeper, session = self._keeper, self._session
             if keeper is not None and session is not None and keeper.alive():
                 return keeper, session
@@ -240,7 +245,7 @@ class Launcher:
                 if session is None:
                     session = SessionDir.create(keeper.session)
                     on_failure.callback(session.remove)
-                keeper.hold(session.lock)
+                keeper.hold(session.held)
                 on_failure.pop_all()
             self._keeper, self._session = keeper, session
             return keeper, session
@@ -261,4 +266,8 @@ class Launcher:
             self._close_keeper()
             leaks = [] if self._session is None else self._session.remove()
             self._session = None
+            while self._lost:
+                self._keeper, lost = self._lost.pop()
+                self._close_keeper()
+                lost.remove()
             return leaks

@@ -4,8 +4,8 @@ Layout::
 
     /run/pytest-gvisor/            0700, root's; others: see `places.session_bases`
         .lock                      held while a session is made or swept
-        s-XXXXXXXXXXXX/            0700, one a pytest process
-            lock                   held (flock) by pytest and its keeper: free means both are dead
+        s-XXXXXXXXXXXX/            0700, one a pytest process; held (flock) by it and its keeper
+            lock                   held like the folder: both are free if both processes are dead
             journal                a JSON line for each sandbox, before it is made
             SANDBOX-ID/            bundle/ root/ runtime/ log …
 """
@@ -27,7 +27,6 @@ from pytest_gvisor.base.trust import SHORTAGES, noexec_problem
 from pytest_gvisor.programs import clock, leftovers
 from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import LOCK
-from pytest_gvisor.programs.proc import strangers_uid
 from pytest_gvisor.sessions import private, stopped_keepers
 from pytest_gvisor.sessions.places import session_bases
 
@@ -36,24 +35,24 @@ LONGEST_BASE = 48
 LOCK_DEADLINE = 20.0
 SWEEP_BUDGET = 3.0
 _LEAST_PATIENCE = 0.05
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def choose_base() -> tuple[str, list[str]]:
     """Return the folder for this user's new sessions, and the reasons against better ones.
 
     It is the first usable candidate, and is made if it is missing. One on a file system that is
-    mounted noexec comes last in a user namespace, where the kernel does not let runsc mount a root
-    file system from there again. Raises `LaunchError` where there
-    is none, or where this process is short of what it takes to look.
+    mounted noexec comes last, such as /run on Debian: runsc's gofer is in a user namespace, where
+    the kernel does not let it mount a root file system from there again. Raises `LaunchError` where
+    there is none, or where this process is short of what it takes to look.
     """
     passed, noexec = [], []
-    is_rootless = os.geteuid() != 0 or strangers_uid() is not None
     for candidate in dict.fromkeys(session_bases()):
         try:
             with private.place(candidate) as found:
                 _check_length(found.path)
                 with closing(found.open()) as fd:
-                    problems = noexec_problem(fd) if is_rootless else ()
+                    problems = noexec_problem(fd)
         except LaunchError as error:
             if error.errno in SHORTAGES:
                 raise
@@ -128,12 +127,7 @@ class SessionDir:
 
     path: str
     held: list[int]
-    """The descriptor whose flock says that the process is alive, until it is let go of."""
-
-    @property
-    def lock(self) -> int:
-        """The descriptor of the lock; -1 after its release."""
-        return next(iter(self.held), -1)
+    """The descriptors whose flocks say that the process is alive, until they are let go of."""
 
     @staticmethod
     def choose(base: str | None = None) -> tuple[str, list[str]]:
@@ -162,7 +156,7 @@ class SessionDir:
         ):
             private.make_private(path)
             with on_error(shutil.rmtree, path, ignore_errors=True):
-                return cls(path=path, held=[_take_lock(path)])
+                return cls(path=path, held=_take_locks(path))
 
     def journal(self, **entry: object) -> None:
         """Append one line to the journal; it is complete on return, or `LaunchError` is raised."""
@@ -185,24 +179,41 @@ class SessionDir:
         second call tries it once more.
         """
         leaks = leftovers.clear_session(self.path) if os.path.isdir(self.path) else []
-        # Out of the list first: if a Ctrl-C came between the two steps, a second call would close
-        # a number that may belong to another file by then.
-        with contextlib.suppress(IndexError, OSError):  # a test may have closed it
-            os.close(self.held.pop())
+        self.release()
         return leaks
 
+    def release(self) -> None:
+        """Let go of the locks. A second call does nothing."""
+        # Out of the list first: if a Ctrl-C came between the two steps, a second call would close
+        # a number that may belong to another file by then.
+        while self.held:
+            with contextlib.suppress(OSError):  # a test may have closed it
+                os.close(self.held.pop())
 
-def _take_lock(session: str) -> int:
-    lock = private.open_lock(os.path.join(session, LOCK))
-    if not private.take_lock(lock):
-        os.close(lock)
-        raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
-    return lock
+
+def _take_locks(session: str) -> list[int]:
+    """Lock the session's file, which other machines see on NFS, and its folder.
+
+    systemd-tmpfiles removes old files from /tmp, and leaves a locked folder as it is.
+    """
+    with contextlib.ExitStack() as on_failure:
+        folder = os.open(session, _FOLDER)
+        on_failure.callback(os.close, folder)
+        lock = private.open_lock(LOCK, folder)
+        on_failure.callback(os.close, lock)
+        if not private.take_lock(lock):
+            raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
+        private.take_lock(folder)  # systemd-tmpfiles itself may hold it for a moment
+        on_failure.pop_all()
+    return [lock, folder]
 
 
 def _is_dead(session: str) -> bool:
-    """Whether nobody holds the session's lock. The caller holds the base's lock."""
+    """Whether nobody holds a lock of the session. The caller holds the base's lock."""
     try:
+        with private.closing_lock(os.open(session, _FOLDER)) as folder:
+            if not private.take_lock(folder):
+                return False
         lock = os.open(os.path.join(session, LOCK), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         # The file is made under the base's lock, and removed last when a session ends. So a session

@@ -104,7 +104,7 @@ def _warden(
             stdout=subprocess.PIPE,  # the warden's, for its answer
             stderr=subprocess.PIPE,
             env=env,
-            pass_fds=(pidfd, session.lock),
+            pass_fds=(pidfd, *session.held),
             start_new_session=True,
             cwd="/",
         )

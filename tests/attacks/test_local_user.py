@@ -229,7 +229,7 @@ def test_a_runtime_folder_in_the_attacker_s_is_not_used(
 DEAD = """
 session = SessionDir.create(SessionDir.choose()[0])
 os.mkdir(f"{session.path}/g1")
-os.close(session.lock)
+session.release()
 result = session.path
 """
 

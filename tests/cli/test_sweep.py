@@ -31,7 +31,7 @@ def test_a_dead_session_is_removed_and_a_living_one_stays(
     assert session_folder.base_folder() == base
     living = SessionDir.create(SessionDir.new_path(base))
     dead = SessionDir.create(SessionDir.new_path(base))
-    os.close(dead.lock)
+    dead.release()
     try:
         assert session_folder.dead(base) == [dead.path]
         assert cli.main(["sweep"]) == 0
@@ -65,7 +65,7 @@ def test_the_sweep_says_what_it_found_and_what_is_left(
     assert (cli.main(["sweep"]), *capfd.readouterr()) == (0, nothing, "")
     assert session_folder.base_folder() == base
     dead = SessionDir.create(SessionDir.new_path(base))
-    os.close(dead.lock)
+    dead.release()
     with monkeypatch.context() as stuck:
         stuck.setattr(leftovers, "clear_session", lambda *_, **__: ["busy"])
         assert (cli.main(["sweep"]), *capfd.readouterr()) == (1, f"not removed: {dead.path}\n", "")

@@ -57,7 +57,7 @@ def test_a_pytest_that_dies_while_it_starts_its_keeper_leaves_nothing(
             faulthandler.disable()
             os.kill(os.getpid(), {number})
 
-        session_folder._take_lock = die
+        session_folder._take_locks = die
 
         def test_it(gvisor):
             gvisor.run(["true"])

@@ -175,7 +175,7 @@ def test_dead_sessions_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert health.sessions().detail == f"none left in {base}"
     living = SessionDir.create(SessionDir.new_path(base))
     dead = SessionDir.create(SessionDir.new_path(base))
-    os.close(dead.lock)
+    dead.release()
     found = health.sessions()
     assert (found.state, found.detail) == (State.NOTE, f"1 dead in {base}")
     assert "sweep" in found.next_step

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -84,6 +85,19 @@ def test_closing_leaves_nothing_and_can_be_done_twice(base: str) -> None:
         launcher.close()
         wait_for_end(pid)
         assert os.listdir(base) == [".lock"]
+
+
+def test_a_session_whose_folder_is_removed_goes_on_in_another(launcher: Launcher) -> None:
+    """At a user's last logout, systemd removes XDG_RUNTIME_DIR. Sandboxes run on until the end."""
+    first, keeper = launcher.session(), launcher.keeper()
+    shutil.rmtree(first.path)
+    second = launcher.keeper()
+    assert os.path.isdir(launcher.session().path)
+    assert keeper.alive()
+    assert second.alive()
+    assert launcher.close() == first.held == []
+    assert not keeper.alive()
+    assert not second.alive()
 
 
 def test_all_threads_get_the_same_keeper(launcher: Launcher) -> None:
@@ -200,9 +214,9 @@ def test_a_request_that_cannot_be_sent_is_a_typed_error(launcher: Launcher) -> N
     assert gone_or_zombie(keeper.pid)
     with pytest.raises(LaunchError, match="cannot be sent"):
         keeper.launch(order, [])
-    keeper.hold(0)  # before its own word on why it has ended
+    keeper.hold([0])  # before its own word on why it has ended
     with pytest.raises(LaunchError, match="cannot be sent"):
-        keeper.hold(-1)
+        keeper.hold([-1])
 
 
 def test_a_keeper_that_does_not_end_is_killed(
@@ -243,7 +257,7 @@ def test_ctrl_c_while_the_keeper_comes_up_leaves_nothing(
 def test_what_the_sweep_has_removed_is_counted(base: str, launcher: Launcher) -> None:
     """Once a session is made, and not again with a keeper that replaces the first."""
     for _ in range(2):
-        os.close(SessionDir.create(SessionDir.new_path(base)).lock)
+        SessionDir.create(SessionDir.new_path(base)).release()
     launcher.keeper()
     assert launcher.swept == 2
     launcher.keeper().kill()

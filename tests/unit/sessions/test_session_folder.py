@@ -25,6 +25,7 @@ from pytest_gvisor.base.errors import LaunchError
 from pytest_gvisor.base.trust import noexec_problem
 from pytest_gvisor.programs import clock, leftovers
 from pytest_gvisor.programs.leftovers import clear_session, remove_session
+from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.sessions import places, session_folder, stopped_keepers
 from pytest_gvisor.sessions.session_folder import SessionDir
 from tests.forks import a_fork
@@ -118,7 +119,7 @@ def test_a_temporary_directory_that_runsc_cannot_use_is_passed_over(
 
 
 @pytest.mark.parametrize("all_are", [True, False])
-def test_a_file_system_that_is_mounted_noexec_comes_last_in_a_user_namespace(
+def test_a_file_system_that_is_mounted_noexec_comes_last(
     temporary: str, in_tmp: str, all_are: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such a folder is used where there is no other: images that lie elsewhere run from there."""
@@ -129,7 +130,6 @@ def test_a_file_system_that_is_mounted_noexec_comes_last_in_a_user_namespace(
         return ("is noexec",) if is_one else real(fd)
 
     monkeypatch.setattr(session_folder, "noexec_problem", problem)
-    monkeypatch.setattr(session_folder, "strangers_uid", lambda: 65534)
     chosen, reasons = session_folder.choose_base()
     assert chosen == (chosen_first if all_are else in_tmp)
     assert reasons[0] == f"{chosen_first}: is noexec"
@@ -277,17 +277,17 @@ def test_a_session_is_private_and_locked(base: str) -> None:
     assert mode_of(f"{base}/.lock") == 0o600
     with open(f"{session.path}/lock") as lock, pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    assert not os.get_inheritable(session.lock)
-    number = session.lock
+    assert not any(map(os.get_inheritable, session.held))
+    numbers = [*session.held]
     session.remove()
-    assert session.lock == -1
+    assert session.held == []
     assert os.listdir(base) == [".lock"]
     opened = os.open(base, os.O_RDONLY)
-    if opened != number:
+    for number in {*numbers} - {opened}:
         os.dup2(opened, number)
-        os.close(opened)
     assert session.remove() == []
-    os.close(number)
+    for number in {*numbers, opened}:
+        os.close(number)
 
 
 def test_locks_and_journals_are_private_from_the_beginning(
@@ -339,7 +339,7 @@ def test_a_session_that_cannot_be_locked_is_not_left(
     """The folder goes again."""
     path = SessionDir.choose(base)[0]
     refused = Mock(side_effect=OSError(errno.ENOLCK, "no locks"))
-    monkeypatch.setattr(session_folder, "_take_lock", refused)
+    monkeypatch.setattr(session_folder, "_take_locks", refused)
     with pytest.raises(LaunchError) as caught:
         SessionDir.create(path)
     assert caught.value.errno == errno.ENOLCK
@@ -397,6 +397,16 @@ def test_dead_sessions_are_swept_and_living_ones_are_not(base: str, session: Ses
     }  # fmt: skip
     assert os.path.isdir(f"{base}/other/x")
     assert session_folder.sweep(base) == []
+
+
+def test_a_session_lives_whatever_cleans_temporary_files(base: str, session: SessionDir) -> None:
+    """systemd-tmpfiles leaves a folder alone that it cannot lock. Others remove the old file."""
+    with closing(os.open(session.path, os.O_RDONLY)) as fd, pytest.raises(BlockingIOError):
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.unlink(f"{session.path}/lock")
+    assert session_folder.sweep(base) == session_folder.dead(base) == []
+    session.release()
+    assert session_folder.sweep(base) == [session.path]
 
 
 def test_dead_sessions_are_counted_and_stay(base: str, session: SessionDir) -> None:

@@ -40,7 +40,7 @@ session = SessionDir.create(SessionDir.choose(sys.argv[1])[0])
 pidfd = os.pidfd_open(os.getpid())
 argv = paths.command(warden.__file__, pidfd, 60, session.path, "sleep", "100")
 pipe = subprocess.PIPE
-made = subprocess.Popen(argv, stdin=pipe, stdout=pipe, pass_fds=(pidfd, session.lock))
+made = subprocess.Popen(argv, stdin=pipe, stdout=pipe, pass_fds=(pidfd, *session.held))
 print(made.pid, session.path, flush=True)
 time.sleep(100)
 """
