@@ -141,11 +141,15 @@ def check_test(message: dict[str, Any], inner: str | None) -> None:
 
 
 class Ahead:
-    """The tests that were named to one pytest inside, and that are not yet asked for."""
+    """The tests that were named to one pytest inside, and that are not yet asked for.
 
-    def __init__(self) -> None:
+    They are ``most`` at most; one is, before the time of a test is known.
+    """
+
+    def __init__(self, most: int = MOST) -> None:
         self._ids: deque[str] = deque()
-        self._most = 1
+        self.most = most
+        self._count = min(most, 1)
 
     @property
     def first(self) -> str | None:
@@ -159,7 +163,7 @@ class Ahead:
         Unless Ctrl-C stops it, the session waits for all of them at its end. So only short tests
         are many.
         """
-        return 0 if len(self._ids) > self._most // 2 else self._most
+        return 0 if len(self._ids) > self._count // 2 else self._count
 
     def pop(self) -> None:
         """Forget the first test: it is over, or its turn has come."""
@@ -167,7 +171,9 @@ class Ahead:
 
     def took(self, seconds: float) -> None:
         """Note the time of a test."""
-        self._most = MOST if seconds < _SHORTEST else _MANY if seconds < _SHORT else 1
+        self._count = min(
+            self.most, MOST if seconds < _SHORTEST else _MANY if seconds < _SHORT else 1
+        )
 
     def send(self, link: Link, ids: Ids, collected: Collection[str]) -> None:
         """Name the tests that follow for sure, and that are not named yet."""

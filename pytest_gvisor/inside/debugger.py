@@ -64,13 +64,10 @@ def _read_in_time(fd: int, budget: Budget) -> str:
 
 
 class Debugger:
-    """The debuggers of one pytest inside, of which one is open at most."""
+    """The debuggers of one test inside, or of one start, of which one is open at most."""
 
-    def __init__(self, config: pytest.Config) -> None:
-        self._config = config
-        self._link: Link
-        """The pytest inside, as soon as a test or a start has begun."""
-
+    def __init__(self, config: pytest.Config, link: Link) -> None:
+        self._config, self._link = config, link
         self._is_open = False
         self._show: Callable[[bytes], None] | None = None
         self._line = ""
@@ -78,19 +75,11 @@ class Debugger:
         self._reads = self._interrupted = False
         self._handler: Any = None
 
-    def begin(self, link: Link, *, test: bool = True) -> None:
-        """Begin a test, or else the start of its sandbox: no debugger is open."""
-        self._link = link
-        self._announced = False
-        if test and is_asked_for(self._config):
-            self._pass_on_interrupts()
-
     def end(self) -> None:
-        """End a test, and with it its debugger."""
+        """Close the one that is open, and give the user's interrupts back to pytest."""
         self._close()
         if self._handler is not None:
             signal.signal(signal.SIGINT, self._handler)
-            self._handler = None
 
     def take(self, message: dict[str, Any], name: str, last: pytest.TestReport | None) -> None:
         """Open for the test ``name``, read a line, or end. ``last`` is its latest report."""
@@ -122,7 +111,7 @@ class Debugger:
         self._is_open, self._line, self._show = True, "", link.show
         if self._show is None:
             link.show_from_here(Live(self._write).add_bytes)
-        self._pass_on_interrupts()
+        self.pass_on_interrupts()
         if not self._announced:
             self._announced = True
             self._announce(f"\n>>> gvisor: a debugger INSIDE asks for input: {escape(name)}\n")
@@ -189,9 +178,9 @@ class Debugger:
         prompt, self._line = _COLOUR.sub("\x01\\1\x02", self._line), ""
         return input(f"\x01\r\x02{prompt}") + "\n"
 
-    def _pass_on_interrupts(self) -> None:
+    def pass_on_interrupts(self) -> None:
+        """Let the test have the user's interrupts from here on."""
         if self._handler is None and threading.current_thread() is threading.main_thread():
-            self._interrupted = False
             self._handler = signal.signal(signal.SIGINT, self._interrupt)
 
     def _interrupt(self, _number: int, _frame: object) -> None:

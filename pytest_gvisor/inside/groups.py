@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -16,7 +16,7 @@ import pytest
 from pytest_gvisor.base.errors import GvisorError, UsageError
 from pytest_gvisor.base.settings import Isolation, Platform, Settings
 from pytest_gvisor.inside.worker import Worker
-from pytest_gvisor.plugin import markers
+from pytest_gvisor.plugin import cells, markers
 from pytest_gvisor.plugin.placement import APART, variant_of
 from pytest_gvisor.plugin.precedence import expected_failures, run_settings, settings_of
 from pytest_gvisor.plugin.skips import fail_misuse, location
@@ -70,45 +70,28 @@ class ItemPlan:
     misuse: UsageError | None
     """The error of its markers: it fails with that when its turn has come."""
 
-    def require_platform(self) -> Platform:
-        """Return the platform. Skips or fails the test if a requirement is missing."""
-        if isinstance(self._verdict, BaseException):
-            raise self._verdict
-        return self._verdict
-
-    @property
-    def is_refused(self) -> bool:
-        """Whether the host will skip or fail the test, so that it must not run ahead inside."""
-        return isinstance(self._verdict, BaseException)
-
     @functools.cached_property
-    def _verdict(self) -> Platform | BaseException:
-        try:
-            return self._choose_platform()
-        except (pytest.skip.Exception, pytest.fail.Exception, GvisorError) as error:
-            return error
+    def verdict(self) -> Platform | BaseException:
+        """The platform, or the skip or failure of a test that the host refuses to run."""
+        return _settled(self._choose_platform)
 
     def _choose_platform(self) -> Platform:
         item, settings = self.item, self.group.settings
-        with fail_misuse():
-            if self.misuse is not None:
+        if self.misuse is not None:
+            with fail_misuse():
                 raise self.misuse
-            if settings.image is not None:  # its Python is the host's
-                raise UsageError(
-                    f"{location(item)}: a test inside runs with the host's Python and system "
-                    f"folders, and image={settings.image!r} is asked for",
-                    next_step="Say @pytest.mark.gvisor(image=None) for it, or run a program of the "
-                    "image with the gvisor fixture.",
-                )
         markers.check_requirements(item, settings)
         asked, in_gvisor = self.group.platform, bool(item.config.getoption("in_gvisor"))
         platform = markers.choose_platform(item, settings, asked, in_gvisor=in_gvisor)
         if platform is Platform.KVM:  # whose devices may hang a sandbox for ever
-            return self.try_platform(platform)
+            self._try(platform)
         return platform
 
-    def try_platform(self, platform: Platform) -> Platform:
-        """Return the platform. Skips or fails the test if it does not work."""
+    def tried(self, platform: Platform) -> Platform | BaseException:
+        """Return the platform if it works, or else the skip or failure."""
+        return _settled(lambda: self._try(platform))
+
+    def _try(self, platform: Platform) -> Platform:
         item, settings = self.item, self.group.settings
         chosen = run_settings(item.config).platforms
         # Of several platforms, and of one that a marker names, not all need to work.
@@ -116,6 +99,13 @@ class ItemPlan:
         in_gvisor = only and bool(item.config.getoption("in_gvisor"))
         markers.check_platform(item, settings, platform, in_gvisor=in_gvisor)
         return platform
+
+
+def _settled(choose: Callable[[], Platform]) -> Platform | BaseException:
+    try:
+        return choose()
+    except (pytest.skip.Exception, pytest.fail.Exception, GvisorError) as error:
+        return error
 
 
 plan_key = pytest.StashKey[ItemPlan]()
@@ -134,6 +124,13 @@ def planned(items: Sequence[pytest.Item], isolation: Isolation) -> list[Group]:
             settings.check_allow()
             if settings.traces("paths"):
                 raise UsageError(f"trace={settings.trace}: a test inside has no paths; write True")
+            if settings.image is not None:  # its Python is the host's
+                raise UsageError(
+                    f"{location(item)}: a test inside runs with the host's Python and system "
+                    f"folders, and image={settings.image!r} is asked for",
+                    next_step="Say @pytest.mark.gvisor(image=None) for it, or run a program of the "
+                    "image with the gvisor fixture.",
+                )
         except UsageError as error:
             misuse = error
         lifetime = Isolation.TEST if variant.fresh else isolation
@@ -146,4 +143,6 @@ def planned(items: Sequence[pytest.Item], isolation: Isolation) -> list[Group]:
             number=len(group.plans), expected=expected_failures(item), misuse=misuse,
         )  # fmt: skip
         group.plans.append(plan)
+        if misuse is None:
+            cells.note_inside(item, variant.inner, group.plans[0].item)
     return list(groups.values())

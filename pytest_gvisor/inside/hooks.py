@@ -18,8 +18,6 @@ from pytest_gvisor.programs.paths import caches
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from pytest_gvisor.inside.session import InsideSession
-
 _MARKER = (
     "in_gvisor(*, fresh=False, user=None): run this test inside gVisor, if fresh in a sandbox of "
     "its own, as this user"
@@ -33,7 +31,6 @@ _INI_KEYS = ("gvisor_env", "gvisor_readable", "gvisor_user", placement.FIELDS)
 _RUN_NO_TEST = ("cacheshow", "collectonly", "setupplan", "show_fixtures_per_test", "showfixtures")
 """Options with which pytest begins a session all the same."""
 
-_session_key: pytest.StashKey[InsideSession] = pytest.StashKey()
 _taken_key: pytest.StashKey[dict[str, int]] = pytest.StashKey()
 """The names of all tests that are collected, and how many have each node id."""
 
@@ -188,21 +185,12 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
         placement.note_deselected(items[0].config, items)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Run a test inside, in place of pytest's own protocol."""
-    if placement.variant_key not in item.stash:
-        return None
-    inside: InsideSession = item.config.stash[_session_key]
-    inside.run(item, nextitem)
-    return True
-
-
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     """Begin and end the sandboxes with the loop.
 
-    As the innermost hook: pytest-cov combines data after it.
+    As the innermost hook: pytest-cov combines data after it. `InsideSession` has the hook that
+    runs a test.
     """
     config, inside = session.config, None
     stops = session.testsfailed and not config.option.continue_on_collection_errors
@@ -210,7 +198,8 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     if runs and any(placement.variant_key in item.stash for item in session.items):
         from pytest_gvisor.inside.session import InsideSession  # noqa: PLC0415 -- idle costs nothing
 
-        inside = config.stash[_session_key] = InsideSession(session)
+        inside = InsideSession(session)
+        config.pluginmanager.register(inside, "gvisor-inside")
         config.add_cleanup(inside.end)
     try:
         return (yield)

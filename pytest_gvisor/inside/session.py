@@ -5,39 +5,36 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from pytest_gvisor.base.egress import missing
+from pytest_gvisor.base.errors import GvisorError
 from pytest_gvisor.base.escape import Live
-from pytest_gvisor.base.settings import Isolation, Network, Platform, Settings
+from pytest_gvisor.base.settings import Isolation, Platform, Settings
 from pytest_gvisor.inside import ahead
 from pytest_gvisor.inside.back.anchors import Anchors
 from pytest_gvisor.inside.back.landing import PLUGIN, Store
 from pytest_gvisor.inside.back.returned import Agreed, Taker, agree, basetemp
 from pytest_gvisor.inside.boot.copies import Copies
-from pytest_gvisor.inside.boot.early import early
-from pytest_gvisor.inside.boot.start import fresh, open_gate, opening, plan
+from pytest_gvisor.inside.boot.start import opening, plan
 from pytest_gvisor.inside.groups import Group, ItemPlan, plan_key, planned
+from pytest_gvisor.inside.hints import Hints
 from pytest_gvisor.inside.plugins import Bridges, allure, unbridged
 from pytest_gvisor.inside.view import run_options
 from pytest_gvisor.inside.wire import reports
-from pytest_gvisor.inside.wire.link import Link
+from pytest_gvisor.inside.wire.link import Died, Hangs, Link
 from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 from pytest_gvisor.inside.worker import Worker
 from pytest_gvisor.plugin import cells, placement
 from pytest_gvisor.programs import clock
 from pytest_gvisor.report.run_texts import run_of
-from pytest_gvisor.run.not_started import NO_NETWORK, NO_NETWORK_TOLD
 
 _MAX_FALSE_STARTS = 3
 _STOPS = (KeyboardInterrupt, pytest.exit.Exception)
 """The exceptions that end the session, and are no outcome of a test."""
 
-_NO_NETWORK = f"{NO_NETWORK_TOLD}: --gvisor-network=host (or ini gvisor_network)"
 _LAST_END = 10.0
 """Seconds for runsc to end when the pytest inside has: it takes some 15 ms."""
 
@@ -55,6 +52,7 @@ class InsideSession:
         self._returned = Store(Anchors(str(self._config.rootpath), inside.writable))
         self._returned.began = placement.began(self._config)
         self._config.pluginmanager.register(self._returned, PLUGIN)
+        self._allure = self._config.pluginmanager.get_plugin("allure_listener")
         self._agree(session.items)  # which opens the anchors of all before the first test
 
         self._started = 0
@@ -68,20 +66,32 @@ class InsideSession:
         self._working: set[tuple[Platform, str | None]] = set()
         self._false_starts: dict[tuple[Platform | None, Settings], int] = {}
 
-    def run(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
-        """Run the whole protocol of one test inside."""
-        plan, hook, ended, lost = item.stash[plan_key], item.ihook, False, None
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(
+        self, item: pytest.Item, nextitem: pytest.Item | None
+    ) -> bool | None:
+        """Run the whole protocol of a test inside, in place of pytest's own."""
+        plan = item.stash.get(plan_key, None)
+        if plan is None:
+            return None
+        hook, ended, lost = item.ihook, False, None
         self._following = None if nextitem is None else nextitem.stash.get(plan_key, None)
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        platform = _set_up(item, plan.require_platform)
-        if platform is not None:
-            ids = self._ids(plan, nextitem)
-            ended, lost = self._run_in_group(plan, platform, ids)
+        if isinstance(platform := plan.verdict, BaseException):
+            _report_refusal(item, platform)
+        else:
+            worker = plan.group.worker
+            if worker is None or worker.gone:
+                worker = plan.group.worker = self._worker(plan.group)
+            ids = self._ids(plan, nextitem, worker.ahead.room)
+            ended, lost = self._run_in_group(plan, platform, worker, ids)
             if not ids.upcoming and plan.group.lifetime is not Isolation.SESSION:
                 self._finish_group(plan.group)
         self._tear_down_here(item, nextitem)
-        allure.settle(item, ended=ended, lost=lost)
+        if self._allure is not None:
+            allure.settle(self._allure, item, ended=ended, lost=lost)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
 
     @staticmethod
     def _tear_down_here(item: pytest.Item, nextitem: pytest.Item | None) -> None:
@@ -101,39 +111,35 @@ class InsideSession:
             _log_phase(item, call)
 
     def _run_in_group(
-        self, plan: ItemPlan, platform: Platform, ids: ahead.Ids
+        self, plan: ItemPlan, platform: Platform, worker: Worker, ids: ahead.Ids
     ) -> tuple[bool, pytest.TestReport | None]:
         """Run a test inside; return whether it came to its end there, and else its last report."""
         item, group = plan.item, plan.group
-        worker = group.worker = group.worker or self._worker(group, platform)
-        began = clock.monotonic()
-        failure = worker.start()
-        tried = platform, group.settings.runsc
+        began, is_fresh = clock.monotonic(), worker.link is None
+        failure = self._begin(worker, group, platform) if is_fresh else ""
         # A sandbox that starts shows that its platform works; one that does not is looked into.
-        if not failure:
-            self._working.add(tried)
-        elif tried not in self._working and not _set_up(
-            item, functools.partial(plan.try_platform, platform)
-        ):
+        is_known = not failure or (platform, group.settings.runsc) in self._working
+        if isinstance(refusal := platform if is_known else plan.tried(platform), BaseException):
+            _report_refusal(item, refusal)
             return False, None
-        began_in, last = None, None
+        last = None
         runs_xfail = self._config.getoption("runxfail", False)
         reason = None if runs_xfail else plan.expected.get(platform)
         spent = clock.monotonic() - began
         made_up = [reports.made_up(item, "setup", failure, spent)] if failure else []
         self._prepare_next(group)
-        worker.excused = reason is not None
-        for report in made_up or worker.run(item, ids):
-            _add_network_hint(report, group)
+        for report in made_up or worker.run(item, ids, excused=reason is not None):
+            if report.failed:
+                worker.hints.add_network(report)
             # Neither forbidden acts are an expected failure, nor is an error of pytest itself.
             unexpected = failure or worker.broke or worker.forbidden or not worker.ran
             if reason is not None and not unexpected:
                 _apply_xfail(report, f"{platform}: {reason}")
-            began_in, worker.fresh = worker.fresh or began_in, None
-            shown = worker.used if report.failed else began_in
-            start = None if began_in is None else began_in.supervisor.start
-            told = shown if group.settings.report else None
-            run = run_of(told.record, told.traced.acts(tree=True)) if told is not None else None
+            start, run, link = None, None, worker.link
+            if link is not None and is_fresh:
+                start = link.supervisor.start
+            if link is not None and group.settings.report and (is_fresh or report.failed):
+                run = run_of(link.record, link.traced.latest().tree() if link.traced else "")
             cells.attach_inside_cell(item, report, start=start, run=run)
             with self._logging(captured=worker.captured):
                 item.ihook.pytest_runtest_logreport(report=report)
@@ -142,6 +148,15 @@ class InsideSession:
             last = report
         self._count_start(item, group, failed=bool(failure) or worker.broke)
         return (True, None) if worker.ended and not failure else (False, last)
+
+    def _begin(self, worker: Worker, group: Group, platform: Platform) -> str:
+        """Start the sandbox of a group; return the failure, or nothing."""
+        try:
+            worker.collect(*self._start(group, platform))
+        except (Died, Hangs, GvisorError) as error:
+            return worker.not_begun(error)
+        self._working.add((platform, group.settings.runsc))
+        return ""
 
     @contextlib.contextmanager
     def _logging(self, *, captured: bool) -> Iterator[None]:
@@ -169,41 +184,31 @@ class InsideSession:
                 "three sandboxes in a row ended before their first test, or by an error of pytest"
             )
 
-    def _ids(self, plan: ItemPlan, nextitem: pytest.Item | None) -> ahead.Ids:
-        """Return the names of a test and of those after it: their fixtures stay set up."""
-        most = self._most_ahead(plan.group)
-        following = [] if nextitem is None else self._upcoming(plan)
-        upcoming = [*itertools.islice(following, most + 1)]
-        sure = 0
-        # A worker of xdist does not know the test after the next one.
-        if upcoming[:1] == [self._following] and not hasattr(self._config, "workerinput"):
+    def _ids(self, plan: ItemPlan, nextitem: pytest.Item | None, most: int) -> ahead.Ids:
+        """Return the names of a test and of those after it: their fixtures stay set up.
+
+        Tests that the host will skip or fail are left out. Under xdist nobody knows what comes
+        after the next test.
+        """
+        plans, following, sure = plan.group.plans, self._following, 0
+        numbers: Iterable[int] = range(plan.number + 1, len(plans)) if nextitem is not None else ()
+        if is_worker := hasattr(self._config, "workerinput"):
+            numbers = [one.number for one in (following,) if one and one.group is plan.group]
+        others = (plans[n] for n in numbers if not isinstance(plans[n].verdict, BaseException))
+        upcoming = [*itertools.islice(others, most + 1)]
+        if upcoming[:1] == [following] and not is_worker:
             places = enumerate(upcoming[:most], plan.position + 1)
             sure = len([*itertools.takewhile(lambda pair: pair[1].position == pair[0], places)])
         names = tuple(other.name for other in upcoming)
         return ahead.Ids(inner=plan.name, upcoming=names, sure=sure)
 
-    def _most_ahead(self, group: Group) -> int:
-        """Return how many tests may be named ahead to the sandbox of a group."""
+    def _worker(self, group: Group) -> Worker:
         writable, live = bool(self._inside.writable), "live log" in self._bridges.names
         most = ahead.most(self._config, group.settings, writable=writable, live=live)
-        return min(most, 1 if group.worker is None else group.worker.ahead.room)
-
-    def _upcoming(self, plan: ItemPlan) -> Iterator[ItemPlan]:
-        """Yield the tests after this one in its sandbox that the host will not skip or fail.
-
-        Under xdist nobody knows what comes after the next test.
-        """
-        plans, following = plan.group.plans, self._following
-        others: Iterable[ItemPlan] = (plans[i] for i in range(plan.number + 1, len(plans)))
-        if hasattr(self._config, "workerinput"):
-            others = [following] if following is not None and following.group is plan.group else []
-        yield from (other for other in others if not other.is_refused)
-
-    def _worker(self, group: Group, platform: Platform) -> Worker:
+        hints = Hints(self._config, group.items, self._inside, group.settings)
         return Worker(
-            self._config, functools.partial(self._start, group, platform), group.settings.timeout,
-            Live(self._write_terminal).add, self._bounds, bridges=self._bridges,
-            inside=self._inside, items=group.items,
+            self._config, group.items, hints, self._bounds, self._bridges,
+            timeout=group.settings.timeout, show=Live(self._write_terminal).add, most=most,
         )  # fmt: skip
 
     def _start(self, group: Group, platform: Platform) -> tuple[Link, Taker]:
@@ -218,13 +223,9 @@ class InsideSession:
         bridges = self._bridges.names
         opens = opening(group.items, bridges=bridges, taker=taker, show=self._show())
         # Several sandboxes are started in the same way, for a test or a module each.
-        if any(other.starts_like(group) for other in self._groups):
-            link = self.copies.begin(planned, opens)
-            # It loads the project meanwhile.
-            self._prepare_next(group)
-        else:
-            link = (early(self._config, planned) or fresh(self._config, planned)).link
-            open_gate(link, opens)
+        alike = any(other.starts_like(group) for other in self._groups)
+        link = self.copies.begin(planned, opens, alike=alike)
+        self._prepare_next(group)  # it loads the project meanwhile
         return link, taker
 
     def _agree(self, items: Sequence[pytest.Item], base: str | None = None) -> Agreed:
@@ -237,7 +238,7 @@ class InsideSession:
         plan = self._following
         if plan is None or plan.group.worker is not None or not plan.group.starts_like(group):
             return
-        if not plan.is_refused:
+        if not isinstance(plan.verdict, BaseException):
             self.copies.prepare()
 
     def _show(self) -> Callable[[bytes], None] | None:
@@ -256,7 +257,8 @@ class InsideSession:
         worker, group.worker = group.worker, None
         if worker is not None:
             link = worker.finish(patience, interrupted=interrupted)
-            if link is not None and (acts := link.traced.after_last()):
+            traced = None if link is None else link.traced
+            if traced is not None and (acts := traced.after_last()):
                 self._bounds.fail(f"after the last test of a sandbox: {acts}")
             self._settle(link)
 
@@ -277,7 +279,11 @@ class InsideSession:
         patience = _LAST_END if self._inside.writable else 0.0
         for group in self._groups:
             self._finish_group(group, patience, interrupted=interrupted)
-        self._look_at_plugins()
+        items = [item for group in self._groups for item in group.items]
+        worker = getattr(self._config, "workerinput", {"workerid": "gw0"})["workerid"]
+        if worker == "gw0" and (text := unbridged.find(self._config, items)):
+            self._bounds.say(text)  # in one process
+        unbridged.keep_snapshots(self._config, items)
         self._bounds.close()
 
     def end(self) -> None:
@@ -285,23 +291,15 @@ class InsideSession:
         self._settle(None)
         self._returned.close()
 
-    def _look_at_plugins(self) -> None:
-        """Warn, in one process, of plugins whose summaries lack these tests."""
-        items = [item for group in self._groups for item in group.items]
-        worker = getattr(self._config, "workerinput", {"workerid": "gw0"})["workerid"]
-        if worker == "gw0" and (text := unbridged.find(self._config, items)):
-            self._bounds.say(text)
-        unbridged.keep_snapshots(self._config, items)
 
+def _report_refusal(item: pytest.Item, why: BaseException) -> None:
+    """Report a test that the host skips or fails."""
 
-def _set_up(item: pytest.Item, require: Callable[[], Platform]) -> Platform | None:
-    """Return the platform of a test; after a skip or failure, report it and return None."""
-    call = pytest.CallInfo.from_call(require, when="setup", reraise=_STOPS)
-    if call.excinfo is None:
-        return call.result
-    for phase in (call, pytest.CallInfo.from_call(lambda: None, when="teardown")):
-        _log_phase(item, phase)
-    return None
+    def refuse() -> None:
+        raise why
+
+    _log_phase(item, pytest.CallInfo.from_call(refuse, when="setup", reraise=_STOPS))
+    _log_phase(item, pytest.CallInfo.from_call(lambda: None, when="teardown"))
 
 
 def _log_phase(item: pytest.Item, call: pytest.CallInfo[Any]) -> None:
@@ -337,23 +335,3 @@ def _take_back_subtests(item: pytest.Item) -> None:
         stats[key] = kept
         if not kept:
             del stats[key]  # pytest looks whether it is there
-
-
-def _add_network_hint(report: pytest.TestReport, group: Group) -> None:
-    """Say of a failed connection that the sandbox has no network, if that is so."""
-    if report.failed and group.settings.network is Network.NONE:
-        sections = (text for title, text in report.sections if title != "gvisor: allow")
-        texts = [report.longreprtext, *sections]
-        if any(map(NO_NETWORK.search, texts)):
-            report.sections.append(("gvisor: network", _network_told(texts, group.settings.allow)))
-
-
-def _network_told(texts: Sequence[str], allow: tuple[str, ...]) -> str:
-    """Return the remedy for a failed connection; with an allow-list, the whole list that helps."""
-    if not allow:
-        return _NO_NETWORK
-    # pytest begins the lines of the error itself so. Sources of libraries name other hosts.
-    lines = sorted("\n".join(texts).splitlines(), key=lambda line: not line.startswith("E "))
-    option = shlex.quote(",".join((*allow, missing("\n".join(lines), allow))))
-    remedy = f"--gvisor-allow={option} (or ini gvisor_allow, or the marker's allow=[…])"
-    return f"It is not in allow={[*allow]!r}. To reach it: {remedy}"

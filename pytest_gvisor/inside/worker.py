@@ -7,22 +7,27 @@ been made here. So what counts, prints or writes results needs to know nothing o
 
 from __future__ import annotations
 
-import contextlib
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gvisor.base.errors import GvisorError, ProtocolError, UsageError
+from pytest_gvisor.base.errors import GvisorError, ProtocolError
 from pytest_gvisor.base.escape import safe
-from pytest_gvisor.inside.ahead import Ahead, Ids, Progress, check_test, not_found, other_names
+from pytest_gvisor.inside.ahead import (
+    Ahead,
+    Ids,
+    Progress,
+    check_test,
+    not_found,
+    other_names,
+)
 from pytest_gvisor.inside.back.returned import LAST_ACTS, Taker
-from pytest_gvisor.inside.debugger import Debugger, stopped
+from pytest_gvisor.inside.debugger import Debugger, is_asked_for, stopped
+from pytest_gvisor.inside.hints import Hints
 from pytest_gvisor.inside.plugins import Bridges
-from pytest_gvisor.inside.view import environment, shown_files, users, visible
+from pytest_gvisor.inside.view import shown_files, users
 from pytest_gvisor.inside.view.configuration import measuring
-from pytest_gvisor.inside.view.run_options import Inside
 from pytest_gvisor.inside.wire import fields, reports, rules
 from pytest_gvisor.inside.wire.link import Died, Hangs, Link, gone
 from pytest_gvisor.inside.wire.session_bounds import SessionBounds
@@ -40,58 +45,49 @@ _LAST_WORDS = 2.0
 
 
 class Worker:
-    """One pytest inside, started for its first test and replaced after its death."""
+    """One pytest inside, from its collection to its end."""
 
     def __init__(
         self,
         config: pytest.Config,
-        start: Callable[[], tuple[Link, Taker]],
+        items: Sequence[pytest.Item],
+        hints: Hints,
+        bounds: SessionBounds,
+        bridges: Bridges,
+        *,
         timeout: float,
         show: Callable[[str], None],
-        bounds: SessionBounds,
-        *,
-        bridges: Bridges,
-        inside: Inside,
-        items: Sequence[pytest.Item],
+        most: int,
     ) -> None:
-        self._config = config
-        self._cwd = str(config.invocation_params.dir)
-        self._inside = inside
-        self._items = items
+        self._config, self._items, self.hints = config, items, hints
         self._names: Mapping[str, str] = {}
         """The names inside of tests that have others there."""
 
-        self._shown = functools.cache(lambda: visible.shown(config, items, inside.readable))
-        self._bounds = bounds
-        self._bridges = bridges
-        self._debugger = Debugger(config)
+        self._bounds, self._bridges = bounds, bridges
+        self._debugs = is_asked_for(config)
+        self._debugger: Debugger | None = None
+        """That of the test or the start that goes on, from when one is asked for."""
+
         self._stopped = False
         self._taker: Taker
-        """The receiver of the sandbox's files, which is there as long as `_link`."""
+        """The receiver of the sandbox's files, which is there as long as `link`."""
 
-        self._start = start
-        self._timeout = timeout
-        self._show = show
+        self._timeout, self._show = timeout, show
         self._relayed = any(config.getoption(o, False) for o in ("setupshow", "setuponly"))
-        self._link: Link | None = None
-        self.used: Link | None = None
-        """The sandbox that was used last, which may have ended."""
+        self.link: Link | None = None
+        """The sandbox, from when it is started."""
 
-        self.fresh: Link | None = None
-        """The sandbox that was started last, until somebody takes note of it."""
+        self.gone = False
+        """Whether the pytest has died, or has not got as far as a test."""
 
-        self.ahead = Ahead()
+        self.ahead = Ahead(most)
         """The tests that were named ahead."""
 
-        self._under_way = False
         self.ran = False
         """Whether the test that `run` was last asked for has begun inside."""
 
         self.captured = False
         """Whether pytest logs the report that `run` yields while it captures output."""
-
-        self.excused = False
-        """Whether a failure of the test's own is expected, so that forbidden acts fail it too."""
 
         self.forbidden = False
         """Whether it did what ``forbid`` names, or may have."""
@@ -105,45 +101,46 @@ class Worker:
         self._errors: list[str] = []
         self.ids: frozenset[str] = frozenset()
 
-    def start(self) -> str:
-        """Start the pytest inside, if it is not there; return the problem, or nothing."""
-        try:
-            self._ready()
-        except (Died, Hangs, GvisorError) as error:
-            cause, link, self._link = gone(error), self._link, None
-            if link is not None:
-                self._close(link)
-                cause = link.told(cause)
-            return self._explained(f"the pytest inside did not get as far as a test: {cause}")
-        return ""
+    def not_begun(self, error: Exception) -> str:
+        """End a sandbox that did not get as far as a test, if it was started; return the text."""
+        self.gone, cause = True, gone(error)
+        if self.link is not None:
+            self._close(self.link)
+            cause = self.link.told(cause)
+        return self.hints.explained(f"the pytest inside did not get as far as a test: {cause}")
 
-    def run(self, item: pytest.Item, ids: Ids) -> Iterator[pytest.TestReport]:
+    def run(
+        self, item: pytest.Item, ids: Ids, *, excused: bool = False
+    ) -> Iterator[pytest.TestReport]:
         """Run one test; yield its reports as they arrive, and made-up ones for missing phases.
 
-        To be called after a `start` that went well: the deadline is the test's own.
+        ``excused`` tells that its failure is expected, so that forbidden acts fail it too. To be
+        called after `collect`: the deadline is the test's own.
         """
         progress = Progress(calls=not self._config.getoption("setuponly", False))
         self.ran = self.ended = self.broke = self.forbidden = False
         began = clock.monotonic()
-        link = self._ready()
-        self._taker.name_sandbox(item.nodeid)
+        link = self.link
+        assert link is not None
+        self._taker.sandbox = self._taker.sandbox or item.nodeid
         link.budget = Budget(self._timeout)
         ids = ids.renamed(self._names)
         if ids.inner not in self.ids:
-            text = self._explained(not_found(ids.inner, self.ids, self._errors))
+            text = self.hints.explained(not_found(ids.inner, self.ids, self._errors))
             yield reports.made_up(item, "setup", text, 0.0)
             return
-        self._debugger.begin(link)
+        if self._debugs:
+            self._debugger_of(link).pass_on_interrupts()
         try:
-            self._under_way = self.ran = True
+            self.ran = True
             self._command(link, item, ids)
             for report in self._reports(link, item, ids.inner, progress):
                 if progress.missing() is None:
-                    self.forbidden = link.judge(report, failed=progress.failed and not self.excused)
+                    self.forbidden = link.judge(report, failed=progress.failed and not excused)
                 yield report
                 if report.failed:  # the caller may know of a pass that counts as one
                     self._taker.note_failed(item, ids.inner)
-            self._under_way, self.ended = False, True
+            self.ended = True
             self.ahead.took(clock.monotonic() - began)
         except (Died, Hangs, GvisorError) as error:
             cause = gone(error)
@@ -154,7 +151,16 @@ class Worker:
             yield from self._dead(item, progress, began, link, cause)
         finally:
             if not self._stopped:  # else what is torn down is shown too
-                self._debugger.end()
+                self._end_debugger()
+
+    def _debugger_of(self, link: Link) -> Debugger:
+        self._debugger = self._debugger or Debugger(self._config, link)
+        return self._debugger
+
+    def _end_debugger(self) -> None:
+        debugger, self._debugger = self._debugger, None
+        if debugger is not None:
+            debugger.end()
 
     def _command(self, link: Link, item: pytest.Item, ids: Ids) -> None:
         """Send the command to run a test, unless it runs already, and name the next one.
@@ -199,51 +205,32 @@ class Worker:
                 with rules.reading("a phase from inside that there is not"):
                     progress.phase = fields.phase(message["when"])
             elif kind == "report":
-                report = self._full_report(message, item)
+                report = reports.revive(self._config, message, item, self._bounds)
+                if report.failed:
+                    self.hints.add(report, link, message.get("missed"))
                 progress.add(report)
                 self.captured = message.get("captured") is True
                 yield report
                 self.captured = False
             elif kind == "debugger":
-                self._debugger.take(message, item.nodeid, report)
+                self._debugger_of(link).take(message, item.nodeid, report)
             elif kind == "stops":
                 name = "shouldfail" if message.get("fails") is True else "shouldstop"
                 setattr(item.session, name, safe(str(message.get("text"))[:10_000]))
             elif kind == "stopped":
                 self._taker.note_failed(item, inner)
-                self._under_way, self._stopped = False, True
+                self._stopped = True
                 raise stopped(message)
         if missing := progress.missing():
             raise ProtocolError(
                 f"it said that the test was done, without a report of its {missing}"
             )
 
-    def _full_report(self, message: dict[str, Any], item: pytest.Item) -> pytest.TestReport:
-        report = reports.revive(self._config, message, item, self._bounds)
-        if report.failed:
-            texts = [report.longreprtext, *(text for _title, text in report.sections)]
-            hint = environment.hint(message.get("missed"), self._inside.held_back, texts)
-            # Of the files that a failure names, the host may have some.
-            told = {"environment": hint, "files": self._explain(texts)}
-            told |= self.used.did("what it did") if self.used else {}
-            report.sections += [(f"gvisor: {title}", told[title]) for title in told if told[title]]
-        return report
-
-    def _explain(self, texts: Sequence[str]) -> str:
-        """Return what there is to say of files that failures name and that are not shown."""
-        with contextlib.suppress(UsageError):  # no sandbox is planned, and the failure says why
-            return shown_files.hint(texts, lambda path: self._shown().holds(path), self._cwd)
-        return ""
-
-    def _explained(self, text: str) -> str:
-        """Add to a failure's text what there is to say of the files that it names."""
-        return "\n".join(filter(None, (text, self._explain([text]))))
-
     def _unasked(self, message: dict[str, Any]) -> None:
         """Take a message of a test that was commanded ahead and is no longer wanted."""
         first = self.ahead.first
-        if message["type"] == "debugger" and self.used is not None:
-            Debugger.refuse(message, self.used)
+        if message["type"] == "debugger" and self.link is not None:
+            Debugger.refuse(message, self.link)
             return
         if first is not None and message["type"] == "bridge":
             return  # of a test that does not run on the host
@@ -272,32 +259,25 @@ class Worker:
         else:
             raise ProtocolError(f"a message {kind!r:.50} from inside that does not belong here")
 
-    def _ready(self) -> Link:
-        """Return the link to a pytest that has collected. Raises the errors of `Link.receive`."""
-        if self._link is not None:
-            return self._link
-        self.ahead = Ahead()
-        self._under_way = False
-        link, self._taker = self._start()
-        self._link = self.used = self.fresh = link
+    def collect(self, link: Link, taker: Taker) -> None:
+        """Take the tests that a pytest collects. Raises the errors of `Link.receive`."""
+        self.link, self._taker = link, taker
         link.budget = Budget(max(self._timeout, 60.0))
-        self._debugger.begin(link, test=False)
         try:
             while (message := link.receive())["type"] != "collected":
                 if message["type"] == "debugger":
-                    self._debugger.take(message, "the collection of tests", None)
+                    self._debugger_of(link).take(message, "the collection of tests", None)
                 elif message["type"] == "ready":
                     link.holds = message.get("holds") is True
                 elif message["type"] != "goes on":
                     self._common(message, "")
         finally:
-            self._debugger.end()
+            self._end_debugger()
         with rules.reading("a collection from inside that cannot be one"):
             ids, numbers = _TEXTS(message["ids"]), _TEXTS(message["numbers"])
             self._names = other_names(self._items, ids, numbers)
             self._bounds.rename(self._names)
             self.ids, self._errors = frozenset(ids), _TEXTS(message["errors"])
-        return link
 
     def _close(self, link: Link) -> None:
         """Remove a sandbox whose pytest is gone, when its files are here, or lost."""
@@ -310,7 +290,7 @@ class Worker:
         """Yield the missing reports of a test whose pytest is gone; the next test gets a new
         one.
         """
-        self._link = None
+        self.gone = True
         self._close(link)
         if measuring(self._config) is not None:
             self._bounds.drop("sandboxes' lines of coverage, which were lost with them,")
@@ -328,10 +308,11 @@ class Worker:
         that runs ahead may last. Returns the sandbox, if there is one: it is being removed, and the
         caller closes it.
         """
-        link, self._link = self._link, None
-        if link is None:
+        link = self.link
+        if link is None or self.gone:
             return None
-        if self._under_way or (interrupted and self.ahead.first is not None):
+        in_test = self.ran and not (self.ended or self._stopped)
+        if in_test or (interrupted and self.ahead.first is not None):
             link.leave()
             self._taker.lose("the session was stopped in the midst of a test")
             return link
@@ -350,7 +331,7 @@ class Worker:
             text = f"the pytest inside did not come to its end, nor its coverage: {gone(error)}"
             self._bounds.fail(text)
         finally:
-            self._debugger.end()
+            self._end_debugger()
             ends = self._taker.receive(link, LAST_ACTS if complete else _LAST_WORDS)
             # Its first process ends now, and has sent all that anybody waits for.
             link.leave(patience if complete and ends else 0.0)
@@ -365,10 +346,11 @@ class Worker:
             return None
         from pytest_gvisor.inside.back.coverage_data import InsideCoverage  # noqa: PLC0415 -- pytest-cov
 
-        excluded = [*self._inside.writable, *self._shown().hidden, *places.session_bases()]
+        shown, here = self.hints.shown, str(self._config.invocation_params.dir)
+        excluded = [*self.hints.inside.writable, *shown.hidden, *places.session_bases()]
         own = ["/tmp", *filter(None, [self._taker.agreed.basetemp])]
-        files = shown_files.ShownFiles(self._shown().folders, excluded, own)
-        return InsideCoverage(cov, files, cwd=self._cwd, bounds=self._bounds)
+        files = shown_files.ShownFiles(shown.folders, excluded, own)
+        return InsideCoverage(cov, files, cwd=here, bounds=self._bounds)
 
     def _last_words(self, link: Link, measured: InsideCoverage | None) -> None:
         """Take the messages of a pytest inside about its whole session.

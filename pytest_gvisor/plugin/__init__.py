@@ -11,7 +11,7 @@ import pytest
 
 from pytest_gvisor.base.setting_table import names_from
 from pytest_gvisor.plugin import arrivals, fixtures, hookspecs, options
-from pytest_gvisor.plugin.placement import UNTRUSTED, here_is_inside, in_matrix, uses_gvisor
+from pytest_gvisor.plugin.placement import here_is_inside, in_matrix, uses_gvisor
 from pytest_gvisor.programs.paths import projects
 
 # ruff: noqa: PLC0415 -- a session without gVisor imports nothing of what is imported in functions
@@ -184,12 +184,3 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
 
         fixture_values.settle_kept_runs(item)
     return report  # type: ignore[return-value]
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Escape texts that pytest has added to a report since it was made, as for a subtest."""
-    if UNTRUSTED in vars(report):
-        from pytest_gvisor.plugin import sections
-
-        sections.escape_again(report)

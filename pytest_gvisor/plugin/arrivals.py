@@ -5,28 +5,23 @@ With `machines` the only module that knows xdist. Light: every session imports i
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_gvisor.plugin.placement import UNTRUSTED
+
 if TYPE_CHECKING:
     import threading
     from collections.abc import Generator
-    from types import ModuleType
 
 _COUNTS = "gvisor_counts"
 
 
-def _machines() -> ModuleType:
-    from pytest_gvisor.plugin import machines  # noqa: PLC0415 -- idle costs nothing
-
-    return machines
-
-
-def _matrix() -> ModuleType:
-    from pytest_gvisor.plugin import matrix  # noqa: PLC0415 -- as above
-
-    return matrix
+def _late(name: str) -> Any:
+    """Return a module beside this one: a session that does not need it does not import it."""
+    return importlib.import_module(f"pytest_gvisor.plugin.{name}")
 
 
 class Arrivals:
@@ -43,28 +38,33 @@ class Arrivals:
 
     @pytest.hookimpl(tryfirst=True)  # before a worker sends the report
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Make the matrix if a report, perhaps a worker's, has data for it."""
+        """Make the matrix if a report, perhaps a worker's, has data for it.
+
+        Escape texts that pytest has added to it since it was made, as for a subtest.
+        """
+        if UNTRUSTED in vars(report):
+            _late("sections").escape_again(report)
         # xdist reports a test whose worker was lost by a phase of this name.
         is_lost = str(report.when) == "???"
         if is_lost:
-            _machines().name_lost(self._config, report)
+            _late("machines").name_lost(self._config, report)
         if "in_gvisor" in report.keywords:
             self._marked.add(getattr(report, "node", None))
         if self._is_settled or not (hasattr(report, "gvisor_cell") or is_lost):
             return
         self._is_settled = True
-        _matrix().settle(self._config, report)
+        _late("matrix").settle(self._config, report)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Find out on which machine a worker is to run."""
-        _machines().meet(node)
+        _late("machines").meet(node)
 
     @pytest.hookimpl
     def pytest_sessionstart(self) -> None:
         """End a worker on another machine with its controller."""
         if getattr(self._config, "workerinput", {}).get("gvisor_elsewhere"):
-            self._ended = _machines().end_with_controller(self._config)
+            self._ended = _late("machines").end_with_controller(self._config)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self) -> Generator[None, object, object]:
@@ -72,7 +72,7 @@ class Arrivals:
         try:
             return (yield)
         except Exception:
-            _machines().exit_without_machines(self._config)
+            _late("machines").exit_without_machines(self._config)
             raise
 
     @pytest.hookimpl(optionalhook=True)
@@ -82,14 +82,14 @@ class Arrivals:
         Raises `pytest.UsageError` for a worker that should have had this plugin.
         """
         if error:
-            _machines().replace_lost(node)
+            _late("machines").replace_lost(node)
         output = getattr(node, "workeroutput", None)
         if output is None:
             return
         if _COUNTS not in output:
-            _machines().refuse_without_plugin(node, ran=node in self._marked)
+            _late("machines").refuse_without_plugin(node, ran=node in self._marked)
         counts = output.get(_COUNTS)
-        if counts and (collector := _matrix().ensure(self._config)) is not None:
+        if counts and (collector := _late("matrix").ensure(self._config)) is not None:
             collector.reaped[node.gateway.id] += counts[0]
             collector.left[node.gateway.id] += counts[1]
 
@@ -100,7 +100,5 @@ class Arrivals:
             self._ended.set()  # the controller does not wait for what comes after this hook
         output: dict[str, Any] | None = getattr(self._config, "workeroutput", None)
         if output is not None:
-            from pytest_gvisor.plugin.stash import engine_if_any  # noqa: PLC0415 -- as above
-
-            engine = engine_if_any(self._config)
+            engine = _late("stash").engine_if_any(self._config)
             output[_COUNTS] = [engine.launcher.swept, engine.launcher.left] if engine else []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -19,7 +19,7 @@ from pytest_gvisor.base.setting_values import IN_PLACE, NATIVE
 from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.plugin import placement
 from pytest_gvisor.plugin.again import command, section
-from pytest_gvisor.plugin.precedence import RELEASE_FIXTURE, run_settings, settings_of
+from pytest_gvisor.plugin.precedence import RELEASE_FIXTURE, settings_of
 from pytest_gvisor.plugin.skips import mending, missing_requirement
 from pytest_gvisor.plugin.stash import engine_of, harnesses, has_failed, platform_key, take_runs
 from pytest_gvisor.report.run_texts import run_of
@@ -32,13 +32,21 @@ ROSTER = "gvisor_roster"
 
 _FEW_RUNS = 1
 _MANY_RUNS = 5
-_cell_key = pytest.StashKey[dict[str, Any]]()
+
+
+class _Made(NamedTuple):
+    """The cell of a test, as all of its reports have it, and the settings that it was made of."""
+
+    data: dict[str, Any]
+    settings: Settings
+
+
+_cell_key = pytest.StashKey[_Made]()
 
 
 def attach_cell(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
     """Attach the sandboxes' data to a report of a test on the host."""
-    cell = cell_of(item)
-    if cell is None:
+    if (cell := cell_of(item)) is None:
         return
     data = _told(item, cell, report)
     missing = None if call.excinfo is None else missing_requirement(call.excinfo.value)
@@ -52,7 +60,7 @@ def attach_cell(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.Te
         runs = take_runs(item)
         data["starts_ms"] = _milliseconds([start for start, _ in runs if start is not None])
         data["used"] = _used([usage for _, usage in runs if usage is not None])
-        if run_settings(item.config).report:
+        if cell.settings.report:
             records = [record for harness in harnesses(item) for record in harness.records]
             many = _MANY_RUNS if has_failed(item) or report.failed else _FEW_RUNS
             data["runs"] = [run_of(record) for record in records[-many:]]
@@ -68,8 +76,7 @@ def attach_inside_cell(
     ``start`` is the seconds that a start for this test has taken. ``run`` has the details
     of the sandbox for the report files.
     """
-    cell = cell_of(item)
-    if cell is None:
+    if (cell := cell_of(item)) is None:
         return
     data = _told(item, cell, report)
     data["starts_ms"] = _milliseconds([] if start is None else [start])
@@ -82,12 +89,19 @@ def attach_inside_cell(
     vars(report)[CELL] = data
 
 
-def cell_of(item: pytest.Item) -> dict[str, Any] | None:
-    """Return a test's cell; None for a test without one."""
-    if item.stash.get(_cell_key, None) is None and (placement.in_matrix(item) or harnesses(item)):
+def cell_of(item: pytest.Item) -> _Made | None:
+    """Return a test's cell, made once; None for a test without one."""
+    if _cell_key not in item.stash and (placement.in_matrix(item) or harnesses(item)):
         with contextlib.suppress(UsageError):  # of a marker: pytest reports it as this test's
-            item.stash[_cell_key] = _make_cell(item, settings_of(item))
+            settings = settings_of(item)
+            item.stash[_cell_key] = _Made(_make_cell(item, settings), settings)
     return item.stash.get(_cell_key, None)
+
+
+def note_inside(item: pytest.Item, row: str, like: pytest.Item) -> None:
+    """Make the cell of a test inside, before its turn: but for the row it is that of ``like``."""
+    if (made := cell_of(like)) is not None:
+        item.stash[_cell_key] = made._replace(data={**made.data, "row": escape(row)})
 
 
 def _make_cell(item: pytest.Item, settings: Settings) -> dict[str, Any]:
@@ -114,16 +128,15 @@ def _make_cell(item: pytest.Item, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _told(item: pytest.Item, cell: dict[str, Any], report: pytest.TestReport) -> dict[str, Any]:
+def _told(item: pytest.Item, cell: _Made, report: pytest.TestReport) -> dict[str, Any]:
     """Return a cell for one report, with the command that repeats the test where it is shown.
 
     Nobody asks for it where the test passes, and neither a report file nor an explanation is made.
     """
-    settings = run_settings(item.config)
-    asked = settings.report or settings.explain or hasattr(report, "wasxfail")
-    if report.passed and not asked:
-        return {**cell}
-    return {**cell, "command": escape(command(item, settings_of(item), _platform(cell)))}
+    data, settings = {**cell.data}, cell.settings
+    if not report.passed or settings.report or settings.explain or hasattr(report, "wasxfail"):
+        data["command"] = escape(command(item, settings, _platform(data)))
+    return data
 
 
 def _platform(cell: dict[str, Any]) -> str:
@@ -175,7 +188,7 @@ def strip_platform(nodeid: str, platform: str) -> str:
 def roster(session: pytest.Session) -> list[list[str]]:
     """Return node id, row and platform of each test that is to run, in order."""
     cells = ((item.nodeid, cell_of(item)) for item in session.items)
-    return [[nodeid, cell["row"], cell["platform"]] for nodeid, cell in cells if cell]
+    return [[nodeid, cell.data["row"], cell.data["platform"]] for nodeid, cell in cells if cell]
 
 
 def _add_properties(report: pytest.TestReport, data: dict[str, Any]) -> None:

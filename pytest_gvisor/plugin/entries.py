@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.base.escape import escape, uncoloured
-from pytest_gvisor.report.model import MAX_NUMBER, Cell, Run, State
+from pytest_gvisor.report.model import MAX_NUMBER, RANKS, Cell, Run, State
 from pytest_gvisor.report.run_texts import head, tail
 
 MAX_OUTPUT = 16_000
@@ -50,9 +50,9 @@ class CellInMaking:
         if state is None:
             return
         # A failure stays one, whatever a later phase, a later subtest or another run says.
-        if self.state not in {State.FAILED, State.ERROR} and state.rank < self.state.rank:
+        if self.state not in {State.FAILED, State.ERROR} and RANKS[state] < RANKS[self.state]:
             self.state = state
-            self.message = message_of(report)
+            self.message = "" if state is State.PASSED else message_of(report)
             self.lacking = "cause" in self.data
 
     def add_traceback(self, text: str) -> None:
@@ -92,6 +92,12 @@ class CellInMaking:
             command=escape(self.command),
             lacking=self.lacking,
         )
+
+
+def worker_of(report: pytest.TestReport) -> str:
+    """Return the worker that sent a report, or was lost in the test; empty without workers."""
+    node: Any = getattr(report, "node", None)
+    return "" if node is None else str(node.gateway.id)
 
 
 def state_of(report: pytest.TestReport, *, cause: bool) -> State | None:

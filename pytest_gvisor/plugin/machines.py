@@ -20,7 +20,6 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.plugin import machine_facts, options, placement
-from pytest_gvisor.plugin.stash import worker_of
 
 ELSEWHERE = "gvisor_elsewhere"
 """The key by which a worker is told that it runs on another machine than its controller."""
@@ -115,7 +114,8 @@ def host_of(config: pytest.Config, worker: str) -> str:
 
 def name_lost(config: pytest.Config, report: pytest.TestReport) -> None:
     """Add the machine to the report of a test that was lost there, unless it is this one."""
-    if host := host_of(config, worker_of(report)):
+    node: Any = vars(report)["node"]
+    if host := host_of(config, node.gateway.id):
         report.longrepr = f"{report.longrepr} on {host}"
 
 

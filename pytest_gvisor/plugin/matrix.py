@@ -20,10 +20,10 @@ from pytest_gvisor.base.escape import escape, safe, uncoloured
 from pytest_gvisor.base.kernel import named_sandbox
 from pytest_gvisor.base.setting_values import NATIVE
 from pytest_gvisor.plugin import cells, explain, machines
-from pytest_gvisor.plugin.entries import MAX_OUTPUT, CellInMaking
+from pytest_gvisor.plugin.entries import MAX_OUTPUT, CellInMaking, worker_of
 from pytest_gvisor.plugin.placement import UNSUPPORTED, here_is_inside
 from pytest_gvisor.plugin.precedence import run_settings
-from pytest_gvisor.plugin.stash import engine_if_any, worker_of
+from pytest_gvisor.plugin.stash import engine_if_any
 from pytest_gvisor.report import outputs, summary
 from pytest_gvisor.report.merging import worse
 from pytest_gvisor.report.model import MAX_DETAILS, Binary, Cell, Column, Leg, Report, Row, State

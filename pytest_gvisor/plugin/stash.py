@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -81,9 +81,3 @@ def record_outcome(item: pytest.Item, report: pytest.TestReport) -> None:
 def has_failed(item: pytest.Item) -> bool:
     """Whether a phase of the test has failed so far."""
     return item.stash.get(_failed_key, False)
-
-
-def worker_of(report: pytest.TestReport) -> str:
-    """Return the worker that sent a report, or was lost in the test; empty without workers."""
-    node: Any = getattr(report, "node", None)
-    return "" if node is None else str(node.gateway.id)

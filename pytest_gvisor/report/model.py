@@ -72,7 +72,7 @@ class State(enum.StrEnum):
     @property
     def rank(self) -> int:
         """The place in the order above."""
-        return _RANKS[self]
+        return RANKS[self]
 
     @property
     def tells(self) -> bool:
@@ -80,7 +80,7 @@ class State(enum.StrEnum):
         return self not in {State.UNAVAILABLE, State.NOT_RUN}
 
 
-_RANKS = {state: rank for rank, state in enumerate(State)}
+RANKS = {state: rank for rank, state in enumerate(State)}
 
 
 @dataclass(frozen=True, slots=True)

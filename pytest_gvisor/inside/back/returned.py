@@ -231,7 +231,9 @@ class Taker:
     def __init__(self, store: Store, agreed: Agreed) -> None:
         self.agreed = agreed
         self._items = frozenset(agreed.items)
-        self._sandbox = ""
+        self.sandbox = ""
+        """The node id of the first test that began in it."""
+
         self._store = store
         self._file: Arriving | None = None
         self._said: set[str] = set()
@@ -241,10 +243,6 @@ class Taker:
         self._folders_of_failed: set[str] = set()
         known = store.tally.notes
         store.tally.say("notes", *(note for note in agreed.notes if line(note) not in known))
-
-    def name_sandbox(self, nodeid: str) -> None:
-        """Take the node id of the first test as the name of the sandbox."""
-        self._sandbox = self._sandbox or nodeid
 
     def note_failed(self, item: pytest.Item, inner: str) -> None:
         """Note a test that the host has seen fail, or lost, with its node id inside."""
@@ -300,11 +298,11 @@ class Taker:
     def lose(self, why: str) -> None:
         """Note that files of this sandbox may be lost, if a test has begun in it."""
         places = self.agreed.places
-        if self._sandbox and places:
+        if self.sandbox and places:
             named = dict.fromkeys(os.path.join(p.folder, p.name or p.glob) for p in places)
             self._store.tally.say(
                 "notes",
-                f"the sandbox of {self._sandbox} is lost, and files that tests wrote in it may be: "
+                f"the sandbox of {self.sandbox} is lost, and files that tests wrote in it may be: "
                 f"{', '.join(named)} ({why})",
             )
 
@@ -326,7 +324,7 @@ class Taker:
         if self._file is None:
             file = Arriving(
                 place=place, path=path, anchor=self._checked(place, path),
-                sandbox=self._sandbox or "no test", wanted=self._is_wanted(place, path),
+                sandbox=self.sandbox or "no test", wanted=self._is_wanted(place, path),
             )  # fmt: skip
             self._file = self._store.begin(file)
         elif (self._file.place, self._file.path) != (place, path):

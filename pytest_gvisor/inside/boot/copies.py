@@ -91,13 +91,17 @@ class Copies:
             text = f"gvisor: sandboxes of tests inside did not begin as copies: {self._reason}"
             terminalreporter.write_line(text)
 
-    def begin(self, plan: Plan, opening: Opening) -> Link:
-        """Start a sandbox, a copy if possible, and open its gate. Raises `GvisorError`."""
-        copy = self.copy(plan)
-        if copy is not None and self._goes_on(copy.link, opening):
-            return copy.link
+    def begin(self, plan: Plan, opening: Opening, *, alike: bool = True) -> Link:
+        """Start a sandbox, and open its gate. Raises `GvisorError`.
+
+        It is a copy if possible, and if others are to start ``alike``.
+        """
+        link = self._copy(plan) if alike else None
+        if link is not None and self._goes_on(link, opening):
+            return link
         self._latest = None
-        link = self._save(early(self._config, plan) or fresh(self._config, plan))
+        started = early(self._config, plan) or fresh(self._config, plan)
+        link = self._save(started) if alike else started.link
         open_gate(link, opening)
         return link
 
@@ -146,7 +150,7 @@ class Copies:
         if ahead is not None and self._owner == os.getpid():
             ahead.link.close()
 
-    def copy(self, plan: Plan) -> Started | None:
+    def _copy(self, plan: Plan) -> Link | None:
         """Return a copy of a saved sandbox of this plan, if there is one of the files of now."""
         found = next((saved for saved in self._saved if not saved.plan.changed(plan)), None)
         if found is None:
@@ -164,7 +168,7 @@ class Copies:
             self._drop(found)
             return None
         self._latest = found
-        return Started(link, plan, found.state)
+        return link
 
     def _goes_on(self, link: Link, opening: Opening) -> bool:
         """Open the gate of a copy; remove it, and what it was saved as, if it does not go on."""

@@ -56,8 +56,8 @@ class Early:
 
     def greet(self) -> None:
         """Answer runsc, which waits for that before it boots the sandbox."""
-        if self._started is not None:
-            self._started.link.greet()
+        assert self._started is not None
+        self._started.link.greet()
 
     def _plan(self) -> start.Plan | None:
         settings = run_settings(self._config)

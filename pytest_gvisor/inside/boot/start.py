@@ -19,6 +19,7 @@ from pytest_gvisor.base.setting_table import DEFAULT_MAX_OUTPUT
 from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.inside.view import configuration, host_files, users, visible, writable
 from pytest_gvisor.inside.view.run_options import Inside
+from pytest_gvisor.inside.wire import byte_code
 from pytest_gvisor.inside.wire.link import Died, Link
 from pytest_gvisor.oci import root_paths, skeleton
 from pytest_gvisor.oci.defaults import CAPABILITIES, default_spec
@@ -160,8 +161,9 @@ def launch(config: pytest.Config, plan: Plan, saved: str = "") -> Link:
         link = Link(Driven(runner, undo), copy=bool(saved), forbid=plan.settings.forbid)
     if not saved:
         _command(link, "start", **plan.command, sys_path=configuration.search_path())
-        with on_error(link.close):
-            link.supply(plan.shown.holds)
+        if (memory := link.supervisor.pipes.memory) >= 0:
+            with on_error(link.close):
+                byte_code.store(memory, plan.shown.holds)
     return link
 
 

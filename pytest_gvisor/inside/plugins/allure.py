@@ -157,13 +157,14 @@ def _known(utils: Any, session: pytest.Session) -> _Known:
     return session.stash[_known_key]
 
 
-def settle(item: pytest.Item, *, ended: bool, lost: pytest.TestReport | None) -> None:
-    """Drop or complete the host's result of a test, before its plugin writes it.
+def settle(
+    listener: Any, item: pytest.Item, *, ended: bool, lost: pytest.TestReport | None
+) -> None:
+    """Drop or complete the host's result of a test, before its plugin, ``listener``, writes it.
 
     ``ended`` tells that the test came to its end inside. ``lost`` is the report of a test whose
     sandbox was lost. A plugin of a form that this module does not know is left alone.
     """
-    listener: Any = item.config.pluginmanager.get_plugin("allure_listener")
     logger: Any = getattr(listener, "allure_logger", None)
     uuid = getattr(listener, "_cache", {}).get(item.nodeid)
     if uuid is None or not hasattr(logger, "drop_test"):

@@ -10,7 +10,7 @@ import dataclasses
 import pickle
 import secrets
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pytest_gvisor.base.errors import TraceError
 from pytest_gvisor.guest.tests.gate import COLLECTS
@@ -26,15 +26,15 @@ _FILES = ("read", "write")
 
 
 class TestTrace:
-    """All that a sandbox has done since its current test began; nothing where it is not traced."""
+    """All that a traced sandbox has done since its current test began."""
 
-    def __init__(self, supervisor: Supervisor, forbid: Sequence[str] = ()) -> None:
-        self._supervisor = supervisor
+    def __init__(
+        self, supervisor: Supervisor, recorder: Recorder, forbid: Sequence[str] = ()
+    ) -> None:
+        self._supervisor, self._recorder = supervisor, recorder
         self.forbid = forbid
         self._dropped = 0
-        self._recorder = cast("Recorder | None", supervisor.listener.recorder)
-        if self._recorder is not None:
-            self._recorder.mark = COLLECTS
+        recorder.mark = COLLECTS
         self._in_tests = False
         self._before = ""
         """Forbidden acts since the test before, or in the collection: the next test has them."""
@@ -44,45 +44,40 @@ class TestTrace:
 
     def begin(self, op: str) -> None:
         """Begin anew for a command that runs a test, or ends the session."""
-        if self._recorder is not None and op in ("run", "finish"):
-            acts = self._forbidden(self._end(self._recorder))
+        if op in ("run", "finish"):
+            acts = self._forbidden(self._end())
             self._before = acts and f"before this test began: {acts}"
             self._judged, self._in_tests = None, op == "run"
 
-    def _end(self, recorder: Recorder) -> Trace:
+    def _end(self) -> Trace:
         """Return what was done so far, and begin anew after its last event."""
-        trace = self._so_far(recorder)
-        recorder.begin_anew()
-        recorder.mark, self._dropped = "", self._supervisor.listener.dropped
+        trace = self._so_far()
+        self._recorder.begin_anew()
+        self._recorder.mark, self._dropped = "", self._supervisor.listener.dropped
         return trace
 
     def answer(self, *, marked: bool) -> dict[str, Any]:
         """Return the answers to the pytest inside: first the name of a file, then the trace."""
-        if self._recorder is None:
-            return {"trace": None}
         if not marked:
             return {"mark": self.mark()}
         # The pytest inside may trust this process, but never the other way round.
-        return {"trace": pickle.dumps(self._so_far(self._recorder)).hex()}
+        return {"trace": pickle.dumps(self._so_far()).hex()}
 
     def mark(self) -> str:
         """Return the name of the file that is to be opened next."""
-        assert self._recorder is not None
         self._recorder.mark = f"/{secrets.token_hex(16)}"
         return self._recorder.mark
 
     def marked(self) -> bool:
         """Whether it has been opened."""
-        return self._recorder is None or not self._recorder.mark
+        return not self._recorder.mark
 
     def verdict(self) -> tuple[Sequence[str], str]:
         """Return the test's calls that gVisor does not implement, and its forbidden acts as a text.
 
         The text is why these are not known if the trace has a gap, and else nothing.
         """
-        if self._recorder is None:
-            return (), ""
-        trace = self._judged = self._end(self._recorder)
+        trace = self._judged = self._end()
         return trace.unsupported, "\n".join(filter(None, (self._before, self._forbidden(trace))))
 
     def after_last(self) -> str:
@@ -90,9 +85,9 @@ class TestTrace:
 
         None where it was not asked to end.
         """
-        if self._recorder is None or self._in_tests:
+        if self._in_tests:
             return ""
-        acts = self._forbidden(self._so_far(self._recorder))
+        acts = self._forbidden(self._so_far())
         return "\n".join(filter(None, (self._before, acts)))
 
     def _forbidden(self, trace: Trace) -> str:
@@ -111,15 +106,12 @@ class TestTrace:
             return str(error)
         return ""
 
-    def acts(self, *, tree: bool = False) -> str:
-        """Return the first lines of what the test did so far, or all of it as a tree."""
-        if self._recorder is None:
-            return ""
-        trace = self._judged or self._so_far(self._recorder)
-        return trace.tree() if tree else trace.first_lines()
+    def latest(self) -> Trace:
+        """Return the trace of the test that has ended last, or of the one that runs."""
+        return self._judged or self._so_far()
 
-    def _so_far(self, recorder: Recorder) -> Trace:
-        listener = self._supervisor.listener
+    def _so_far(self) -> Trace:
+        listener, recorder = self._supervisor.listener, self._recorder
         if listener.fileno() >= 0:  # it is closed with the sandbox
             self._supervisor.drain_events()
         # Without the event of the mark, this is not known to be the last number of drops.

@@ -122,21 +122,16 @@ def _extra(value: Any) -> dict[str, Any]:
     return {**extra, "content": content}
 
 
-def _time(value: Any) -> float:
-    """Check a time, and return 0 in the place of one before 1970: clocks are turned back."""
-    return max(0.0, rules.seconds(value))
-
-
 _PROPERTIES = rules.list_of(rules.tuple_of(rules.any_text, rules.plain))
 phase = rules.one_of(*_PHASES)
-times = rules.tuple_of(_time, _time, _time)
+times = rules.tuple_of(rules.past, rules.past, rules.past)
 
 _REQUIRED: dict[str, Rule] = {
     "outcome": rules.matching(_OUTCOME),
     "when": phase,
-    "duration": _time,
-    "start": _time,
-    "stop": _time,
+    "duration": rules.past,
+    "start": rules.past,
+    "stop": rules.past,
     "keywords": rules.each(lambda _value: 1),
     "sections": rules.list_of(rules.tuple_of(rules.any_text, rules.any_text)),
     "longrepr": _longrepr,

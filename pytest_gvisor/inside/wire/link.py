@@ -11,7 +11,7 @@ import select
 import selectors
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pytest_gvisor.base.errors import ProtocolError, SnapshotError, stage
 from pytest_gvisor.base.escape import escape
@@ -19,7 +19,6 @@ from pytest_gvisor.guest.tests import unsent
 from pytest_gvisor.guest.tests.returns import MARK
 from pytest_gvisor.guest.wire.checked_json import has_more_values, loads
 from pytest_gvisor.guest.wire.frames import UNBOUNDED, Decoder, Encoder, FrameError
-from pytest_gvisor.inside.wire import byte_code
 from pytest_gvisor.inside.wire.acts import TestTrace
 from pytest_gvisor.plugin.placement import UNSUPPORTED
 from pytest_gvisor.run.budget import LATE, Budget
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_gvisor.base.egress import Egress
+    from pytest_gvisor.trace.recorder import Recorder
 
 MAX_MESSAGE = 64 * 1024 * 1024
 MAX_VALUES = 1_000_000
@@ -93,7 +93,8 @@ class Link:
         self._ended: Ended | None = None
         self._heard = not copy
         self.supervisor = driven.start()
-        self.traced = TestTrace(self.supervisor, forbid)
+        recorder = cast("Recorder | None", self.supervisor.listener.recorder)
+        self.traced = None if recorder is None else TestTrace(self.supervisor, recorder, forbid)
         self._before: Egress | None = None
         self._socket = self.supervisor.pipes.socket
         self.supervisor.change(self._socket, selectors.EVENT_READ, self._read)
@@ -105,17 +106,10 @@ class Link:
         """
         self._turn_until(lambda: self.supervisor.listener.greeted, Budget(_GREETING))
 
-    def supply(self, shows: Callable[[str], bool]) -> None:
-        """Store byte code of this process's modules for the pytest, while the sandbox boots.
-
-        ``shows`` says of a folder whether the sandbox shows it.
-        """
-        if (memory := self.supervisor.pipes.memory) >= 0:
-            byte_code.store(memory, shows)
-
     def send(self, op: str, **fields: object) -> None:
         """Send a command. Raises `Died` if the pytest is gone or does not read."""
-        self.traced.begin(op)
+        if self.traced is not None:
+            self.traced.begin(op)
         if op == "run":
             self._before = self._driven.egress()
         data = memoryview(self._encoder.head({"op": op, **fields}))
@@ -142,7 +136,9 @@ class Link:
             message = self._take(self._messages)
             if message["type"] != "trace":
                 return message
-            self.send("answer", **self.traced.answer(marked=message.get("marked") is True))
+            marked = message.get("marked") is True
+            answer = self.traced.answer(marked=marked) if self.traced else {"trace": None}
+            self.send("answer", **answer)
 
     def judge(self, report: pytest.TestReport, *, failed: bool) -> bool:
         """Fail the last report of a test that did a forbidden act, or may have; return whether it
@@ -151,10 +147,13 @@ class Link:
         A test that has ``failed`` keeps its own failure. Calls that gVisor does not implement are
         noted for the summary. Raises `Died`.
         """
-        if self.traced.forbid and not failed:
-            self.send("mark", mark=self.traced.mark())
-            self._turn_until(lambda: self.traced.marked() or self._is_flooded(), Budget(LATE))
-        unsupported, problem = self.traced.verdict()
+        traced = self.traced
+        if traced is None:
+            return False
+        if traced.forbid and not failed:
+            self.send("mark", mark=traced.mark())
+            self._turn_until(lambda: traced.marked() or self._is_flooded(), Budget(LATE))
+        unsupported, problem = traced.verdict()
         if unsupported:
             vars(report)[UNSUPPORTED] = [*unsupported]
         if problem and failed:
@@ -370,7 +369,8 @@ class Link:
     def did(self, title: str) -> dict[str, str]:
         """Return what the test did by now, as texts by their titles. Raises `LaunchError`."""
         egress = self._driven.egress(self._before)
-        texts = {title: self.traced.acts(), "allow": egress.told() if egress else ""}
+        acts = self.traced.latest().first_lines() if self.traced else ""
+        texts = {title: acts, "allow": egress.told() if egress else ""}
         return {name: text for name, text in texts.items() if text}
 
     def told(self, why: str) -> str:

@@ -121,6 +121,11 @@ def seconds(value: Any) -> float:
     return float(value)
 
 
+def past(value: Any) -> float:
+    """Check a time, and return 0 in the place of one before 1970: clocks are turned back."""
+    return max(0.0, seconds(value))
+
+
 def matching(pattern: str) -> Rule:
     """Return a rule for a text that is as a whole of this pattern."""
     whole = re.compile(pattern)

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -20,8 +20,7 @@ __all__ = ["clock"]
 class Pytest:
     """The parts of a configuration that a debugger asks for."""
 
-    def __init__(self, **option: object) -> None:
-        self.option = type("Option", (), option)
+    def __init__(self) -> None:
         self.pluginmanager = self.hook = self
 
     def getplugin(self, _name: str) -> None:
@@ -67,13 +66,9 @@ def inside() -> Inside:
     return Inside()
 
 
-def begun(inside: Inside, **attributes: Any) -> Debugger:
+def begun(inside: Inside) -> Debugger:
     """The debugger of a test that has begun."""
-    config = Pytest()
-    vars(config).update(attributes)
-    debugger = Debugger(cast("pytest.Config", config))
-    debugger.begin(cast("Link", inside))
-    return debugger
+    return Debugger(cast("pytest.Config", Pytest()), cast("Link", inside))
 
 
 def take(debugger: Debugger, *events: object) -> None:
@@ -166,21 +161,6 @@ def test_the_first_interrupt_goes_inside_and_the_second_is_ours(inside: Inside) 
         signal.raise_signal(signal.SIGINT)
     debugger.end()
     assert signal.getsignal(signal.SIGINT) == before
-
-
-@pytest.mark.parametrize("option", ["usepdb", "trace"])
-def test_an_interrupt_goes_inside_while_a_test_runs_and_not_in_a_start(
-    inside: Inside, option: str
-) -> None:
-    """A sandbox that starts is ended by Ctrl-C like any wait of the host's."""
-    debugger = begun(inside, option=type("Option", (), {option: True}))
-    signal.raise_signal(signal.SIGINT)
-    debugger.end()
-    debugger.begin(cast("Link", inside), test=False)
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
-    debugger.end()
-    assert inside.interrupts == 1
 
 
 @pytest.mark.parametrize(("event", "answer"), [("open", [None]), ("read", [""]), ("end", [])])

@@ -1,14 +1,17 @@
 """The host's side of a pytest inside, with a scripted one that may send anything."""
 
+import signal
 import warnings
 from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
 
-from pytest_gvisor.base.errors import LaunchError
+from pytest_gvisor.base.errors import GvisorError, LaunchError
+from pytest_gvisor.base.settings import Settings
 from pytest_gvisor.inside.ahead import Ids
 from pytest_gvisor.inside.back.returned import Taker
+from pytest_gvisor.inside.hints import Hints
 from pytest_gvisor.inside.plugins import Bridges
 from pytest_gvisor.inside.view.run_options import Inside
 from pytest_gvisor.inside.wire.link import Died, Hangs, Link
@@ -40,6 +43,8 @@ class Script:
         self.closed = 0
         self.budget = Budget(60)
         self.did: Any = lambda _title: {}
+        self.handlers: list[object] = []
+        """That of Ctrl-C at each message."""
 
     def send(self, op: str, **fields: object) -> None:
         """Note a command."""
@@ -47,6 +52,7 @@ class Script:
 
     def receive(self) -> Message:
         """The next message, or the next error."""
+        self.handlers.append(signal.getsignal(signal.SIGINT))
         message = self.messages.pop(0) if self.messages else Died("it is gone")
         if isinstance(message, BaseException):
             raise message
@@ -107,13 +113,21 @@ class Host:
         config = self.item.config
         bounds = SessionBounds(config)
         bridges = Bridges(config, bounds)
-        start = cast("Link", self.script), cast("Taker", self.files)
+        hints = Hints(config, [self.item], Inside(), Settings())
         worker = Worker(
-            config, lambda: start, 5.0, self.shown.append, bounds, bridges=bridges,
-            inside=Inside(), items=[self.item],
+            config, [self.item], hints, bounds, bridges,
+            timeout=5.0, show=self.shown.append, most=64,
         )  # fmt: skip
-        worker.start()
+        self.told = self.start(worker)
         return worker
+
+    def start(self, worker: Worker) -> str:
+        """Start it, as a session does; return the failure, or nothing."""
+        try:
+            worker.collect(cast("Link", self.script), cast("Taker", self.files))
+        except (Died, Hangs, GvisorError) as error:
+            return worker.not_begun(error)
+        return ""
 
     def run(self, *messages: Message | BaseException) -> list[tuple[str | None, str]]:
         """Phase and outcome of each report of the test."""
@@ -253,15 +267,27 @@ def test_a_set_up_that_does_not_pass_needs_no_call(host: Host) -> None:
 @pytest.mark.parametrize("ids", [5, None, "test_it.py", [1], {"a": 1}])
 def test_a_collection_that_is_no_list_of_ids_is_a_false_start(ids: object, host: Host) -> None:
     """The start fails with a message, and the sandbox ends."""
-    worker = host.worker(collected={"type": "collected", "ids": ids, "numbers": [], "errors": []})
-    host.script.messages = [{"type": "collected", "ids": ids, "numbers": [], "errors": []}]
-    assert "did not get as far as a test" in worker.start()
+    host.worker(collected={"type": "collected", "ids": ids, "numbers": [], "errors": []})
+    assert "did not get as far as a test" in host.told
     assert host.script.closed
 
 
 def test_an_error_of_the_launch_in_a_test_is_that_test_s(host: Host) -> None:
     """The keeper may be lost in the midst of one."""
     assert host.run(PASSED[0], LaunchError("keeper", "lost"))[-1] == ("setup", "failed")
+
+
+@pytest.mark.parametrize("option", ["usepdb", "trace"])
+def test_an_interrupt_goes_inside_while_a_test_runs_and_not_in_a_start(
+    option: str, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sandbox that starts is ended by Ctrl-C like any wait of the host's."""
+    monkeypatch.setattr(host.item.config.option, option, True)
+    before = signal.getsignal(signal.SIGINT)
+    host.run(*PASSED, DONE)
+    in_start, *in_test = host.script.handlers
+    assert in_start == before == signal.getsignal(signal.SIGINT)
+    assert before not in in_test
 
 
 def test_what_is_said_outside_of_tests_is_escaped(host: Host) -> None:
@@ -284,11 +310,9 @@ def test_what_is_not_shown_on_the_host_is_not_shown_for_tests_inside(host: Host)
 def test_a_user_that_cannot_be_had_is_no_start_and_no_green_test(host: Host) -> None:
     """The reason names the refused call and the way out. In a test it ends the sandbox."""
     refused: Message = {"type": "no user", "errno": 1, "text": "unshare(0x10000000)"}
-    worker = host.worker(collected=refused)
-    host.script.messages = [refused]
-    said = worker.start()
-    assert "unshare(0x10000000)" in said
-    assert "--gvisor-user root" in said
+    host.worker(collected=refused)
+    assert "unshare(0x10000000)" in host.told
+    assert "--gvisor-user root" in host.told
     assert ("call", "failed") in host.run(*PASSED[:2], refused, *PASSED[2:], DONE)
 
 
@@ -299,9 +323,14 @@ class Files:
         self.said: list[str] = []
         self._script = script
 
-    def name_sandbox(self, nodeid: str) -> None:
-        """Note the name."""
-        self.said.append(nodeid.rpartition("::")[2])
+    @property
+    def sandbox(self) -> str:
+        """The name that was noted."""
+        return self.said[0] if self.said else ""
+
+    @sandbox.setter
+    def sandbox(self, nodeid: str) -> None:
+        self.said += [nodeid.rpartition("::")[2]] if not self.said else []
 
     def note_failed(self, _item: pytest.Item, inner: str) -> None:
         """Note the test."""
@@ -395,9 +424,8 @@ def test_a_death_in_a_test_ahead_is_that_test_s(host: Host) -> None:
         found.append([(one.when, one.outcome) for one in worker.run(host.item, ids)])
     passed = [("setup", "passed"), ("call", "passed"), ("teardown", "passed")]
     assert found == [passed, passed, [("setup", "passed"), ("call", "failed")]]
-    host.script.messages = [collected, *of(others[2])]
-    assert not worker.start()
-    last = worker.run(host.item, Ids(inner=others[2]))
+    assert worker.gone
+    last = host.worker(*of(others[2]), collected=collected).run(host.item, Ids(inner=others[2]))
     assert [(one.when, one.outcome) for one in last] == passed
 
 
@@ -426,8 +454,7 @@ def test_no_flood_of_messages_keeps_the_host(
     monkeypatch.setattr(SessionBounds, "say", lambda *_: None)
     begun = clock.now
     if phase == "start":
-        worker._link = None
-        assert worker.start()
+        assert host.start(worker)
     elif phase == "end":
         worker.finish()
     else:

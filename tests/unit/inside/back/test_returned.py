@@ -85,7 +85,7 @@ class Host:
     def take(self, *messages: Message | BaseException, sandbox: str = "test_it") -> bool:
         """Take what a sandbox sends."""
         taker = Taker(self.store, self.agreed)
-        taker.name_sandbox(sandbox)
+        taker.sandbox = sandbox
         return taker.receive(cast("Link", Sandbox(messages)), 0.0)
 
     def files(self) -> dict[str, bytes]:
@@ -381,7 +381,7 @@ def test_a_full_disk_is_an_error_with_its_path(host: Host, monkeypatch: pytest.M
 def test_a_sandbox_without_places_loses_nothing(host: Host) -> None:
     """Nobody asked for its files. Neither does one in which no test has begun."""
     taker = Taker(host.store, Agreed(project=str(host.base)))
-    taker.name_sandbox("test_it")
+    taker.sandbox = "test_it"
     taker.receive(cast("Link", Sandbox([])), 0.0)
     Taker(host.store, host.agreed).receive(cast("Link", Sandbox([])), 0.0)
     assert host.store.write().notes == []

@@ -41,7 +41,7 @@ def item_of(listener: object, nodeid: str = "x::test") -> Any:
 def test_a_test_that_ended_inside_has_its_result_from_there() -> None:
     """The plugin on the host finds nothing more to write."""
     listener = Listener()
-    settle(item_of(listener), ended=True, lost=None)
+    settle(listener, item_of(listener), ended=True, lost=None)
     assert listener.results == {}
     assert listener._cache == {}
 
@@ -54,7 +54,7 @@ def test_a_lost_test_is_broken_for_the_reason_of_its_report(
     monkeypatch.setitem(sys.modules, "allure_commons.model2", model)
     listener = Listener()
     lost: Any = SimpleNamespace(longreprtext="lost\x1b[2J\nmore")
-    settle(item_of(listener), ended=False, lost=lost)
+    settle(listener, item_of(listener), ended=False, lost=lost)
     assert vars(listener.results["uuid"]) == {
         "status": "broken",
         "statusDetails": {"message": "lost\\x1b[2J", "trace": "lost\\x1b[2J\nmore"},
@@ -66,7 +66,7 @@ def test_a_test_that_the_host_has_skipped_keeps_its_status() -> None:
     """Its report was made here, where the plugin has seen it."""
     listener = Listener()
     listener.results["uuid"].status = "skipped"
-    settle(item_of(listener), ended=False, lost=None)
+    settle(listener, item_of(listener), ended=False, lost=None)
     assert listener.results["uuid"].status == "skipped"
     assert listener.ran == ["setup", "teardown"]
 
@@ -76,8 +76,8 @@ def test_a_test_that_the_host_has_skipped_keeps_its_status() -> None:
 )
 def test_a_plugin_of_another_form_is_left_alone(listener: object) -> None:
     """Nor is there anything to do without the plugin, or for a test that it does not know."""
-    settle(item_of(listener), ended=True, lost=None)
-    settle(item_of(Listener(), "x::other"), ended=True, lost=None)
+    settle(listener, item_of(listener), ended=True, lost=None)
+    settle(other := Listener(), item_of(other, "x::other"), ended=True, lost=None)
 
 
 class Named:

@@ -147,6 +147,7 @@ def test_only_an_open_that_the_host_has_just_named_makes_a_trace_complete(
     sandbox.turn = turn  # type: ignore[method-assign]
     report: Any = SimpleNamespace(outcome="passed", longrepr=None)
     link = Link(cast("Any", sandbox), forbid=["connect"])
+    assert link.traced is not None
     link.traced.begin("run")
     assert link.judge(report, failed=False)
     assert report.outcome == "failed"
