@@ -50,7 +50,7 @@ def test_a_failure_has_a_section_for_each_hint_and_none_without(
 def test_a_refused_connection_has_its_remedy(
     request: pytest.FixtureRequest, settings: dict[str, Any], expected: str | None
 ) -> None:
-    """It is the network's option, or the whole list that helps."""
+    """The remedy is the option of the network, or the whole list that helps."""
     report = made_up(request.node, "call", REFUSED, 0.1)
     hints_of(request.node, **settings).add_network(report)
     assert titles(report) == ([] if expected is None else ["gvisor: network"])
