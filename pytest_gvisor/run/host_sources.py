@@ -10,7 +10,7 @@ import dataclasses
 import os
 from collections.abc import Collection
 
-from pytest_gvisor.base.errors import UsageError, stage
+from pytest_gvisor.base.errors import LaunchError, UsageError, stage
 from pytest_gvisor.base.escape import shown
 from pytest_gvisor.oci.root_paths import ordered
 from pytest_gvisor.oci.spec import Spec
@@ -78,6 +78,13 @@ def placed(spec: Spec, workspace: Workspace) -> tuple[Spec, tuple[Source, ...]]:
             for index, mount in enumerate(spec.mounts)
         ]
         if not within(root, workspace.shared):
+            if os.statvfs(root).f_flag & os.ST_NOEXEC:
+                # The gofer is in a user namespace, where the kernel keeps this flag of a mount.
+                raise LaunchError(
+                    "rootfs",
+                    f"{shown(root)} is on a file system that is mounted noexec",
+                    next_step="Move it. XDG_CACHE_HOME says where images are kept.",
+                )
             root = place("root", root, readonly=True)
     placed = dataclasses.replace(
         spec, mounts=tuple(mounts), root=dataclasses.replace(spec.root, path=root)

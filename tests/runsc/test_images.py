@@ -1,14 +1,16 @@
 """Images under the real runsc: their configuration applies inside."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_gvisor import Gvisor, ImageError, UsageError, bind
+from pytest_gvisor import Gvisor, ImageError, LaunchError, UsageError, bind
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.store import Images
+from tests.mounts import harmless
 from tests.unit.images.conftest import configuration, folder, item, link, saved, tar
 
 NAMES = ("sh", "cat", "echo", "id", "env", "ls", "pwd", "touch", "true", "stat", "mount", "grep")
@@ -55,6 +57,19 @@ def test_an_image_runs_as_it_says(gvisor: Gvisor, make: Make) -> None:
     assert gvisor.run(["-u"], image=image, entrypoint="/bin/id", user="root").stdout == "0\n"
     assert gvisor.run(["/bin/pwd"], image=image, entrypoint="", cwd="/etc").stdout == "/etc\n"
     assert gvisor.run(["id -G"], image=image, user="app:root").stdout == "0\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a mount")
+def test_a_cache_that_is_mounted_noexec_is_a_typed_error(
+    gvisor: Gvisor, make: Make, tmp_path: Path
+) -> None:
+    """No root file system can be there: runsc's own error would be a sentry that panicked."""
+    image = make()
+    (tmp_path / "images").mkdir(mode=0o700)
+    with harmless(tmp_path / "images", options="noexec"):
+        (tmp_path / "images").chmod(0o700)
+        with pytest.raises(LaunchError, match="is on a file system that is mounted noexec"):
+            gvisor.run(["true"], image=image)
 
 
 def test_what_an_image_does_not_say_has_docker_s_defaults(gvisor: Gvisor, make: Make) -> None:
