@@ -1,14 +1,8 @@
 """A test inside, and its project, use the repetitions of ``--gvisor-explain`` on the host."""
 
-from collections.abc import Callable
-
 import pytest
 
-from tests.inside.conftest import project, run_inside
-
-__all__ = ["project", "run_inside"]
-
-RunInside = Callable[..., pytest.RunResult]
+from tests.attacks.conftest import RunInside
 
 TEST = """
 import os

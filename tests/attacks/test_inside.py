@@ -1,18 +1,14 @@
 """A test inside attacks the host, with any message that its interpreter can make."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.inside.conftest import PLUGINS, project, run_inside
+from tests.attacks.conftest import SECRET, RunInside
+from tests.inside.conftest import PLUGINS
 from tests.mounts import harmless
-
-__all__ = ["project", "run_inside"]
-
-RunInside = Callable[..., pytest.RunResult]
 
 FORGED = """
 from _pytest import reports
@@ -28,23 +24,12 @@ def test_forges(record_property):
 """A test whose reports have more fields than pytest gives them."""
 
 
-SECRET = "token = 'of the user'\n"
-
-
 def extra(content: str, extension: str) -> dict[str, str]:
     """An extra of pytest-html's, which becomes a file."""
     return {
         "name": "x", "format_type": "text", "content": content, "mime_type": "text/plain",
         "extension": extension,
     }  # fmt: skip
-
-
-@pytest.fixture
-def canary(tmp_path: Path) -> Path:
-    """A file of the host's user, outside of the project, that coverage can show: it is Python."""
-    path = tmp_path / "authorized_keys"
-    path.write_text(SECRET)
-    return path
 
 
 @pytest.mark.parametrize("workers", ["-n0", "-n1"])
@@ -139,6 +124,8 @@ def test_lies(pytestconfig):
         kind, **(fields | {"coverage": lies.data()} if kind == "finished" else fields)
     )
 """
+
+
 MEASURED = ("--cov=.", "--cov-report=html", "--cov-report=annotate", "-p", "no:randomly")
 
 
@@ -264,144 +251,6 @@ def test_a_test_that_patches_pytest_changes_later_ones_of_its_sandbox_alone(
     result.assert_outcomes(passed=4 - failed, failed=failed)
 
 
-HOME = """
-    from pathlib import Path
-
-    HERE = Path(__file__).parent
-
-    def test_it():
-        assert list((HERE / ".ssh").iterdir()) == []
-        assert list((HERE / ".aws").iterdir()) == []
-        assert list((HERE / ".azure").iterdir()) == list((HERE / "dotfiles/azure").iterdir()) == []
-        assert (HERE / ".netrc").read_text() == ""
-        assert (HERE / ".config/app").read_text() == "shown"
-"""
-
-
-def test_a_project_that_is_a_home_folder_shows_no_keys(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
-    """Whoever runs pytest: ssh's keys tell that it is one, and the other entries go with them."""
-    for name in (".ssh/id_ed25519", ".aws/credentials", ".netrc", "dotfiles/azure/token"):
-        path = project.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(SECRET)
-    (project.path / ".azure").symlink_to("dotfiles/azure")
-    (project.path / ".config").mkdir()
-    (project.path / ".config/app").write_text("shown")
-    project.makepyfile(HOME)
-    run_inside().assert_outcomes(passed=1)
-    result = run_inside("--gvisor-readable", ".aws")
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*aws/credentials*"])
-    assert (project.path / ".ssh/id_ed25519").read_text() == SECRET
-
-
-def test_a_link_in_the_place_of_keys_hides_what_it_leads_to(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
-    """A home folder's settings may be links into a repository: nothing is bound elsewhere."""
-    for name in ("dot/ssh/id", "dot/config/gh/token", "dot/config/app", "keys/.ssh/id"):
-        (project.path / name).parent.mkdir(parents=True, exist_ok=True)
-        (project.path / name).write_text(SECRET)
-    (project.path / ".ssh").symlink_to("dot/ssh")
-    (project.path / ".config").symlink_to(project.path / "dot/config")
-    project.makepyfile("""
-        import os
-
-        def test_it():
-            assert os.listdir("dot/ssh") == os.listdir(".ssh") == []
-            assert os.listdir("dot/config/gh") == os.listdir(".config/gh") == []
-            assert os.listdir("keys/.ssh") == ["id"]
-            assert os.path.exists(".config/app")
-    """)
-    run_inside().assert_outcomes(passed=1)
-
-
-PLANTS = """
-import os
-
-def test_it():
-    for out in OUTS:
-        if not os.path.lexists(out + "/link"):
-            os.symlink(os.path.dirname(CANARY), out + "/link")
-            os.symlink(CANARY, out + "/file")
-        else:
-            assert os.path.exists(out + "/real/file")
-            assert not os.path.exists(out + "/link/authorized_keys")
-            assert not os.path.exists(out + "/file")
-    assert not os.path.exists(CANARY)
-"""
-
-
-def test_a_link_in_a_writable_folder_shows_a_later_session_nothing(
-    project: pytest.Pytester,
-    run_inside: RunInside,
-    canary: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    """In the project and beside it, by a glob of the ini file, with and without the option."""
-    outs = [project.path / "build/out", tmp_path_factory.mktemp("out")]
-    project.makeini("[pytest]\ngvisor_readable =\n" + "".join(f"    {out}/*\n" for out in outs))
-    project.makepyfile(f"OUTS, CANARY = {[*map(str, outs)]}, {str(canary)!r}\n{PLANTS}")
-    outs[0].mkdir(parents=True)
-    with harmless(outs[0]), harmless(outs[1]):
-        for out in outs:
-            (out / "real").mkdir()
-            (out / "real/file").touch()
-        writable = [f"--gvisor-writable={out}" for out in outs]
-        for options in (writable, [], writable):
-            run_inside(*options).assert_outcomes(passed=1)
-
-
-@pytest.mark.parametrize("when", ["PYTHONPATH", "collection"])
-def test_no_writable_folder_becomes_code_of_the_host(
-    project: pytest.Pytester,
-    run_inside: RunInside,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path_factory: pytest.TempPathFactory,
-    when: str,
-) -> None:
-    """No test runs, wherever the folder that the host imports from was named."""
-    top = tmp_path_factory.mktemp("top")
-    if when == "PYTHONPATH":
-        monkeypatch.setenv(when, str(top / "lib"))
-    project.makepyfile(f"""
-        import sys
-
-        sys.path.append({str(top / "lib")!r})
-        import helper
-
-        def test_it():
-            open(helper.__file__, "a").write("raise SystemExit")
-    """)
-    with harmless(top):
-        (top / "lib").mkdir()
-        (top / "lib/helper.py").touch()
-        for folder in (top, top / "lib"):
-            result = run_inside(f"--gvisor-writable={folder}")
-            assert result.ret == pytest.ExitCode.USAGE_ERROR
-            told = result.stderr.str() + result.stdout.str()
-            assert f"--gvisor-writable={folder}: it holds '{top}/lib'" in told
-        assert (top / "lib/helper.py").read_text() == ""
-
-
-def test_a_project_s_folder_of_docker_is_no_credential(
-    project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A checkout that is no home folder may have one."""
-    monkeypatch.setenv("HOME", "/root")  # pytester has made it the project's folder
-    (project.path / ".docker").mkdir()
-    (project.path / ".docker/Dockerfile").write_text("FROM scratch")
-    project.makepyfile("""
-        from pathlib import Path
-
-        def test_it():
-            assert (Path(__file__).parent / ".docker/Dockerfile").read_text() == "FROM scratch"
-    """)
-    run_inside().assert_outcomes(passed=1)
-
-
 TWO_OF_ONE_ID = """
     import pytest
 
@@ -503,187 +352,3 @@ def test_a_session_that_fails_inside_is_not_green(
     result.assert_outcomes(passed=1, warnings=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines([f"*{told}*"])
-
-
-ACTS = """
-import os, subprocess
-import pytest
-
-subprocess.run(["true", "at import"])
-
-@pytest.mark.gvisor(forbid=["exec"])
-class TestForbids:
-    def test_first(self):
-        pass
-
-    @pytest.mark.gvisor(xfail={"systrap": "so", "ptrace": "so"})
-    def test_fails_as_expected(self):
-        subprocess.run(["true", "in a failure"])
-        assert 0
-
-    @pytest.mark.parametrize("number", [1, 2])
-    def test_acts_when_it_is_judged(self, pytestconfig, number):
-        worker = pytestconfig.pluginmanager.get_plugin("gvisor-worker")
-        real = type(worker)._mark
-
-        def mark(self, told):
-            real(self, told)
-            subprocess.run(["true", f"after {number}"])
-            type(worker)._mark = real
-
-        type(worker)._mark = mark
-"""
-"""The host is slow to begin the next test: see below."""
-
-
-def test_a_forbidden_act_outside_of_tests_fails_the_next_one_or_the_session(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
-    """No act is forgotten between two tests, and none is excused by an expected failure."""
-    project.makeconftest("""
-        import os, time
-
-        def pytest_runtest_logreport(report):
-            if "PYTEST_GVISOR_INSIDE" not in os.environ:
-                time.sleep(0.5)
-    """)
-    project.makepyfile(ACTS)
-    result = run_inside("-pno:randomly")
-    outcomes = result.parseoutcomes()
-    assert (outcomes["passed"], outcomes["xfailed"], result.ret) == (3, 1, 1)
-    result.stdout.fnmatch_lines([
-        "*ERROR at teardown of TestForbids.test_first *", "before this test began: *",
-        "  executed: */true at import, by *",
-        "*ERROR at teardown of TestForbids.test_fails_as_expected *",
-        "  executed: */true in a failure, by *",
-    ])  # fmt: skip
-    # The event of an act after the last one that the host waits for may come before its verdict.
-    # So it is this test that fails, or the next one, or the session.
-    assert outcomes["errors"] >= 3
-    acts = [f"*  executed: */true after {number}, by *" for number in (1, 2)]
-    result.stdout.fnmatch_lines_random(acts)
-
-
-def test_no_act_before_the_collection_is_forbidden(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
-    """Plugins such as pytest-metadata start programs to describe the machine."""
-    project.makeconftest("""
-        import subprocess
-
-        def pytest_configure():
-            subprocess.run(["true"])
-
-        def pytest_report_header():
-            subprocess.run(["true"])
-    """)
-    project.makepyfile("""
-        import pytest
-
-        @pytest.mark.gvisor(forbid=["exec"])
-        def test_it():
-            pass
-    """)
-    run_inside().assert_outcomes(passed=1)
-
-
-def test_no_expected_failure_hides_what_was_forbidden_before_a_death(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
-    """A death is expected, and an act before it is not, nor is an error of pytest itself."""
-    project.makeconftest("""
-        import os
-
-        def pytest_runtest_logreport(report):
-            if "PYTEST_GVISOR_INSIDE" in os.environ and "test_breaks" in report.nodeid:
-                raise ValueError("mine")
-    """)
-    project.makepyfile("""
-        import os, subprocess, time
-        import pytest
-
-        expected = {"xfail": {"systrap": "so", "ptrace": "so"}}
-
-        @pytest.mark.gvisor(forbid=["exec"], **expected)
-        class TestForbids:
-            def test_dies(self):
-                os._exit(0)
-
-            def test_acts_and_dies(self):
-                subprocess.run(["true", "and dies"])
-                os._exit(0)
-
-            @pytest.mark.gvisor(timeout=2)
-            def test_acts_and_hangs(self):
-                subprocess.run(["true", "and hangs"])
-                time.sleep(100)
-
-        @pytest.mark.gvisor(**expected)
-        def test_breaks():
-            pass
-    """)
-    result = run_inside("-pno:randomly")
-    result.assert_outcomes(xfailed=1, failed=2, errors=1)
-    result.stdout.fnmatch_lines([
-        "*ERROR at setup of test_breaks *", "*ValueError: mine",
-        "*_ TestForbids.test_acts_and_dies _*", "*  executed: */true and dies, by *",
-        "*_ TestForbids.test_acts_and_hangs _*", "*  executed: */true and hangs, by *",
-    ])  # fmt: skip
-
-
-@pytest.mark.parametrize("workers", ["-n0", "-n1"])
-def test_a_forbidden_act_after_the_last_test_fails_the_session(
-    workers: str, project: pytest.Pytester, run_inside: RunInside
-) -> None:
-    """All tests have passed by then."""
-    project.makepyfile("""
-        import atexit, os
-        import pytest
-
-        @pytest.mark.gvisor(forbid=["exec", "write"])
-        def test_it():
-            atexit.register(os.system, "true at the end")
-    """)
-    project.makeconftest("""
-        def pytest_unconfigure():
-            import atexit
-            atexit._run_exitfuncs()
-    """)
-    result = run_inside(workers)
-    result.assert_outcomes(passed=1, warnings=1)
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-
-
-FLOODS = """
-import pytest
-
-@pytest.mark.gvisor(forbid=["exec"])
-def test_floods(pytestconfig):
-    link = pytestconfig.pluginmanager.get_plugin("gvisor-worker")._link
-    text = b'{"type":"warning","values":[' + b"[]," * 400_000 + b"[]]}"
-
-    def flood(self, told):
-        link.send("warning")
-        while True:
-            link._messages.write(link._encoder.framed(text))
-            link._messages.flush()
-
-    type(pytestconfig.pluginmanager.get_plugin("gvisor-worker"))._mark = flood
-"""
-WATCHES = """
-import resource
-
-def pytest_unconfigure():
-    print("peak:", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
-"""
-
-
-def test_what_comes_while_an_event_is_awaited_is_bounded(
-    project: pytest.Pytester, run_inside: RunInside
-) -> None:
-    """Messages of some MiB are kept, whose values take twenty times as much."""
-    project.makepyfile(FLOODS)
-    project.makeconftest(WATCHES)
-    result = run_inside("--gvisor-timeout=2")
-    result.assert_outcomes(passed=1, errors=1, warnings=result.parseoutcomes()["warnings"])
-    assert int(result.stdout.str().rpartition("peak: ")[2].split()[0]) < 500

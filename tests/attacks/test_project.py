@@ -1,14 +1,9 @@
 """A project whose ini file or hooks leave tests on the host that are to run inside."""
 
-from collections.abc import Callable
-
 import pytest
 
-from tests.inside.conftest import project, run_inside
+from tests.attacks.conftest import RunInside
 
-__all__ = ["project", "run_inside"]
-
-RunInside = Callable[..., pytest.RunResult]
 TEST = """
 import os
 

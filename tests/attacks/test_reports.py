@@ -3,15 +3,11 @@
 import json
 import os
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
 
 import pytest
 
-from tests.inside.conftest import PLUGINS, project, run_inside
-
-__all__ = ["project", "run_inside"]
-
-RunInside = Callable[..., pytest.RunResult]
+from tests.attacks.conftest import RunInside
+from tests.inside.conftest import PLUGINS
 
 FORGERS = """
 import os

@@ -2,17 +2,13 @@
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.inside.conftest import PLUGINS, project, run_inside
+from tests.attacks.conftest import RunInside
+from tests.inside.conftest import PLUGINS
 from tests.mounts import harmless
-
-__all__ = ["project", "run_inside"]
-
-RunInside = Callable[..., pytest.RunResult]
 
 WRITES = """
 import os, pathlib
@@ -68,7 +64,7 @@ def test_only_data_comes_back_wherever_it_goes(
 
 
 LATER = (
-    (), ("out",), ("--doctest-glob=*.txt",), ("--rootdir=out", "out"), ("--no-gvisor", "link"),
+    (), ("--doctest-glob=*.txt",), ("--rootdir=out", "out"), ("--no-gvisor", "link"),
     ("-n1", "out"), ("out/test_mine.txt", "out/test_exact.txt", "link/test_log.txt"),
 )  # fmt: skip
 

@@ -5,9 +5,6 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import Gvisor
-from tests.inside.conftest import project
-
-__all__ = ["project"]
 
 PROJECT = """
 import os, signal, struct, time

@@ -1,0 +1,190 @@
+"""A test inside does what ``forbid`` does not allow, where no test runs or none can tell."""
+
+import pytest
+
+from tests.attacks.conftest import RunInside
+
+ACTS = """
+import os, subprocess
+import pytest
+
+subprocess.run(["true", "at import"])
+
+@pytest.mark.gvisor(forbid=["exec"])
+class TestForbids:
+    def test_first(self):
+        pass
+
+    @pytest.mark.gvisor(xfail={"systrap": "so", "ptrace": "so"})
+    def test_fails_as_expected(self):
+        subprocess.run(["true", "in a failure"])
+        assert 0
+
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_acts_when_it_is_judged(self, pytestconfig, number):
+        worker = pytestconfig.pluginmanager.get_plugin("gvisor-worker")
+        real = type(worker)._mark
+
+        def mark(self, told):
+            real(self, told)
+            subprocess.run(["true", f"after {number}"])
+            type(worker)._mark = real
+
+        type(worker)._mark = mark
+"""
+"""The host is slow to begin the next test: see below."""
+
+
+def test_a_forbidden_act_outside_of_tests_fails_the_next_one_or_the_session(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """No act is forgotten between two tests, and none is excused by an expected failure."""
+    project.makeconftest("""
+        import os, time
+
+        def pytest_runtest_logreport(report):
+            if "PYTEST_GVISOR_INSIDE" not in os.environ:
+                time.sleep(0.5)
+    """)
+    project.makepyfile(ACTS)
+    result = run_inside("-pno:randomly")
+    outcomes = result.parseoutcomes()
+    assert (outcomes["passed"], outcomes["xfailed"], result.ret) == (3, 1, 1)
+    result.stdout.fnmatch_lines([
+        "*ERROR at teardown of TestForbids.test_first *", "before this test began: *",
+        "  executed: */true at import, by *",
+        "*ERROR at teardown of TestForbids.test_fails_as_expected *",
+        "  executed: */true in a failure, by *",
+    ])  # fmt: skip
+    # The event of an act after the last one that the host waits for may come before its verdict.
+    # So it is this test that fails, or the next one, or the session.
+    assert outcomes["errors"] >= 3
+    acts = [f"*  executed: */true after {number}, by *" for number in (1, 2)]
+    result.stdout.fnmatch_lines_random(acts)
+
+
+def test_no_act_before_the_collection_is_forbidden(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """Plugins such as pytest-metadata start programs to describe the machine."""
+    project.makeconftest("""
+        import subprocess
+
+        def pytest_configure():
+            subprocess.run(["true"])
+
+        def pytest_report_header():
+            subprocess.run(["true"])
+    """)
+    project.makepyfile("""
+        import pytest
+
+        @pytest.mark.gvisor(forbid=["exec"])
+        def test_it():
+            pass
+    """)
+    run_inside().assert_outcomes(passed=1)
+
+
+def test_no_expected_failure_hides_what_was_forbidden_before_a_death(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """A death is expected, and an act before it is not, nor is an error of pytest itself."""
+    project.makeconftest("""
+        import os
+
+        def pytest_runtest_logreport(report):
+            if "PYTEST_GVISOR_INSIDE" in os.environ and "test_breaks" in report.nodeid:
+                raise ValueError("mine")
+    """)
+    project.makepyfile("""
+        import os, subprocess, time
+        import pytest
+
+        expected = {"xfail": {"systrap": "so", "ptrace": "so"}}
+
+        @pytest.mark.gvisor(forbid=["exec"], **expected)
+        class TestForbids:
+            def test_dies(self):
+                os._exit(0)
+
+            def test_acts_and_dies(self):
+                subprocess.run(["true", "and dies"])
+                os._exit(0)
+
+            @pytest.mark.gvisor(timeout=2)
+            def test_acts_and_hangs(self):
+                subprocess.run(["true", "and hangs"])
+                time.sleep(100)
+
+        @pytest.mark.gvisor(**expected)
+        def test_breaks():
+            pass
+    """)
+    result = run_inside("-pno:randomly")
+    result.assert_outcomes(xfailed=1, failed=2, errors=1)
+    result.stdout.fnmatch_lines([
+        "*ERROR at setup of test_breaks *", "*ValueError: mine",
+        "*_ TestForbids.test_acts_and_dies _*", "*  executed: */true and dies, by *",
+        "*_ TestForbids.test_acts_and_hangs _*", "*  executed: */true and hangs, by *",
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n1"])
+def test_a_forbidden_act_after_the_last_test_fails_the_session(
+    workers: str, project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """All tests have passed by then."""
+    project.makepyfile("""
+        import atexit, os
+        import pytest
+
+        @pytest.mark.gvisor(forbid=["exec", "write"])
+        def test_it():
+            atexit.register(os.system, "true at the end")
+    """)
+    project.makeconftest("""
+        def pytest_unconfigure():
+            import atexit
+            atexit._run_exitfuncs()
+    """)
+    result = run_inside(workers)
+    result.assert_outcomes(passed=1, warnings=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+
+
+FLOODS = """
+import pytest
+
+@pytest.mark.gvisor(forbid=["exec"])
+def test_floods(pytestconfig):
+    link = pytestconfig.pluginmanager.get_plugin("gvisor-worker")._link
+    text = b'{"type":"warning","values":[' + b"[]," * 400_000 + b"[]]}"
+
+    def flood(self, told):
+        link.send("warning")
+        while True:
+            link._messages.write(link._encoder.framed(text))
+            link._messages.flush()
+
+    type(pytestconfig.pluginmanager.get_plugin("gvisor-worker"))._mark = flood
+"""
+
+
+WATCHES = """
+import resource
+
+def pytest_unconfigure():
+    print("peak:", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_what_comes_while_an_event_is_awaited_is_bounded(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """Messages of some MiB are kept, whose values take twenty times as much."""
+    project.makepyfile(FLOODS)
+    project.makeconftest(WATCHES)
+    result = run_inside("--gvisor-timeout=2")
+    result.assert_outcomes(passed=1, errors=1, warnings=result.parseoutcomes()["warnings"])
+    assert int(result.stdout.str().rpartition("peak: ")[2].split()[0]) < 500
