@@ -5,6 +5,7 @@ import contextlib
 import functools
 import hashlib
 import platform
+import subprocess
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from pytest_gvisor.runsc import locate
+from tests.unit.runsc.conftest import ANSWERS, SOURCE
 
 PLACE = f"/latest/{platform.machine()}"
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -95,6 +97,13 @@ def _packed(name: str, content: bytes) -> bytes:
 
 
 @functools.cache
+def a_small_runsc(folder: Path) -> bytes:
+    """The bytes of a program that answers as a runsc does. A real one takes seconds to pack."""
+    (folder / "fake.c").write_text(SOURCE % ANSWERS)
+    subprocess.run(["cc", "-o", "small", "fake.c"], cwd=folder, check=True)
+    return (folder / "small").read_bytes()
+
+
 def a_real_runsc() -> bytes:
     """The bytes of a runsc: Debian 13's, as it is a third of the size of newer ones."""
     older = Path(__file__).parents[1] / ".build/runsc-2024/usr/bin/runsc"

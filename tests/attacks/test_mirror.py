@@ -17,7 +17,7 @@ from pytest_gvisor.install import release
 from pytest_gvisor.install import unpack as unpacking
 from pytest_gvisor.install.fetch import Client
 from pytest_gvisor.runsc.binary import Runsc
-from tests.bucket import Bucket, a_real_runsc, archive, served
+from tests.bucket import Bucket, a_small_runsc, archive, served
 
 
 @pytest.fixture
@@ -33,19 +33,17 @@ def get(mirror: Bucket, name: str, folder: Path) -> str:
     return release.install(client, name, str(folder)).version
 
 
-@pytest.mark.parametrize(
-    ("kind", "names"), [("file", ("20230102", "20230102.0")), ("archive", ("20230102.0",))]
-)
+@pytest.mark.parametrize("kind", ["file", "archive"])
 def test_another_release_under_the_name_of_the_one_asked_for_is_refused(
-    mirror: Bucket, tmp_path: Path, kind: str, names: tuple[str, ...]
+    mirror: Bucket, tmp_path: Path, kind: str
 ) -> None:
     """An older runsc with a correct digest is not installed as the requested release."""
-    data = a_real_runsc()
+    data = a_small_runsc(tmp_path)
     file = "runsc" if kind == "file" else "gvisor.tar.bz2"
     served = data if kind == "file" else archive(runsc=data)
-    for name in (*names, "latest"):
+    for name in ("20230102", "20230102.0", "latest"):
         mirror.put(file, served, release=name)
-    for name in names:
+    for name in ("20230102", "20230102.0"):
         with pytest.raises(InstallFailed, match=f"asked for release {name}, the server gave runsc"):
             get(mirror, name, tmp_path / "to")
         assert os.listdir(tmp_path / "to") == []

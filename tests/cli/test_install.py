@@ -24,9 +24,8 @@ from pytest_gvisor.install import place, release
 from pytest_gvisor.install.fetch import Client
 from pytest_gvisor.runsc import locate
 from pytest_gvisor.runsc.binary import Runsc
-from tests.bucket import PLACE, Answer, Bucket, a_real_runsc, archive, send, served
+from tests.bucket import PLACE, Answer, Bucket, a_real_runsc, a_small_runsc, archive, send, served
 from tests.runsc.conftest import wait_for
-from tests.unit.runsc.conftest import ANSWERS, SOURCE
 
 
 @pytest.fixture
@@ -44,11 +43,8 @@ def real() -> bytes:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The bytes of a program that answers as a runsc does. A real one takes seconds to pack."""
-    folder = tmp_path_factory.mktemp("compiled")
-    (folder / "fake.c").write_text(SOURCE % ANSWERS)
-    subprocess.run(["cc", "-o", "runsc", "fake.c"], cwd=folder, check=True)
-    return (folder / "runsc").read_bytes()
+    """The bytes of a program that answers as a runsc does."""
+    return a_small_runsc(tmp_path_factory.mktemp("compiled"))
 
 
 def get(bucket: Bucket, folder: Path, **limits: float) -> place.Installed:

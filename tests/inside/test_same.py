@@ -196,16 +196,6 @@ def test_warnings_of_the_collection_come_once(project: pytest.Pytester) -> None:
     assert alone == 2  # its text, and its line
 
 
-def test_last_failed_runs_what_failed_inside(project: pytest.Pytester) -> None:
-    """`--lf` picks the tests that failed inside in the run before."""
-    project.makepyfile("def test_good(): pass\ndef test_bad(): assert 0\n")
-    project.runpytest_subprocess("--in-gvisor")
-    result = project.runpytest_subprocess("--in-gvisor", "--lf")
-    assert result.parseoutcomes() == {"failed": 1, "deselected": 1} or result.parseoutcomes() == {
-        "failed": 1
-    }
-
-
 COVERAGE_FILES = {
     "pyproject.toml": '[tool.coverage.run]\nbranch = true\nsource = ["."]\nomit = ["other.py"]\n',
     "setup.cfg": "[coverage:run]\nbranch = true\nsource = .\nomit = other.py\n",

@@ -110,6 +110,10 @@ TESTS = (
 """
 )
 FAILED = 10
+SHARED = TESTS.replace("def done(gvisor):", "def done(gvisor_sandboxes):").replace(
+    "done = gvisor.run(", "done = gvisor_sandboxes().exec("
+)
+"""The same in one sandbox, which starts once."""
 
 FORBIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
@@ -135,7 +139,7 @@ def texts(element: ET.Element) -> Iterator[str]:
 @pytest.mark.parametrize("style", ["short", "native", "line"])
 def test_no_style_of_traceback_lets_anything_through(here: Project, style: str) -> None:
     """Each style of traceback shows the workload's output escaped."""
-    ran = here.test(TESTS).run(f"--tb={style}", "-rA", "--color=no").exits(1)
+    ran = here.test(SHARED).run(f"--tb={style}", "-rA", "--color=no").exits(1)
     assert hidden_in(ran.output) == []
     assert len(SUMMARY.findall(ran.output)) == 1
 
@@ -185,7 +189,7 @@ def test_a_worker_survives_lone_surrogates(here: Project) -> None:
 
 def test_colours_are_pytests_own(here: Project) -> None:
     """With `--color=yes` an assertion's diff has its colours, and no other escape passes."""
-    ran = here.test(TESTS).run("--color=yes", "-rA", "-l").exits(1)
+    ran = here.test(SHARED).run("--color=yes", "-rA", "-l").exits(1)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", ran.output)
     assert hidden_in(plain) == []
     assert len(SUMMARY.findall(plain)) == 1
