@@ -176,7 +176,7 @@ def test_a_deadline_ends_both_containers(gvisor: Gvisor) -> None:
     with pytest.raises(WorkloadTimeout) as caught:
         gvisor.run(
             ["sh", "-c", "trap 'echo term; exit 5' TERM; while :; do sleep 0.1; done"],
-            allow=["127.0.0.1:9"], timeout=3,
+            allow=["127.0.0.1:9"], timeout=6,
         )  # fmt: skip
     assert caught.value.completed.stdout == "term\n"
     assert caught.value.completed.returncode == 5

@@ -101,7 +101,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, socket
         with socket.create_server(("127.0.0.1", 0)) as listener:
             theirs = socket.create_connection(listener.getsockname())
             ours = listener.accept()[0]
-    theirs.settimeout(3)
+    theirs.settimeout(30)
     with theirs:  # the side closes the other one
         yield ours, theirs
 
