@@ -224,10 +224,12 @@ class Run:
         if self.state < State.ENDED and self.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-        if self.order.first:  # its sandbox is no child of the killed runsc
-            leftovers.kill(leftovers.processes(self.order.root), self.order.root)
-        leftovers.kill_cgroups(self.order.cgroups)
         self.killed = True
+        # This process may be out of descriptors for a moment: `clean` kills the rest.
+        with contextlib.suppress(OSError):
+            if self.order.first:  # its sandbox is no child of the killed runsc
+                leftovers.kill(leftovers.processes(self.order.root), self.order.root)
+            leftovers.kill_cgroups(self.order.cgroups)
 
     def reaped(self, status: int) -> None:
         """Take the raw wait ``status`` of runsc."""

@@ -120,7 +120,8 @@ class Link:
         except (EOFError, plain.TooMuch, MemoryError) as error:  # and none of a signal's handler
             self._fail(escape(str(error)))
         try:
-            reply = plain.decoded(answer, self._made, deadline)
+            until = clock.monotonic() + self._process.left(deadline)
+            reply = plain.decoded(answer, self._made, until)
             self.received += size
             match reply:
                 case (str(to), "value", value) if to == token and isinstance(value, wanted):
@@ -140,7 +141,7 @@ class Link:
         data = bytearray()
         while len(data) < size:
             # Bytes may be there at each deadline: a process may send without end.
-            if (left := deadline - clock.monotonic()) <= 0:
+            if (left := self._process.left(deadline)) <= 0:
                 raise errors.NotReady("its reply has no end")
             part = self._process.stdout.read(size - len(data), timeout=left)
             if not part:

@@ -19,6 +19,13 @@ from pytest_gvisor.run.supervisor import NAP
 from pytest_gvisor.sandbox.messages import Message
 
 
+_LATE = 0.5
+"""Seconds after its deadline at which a wait ends if this process was stopped meanwhile."""
+
+_AFTER_STOP = 1.0
+"""Seconds to take what has come while this process was stopped."""
+
+
 class Cancelled(Exception):
     """The wait of a call that its caller has cancelled."""
 
@@ -89,6 +96,7 @@ class Peer(abc.ABC):
         self.lock = channel.lock
         self.changed = Changed(self.lock)
         self._check = check or channel.check
+        self._late = 0.0  # the end of the time after a stop
 
     @abc.abstractmethod
     def on_message(self, message: Message) -> None:
@@ -113,10 +121,16 @@ class Peer(abc.ABC):
             if cancellation.fired:
                 raise Cancelled
         self._check()
-        left = deadline - clock.monotonic()
+        begun, left = clock.monotonic(), self.left(deadline)
         if left <= 0:
             raise self.not_ready(text)
         self.changed.wait(min(left, nap))
+        if begun < deadline < clock.monotonic() - _LATE:
+            self._late = clock.monotonic() + _AFTER_STOP
+
+    def left(self, deadline: float) -> float:
+        """Return the seconds until a deadline, or until the end of the time after a stop."""
+        return max(deadline, self._late) - clock.monotonic()
 
 
 class Answer(Peer):

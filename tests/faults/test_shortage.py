@@ -111,6 +111,22 @@ def test_at_any_shortage_of_processes_the_error_is_typed(any_little: Little) -> 
 
 
 @pytest.mark.fault("G6")
+def test_no_shortage_of_descriptors_ends_the_keeper(apart: Callable[[], Gvisor]) -> None:
+    """Its other sandboxes go on, whatever a run with an allow-list has too few descriptors for."""
+    gvisor = apart()
+    with gvisor.sandbox() as warm:
+        assert warm.exec(["true"]).returncode == 0
+        keeper = gvisor._launcher.keeper().pid
+        used = len(os.listdir(f"/proc/{keeper}/fd"))
+        for number in range(12):
+            before = resource.prlimit(keeper, resource.RLIMIT_NOFILE, (used + number, 20_000))
+            with contextlib.suppress(GvisorError):
+                gvisor.run(["true"], allow=["127.0.0.1:9"], timeout=60)
+            resource.prlimit(keeper, resource.RLIMIT_NOFILE, before)
+            assert warm.exec(["echo", "x"]).stdout == "x\n"
+
+
+@pytest.mark.fault("G6")
 def test_of_many_at_once_each_error_names_the_limit_on_open_files(
     apart: Callable[[], Gvisor],
 ) -> None:

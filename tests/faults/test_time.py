@@ -160,3 +160,34 @@ def test_no_clock_that_a_test_has_replaced_counts(any_little: Little) -> None:
         """
     )
     assert "1 passed" in any_little.run()
+
+
+STOPS = """
+import os
+import subprocess
+
+def stop_this_process():
+    script = "sleep 1; kill -STOP {0}; sleep 5; kill -CONT {0}".format(os.getpid())
+    return subprocess.Popen(["sh", "-c", script], start_new_session=True)
+
+def test_run(gvisor):
+    with stop_this_process():
+        assert gvisor.run(["sh", "-c", "sleep 2; echo x"], timeout=4).stdout == "x\\n"
+
+def test_exec(gvisor_sandbox):
+    with stop_this_process():
+        assert gvisor_sandbox.exec(["sh", "-c", "sleep 2; echo x"], timeout=4).stdout == "x\\n"
+
+def test_load(gvisor_sandbox, tmp_path):
+    (tmp_path / "answers.py").write_text("import time\\ndef f():\\n    time.sleep(2)\\n    return 5")
+    module = gvisor_sandbox.load(tmp_path / "answers.py", timeout=4)
+    with stop_this_process():
+        assert module.f() == 5
+"""
+
+
+@pytest.mark.fault("F8")
+def test_what_ends_in_time_is_no_time_out_if_this_process_was_stopped(any_little: Little) -> None:
+    """A run, a command and a call that have ended by then keep their results after SIGCONT."""
+    any_little.write(test_it=STOPS)
+    any_little.run()
