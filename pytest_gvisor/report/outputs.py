@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import secrets
 import tempfile
 from collections.abc import Iterable, Mapping
 
 from pytest_gvisor.base.errors import ReportError, UsageError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.setting_values import report_paths
+from pytest_gvisor.programs import linux
 from pytest_gvisor.programs.paths import check_way, straight
 from pytest_gvisor.report.model import MAX_BYTES, Report
 
@@ -41,8 +40,7 @@ def check(path: str) -> str:
         if os.path.isdir(path):
             raise ReportError(f"{escape(path)} is a folder")
         os.makedirs(folder, exist_ok=True)
-        with tempfile.NamedTemporaryFile(prefix=".gvisor-report-", dir=folder):
-            pass
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ReportError(
             f"{escape(path)} cannot be written: {error.strerror}",
@@ -72,17 +70,18 @@ def replaced(path: str, pieces: Iterable[str]) -> str:
 
     A link that is there is replaced, and not followed.
     """
-    new = os.path.join(os.path.dirname(path), f".gvisor-report-{secrets.token_hex(8)}")
+    above, name = os.path.split(path)
     try:
         check_way(path)
-        with open(new, "x", encoding="utf-8", errors="backslashreplace") as file:
+        with (
+            linux.closing(os.open(above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as folder,
+            linux.new_file(folder, name) as new,
+            open(new, "w", encoding="utf-8", errors="backslashreplace", closefd=False) as file,
+        ):
             file.writelines(pieces)
             if file.tell() > MAX_BYTES:
                 raise OSError(errno.EFBIG, f"more than {MAX_BYTES} bytes, which no reader takes")
-        os.replace(new, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(new)
         return f"{error.strerror}"
     return ""
 

@@ -18,7 +18,6 @@ from pytest_gvisor.run.connected import Ended
 from pytest_gvisor.run.supervisor import NAP
 from pytest_gvisor.sandbox.messages import Message
 
-
 _LATE = 0.5
 """Seconds after its deadline at which a wait ends if this process was stopped meanwhile."""
 

@@ -118,7 +118,7 @@ def test_each_test_has_a_cell_on_each_platform(project: Project, no_kvm: str, ru
     )
     assert "<title>gVisor platform matrix" in (project.folder / "deep/er/r.html").read_text()
     assert "| `test_it.py::test_words[b]` | ✅ passed | 🚫" in (project.folder / "r.md").read_text()
-    assert not list(project.folder.rglob(".gvisor-report-*"))
+    assert not list(project.folder.rglob(".pytest-gvisor-*"))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: cgroups are made")

@@ -11,7 +11,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import secrets
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,9 +26,7 @@ MOST_BYTES = 1024 * 1024 * 1024
 
 _NO_LINKS = linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS
 _BELOW = linux.RESOLVE_BENEATH | _NO_LINKS
-_MODE = 0o666  # less the umask
 _FOLDER = os.O_PATH | os.O_DIRECTORY
-_UNNAMED_REFUSED = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
 _CHUNK = 1024 * 1024
 _NO_FILE = "there is something on the host that is no regular file"
 
@@ -145,7 +142,8 @@ def land(
                     raise FileExistsError(errno.EEXIST, _NO_FILE)
                 _copy(fd, source, offset, size)
         else:
-            _write(here, name, source, offset, size)
+            with linux.new_file(here, name) as fd:
+                _copy(fd, source, offset, size)
 
 
 def _make_folders(base: int, path: str) -> int:
@@ -157,31 +155,6 @@ def _make_folders(base: int, path: str) -> int:
                 os.mkdir(part, dir_fd=here)
             fd = linux.openat2(here, part, _FOLDER, _BELOW)
     return fd
-
-
-def _write(here: int, name: str, source: int, offset: int, size: int) -> None:
-    other = f".pytest-gvisor-{secrets.token_hex(8)}"
-    try:
-        with closing(_new_file(here, other)) as fd:
-            _copy(fd, source, offset, size)
-            with contextlib.suppress(FileExistsError):
-                # Under no name so far, so that nothing is left if this process is killed.
-                os.link(f"/proc/self/fd/{fd}", other, dst_dir_fd=here, follow_symlinks=True)
-        os.rename(other, name, src_dir_fd=here, dst_dir_fd=here)
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(other, dir_fd=here)
-
-
-def _new_file(here: int, name: str) -> int:
-    """Open a new file without a name, or with this one where the file system wants one."""
-    flags = os.O_WRONLY | os.O_CLOEXEC
-    try:
-        return os.open(".", flags | os.O_TMPFILE, _MODE, dir_fd=here)
-    except OSError as error:
-        if error.errno not in _UNNAMED_REFUSED:
-            raise
-    return os.open(name, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _MODE, dir_fd=here)
 
 
 def _copy(fd: int, source: int, offset: int, size: int) -> None:

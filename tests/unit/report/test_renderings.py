@@ -4,6 +4,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -310,13 +311,26 @@ def test_a_write_that_fails_leaves_the_old_file(
     path = tmp_path / "r.json"
     path.write_text("old")
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pytest_gvisor.report.outputs.os.replace", full)
+    monkeypatch.setattr("pytest_gvisor.programs.linux.os.rename", full)
     assert outputs.write(report(), str(path)) == "No space left on device"
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["r.json"]
+
+
+def test_a_report_has_no_name_until_it_is_whole(tmp_path: Path) -> None:
+    """So a kill or a Ctrl-C while it is written leaves nothing beside it."""
+
+    def pieces() -> Iterator[str]:
+        yield "half a report"
+        assert os.listdir(tmp_path) == []
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        outputs.replaced(str(tmp_path / "r.json"), pieces())
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["r.txt", "r", "folder.html", "file/r.html", ".html.gz"])

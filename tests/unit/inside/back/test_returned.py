@@ -374,7 +374,10 @@ def test_a_full_disk_is_an_error_with_its_path(host: Host, monkeypatch: pytest.M
         host.take(file("b"), END)
     monkeypatch.setattr(anchors, "land", full)
     tally = host.store.write()
-    assert tally.errors == [f"{host.base}/free/a could not be written: No space left on device"]
+    assert tally.errors == [
+        f"{host.base}/free/b could not be kept until the end: No space left on device",
+        f"{host.base}/free/a could not be written: No space left on device",
+    ]
     assert "no place to keep a file from inside" in tally.notes[0]
 
 
