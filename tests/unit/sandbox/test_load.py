@@ -60,6 +60,10 @@ class Module:
             self._data = self.replies.pop(0)(self.requests[-1][0])
         return self.reads
 
+    def left(self, deadline: float) -> float:
+        """See `Peer.left`."""
+        return deadline - clock.monotonic()
+
     def _read(self, size: int, timeout: float) -> bytes:
         assert timeout > 0
         if isinstance(self._data, BaseException):

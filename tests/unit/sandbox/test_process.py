@@ -73,6 +73,28 @@ def test_what_has_come_is_looked_at_whatever_the_deadline(connect: Connect) -> N
         process.wait_for_output("other", timeout=0)
 
 
+def test_what_comes_after_a_stop_is_taken_whatever_the_deadline(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock goes on while a process is stopped, and a guest has ended its program in time."""
+    real, stopped = clock.monotonic, threading.Event()
+
+    def act(peer: Peer) -> None:
+        peer.receive()
+        say(peer, "started", pid=2)
+        time.sleep(0.3)
+        monkeypatch.setattr(clock, "monotonic", lambda: real() + 1000)
+        say(peer, "data", b"x", s=1)
+        time.sleep(0.1)
+        say(peer, "exit", status=0)
+        stopped.set()
+
+    channel, _peer = connect(act)
+    process = started(channel)
+    assert process.wait(timeout=100) == 0
+    assert stopped.wait(10)
+
+
 def test_a_search_that_takes_long_does_not_go_on_for_ever(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
