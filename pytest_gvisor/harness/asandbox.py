@@ -98,6 +98,10 @@ class AsyncProcess(_Twin[Process]):
             await self.kill()
 
 
+def _start(sandbox: Sandbox, /, held: list[Process], args: Args, **options: Any) -> None:
+    held.append(sandbox.popen(args, **options))
+
+
 class AsyncSandbox(_Twin[Sandbox]):
     """A `Sandbox` for asyncio: ``async with gvisor.asandbox() as box: await box.exec(["true"])``.
 
@@ -125,7 +129,7 @@ class AsyncSandbox(_Twin[Sandbox]):
     ping = _twin(Sandbox.ping)
     wait_for_port = _twin(Sandbox.wait_for_port)
     wait_for_http = _twin(Sandbox.wait_for_http)
-    _popen = _twin(Sandbox.popen)
+    _popen = _twin(_start)
 
     @property
     def user(self) -> tuple[int, int]:
@@ -158,7 +162,14 @@ class AsyncSandbox(_Twin[Sandbox]):
         user: UserSpec | None = None,
     ) -> AsyncProcess:
         """Do as `Sandbox.popen` does, and return an `AsyncProcess` as soon as the program runs."""
-        return AsyncProcess(await self._popen(args, env=env, cwd=cwd, user=user))
+        held: list[Process] = []
+        try:
+            await self._popen(held, args, env=env, cwd=cwd, user=user)
+        except asyncio.CancelledError:
+            for process in held:  # it had started by then, and nobody else has it
+                await AsyncProcess(process).kill()
+            raise
+        return AsyncProcess(held[0])
 
     async def __aenter__(self) -> Self:
         """Start the sandbox. If the task is cancelled meanwhile, nothing of it is left."""

@@ -51,6 +51,22 @@ def test_a_program_is_spoken_with(gvisor: Gvisor) -> None:
     asyncio.run(act())
 
 
+def test_a_start_that_is_cancelled_leaves_no_program(gvisor: Gvisor) -> None:
+    """Nobody would have its `AsyncProcess`."""
+
+    async def act() -> str:
+        async with gvisor.asandbox() as box:
+            for _ in range(5):
+                start = asyncio.create_task(box.popen(["sleep", "1234"]))
+                await asyncio.sleep(0.001)
+                start.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await start
+            return (await box.exec(["sh", "-c", "cat /proc/[0-9]*/comm"])).stdout
+
+    assert "sleep" not in asyncio.run(act())
+
+
 def test_a_network_is_opened_and_a_server_is_waited_for(gvisor: Gvisor) -> None:
     """One sandbox fetches from another, by a name that it has for the block."""
     fetch = ["python3", "-c", "import urllib.request as r; print(r.urlopen('http://web').status)"]
