@@ -30,7 +30,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
         settings = settings_of(metafunc.definition)
     labels = [release.label for release in settings.releases]
     for name, values in ((_FIXTURE, settings.platforms), (RELEASE_FIXTURE, labels)):
-        if name not in metafunc.fixturenames or _is_parametrized(metafunc, name):
+        if name not in metafunc.fixturenames or _is_parametrized(metafunc.definition, name):
             continue
         if len(values) > 1:
             metafunc.parametrize(name, values, ids=list(map(str, values)), indirect=True)
@@ -50,17 +50,30 @@ def warn_of_others(item: pytest.Item, settings: Settings, names: Sequence[str]) 
         f"{location(item)} runs on {first} alone, and not on {', '.join(others)}: pytest makes "
         "no variants of a method of a TestCase, of a doctest, or for request.getfixturevalue()"
     )
+    _warn(settings, text, "Choose one with @pytest.mark.gvisor.")
+
+
+def warn_of_late_marker(item: pytest.Item, settings: Settings, asked: object) -> None:
+    """Warn, or fail, for a test that runs on a platform for which its markers do not ask."""
+    if not _is_parametrized(item, _FIXTURE):
+        names = ", ".join(settings.platforms)
+        text = f"{location(item)} runs on {asked}, though a marker asks for {names}: it came after"
+        text += " pytest had made the variants, from a parameter, a hook or a fixture"
+        _warn(settings, text, "Mark the function, or parametrize gvisor_platform.")
+
+
+def _warn(settings: Settings, text: str, step: str) -> None:
     if settings.strict:
         with fail_misuse():
-            raise UsageError(text, next_step="Choose one with @pytest.mark.gvisor.")
+            raise UsageError(text, next_step=step)
     warnings.warn(PytestGvisorWarning(text), stacklevel=1)
 
 
-def _is_parametrized(metafunc: pytest.Metafunc, fixture: str) -> bool:
-    """Whether the test itself parametrizes platforms, or releases."""
+def _is_parametrized(node: pytest.Item, fixture: str) -> bool:
+    """Whether a test itself parametrizes platforms, or releases."""
     names = [
         mark.args[0] if mark.args else mark.kwargs.get("argnames", "")
-        for mark in metafunc.definition.iter_markers("parametrize")
+        for mark in node.iter_markers("parametrize")
     ]
     return any(fixture in (n.replace(",", " ").split() if isinstance(n, str) else n) for n in names)
 

@@ -148,6 +148,29 @@ def test_a_marker_has_the_last_word_on_platforms(here: Project) -> None:
     ]  # fmt: skip
 
 
+def test_a_marker_that_comes_after_the_variants_is_no_silent_loss(here: Project) -> None:
+    """pytest makes the variants of a function before it looks at the marks of parameters."""
+    here.test("""
+        import pytest
+
+        ptrace = pytest.mark.gvisor(platform="ptrace")
+
+        @pytest.mark.parametrize("n", [1, pytest.param(2, marks=ptrace)])
+        def test_it(gvisor_platform, n):
+            pass
+
+        @pytest.mark.gvisor(platform="systrap")
+        @pytest.mark.parametrize("gvisor_platform", ["ptrace"], indirect=True)
+        def test_own(gvisor_platform):
+            pass
+    """)
+    run = ["--gvisor-platform", "systrap,ptrace"]
+    ran = here.run(*run, "-W", "default").ends(passed=5, warnings=1)
+    ran.shows("test_it[systrap-2] (test_it.py:6) runs on systrap, though a marker asks for ptrace")
+    ran.hides("test_own[ptrace] (")
+    here.run(*run, "--gvisor-strict").ends(passed=4, errors=1)
+
+
 def test_a_test_may_parametrize_its_platform_itself(here: Project, no_kvm: str) -> None:
     """Direct or indirect, by string or enum, alone or beside others: as written, and checked."""
     here.test(
