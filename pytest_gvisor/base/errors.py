@@ -46,6 +46,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from pytest_gvisor.base.escape import escape, quoted
 
+FORBIDDEN = "pytest_gvisor_forbidden"
+"""An attribute of the errors for a forbidden act, which is no expected failure of a test."""
+
 _LIMITS = {
     # Its text begins with that of the next.
     errno_names.ENFILE: "The machine's limit on open files is reached: see `sysctl fs.file-max`.",

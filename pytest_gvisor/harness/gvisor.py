@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 
 from pytest_gvisor.base import removed
 from pytest_gvisor.base.completed import Completed
-from pytest_gvisor.base.errors import GvisorError, UsageError
+from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.base.settings import CallSettings, Platform, Settings
 from pytest_gvisor.harness import call
 from pytest_gvisor.oci.bundle import Bundle
@@ -293,7 +293,7 @@ class Gvisor:
         self.records.append(record)
         try:
             completed = runner.run(request, self._launcher, record, self._hooks)
-        except GvisorError:
+        except BaseException:
             if record.start is not None:  # else nothing of the workload has run
                 check_forbidden(request, record.completed)
             raise

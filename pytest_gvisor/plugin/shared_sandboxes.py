@@ -6,13 +6,16 @@ import contextlib
 import copy
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+import pytest
 
 from pytest_gvisor.base import setting_values
 from pytest_gvisor.base import settings as words
-from pytest_gvisor.base.errors import PytestGvisorWarning
+from pytest_gvisor.base.errors import PytestGvisorWarning, UsageError
 from pytest_gvisor.base.settings import Platform
+from pytest_gvisor.plugin.precedence import settings_of
 from pytest_gvisor.plugin.skips import skip_missing
 from pytest_gvisor.run.request import Hooks
 
@@ -32,6 +35,8 @@ _Made = TypeVar("_Made", "Sandbox", "Snapshot")
 
 class _Harnesses(Generic[_Made]):
     """The harnesses of the session, one for each platform and release, and what they have made."""
+
+    hooks = Hooks()
 
     def __init__(self, engine: Engine, settings: Settings, project: Project) -> None:
         self._engine = engine
@@ -54,7 +59,7 @@ class _Harnesses(Generic[_Made]):
             if key not in self._harnesses:
                 self._engine.availability(platform, settings).check()
                 self._harnesses[key] = self._engine.gvisor(
-                    platform, settings, Hooks(), project=self._project
+                    platform, settings, self.hooks, project=self._project
                 )
         return self._harnesses[key]
 
@@ -80,6 +85,32 @@ class SharedSandboxes(_Harnesses["Sandbox"]):
     lives.
     """
 
+    def __init__(self, engine: Engine, settings: Settings, project: Project) -> None:
+        super().__init__(engine, settings, project)
+        self.hooks = Hooks(begins=self._check_forbid)
+        self._forbid: Sequence[str] = ()
+        self._deciding: list[Sandbox] = []
+        """Those whose call had ``forbid``, which counts then."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        """Note what the running test forbids."""
+        with contextlib.suppress(UsageError):  # its own fixtures have reported that
+            self._forbid = settings_of(item).forbid
+        try:
+            return (yield)
+        finally:
+            self._forbid = ()
+
+    def _check_forbid(self, sandbox: Sandbox) -> None:
+        """Raise `UsageError` where acts would be unseen that the running test forbids."""
+        unseen = {*self._forbid} - {*self._settings.forbid}
+        if unseen and sandbox not in self._deciding:
+            raise UsageError(
+                f"forbid={sorted(unseen)} of a marker is not for a sandbox of the session",
+                next_step="Write gvisor_sandboxes(forbid=[…]), or use gvisor_sandbox.",
+            )
+
     def __call__(
         self,
         platform: Platform | str | None = None,
@@ -103,6 +134,7 @@ class SharedSandboxes(_Harnesses["Sandbox"]):
                 entry[1].close()
             made = harness.sandbox(**options)  # type: ignore[arg-type]
             self._made.append((key, made))
+            self._deciding += [made] if "forbid" in options else []
             return made
 
 

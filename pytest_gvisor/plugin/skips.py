@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_gvisor.base import errors
-from pytest_gvisor.base.errors import GvisorError, UsageError
+from pytest_gvisor.base.errors import FORBIDDEN, GvisorError, UsageError
 from pytest_gvisor.programs.paths import below
 
 if TYPE_CHECKING:
@@ -107,18 +107,20 @@ def missing_requirement(raised: BaseException) -> GvisorError | None:
 
 
 def undo_xfail(call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
-    """Undo the xfail of a test that did not come to run, and so cannot have failed.
+    """Undo the xfail of a test that did not come to run, or whose run did what is forbidden.
 
-    Something is missing, or a setting makes no sense. Or the set-up failed before any workload: an
-    image, a launch, runsc itself.
+    The first cannot have failed as expected: something is missing, or a setting makes no sense. Or
+    the set-up failed before any workload: an image, a launch, runsc itself.
     """
-    if hasattr(report, "wasxfail") and call.excinfo is not None and _failed_before_run(call):
+    if hasattr(report, "wasxfail") and call.excinfo is not None and _is_unexpected(call):
         report.outcome = "failed"
         del report.wasxfail
 
 
-def _failed_before_run(call: pytest.CallInfo[Any]) -> bool:
+def _is_unexpected(call: pytest.CallInfo[Any]) -> bool:
     raised = None if call.excinfo is None else call.excinfo.value
+    if FORBIDDEN in getattr(raised, "__dict__", {}):
+        return True
     if isinstance(raised, pytest.fail.Exception):
         return missing_requirement(raised) is not None or _MISUSE in vars(raised)
     # Those that carry a run are in `completed`, which an idle session has not imported.

@@ -87,10 +87,14 @@ class Pipes:
         self.ours.append(reader)
         self.drains.append(Drain(reader, capture))
 
-    def watch(self, change: Change) -> None:
-        """Wait for our ends. A callback returns False at the end of its stream."""
+    def feed(self, change: Change) -> None:
+        """Wait until the workload takes input; a second call does nothing."""
         if self._feed is not None:
             change(self._feed.fd, selectors.EVENT_WRITE, self._feed.write)
+            self._feed = None
+
+    def watch(self, change: Change) -> None:
+        """Wait for output. A callback returns False at the end of its stream."""
         for drain in self.drains:
             change(drain.fd, selectors.EVENT_READ, drain.read)
 

@@ -10,10 +10,10 @@ import shutil
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_gvisor.base.completed import Completed, Outcome
-from pytest_gvisor.base.errors import GvisorError, stage
+from pytest_gvisor.base.errors import FORBIDDEN, GvisorError, TraceError, stage
 from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.spec import Spec
@@ -29,6 +29,9 @@ from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.sessions.launcher import Launcher
 from pytest_gvisor.sessions.private import make_private
+
+if TYPE_CHECKING:
+    from pytest_gvisor.sandbox.sandbox import Sandbox
 
 MAX_RECORDS = 50
 MAX_REMEMBERED = 64 * 1024 * 1024
@@ -180,12 +183,16 @@ def check_forbidden(request: Request, done: Completed | None) -> None:
     """Raise `AssertionError` if a program did what is forbidden, and `TraceError` if it may have.
 
     A program that was not started has no trace. Of a cancelled one, what is known counts, and no
-    gap.
+    gap. The error has the attribute `FORBIDDEN`.
     """
     if request.settings.forbid and done is not None and (trace := done.trace) is not None:
         if done.outcome is Outcome.CANCELLED:
             trace = dataclasses.replace(trace, gaps=())
-        trace.check(forbid=request.settings.forbid)
+        try:
+            trace.check(forbid=request.settings.forbid)
+        except (AssertionError, TraceError) as error:
+            vars(error)[FORBIDDEN] = True
+            raise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,3 +207,5 @@ class Hooks:
 
     run_finished: Callable[[Record], None] = lambda _record: None
     keep: Callable[[Workspace, Record], None] | None = None
+    begins: Callable[[Sandbox], None] = lambda _sandbox: None
+    """Called before each program of a warm sandbox, which does not start if this raises."""

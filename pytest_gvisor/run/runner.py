@@ -93,8 +93,13 @@ class Runner:
             with self.launcher.starts.slot(folder, stop) as self._waited:
                 self.start(undo, self.request.settings.timeout)
                 self.supervisor.await_start()
-            self.supervisor.watch()
-            self.supervisor.drain_events()
+            try:
+                self.supervisor.watch()
+                self.supervisor.drain_events()
+            except BaseException as raised:
+                if self.request.settings.forbid and not isinstance(raised, KeyboardInterrupt):
+                    self._cut_short()
+                raise
             completed, error = self.finish(self.clean)
         if error is not None:
             raise error
@@ -165,6 +170,17 @@ class Runner:
         record.command = shell_line(record.argv, order.env)
         if isinstance(self.request.input, bytes):
             record.input = self.request.input
+
+    def _cut_short(self) -> None:
+        """Note what the workload did until its input, or the handler of a signal, has raised."""
+        self.supervisor.cancelled = True
+
+        def remove() -> None:
+            self.clean()
+            self.supervisor.drain_events()
+
+        with contextlib.suppress(GvisorError):
+            self.finish(remove)
 
     def finish(self, remove: Callable[[], None]) -> tuple[Completed, GvisorError | None]:
         """Return the result of a run that has ended, and its error; ``remove`` removes the run."""

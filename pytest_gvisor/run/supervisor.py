@@ -128,7 +128,12 @@ class Supervisor:
             self.turn(NAP)
 
     def watch(self) -> None:
-        """Wait until runsc has ended and its output is drained, or the deadline has killed it."""
+        """Wait until runsc has ended and its output is drained, or the deadline has killed it.
+
+        The workload gets its input from now on: an iterable of it may start runs itself, and those
+        wait for the slot that this start has held.
+        """
+        self.pipes.feed(self.change)
         while (self.status is None or self.pipes.is_open()) and self._phase not in _LAST:
             self.turn(NAP)
 

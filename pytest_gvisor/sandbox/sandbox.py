@@ -39,7 +39,7 @@ from pytest_gvisor.sandbox.files import ROOT, Download, Upload
 from pytest_gvisor.sandbox.forward import Forward
 from pytest_gvisor.sandbox.load import Loaded, Source, load
 from pytest_gvisor.sandbox.network import opened
-from pytest_gvisor.sandbox.peers import Answer
+from pytest_gvisor.sandbox.peers import Answer, Cancelled
 from pytest_gvisor.sandbox.process import TERM_GRACE, Process, patience_of
 from pytest_gvisor.sandbox.snapshot import Snapshot, take
 from pytest_gvisor.sessions.launcher import Launcher
@@ -201,8 +201,8 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         except GvisorError as error:
             self._note(process, error)
             raise
-        except Exception:  # a cancellation, or an error of the iterable's own
-            if self._request.settings.forbid:
+        except BaseException as error:  # a cancellation, or an error of the iterable's own
+            if self._request.settings.forbid and not isinstance(error, KeyboardInterrupt):
                 check_forbidden(self._request, process.completed(Outcome.CANCELLED))
             raise
         completed = self._note(process)
@@ -228,12 +228,12 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         return completed
 
     def _begin(self, args: Args, **options: Any) -> Process:
+        self._hooks.begins(self)
         channel = self._live()
-        asked = command(
+        process = Process(channel, command(
             argv(args), self._workload, self._request, channel.driven,
             runsc=self._record.command, spec=self._record.spec, **options,
-        )  # fmt: skip
-        process = Process(channel, asked)
+        ))  # fmt: skip
         process.start()
         return process
 
@@ -244,6 +244,8 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
                 process.check_started(deadline)
                 process.feed(chunks, deadline)
         except NotReady:
+            if clock.monotonic() < deadline:  # of the iterable's own
+                raise
             return False
         over = process.wait_over(deadline)
         process.check_refused()
@@ -285,7 +287,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         process = self._begin(args, env=env, cwd=cwd, user=user, reads=True, trace=False, repeat={})
         try:
             process.check_started(clock.monotonic() + self._wait(None))
-        except NotReady:
+        except (NotReady, Cancelled):
             process.kill()
             raise
         return process
@@ -337,6 +339,8 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         ``user`` is whose rights count; it is root by default.
         """
         check_path(path, "path")
+        if not whole(limit):
+            raise UsageError(f"limit={limit!r} is no number of bytes")
         download = Download(self._live(), path, limit, self._who(user))
         return download.run(clock.monotonic() + self._wait(None))
 
@@ -378,8 +382,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         127.0.0.1 inside, or else to ::1; one that is refused is reset. So is each one above 512 at
         once: `Forward.refused` counts those, and a warning tells of them at the end.
         """
-        target = _port(port)
-        return Forward(self._live(), target)
+        return Forward(port=_port(port), channel=self._live())
 
     def port(self, port: int) -> SandboxPort:
         """Return a TCP port of this sandbox's loopback, which others reach if their list has it.
@@ -418,8 +421,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         Raises `NotReady` at the deadline, `UsageError` for another ``port`` or ``timeout``, and
         `SandboxCrashed`.
         """
-        target, wait = _port(port), self._wait(timeout)
-        waits.for_port(self._live(), target, wait)
+        waits.for_port(port=_port(port), wait=self._wait(timeout), channel=self._live())
 
     def wait_for_http(
         self, port: int, path: str = "/", status: int = 200, timeout: float | None = None
@@ -438,10 +440,8 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
     def close(self) -> None:
         """End the sandbox and all that runs in it. A second call does nothing."""
         with self._guard:
-            if self._closed:
-                return
-            self._closed = True
-            if self._channel is not None:
+            closed, self._closed = self._closed, True
+            if not closed and self._channel is not None:
                 self._settle(self._channel)
 
     def __exit__(self, *_: object) -> None:

@@ -2,10 +2,12 @@
 
 import asyncio
 import textwrap
+import time
+from collections.abc import Iterator
 
 import pytest
 
-from pytest_gvisor import Completed, Gvisor, TraceError
+from pytest_gvisor import Completed, Gvisor, NotReady, TraceError
 
 EXECUTES = """
     import os, threading, time
@@ -119,3 +121,28 @@ def test_a_cancellation_hides_no_forbidden_act(gvisor: Gvisor, *, warm: bool) ->
         asyncio.run(run("connects"))
     with pytest.raises(TimeoutError):
         asyncio.run(run())
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("raised", [ValueError, pytest.skip.Exception, NotReady])
+def test_no_error_of_the_input_hides_a_forbidden_act(
+    gvisor: Gvisor, raised: type[BaseException], *, warm: bool
+) -> None:
+    """Whatever an iterable raises ends the program; one that did nothing fails no test."""
+
+    def run(*acts: str) -> None:
+        def pieces() -> Iterator[bytes]:
+            yield b"first"
+            time.sleep(2)
+            raise raised("its own")
+
+        command = ["python3", "-I", "-S", "-c", WAITS, *acts]
+        if not warm:
+            gvisor.run(command, input=pieces(), forbid=["connect"])
+        with gvisor.sandbox(forbid=["connect"]) as box:
+            box.exec(command, input=pieces())
+
+    with pytest.raises(AssertionError, match=r"connected: 127\.0\.0\.1:9"):
+        run("connects")
+    with pytest.raises(raised, match="its own"):
+        run()

@@ -29,6 +29,78 @@ def test_an_ini_file_forbids_acts_in_each_test(here: Project) -> None:
     ran.shows("connected: 127.0.0.1:11 (ECONNREFUSED), by process 2 (")
 
 
+FORBIDS = """
+    import pytest
+
+    pytestmark = pytest.mark.gvisor(forbid=["connect"])
+    CONNECT = [
+        "python3", "-I", "-S", "-c", "import socket; socket.socket().connect_ex(('127.0.0.1', 9))",
+    ]
+
+    @pytest.mark.gvisor(xfail={"systrap": "does not work there"})
+    def test_expected(gvisor):
+        gvisor.run(CONNECT)
+
+    @pytest.mark.xfail
+    def test_xfail(gvisor_sandbox):
+        gvisor_sandbox.exec(CONNECT)
+
+    @pytest.mark.gvisor(xfail={"systrap": "does not work there"})
+    def test_fails_otherwise(gvisor):
+        gvisor.run(["false"], check=True)
+
+    @pytest.mark.xfail(raises=AssertionError)
+    def test_checks_by_itself(gvisor):
+        gvisor.run(CONNECT, forbid=[], trace=True).trace.check(connect=[])
+"""
+SHARES = """
+    import pytest
+
+    CONNECT = [
+        "python3", "-I", "-S", "-c", "import socket; socket.socket().connect_ex(('127.0.0.1', 9))",
+    ]
+    forbids = pytest.mark.gvisor(forbid=["connect"])
+
+    @pytest.fixture(scope="module")
+    def box(gvisor_sandboxes):
+        made = gvisor_sandboxes()
+        made.exec(CONNECT)
+        return made
+
+    @forbids
+    def test_unseen(box):
+        box.exec(CONNECT)
+
+    @forbids
+    def test_program(box):
+        box.popen(CONNECT)
+
+    @forbids
+    def test_seen(gvisor_sandboxes):
+        gvisor_sandboxes(forbid=["connect"]).exec(CONNECT)
+
+    @forbids
+    def test_decided(gvisor_sandboxes):
+        gvisor_sandboxes(forbid=[]).exec(CONNECT)
+
+    def test_may(box):
+        box.exec(CONNECT)
+"""
+
+
+def test_no_expected_failure_is_a_forbidden_act(here: Project) -> None:
+    """Neither by a marker of ours nor by one of pytest. The check of a test itself may be one."""
+    ran = here.test(FORBIDS).run("--gvisor-platform", "systrap").ends(failed=2, xfailed=2)
+    ran.shows("FAILED test_it.py::test_expected", "FAILED test_it.py::test_xfail")
+
+
+def test_a_sandbox_of_the_session_hides_no_forbidden_act(here: Project) -> None:
+    """A marker cannot have it traced, so a program is refused, unless the call has decided."""
+    ran = here.test(SHARES).run().ends(failed=3, passed=2)
+    ran.shows("forbid=['connect'] of a marker is not for a sandbox of the session")
+    ran.shows("connected: 127.0.0.1:9 (ECONNREFUSED)")
+
+
 def test_each_source_asks_for_more_of_a_trace(here: Project) -> None:
     """The option takes no path of a test for its value. The closest source counts."""
     here.test("""

@@ -1,11 +1,14 @@
 """The input of a workload: the bytes arrive exactly, and no input can hang the call."""
 
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from pytest_gvisor import Gvisor, UsageError, WorkloadTimeout
+from pytest_gvisor.sessions import starts
 
 MIB = 1024 * 1024
 
@@ -43,6 +46,20 @@ def test_input_arrives_as_it_was_given(gvisor: Gvisor, given: Any, read: bytes) 
 
 
 @pytest.mark.fault("E9")
+def test_iterables_may_run_workloads_themselves(gvisor: Gvisor) -> None:
+    """So many at once that each slot for a start is that of a run whose input starts another."""
+
+    def pieces() -> Iterator[bytes]:
+        yield gvisor.run(["echo", "inner"]).stdout_bytes
+
+    def run(_number: int) -> str:
+        return gvisor.run(["cat"], input=pieces(), timeout=30).stdout
+
+    many = 2 * starts.PER_PROCESSOR * len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(many) as pool:
+        assert list(pool.map(run, range(many))) == ["inner\n"] * many
+
+
 def test_without_input_standard_input_is_at_its_end(gvisor: Gvisor) -> None:
     """A workload never reads pytest's own standard input."""
     done = gvisor.run(["sh", "-c", "cat; echo end"], timeout=30)

@@ -12,6 +12,7 @@ from pytest_gvisor import (
     Completed,
     Gvisor,
     InsideError,
+    NotReady,
     Outcome,
     PytestGvisorWarning,
     Sandbox,
@@ -269,6 +270,18 @@ def test_a_stopped_guest_is_replaced_and_that_is_said(
         assert gvisor_sandbox.exec(["echo", "fresh"]).stdout == "fresh\n"
     with pytest.raises(InsideError, match="ENOENT"):
         gvisor_sandbox.get("/tmp/gone")
+
+
+def test_a_wait_in_the_input_that_fails_is_no_time_out(gvisor_sandbox: Sandbox) -> None:
+    """An iterable may wait for something in a sandbox, in vain. The program has time left."""
+
+    def pieces() -> Iterator[bytes]:
+        yield b"first"
+        gvisor_sandbox.wait_for_port(81, timeout=0.2)
+
+    with pytest.raises(NotReady, match="nothing listens on port 81"):
+        gvisor_sandbox.exec(["cat"], input=pieces())
+    assert gvisor_sandbox.exec(["echo", "well"]).stdout == "well\n"
 
 
 def test_what_is_left_running_runs_on(gvisor_sandbox: Sandbox) -> None:

@@ -111,6 +111,12 @@ def test_what_cannot_be_meant_is_refused(unconnected: Sandbox, name: str, args: 
         getattr(unconnected, name)(*args)
 
 
+def test_a_limit_is_a_number(unconnected: Sandbox) -> None:
+    """A size as text, such as that of `memory`, is refused, and the sandbox lives."""
+    with pytest.raises(UsageError, match="limit='10M' is no number of bytes"):
+        unconnected.get("/tmp/x", limit="10M")  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def unconnected(monkeypatch: pytest.MonkeyPatch) -> Sandbox:
     """A sandbox that fails the test when it is used."""
