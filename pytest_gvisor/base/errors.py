@@ -401,3 +401,16 @@ def on_error(act: Callable[..., object], *arguments: object, **more: object) -> 
         undo.callback(act, *arguments, **more)
         yield
         undo.pop_all()
+
+
+@contextlib.contextmanager
+def on_exception(act: Callable[[], object]) -> Iterator[None]:
+    """Call ``act`` if an exception other than that of Ctrl-C leaves the block."""
+
+    def leave(_kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is not None and not isinstance(error, KeyboardInterrupt):
+            act()
+
+    with contextlib.ExitStack() as undo:
+        undo.push(leave)
+        yield

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 
 from pytest_gvisor.base import removed
 from pytest_gvisor.base.completed import Completed
-from pytest_gvisor.base.errors import UsageError
+from pytest_gvisor.base.errors import UsageError, on_exception
 from pytest_gvisor.base.settings import CallSettings, Platform, Settings
 from pytest_gvisor.harness import call
 from pytest_gvisor.oci.bundle import Bundle
@@ -291,12 +291,14 @@ class Gvisor:
     def _finish(self, request: Request, *, check: bool, notes: tuple[str, ...] = ()) -> Completed:
         record = Record(notes=notes)
         self.records.append(record)
-        try:
-            completed = runner.run(request, self._launcher, record, self._hooks)
-        except BaseException:
+
+        def judge() -> None:
             if record.start is not None:  # else nothing of the workload has run
                 check_forbidden(request, record.completed)
-            raise
+
+        try:
+            with on_exception(judge):
+                completed = runner.run(request, self._launcher, record, self._hooks)
         finally:
             self._hooks.run_finished(record)
             forget(self.records)

@@ -10,7 +10,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_gvisor.base.completed import Completed, Outcome
 from pytest_gvisor.base.errors import FORBIDDEN, GvisorError, TraceError, stage
@@ -29,9 +29,6 @@ from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.rootless import Way
 from pytest_gvisor.sessions.launcher import Launcher
 from pytest_gvisor.sessions.private import make_private
-
-if TYPE_CHECKING:
-    from pytest_gvisor.sandbox.sandbox import Sandbox
 
 MAX_RECORDS = 50
 MAX_REMEMBERED = 64 * 1024 * 1024
@@ -207,5 +204,5 @@ class Hooks:
 
     run_finished: Callable[[Record], None] = lambda _record: None
     keep: Callable[[Workspace, Record], None] | None = None
-    begins: Callable[[Sandbox], None] = lambda _sandbox: None
+    begins: Callable[[Any], None] = lambda _sandbox: None
     """Called before each program of a warm sandbox, which does not start if this raises."""

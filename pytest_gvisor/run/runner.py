@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from pytest_gvisor.base.completed import Completed, Outcome, Usage
 from pytest_gvisor.base.egress import Egress, places
-from pytest_gvisor.base.errors import GvisorError, stage
+from pytest_gvisor.base.errors import GvisorError, on_exception, stage
 from pytest_gvisor.base.settings import Network
 from pytest_gvisor.oci import host_paths
 from pytest_gvisor.oci.bundle import Bundle
@@ -93,13 +93,9 @@ class Runner:
             with self.launcher.starts.slot(folder, stop) as self._waited:
                 self.start(undo, self.request.settings.timeout)
                 self.supervisor.await_start()
-            try:
+            with on_exception(self._cut_short):
                 self.supervisor.watch()
                 self.supervisor.drain_events()
-            except BaseException as raised:
-                if self.request.settings.forbid and not isinstance(raised, KeyboardInterrupt):
-                    self._cut_short()
-                raise
             completed, error = self.finish(self.clean)
         if error is not None:
             raise error
@@ -172,7 +168,9 @@ class Runner:
             record.input = self.request.input
 
     def _cut_short(self) -> None:
-        """Note what the workload did until its input, or the handler of a signal, has raised."""
+        """Note what a workload did until its input or a handler raised, if acts are forbidden."""
+        if not self.request.settings.forbid:
+            return
         self.supervisor.cancelled = True
 
         def remove() -> None:

@@ -21,6 +21,7 @@ from pytest_gvisor.base.errors import (
     SnapshotError,
     UsageError,
     on_error,
+    on_exception,
 )
 from pytest_gvisor.base.settings import replaced
 from pytest_gvisor.oci.defaults import parse_user
@@ -191,20 +192,22 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         options: dict[str, Any] = {"env": env, "cwd": cwd, "user": user, "trace": trace}
         repeat = {"input": shown, **options, "timeout": timeout}
         process = self._begin(args, reads=chunks is not None, repeat=repeat, **options)
-        try:
-            try:
-                if not self._follow(process, chunks, deadline):
-                    self._expire(process, wait)
-            finally:
-                if not process.over:  # after a Ctrl-C, say, or an error of the iterable's own
-                    process.kill()
-        except GvisorError as error:
-            self._note(process, error)
-            raise
-        except BaseException as error:  # a cancellation, or an error of the iterable's own
-            if self._request.settings.forbid and not isinstance(error, KeyboardInterrupt):
+
+        def judge() -> None:
+            if self._request.settings.forbid:
                 check_forbidden(self._request, process.completed(Outcome.CANCELLED))
-            raise
+
+        with on_exception(judge):
+            try:
+                try:
+                    if not self._follow(process, chunks, deadline):
+                        self._expire(process, wait)
+                finally:
+                    if not process.over:  # after a Ctrl-C, say, or an error of the iterable's own
+                        process.kill()
+            except GvisorError as error:
+                self._note(process, error)
+                raise
         completed = self._note(process)
         if check:
             completed.check_returncode()
@@ -350,8 +353,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
     @property
     def user(self) -> tuple[int, int]:
         """The uid and gid of programs that start without ``user``."""
-        who = parse_user(self._workload.user)
-        return who.uid, who.gid
+        return (who := parse_user(self._workload.user)).uid, who.gid
 
     def ping(self, timeout: float | None = None) -> float:
         """Ask whether the sandbox answers; return the seconds. Raises `NotReady`."""
