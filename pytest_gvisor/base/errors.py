@@ -405,11 +405,12 @@ def on_error(act: Callable[..., object], *arguments: object, **more: object) -> 
 
 @contextlib.contextmanager
 def on_exception(act: Callable[[], object]) -> Iterator[None]:
-    """Call ``act`` if an exception other than that of Ctrl-C leaves the block."""
+    """Call ``act`` if an exception leaves the block, apart from Ctrl-C and a forbidden act's."""
 
     def leave(_kind: object, error: BaseException | None, _trace: object) -> None:
-        if error is not None and not isinstance(error, KeyboardInterrupt):
-            act()
+        if error is None or isinstance(error, KeyboardInterrupt) or FORBIDDEN in vars(error):
+            return
+        act()
 
     with contextlib.ExitStack() as undo:
         undo.push(leave)
