@@ -32,6 +32,8 @@ from pytest_gvisor.report.run_texts import tail
 NAME = "gvisor-report"
 _LONGEST_CAUSE = 1000
 _LONGEST_COMMIT = 64
+_TO_THE_END = {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED}
+"""The status of a session that has not stopped before its end."""
 
 
 def ensure(config: pytest.Config) -> Collector | None:
@@ -79,6 +81,9 @@ class Collector:
         self._size = 0
         self._unsupported: collections.Counter[str] = collections.Counter()
         self._collection = ""
+        self._is_known = not self._detailed
+        """Whether the tests of the session are known: so they are where a test made this plugin."""
+
         self._uncollected: set[str] = set()
         self.reaped: collections.Counter[str] = collections.Counter()
         """Leaks that were removed, by worker; so is ``left``."""
@@ -88,8 +93,8 @@ class Collector:
         self.written: list[str] = []
         self.problems: list[str] = []
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+    @pytest.hookimpl(tryfirst=True, wrapper=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Iterator[None]:
         """Take the names of all tests, before pytest-split leaves those of other shards out.
 
         Options may leave out more, which has to be the same in each shard.
@@ -99,6 +104,13 @@ class Collector:
             chosen = (option.keyword, option.markexpr, *(option.deselect or ()))
             names = "\n".join([*sorted(item.nodeid for item in items), *chosen])
             self._collection = hashlib.sha256(os.fsencode(names)).hexdigest()
+        yield
+        self._is_known = True
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self) -> None:
+        """Note that a worker knows the tests; it tells them with its first report of one."""
+        self._is_known = True
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Note what could not be collected: its tests have no rows."""
@@ -221,7 +233,10 @@ class Collector:
             summary.show(terminalreporter, self.report, self.written, self.problems)
 
     def _build_report(self, session: pytest.Session) -> Report:
-        if getattr(session, "items", ()):  # else workers run the tests
+        items = getattr(session, "items", ())
+        if not (items or self._tests) and (self._lost or session.exitstatus not in _TO_THE_END):
+            self._is_known = False  # no worker has told them
+        if items and self._is_known:  # else workers run the tests
             for nodeid, row, name in cells.roster(session):
                 self._expect(nodeid, row, name)
         for report in self._lost:  # of a test without an entry nothing is known
@@ -250,8 +265,9 @@ class Collector:
         for machine, entries in of_each.items():
             workers = [name for name in ("", *places) if places.get(name, first) == machine]
             legs.append(dataclasses.replace(self._leg(machine, workers, entries), date=date))
-        # Each machine collects the same tests.
-        legs[0] = dataclasses.replace(legs[0], uncollected=len(self._uncollected))
+        # Each machine collects the same tests. If they are not known, that is the root folder.
+        uncollected = len(self._uncollected) or int(not self._is_known)
+        legs[0] = dataclasses.replace(legs[0], uncollected=uncollected)
         return Report(
             legs=tuple(legs),
             rows=tuple(Row(test=test, cells=tuple(found.values())) for test, found in rows.items()),
@@ -269,7 +285,8 @@ class Collector:
         names = [cells.column(one.value, label) for one in chosen.platforms for label in labels]
         names = [*native, *names, *(entry.platform for entry in entries)]
         causes = {name: why for (worker, name), why in self._causes.items() if worker in workers}
-        shard, shards = _division(self._config)
+        # A session that does not know its tests is no part of them.
+        shard, shards = _division(self._config) if self._is_known else (0, 0)
         commit = os.environ.get("GITHUB_SHA") or os.environ.get("CI_COMMIT_SHA", "")
         return Leg(
             project=escape(self._config.rootpath.name),

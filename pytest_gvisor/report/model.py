@@ -255,7 +255,8 @@ class Leg:
     """How many things of this run's own sandboxes could not be removed."""
 
     uncollected: int = 0
-    """How many files and folders of tests could not be collected. Their tests have no rows."""
+    """How many files and folders of tests could not be collected. Their tests have no rows. One if
+    the session ended before its tests were known."""
 
     shard: int = 0
     """The part of the tests that ran, from 1; 0 is all of them."""

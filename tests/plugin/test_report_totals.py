@@ -1,5 +1,8 @@
 """``--gvisor-report``: states and figures of tries, processes and workers, and its bounds."""
 
+import pytest
+
+from pytest_gvisor.cli.report import main
 from pytest_gvisor.report.model import State
 from tests.inside.conftest import PLUGINS
 from tests.plugin.conftest import Project
@@ -83,6 +86,53 @@ EACH = """
         if first:
             pytest.skip("here")
 """
+
+
+@pytest.mark.parametrize("ends", ["an import", "a hook", "a setup"])
+def test_a_session_that_ends_before_its_tests_are_known_is_no_shard(
+    ends: str, project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No test of it has a row, and the joined report was green."""
+    if ends == "a setup" and not project.distributed:
+        ends = "an import"  # else nobody writes a report
+    project.test(
+        """
+        import os
+        import pytest
+
+        if os.environ.get("ENDS") == "an import":
+            raise KeyboardInterrupt
+
+        @pytest.fixture(autouse=True)
+        def set_up():
+            if os.environ.get("ENDS") == "a setup":
+                os._exit(3)
+
+        @pytest.mark.parametrize("number", range(2))
+        def test_it(gvisor_platform, number): pass
+        """,
+        conftest="""
+        import os
+        import pytest
+
+        def pytest_addoption(parser):  # as pytest-split has them
+            parser.addoption("--splits", type=int)
+            parser.addoption("--group", type=int)
+
+        def pytest_collection_modifyitems(config, items):
+            if os.environ.get("ENDS") == "a hook":
+                pytest.exit("no database", returncode=4)
+            items[:] = items[config.option.group - 1 :: 2]
+        """,
+    )
+    args = ["--splits=2", "--gvisor-platform=systrap"]
+    args += ["--max-worker-restart=0"] if project.distributed else []
+    project.run(*args, "--group=1", "--gvisor-report=1.json").ends(passed=1)
+    assert project.run(*args, "--group=2", "--gvisor-report=2.json", ENDS=ends).status != 0
+    assert main(["merge", "1.json", "2.json", "-o", "r.json", "-o", "all.md"]) == 1
+    assert "missing: shard 2 of 2 on systrap" in capsys.readouterr().err
+    assert "**not collected**: 1 file" in (project.folder / "all.md").read_text()
+    assert [*cells(read(project.folder), "systrap")] == ["test_it[0]"]
 
 
 def test_a_file_that_was_not_collected_is_counted(project: Project) -> None:
