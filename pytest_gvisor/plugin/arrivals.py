@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 _COUNTS = "gvisor_counts"
+_SIGNED = "gvisor_signed"
+"""An attribute of each report of a worker that has this plugin, on its way to the controller."""
 
 
 def _late(name: str) -> Any:
@@ -33,8 +35,9 @@ class Arrivals:
         """Whether the matrix is made, or, in a worker, the controller is told of its tests."""
 
         self._ended: threading.Event | None = None
-        self._marked: set[object] = set()
-        """The workers that have run tests with the mark ``in_gvisor``."""
+        self._unsigned: dict[object, bool] = {}
+        """The workers without this plugin that have run tests, and whether one of these tests has
+        the mark ``in_gvisor``."""
 
     @pytest.hookimpl(tryfirst=True)  # before a worker sends the report
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -48,8 +51,10 @@ class Arrivals:
         is_lost = str(report.when) == "???"
         if is_lost:
             _late("machines").name_lost(self._config, report)
-        if "in_gvisor" in report.keywords:
-            self._marked.add(getattr(report, "node", None))
+        if hasattr(self._config, "workerinput"):
+            vars(report)[_SIGNED] = True
+        elif not vars(report).pop(_SIGNED, is_lost) and (node := getattr(report, "node", None)):
+            self._unsigned[node] = self._unsigned.get(node, False) or "in_gvisor" in report.keywords
         if self._is_settled or not (hasattr(report, "gvisor_cell") or is_lost):
             return
         self._is_settled = True
@@ -83,12 +88,9 @@ class Arrivals:
         """
         if error:
             _late("machines").replace_lost(node)
-        output = getattr(node, "workeroutput", None)
-        if output is None:
-            return
-        if _COUNTS not in output:
-            _late("machines").refuse_without_plugin(node, ran=node in self._marked)
-        counts = output.get(_COUNTS)
+        if node in self._unsigned:
+            _late("machines").refuse_without_plugin(node, ran=self._unsigned[node])
+        counts = getattr(node, "workeroutput", {}).get(_COUNTS)
         if counts and (collector := _late("matrix").ensure(self._config)) is not None:
             collector.reaped[node.gateway.id] += counts[0]
             collector.left[node.gateway.id] += counts[1]

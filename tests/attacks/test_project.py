@@ -137,6 +137,33 @@ def test_no_worker_without_the_plugin_runs_tests_unseen(
         result.stderr.fnmatch_lines(["*worker gw0 on this machine has not loaded this plugin*"])
 
 
+@pytest.mark.parametrize(("options", "status"), [("-pno:gvisor", 4), ("", 0)])
+def test_no_worker_without_the_plugin_is_lost_unseen(
+    options: str, status: int, project: pytest.Pytester
+) -> None:
+    """A worker that crashed after its last test was not asked for the plugin."""
+    project.makeconftest("""
+        import os
+
+        def pytest_sessionfinish(session):
+            if hasattr(session.config, "workerinput"):
+                os._exit(0)
+    """)
+    project.makepyfile("""
+        import pytest
+
+        @pytest.mark.in_gvisor
+        def test_it(subtests):
+            with subtests.test():
+                pass
+    """)
+    worker = f"popen//env:PYTEST_ADDOPTS=-pno:cacheprovider {options}"
+    result = project.runpytest_subprocess(
+        "--tx", worker, "--dist=load", "--max-worker-restart=0", "-p", "no:cacheprovider"
+    )
+    assert result.ret == status
+
+
 def test_options_that_choose_by_id_know_the_platform_of_a_test_inside(
     project: pytest.Pytester,
 ) -> None:
