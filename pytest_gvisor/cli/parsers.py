@@ -162,12 +162,12 @@ def command(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[str,
 
 
 def exit_on_signals() -> None:
-    """Unwind on SIGTERM and SIGHUP: by default they end the process on the spot."""
+    """Unwind on signals that by default end the process on the spot."""
 
     def leave(number: int, _frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGABRT):
         signal.signal(number, leave)
 
 

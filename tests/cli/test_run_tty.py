@@ -48,7 +48,7 @@ def test_a_shell_can_be_worked_in(platform: str) -> None:
         assert me.end() == 7
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGABRT])
 def test_the_terminal_is_restored_when_the_tool_is_ended(number: signal.Signals) -> None:
     """The terminal is restored although a workload still uses it."""
     with user("--", "sh", "-c", "echo go; sleep 1000") as me:
