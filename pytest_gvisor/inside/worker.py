@@ -189,7 +189,7 @@ class Worker:
             message = link.receive()
             kind = message["type"]
             if kind == "bridge":
-                over = "teardown" in progress.reported
+                over = progress.missing() is None
                 own = item.stash[variant_key].inner
                 self._bridges.take(message, rules.Sender(item, self._names.get(own, own), over))
                 continue

@@ -133,13 +133,14 @@ def test_timeout(method: str, project: pytest.Pytester) -> None:
 
 @pytest.mark.parametrize("workers", ["", "-p xdist -n1"])
 def test_rerunfailures(workers: str, project: pytest.Pytester) -> None:
-    """A flaky test is run again inside, and counted as on the host, its subtests too."""
+    """A flaky test is run again inside, and counted as on the host, with what each try tells."""
     project.makepyfile("""
         import pytest
         tries = []
 
-        def test_flaky():
+        def test_flaky(record_xml_attribute):
             tries.append(1)
+            record_xml_attribute("tries", len(tries))
             assert len(tries) == 3
 
         @pytest.mark.flaky(reruns=1)
@@ -152,8 +153,14 @@ def test_rerunfailures(workers: str, project: pytest.Pytester) -> None:
                 with subtests.test(number=number):
                     assert number or len(tries) > 4
     """)
-    both = run_both(project, "--reruns", "2", "-p", "no:randomly", *workers.split())
-    same(both, passed=2, failed=1, rerun=4)
+    options = ["--reruns=2", "-pno:randomly", "-Wignore", "--junitxml=cases.xml"]
+    options += ["-ojunit_family=xunit1", *workers.split()]
+    found = inside(project, *options)
+    cases = (project.path / "cases.xml").read_text()
+    host = inside(project, "--no-gvisor", *options)
+    same(Both(inside=found, host=host), passed=2, failed=1, rerun=4)
+    # xdist brings such an attribute from no test, on the host neither.
+    assert re.findall(r'tries="(.)"', cases) == ([] if workers else ["1", "2", "3"])
 
 
 def test_randomly(project: pytest.Pytester) -> None:
