@@ -285,6 +285,7 @@ class InsideSession:
             self._bounds.say(text)  # in one process
         unbridged.keep_snapshots(self._config, items)
         self._bounds.close()
+        self._returned.tally.failed = self._bounds.failed
 
     def end(self) -> None:
         """Wait until the last sandbox is removed: it goes while pytest's own session ends."""

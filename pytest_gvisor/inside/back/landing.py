@@ -26,7 +26,6 @@ from pytest_gvisor.guest.tests.returns import Place
 from pytest_gvisor.inside.back import anchors
 from pytest_gvisor.inside.back.anchors import MOST_BYTES, Anchor, Anchors
 from pytest_gvisor.inside.back.records import Records
-from pytest_gvisor.inside.wire.session_bounds import FAILED
 from pytest_gvisor.plugin import machines
 from pytest_gvisor.sessions import private
 
@@ -60,6 +59,9 @@ class Tally:
     whole: bool = True
     """Whether the number of other files is not the least one."""
 
+    failed: bool = False
+    """Whether the session fails for another reason, of which the user is warned."""
+
     digests: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     """Of files that were written: the digest and the sandbox, for other workers to compare."""
 
@@ -83,6 +85,7 @@ class Tally:
         self.count += other.count
         self.more += other.more
         self.whole = self.whole and other.whole
+        self.failed |= other.failed
 
 
 @dataclass(kw_only=True)
@@ -95,9 +98,6 @@ class Arriving:
 
     anchor: Anchor
     sandbox: str
-    wanted: bool
-    """Whether it is to land; else it counts and is dropped."""
-
     offset: int = 0
     size: int = 0
     digest: Any = dataclasses.field(default_factory=hashlib.sha256)
@@ -112,9 +112,6 @@ class Store:
         self.tally = Tally()
         self.began = time.time()
         """A file of the host that has changed since then is not replaced."""
-
-        self.failed = False
-        """Whether a worker's session has failed, of which the worker has warned."""
 
         self._spool: IO[bytes] | None = None
         self._end = 0
@@ -156,9 +153,8 @@ class Store:
 
     def keep(self, file: Arriving) -> None:
         """Keep a file that is whole."""
-        if file.wanted:
-            path = os.path.join(file.place.folder, file.path)
-            self._files.setdefault(path, []).append(file)
+        path = os.path.join(file.place.folder, file.path)
+        self._files.setdefault(path, []).append(file)
 
     def write(self) -> Tally:
         """Write all files to the host; return what came of it. Later calls write what is new."""
@@ -248,7 +244,7 @@ class Store:
         tally = self.write()
         if output is not None:
             output[_KEY] = dataclasses.asdict(tally)
-        elif (tally.errors or self.failed) and session.exitstatus == pytest.ExitCode.OK:
+        elif (tally.errors or tally.failed) and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(
@@ -305,7 +301,6 @@ def take_worker(config: pytest.Config, worker: str, output: dict[str, Any]) -> N
         store = Store(Anchors(str(config.rootpath)))
         config.pluginmanager.register(store, PLUGIN)
     place = f"{host}:" if (host := machines.host_of(config, worker)) else ""
-    store.failed |= output.get(FAILED, False)
     store.tally.add(Tally(**output[_KEY]), f"{worker}: ", place)
 
 

@@ -111,12 +111,11 @@ class LeftOut:
         return bool(self._records.digests(os.path.realpath(path) if os.path.islink(real) else real))
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_ignore_collect(self, collection_path: Path) -> Generator[None, Any, Any]:
-        """Leave a recorded file out, whatever other plugins answer."""
-        return (yield) or self._has(collection_path)
-
-    @pytest.hookimpl(wrapper=True)
     def pytest_collect_file(self, file_path: Path) -> Generator[None, Any, Any]:
-        """Collect nothing of one that an argument names: pytest asks nobody to ignore that."""
+        """Collect nothing of a recorded file, whatever other plugins make of it.
+
+        pytest_ignore_collect is no place for that: pytest does not ask it of a file that an
+        argument names.
+        """
         found = yield
         return [] if self._has(file_path) else found

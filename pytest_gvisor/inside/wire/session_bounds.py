@@ -24,9 +24,6 @@ MOST_WARNINGS = 10_000
 MOST_TEXT = 4 * 1024 * 1024
 """Bytes of the warnings' texts. pytest keeps some ten times as much for them."""
 
-FAILED = "gvisor_failed"
-"""The key by which a worker of xdist tells its controller that its session has failed."""
-
 _MOST_NAMES = 20
 
 COLLECTING = frozenset({"config", "collect"})
@@ -68,7 +65,8 @@ class SessionBounds:
         self._renamed: dict[str, str] = {}
         self._dropped: collections.Counter[str] = collections.Counter()
         self._warnings = self._text = self._more = 0
-        self._failed = False
+        self.failed = False
+        """Whether the session fails, of which the user is warned."""
 
     def pytest_warning_recorded(self, warning_message: warnings.WarningMessage, when: str) -> None:
         """Keep the place of a warning of the collection."""
@@ -128,14 +126,7 @@ class SessionBounds:
     def fail(self, text: str) -> None:
         """Warn, and fail the session if no test does, with that of xdist's controller."""
         self.say(text)
-        self._failed = True
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Set the exit status, or let the controller of this worker do so."""
-        getattr(session.config, "workeroutput", {})[FAILED] = self._failed
-        if self._failed and session.exitstatus == pytest.ExitCode.OK:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        self.failed = True
 
     def say(self, text: str) -> None:
         """Warn; write to standard error where warnings are errors, since tests have ended."""
