@@ -98,6 +98,9 @@ class Arriving:
 
     anchor: Anchor
     sandbox: str
+    wanted: bool
+    """Whether it is to land; else it counts and is dropped."""
+
     offset: int = 0
     size: int = 0
     digest: Any = dataclasses.field(default_factory=hashlib.sha256)
@@ -153,8 +156,9 @@ class Store:
 
     def keep(self, file: Arriving) -> None:
         """Keep a file that is whole."""
-        path = os.path.join(file.place.folder, file.path)
-        self._files.setdefault(path, []).append(file)
+        if file.wanted:
+            path = os.path.join(file.place.folder, file.path)
+            self._files.setdefault(path, []).append(file)
 
     def write(self) -> Tally:
         """Write all files to the host; return what came of it. Later calls write what is new."""

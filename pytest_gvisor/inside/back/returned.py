@@ -324,7 +324,7 @@ class Taker:
         if self._file is None:
             file = Arriving(
                 place=place, path=path, anchor=self._checked(place, path),
-                sandbox=self.sandbox or "no test",
+                sandbox=self.sandbox or "no test", wanted=self._is_wanted(place, path),
             )  # fmt: skip
             self._file = self._store.begin(file)
         elif (self._file.place, self._file.path) != (place, path):
@@ -337,7 +337,7 @@ class Taker:
             if (judged := self._judged(self._file)) is None:
                 told = "stayed inside: it is no result of a test of its sandbox, or no plain data"
                 self._store.tally.say("notes", f"{os.path.join(place.folder, path)} {told}")
-            elif self._is_wanted(place, path):  # else it counts and is dropped
+            else:
                 self._store.keep(judged)
             self._file = None
 
