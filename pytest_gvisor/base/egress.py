@@ -267,7 +267,7 @@ class Egress(NamedTuple):
         """Return a line for each entry and name that was reached or refused, and the error."""
         lines = [self.error]
         for one in (*self.entries, *self.names):
-            if one.reached:
+            if one.reached or one.sent or one.received:  # of an earlier connection
                 size = f"{one.sent} bytes sent, {one.received} received"
                 lines.append(f"{one.entry}: reached ({one.reached}), {size}")
             if one.refused:

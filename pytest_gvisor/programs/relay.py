@@ -171,6 +171,7 @@ class Relay(Mux):
             asked = self._control.recv(32)
         self._is_last = not asked
         if self._is_last:
+            self._question = b"the end"
             return
         asked, _, self._question = asked.partition(b" ")
         if asked == SETTLE and self.link.fileno() >= 0:

@@ -169,6 +169,11 @@ class Driven:
                 return proxied(one.places, env, [e for e in self.open if e not in one.allow])
         return dict(env)
 
+    def check_relays(self) -> None:
+        """Raise the `LaunchError` of a relay that is open and does not answer."""
+        for failure in [one.failure for one in self.relays if one.is_open and one.failure]:
+            raise failure
+
     def egress(self, before: Egress | None = None) -> Egress | None:
         """Return the traffic since ``before``; None for a sandbox without an allow-list."""
         if not self.relays:

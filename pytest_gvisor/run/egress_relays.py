@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_gvisor.base.egress import Egress, Traffic
-from pytest_gvisor.base.errors import on_error, stage
+from pytest_gvisor.base.errors import LaunchError, on_error, stage
 from pytest_gvisor.guest.wire.checked_json import loads
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.spec import Namespace, Spec
@@ -59,6 +59,9 @@ class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
         self.sending = 0
         """How many connections the sandbox had not ended, by the last figures."""
 
+        self.failure: LaunchError | None = None
+        """Why the last figures are not whole, if the relay has not told them."""
+
         with stage("relay", "its sockets cannot be made"):
             self.link, link = socket.socketpair()
             self._control, control = socket.socketpair(type=socket.SOCK_SEQPACKET)
@@ -83,20 +86,32 @@ class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
         """Return the traffic so far; ``settled`` waits for what the sandbox has sent and is not
         counted yet.
 
-        Raises `LaunchError` if the relay does not answer.
+        If the relay does not answer, it is the traffic by the last answer, with that error.
         """
-        with self._guard, stage("relay", "it does not answer"):
-            if not self.is_open:
-                return self._last
-            self._asked += 1
-            self._control.send(b"%b %d" % (SETTLE if settled else b"now", self._asked))
-            found: dict[str, Any] = {}
-            # The wait for an earlier answer may have ended by a Ctrl-C, or too soon.
-            while found.get("to") != str(self._asked):
-                if not (answer := self._control.recv(_MAX_MESSAGE)):
-                    raise ConnectionResetError(errno.ECONNRESET, "it has ended")
-                found = self._take(answer)
+        with self._guard:
+            if self.is_open:
+                self._ask(SETTLE if settled else b"now")
             return self._last
+
+    def _ask(self, question: bytes) -> None:
+        """Have it tell its figures; a ``question`` of none is the last one, and ends it."""
+        self.failure, found = None, dict[str, Any]()
+        self._asked += 1
+        try:
+            with stage("relay", "it does not answer"):
+                if question:
+                    self._control.send(b"%b %d" % (question, self._asked))
+                else:
+                    # A fork of this process may hold the socket too: a close would not end it.
+                    self._control.shutdown(socket.SHUT_WR)
+                # The wait for an earlier answer may have ended by a Ctrl-C, or too soon.
+                while found.get("to") != (str(self._asked) if question else "the end"):
+                    if not (answer := self._control.recv(_MAX_MESSAGE)):
+                        raise ConnectionResetError(errno.ECONNRESET, "it has ended")
+                    found = self._take(answer)
+        except LaunchError as error:
+            self.failure = error
+            self._last = self._last._replace(error="not all is counted: the relay does not answer")
 
     def _take(self, answer: bytes) -> dict[str, Any]:
         """Note the figures in an answer, and return it."""
@@ -113,11 +128,8 @@ class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
         if not self.is_open:
             return
         try:
-            with self._guard, contextlib.suppress(OSError):
-                # A fork of this process may hold the socket too: a close would not end it.
-                self._control.shutdown(socket.SHUT_WR)
-                while answer := self._control.recv(_MAX_MESSAGE):
-                    self._take(answer)
+            with self._guard:
+                self._ask(b"")
         finally:
             self._end()
 
@@ -171,8 +183,7 @@ def last_egress(outer: OuterRelay) -> Egress:
     """Return the traffic of a workload that has ended, when all that it has sent is passed on.
 
     Its end has ended each connection, so there is an end to wait for. A host that reads nothing is
-    waited for until the bound, and the figures say so. Raises `LaunchError` if the relay does not
-    answer.
+    waited for until the bound, and the figures say so.
     """
     until = clock.monotonic() + SETTLED
     now = outer.egress(settled=True)

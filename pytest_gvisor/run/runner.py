@@ -187,7 +187,8 @@ class Runner:
             self._egress = egress_relays.last_egress(self.relay)
         remove()
         completed = self._completed(verdict)
-        return completed, self.supervisor.failure or error_of(
+        unknown = self.relay.failure if self.relay is not None else None
+        return completed, self.supervisor.failure or unknown or error_of(
             verdict, self.request, self.record, completed,
             had_started=self.supervisor.listener.started,
         )  # fmt: skip

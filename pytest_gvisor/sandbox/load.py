@@ -253,10 +253,8 @@ class Remote:
 
         The object is told that there is one, and not which.
         """
-        leaving = contextlib.suppress(errors.RemoteError) if error else contextlib.nullcontext()
-        if not isinstance(error, NoAnswer):
-            with leaving:
-                self._gvisor_link.ask("exit", self, "the test has raised" if error else None)
+        with contextlib.suppress(*(errors.RemoteError, NoAnswer) if error else ()):
+            self._gvisor_link.ask("exit", self, "the test has raised" if error else None)
 
 
 class Loaded(Remote):

@@ -64,6 +64,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
         self._duration: float | None = None
         self._oom_kills = channel.driven.oom_kills()
         self._egress = channel.driven.egress()
+        channel.driven.check_relays()
         self._tracing = Tracing(self, channel, wanted=command.trace)
         self._ran_out = False
         most = command.settings.max_output

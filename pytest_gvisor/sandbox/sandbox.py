@@ -209,6 +209,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
                 self._note(process, error)
                 raise
         completed = self._note(process)
+        process.channel.driven.check_relays()
         if check:
             completed.check_returncode()
         return completed
@@ -358,8 +359,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
     def ping(self, timeout: float | None = None) -> float:
         """Ask whether the sandbox answers; return the seconds. Raises `NotReady`."""
         begun = clock.monotonic()
-        deadline = begun + self._wait(timeout)
-        channel = self._live()
+        deadline, channel = begun + self._wait(timeout), self._live()
         channel.add(answer := Answer(channel), {"op": "ping"})
         answer.wait(deadline, "the sandbox does not answer")
         return clock.monotonic() - begun

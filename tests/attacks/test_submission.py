@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import os
+import signal
 import sys
 import textwrap
 import threading
@@ -12,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor import InsideError, Loaded, NoAnswer, RemoteError, Sandbox
+from pytest_gvisor import Gvisor, InsideError, Loaded, NoAnswer, RemoteError, Sandbox
+from tests.sandbox.test_allow import relays
 
 GRADE = """
     import pathlib, pytest
@@ -305,6 +308,29 @@ def test_a_context_neither_replaces_nor_learns_the_host_s_exception(load: Load) 
     assert "expected" not in "".join(solution.heard)
     with pytest.raises(RemoteError), solution.account:
         pass
+
+
+def test_a_context_whose_process_ends_replaces_no_exception_of_the_host_s(load: Load) -> None:
+    """A test that expects no answer would take that for the failed assertion."""
+    solution = load("""
+        import os
+
+        class Account:
+            def __enter__(self): return 5
+            def __exit__(self, *error): os._exit(0)
+    """)
+    with pytest.raises(AssertionError, match="the expected"), solution.Account() as balance:
+        assert balance == 0, "the expected value"
+
+
+def test_no_relay_that_is_gone_makes_an_end_an_exception(gvisor: Gvisor, tmp_path: Path) -> None:
+    """The figures have an error then, and the end of the process is still no answer."""
+    (tmp_path / "solution.py").write_text("import os\ndef act(): os._exit(0)\n")
+    with gvisor.sandbox(allow=["127.0.0.1:1"]) as box:
+        solution = box.load(tmp_path / "solution.py")
+        os.kill(relays()[0], signal.SIGKILL)
+        with no_answer("a relay that is gone"):
+            solution.act()
 
 
 def test_a_load_has_no_home_that_another_one_writes(load: Load) -> None:

@@ -1,13 +1,20 @@
 """A workload that does what a check of its trace forbids, and wants the check to pass."""
 
 import asyncio
+import contextlib
+import os
+import signal
+import socket
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from pytest_gvisor import Completed, Gvisor, NotReady, TraceError
+from pytest_gvisor import Completed, Gvisor, LaunchError, NotReady, TraceError
+from tests.sandbox.test_allow import relays
 
 EXECUTES = """
     import os, threading, time
@@ -146,3 +153,38 @@ def test_no_error_of_the_input_hides_a_forbidden_act(
         run("connects")
     with pytest.raises(raised, match="its own"):
         run()
+
+
+MEETS = """
+import socket, sys
+
+with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as peer:
+    peer.recv(1)
+"""
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_no_relay_that_is_killed_hides_a_forbidden_act(gvisor: Gvisor, *, warm: bool) -> None:
+    """The test catches its error. Root in a warm sandbox can make the relay too busy to answer."""
+
+    def meet() -> None:
+        with server.accept()[0]:
+            for pid in relays():
+                os.kill(pid, signal.SIGKILL)
+
+    def act() -> None:
+        with contextlib.suppress(LaunchError):
+            if warm:
+                with gvisor.sandbox(**settings) as box:
+                    box.exec(command)
+            else:
+                gvisor.run(command, **settings)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread, port = threading.Thread(target=meet), server.getsockname()[1]
+        thread.start()
+        settings: dict[str, Any] = {"allow": [f"127.0.0.1:{port}"], "forbid": ["connect"]}
+        command = ["python3", "-I", "-S", "-c", MEETS, str(port)]
+        with pytest.raises(AssertionError, match=rf"connected: 127\.0\.0\.1:{port}"):
+            act()
+        thread.join()

@@ -6,6 +6,7 @@ relay judges them. Needs Python 3.8 and the standard library alone.
 
 from __future__ import annotations
 
+import re
 import socket
 from typing import NamedTuple
 
@@ -63,7 +64,9 @@ def talk() -> Generator[bytes, bytes, Wish]:
     if method == b"CONNECT":
         return Wish(target, b"HTTP/1.1 200 Connection established\r\n\r\n", refused, rest)
     scheme, _, after = target.partition(b"://")
-    host, _, path = after.partition(b"/")
+    host = re.split(rb"[/?]", after, maxsplit=1)[0]
+    path = after[len(host) :]
+    path = path if path.startswith(b"/") else b"/" + path
     if scheme.lower() != b"http":
         raise Refused(_answer(b"400 Bad Request"))
     if not host.rpartition(b":")[2].isdigit():
@@ -71,7 +74,7 @@ def talk() -> Generator[bytes, bytes, Wish]:
     # The next request may be for another host.
     fields = [one for one in fields if one.partition(b":")[0].lower() not in _HOPS]
     fields += [b"Connection: close", b"", rest]
-    first = b"\r\n".join([b" ".join((method, b"/" + path, version)), *fields])
+    first = b"\r\n".join([b" ".join((method, path, version)), *fields])
     return Wish(host, b"", refused, first)
 
 

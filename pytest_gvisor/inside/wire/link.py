@@ -112,6 +112,7 @@ class Link:
             self.traced.begin(op)
         if op == "run":
             self._before = self._driven.egress()
+            self._driven.check_relays()
         data = memoryview(self._encoder.head({"op": op, **fields}))
         sending = Budget(_SEND_DEADLINE)
         while data:
@@ -367,7 +368,7 @@ class Link:
         return ended
 
     def did(self, title: str) -> dict[str, str]:
-        """Return what the test did by now, as texts by their titles. Raises `LaunchError`."""
+        """Return what the test did by now, as texts by their titles."""
         egress = self._driven.egress(self._before)
         acts = self.traced.latest().first_lines() if self.traced else ""
         texts = {title: acts, "allow": egress.told() if egress else ""}

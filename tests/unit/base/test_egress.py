@@ -177,6 +177,8 @@ def test_the_traffic_has_a_line_for_each_entry_that_something_is_told_of() -> No
     assert told.splitlines() == [
         "cut off", "a:1: reached (2), 5 bytes sent, 7 received", "a:1: refused (1): why"
     ]  # fmt: skip
+    kept = Egress(entries=(Traffic(entry="a:1", sent=5),)).told()
+    assert kept == "a:1: reached (0), 5 bytes sent, 0 received"
     name = Traffic(entry="x.a:1", refused=1, problem="not there")
     star = Traffic(entry="*.a:1", refused=1, problem="not there")
     both = Egress(entries=(star,), names=(name,))

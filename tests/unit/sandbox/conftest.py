@@ -71,6 +71,9 @@ class FakeDriven:
         """Start nothing."""
         return self._supervisor
 
+    def check_relays(self) -> None:
+        """No relay has failed."""
+
     def egress(self, _before: object = None) -> None:
         """A guest that is not real has no allow-list."""
 

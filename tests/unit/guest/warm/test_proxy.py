@@ -42,6 +42,7 @@ WISHES = {
     b"POST HTTP://a.example:81 HTTP/1.1\r\n\r\n": b"a.example:81",
     b"X-GET http://a.example/ HTTP/1.1\r\n\r\n": b"a.example:80",
     b"GET http://[::1]/ HTTP/1.1\r\n\r\n": b"[::1]:80",
+    b"GET http://a.example:81?b=/c HTTP/1.1\r\n\r\n": b"a.example:81",
     SOCKS_NAME: b"a.example:443",
     SOCKS + b"\5\1\0\1\x7f\0\0\1\0\x50": b"127.0.0.1:80",
     SOCKS + b"\5\1\0\4" + bytes(15) + b"\1\0\x50": b"[::1]:80",
@@ -96,6 +97,9 @@ def test_a_plain_request_goes_on_as_to_the_host_itself() -> None:
     assert wish.first == (
         b"GET /x?y HTTP/1.1\r\nHost: a.example\r\nA: b\r\nConnection: close\r\n\r\nbody"
     )
+    bare = say(b"GET http://a.example?b=/c HTTP/1.1\r\n\r\n")[1]
+    assert bare is not None
+    assert bare.first.startswith(b"GET /?b=/c HTTP/1.1\r\n")
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,9 @@ class Sandbox:
         """Be the supervisor, too."""
         return self
 
+    def check_relays(self) -> None:
+        """No relay has failed."""
+
     def egress(self, before: Egress | None = None) -> Egress | None:
         """Be without an allow-list."""
         assert before is None
