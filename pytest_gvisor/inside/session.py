@@ -143,6 +143,8 @@ class InsideSession:
             cells.attach_inside_cell(item, report, start=start, run=run)
             with self._logging(captured=worker.captured):
                 item.ihook.pytest_runtest_logreport(report=report)
+            if hasattr(report, "rerun"):  # for --fail-on-flaky of pytest-rerunfailures here
+                vars(item)["execution_count"] = report.rerun + 1
             if str(report.outcome) == "rerun":
                 _take_back_subtests(item)
             last = report
@@ -259,7 +261,7 @@ class InsideSession:
             link = worker.finish(patience, interrupted=interrupted)
             traced = None if link is None else link.traced
             if traced is not None and (acts := traced.after_last()):
-                self._bounds.fail(f"after the last test of a sandbox: {acts}")
+                self._bounds.fail(f"in or after the last test of a sandbox: {acts}")
             self._settle(link)
 
     def _settle(self, leaving: Link | None) -> None:

@@ -220,6 +220,8 @@ class Worker:
             elif kind == "stopped":
                 self._taker.note_failed(item, inner)
                 self._stopped = True
+                if link.traced is not None:  # no report of its own tells what it did
+                    link.traced.begin("finish")
                 raise stopped(message)
         if missing := progress.missing():
             raise ProtocolError(

@@ -188,3 +188,68 @@ def test_what_comes_while_an_event_is_awaited_is_bounded(
     result = run_inside("--gvisor-timeout=2")
     result.assert_outcomes(passed=1, errors=1, warnings=result.parseoutcomes()["warnings"])
     assert int(result.stdout.str().rpartition("peak: ")[2].split()[0]) < 500
+
+
+def test_no_expected_failure_hides_what_was_forbidden_from_the_exit_status(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """pytest counts no failure whose report is also that of an expected failure."""
+    project.makeconftest("""
+        import pytest
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport(item, call):
+            report = yield
+            if item.name == "test_lies" and call.when == "call":
+                report.outcome, report.wasxfail = "failed", "so"
+            return report
+    """)
+    project.makepyfile(test_it="""
+        import subprocess
+        import pytest
+
+        pytestmark = pytest.mark.gvisor(forbid=["exec"])
+
+        @pytest.fixture
+        def breaks():
+            yield
+            assert False
+
+        @pytest.fixture
+        def gives_up():
+            yield
+            pytest.xfail("so")
+
+        @pytest.mark.xfail
+        def test_is_expected(breaks):
+            subprocess.run(["true"])
+
+        def test_ends_expected(gives_up):
+            subprocess.run(["true"])
+
+        def test_lies():
+            subprocess.run(["true"])
+        """)  # fmt: skip
+    for name in ("test_is_expected", "test_ends_expected", "test_lies"):
+        result = run_inside("-p", "no:randomly", f"test_it.py::{name}")
+        assert result.parseoutcomes()["errors"] == 1
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_no_end_of_the_session_hides_a_forbidden_act(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """The test has no report of its own that could tell."""
+    project.makepyfile("""
+        import subprocess
+        import pytest
+
+        @pytest.mark.gvisor(forbid=["exec"])
+        def test_it():
+            subprocess.run(["true", "before the end"])
+            pytest.exit("so", 5)
+    """)
+    result = run_inside()
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    told = "*executed: */true before the end*"
+    result.stdout.fnmatch_lines(["*in or after the last test of a sandbox: *", told])

@@ -178,3 +178,34 @@ def test_options_that_choose_by_id_know_the_platform_of_a_test_inside(
         found = result.parseoutcomes()
         found.pop("deselected", 0)
         assert found == outcomes
+
+
+def test_a_mark_of_one_platform_chooses_no_other(project: pytest.Pytester) -> None:
+    """A hook marks one of the tests that are made of one, and an option leaves out that alone."""
+    project.makeini("[pytest]\nmarkers = slow\n")
+    project.makeconftest("""
+        def pytest_collection_modifyitems(items):
+            for item in items:
+                if "ptrace" in item.nodeid:
+                    item.add_marker("slow")
+    """)
+    project.makepyfile("def test_it(): pass\n")
+    inside = ("--in-gvisor", "--gvisor-strict", "--gvisor-platform=systrap,ptrace")
+    result = project.runpytest_subprocess(*inside, "-m", "not slow", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1, deselected=1)
+
+
+def test_a_part_of_the_tests_that_a_hook_takes_is_the_host_s(project: pytest.Pytester) -> None:
+    """Inside, a hook that takes each second test has fewer of them to choose from."""
+    project.makeconftest("""
+        import pytest
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_collection_modifyitems(items):
+            items[:] = items[1::2]
+    """)
+    project.makepyfile("\n".join(f"def test_{name}(): pass" for name in "abcdef"))
+    result = project.runpytest_subprocess(
+        "--in-gvisor", "--gvisor-strict", "-p", "no:cacheprovider", "-k", "not test_b"
+    )
+    result.assert_outcomes(passed=2, deselected=1)

@@ -163,6 +163,24 @@ def test_rerunfailures(workers: str, project: pytest.Pytester) -> None:
     assert re.findall(r'tries="(.)"', cases) == ([] if workers else ["1", "2", "3"])
 
 
+def test_fail_on_flaky(project: pytest.Pytester) -> None:
+    """A test that passes on a rerun fails the session, whichever tests its sandbox has run."""
+    project.makepyfile("""
+        tries = []
+
+        def test_flaky():
+            tries.append(1)
+            assert len(tries) == 2
+
+        def test_good():
+            pass
+    """)
+    options = ("--reruns=2", "--fail-on-flaky", "--gvisor-isolation=test", "-pno:randomly")
+    both = run_both(project, *options)
+    same(both, passed=2, rerun=1)
+    assert both.inside.ret == both.host.ret == 7
+
+
 def test_randomly(project: pytest.Pytester) -> None:
     """The order of a seed, and the random numbers that each test begins with."""
     project.makepyfile("""

@@ -38,7 +38,8 @@ def _hook_order(plugin: Plugin) -> None:
     for name in ("collection_finish", "configure", "runtest_logreport", "sessionfinish"):
         pytest.hookimpl(trylast=True)(getattr(kind, f"pytest_{name}"))
     phases = ("runtest_setup", "runtest_call", "runtest_teardown", "runtest_makereport")
-    for name in ("sessionstart", "collection", "ignore_collect", "runtestloop", *phases):
+    first_ones = ("sessionstart", "collection", "ignore_collect", "collection_modifyitems")
+    for name in (*first_ones, "runtestloop", *phases):
         pytest.hookimpl(tryfirst=True)(getattr(kind, f"pytest_{name}"))
     pytest.hookimpl(wrapper=True)(kind.pytest_fixture_setup)
     pytest.hookimpl(wrapper=True)(Unrelayed.pytest_runtest_logreport)

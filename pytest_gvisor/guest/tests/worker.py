@@ -62,6 +62,7 @@ class Plugin:
         """The folder of ``tmp_path`` of the test that runs; empty until there is one."""
 
         self._items: dict[str, pytest.Item] = {}
+        self._collected: list[pytest.Item] = []
         self._serves = False
         self._not_run: set[str] = set()
 
@@ -99,14 +100,20 @@ class Plugin:
         # The public properties warn when they are unset.
         session._shouldfail = session._shouldstop = False
 
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Note all tests, before other hooks leave some out: the host alone chooses."""
+        self._collected = [*items]
+
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Send the collected tests, without those that nobody can tell apart."""
         several = set()
         for item in session.items:
-            # In messages it has its node id, or see APART in plugin/placement.py.
-            name: str = getattr(item, "gvisor_apart", item.nodeid)
-            if self._items.setdefault(name, item) is not item:
-                several.add(name)
+            if self._items.setdefault(_name(item), item) is not item:
+                several.add(_name(item))
+        self._not_run.update(self._items)
+        # A hook that takes a part of the tests had others to choose from on the host.
+        for item in self._collected:
+            self._items.setdefault(_name(item), item)
         for name in several:
             del self._items[name]
             self._errors.append(f"{name}: a hook has made several tests of this node id"[:20000])
@@ -118,7 +125,6 @@ class Plugin:
         self._short = passed.Shortener(usual=passed.is_usual(session.config.hook))
         items = self._items
         self._serves = True
-        self._not_run.update(items)
         self._terminal.relayed = self._relays
         for running, then, failed in self._commanded():
             # What fails from here on without a word fails in the setup.
@@ -297,3 +303,8 @@ class Plugin:
     def pytest_internalerror(self, excrepr: object) -> None:
         """Report why the session ends."""
         self._link.send("internal error", text=str(excrepr)[:100000])
+
+
+def _name(item: pytest.Item) -> str:
+    """Return its name in messages: its node id, or see APART in plugin/placement.py."""
+    return getattr(item, "gvisor_apart", item.nodeid)

@@ -118,12 +118,19 @@ def _native(item: pytest.Item) -> pytest.Item:
 def _twin(
     item: pytest.Item, word: str, platform: Platform | None, release: str | None
 ) -> pytest.Item:
-    """Copy a test for one platform. The copy is never set up here, so it may share attributes."""
+    """Copy a test for one platform, which hooks may mark alone.
+
+    The copy is never set up here, so it may share other attributes.
+    """
     twin = copy.copy(item)
+    twin.own_markers = [*item.own_markers]
     twin.stash = pytest.Stash()
     twin.stash[variant_key] = _variant(item, platform, release)
     _rename(twin, with_platform(item.nodeid, word))
     twin.name = with_platform(item.name, word)
+    kind: Any = type(item.keywords)
+    twin.keywords = kind(twin)
+    twin.keywords.update(item.keywords)
     path, line, domain = item.location
     twin.__dict__["location"] = (path, line, with_platform(domain, word))
     return twin

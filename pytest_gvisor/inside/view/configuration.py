@@ -29,8 +29,9 @@ _SWITCHED_OFF: dict[str, Any] = {
         "maxprocesses", "numprocesses", "pastebin", "report_log", "splits", "xmlpath",
     )),
     **dict.fromkeys((
-        "cacheclear", "collectonly", "distload", "exitfirst", "failedfirst", "in_gvisor", "lf",
-        "looponfail", "newfirst", "stepwise", "stepwise_reset", "stepwise_skip", "store_durations",
+        "cacheclear", "collectonly", "distload", "exitfirst", "fail_on_flaky", "failedfirst",
+        "in_gvisor", "lf", "looponfail", "newfirst", "stepwise", "stepwise_reset", "stepwise_skip",
+        "store_durations",
     ), False),
     **{name: [] for name in (
         "benchmark_compare", "benchmark_cprofile_dump", "benchmark_histogram", "plugins", "tx",

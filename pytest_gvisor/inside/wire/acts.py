@@ -46,7 +46,7 @@ class TestTrace:
         """Begin anew for a command that runs a test, or ends the session."""
         if op in ("run", "finish"):
             acts = self._forbidden(self._end())
-            self._before = acts and f"before this test began: {acts}"
+            self._before = f"before this test began: {acts}" if acts and op == "run" else acts
             self._judged, self._in_tests = None, op == "run"
 
     def _end(self) -> Trace:

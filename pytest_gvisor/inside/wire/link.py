@@ -162,6 +162,7 @@ class Link:
             report.sections.append(("gvisor: forbidden acts, found at teardown", problem))
         elif problem:
             report.outcome, report.longrepr = "failed", problem
+            vars(report).pop("wasxfail", None)  # pytest counts no failure that has it
         return bool(problem)
 
     def _is_flooded(self) -> bool:
