@@ -18,6 +18,8 @@ from pytest_gvisor.programs.paths import caches
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from pytest_gvisor.inside.session import InsideSession
+
 _MARKER = (
     "in_gvisor(*, fresh=False, user=None): run this test inside gVisor, if fresh in a sandbox of "
     "its own, as this user"
@@ -31,6 +33,7 @@ _INI_KEYS = ("gvisor_env", "gvisor_readable", "gvisor_user", placement.FIELDS)
 _RUN_NO_TEST = ("cacheshow", "collectonly", "setupplan", "show_fixtures_per_test", "showfixtures")
 """Options with which pytest begins a session all the same."""
 
+_session_key: pytest.StashKey[InsideSession] = pytest.StashKey()
 _taken_key: pytest.StashKey[dict[str, int]] = pytest.StashKey()
 """The names of all tests that are collected, and how many have each node id."""
 
@@ -185,12 +188,22 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
         placement.note_deselected(items[0].config, items)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Run a test inside, in place of pytest's own protocol.
+
+    The hook is here, and not in a plugin that begins with the loop: that one would come before the
+    hook of a project's conftest.py, which comes first on the host.
+    """
+    inside = item.config.stash.get(_session_key, None)
+    return None if inside is None else inside.run(item, nextitem)
+
+
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     """Begin and end the sandboxes with the loop.
 
-    As the innermost hook: pytest-cov combines data after it. `InsideSession` has the hook that
-    runs a test.
+    As the innermost hook: pytest-cov combines data after it.
     """
     config, inside = session.config, None
     stops = session.testsfailed and not config.option.continue_on_collection_errors
@@ -198,8 +211,7 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     if runs and any(placement.variant_key in item.stash for item in session.items):
         from pytest_gvisor.inside.session import InsideSession  # noqa: PLC0415 -- idle costs nothing
 
-        inside = InsideSession(session)
-        config.pluginmanager.register(inside, "gvisor-inside")
+        inside = config.stash[_session_key] = InsideSession(session)
         config.add_cleanup(inside.end)
     try:
         return (yield)

@@ -66,11 +66,8 @@ class InsideSession:
         self._working: set[tuple[Platform, str | None]] = set()
         self._false_starts: dict[tuple[Platform | None, Settings], int] = {}
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_protocol(
-        self, item: pytest.Item, nextitem: pytest.Item | None
-    ) -> bool | None:
-        """Run the whole protocol of a test inside, in place of pytest's own."""
+    def run(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+        """Run the whole protocol of a test inside, in place of pytest's own; None for others."""
         plan = item.stash.get(plan_key, None)
         if plan is None:
             return None

@@ -97,6 +97,25 @@ def test_no_test_inside_is_run_on_the_host_by_a_hook_of_the_project(
     result.stdout.fnmatch_lines(["*this test is to run inside, and a hook runs it on the host*"])
 
 
+def test_a_first_hook_of_the_project_is_called_for_each_test_inside(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """The hook comes before what runs the test, as on the host, also if it returns None."""
+    project.makepyfile("def test_it(): pass\ndef test_more(): pass")
+    project.makeconftest("""
+        import os
+        import pytest
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_runtest_protocol(item):
+            if "PYTEST_GVISOR_INSIDE" not in os.environ:
+                print("about to run", item.name)
+    """)
+    result = run_inside("-s")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["*about to run test_it*", "*about to run test_more*"])
+
+
 SETS = """
 os.environ["PYTEST_GVISOR_INSIDE"] = f"{os.uname().release} {os.uname().version}"
 """
