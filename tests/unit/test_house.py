@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "pytest_gvisor"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 BUDGETS = {
-    "": 33, "cli": 1190, "inside": 4879, "plugin": 2119, "harness": 810, "report": 1132,
+    "": 33, "cli": 1190, "inside": 4859, "plugin": 2119, "harness": 810, "report": 1132,
     "sandbox": 2315, "run": 2644, "install": 353, "images": 1984, "runsc": 1375, "oci": 2171,
     "vm": 383, "sessions": 693, "trace": 787, "base": 1626, "guest": 3463, "programs": 1802,
 }  # fmt: skip
@@ -65,7 +65,7 @@ def sizes() -> dict[str, int]:
 
 
 def test_each_folder_keeps_to_its_budget() -> None:
-    """And all of them together to 29,759 lines in 271 modules.
+    """And all of them together to 29,739 lines in 271 modules.
 
     Issues of their own have budgets beside the rest: traces (1,097 lines), why a test differs
     (321), allow-lists (1,550), loaded modules (450), asyncio, inspect_ai and waits (420), several
@@ -76,7 +76,7 @@ def test_each_folder_keeps_to_its_budget() -> None:
         folders[name.partition("/")[0] if "/" in name else ""] += size
     assert folders.keys() == BUDGETS.keys()
     assert {name: size for name, size in folders.items() if size > BUDGETS[name]} == {}
-    assert folders.total() <= 29_759
+    assert folders.total() <= 29_739
     assert len(MODULES) <= 271
 
 

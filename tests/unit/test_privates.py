@@ -60,6 +60,10 @@ PRIVATES = {
         "_shouldstop": "set: as _shouldfail",
     },
     "images/daemon_socket": {"_new_conn": "set: urllib3 has no deadline for a whole request"},
+    "inside/boot/variants": {
+        "_id": "set: a variant's node id, to which others may add as to any item's",
+        "_nodeid": "set: as _id, before pytest 9.2",
+    },
     "inside/view/configuration": {
         "_cov": "the name of pytest-cov's plugin",
         "subprocess._args_from_interpreter_flags": "the flags of this Python, for that inside",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,11 +14,6 @@ from pytest_gvisor.inside.view import users, writable
 from pytest_gvisor.plugin.placement import Variant, already_inside, native_key, variant_key
 from pytest_gvisor.plugin.precedence import run_settings, settings_of
 from pytest_gvisor.plugin.skips import location, misuse_ends_session
-
-_nodeid_key = pytest.StashKey[str]()
-_id_key = pytest.StashKey[Any]()
-"""The same in pytest's parsed form, which decides since pytest 9.2 what ``--lf`` and ``--nf``
-take."""
 
 
 @misuse_ends_session()
@@ -137,40 +131,15 @@ def _twin(
 
 
 def _rename(item: pytest.Item, nodeid: str) -> None:
-    """Give an item another node id.
+    """Give an item another node id, where pytest keeps it: xdist adds its group to it there.
 
-    Where a node keeps its id differs by release of pytest, that it has the property does not.
+    Since pytest 9.2 that is the parsed form, which decides what ``--lf`` and ``--nf`` take.
     """
-    item.stash[_nodeid_key] = nodeid
-    if _has_parsed(type(item)):
-        item.stash[_id_key] = type(item.id).parse(nodeid)
-    item.__class__ = _named(type(item))
-
-
-@functools.cache
-def _named(kind: type[pytest.Item]) -> type[pytest.Item]:
-    """Return a subclass of an item's class whose node id is the one in the stash."""
-
-    def nodeid(self: pytest.Item) -> str:
-        return self.stash[_nodeid_key]
-
-    body: dict[str, Any] = {
-        "__slots__": (),
-        "__module__": kind.__module__,
-        "__qualname__": kind.__qualname__,
-        "nodeid": property(nodeid),
-        "location": property(lambda self: self.__dict__["location"]),
-    }
-    if _has_parsed(kind):
-        body["id"] = property(lambda self: self.stash[_id_key])
-    meta: Any = type(kind)
-    subclass: type[pytest.Item] = meta(kind.__name__, (kind,), body)
-    return subclass
-
-
-def _has_parsed(kind: type[pytest.Item]) -> bool:
-    """Whether items have pytest's own property ``id``, and not one of the project's."""
-    return hasattr(kind, "id") and kind.id is getattr(pytest.Item, "id", None)
+    kept: Any = item
+    if hasattr(pytest.Item, "_id"):
+        kept._id = type(kept._id).parse(nodeid)
+    else:
+        kept._nodeid = nodeid
 
 
 def with_platform(name: str, platform: str) -> str:

@@ -1,4 +1,6 @@
-"""The interpreter inside: its flags, and the names of its program."""
+"""Copies of a test, one for each of its platforms."""
+
+from typing import Any
 
 import pytest
 
@@ -30,3 +32,19 @@ def test_a_marker_counts_wherever_it_stands(pytester: pytest.Pytester) -> None:
     assert {plan._replace(inner="") for plan in plans[:3]} == {
         plans[4]._replace(inner="", fresh=False)
     }
+
+
+def test_others_may_add_to_the_node_id_of_a_variant(pytester: pytest.Pytester) -> None:
+    """xdist does so for ``--dist loadgroup``, in the attribute in which pytest keeps the id."""
+    pytester.makeini("[pytest]\ngvisor_platform = native systrap")
+    items: list[pytest.Item] = [*pytester.getitems("def test_it(): pass")]
+    variants.expand(items, items)
+    for item in items:
+        kept: Any = item
+        if hasattr(item, "_id"):
+            kept._id = type(kept._id).parse(f"{item.nodeid}@g")
+        else:
+            kept._nodeid = f"{item.nodeid}@g"
+    assert [item.nodeid.partition("::")[2] for item in items] == [
+        "test_it[native]@g", "test_it[systrap]@g",
+    ]  # fmt: skip
