@@ -404,13 +404,12 @@ def on_error(act: Callable[..., object], *arguments: object, **more: object) -> 
 
 
 @contextlib.contextmanager
-def on_exception(act: Callable[[], object]) -> Iterator[None]:
-    """Call ``act`` if an exception leaves the block, apart from Ctrl-C and a forbidden act's."""
+def on_exception(act: Callable[[BaseException], object]) -> Iterator[None]:
+    """Call ``act`` with an exception that leaves the block, unless it is that of Ctrl-C."""
 
     def leave(_kind: object, error: BaseException | None, _trace: object) -> None:
-        if error is None or isinstance(error, KeyboardInterrupt) or FORBIDDEN in vars(error):
-            return
-        act()
+        if error is not None and not isinstance(error, KeyboardInterrupt):
+            act(error)
 
     with contextlib.ExitStack() as undo:
         undo.push(leave)

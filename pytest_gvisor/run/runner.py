@@ -167,7 +167,7 @@ class Runner:
         if isinstance(self.request.input, bytes):
             record.input = self.request.input
 
-    def _cut_short(self) -> None:
+    def _cut_short(self, _error: BaseException) -> None:
         """Note what a workload did until its input or a handler raised, if acts are forbidden."""
         if not self.request.settings.forbid:
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import os
@@ -11,17 +10,15 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pytest_gvisor.base.completed import Completed, Outcome, SandboxCrashed
+from pytest_gvisor.base.completed import Completed, SandboxCrashed
 from pytest_gvisor.base.egress import SandboxPort
 from pytest_gvisor.base.errors import (
-    GvisorError,
     NotReady,
     PytestGvisorWarning,
     RunscFailed,
     SnapshotError,
     UsageError,
     on_error,
-    on_exception,
 )
 from pytest_gvisor.base.settings import replaced
 from pytest_gvisor.oci.defaults import parse_user
@@ -29,24 +26,24 @@ from pytest_gvisor.oci.reader import whole
 from pytest_gvisor.oci.spec import User, UserSpec
 from pytest_gvisor.programs import clock
 from pytest_gvisor.run.connected import Driven
-from pytest_gvisor.run.request import Hooks, Record, Request, check_forbidden, forget, workspace_of
+from pytest_gvisor.run.request import Hooks, Record, Request, forget, workspace_of
 from pytest_gvisor.run.runner import Runner
 from pytest_gvisor.run.specification import input_of, make_spec
 from pytest_gvisor.run.workload import Args, Workload, argv
 from pytest_gvisor.sandbox import interpreter, waits
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.exec_command import check_path, command
+from pytest_gvisor.sandbox.execution import Execution
 from pytest_gvisor.sandbox.files import ROOT, Download, Upload
 from pytest_gvisor.sandbox.forward import Forward
 from pytest_gvisor.sandbox.load import Loaded, Source, load
 from pytest_gvisor.sandbox.network import opened
 from pytest_gvisor.sandbox.peers import Answer, Cancelled
-from pytest_gvisor.sandbox.process import TERM_GRACE, Process, patience_of
+from pytest_gvisor.sandbox.process import Process, patience_of
 from pytest_gvisor.sandbox.snapshot import Snapshot, take
 from pytest_gvisor.sessions.launcher import Launcher
 
 _START_DEADLINE = 30.0
-_MAX_NOTED = 5
 _REPLACED = "a sandbox was killed, and another one takes its place: what was in it is gone"
 
 
@@ -79,9 +76,6 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         self._launcher = launcher
         self._hooks = hooks
         self._records = records
-        self._noted: collections.deque[Record] = collections.deque()
-        """The records of programs in this sandbox, the oldest first."""
-
         self._snapshot = snapshot
         self._guard = threading.Lock()
         self._channel: Channel | None = None
@@ -186,84 +180,30 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         ``check`` `WorkloadFailed` for a status other than 0, and `UsageError` for a trace in a
         sandbox that was started without. With ``forbid`` it raises as `Gvisor.run` does.
         """
-        deadline = clock.monotonic() + (wait := self._wait(timeout))
-        chunks = [found] if isinstance(found := input_of(input), bytes) else found
+        wait = self._wait(timeout)
+        deadline = clock.monotonic() + wait
+        found = input_of(input)
+        chunks = [found] if isinstance(found, bytes) else found
         shown = input if isinstance(input, str | bytes) else None
         options: dict[str, Any] = {"env": env, "cwd": cwd, "user": user, "trace": trace}
         repeat = {"input": shown, **options, "timeout": timeout}
         process = self._begin(args, reads=chunks is not None, repeat=repeat, **options)
-
-        def judge() -> None:
-            if self._request.settings.forbid:
-                check_forbidden(self._request, process.completed(Outcome.CANCELLED))
-
-        with on_exception(judge):
-            try:
-                try:
-                    if not self._follow(process, chunks, deadline):
-                        self._expire(process, wait)
-                finally:
-                    if not process.over:  # after a Ctrl-C, say, or an error of the iterable's own
-                        process.kill()
-            except GvisorError as error:
-                self._note(process, error)
-                raise
-        completed = self._note(process)
-        process.channel.driven.check_relays()
+        execution = Execution(process, self._request, self._record, self._records)
+        completed = execution.run(chunks, wait, deadline)
         if check:
             completed.check_returncode()
-        return completed
-
-    def _note(self, process: Process, error: GvisorError | None = None) -> Completed:
-        """Record a program that has ended, or an error, for the test's report."""
-        ours, completed = self._record, process.completed()
-        noted = Record(
-            args=process.args, argv=ours.argv, order=ours.order, command=ours.command,
-            spec=ours.spec, completed=completed, error=error,
-        )  # fmt: skip
-        # Each record holds its output, so only those of the last programs are kept.
-        self._noted.append(noted)
-        if len(self._noted) > _MAX_NOTED:
-            oldest = self._noted.popleft()
-            self._records[:] = [record for record in self._records if record is not oldest]
-        self._records.append(noted)
-        forget(self._records)
-        check_forbidden(self._request, completed)
         return completed
 
     def _begin(self, args: Args, **options: Any) -> Process:
         self._hooks.begins(self)
         channel = self._live()
-        process = Process(channel, command(
+        asked = command(
             argv(args), self._workload, self._request, channel.driven,
             runsc=self._record.command, spec=self._record.spec, **options,
-        ))  # fmt: skip
+        )  # fmt: skip
+        process = Process(channel, asked)
         process.start()
         return process
-
-    def _follow(self, process: Process, chunks: Iterable[bytes] | None, deadline: float) -> bool:
-        """Feed the program and wait for its end; False at the deadline."""
-        try:
-            if chunks is not None:
-                process.check_started(deadline)
-                process.feed(chunks, deadline)
-        except NotReady:
-            if clock.monotonic() < deadline:  # of the iterable's own
-                raise
-            return False
-        over = process.wait_over(deadline)
-        process.check_refused()
-        return over
-
-    def _expire(self, process: Process, timeout: float) -> None:
-        """End a program whose deadline has passed, and raise."""
-        process.terminate()
-        process.wait_over(clock.monotonic() + TERM_GRACE)
-        confirmed = process.kill_tree()
-        if not confirmed:
-            process.channel.kill("a program lived on after its deadline", replaceable=True)
-            process.channel.join()
-        raise process.timed_out(timeout, confirmed=confirmed)
 
     def popen(
         self,
@@ -354,12 +294,14 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
     @property
     def user(self) -> tuple[int, int]:
         """The uid and gid of programs that start without ``user``."""
-        return (who := parse_user(self._workload.user)).uid, who.gid
+        who = parse_user(self._workload.user)
+        return who.uid, who.gid
 
     def ping(self, timeout: float | None = None) -> float:
         """Ask whether the sandbox answers; return the seconds. Raises `NotReady`."""
         begun = clock.monotonic()
-        deadline, channel = begun + self._wait(timeout), self._live()
+        deadline = begun + self._wait(timeout)
+        channel = self._live()
         channel.add(answer := Answer(channel), {"op": "ping"})
         answer.wait(deadline, "the sandbox does not answer")
         return clock.monotonic() - begun
@@ -384,7 +326,8 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         127.0.0.1 inside, or else to ::1; one that is refused is reset. So is each one above 512 at
         once: `Forward.refused` counts those, and a warning tells of them at the end.
         """
-        return Forward(port=_port(port), channel=self._live())
+        target = _port(port)
+        return Forward(self._live(), target)
 
     def port(self, port: int) -> SandboxPort:
         """Return a TCP port of this sandbox's loopback, which others reach if their list has it.
@@ -423,7 +366,8 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         Raises `NotReady` at the deadline, `UsageError` for another ``port`` or ``timeout``, and
         `SandboxCrashed`.
         """
-        waits.for_port(port=_port(port), wait=self._wait(timeout), channel=self._live())
+        target, wait = _port(port), self._wait(timeout)
+        waits.for_port(self._live(), target, wait)
 
     def wait_for_http(
         self, port: int, path: str = "/", status: int = 200, timeout: float | None = None
@@ -442,8 +386,10 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
     def close(self) -> None:
         """End the sandbox and all that runs in it. A second call does nothing."""
         with self._guard:
-            closed, self._closed = self._closed, True
-            if not closed and self._channel is not None:
+            if self._closed:
+                return
+            self._closed = True
+            if self._channel is not None:
                 self._settle(self._channel)
 
     def __exit__(self, *_: object) -> None:
