@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pytest_gvisor.base.errors import ImageError
 from pytest_gvisor.cli import parsers
 from pytest_gvisor.images.cache import Cache
-from pytest_gvisor.runsc import answers
-from pytest_gvisor.sessions import saved_before, session_folder
+from pytest_gvisor.sessions import session_folder
 
 
 def parser() -> parsers.Parser:
@@ -17,8 +16,7 @@ def parser() -> parsers.Parser:
     return parsers.Parser(
         "sweep",
         description="Removes the remains of this user's dead sessions: processes, files, mounts, "
-        "cgroups. Live sessions are not touched. Also removes the sandboxes and the packed images "
-        "that earlier versions left in the cache folder.",
+        "cgroups. Live sessions are not touched.",
         statuses={
             "0": "nothing of a dead session is left",
             "1": "some of it could not be removed; it is named",
@@ -31,9 +29,6 @@ def main(arguments: Sequence[str]) -> int:
     parser().parse_args(arguments)
     removed = [*session_folder.sweep(waits=True)]
     bases = session_folder.base_folders()
-    for base in bases:
-        answers.sweep(base)  # verdicts on platforms, of earlier versions
-    removed += saved_before.remove()
     with contextlib.suppress(ImageError):  # whoever uses the images comes upon it again
         removed += Cache().sweep()
     for path in removed:
@@ -42,5 +37,5 @@ def main(arguments: Sequence[str]) -> int:
     for path in left:
         print(f"not removed: {path}")
     if not removed and not left:
-        print("found no dead session of this user, and nothing of earlier versions")
+        print("found no dead session of this user")
     return 1 if left else 0

@@ -44,8 +44,6 @@ MAX_KEPT: Final = 16
 """The most trees of one image that are kept without a sandbox or bundle that uses them."""
 _NAME: Final = "tree-"
 _MAKING: Final = ".tree-"
-_EARLIER: Final = ("packed-", "points-")
-"""The files and folders of earlier versions: EROFS images, and trees with seals."""
 _FIELDS: Final = struct.Struct("<IIIQq")
 
 
@@ -68,22 +66,19 @@ def use(image: str, root: str, mounts: Sequence[Mount], user: str) -> str:
 
 
 def sweep(image: str) -> None:
-    """Remove trees that are not whole or not kept, and earlier versions' files. Raises `OSError`.
+    """Remove trees that are not whole or not kept. Raises `OSError`.
 
     The caller has the image's lock alone.
     """
     _prune(image, alone=True)
     unused = [tree for tree in _all(image, _NAME) if not os.path.exists(f"{tree}/users")]
-    for path in unused + _all(image, (_MAKING, *_EARLIER)):
-        if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            os.unlink(path)
+    for tree in unused + _all(image, _MAKING):
+        shutil.rmtree(tree, ignore_errors=True)
 
 
-def _all(image: str, prefixes: str | tuple[str, ...]) -> list[str]:
+def _all(image: str, prefix: str) -> list[str]:
     names = os.listdir(image)
-    return [os.path.join(image, name) for name in names if name.startswith(prefixes)]
+    return [os.path.join(image, name) for name in names if name.startswith(prefix)]
 
 
 def _make(image: str, root: str, prefix: str, mounts: Sequence[Mount], user: str) -> str:

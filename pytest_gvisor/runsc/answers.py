@@ -30,8 +30,8 @@ _SETTLED = 2_000_000_000
 """Nanoseconds since the last change of a file."""
 
 _MAX = 1024 * 1024
-_NAME = re.compile(r"[av]-[0-9a-f]{16}-([0-9a-f-]{13})-\w+\.json(\.[0-9a-f]{8})?", re.ASCII)
-"""The name of a file with answers. With ``v``, earlier versions kept verdicts on platforms."""
+_NAME = re.compile(r"a-[0-9a-f]{16}-([0-9a-f-]{13})-\w+\.json(\.[0-9a-f]{8})?", re.ASCII)
+"""The name of a file with answers."""
 
 _known: dict[State, Answers] = {}
 
@@ -62,17 +62,17 @@ def keep(identity: State, answers: Answers) -> None:
         with contextlib.suppress(LaunchError, OSError):
             private.make_above(folder())
             private.write(_path(identity), json.dumps([answers.sha256, *answers.texts]))
-            sweep(folder())
+            _sweep()
 
 
-def sweep(private_folder: str) -> None:
-    """Remove from a private folder what was kept before this boot."""
+def _sweep() -> None:
+    """Remove what was kept before this boot."""
     with contextlib.suppress(OSError):
         boot = boot_id()
-        for name in os.listdir(private_folder):
+        for name in os.listdir(folder()):
             match = _NAME.fullmatch(name)
             if match and match[1] != boot[:13]:
-                os.unlink(os.path.join(private_folder, name))
+                os.unlink(os.path.join(folder(), name))
 
 
 def _decode(text: str) -> Answers | None:

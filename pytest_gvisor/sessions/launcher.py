@@ -20,7 +20,6 @@ from pytest_gvisor.guest.wire.checked_json import loads
 from pytest_gvisor.programs import clock
 from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import ENVIRONMENT, KEEPER, command
-from pytest_gvisor.sessions import saved_before
 from pytest_gvisor.sessions.session_folder import SessionDir
 from pytest_gvisor.sessions.starts import Starts
 
@@ -234,7 +233,6 @@ class Launcher:
                 return keeper, session
             self._close_keeper()
             if session is None:
-                saved_before.remove()
                 path, swept = SessionDir.choose(self._base)
                 self.swept += len(swept)
             else:

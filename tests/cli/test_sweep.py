@@ -1,4 +1,4 @@
-"""``pytest-gvisor sweep``: dead sessions, and what earlier versions saved."""
+"""``pytest-gvisor sweep``: the remains of dead sessions."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ import pytest
 
 from pytest_gvisor.cli import main as cli
 from pytest_gvisor.programs import leftovers
-from pytest_gvisor.sessions import saved_before, session_folder
+from pytest_gvisor.sessions import session_folder
 from pytest_gvisor.sessions.session_folder import SessionDir
 
 
@@ -42,26 +42,11 @@ def test_a_dead_session_is_removed_and_a_living_one_stays(
         living.remove()
 
 
-def test_what_earlier_versions_saved_is_removed_and_named(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Other files of the cache stay."""
-    tmp_path.chmod(0o700)
-    saved = tmp_path / "pytest-gvisor" / saved_before.NAME
-    (saved / "one/image").mkdir(parents=True)
-    saved.parent.chmod(0o700)
-    saved.chmod(0o700)
-    (saved.parent / "answers").mkdir()
-    assert cli.main(["sweep"]) == 0
-    assert capfd.readouterr().out == f"removed {saved / 'one'}\n"
-    assert [path.name for path in saved.parent.iterdir()] == ["answers"]
-
-
 def test_the_sweep_says_what_it_found_and_what_is_left(
     base: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its whole text and status: with nothing there, with remains that stay, and after them."""
-    nothing = "found no dead session of this user, and nothing of earlier versions\n"
+    nothing = "found no dead session of this user\n"
     assert (cli.main(["sweep"]), *capfd.readouterr()) == (0, nothing, "")
     assert session_folder.base_folder() == base
     dead = SessionDir.create(SessionDir.new_path(base))

@@ -21,7 +21,7 @@ from pytest_gvisor import (
     WorkloadTimeout,
     is_gvisor_kernel,
 )
-from pytest_gvisor.sandbox import process, sandbox
+from pytest_gvisor.sandbox import execution, process
 from tests.runsc.conftest import PATIENCE
 from tests.sandbox.conftest import alive
 
@@ -222,7 +222,7 @@ def test_a_time_out_stays_one_whatever_is_said_then(
     gvisor_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGTERM comes first, output after it is kept, and an exit with 0 is no pass."""
-    monkeypatch.setattr(sandbox, "TERM_GRACE", PATIENCE)
+    monkeypatch.setattr(execution, "TERM_GRACE", PATIENCE)
     script = "trap 'echo bye; exit 0' TERM; echo hi; while :; do sleep 0.02; done"
     error = timed_out(gvisor_sandbox, script)
     assert error.stdout == "hi\nbye\n"

@@ -107,23 +107,6 @@ def test_what_no_link_leads_to_is_swept(cache: Cache, tmp_path: Path) -> None:
     assert entries(cache) == set()
 
 
-def test_what_earlier_versions_made_for_an_image_is_removed(cache: Cache, tmp_path: Path) -> None:
-    """The first look at the cache removes them, unless the image is in use. No link is followed."""
-    made = hold(cache, write(tmp_path / "i"))
-    folder = Path(made.path).parent
-    (tmp_path / "elsewhere").touch()
-    (folder / f"packed-{'0' * 32}").write_bytes(b"x")
-    (folder / "packed-link").symlink_to(tmp_path / "elsewhere")
-    (folder / "points-1/rootfs").mkdir(parents=True)
-    (folder / "points-1/users").mkdir()
-    Cache(cache.folder).sweep()
-    assert len([*folder.glob("packed-*")]) == 2
-    made.close()
-    hold(Cache(cache.folder), tmp_path / "i").close()
-    assert {path.name for path in folder.iterdir()} == {"image.json", "lock", "rootfs"}
-    assert (tmp_path / "elsewhere").exists()
-
-
 def test_of_an_earlier_version_s_folder_nothing_is_used_or_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,10 +8,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from pytest_gvisor.cli import sweep
 from pytest_gvisor.runsc import answers, features
 from pytest_gvisor.runsc.binary import Runsc
-from pytest_gvisor.sessions import private, session_folder
+from pytest_gvisor.sessions import private
 from tests.unit.runsc.conftest import FakeRunsc
 
 
@@ -200,20 +199,3 @@ def test_nothing_is_kept_where_the_boot_has_no_name(
         find(good)
     assert asked.call_count == 2
     assert not base.exists() or os.listdir(base) == []
-
-
-def test_the_sweep_at_a_shell_removes_what_earlier_versions_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Verdicts on platforms of earlier boots go; those of this boot go after the next one."""
-    # Elsewhere are sessions of other tests that run.
-    folder = tmp_path / "base"
-    folder.mkdir(0o700)
-    monkeypatch.setattr(session_folder, "base_folder", lambda: str(folder))
-    monkeypatch.setattr(session_folder, "session_bases", lambda: iter(()))
-    boot = answers.boot_id()
-    kept = {f"v-{'a' * 16}-{boot[:13]}-kvm.json", "v-mine", "s-0123456789ab.json"}
-    for name in (*kept, f"v-{'a' * 16}-11111111-2222-kvm.json.0123abcd"):
-        (folder / name).touch()
-    assert sweep.main([]) == 0
-    assert {path.name for path in folder.iterdir()} == kept | {".lock"}
