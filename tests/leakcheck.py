@@ -125,7 +125,7 @@ def _sandboxes(engine: Engine | None) -> list[str]:
     found = []
     keeper, session = engine.launcher._keeper, engine.launcher._session
     if keeper is not None and keeper.alive():
-        # A fork that waits for the next order has the keeper's own command line.
+        # A fork that copies runsc into memory has the keeper's own command line.
         own = words_of(keeper.pid)
         left = [pid for pid in children_of(keeper.pid) if words_of(pid) != own]
         found += [f"process of a sandbox {pid}: {_cmdline(pid)}" for pid in left]

@@ -20,13 +20,15 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from pytest_gvisor.programs import leftovers, linux
 from pytest_gvisor.programs.one_run import Run, State
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.programs.own_copy import RUNS_BEFORE, Copy
-from pytest_gvisor.programs.spare import MAX_FDS, MAX_MESSAGE, Spare
+
+_MAX_MESSAGE = 128 * 1024
+_MAX_FDS = 16
 
 
 class Keeper:
@@ -37,7 +39,6 @@ class Keeper:
         self.session = session
         self.runs: list[Run] = []
         self.leaving = False
-        self.spare: Spare | None = None
         self.copy: Copy | None = None
         self.until_copy = RUNS_BEFORE
         self.held: list[int] = []
@@ -65,7 +66,7 @@ class Keeper:
     def on_request(self) -> None:
         """Take one request and its descriptors, and start the run."""
         try:
-            message, fds, flags, _address = socket.recv_fds(self.main, MAX_MESSAGE, MAX_FDS)
+            message, fds, flags, _address = socket.recv_fds(self.main, _MAX_MESSAGE, _MAX_FDS)
         except OSError:
             message, fds, flags = b"", [], 0
         if not message:
@@ -114,8 +115,6 @@ class Keeper:
                 return
             if pid == 0:
                 return
-            if self.spare is not None and self.spare.pid == pid:
-                self.drop_spare()
             if self.copy is not None and self.copy.pid == pid:
                 self.copy.ended(status)
             for run in self.runs:
@@ -123,19 +122,6 @@ class Keeper:
                     run.reaped(status)
                 elif pid in run.commands:
                     run.command_ended(pid, status)
-
-    def take_spare(self, message: bytes, fds: Sequence[int], *, error_pipe: int) -> int:
-        """Have the child that was forked ahead carry out an order; return its pid, 0 if none."""
-        spare, self.spare = self.spare, None
-        if spare is not None and spare.take(message, fds, error_pipe=error_pipe):
-            return spare.pid
-        return 0
-
-    def fork_ahead(self) -> None:
-        """Fork the child of the next run, while no run goes on whose descriptors it would get."""
-        if self.spare is None and not self.runs and not self.leaving:
-            with contextlib.suppress(OSError):  # the next run forks its own, and tells the error
-                self.spare = Spare()
 
     def executable(self, fd: int, order: Order) -> int:
         """Return the descriptor to execute for an order that came with ``fd``."""
@@ -149,12 +135,6 @@ class Keeper:
             with contextlib.suppress(OSError):
                 self.copy = Copy(run.executable, run.order)
 
-    def drop_spare(self) -> None:
-        """End the child that was forked ahead."""
-        if self.spare is not None:
-            self.spare.close()
-            self.spare = None
-
     def clean(self) -> None:
         """Take one step for each run that is being removed."""
         now = time.monotonic()
@@ -163,12 +143,10 @@ class Keeper:
                 self.runs.remove(run)
                 self.copy_ahead(run)
                 run.close()
-                self.fork_ahead()
 
     def leave(self) -> None:
         """Kill and clean everything, then end: pytest is gone, or has closed the socket."""
         self.leaving = True
-        self.drop_spare()
         # All but the pipe of `on_child`: the end of children is still waited for.
         for fd in [key.fd for key in self.selector.get_map().values() if key.data != self.on_child]:
             self.unwatch(fd)

@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.programs import child, leftovers, linux, paths
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
         def unwatch(self, fd: int) -> None:
             """Stop watching ``fd``, if it is watched."""
-
-        def take_spare(self, message: bytes, fds: Sequence[int], *, error_pipe: int) -> int:
-            """Have a child that was forked ahead carry out an order; return its pid, 0 if none."""
 
         def executable(self, fd: int, order: Order) -> int:
             """Return the descriptor to execute for an order that came with ``fd``."""
@@ -125,7 +122,7 @@ class Run:
             self.keeper.watch(self.report, self.launched)
             me = os.getpid()
             fds = [self.keeper.executable(fds[0], order), *fds[1:]]
-            self.pid = self.keeper.take_spare(message, fds, error_pipe=writer) or os.fork()
+            self.pid = os.fork()
             if self.pid == 0:
                 child.become(order, fds, parent=me, error_pipe=writer)
 

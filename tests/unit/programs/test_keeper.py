@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -373,11 +373,6 @@ class Stub:
     def unwatch(self, fd: int) -> None:
         """See `Keeper.unwatch`."""
         self.watched.pop(fd, None)
-
-    def take_spare(self, _message: bytes, _fds: Sequence[int], *, error_pipe: int) -> int:
-        """See `Keeper.take_spare`."""
-        assert error_pipe
-        return 0
 
     def executable(self, fd: int, order: Order) -> int:
         """See `Keeper.executable`."""
