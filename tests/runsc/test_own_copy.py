@@ -42,7 +42,7 @@ def test_runsc_starts_from_a_copy(
         for _ in range(RUNS_BEFORE):
             gvisor.run(["true"], check=True)
         keeper = gvisor._launcher.keeper().pid
-        wait_for(lambda: is_at_rest(keeper), "the next child")
+        wait_for(lambda: is_at_rest(keeper), "the end of the run")
         fits = bool(copies_of(keeper))
         assert fits or not (could_copy and is_possible(size))
     run = running(mounts=mounts)
