@@ -1,4 +1,4 @@
-"""One `Sandbox.exec`: its program is fed, awaited or ended, noted and judged."""
+"""One `Sandbox.exec`, from the input of its program to the result in the test's report."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Execution:
         raise process.timed_out(timeout, confirmed=confirmed)
 
     def _cut_short(self, error: BaseException) -> None:
-        """Judge a program that this error has ended, which may be of its input's iterable."""
+        """Check a program that this error has ended, which may be of its input's iterable."""
         if isinstance(error, GvisorError):
             self._note(error)
         elif self._request.settings.forbid:
