@@ -1,7 +1,9 @@
 """The set-up of these tests that examples do without: the schema needs a package of its own."""
 
 import contextlib
+import importlib
 import os
+import pkgutil
 import shutil
 import signal
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+import pytest_gvisor
 from pytest_gvisor.runsc import answers
 from pytest_gvisor.sessions import private
 from tests.bundlecheck import bundles_are_as_the_schema_says, bundles_written  # noqa: F401
@@ -38,8 +41,21 @@ def kept_answers() -> str:
     return answers.folder()
 
 
+_OF_OTHER_PROCESSES = tuple(
+    f"pytest_gvisor.{name}" for name in ("__main__", "guest.", "harness.inspect", "programs.")
+)
+
+
+@pytest.fixture(scope="session")
+def whole_package() -> None:
+    """Import all of it before `pytester`, which forgets later imports, and imports them twice."""
+    for found in pkgutil.walk_packages(pytest_gvisor.__path__, "pytest_gvisor."):
+        if not found.name.startswith(_OF_OTHER_PROCESSES):
+            importlib.import_module(found.name)
+
+
 @pytest.fixture
-def pytester(kept_answers: str, pytester: pytest.Pytester) -> pytest.Pytester:
+def pytester(kept_answers: str, whole_package: None, pytester: pytest.Pytester) -> pytest.Pytester:
     """Give pytester's new HOME the answers of the runsc that this user has asked already.
 
     Without them each pytest, and each of xdist's workers, digests a hundred megabytes and runs

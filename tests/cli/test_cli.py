@@ -1,6 +1,5 @@
 """``python -m pytest_gvisor``: doctor, run, sweep, and their common behaviour."""
 
-import json
 import os
 import subprocess
 import sys
@@ -135,18 +134,6 @@ def test_the_doctor_says_that_tests_can_run() -> None:
     findings, _, _ = text.partition("\nTests can run.\n")
     assert all(len(line) <= 100 for line in findings.splitlines())
     assert len(text.splitlines()) <= 60
-
-
-def test_the_doctor_speaks_json() -> None:
-    """The doctor's JSON has the same findings, and a schema number."""
-    done = call("doctor", "--json")
-    told = json.loads(done.stdout)
-    assert (told["schema"], told["can_run"], done.returncode) == (1, True, 0)
-    found = {finding["name"]: finding for finding in told["findings"]}
-    assert found["runsc"]["state"] == "good"
-    assert found["platform systrap"]["state"] == "good"
-    kvm = found["platform kvm"]
-    assert kvm["state"] == "good" or (kvm["detail"] and kvm["next_step"])
 
 
 def test_the_doctor_says_that_tests_cannot_run(tmp_path: Path) -> None:

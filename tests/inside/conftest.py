@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from tests.bundlecheck import ENVIRONMENT
 
 Lines = list[str]
+OPTIONS = ("--in-gvisor", "--gvisor-strict", "-p", "no:cacheprovider")
+PYTHONPATH = os.environ.get("PYTHONPATH")
 PLUGINS = Path(__file__).parents[2] / ".build/plugins"
 """Where scripts/setup has installed the plugins that this repository's own suite runs without."""
 
@@ -48,16 +51,31 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 
 
 def inside(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    """Run the project's tests inside, with more arguments if there are any."""
-    return project.runpytest_subprocess(
-        "--in-gvisor", "--gvisor-strict", "-p", "no:cacheprovider", *arguments
-    )
+    """Run the project's tests inside, with more arguments if there are any.
+
+    The host's side runs in this process, which spares the start of an interpreter, unless it
+    executes something of the project's: a conftest.py, a plugin, a module of another PYTHONPATH,
+    or its tests.
+    """
+    plugins = [*project.path.glob("conftest.py"), *project.path.glob("*_plugin.py")]
+    changed = os.environ.get("PYTHONPATH") != PYTHONPATH
+    if plugins or changed or "--no-gvisor" in arguments:
+        return apart(project, *arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ENVIRONMENT:  # of a plugin that this process has
+            patch.delenv(name)
+        return project.runpytest_inprocess("-p", "no:hypothesispytest", *OPTIONS, *arguments)
+
+
+def apart(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    """Run the project's tests inside, and the host's side in a process of its own."""
+    return project.runpytest_subprocess(*OPTIONS, *arguments)
 
 
 def run_both(project: pytest.Pytester, *arguments: str) -> Both:
     """Run the project's tests inside and on the host."""
-    found = inside(project, *arguments)
-    return Both(inside=found, host=inside(project, "--no-gvisor", *arguments))
+    found = apart(project, *arguments)
+    return Both(inside=found, host=apart(project, "--no-gvisor", *arguments))
 
 
 @pytest.fixture

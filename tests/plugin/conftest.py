@@ -15,10 +15,8 @@ change the process. A project whose tests change it, or that has other warnings,
 """
 
 import dataclasses
-import importlib
 import itertools
 import os
-import pkgutil
 import re
 import shutil
 import subprocess
@@ -31,7 +29,6 @@ from typing import Self
 
 import pytest
 
-import pytest_gvisor
 from tests.bundlecheck import ENVIRONMENT
 from tests.fakes.fixtures import fake  # noqa: F401 -- a fixture
 
@@ -235,21 +232,8 @@ def alone(pytester: pytest.Pytester) -> Project:
     return Project(pytester, workers=0)
 
 
-_OF_OTHER_PROCESSES = tuple(
-    f"pytest_gvisor.{name}" for name in ("__main__", "guest.", "harness.inspect", "programs.")
-)
-
-
-@pytest.fixture(scope="session")
-def whole_package() -> None:
-    """Import all of it before `pytester`, which forgets later imports, and imports them twice."""
-    for found in pkgutil.walk_packages(pytest_gvisor.__path__, "pytest_gvisor."):
-        if not found.name.startswith(_OF_OTHER_PROCESSES):
-            importlib.import_module(found.name)
-
-
 @pytest.fixture
-def here(whole_package: None, pytester: pytest.Pytester) -> Project:
+def here(pytester: pytest.Pytester) -> Project:
     """A project whose pytest runs once, in this process unless something may change it."""
     return Project(pytester, workers=0, here=True)
 
