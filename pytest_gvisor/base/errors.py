@@ -38,6 +38,7 @@ is never reported as a workload's verdict.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno as errno_names
 import os
@@ -47,7 +48,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pytest_gvisor.base.escape import escape, quoted
 
 FORBIDDEN = "pytest_gvisor_forbidden"
-"""An attribute of the errors for a forbidden act, which is no expected failure of a test."""
+"""An attribute of the errors for a forbidden act."""
+
+forbidden: collections.deque[str] = collections.deque(maxlen=8)
+"""The forbidden acts since the last test has ended: no failure of the next one is expected."""
 
 _LIMITS = {
     # Its text begins with that of the next.

@@ -40,6 +40,11 @@ _SHORTEST = 0.015
 """Seconds of a short test, of which many are named ahead, and of one so short that most are."""
 
 
+def _named(items: Iterable[pytest.Item]) -> dict[str, pytest.Item]:
+    planned = ((item, variant) for item in items if (variant := variant_of(item)) is not None)
+    return {getattr(item, APART, variant.inner): item for item, variant in planned}
+
+
 def other_names(
     items: Iterable[pytest.Item], ids: Sequence[str], numbers: Sequence[str]
 ) -> dict[str, str]:
@@ -48,14 +53,26 @@ def other_names(
     Both are of the same function and the same place among its parameters. ``numbers`` has this of
     each of ``ids``: see `encoding.numbered`.
     """
-    planned = ((item, variant) for item in items if (variant := variant_of(item)) is not None)
-    named = {getattr(item, APART, variant.inner): item for item, variant in planned}
+    named = _named(items)
     if not (missing := named.keys() - set(ids)):
         return {}
     free = collections.Counter(numbers)
     known = {number: name for name, number in zip(ids, numbers, strict=True) if name not in named}
     found = ((name, encoding.numbered(named[name])) for name in sorted(missing))
     return {name: known[number] for name, number in found if number in known and free[number] == 1}
+
+
+def changed(
+    items: Iterable[pytest.Item], names: Mapping[str, str], left: Mapping[str, str]
+) -> list[str]:
+    """Return the names inside of tests that a hook has left out there, and hooks have marked here.
+
+    ``names`` is as `other_names` returns it. ``left`` has the marks and fixtures of all tests that
+    were left out: see `encoding.marked`.
+    """
+    named = {names.get(name, name): item for name, item in _named(items).items()}
+    pairs = ((name, marks) for name, marks in left.items() if name in named)
+    return [name for name, marks in pairs if encoding.marked(named[name]) != marks]
 
 
 def not_found(inner: str, ids: Iterable[str], errors: Iterable[str]) -> str:

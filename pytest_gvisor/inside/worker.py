@@ -18,6 +18,7 @@ from pytest_gvisor.inside.ahead import (
     Ahead,
     Ids,
     Progress,
+    changed,
     check_test,
     not_found,
     other_names,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 _OF_A_TEST = frozenset({"passed", "phase", "report", "done", "debugger", "stops", "stopped"})
 _TEXTS = rules.list_of(rules.exact_text)
+_PAIRS = rules.list_of(rules.tuple_of(rules.exact_text, rules.exact_text))
 _LAST_WORDS = 2.0
 
 
@@ -279,7 +281,11 @@ class Worker:
             ids, numbers = _TEXTS(message["ids"]), _TEXTS(message["numbers"])
             self._names = other_names(self._items, ids, numbers)
             self._bounds.rename(self._names)
-            self.ids, self._errors = frozenset(ids), _TEXTS(message["errors"])
+            left = dict(_PAIRS(message.get("left", [])))
+            marked = changed(self._items, self._names, left)
+            self.ids, self._errors = frozenset(ids).difference(marked), _TEXTS(message["errors"])
+            told = "a hook leaves it out inside, and has marked it or its fixtures here"
+            self._errors += [f"{name}: {told}" for name in marked]
 
     def _close(self, link: Link) -> None:
         """Remove a sandbox whose pytest is gone, when its files are here, or lost."""

@@ -149,6 +149,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if (uses_gvisor(item) or in_matrix(item)) and not here_is_inside():
         from pytest_gvisor.plugin import markers
 
+        markers.running(item.config)
         markers.check_requirements(item)
         markers.add_xfail_before_setup(item)
 
@@ -161,15 +162,16 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
 
         skips.hide_own_frames()
     report: pytest.TestReport = yield  # type: ignore[assignment]
-    if call.excinfo is not None:  # which pytest's unittest plugin may only now have set
+    from pytest_gvisor.plugin import stash
+
+    # pytest's unittest plugin may only now have set the exception.
+    if call.excinfo is not None or stash.engine_if_any(item.config) is not None:
         from pytest_gvisor.plugin import skips
 
         skips.move_skip(item, report)
         skips.undo_xfail(call, report)
     if here_is_inside():  # where no test runs workloads
         return report  # type: ignore[return-value]
-    from pytest_gvisor.plugin import stash
-
     stash.record_outcome(item, report)
     if in_matrix(item) or stash.harnesses(item):
         from pytest_gvisor.plugin import cells

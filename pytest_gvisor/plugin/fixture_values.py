@@ -110,9 +110,7 @@ class Values:
 
     def gvisor_sandboxes(self) -> SharedSandboxes:
         """See the fixture."""
-        shared = SharedSandboxes(*self._of_session())
-        self._config.pluginmanager.register(shared)
-        return shared
+        return SharedSandboxes(*self._of_session(), markers.running(self._config))
 
     def gvisor_snapshot(self) -> SharedSnapshots:
         """See the fixture."""

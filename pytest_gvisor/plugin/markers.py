@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -13,7 +13,12 @@ from pytest_gvisor.base.errors import GvisorError, PytestGvisorWarning, RunscErr
 from pytest_gvisor.base.release_range import ReleaseRange
 from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.plugin.placement import already_inside, native_key, params_of
-from pytest_gvisor.plugin.precedence import RELEASE_FIXTURE, expected_failures, settings_of
+from pytest_gvisor.plugin.precedence import (
+    RELEASE_FIXTURE,
+    expected_failures,
+    run_settings,
+    settings_of,
+)
 from pytest_gvisor.plugin.skips import as_outcome, fail_misuse, location, prefix_location
 from pytest_gvisor.plugin.stash import engine_of, platform_key
 
@@ -55,7 +60,9 @@ def warn_of_others(item: pytest.Item, settings: Settings, names: Sequence[str]) 
 
 def warn_of_late_marker(item: pytest.Item, settings: Settings, asked: object) -> None:
     """Warn, or fail, for a test that runs on a platform for which its markers do not ask."""
-    if not _is_parametrized(item, _FIXTURE):
+    # A hook of the project may have chosen it, which no marker shows.
+    asks = settings.platforms != run_settings(item.config).platforms
+    if asks and not _is_parametrized(item, _FIXTURE):
         names = ", ".join(settings.platforms)
         text = f"{location(item)} runs on {asked}, though a marker asks for {names}: it came after"
         text += " pytest had made the variants, from a parameter, a hook or a fixture"
@@ -188,3 +195,31 @@ def _check_arguments(item: pytest.Item, mark: pytest.Mark, example: tuple[str, .
         return
     right = f"@pytest.mark.{mark.name}" + (f'("{example[0]}")' if example else "")
     raise UsageError(f"{location(item)}: write {right}, not with {mark.args!r} {mark.kwargs!r}")
+
+
+class Running:
+    """The acts that the running test forbids; none while fixtures are set up or torn down.
+
+    It is a plugin of its own, because a test may run already when it asks for ``gvisor_sandboxes``.
+    """
+
+    def __init__(self) -> None:
+        self.forbid: Sequence[str] = ()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        """Note what the running test forbids."""
+        with contextlib.suppress(UsageError):  # its own fixtures have reported that
+            self.forbid = settings_of(item).forbid
+        try:
+            return (yield)
+        finally:
+            self.forbid = ()
+
+
+def running(config: pytest.Config) -> Running:
+    """Return the plugin of this process; it is registered before the first test is set up."""
+    found: Running | None = config.pluginmanager.get_plugin("gvisor-running")
+    if found is None:
+        config.pluginmanager.register(found := Running(), "gvisor-running")
+    return found

@@ -6,16 +6,14 @@ import contextlib
 import copy
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Generic, TypeVar
-
-import pytest
 
 from pytest_gvisor.base import setting_values
 from pytest_gvisor.base import settings as words
 from pytest_gvisor.base.errors import PytestGvisorWarning, UsageError
 from pytest_gvisor.base.settings import Platform
-from pytest_gvisor.plugin.precedence import settings_of
+from pytest_gvisor.plugin.markers import Running
 from pytest_gvisor.plugin.skips import skip_missing
 from pytest_gvisor.run.request import Hooks
 
@@ -85,26 +83,16 @@ class SharedSandboxes(_Harnesses["Sandbox"]):
     lives.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, project: Project) -> None:
+    def __init__(self, engine: Engine, settings: Settings, project: Project, test: Running) -> None:
         super().__init__(engine, settings, project)
         self.hooks = Hooks(begins=self._check_forbid)
-        self._forbid: Sequence[str] = ()
+        self._test = test
         self._deciding: list[Sandbox] = []
         """Those whose call had ``forbid``, which counts then."""
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
-        """Note what the running test forbids."""
-        with contextlib.suppress(UsageError):  # its own fixtures have reported that
-            self._forbid = settings_of(item).forbid
-        try:
-            return (yield)
-        finally:
-            self._forbid = ()
-
     def _check_forbid(self, sandbox: Sandbox) -> None:
         """Raise `UsageError` where acts would be unseen that the running test forbids."""
-        unseen = {*self._forbid} - {*self._settings.forbid}
+        unseen = {*self._test.forbid} - {*self._settings.forbid}
         if unseen and sandbox not in self._deciding:
             raise UsageError(
                 f"forbid={sorted(unseen)} of a marker is not for a sandbox of the session",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_gvisor.base.completed import Completed, Outcome
-from pytest_gvisor.base.errors import FORBIDDEN, GvisorError, TraceError, stage
+from pytest_gvisor.base.errors import FORBIDDEN, GvisorError, TraceError, forbidden, stage
 from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.spec import Spec
@@ -180,7 +180,7 @@ def check_forbidden(request: Request, done: Completed | None) -> None:
     """Raise `AssertionError` if a program did what is forbidden, and `TraceError` if it may have.
 
     A program that was not started has no trace. Of a cancelled one, what is known counts, and no
-    gap. The error has the attribute `FORBIDDEN`.
+    gap. The error has the attribute `FORBIDDEN`, and `errors.forbidden` its text.
     """
     if request.settings.forbid and done is not None and (trace := done.trace) is not None:
         if done.outcome is Outcome.CANCELLED:
@@ -189,6 +189,7 @@ def check_forbidden(request: Request, done: Completed | None) -> None:
             trace.check(forbid=request.settings.forbid)
         except (AssertionError, TraceError) as error:
             vars(error)[FORBIDDEN] = True
+            forbidden.append(str(error))
             raise
 
 

@@ -228,3 +228,32 @@ def test_a_part_of_the_tests_that_a_hook_takes_is_the_host_s(project: pytest.Pyt
         "--in-gvisor", "--gvisor-strict", "-p", "no:cacheprovider", "-k", "not test_b"
     )
     result.assert_outcomes(passed=2, deselected=1)
+
+
+def test_no_test_that_a_hook_has_marked_here_runs_without_its_marks(
+    project: pytest.Pytester,
+) -> None:
+    """Inside, the hook has left it out before, so that it would not fail there."""
+    project.makeconftest("""
+        import pytest
+
+        @pytest.fixture
+        def breaks():
+            yield
+            assert False
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_collection_modifyitems(items):
+            items[:] = items[1::2]
+            for item in items:
+                if "strict" in item.name:
+                    item.add_marker(pytest.mark.xfail(strict=True))
+                if "uses" in item.name:
+                    item.fixturenames.append("breaks")
+    """)
+    names = ("a", "b", "c", "strict", "d", "e", "f", "uses")
+    project.makepyfile("\n".join(f"def test_{name}(): pass" for name in names))
+    options = ("--in-gvisor", "--gvisor-strict", "-p", "no:cacheprovider", "-p", "no:randomly")
+    result = project.runpytest_subprocess(*options, "-k", "not test_b")
+    result.assert_outcomes(passed=1, errors=2, deselected=1)
+    result.stdout.fnmatch_lines(["*::test_strict: a hook leaves it out inside, and has marked it*"])

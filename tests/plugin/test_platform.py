@@ -171,6 +171,16 @@ def test_a_marker_that_comes_after_the_variants_is_no_silent_loss(here: Project)
     here.run(*run, "--gvisor-strict").ends(passed=4, errors=1)
 
 
+def test_a_hook_that_chooses_the_platform_is_no_marker_that_comes_late(here: Project) -> None:
+    """No marker shows what a hook of the project has chosen in its place."""
+    chooses = """
+        def pytest_generate_tests(metafunc):
+            metafunc.parametrize("gvisor_platform", ["ptrace"], indirect=True)
+    """
+    here.test("def test_it(gvisor_platform): pass", conftest=chooses)
+    here.run("--gvisor-platform", "systrap", "--gvisor-strict").ends(passed=1)
+
+
 def test_a_test_may_parametrize_its_platform_itself(here: Project, no_kvm: str) -> None:
     """Direct or indirect, by string or enum, alone or beside others: as written, and checked."""
     here.test(

@@ -30,6 +30,8 @@ def test_an_ini_file_forbids_acts_in_each_test(here: Project) -> None:
 
 
 FORBIDS = """
+    import asyncio
+    import unittest
     import pytest
 
     pytestmark = pytest.mark.gvisor(forbid=["connect"])
@@ -44,6 +46,49 @@ FORBIDS = """
     @pytest.mark.xfail
     def test_xfail(gvisor_sandbox):
         gvisor_sandbox.exec(CONNECT)
+
+    @pytest.mark.xfail
+    def test_group(gvisor):
+        async def both():
+            async with asyncio.TaskGroup() as group:
+                group.create_task(gvisor.arun(CONNECT))
+                group.create_task(gvisor.arun(["true"]))
+        asyncio.run(both())
+
+    @pytest.fixture
+    def acts(gvisor):
+        yield
+        gvisor.run(CONNECT)
+
+    @pytest.fixture
+    def breaks():
+        yield
+        assert False
+
+    @pytest.mark.xfail
+    def test_teardown(acts, breaks):
+        pass
+
+    @pytest.mark.xfail
+    def test_hidden(gvisor):
+        try:
+            gvisor.run(CONNECT)
+        finally:
+            assert False
+
+    class TestCase(unittest.TestCase):
+        @pytest.fixture(autouse=True)
+        def use(self, gvisor):
+            self.gvisor = gvisor
+
+        @unittest.expectedFailure
+        def test_case(self):
+            with self.subTest():
+                self.gvisor.run(CONNECT)
+
+    @pytest.mark.xfail
+    def test_fails_after_all(gvisor):
+        assert False
 
     @pytest.mark.gvisor(xfail={"systrap": "does not work there"})
     def test_fails_otherwise(gvisor):
@@ -83,20 +128,31 @@ SHARES = """
     def test_decided(gvisor_sandboxes):
         gvisor_sandboxes(forbid=[]).exec(CONNECT)
 
+    @forbids
+    def test_asks_late(request):
+        request.getfixturevalue("gvisor_sandboxes")().exec(CONNECT)
+
     def test_may(box):
         box.exec(CONNECT)
 """
 
 
 def test_no_expected_failure_is_a_forbidden_act(here: Project) -> None:
-    """Neither by a marker of ours nor by one of pytest. The check of a test itself may be one."""
-    ran = here.test(FORBIDS).run("--gvisor-platform", "systrap").ends(failed=2, xfailed=2)
-    ran.shows("FAILED test_it.py::test_expected", "FAILED test_it.py::test_xfail")
+    """Neither by a marker of ours nor by one of pytest or unittest, and whichever exception has the
+    error in it. The check of a test itself may be one.
+    """
+    ran = here.test(FORBIDS).run("--gvisor-platform", "systrap", "-p", "no:randomly")
+    ran.ends(failed=5, errors=1, xpassed=1, xfailed=3)
+    for name in ("expected", "xfail", "group", "hidden"):
+        ran.shows(f"FAILED test_it.py::test_{name}")
+    ran.shows("ERROR test_it.py::test_teardown", "FAILED test_it.py::TestCase::test_case")
+    ran.shows("gvisor: forbidden acts")
 
 
 def test_a_sandbox_of_the_session_hides_no_forbidden_act(here: Project) -> None:
     """A marker cannot have it traced, so a program is refused, unless the call has decided."""
-    ran = here.test(SHARES).run().ends(failed=3, passed=2)
+    here.test(SHARES).run("-k", "late").ends(failed=1, deselected=5)
+    ran = here.test(SHARES).run().ends(failed=4, passed=2)
     ran.shows("forbid=['connect'] of a marker is not for a sandbox of the session")
     ran.shows("connected: 127.0.0.1:9 (ECONNREFUSED)")
 

@@ -8,6 +8,7 @@ import pytest
 from pytest_gvisor import Gvisor
 from pytest_gvisor.base.settings import Settings
 from pytest_gvisor.oci.project import Project
+from pytest_gvisor.plugin.markers import Running
 from pytest_gvisor.plugin.shared_sandboxes import SharedSandboxes
 from pytest_gvisor.run.request import Hooks, Record
 from pytest_gvisor.sandbox.channel import Channel
@@ -54,7 +55,7 @@ def test_one_that_cannot_be_closed_leaves_no_shared_sandbox_open() -> None:
 
         return close
 
-    shared = SharedSandboxes(SimpleNamespace(), Settings(), Project(root="/"))  # type: ignore[arg-type]
+    shared = SharedSandboxes(SimpleNamespace(), Settings(), Project(root="/"), Running())  # type: ignore[arg-type]
     for name in ("one", "two"):
         shared._made.append((name, SimpleNamespace(close=closing(name))))  # type: ignore[arg-type]
     with pytest.raises(ZeroDivisionError):

@@ -111,14 +111,18 @@ class Plugin:
             if self._items.setdefault(_name(item), item) is not item:
                 several.add(_name(item))
         self._not_run.update(self._items)
-        # A hook that takes a part of the tests had others to choose from on the host.
-        for item in self._collected:
-            self._items.setdefault(_name(item), item)
+        # A hook that takes a part of the tests had others to choose from on the host. What it and
+        # later ones do to the tests that they keep, they have not done to those.
+        left = {_name(item): item for item in self._collected if _name(item) not in self._items}
+        self._items.update(left)
         for name in several:
             del self._items[name]
             self._errors.append(f"{name}: a hook has made several tests of this node id"[:20000])
         numbers = [encoding.numbered(item) for item in self._items.values()]
-        self._link.send("collected", ids=[*self._items], numbers=numbers, errors=self._errors)
+        marks = [[name, encoding.marked(item)] for name, item in left.items()]
+        self._link.send(
+            "collected", ids=[*self._items], numbers=numbers, left=marks, errors=self._errors
+        )
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Run the tests that the host names, in place of pytest's own loop."""

@@ -82,3 +82,9 @@ def numbered(item: Any) -> str:
         return ""
     name = getattr(item, "originalname", item.name)
     return f"{item.parent.nodeid}::{name}{sorted(spec.indices.items())}"
+
+
+def marked(item: Any) -> str:
+    """Return the names of a test's marks and fixtures, to which hooks may have added some."""
+    marks = sorted(mark.name for mark in item.iter_markers())
+    return f"{marks}{sorted(getattr(item, 'fixturenames', ()))}"
