@@ -150,9 +150,10 @@ class Relay(Mux):
         self._control.close()
 
     def _patience(self) -> float | None:
-        if due := self._settling.due:
-            return max(0.0, due - time.monotonic())
-        return 1.0 if self._attempts else None
+        dues = [one.due for one in self._attempts.values()]
+        if self._settling.due:
+            dues.append(self._settling.due)
+        return min(dues) - time.monotonic() if dues else None
 
     def close(self) -> None:
         """See `Mux.close`; the threads end as soon as the resolver has answered."""
@@ -263,8 +264,8 @@ class Relay(Mux):
         while self._answers:
             one, answer = self._answers.popleft()
             if one.number not in self._attempts:
-                continue
-            if isinstance(answer, OSError):
+                pass  # the sandbox has given it up
+            elif isinstance(answer, OSError):
                 self._refuse(one, f"the name does not resolve: {answer.strerror or answer}")
             else:
                 self._judge(one, answer)

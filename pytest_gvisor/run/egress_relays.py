@@ -31,6 +31,7 @@ from pytest_gvisor.programs.settling import SETTLE, SETTLED
 from pytest_gvisor.run.host_sources import placed
 from pytest_gvisor.run.request import Request, Workspace
 from pytest_gvisor.run.specification import spec_of
+from pytest_gvisor.run.workload import Workload
 from pytest_gvisor.runsc.command import run_argv
 
 FIRST_PROCESS = 2
@@ -157,11 +158,13 @@ def argv(
     return run_argv(_id(name), folder, request.platform, network, *flags, link=link, bundle=_BUNDLE)
 
 
-def make(request: Request, workspace: Workspace) -> None:
-    """Make the relay's bundle, and add its sources to those of the run. Raises `LaunchError`."""
-    assert request.relay is not None
+def make(workload: Workload, request: Request, workspace: Workspace) -> None:
+    """Make the bundle of the relay, and add its sources to those of the run.
+
+    ``workload`` is the relay. Raises `LaunchError`.
+    """
     own = dataclasses.replace(workspace, folder=workspace.path("relay"), shared="")
-    spec = spec_of(request.relay, own, request.settings, request.way)
+    spec = spec_of(workload, own, request.settings, request.way)
     told, sources = placed(spec, own)
     workspace.sources.extend(sources)
     Bundle.create(own.path("bundle"), told, annotations={_KIND: "sandbox"})

@@ -128,7 +128,7 @@ class Runner:
         workspace.sources.extend(sources)
         annotations: Mapping[str, str] = {}
         if request.relay is not None:
-            egress_relays.make(request, workspace)
+            egress_relays.make(request.relay, request, workspace)
             told, annotations = egress_relays.beside(told, workspace.id)
         folder = workspace.path("bundle")
         Bundle.create(folder, told, terminal=pipes.terminal, annotations=annotations)

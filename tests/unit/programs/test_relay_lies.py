@@ -47,7 +47,7 @@ LIES = {
     "a kind that does not exist": HEAD.pack(9, 1, 0),
     "garbage": b"GET / HTTP/1.1\r\nHost: example\r\n\r\n",
     "a frame that is too long": HEAD.pack(DATA, 1, 60_000),
-    "an entry that does not exist": HEAD.pack(OPEN, 1, 2) + b"\x00\x07",
+    "an entry that does not exist": HEAD.pack(OPEN, 1, 2) + b"\x00\x01",
     "an entry of another form": HEAD.pack(OPEN, 1, 4) + b"\x00\x00\x00\x00",
     "a host in place of an entry": HEAD.pack(OPEN, 1, 12) + b"evil.example",
     "data of a connection that was never there": HEAD.pack(DATA, 7, 1) + b"x",

@@ -220,28 +220,78 @@ def test_a_relay_without_descriptors_refuses_and_goes_on(
 
 
 def test_eight_names_are_resolved_at_once() -> None:
-    """Others wait for their turn, and the threads end with the relay."""
-    held, told = threading.Event(), queue.SimpleQueue[str]()
+    """Others wait for their turn. The threads end with the relay, or with its program."""
+    held, told = threading.Event(), queue.SimpleQueue[threading.Thread]()
 
     def resolver(host: str, _port: int) -> Sequence[str]:
-        told.put(threading.current_thread().name)
+        told.put(threading.current_thread())
         held.wait(30)
         return [host.removesuffix(".example")]
 
     with running([f"10.0.0.{number}.example:9" for number in range(10)], resolver=resolver) as one:
         for number in range(10):
             one.guest.open(number + 1, number)
-        names = {told.get(timeout=30) for _ in range(8)}
-        assert (one.counts()[9]["refused"], told.empty(), len(names)) == (0, True, 8)
+        threads = {told.get(timeout=30) for _ in range(8)}
+        assert (one.counts()[9]["refused"], len(threads)) == (0, 8)
         held.set()
         refused = sorted(one.guest.frame() for _ in range(10))
         assert refused == [(RESET, number, b"") for number in range(1, 11)]
         for number, found in enumerate(one.counts()):
             assert f"answers with 10.0.0.{number}, which is private" in found["problem"]
-    for thread in threading.enumerate():
-        if thread.name in names:
-            thread.join(30)
-            assert not thread.is_alive()
+        assert {told.get(), told.get()} <= threads
+    for thread in threads:
+        assert thread.daemon
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+@pytest.mark.usefixtures("fewer")
+def test_names_that_the_sandbox_has_given_up_are_bounded() -> None:
+    """Each waits for the resolver: eight are with it, and 50 wait. The next connection is made."""
+    held, told = threading.Event(), queue.SimpleQueue[None]()
+
+    def resolver(_host: str, _port: int) -> Sequence[str]:
+        told.put(None)
+        return ["127.0.0.1"] if held.wait(30) else []
+
+    with serving() as server:
+        entries = [f"slow.example:{server.port}", f"127.0.0.1:{server.port}"]
+        with running(entries, resolver=resolver) as one:
+            for number in range(1, 59):
+                one.guest.open(number)
+                one.guest.send(RESET, number)
+                if number <= 8:
+                    told.get(timeout=30)
+            assert one.counts()[0]["refused"] == 0
+            one.guest.open(59)
+            assert one.guest.frame() == (RESET, 59, b"")
+            found = one.counts()[0]
+            assert (found["refused"], found["problem"]) == (
+                1, "too many names wait for the resolver"
+            )  # fmt: skip
+            held.set()
+            for _ in range(50):
+                told.get(timeout=30)
+            one.guest.open(60)
+            assert one.guest.frame()[:2] == (CREDIT, 60)
+    assert server.accepted == 1
+
+
+def test_a_host_that_is_reached_at_once_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel may answer a connect with success, and not with one that is in progress."""
+
+    class Fast(socket.socket):
+        def connect_ex(self, address: object) -> int:
+            self.setblocking(True)
+            code = super().connect_ex(address)  # type: ignore[arg-type]
+            self.setblocking(False)
+            return code
+
+    with serving() as server, running([f"127.0.0.1:{server.port}"]) as one:
+        monkeypatch.setattr(socket, "socket", Fast)
+        one.guest.open(1)
+        assert one.guest.frame()[:2] == (CREDIT, 1)
+        monkeypatch.undo()
 
 
 def test_a_name_is_resolved_to_addresses() -> None:

@@ -9,13 +9,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
 from pytest_gvisor.base.egress import Egress, Traffic
+from pytest_gvisor.base.settings import Network, Platform
+from pytest_gvisor.oci.defaults import default_spec
+from pytest_gvisor.oci.vocabulary import NamespaceType
 from pytest_gvisor.run import egress_relays
 from pytest_gvisor.run.egress_relays import OuterRelay
+from pytest_gvisor.run.request import Request
 
 
 class Relay:
@@ -36,8 +41,8 @@ class Relay:
 def test_the_last_figures_wait_for_the_end_of_each_connection() -> None:
     """Figures that stand still for a while are not the last ones."""
     relay = Relay(sending=4)
-    assert egress_relays.last_egress(cast("OuterRelay", relay)).sent == 5
-    assert relay.asked == 4
+    found = egress_relays.last_egress(cast("OuterRelay", relay))
+    assert (found.sent, found.error, relay.asked) == (5, "", 4)
 
 
 def test_a_host_that_reads_nothing_is_waited_for_until_the_bound(
@@ -105,11 +110,38 @@ def test_the_figures_of_a_relay_that_is_ended_are_its_last_ones(
 
 
 def test_a_relay_that_is_killed_leaves_no_figures_that_pass_for_whole() -> None:
-    """Nobody knows what it has passed on since its last answer, also when it is ended."""
-    with OuterRelay(["127.0.0.1:9"], [], ["127.0.0.1:9"]) as relay:
+    """Nobody knows what it has passed on since its last answer, also when it is ended.
+
+    Before, it tells the figures of the longest list. A Ctrl-C does not reach it.
+    """
+    entries = [f"127.0.0.1:{port}" for port in range(1, 257)]
+    with OuterRelay(entries, [], entries) as relay:
         assert relay.egress().error == ""
+        assert os.getsid(relay._process.pid) == relay._process.pid
         os.kill(relay._process.pid, signal.SIGKILL)
     assert relay.egress().error == "not all is counted: the relay does not answer"
+
+
+def test_the_container_of_a_relay_is_the_sandbox_and_the_workload_s_is_in_it() -> None:
+    """The workload's container has process ids of its own: process 1 of the sandbox is the relay.
+
+    All other namespaces are those of its specification.
+    """
+    spec = default_spec(["true"], root_path="/x")
+    told, annotations = egress_relays.beside(spec, "g1-23")
+    assert annotations == {
+        "io.kubernetes.cri.container-type": "container",
+        "io.kubernetes.cri.sandbox-id": "r1-23",
+    }
+    kinds = [one.type for one in told.linux.namespaces]
+    assert kinds.count(NamespaceType.PID) == 1
+    assert set(kinds) == {NamespaceType.PID, *(one.type for one in spec.linux.namespaces)}
+    settings = SimpleNamespace(network=Network.NONE)
+    request = cast("Request", SimpleNamespace(settings=settings, platform=Platform.PTRACE))
+    argv = egress_relays.argv(request, "g1-23", "/f", ["--flag"], 5)
+    bundle = argv.index("--bundle")
+    assert (argv[bundle + 1], argv[-1]) == ("/f/relay/bundle", "r1-23")
+    assert egress_relays.FIRST_PROCESS == 2
 
 
 class Late(BaseException):
