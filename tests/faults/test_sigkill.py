@@ -12,8 +12,8 @@ import pytest
 from tests.faults.kills import Round, kill_once, planned, prepare
 from tests.faults.little import FILES_AFTER, LONGER, PROCESSES_AFTER, STRICT, Little, eventually
 
-ROUNDS = 9
 AT_ONCE = 3
+ROUNDS = (3 if STRICT else 2) * AT_ONCE
 
 
 @pytest.mark.fault("F4")
