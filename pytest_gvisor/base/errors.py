@@ -40,6 +40,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import copyreg
 import errno as errno_names
 import os
 import sys
@@ -104,6 +105,13 @@ class GvisorError(Exception):
 
         self.next_step = next_step
         super().__init__(f"{message}\n{next_step}" if next_step else message)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Copy it, for a pool of processes too, without its ``__init__``.
+
+        An exception's own way calls that with the message alone.
+        """
+        return copyreg.__newobj__, (type(self),), {**vars(self), "args": self.args}  # type: ignore[attr-defined]
 
 
 class UsageError(GvisorError):
@@ -409,11 +417,14 @@ def on_error(act: Callable[..., object], *arguments: object, **more: object) -> 
 
 @contextlib.contextmanager
 def on_exception(act: Callable[[BaseException], object]) -> Iterator[None]:
-    """Call ``act`` with an exception that leaves the block, unless it is that of Ctrl-C."""
+    """Call ``act`` with an exception that leaves the block, unless it is that of Ctrl-C, or of a
+    forbidden act.
+    """
 
     def leave(_kind: object, error: BaseException | None, _trace: object) -> None:
-        if error is not None and not isinstance(error, KeyboardInterrupt):
-            act(error)
+        if isinstance(error, KeyboardInterrupt | None) or FORBIDDEN in vars(error):
+            return
+        act(error)
 
     with contextlib.ExitStack() as undo:
         undo.push(leave)

@@ -296,13 +296,13 @@ class Gvisor:
             if record.start is not None:  # else nothing of the workload has run
                 check_forbidden(request, record.completed)
 
-        try:
-            with on_exception(judge):
+        with on_exception(judge):
+            try:
                 completed = runner.run(request, self._launcher, record, self._hooks)
-        finally:
-            self._hooks.run_finished(record)
-            forget(self.records)
-        check_forbidden(request, record.completed)
+            finally:
+                self._hooks.run_finished(record)
+                forget(self.records)
+            check_forbidden(request, completed)
         if check:
             completed.check_returncode()
         return completed

@@ -180,17 +180,22 @@ def check_forbidden(request: Request, done: Completed | None) -> None:
     """Raise `AssertionError` if a program did what is forbidden, and `TraceError` if it may have.
 
     A program that was not started has no trace. Of a cancelled one, what is known counts, and no
-    gap. The error has the attribute `FORBIDDEN`, and `errors.forbidden` its text.
+    gap. Nothing is known without ``done``. The error has the attribute `FORBIDDEN`, and
+    `errors.forbidden` its text.
     """
-    if request.settings.forbid and done is not None and (trace := done.trace) is not None:
-        if done.outcome is Outcome.CANCELLED:
-            trace = dataclasses.replace(trace, gaps=())
-        try:
+    if not request.settings.forbid:
+        return
+    try:
+        if done is None:
+            raise TraceError("an exception came while the run was checked: its acts are unknown")
+        if (trace := done.trace) is not None:
+            if done.outcome is Outcome.CANCELLED:
+                trace = dataclasses.replace(trace, gaps=())
             trace.check(forbid=request.settings.forbid)
-        except (AssertionError, TraceError) as error:
-            vars(error)[FORBIDDEN] = True
-            forbidden.append(str(error))
-            raise
+    except (AssertionError, TraceError) as error:
+        vars(error)[FORBIDDEN] = True
+        forbidden.append(str(error))
+        raise
 
 
 @dataclass(frozen=True, kw_only=True)

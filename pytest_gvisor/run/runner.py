@@ -92,10 +92,10 @@ class Runner:
             folder, stop = os.path.dirname(self.workspace.shared), self.request.stop
             with self.launcher.starts.slot(folder, stop) as self._waited:
                 self.start(undo, self.request.settings.timeout)
+                undo.enter_context(on_exception(self._cut_short))
                 self.supervisor.await_start()
-            with on_exception(self._cut_short):
-                self.supervisor.watch()
-                self.supervisor.drain_events()
+            self.supervisor.watch()
+            self.supervisor.drain_events()
             completed, error = self.finish(self.clean)
         if error is not None:
             raise error
@@ -169,13 +169,15 @@ class Runner:
 
     def _cut_short(self, _error: BaseException) -> None:
         """Note what a workload did until its input or a handler raised, if acts are forbidden."""
-        if not self.request.settings.forbid:
+        if not self.request.settings.forbid or self.record.completed is not None:
             return
         self.supervisor.cancelled = True
+        self.record.start = self.supervisor.start  # at once: the handler may raise again
 
         def remove() -> None:
             self.clean()
             self.supervisor.drain_events()
+            self.record.start = self.supervisor.start
 
         with contextlib.suppress(GvisorError):
             self.finish(remove)

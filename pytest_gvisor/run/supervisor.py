@@ -317,6 +317,7 @@ class Supervisor:
         """Read the sentry's last messages, which are in the socket when runsc has ended."""
         with stage("events", "the sandbox cannot report"):
             self.listener.drain()
+        self._note_start()
 
     @property
     def over(self) -> bool:

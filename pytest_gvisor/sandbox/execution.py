@@ -36,7 +36,7 @@ class Execution:
             finally:
                 if not process.over:  # after a Ctrl-C, say, or an error of the iterable's own
                     process.kill()
-        completed = self._note(None)
+            completed = self._note(None)
         process.channel.driven.check_relays()
         return completed
 
@@ -69,7 +69,8 @@ class Execution:
     def _cut_short(self, error: BaseException) -> None:
         """Check a program that this error has ended, which may be of its input's iterable."""
         if isinstance(error, GvisorError):
-            self._note(error)
+            with on_exception(self._cut_short):
+                self._note(error)
         elif self._request.settings.forbid:
             check_forbidden(self._request, self._process.completed(Outcome.CANCELLED))
 

@@ -14,6 +14,10 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Completed, Gvisor, LaunchError, NotReady, TraceError
+from pytest_gvisor.base.errors import FORBIDDEN
+from pytest_gvisor.base.traced import Trace
+from pytest_gvisor.run.runner import Runner
+from pytest_gvisor.sandbox.execution import Execution
 from tests.sandbox.test_allow import relays
 
 EXECUTES = """
@@ -153,6 +157,45 @@ def test_no_error_of_the_input_hides_a_forbidden_act(
         run("connects")
     with pytest.raises(raised, match="its own"):
         run()
+
+
+class Raised(Exception):
+    """An exception of a signal's handler."""
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "times"),
+    [
+        (Runner, "finish", 1), (Runner, "clean", 1), (Runner, "_completed", 1),
+        (Runner, "_completed", 2), (Trace, "check", 1), (Execution, "_note", 1),
+    ],
+)  # fmt: skip
+def test_no_handler_that_raises_hides_a_forbidden_act(
+    gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, times: int
+) -> None:
+    """A handler raises while the run is checked, perhaps twice, and the test catches that."""
+    real, left = getattr(owner, name), [Raised] * times
+
+    def called(*arguments: Any, **options: Any) -> Any:
+        if left:
+            raise left.pop()
+        return real(*arguments, **options)
+
+    def run() -> None:
+        with contextlib.suppress(Raised):
+            if owner is Execution:
+                with gvisor.sandbox(forbid=["exec"]) as box:
+                    box.exec(["sh", "-c", "true; exec true"])
+            else:
+                gvisor.run(["sh", "-c", "true; exec true"], forbid=["exec"])
+
+    monkeypatch.setattr(owner, name, called)
+    # The second exception leaves nothing to be known.
+    expected, text = (AssertionError, "executed: ") if times == 1 else (TraceError, "unknown")
+    with pytest.raises(expected, match=text) as caught:
+        run()
+    assert not left
+    assert FORBIDDEN in vars(caught.value)
 
 
 MEETS = """

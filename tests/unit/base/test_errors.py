@@ -1,0 +1,51 @@
+"""Errors as values: their copies, which cross processes."""
+
+import copy
+import errno
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pytest_gvisor import (
+    ImageError,
+    InvalidBundle,
+    LaunchError,
+    NotReady,
+    RemoteError,
+    RunscFailed,
+    SandboxCrashed,
+    WorkloadTimeout,
+)
+from pytest_gvisor.base.errors import GvisorError, RemoteAttributeError
+
+DONE: Any = ("a run",)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        WorkloadTimeout("late", completed=DONE, next_step="Wait."),
+        SandboxCrashed("dead", completed=DONE, panic="panic: x"),
+        LaunchError("fork", "refused", errno=errno.EAGAIN),
+        InvalidBundle(["one", "two"], where="here"),
+        ImageError("is gone", image="app.tar"),
+        RunscFailed("failed", records=["x"], command="runsc"),
+        NotReady("not yet"),
+        RemoteError(["ValueError"], "text", "traceback"),
+        RemoteAttributeError(["AttributeError"], "text", "traceback"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))]
+)
+def test_an_error_crosses_processes(
+    error: GvisorError, copied: Callable[[GvisorError], GvisorError]
+) -> None:
+    """A pool of processes would wait for ever for an error that cannot be read there."""
+    error.add_note("a note")
+    again = copied(error)
+    assert type(again) is type(error)
+    assert (str(again), again.args, vars(again)) == (str(error), error.args, vars(error))
