@@ -16,8 +16,8 @@ import pytest
 from pytest_gvisor.base.errors import GvisorError, UsageError
 from pytest_gvisor.base.settings import Isolation, Platform, Settings
 from pytest_gvisor.inside.worker import Worker
-from pytest_gvisor.plugin import cells, markers
-from pytest_gvisor.plugin.placement import APART, MARKERS, variant_of
+from pytest_gvisor.plugin import markers
+from pytest_gvisor.plugin.placement import APART, variant_of
 from pytest_gvisor.plugin.precedence import expected_failures, run_settings, settings_of
 from pytest_gvisor.plugin.skips import fail_misuse, location
 
@@ -34,8 +34,6 @@ class Group:
     lifetime: Isolation
     plans: list[ItemPlan] = dataclasses.field(default_factory=list)
     worker: Worker | None = None
-    chosen: Platform | None = None
-    """The platform of its tests without markers of ours, when the first of them has it."""
 
     @property
     def items(self) -> list[pytest.Item]:
@@ -75,14 +73,7 @@ class ItemPlan:
     @functools.cached_property
     def verdict(self) -> Platform | BaseException:
         """The platform, or the skip or failure of a test that the host refuses to run."""
-        names = (mark.name for mark in self.item.iter_markers())
-        is_plain = self.misuse is None and MARKERS.isdisjoint(names)
-        if is_plain and self.group.chosen is not None:
-            return self.group.chosen
-        verdict = _settled(self._choose_platform)
-        if is_plain and not isinstance(verdict, BaseException):
-            self.group.chosen = verdict
-        return verdict
+        return _settled(self._choose_platform)
 
     def _choose_platform(self) -> Platform:
         item, settings = self.item, self.group.settings
@@ -152,6 +143,4 @@ def planned(items: Sequence[pytest.Item], isolation: Isolation) -> list[Group]:
             number=len(group.plans), expected=expected_failures(item), misuse=misuse,
         )  # fmt: skip
         group.plans.append(plan)
-        if misuse is None:
-            cells.note_inside(item, variant.inner, group.plans[0].item)
     return list(groups.values())

@@ -98,12 +98,6 @@ def cell_of(item: pytest.Item) -> _Made | None:
     return item.stash.get(_cell_key, None)
 
 
-def note_inside(item: pytest.Item, row: str, like: pytest.Item) -> None:
-    """Make the cell of a test inside, before its turn: but for the row it is that of ``like``."""
-    if (made := cell_of(like)) is not None:
-        item.stash[_cell_key] = made._replace(data={**made.data, "row": escape(row)})
-
-
 def _make_cell(item: pytest.Item, settings: Settings) -> dict[str, Any]:
     variant, params = placement.variant_of(item), placement.params_of(item)
     if placement.native_key in item.stash:
