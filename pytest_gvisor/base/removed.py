@@ -71,6 +71,3 @@ OF_OTHERS = {
 
 OF_SANDBOXES = frozenset({"exec", "forward", "popen", "put"})
 """Methods of a warm sandbox, which a `Gvisor` is asked for too; subprocess has a ``Popen``."""
-
-PYTEST = {"--gvisor": "Write --in-gvisor.", "--in_gvisor": "Write --in-gvisor."}
-"""Options that pytest has never had."""

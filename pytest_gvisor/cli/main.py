@@ -14,7 +14,7 @@ from pytest_gvisor.base.errors import GvisorError, UsageError
 from pytest_gvisor.base.escape import escape
 
 COMMANDS = {
-    "cache": "list the unpacked images and what else is kept, or remove it",
+    "cache": "list the unpacked images that are kept, or remove them",
     "doctor": "check whether this machine can run tests",
     "init": "write a file for a CI service, docker or Kubernetes, for the project in this folder",
     "install": "fetch runsc from gVisor's release bucket",

@@ -83,9 +83,8 @@ class ItemPlan:
         markers.check_requirements(item, settings)
         asked, in_gvisor = self.group.platform, bool(item.config.getoption("in_gvisor"))
         platform = markers.choose_platform(item, settings, asked, in_gvisor=in_gvisor)
-        if platform is Platform.KVM:  # whose devices may hang a sandbox for ever
-            self._try(platform)
-        return platform
+        # The devices of kvm may hang a sandbox for ever.
+        return self._try(platform) if platform is Platform.KVM else platform
 
     def tried(self, platform: Platform) -> Platform | BaseException:
         """Return the platform if it works, or else the skip or failure."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.base.escape import escape, uncoloured
-from pytest_gvisor.report.model import MAX_NUMBER, RANKS, Cell, Run, State
+from pytest_gvisor.report.model import MAX_NUMBER, Cell, Run, State
 from pytest_gvisor.report.run_texts import head, tail
 
 MAX_OUTPUT = 16_000
@@ -50,7 +50,7 @@ class CellInMaking:
         if state is None:
             return
         # A failure stays one, whatever a later phase, a later subtest or another run says.
-        if self.state not in {State.FAILED, State.ERROR} and RANKS[state] < RANKS[self.state]:
+        if self.state not in {State.FAILED, State.ERROR} and state.rank < self.state.rank:
             self.state = state
             self.message = "" if state is State.PASSED else message_of(report)
             self.lacking = "cause" in self.data

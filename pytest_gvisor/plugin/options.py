@@ -99,10 +99,6 @@ def add_options(parser: pytest.Parser) -> None:
     for name, instead in removed.SETTINGS.items():
         parser.addini(f"gvisor_{name}", f"removed. {instead}")
         group.addoption(f"--gvisor-{name}", action=_Removed, nargs="?", help=argparse.SUPPRESS)
-    for option in removed.PYTEST:
-        group.addoption(
-            option, action=_Removed, dest="gvisor_wrong", nargs="?", help=argparse.SUPPRESS
-        )
 
 
 class _Removed(argparse.Action):
@@ -110,9 +106,7 @@ class _Removed(argparse.Action):
 
     def __call__(self, *_args: object, **_more: object) -> NoReturn:
         """Raise `pytest.UsageError`."""
-        if (instead := removed.PYTEST.get(option := self.option_strings[0])) is not None:
-            raise pytest.UsageError(f"pytest-gvisor: there is no {option}. {instead}")
-        _refuse(option, self.dest.removeprefix("gvisor_"))
+        _refuse(self.option_strings[0], self.dest.removeprefix("gvisor_"))
 
 
 def refuse_unknown(config: pytest.Config) -> None:

@@ -189,19 +189,15 @@ def begin_first(order: Order, link: int, keeper: int) -> None:
     os.close(reader)
 
 
-def become(
-    order: Order, fds: Sequence[int], *, parent: int, error_pipe: int, settled: bool = False
-) -> NoReturn:
+def become(order: Order, fds: Sequence[int], *, parent: int, error_pipe: int) -> NoReturn:
     """Turn this fork into runsc, or report ``stage errno text`` and exit with status 127.
 
     ``fds`` are the order's: the executable, three streams, ``cgroup.procs`` files to join, and the
     socket of a relay.
-    ``settled`` is whether `settle` has been called.
     """
     stage = "session"
     try:
-        if not settled:
-            settle(parent)
+        settle(parent)
         stage = "descriptors"
         executable, *streams = fds[:_ERROR_PIPE]
         linux.place_descriptors((*streams, executable, error_pipe, *fds[_ERROR_PIPE:]))

@@ -19,6 +19,7 @@ import contextlib
 import fcntl
 import mmap
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -105,14 +106,15 @@ def _make(
 ) -> NoReturn:
     """Copy a file that contains ``word`` in the child, and execute the copy."""
     try:
-        child.settle(parent)
+        # If the keeper has ended before this call, `child.become` notices.
+        linux.set_parent_death_signal(signal.SIGKILL)
         null = os.open(os.devnull, os.O_RDWR)
         # No other descriptor of the keeper's stays open.
         linux.place_descriptors((source, target, null), _SOURCE)
         _fill(_SOURCE, _TARGET, known[2], word)
         if identity(_SOURCE) == known:
             fds = [_TARGET, _NULL, _NULL, _NULL]
-            child.become(order, fds, parent=parent, error_pipe=_NULL, settled=True)
+            child.become(order, fds, parent=parent, error_pipe=_NULL)
     finally:
         sys.stderr.flush()
         os._exit(127)

@@ -72,7 +72,7 @@ class State(enum.StrEnum):
     @property
     def rank(self) -> int:
         """The place in the order above."""
-        return RANKS[self]
+        return _RANKS[self]
 
     @property
     def tells(self) -> bool:
@@ -80,7 +80,7 @@ class State(enum.StrEnum):
         return self not in {State.UNAVAILABLE, State.NOT_RUN}
 
 
-RANKS = {state: rank for rank, state in enumerate(State)}
+_RANKS = {state: rank for rank, state in enumerate(State)}
 
 
 @dataclass(frozen=True, slots=True)

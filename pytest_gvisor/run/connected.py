@@ -171,8 +171,9 @@ class Driven:
 
     def check_relays(self) -> None:
         """Raise the `LaunchError` of a relay that is open and does not answer."""
-        for failure in [one.failure for one in self.relays if one.is_open and one.failure]:
-            raise failure
+        for relay in self.relays:
+            if relay.is_open and relay.failure is not None:
+                raise relay.failure
 
     def egress(self, before: Egress | None = None) -> Egress | None:
         """Return the traffic since ``before``; None for a sandbox without an allow-list."""

@@ -33,8 +33,6 @@ _MAX = 1024 * 1024
 _NAME = re.compile(r"a-[0-9a-f]{16}-([0-9a-f-]{13})-\w+\.json(\.[0-9a-f]{8})?", re.ASCII)
 """The name of a file with answers."""
 
-_known: dict[State, Answers] = {}
-
 
 class Answers(NamedTuple):
     """The hexadecimal SHA-256 of a binary, and its answer to each question of `features`."""
@@ -44,20 +42,14 @@ class Answers(NamedTuple):
 
 
 def recall(identity: State) -> Answers | None:
-    """Return the answers that this process or an earlier one got, or None."""
-    if identity not in _known:
-        found = None
-        with contextlib.suppress(LaunchError, OSError):
-            found = _decode(_read(_path(identity)))
-        if found is None:
-            return None
-        _known[identity] = found
-    return _known[identity]
+    """Return the answers that are kept, or None."""
+    with contextlib.suppress(LaunchError, OSError):
+        return _decode(_read(_path(identity)))
+    return None
 
 
 def keep(identity: State, answers: Answers) -> None:
     """Keep the answers of a binary that was unchanged after them."""
-    _known[identity] = answers
     if time.time_ns() - identity.ctime_ns > _SETTLED:
         with contextlib.suppress(LaunchError, OSError):
             private.make_above(folder())
@@ -99,10 +91,9 @@ def _path(identity: State) -> str:
     """Return the path of a binary's answers. Raises `OSError`, and `LaunchError` for a folder that
     others can change.
     """
-    boot = boot_id()
     os.close(private.open_private(folder()))
     digest = hashlib.sha256(repr((tuple(identity), QUESTIONS)).encode()).hexdigest()
-    return os.path.join(folder(), f"a-{digest[:16]}-{boot[:13]}-runsc.json")
+    return os.path.join(folder(), f"a-{digest[:16]}-{boot_id()[:13]}-runsc.json")
 
 
 def _read(path: str) -> str:

@@ -18,6 +18,7 @@ from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.not_started import TAIL, Asker, hint, not_found, not_loaded
 from pytest_gvisor.run.request import Request
 from pytest_gvisor.run.workload import Workload
+from pytest_gvisor.runsc.command import check_strings
 
 _MAX_PATH = 4096
 _ASKER = Asker("gvisor.sandbox(…)")
@@ -147,10 +148,8 @@ def check_path(path: object, name: str) -> None:
 
 def encoded(string: str) -> bytes:
     """Encode an argument or a path for the kernel. Raises `UsageError`."""
+    check_strings([string])
     try:
-        data = string.encode("utf-8", "surrogateescape")
+        return string.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise UsageError(f"{string!r} cannot be given to the sandbox: {error.reason}") from error
-    if b"\0" in data:
-        raise UsageError(f"a NUL byte in {string!r}: the kernel would cut the string there")
-    return data

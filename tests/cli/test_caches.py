@@ -64,21 +64,6 @@ def test_what_no_session_uses_is_removed(
     used.close()
 
 
-def test_the_other_folders_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Answers of each runsc, and records of files from tests inside, with their size."""
-    place = tmp_path / "cache/pytest-gvisor"
-    for name in ("answers", "returned"):
-        (place / name).mkdir(mode=0o700, parents=True)
-        (place / name / "0123").write_text("text")
-    assert cli.main(["cache", "list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.partition(":")[0] for line in lines[-2:]] == [
-        f"{place}/answers",
-        f"{place}/returned",
-    ]
-    assert lines[-1].endswith(" (1 files, 0.0 MB)")
-
-
 def test_the_older_name_answers(capsys: pytest.CaptureFixture[str]) -> None:
     """Files of CIs have the older name, which the help does not list."""
     assert cli.main(["images", "list"]) == 0

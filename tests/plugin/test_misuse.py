@@ -137,8 +137,6 @@ def test_a_misspelt_setting_has_the_nearest_name(here: Project) -> None:
         ([], {"PYTEST_GVISOR_NETWORK": "hots"}, f"PYTEST_GVISOR_NETWORK: {word}"),
         (["-o", "gvisor_network=hots"], {}, f"gvisor_network in {ini}: {word}"),
         (["-c", null, "-o", "gvisor_network=hots"], {}, f"gvisor_network in {null}: {word}"),
-        (["--gvisor"], {}, "there is no --gvisor. Write --in-gvisor."),
-        (["--in_gvisor"], {}, "there is no --in_gvisor. Write --in-gvisor."),
     ):
         ran = here.run(*arguments, **variables).exits(pytest.ExitCode.USAGE_ERROR)
         ran.shows(f"ERROR: pytest-gvisor: {told}\n")
