@@ -39,7 +39,7 @@ def test_runsc_starts_from_a_copy(
     fits = size <= most and (not runsc.uses_sidecars or knows_the_variable(runsc))
     if fits:
         could_copy = is_possible(size)
-        for _ in range(RUNS_BEFORE):
+        for _ in range(RUNS_BEFORE + 1):  # before the last one, the keeper has begun the copy
             gvisor.run(["true"], check=True)
         keeper = gvisor._launcher.keeper().pid
         wait_for(lambda: is_at_rest(keeper), "the end of the run")

@@ -14,7 +14,7 @@ from pytest_gvisor.programs.order import Order
 from pytest_gvisor.programs.own_copy import MAX_SIZE, RUNS_BEFORE, available
 from pytest_gvisor.programs.paths import SIDECARS_VARIABLE
 from pytest_gvisor.programs.proc import children_of
-from tests.unit.programs.test_keeper import Caller, caller, hear_out
+from tests.unit.programs.test_keeper import Caller, caller, hear, hear_out
 from tests.waiting import wait_for
 
 __all__ = ["caller"]
@@ -82,6 +82,7 @@ class Runs:
         request |= fields
         said = self.caller.send(json.dumps(request).encode(), executable=self.executable)
         assert [message["state"] for message in hear_out(said)] == ["spawned", "exited", "cleaned"]
+        assert not hear(said)  # the keeper has begun a copy by now, if this was the run before it
         text = path.read_text()
         path.unlink()
         wait_for(lambda: is_at_rest(self.caller.keeper.pid), "the end of the run")

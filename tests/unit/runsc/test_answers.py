@@ -67,13 +67,6 @@ def test_answers_where_a_sandbox_may_have_written_are_not_used(
     asked.assert_not_called()
 
 
-def test_a_process_asks_once(good: Path, asked: Mock) -> None:
-    """A process asks a binary once, although it has just changed."""
-    for _ in range(2):
-        Runsc.find(str(good)).close()
-    assert asked.call_count == 1
-
-
 def test_a_file_that_has_just_changed_is_not_kept(good: Path, asked: Mock, base: Path) -> None:
     """A binary whose next change could have the same ctime is asked by each session."""
     find(good)
