@@ -169,7 +169,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
         from pytest_gvisor.plugin import skips
 
         skips.move_skip(item, report)
-        skips.undo_xfail(call, report)
+        skips.undo_excuse(item, call, report)
     if here_is_inside():  # where no test runs workloads
         return report  # type: ignore[return-value]
     stash.record_outcome(item, report)

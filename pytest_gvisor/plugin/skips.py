@@ -12,6 +12,7 @@ import pytest
 
 from pytest_gvisor.base import errors
 from pytest_gvisor.base.errors import GvisorError, UsageError
+from pytest_gvisor.plugin.stash import has_failed
 from pytest_gvisor.programs.paths import below
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ _PACKAGE = __name__.partition(".")[0]
 _FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _MISSING = "pytest_gvisor_missing"
 _MISUSE = "pytest_gvisor_misuse"
+_acts_key = pytest.StashKey[str]()
+"""The forbidden acts of an earlier try of a test, in which it has failed."""
 
 
 @contextlib.contextmanager
@@ -106,18 +109,24 @@ def missing_requirement(raised: BaseException) -> GvisorError | None:
     return found
 
 
-def undo_xfail(call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
+def undo_excuse(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
     """Undo the xfail of a test that did not come to run, or whose run did what is forbidden.
 
     The first cannot have failed as expected: something is missing, or a setting makes no sense. Or
     the set-up failed before any workload: an image, a launch, runsc itself.
 
     An act counts until the test's end, with whichever exception: its error may be in a group, or
-    dropped for another one, as where a TestCase expects a failure.
+    dropped for another one, as where a TestCase expects a failure. If a plugin repeats a test that
+    has failed and did what is forbidden, it fails again.
     """
-    acts = [*errors.forbidden]
+    acts, earlier = [*errors.forbidden], item.stash.get(_acts_key, "")
     if call.when == "teardown":
         errors.forbidden.clear()
+        if acts and (report.failed or has_failed(item)):
+            item.stash[_acts_key] = "in an earlier try:\n" + "\n".join(acts)
+    elif call.when == "call" and report.passed and earlier:
+        report.outcome, report.longrepr = "failed", earlier
+        vars(report).pop("wasxfail", None)
     is_expected = hasattr(report, "wasxfail") and not report.passed
     if is_expected and (acts or _is_unexpected(call)):
         report.outcome = "failed"

@@ -163,6 +163,39 @@ def test_rerunfailures(workers: str, project: pytest.Pytester) -> None:
     assert re.findall(r'tries="(.)"', cases) == ([] if workers else ["1", "2", "3"])
 
 
+@pytest.mark.parametrize("where", ["setup", "call", "teardown"])
+def test_no_repetition_hides_a_forbidden_act(where: str, project: pytest.Pytester) -> None:
+    """A test on the host that a plugin repeats has done it in an earlier try, as one inside has."""
+    project.makepyfile(f"""
+        import pytest
+
+        CONNECT = "import socket; socket.socket().connect_ex(('127.0.0.1', 9))"
+        tries = []
+
+        def act(gvisor, where):
+            if len(tries) == 1 and where == {where!r}:
+                gvisor.run(["python3", "-I", "-S", "-c", CONNECT])
+
+        @pytest.fixture
+        def acts(gvisor):
+            tries.append(1)
+            act(gvisor, "setup")
+            yield
+            act(gvisor, "teardown")
+
+        @pytest.mark.gvisor(forbid=["connect"])
+        def test_it(acts, gvisor):
+            act(gvisor, "call")
+
+        def test_after(gvisor):
+            pass
+    """)
+    result = inside(project, "--no-gvisor", "--reruns=2", "-pno:randomly")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert (result.parseoutcomes()["failed"], result.parseoutcomes()["rerun"]) == (1, 2)
+    result.stdout.fnmatch_lines(["in an earlier try:*", "*connected: 127.0.0.1:9*"])
+
+
 def test_fail_on_flaky(project: pytest.Pytester) -> None:
     """A test that passes on a rerun fails the session, whichever tests its sandbox has run."""
     project.makepyfile("""
