@@ -64,8 +64,6 @@ def describe(done: Installed) -> list[str]:
     """Describe the installed runsc, and whether the plugin finds it."""
     link = f" (a link to {done.real})" if done.real != done.path else ""
     lines = [f"runsc {escape(done.version)} is at {done.path}{link}"]
-    if done.previous:
-        lines.append(f"The release before it is still in {done.previous}; remove it when you like.")
     try:
         found = locate.find()
     except GvisorError as error:

@@ -40,9 +40,6 @@ class Installed:
     real: str
     """The file itself, where ``path`` is a symlink; else the same."""
 
-    previous: str = ""
-    """The folder of an earlier release that ``path`` led to until now, or ``""``."""
-
 
 def folder_for(uid: int, home: str) -> str:
     """Return the default folder: one that the plugin searches for this user."""
@@ -159,10 +156,9 @@ def _try(binary: str, release: str) -> str:
 
 def _place(binary: str, staging: str, folder: str, version: str) -> Installed:
     path = os.path.join(folder, BINARY)
-    previous = _previous(folder, path)
     if os.path.dirname(binary) == staging:
         os.rename(binary, path)
-        return Installed(path=path, version=version, real=path, previous=previous)
+        return Installed(path=path, version=version, real=path)
     word = re.sub(r"[^\w.]", "_", version, flags=re.ASCII)[:40]
     name = f"gvisor-{word}-{secrets.token_hex(4)}"
     home = os.path.join(folder, name)
@@ -171,15 +167,4 @@ def _place(binary: str, staging: str, folder: str, version: str) -> Installed:
     os.symlink(f"{name}/{BINARY}", link)
     os.rename(os.path.dirname(binary), home)
     os.rename(link, path)
-    return Installed(path=path, version=version, real=os.path.join(home, BINARY), previous=previous)
-
-
-def _previous(folder: str, path: str) -> str:
-    """Return the folder of an earlier archive that ``path`` leads to: sandboxes may still use
-    it. Another user may have made a link to anywhere else.
-    """
-    with contextlib.suppress(OSError):
-        home, name = os.path.split(os.readlink(path))
-        if name == BINARY and _HOME.fullmatch(home):
-            return os.path.join(folder, home)
-    return ""
+    return Installed(path=path, version=version, real=os.path.join(home, BINARY))

@@ -97,18 +97,8 @@ def test_a_release_that_is_an_archive(bucket: Bucket, small: bytes, tmp_path: Pa
     assert judged.path == first.real
     bucket.put("gvisor.tar.bz2", archive(runsc=small, gvisor_bin__gvisor_sentry=b"two"))
     second = get(bucket, tmp_path)
-    assert second.previous == str(home)
     assert (Path(second.real).parent / "gvisor-bin" / "gvisor_sentry").read_bytes() == b"two"
     assert home.is_dir()
-
-
-def test_only_a_link_to_a_folder_beside_it_is_one_to_an_earlier_release(
-    bucket: Bucket, small: bytes, tmp_path: Path
-) -> None:
-    """In a folder such as /tmp, another user may have made it: its target is not for a terminal."""
-    bucket.put("runsc", small)
-    (tmp_path / "runsc").symlink_to("/home/\033]0;x\a/gvisor-1-00000000/runsc")
-    assert get(bucket, tmp_path).previous == ""
 
 
 def test_this_user_alone_may_write_to_new_folders(
