@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.fake import FINE, FakeRunsc
+from tests.plugin.conftest import DOCTOR
 
 CHECKOUT = Path(__file__).parents[2]
 REFUSING = """
@@ -21,8 +22,7 @@ seccomp.NUMBERS["x86_64"].update(ptrace=101, unshare=272)
 seccomp.NUMBERS["aarch64"].update(ptrace=117, unshare=97)
 for call in sys.argv[2].split(","):
     seccomp.refuse(call, 1)
-from pytest_gvisor.cli.main import main
-sys.exit(main(["doctor", *sys.argv[3:]]))
+del sys.argv[1:3]
 """
 RELEASES = {"current": "", "2024": "runsc-2024"}
 
@@ -50,7 +50,7 @@ def release(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
 def doctor_without(*calls: str, options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     """The doctor where the kernel refuses these calls to it and all that it starts."""
     return subprocess.run(
-        [sys.executable, "-c", REFUSING, str(CHECKOUT), ",".join(calls), *options],
+        [sys.executable, "-c", REFUSING + DOCTOR, str(CHECKOUT), ",".join(calls), *options],
         capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
     )  # fmt: skip
 

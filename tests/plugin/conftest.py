@@ -182,6 +182,15 @@ platforms.probe = functools.partial(platforms.probe, kvm_device="/nonexistent/kv
 """
 
 
+# `doctor`, which tries no kvm: where it hangs, a try takes nine seconds of a processor.
+DOCTOR = f"""{NO_KVM}
+import sys
+from pytest_gvisor.cli.main import main
+
+sys.exit(main(["doctor", *sys.argv[1:]]))
+"""
+
+
 @pytest.fixture
 def no_kvm() -> str:
     """The text of a conftest.py with which the kvm platform has no device."""

@@ -102,15 +102,20 @@ def test_a_failed_test_shows_what_ran_in_its_sandbox(here: Project) -> None:
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_a_platform_that_does_not_work_skips_or_fails(here: Project, *, strict: bool) -> None:
+def test_a_platform_that_does_not_work_skips_or_fails(
+    here: Project, no_kvm: str, *, strict: bool
+) -> None:
     """A shared sandbox skips or fails with the reason, too."""
-    here.test("""
+    here.test(
+        """
         def test_own(gvisor_sandbox):
             pass
 
         def test_shared(gvisor_sandboxes):
             gvisor_sandboxes("kvm")
-    """)
+        """,
+        conftest=no_kvm,
+    )
     outcome = {"failed": 1, "errors": 1} if strict else {"skipped": 2}
     options = ["--gvisor-strict"] if strict else []
     ran = here.run("--gvisor-platform", "kvm", *options).ends(**outcome)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_gvisor import Runsc
-from tests.plugin.conftest import Project
+from tests.plugin.conftest import DOCTOR, Project
 from tests.sidecars import Canary, canary, has_sidecars, start_bare
 
 
@@ -76,9 +76,9 @@ def test_the_environment_chooses_no_sentry(alone: Project, bird: Canary) -> None
 
 def test_the_command_line_chooses_none_either(bird: Canary) -> None:
     """`pytest-gvisor run`, and the questions and the probe of `doctor`."""
-    for words in (["run", "--", "true"], ["doctor"]):
+    for words in (["-m", "pytest_gvisor", "run", "--", "true"], ["-c", DOCTOR]):
         done = subprocess.run(
-            [sys.executable, "-m", "pytest_gvisor", *words],
+            [sys.executable, *words],
             env={**os.environ},
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import Runsc
-from tests.plugin.conftest import Project
+from tests.plugin.conftest import DOCTOR, Project
 from tests.sidecars import has_sidecars
 
 STRANGER = 12345
@@ -78,10 +78,10 @@ def test_roots_header_names_the_wheel_that_was_passed_over(
 
 def test_the_doctor_says_where_runsc_is_from(beside: Project, wheel: Path) -> None:
     """Its line names the wheel, and the one beside it the sentry, which is the same file."""
-    code = "import conftest; from pytest_gvisor.cli import main; main.main(['doctor', '--json'])"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=beside.folder, stdout=subprocess.PIPE, timeout=60
-    )
+        [sys.executable, "-c", f"import conftest\n{DOCTOR}", "--json"],
+        cwd=beside.folder, stdout=subprocess.PIPE, timeout=60,
+    )  # fmt: skip
     said = {one["name"]: one["detail"] for one in json.loads(done.stdout)["findings"]}
     assert f" at {wheel}, from the wheel pytest-gvisor-runsc, trusted, with " in said["runsc"]
     assert said["sidecars"] == f"gvisor_sentry in {wheel.parent}, trusted"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import Platform
+from tests.plugin.conftest import DOCTOR
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it drops a capability")
 
@@ -74,7 +75,7 @@ def test_everything_runs_and_nothing_is_left(gvisor_platform: Platform, tmp_path
 def test_the_doctor_says_that_tests_can_run() -> None:
     """The doctor's probe works without CAP_SYS_ADMIN, no session is left, and its JSON says it."""
     done = subprocess.run(
-        [*WITHOUT, sys.executable, "-m", "pytest_gvisor", "doctor", "--json"],
+        [*WITHOUT, sys.executable, "-c", DOCTOR, "--json"],
         capture_output=True, text=True, timeout=120, cwd="/",
     )  # fmt: skip
     told = json.loads(done.stdout)
