@@ -65,13 +65,14 @@ def test_a_sandbox_that_ends_resets_a_connection(tmp_path: Path) -> None:
         peer.sendall(b"\0part")
 
     place = "127.64.0.1:5432"
-    with (
-        sandbox(tmp_path / "s", serve) as entry,
-        both([entry], [place]),
-        socket.create_connection(("127.64.0.1", 5432)) as client,
-        pytest.raises(ConnectionResetError),
-    ):
-        client.makefile("rb").read()
+    with sandbox(tmp_path / "s", serve) as entry, both([entry], [place]) as outer:
+        with (
+            socket.create_connection(("127.64.0.1", 5432)) as client,
+            pytest.raises(ConnectionResetError),
+        ):
+            client.makefile("rb").read()
+        (found,) = outer.counts()
+        assert (found["reached"], found["received"]) == (1, len(b"part"))
 
 
 def test_an_address_that_leads_to_a_sandbox_is_allowed_for_no_name() -> None:

@@ -122,6 +122,13 @@ def test_a_relay_that_is_killed_leaves_no_figures_that_pass_for_whole() -> None:
     assert relay.egress().error == "not all is counted: the relay does not answer"
 
 
+def test_a_relay_that_fails_ends() -> None:
+    """No thread of it waits for the end of pytest then, and pytest waits for no answer."""
+    with OuterRelay(["no port"], [], ["-"]) as relay:
+        assert relay._process.wait(30) == 1
+        assert relay.egress().error == "not all is counted: the relay does not answer"
+
+
 def test_the_container_of_a_relay_is_the_sandbox_and_the_workload_s_is_in_it() -> None:
     """The workload's container has process ids of its own: process 1 of the sandbox is the relay.
 
