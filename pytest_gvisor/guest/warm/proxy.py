@@ -64,7 +64,7 @@ def talk() -> Generator[bytes, bytes, Wish]:
     if method == b"CONNECT":
         return Wish(target, b"HTTP/1.1 200 Connection established\r\n\r\n", refused, rest)
     scheme, _, after = target.partition(b"://")
-    host = re.split(rb"[/?]", after, maxsplit=1)[0]
+    host = re.split(rb"[/?]", after)[0]
     path = after[len(host) :]
     path = path if path.startswith(b"/") else b"/" + path
     if scheme.lower() != b"http":
