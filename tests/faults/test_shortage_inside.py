@@ -16,7 +16,7 @@ ROOMY = "size=50m,nr_inodes=9999"
 PRESSURE = """
     import contextlib, errno, os, subprocess, sys, time
     import pytest
-    from pytest_gvisor.inside.worker import Worker
+    from pytest_gvisor.inside.session import InsideSession
     from pytest_gvisor.inside.wire.link import Link
     from pytest_gvisor.plugin.stash import engine_of
 
@@ -58,7 +58,7 @@ PRESSURE = """
         Link.send = slow if given == "slow" else SEND
         yield
 
-    SEND, START = Link.send, Worker.start
+    SEND, START = Link.send, InsideSession._begin
 
     def slow(link, op, **fields):
         time.sleep(0.2)
@@ -70,11 +70,11 @@ PRESSURE = """
 
     kept = [1]  # The session's first start opens the folder to which files come back.
 
-    def start(worker):
+    def start(*arguments):
         before = len(os.listdir("/proc/self/fd")) + sum(kept)
         kept.clear()
         with KINDS[pytest.kind](pytest.given):
-            failure = START(worker)
+            failure = START(*arguments)
         assert not failure or len(os.listdir("/proc/self/fd")) <= before
         return failure
 
@@ -84,7 +84,7 @@ PRESSURE = """
             pytest.engine = engine_of(item.config)
             pytest.engine.launcher.keeper()
             pytest.kind, _, pytest.given = item.callspec.params["shortage"].partition(" ")
-            Worker.start = start
+            InsideSession._begin = start
         return (yield)
 """
 TESTS = """

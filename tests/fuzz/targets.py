@@ -460,6 +460,10 @@ class _Loaded:
         assert timeout > 0
         return self._source.read(count)
 
+    def left(self, deadline: float) -> float:
+        """See `Peer.left`."""
+        return deadline - time.monotonic()
+
     def completed(self, _outcome: object = None) -> Completed:
         """See `Process.completed`."""
         return Completed(

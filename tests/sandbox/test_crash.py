@@ -18,6 +18,7 @@ from pytest_gvisor import (
     Sandbox,
     SandboxCrashed,
 )
+from pytest_gvisor.run.request import MAX_RECORDS
 from pytest_gvisor.sandbox import channel
 from tests.runsc.conftest import PATIENCE, wait_for
 from tests.sandbox.conftest import sentry
@@ -147,13 +148,10 @@ def test_the_runs_in_a_sandbox_are_in_the_test_s_report(gvisor: Gvisor) -> None:
             sandbox.exec(["sleep", "9"], timeout=0.2)
         assert isinstance(gvisor.records[-1].completed, Completed)
         assert gvisor.records[-1].error is not None
-        count = len(gvisor.records)
-        for number in range(20):
+        for number in range(MAX_RECORDS):
             sandbox.exec(["true", str(number)])
-        assert [record.args[1] for record in gvisor.records[-2:]] == ["18", "19"]
-        assert len(gvisor.records) <= 5 + count  # each holds its output
-        count = len(gvisor.records)
-    assert len(gvisor.records) == count + 1
+        assert [record.args[1] for record in gvisor.records[-2:]] == ["48", "49"]
+        assert len(gvisor.records) == MAX_RECORDS  # each holds its output
     assert "guest/warm/init_process.py" in gvisor.records[-1].args[-1]
 
 
