@@ -60,8 +60,7 @@ class Recorder:
         self._points = [*points.of_trace(known, version), *map(points.entered, unsupported)]
         self._opens = {numbers[name] for name in points.OPENS if name in numbers}
         self._execs = {numbers[name] for name in points.EXECS}
-        self._creat = numbers.get("creat")
-        self._openat2 = numbers["openat2"]
+        self._creat, self._openat2 = numbers.get("creat"), numbers["openat2"]
         self._sends = {numbers[name] for name in points.SENDS}
         self._sendto, self._socketpair = numbers["sendto"], numbers["socketpair"]
         self._mounts = {numbers[name] for name in points.MOUNTS}
@@ -212,6 +211,7 @@ class Recorder:
     def _exit(self, event: Event, _payload: bytes) -> None:
         if event.process in self.parents:
             self._threads[event.process] -= 1
+        self._unnamed[self._pending.pop(event.thread, 0)] += 1
         if event.thread == event.process:
             self._held -= len(self._descriptors.pop(event.process, ()))
 
@@ -367,7 +367,8 @@ class Recorder:
         ``running`` is how many processes run on, whose events are not waited for. ``strace`` has
         the paths of changes, and was ``cut`` if it was too long.
         """
-        missing = self._unnamed + collections.Counter(self._pending.values())
+        # A process that runs on may be amid a call, whose event with texts is still to come.
+        missing = self._unnamed + collections.Counter([] if running else self._pending.values())
         unnamed = [sum(map(missing.__getitem__, one)) for one in (self._opens, self._execs)]
         gaps = {
             "the end of the first process was not seen": not ended,

@@ -359,6 +359,19 @@ def test_an_event_that_gvisor_cannot_encode_is_a_gap() -> None:
     assert gap.endswith("which gVisor cannot report: 1")
 
 
+def test_a_call_of_a_process_that_runs_on_is_no_gap_of_its_own() -> None:
+    """Its event is still to come. A call of a thread that has ended has none, and is one."""
+    recorder = Recorder(NEW, "", first=1)
+    for kind, payload in (
+        (2, events.cloned(2)), (2, events.cloned(3)), (6, events.raw(257, thread=2)),
+        (6, events.raw(257, thread=3)), (5, events.context(3)),
+    ):  # fmt: skip
+        recorder.take(kind, payload)
+    running, hidden = recorder.trace(dropped=0, broken=False, ended=True, running=1).gaps
+    assert running == "1 of its processes had not ended"
+    assert hidden.endswith("(a name that is no UTF-8, or openat2): 1")
+
+
 def test_no_other_event_stands_for_one_that_was_not_sent() -> None:
     """Neither one of another thread, nor a later one of the same thread."""
     opened = (7, events.opened(b"/f", READ, process=2))
