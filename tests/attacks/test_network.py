@@ -58,7 +58,7 @@ class Host:
                 Thread(target=self._one, args=(peer,)).start()
 
     def _one(self, peer: socket.socket) -> None:
-        self.reads.wait(30)
+        self.reads.wait(300)
         with peer, contextlib.suppress(OSError):
             while data := peer.recv(65536):
                 with self._lock:

@@ -13,6 +13,7 @@ from pytest_gvisor import Gvisor, GvisorError, SandboxCrashed, bind
 from pytest_gvisor.programs import leftovers, proc
 from pytest_gvisor.programs.proc import children_of, words_of
 from tests.faults.little import LONGER, PATIENCE, Little, eventually
+from tests.waiting import wait_for
 
 PARTS = ("runsc", "gofer", "boot")
 """``runsc run`` itself, and the subcommands of its two helpers."""
@@ -235,10 +236,11 @@ def test_a_part_that_is_killed_or_stopped_fails_the_test_inside_that_ran(
     any_little.write(test_it=INSIDE, impatient=IMPATIENT)
     process = any_little.start("-p", "impatient", "--in-gvisor", "--gvisor-writable=build/notes")
     for part in PARTS:
-        os.kill(part_of(up(part), part), signal.SIGKILL)
+        keeper = up(part)
+        os.kill(wait_for(lambda: part_of(keeper, part), part), signal.SIGKILL)  # noqa: B023
     os.kill(up("keeper"), signal.SIGKILL)
     keeper = up("stopped")
-    for pid in (part_of(keeper, "boot"), keeper):
+    for pid in (wait_for(lambda: part_of(keeper, "boot"), "the sentry"), keeper):
         os.kill(pid, signal.SIGSTOP)
     stopped = time.monotonic()
     assert eventually(lambda: keeper not in any_little.keepers()) is not None

@@ -161,7 +161,7 @@ MANY = """
     @pytest.mark.parametrize("test", range(2))
     def test_it(gvisor, test):
         def run(number):
-            return gvisor.run(["echo", f"{test}.{number}"], timeout=30).stdout
+            return gvisor.run(["echo", f"{test}.{number}"], timeout=150).stdout
 
         with ThreadPoolExecutor(8) as pool:
             assert list(pool.map(run, range(8))) == [f"{test}.{n}\\n" for n in range(8)]

@@ -53,7 +53,7 @@ def test_iterables_may_run_workloads_themselves(gvisor: Gvisor) -> None:
         yield gvisor.run(["echo", "inner"]).stdout_bytes
 
     def run(_number: int) -> str:
-        return gvisor.run(["cat"], input=pieces(), timeout=30).stdout
+        return gvisor.run(["cat"], input=pieces(), timeout=300).stdout
 
     many = 2 * starts.PER_PROCESSOR * len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(many) as pool:

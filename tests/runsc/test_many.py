@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Gvisor
+from pytest_gvisor import Completed, Gvisor, WorkloadTimeout
 from pytest_gvisor.sessions.starts import Starts
 
 
@@ -56,7 +56,7 @@ def test_many_runs_at_once(gvisor: Gvisor, number: int) -> None:
 @pytest.mark.parametrize("number", [8, 32])
 def test_many_warm_sandboxes_at_once(gvisor: Gvisor, number: int) -> None:
     """The same of warm ones: all are open before the first one is closed."""
-    open_all = threading.Barrier(number, timeout=60)
+    open_all = threading.Barrier(number, timeout=300)
 
     def use(text: str) -> str:
         with gvisor.sandbox() as sandbox:
@@ -70,15 +70,25 @@ def test_many_warm_sandboxes_at_once(gvisor: Gvisor, number: int) -> None:
 def test_a_deadline_begins_when_there_is_a_slot_to_start(gvisor: Gvisor) -> None:
     """While as many start as the machine can, one more waits, and `waited` has the seconds."""
     base = os.path.dirname(gvisor._launcher.session().path)
-    first = gvisor.run(["true"])
-    with contextlib.ExitStack() as full:
-        others = Starts()
-        for _ in range(others._count):
-            full.enter_context(others.slot(base))
-        timer = threading.Timer(4, full.close)
-        timer.start()
-        done = gvisor.run(["true"], timeout=3.5)
-        timer.join()
-    assert first.waited < 3
+    gvisor.run(["true"])
+
+    def run_beside(timeout: float) -> Completed:
+        with contextlib.ExitStack() as full:
+            others = Starts()
+            for _ in range(others._count):
+                full.enter_context(others.slot(base))
+            timer = threading.Timer(timeout + 1, full.close)
+            timer.start()
+            try:
+                return gvisor.run(["true"], timeout=timeout)
+            finally:
+                timer.join()
+
+    timeout = 3.5
+    try:
+        done = run_beside(timeout)
+    except WorkloadTimeout:  # a busy machine may take longer for the run itself
+        timeout = 35.0
+        done = run_beside(timeout)
     assert done.returncode == 0
-    assert 3 < done.waited < done.duration
+    assert timeout < done.waited < done.duration

@@ -235,13 +235,18 @@ def test_an_argument_that_is_no_data_is_the_caller_s_error(load: Load, tmp_path:
 def test_a_deadline_ends_the_process_and_the_next_load_works(load: Load) -> None:
     """`NoAnswer` is no `Exception`, and has the output so far."""
     source = "import time\ndef wait():\n    print('begun', flush=True)\n    time.sleep(600)\n"
-    solution = load(source, timeout=4)
-    with pytest.raises(NoAnswer, match=r"no answer within 4 s\n\| begun") as found:
+    seconds = 4
+    try:
+        solution = load(source, timeout=seconds)
+    except NoAnswer:  # the machine is busy
+        seconds = 60
+        solution = load(source, timeout=seconds)
+    with pytest.raises(NoAnswer, match=rf"no answer within {seconds} s\n\| begun") as found:
         solution.wait()
     assert not isinstance(found.value, Exception)
     assert found.value.completed is not None
     assert found.value.completed.outcome is Outcome.TIMED_OUT
-    with pytest.raises(NoAnswer, match="gone: no answer within 4 s"):
+    with pytest.raises(NoAnswer, match=f"gone: no answer within {seconds} s"):
         solution.wait()
     assert load().add(2, 2) == 4
 

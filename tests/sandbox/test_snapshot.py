@@ -304,4 +304,5 @@ def test_a_process_that_is_killed_while_it_saves_leaves_nothing(gvisor: Gvisor) 
         process.kill()
     wait_for(lambda: not session.exists(), "the removal of the session folder")
     found = leftovers.processes(str(session), everywhere=True)
-    assert [pid for pid in found if "runsc" in words_of(pid)[0]] == []
+    # The keeper may end meanwhile: then it has no words.
+    assert [pid for pid in found if "runsc" in "".join(words_of(pid)[:1])] == []
