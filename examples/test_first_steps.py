@@ -52,5 +52,5 @@ def test_it_has_no_network_but_its_own_loopback(gvisor: pytest_gvisor.Gvisor) ->
 
 def test_a_hang_ends_at_the_deadline_with_its_output_kept(gvisor: pytest_gvisor.Gvisor) -> None:
     with pytest.raises(pytest_gvisor.WorkloadTimeout) as caught:
-        gvisor.run(["sh", "-c", "echo so far; sleep 1000"], timeout=5)
+        gvisor.run(["sh", "-c", "echo so far; sleep 1000"], timeout=10)
     assert caught.value.stdout == "so far\n"

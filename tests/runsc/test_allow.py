@@ -23,14 +23,13 @@ from pytest_gvisor import (
     Outcome,
     SandboxCrashed,
     UsageError,
-    WorkloadTimeout,
     empty,
 )
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.proc import children_of, children_of_self, words_of
 from pytest_gvisor.run import kept
 from tests.faults.test_killed_from_outside import watched
-from tests.runsc.conftest import Start, wait_for
+from tests.runsc.conftest import Expire, Start, wait_for
 from tests.sandbox.test_allow import (  # noqa: F401 -- fixtures
     CERTIFICATE,
     TALK,
@@ -171,15 +170,12 @@ def left_of(gvisor: Gvisor) -> list[int]:
     return leftovers.processes(argv[argv.index("--root") + 1], everywhere=True)
 
 
-def test_a_deadline_ends_both_containers(gvisor: Gvisor) -> None:
+def test_a_deadline_ends_both_containers(gvisor: Gvisor, patient_timeout: Expire) -> None:
     """First by SIGTERM, and then by SIGKILL; nothing is left."""
-    with pytest.raises(WorkloadTimeout) as caught:
-        gvisor.run(
-            ["sh", "-c", "trap 'echo term; exit 5' TERM; while :; do sleep 0.1; done"],
-            allow=["127.0.0.1:9"], timeout=6,
-        )  # fmt: skip
-    assert caught.value.completed.stdout == "term\n"
-    assert caught.value.completed.returncode == 5
+    script = "trap 'echo term; exit 5' TERM; while :; do sleep 0.1; done"
+    error = patient_timeout(gvisor, ["sh", "-c", script], allow=["127.0.0.1:9"])
+    assert error.completed.stdout == "term\n"
+    assert error.completed.returncode == 5
     assert left_of(gvisor) == []
 
 
