@@ -84,7 +84,7 @@ class Recorder:
         """How many threads of each process were started, and have not ended."""
 
         self._last: dict[int, tuple[str, ...]] = {}
-        self._pending: dict[int, int] = {}
+        self.pending: dict[int, int] = {}
         """The numbers of calls whose events with texts come next in their threads; or 0, if the
         missing event was counted."""
 
@@ -113,7 +113,7 @@ class Recorder:
         self._unnamed: collections.Counter[int] = collections.Counter()
         """How many calls of each number had no event with texts."""
 
-        self._pending = dict.fromkeys(self._pending, 0)
+        self.pending = dict.fromkeys(self.pending, 0)
         self._datagrams = 0
         self.unsupported: dict[str, None] = {}
         """The names of calls that gVisor does not implement, in the order of their first ones."""
@@ -147,7 +147,7 @@ class Recorder:
     @property
     def size(self) -> int:
         """About how many bytes are kept."""
-        return self._bytes + 100 * (self._kept + self._held + len(self._pending))
+        return self._bytes + 100 * (self._kept + self._held + len(self.pending))
 
     def ends(self) -> tuple[bool, int]:
         """Return whether the first process has ended, and how many others have not."""
@@ -193,7 +193,7 @@ class Recorder:
 
     def _try(self, event: Event, payload: bytes) -> None:
         """Note what a process is about to execute. No event has the error if it fails."""
-        self._pending.pop(event.thread, None)
+        self.pending.pop(event.thread, None)
         program, argv = whole(event.text(5) or event.cwd, event.text(6)), texts(payload, 7)
         known = self._tried.get((event.process, argv), {})
         if program in known or self._room(program, *argv):
@@ -211,7 +211,7 @@ class Recorder:
     def _exit(self, event: Event, _payload: bytes) -> None:
         if event.process in self.parents:
             self._threads[event.process] -= 1
-        self._unnamed[self._pending.pop(event.thread, 0)] += 1
+        self._unnamed[self.pending.pop(event.thread, 0)] += 1
         if event.thread == event.process:
             self._held -= len(self._descriptors.pop(event.process, ()))
 
@@ -221,7 +221,7 @@ class Recorder:
         number = event.number(3)
         flags = _CREATES if number == self._creat else event.number(7)
         path = whole(event.text(5) or event.cwd, event.text(6))
-        self._pending.pop(event.thread, None)
+        self.pending.pop(event.thread, None)
         if path == self.mark:
             self.mark = ""
             if path == COLLECTS:
@@ -349,12 +349,12 @@ class Recorder:
             self.unsupported[self._lacking[number]] = None
         elif number not in self._opens and number not in self._execs:
             return
-        elif len(self._pending) >= MAX_KEPT:
+        elif len(self.pending) >= MAX_KEPT:
             self._left_out += 1
         else:
             # If the thread has another one pending, the event of that was not sent.
-            self._unnamed[self._pending.get(event.thread, 0)] += 1
-            self._pending[event.thread] = number
+            self._unnamed[self.pending.get(event.thread, 0)] += 1
+            self.pending[event.thread] = number
 
     # --- the result
 
@@ -368,7 +368,7 @@ class Recorder:
         the paths of changes, and was ``cut`` if it was too long.
         """
         # A process that runs on may be amid a call, whose event with texts is still to come.
-        missing = self._unnamed + collections.Counter([] if running else self._pending.values())
+        missing = self._unnamed + collections.Counter([] if running else self.pending.values())
         unnamed = [sum(map(missing.__getitem__, one)) for one in (self._opens, self._execs)]
         gaps = {
             "the end of the first process was not seen": not ended,

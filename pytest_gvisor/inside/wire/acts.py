@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import secrets
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_gvisor.base.errors import TraceError
 from pytest_gvisor.guest.tests.gate import COLLECTS
+from pytest_gvisor.programs import clock
 from pytest_gvisor.run.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 
 _FILES = ("read", "write")
 """What forbids all reads and writes."""
+
+_AMID = 1.0
+"""Seconds in which the event of a call that a background process is amid comes. Later it is taken
+for one that gVisor cannot report, and the trace has a gap."""
 
 
 class TestTrace:
@@ -112,8 +118,12 @@ class TestTrace:
 
     def _so_far(self) -> Trace:
         listener, recorder = self._supervisor.listener, self._recorder
-        if listener.fileno() >= 0:  # it is closed with the sandbox
+        until = clock.monotonic() + _AMID
+        while listener.fileno() >= 0:  # it is closed with the sandbox
             self._supervisor.drain_events()
+            if clock.monotonic() > until or not any(recorder.pending.values()):
+                break
+            time.sleep(0.001)
         # Without the event of the mark, this is not known to be the last number of drops.
         dropped = listener.dropped - self._dropped + bool(recorder.mark)
         return recorder.trace(dropped=dropped, broken=listener.broken, ended=True)

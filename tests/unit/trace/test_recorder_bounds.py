@@ -65,7 +65,7 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, limit: str, va
     kept = [*trace.files, *trace.executed, *trace.attempts, *trace.connections]
     kept += trace.processes[1:]
     assert 0 < len(kept) == one._kept <= recorder.MAX_KEPT
-    assert len(one._pending) + len(one._unnamed) < 20
+    assert len(one.pending) + len(one._unnamed) < 20
     assert "had no room" in trace.gaps[0]
     assert trace.dropped > 100
 
