@@ -166,10 +166,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
 
     # pytest's unittest plugin may only now have set the exception.
     if call.excinfo is not None or stash.engine_if_any(item.config) is not None:
-        from pytest_gvisor.plugin import skips
+        from pytest_gvisor.plugin import markers, skips
 
         skips.move_skip(item, report)
-        skips.undo_excuse(item, call, report)
+        markers.undo_pass(item, call, report)
     if here_is_inside():  # where no test runs workloads
         return report  # type: ignore[return-value]
     stash.record_outcome(item, report)

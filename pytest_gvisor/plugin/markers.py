@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from pytest_gvisor.base import setting_values
+from pytest_gvisor.base import errors, setting_values
 from pytest_gvisor.base.errors import GvisorError, PytestGvisorWarning, RunscError, UsageError
 from pytest_gvisor.base.release_range import ReleaseRange
 from pytest_gvisor.base.settings import Platform, Settings
+from pytest_gvisor.plugin import skips
 from pytest_gvisor.plugin.placement import already_inside, native_key, params_of
 from pytest_gvisor.plugin.precedence import (
     RELEASE_FIXTURE,
@@ -23,6 +24,11 @@ from pytest_gvisor.plugin.skips import as_outcome, fail_misuse, location, prefix
 from pytest_gvisor.plugin.stash import engine_of, platform_key
 
 _FIXTURE = "gvisor_platform"
+_acts_key = pytest.StashKey[list[str]]()
+"""The forbidden acts of a test, in all its tries."""
+
+_latest_key = pytest.StashKey[pytest.TestReport]()
+"""The latest report of a test with such acts."""
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
@@ -195,6 +201,28 @@ def _check_arguments(item: pytest.Item, mark: pytest.Mark, example: tuple[str, .
         return
     right = f"@pytest.mark.{mark.name}" + (f'("{example[0]}")' if example else "")
     raise UsageError(f"{location(item)}: write {right}, not with {mark.args!r} {mark.kwargs!r}")
+
+
+def undo_pass(item: pytest.Item, call: pytest.CallInfo[object], report: pytest.TestReport) -> None:
+    """Undo the xfail of a test that cannot have failed so, or that did what is forbidden.
+
+    If its marker or the ini key forbids that, no skip and no pass hides it either, whatever became
+    of the error: a thread, a plugin or the test may have it. It counts until the test's end, in
+    each try of it. A test that shows a failure keeps that one alone.
+    """
+    acts = item.stash.setdefault(_acts_key, [])
+    acts += [errors.forbidden.popleft() for _ in range(len(errors.forbidden))]
+    expected = hasattr(report, "wasxfail") and not report.passed
+    shows = (latest := item.stash.get(_latest_key, None)) is not None and latest.failed
+    hides = report.skipped or (call.when == "teardown" and report.passed and not shows)
+    excused = expected and (acts or skips.is_unexpected(call))
+    if excused or (acts and hides and settings_of(item).forbid):
+        report.outcome = "failed"
+        if vars(report).pop("wasxfail", None) is None:
+            report.longrepr = "it did what is forbidden, and hid that (a test that may: forbid=[])"
+        report.sections += [("gvisor: forbidden acts", text) for text in acts]
+    if acts:
+        item.stash[_latest_key] = report  # pytest-retry changes its outcome
 
 
 class Running:

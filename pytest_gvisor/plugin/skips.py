@@ -12,7 +12,6 @@ import pytest
 
 from pytest_gvisor.base import errors
 from pytest_gvisor.base.errors import GvisorError, UsageError
-from pytest_gvisor.plugin.stash import has_failed
 from pytest_gvisor.programs.paths import below
 
 if TYPE_CHECKING:
@@ -22,8 +21,6 @@ _PACKAGE = __name__.partition(".")[0]
 _FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _MISSING = "pytest_gvisor_missing"
 _MISUSE = "pytest_gvisor_misuse"
-_acts_key = pytest.StashKey[str]()
-"""The forbidden acts of an earlier try of a test, in which it has failed."""
 
 
 @contextlib.contextmanager
@@ -109,32 +106,10 @@ def missing_requirement(raised: BaseException) -> GvisorError | None:
     return found
 
 
-def undo_excuse(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
-    """Undo the xfail of a test that did not come to run, or whose run did what is forbidden.
-
-    The first cannot have failed as expected: something is missing, or a setting makes no sense. Or
-    the set-up failed before any workload: an image, a launch, runsc itself.
-
-    An act counts until the test's end, with whichever exception: its error may be in a group, or
-    dropped for another one, as where a TestCase expects a failure. If a plugin repeats a test that
-    has failed and did what is forbidden, it fails again.
+def is_unexpected(call: pytest.CallInfo[Any]) -> bool:
+    """Whether a test cannot have failed as expected: something is missing, a setting makes no
+    sense, or the set-up failed before any workload: an image, a launch, runsc itself.
     """
-    acts, earlier = [*errors.forbidden], item.stash.get(_acts_key, "")
-    if call.when == "teardown":
-        errors.forbidden.clear()
-        if acts and (report.failed or has_failed(item)):
-            item.stash[_acts_key] = "in an earlier try:\n" + "\n".join(acts)
-    elif call.when == "call" and report.passed and earlier:
-        report.outcome, report.longrepr = "failed", earlier
-        vars(report).pop("wasxfail", None)
-    is_expected = hasattr(report, "wasxfail") and not report.passed
-    if is_expected and (acts or _is_unexpected(call)):
-        report.outcome = "failed"
-        del report.wasxfail
-        report.sections += [("gvisor: forbidden acts", text) for text in acts]
-
-
-def _is_unexpected(call: pytest.CallInfo[Any]) -> bool:
     raised = None if call.excinfo is None else call.excinfo.value
     if isinstance(raised, pytest.fail.Exception):
         return missing_requirement(raised) is not None or _MISUSE in vars(raised)

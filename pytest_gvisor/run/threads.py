@@ -91,8 +91,7 @@ async def in_thread(run: Callable[[], _Answer], cancel: Callable[[], None]) -> _
         while not thread.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([thread])
-        with contextlib.suppress(Exception):
-            thread.result()
-        if isinstance(error := thread.exception(), AssertionError):
+        error = thread.exception()
+        if isinstance(error, AssertionError) or not isinstance(error, Exception | None):
             raise error from None
         raise

@@ -32,6 +32,8 @@ def test_an_ini_file_forbids_acts_in_each_test(here: Project) -> None:
 FORBIDS = """
     import asyncio
     import unittest
+    from concurrent.futures import ThreadPoolExecutor
+    import hypothesis
     import pytest
 
     pytestmark = pytest.mark.gvisor(forbid=["connect"])
@@ -86,6 +88,43 @@ FORBIDS = """
             with self.subTest():
                 self.gvisor.run(CONNECT)
 
+    def test_skips(gvisor):
+        try:
+            gvisor.run(CONNECT)
+        finally:
+            pytest.skip("no tool")
+
+    @pytest.fixture
+    def skips(gvisor):
+        yield
+        try:
+            gvisor.run(CONNECT)
+        finally:
+            pytest.skip("no tool")
+
+    def test_skips_late(skips):
+        pass
+
+    def test_thread(gvisor):
+        with ThreadPoolExecutor() as pool:
+            pool.submit(gvisor.run, CONNECT)
+
+    @hypothesis.example(9).xfail()
+    @hypothesis.given(hypothesis.strategies.just(0))
+    @hypothesis.settings(deadline=None, suppress_health_check=[*hypothesis.HealthCheck])
+    def test_example(gvisor, number):
+        if number:
+            gvisor.run(CONNECT)
+
+    def test_changed(gvisor):
+        gvisor.run(CONNECT)
+
+    @pytest.mark.gvisor(forbid=[])
+    def test_has_the_error_of_its_own_call(gvisor):
+        with pytest.raises(AssertionError, match="connected"):
+            gvisor.run(CONNECT, forbid=["connect"])
+        pytest.skip("no other")
+
     @pytest.mark.xfail
     def test_fails_after_all(gvisor):
         assert False
@@ -97,6 +136,17 @@ FORBIDS = """
     @pytest.mark.xfail(raises=AssertionError)
     def test_checks_by_itself(gvisor):
         gvisor.run(CONNECT, forbid=[], trace=True).trace.check(connect=[])
+"""
+RETRIES = """
+    import pytest
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(item):
+        report = yield
+        if item.name == "test_changed" and report.when == "call":
+            # As pytest-retry does after a try of its own.
+            report.outcome = "passed"
+        return report
 """
 SHARES = """
     import pytest
@@ -138,15 +188,17 @@ SHARES = """
 
 
 def test_no_expected_failure_is_a_forbidden_act(here: Project) -> None:
-    """Neither by a marker of ours nor by one of pytest or unittest, and whichever exception has the
-    error in it. The check of a test itself may be one.
+    """Neither is a skip or a pass, whichever exception has the error in it, and whoever has that.
+    The check of a test itself may be one.
     """
-    ran = here.test(FORBIDS).run("--gvisor-platform", "systrap", "-p", "no:randomly")
-    ran.ends(failed=5, errors=1, xpassed=1, xfailed=3)
-    for name in ("expected", "xfail", "group", "hidden"):
+    here.write({"conftest.py": RETRIES, "test_it.py": FORBIDS})
+    ran = here.run("--gvisor-platform", "systrap", "-p", "no:randomly")
+    ran.ends(failed=6, errors=5, passed=4, skipped=1, xpassed=1, xfailed=3)
+    for name in ("expected", "xfail", "group", "hidden", "skips"):
         ran.shows(f"FAILED test_it.py::test_{name}")
-    ran.shows("ERROR test_it.py::test_teardown", "FAILED test_it.py::TestCase::test_case")
-    ran.shows("gvisor: forbidden acts")
+    for name in ("teardown", "skips_late", "thread", "example", "changed"):
+        ran.shows(f"ERROR test_it.py::test_{name}")
+    ran.shows("FAILED test_it.py::TestCase::test_case", "gvisor: forbidden acts")
 
 
 def test_a_sandbox_of_the_session_hides_no_forbidden_act(here: Project) -> None:

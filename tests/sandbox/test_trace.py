@@ -45,10 +45,9 @@ def test_a_program_has_its_own_unimplemented_calls(gvisor_sandbox: Sandbox) -> N
     assert [one and one.unsupported for one in found] == [("sched_rr_get_interval",), ()]
 
 
-@pytest.mark.gvisor(forbid=["exec", "write:/etc/**"])
-def test_a_forbidden_act_fails_the_program_that_did_it(gvisor_sandbox: Sandbox) -> None:
+def test_a_forbidden_act_fails_the_program_that_did_it(gvisor: Gvisor) -> None:
     """A call cannot do without the trace, nor through popen. The sandbox goes on."""
-    box = gvisor_sandbox
+    box = gvisor.sandbox(forbid=["exec", "write:/etc/**"])
     done = box.exec(["sh", "-c", ": > /tmp/made"], trace=False)
     assert done.trace is not None
     assert done.trace.written == {"/tmp/made"}
