@@ -130,8 +130,8 @@ def wanted(numbers: Mapping[str, int]) -> Iterator[Point]:
     """Yield the points of what a workload does, where its system calls have these numbers."""
     yield Point("sentry/clone", _WHO)
     yield Point("sentry/execve", _WHO)
-    for name in ("socket", "connect", "bind", "listen"):
-        yield Point(f"syscall/{name}/exit", _WHO)
+    for name in ("socket/exit", "connect/enter", "connect/exit", "bind/exit", "listen/exit"):
+        yield Point(f"syscall/{name}", _WHO)
     yield Point("syscall/close/enter", _WHO, ("fd_path",))
     for name, number in numbers.items():
         # On 2024 the exit of a call by its number says whose it is only where its enter is asked

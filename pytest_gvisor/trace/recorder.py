@@ -6,9 +6,9 @@ The sender may have been taken over by untrusted code, so all that is kept is bo
 from __future__ import annotations
 
 import collections
-import dataclasses
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from socket import AF_NETLINK
 
 from pytest_gvisor.base import traced
@@ -30,7 +30,7 @@ _KINDS: Mapping[int, str] = {1: "stream", 2: "datagram", 3: "raw"}
 """By Linux's numbers of kinds of sockets."""
 
 
-@dataclasses.dataclass(slots=True)
+@dataclass(slots=True)
 class Opened:
     """How often a file was opened in one way."""
 
@@ -105,7 +105,7 @@ class Recorder:
         self._files: dict[traced.File, Opened] = {}
         self._paths: set[str] = set()
         self._commands: list[traced.Command] = []
-        self._connections: dict[tuple[str, str, str], traced.Connection] = {}
+        self._connections: dict[tuple[str, str, str, bool], traced.Connection] = {}
         self._listeners: dict[traced.ListeningSocket, None] = {}
         self._tried: dict[tuple[int, tuple[str, ...]], dict[str, None]] = {}
         """The files of each process and its arguments that it tried to execute, so far in vain."""
@@ -271,7 +271,7 @@ class Recorder:
         known = own or self._inherited(event.process, number)
         if isinstance(known, Opened):
             if self._files.get(known.file) is known:  # and not before this trace
-                self._add(dataclasses.replace(known.file, path=path), event.process)
+                self._add(replace(known.file, path=path), event.process)
         elif not path.startswith("/memfd:") and not path.endswith(_DELETED):
             self._add(traced.File(path=path, read=True, written=True), event.process)
 
@@ -303,11 +303,13 @@ class Recorder:
         return known if isinstance(known, str) else ""
 
     def _connect(self, event: Event, _payload: bytes) -> None:
+        """Note a connect when it begins, and when it ends: memory may have another address then."""
         address, kind = address_of(event.fields.get(6, b"")), self._kind(event)
-        key = (address, kind, event.error)
+        error = event.error if (ended := 2 in event.fields) else "EINPROGRESS"
+        key = (address, kind, error, ended)
         if address and key not in self._connections and self._room(address):
             self._connections[key] = traced.Connection(
-                address=address, kind=kind, error=event.error, process=event.process
+                address=address, kind=kind, error=error, process=event.process
             )
 
     def _bind(self, event: Event, _payload: bytes) -> None:
@@ -369,6 +371,7 @@ class Recorder:
         """
         # A process that runs on may be amid a call, whose event with texts is still to come.
         missing = self._unnamed + collections.Counter([] if running else self.pending.values())
+        ended_at = {key[:2] for key in self._connections if key[3]}
         unnamed = [sum(map(missing.__getitem__, one)) for one in (self._opens, self._execs)]
         gaps = {
             "the end of the first process was not seen": not ended,
@@ -387,9 +390,7 @@ class Recorder:
         }
         return traced.Trace(
             files=tuple(
-                dataclasses.replace(
-                    one.file, process=one.process, confirmed=one.opened == one.closed
-                )
+                replace(one.file, process=one.process, confirmed=one.opened == one.closed)
                 for one in self._files.values()
             ),
             executed=tuple(self._commands),
@@ -398,16 +399,16 @@ class Recorder:
                 for (process, argv), programs in self._tried.items()
                 for program in programs
             ),
-            connections=tuple(self._connections.values()),
+            connections=tuple(
+                one for key, one in self._connections.items() if key[3] or key[:2] not in ended_at
+            ),
             listeners=tuple(self._listeners),
             datagrams=self._datagrams,
             changes=tuple(
                 traced.Change(call=call, error=error, process=process, count=count)
                 for (call, error, process), count in self._changes.items()
             ),
-            unverified=tuple(
-                one for one in changes(strace) if one.process != 1 or self._first == 1
-            ),
+            unverified=tuple(c for c in changes(strace) if c.process != 1 or self._first == 1),
             unsupported=tuple(self.unsupported),
             processes=tuple(
                 traced.TracedProcess(pid=pid, parent=parent, command=self._last.get(pid, ()))

@@ -74,6 +74,34 @@ ACTS = {
         with contextlib.suppress(ConnectionRefusedError):
             sender.sendto(b"secret", "\\0mailbox-of-a-program-before")
     """,
+    "connect:127.0.0.3:*": """
+        import ctypes, os, socket, struct, threading, time
+        libc, server, peers = ctypes.CDLL(None), socket.create_server(("", 0), backlog=0), []
+        port = server.getsockname()[1]
+        for _ in range(3):  # no connect ends any more before an accept
+            peers.append(socket.socket())
+            peers[-1].setblocking(False)
+            peers[-1].connect_ex(("127.0.0.2", port))
+
+        def change(seconds):
+            time.sleep(seconds)
+            address[:2] = bytes(2)
+            time.sleep(0.5)
+            while True:
+                peers.append(server.accept())
+
+        for seconds in (1, 5, 20):  # a busy machine may change it before the call
+            address = bytearray(struct.pack("=H", socket.AF_INET) + struct.pack(">H", port))
+            address += bytes([127, 0, 0, 3]) + bytes(8)
+            client, there = socket.socket(), (ctypes.c_char * 16).from_buffer(address)
+            threading.Thread(target=change, args=(seconds,), daemon=True).start()
+            libc.connect(client.fileno(), there, 16)
+            try:
+                client.getpeername()
+                os._exit(0)
+            except OSError:
+                pass
+    """,
     "exec:sh": """
         import os
         os.execv("/bin/sh", ["true", "-c", ""])  # a link to dash, or to another shell
@@ -101,7 +129,9 @@ ACTS = {
 def test_no_other_call_and_no_other_form_of_an_address_hides_an_act(
     gvisor: Gvisor, forbidden: str
 ) -> None:
-    """A file for openat2, IPv4 of IPv6, datagrams of Unix, a link, a root, a mount by new calls."""
+    """A file for openat2, IPv4 of IPv6, datagrams of Unix, memory that changes amid a call, a link,
+    a root, a mount by new calls.
+    """
     command = ["python3", "-I", "-c", textwrap.dedent(ACTS[forbidden])]
     with pytest.raises((AssertionError, TraceError), match=r"not allowed|openat2|other paths"):
         gvisor.run(command, forbid=[forbidden])

@@ -301,6 +301,22 @@ def test_no_address_is_no_connection(sockaddr: bytes) -> None:
     assert made((10, events.on_socket(sockaddr, 5))).connections == ()
 
 
+def test_a_connect_counts_from_its_begin() -> None:
+    """Memory may have another address when it ends, and of a killed program nothing ends."""
+    address, other = internet("1.2.3.4", 1), internet("5.6.7.8", 1)
+    begun = (10, events.context() + field(3, 42) + field(4, 5) + field(6, address))
+
+    def shown(*more: tuple[int, bytes]) -> list[tuple[str, str]]:
+        return [(one.address, one.error) for one in made(begun, *more).connections]
+
+    assert shown() == [("1.2.3.4:1", "EINPROGRESS")]
+    refused = events.on_socket(address, 5, error=errno.ECONNREFUSED)
+    assert shown((10, refused), begun) == [("1.2.3.4:1", "ECONNREFUSED")]
+    assert shown((10, events.on_socket(address, 5))) == [("1.2.3.4:1", "")]
+    assert shown((10, events.on_socket(b"\0\0", 5))) == [("1.2.3.4:1", "EINPROGRESS")]
+    assert shown((10, events.on_socket(other, 5)))[1] == ("5.6.7.8:1", "")
+
+
 def test_a_listener_is_known_by_listen_or_by_bind() -> None:
     """Releases before 2026 have no event for listen."""
     address = internet("0.0.0.0", 80)
