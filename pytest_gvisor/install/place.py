@@ -111,7 +111,7 @@ def _staging(folder: str) -> Iterator[str]:
 def _is_locked(path: str, stack: contextlib.ExitStack) -> bool:
     """Lock a staging folder until the stack ends; return whether it is there and was free."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, private.FOLDER)
     except FileNotFoundError:
         return False
     stack.callback(os.close, fd)

@@ -20,7 +20,7 @@ from pytest_gvisor.oci.reader import whole
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.vocabulary import MountType, absolute, normal
 from pytest_gvisor.programs.paths import within
-from pytest_gvisor.sessions import places
+from pytest_gvisor.sessions import places, private
 
 _KERNEL: Final = ("/proc", "/sys", "/dev")
 _ENGINES: Final = (
@@ -83,10 +83,10 @@ def covers(root: str, mounts: Sequence[Mount], *, session: str = "") -> list[Mou
     """Return empty file systems that hide the session folders in a root and its bind mounts.
 
     ``session`` is one more folder of sessions, for a process whose environment has changed since.
+    A missing one cannot be hidden, so this process makes none there any more.
     """
     # A link in the place of one is not used for sessions, and would lead elsewhere inside.
-    known = (base for base in (*_sessions(), session) if os.path.isdir(base))
-    bases = {base for base in known if not os.path.islink(base)}
+    bases = {base for base in (*_sessions(), session) if not os.path.islink(base)}
     shown = [(root, "/"), *((m.source, normal(m.destination)) for m in mounts if m.is_bind)]
     taken = {normal(mount.destination) for mount in mounts}
     found = {}
@@ -95,7 +95,10 @@ def covers(root: str, mounts: Sequence[Mount], *, session: str = "") -> list[Mou
             target = normal(f"{destination}/{base[len(source.rstrip('/')) :]}")
             between = [t for t in taken if within(target, t) and len(t) > len(destination)]
             if within(base, source) and base != source and not between:
-                found[target] = _in_memory(target, *_EMPTY)
+                if os.path.isdir(base):
+                    found[target] = _in_memory(target, *_EMPTY)
+                else:
+                    private.written.add(base)
     return list(found.values())
 
 

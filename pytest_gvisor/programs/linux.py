@@ -313,27 +313,24 @@ def place_descriptors(fds: Sequence[int], first: int = 0) -> None:
     os.closerange(end, max(map(int, os.listdir("/proc/self/fd"))) + 1)
 
 
-_UNNAMED_REFUSED = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
-"""The errors of O_TMPFILE where a file system, or gVisor, does not have it."""
-
-
 @contextlib.contextmanager
 def new_file(folder: int, name: str) -> Iterator[int]:
     """Yield the descriptor of a new file, which gets its name when the block has ended.
 
     It takes the place of what has that name in the folder; a link is not followed. Its mode is 0666
-    less the umask. It has no name before, so that nothing is left if this process is killed; where
-    the file system wants one, it has another name. Raises `OSError`.
+    less the umask, and less what the file in its place does not allow. It has no name before, so
+    that nothing is left if this process is killed; where the file system wants one, it has another
+    name. Raises `OSError`.
     """
     other = f".pytest-gvisor-{os.urandom(8).hex()}"
-    flags = os.O_WRONLY | os.O_CLOEXEC
+    flags, mode = os.O_WRONLY | os.O_CLOEXEC, 0o666
+    with contextlib.suppress(FileNotFoundError):
+        mode &= os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
     try:
         try:
-            fd = os.open(".", flags | os.O_TMPFILE, 0o666, dir_fd=folder)
-        except OSError as error:
-            if error.errno not in _UNNAMED_REFUSED:
-                raise
-            fd = os.open(other, flags | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
+            fd = os.open(".", flags | os.O_TMPFILE, mode, dir_fd=folder)
+        except OSError:  # some file systems, and gVisor, do not have it
+            fd = os.open(other, flags | os.O_CREAT | os.O_EXCL, mode, dir_fd=folder)
         with closing(fd):
             yield fd
             with contextlib.suppress(FileExistsError):

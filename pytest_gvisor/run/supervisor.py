@@ -102,8 +102,7 @@ class Supervisor:
         self._keeper = keeper
         self._control = keeper.launch(self.order, [executable, *self.pipes.theirs, *cgroups])
         self.pipes.hand_over()
-        with stage("pipes", "the workload's streams cannot be waited for"):
-            self._register()
+        self._register()
 
     def _register(self) -> None:
         """Wait for the streams, and for messages of the keeper and the sentry."""
@@ -115,12 +114,16 @@ class Supervisor:
             self.change(self._stop, selectors.EVENT_READ, self._cancel)
 
     def change(self, fd: int, event: int, act: Callable[[], bool]) -> None:
-        """Call ``act`` on this event of ``fd``, until it returns False; 0 is to watch no more."""
+        """Call ``act`` on this event of ``fd``, until it returns False; 0 is to watch no more.
+
+        Raises `LaunchError`.
+        """
         watched = fd in self._selector.get_map()
-        if event:
-            (self._selector.modify if watched else self._selector.register)(fd, event, act)
-        elif watched:
-            self._selector.unregister(fd)
+        with stage("pipes", "the sandbox's streams cannot be waited for"):
+            if event:
+                (self._selector.modify if watched else self._selector.register)(fd, event, act)
+            elif watched:
+                self._selector.unregister(fd)
 
     def await_start(self) -> None:
         """Wait until the workload has started, or runsc has ended."""
@@ -249,8 +252,7 @@ class Supervisor:
         if going_on and listener.fileno() != before:
             # The sentry has connected. From now on its connection is read, and no other accepted.
             self._selector.unregister(before)
-            with stage("events", "the sandbox cannot be listened to"):
-                self.change(listener.fileno(), selectors.EVENT_READ, self._listen)
+            self.change(listener.fileno(), selectors.EVENT_READ, self._listen)
             self._watch_gofers()
         return going_on
 
@@ -290,7 +292,7 @@ class Supervisor:
                 gofer = None if runsc in self._gofers else _find_gofer(runsc)
                 if gofer is not None:
                     self._gofers[runsc] = gofer
-                    with contextlib.suppress(OSError):  # it is only evidence
+                    with contextlib.suppress(LaunchError):  # it is only evidence
                         self.change(gofer, selectors.EVENT_READ, self._gofer_ended)
 
     def _gofer_ended(self) -> bool:

@@ -218,10 +218,11 @@ class Launcher:
     def _ensure(self) -> tuple[Keeper, SessionDir]:
         # Before the lock is taken: a fork has a copy of it, which stays held for ever if another
         # thread had it at the fork.
-        if self._owner != os.getpid():
+        # For another user the session only seems to be gone, and root would go on in that user's.
+        if self._owner != os.getpid() or (self._session and self._session.user != os.geteuid()):
             raise LaunchError(
-                "fork", "this process is a fork of the one that made the session",
-                next_step="Use gvisor in the process that pytest started, not in a fork of it.",
+                "fork", "this process is a fork of the one that made the session, or another user",
+                next_step="Use gvisor in the process that pytest started, by the same user.",
             )  # fmt: skip
         with self._guard:
             # At a user's last logout, systemd removes XDG_RUNTIME_DIR. Sandboxes run on without it.

@@ -24,7 +24,11 @@ from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import within
 
 written: set[str] = set()
-"""Canonical paths of the host that sandboxes of this process were allowed to write."""
+"""Canonical paths of the host that sandboxes of this process were allowed to write, and those of
+missing folders for sessions that they would see."""
+
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""The flags that open a folder, and no link."""
 
 _PAUSE = 0.01
 _STAGE = "session_folder"
@@ -64,15 +68,17 @@ class Place(NamedTuple):
     def open(self) -> int:
         """Open the folder, made 0700 if it is missing and verified by fstat.
 
-        Raises `LaunchError` for a symlink, another owner, or permissions for others.
+        Raises `LaunchError` for a symlink, another owner, or permissions for others, and for a
+        folder that a sandbox of this process may have written or would see.
         """
+        if was_written(self.path):
+            raise _refuse(self.path, "a sandbox was allowed to write there, or would see it")
         doing = f"cannot make {self.path}"
         with stage(_STAGE, doing), contextlib.suppress(FileExistsError):
             if not self.is_taken():
                 make_private(self.name, self.above)
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            fd = os.open(self.name, flags, dir_fd=self.above)
+            fd = os.open(self.name, FOLDER, dir_fd=self.above)
         except OSError as error:
             why = "is a symlink, or no folder" if error.errno in _NO_FOLDER else "cannot be opened"
             raise _refuse(self.path, why, error.errno or 0) from error
@@ -118,13 +124,8 @@ def temporary() -> str:
 
 
 def open_private(path: str, *, lenient: bool = False) -> int:
-    """Open the folder ``path`` by `Place.open`. Raises the errors of that and of `place`.
-
-    A folder that a sandbox of this process may have written is a `LaunchError` too.
-    """
+    """Open the folder ``path`` by `Place.open`. Raises the errors of that and of `place`."""
     with place(path, lenient=lenient) as found:
-        if was_written(found.path):
-            raise _refuse(path, "a sandbox was allowed to write there")
         return found.open()
 
 

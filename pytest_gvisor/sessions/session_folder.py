@@ -20,7 +20,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pytest_gvisor.base.errors import LaunchError, on_error, stage
 from pytest_gvisor.base.trust import SHORTAGES, noexec_problem
@@ -35,7 +35,6 @@ LONGEST_BASE = 48
 LOCK_DEADLINE = 20.0
 SWEEP_BUDGET = 3.0
 _LEAST_PATIENCE = 0.05
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def choose_base() -> tuple[str, list[str]]:
@@ -129,6 +128,9 @@ class SessionDir:
     held: list[int]
     """The descriptors whose flocks say that the process is alive, until they are let go of."""
 
+    user: int = field(default_factory=os.geteuid)
+    """The effective uid of the process that has made it."""
+
     @staticmethod
     def choose(base: str | None = None) -> tuple[str, list[str]]:
         """Sweep; return the path for a new session under ``base``, and the removed folders.
@@ -197,7 +199,7 @@ def _take_locks(session: str) -> list[int]:
     systemd-tmpfiles removes old files from /tmp, and leaves a locked folder as it is.
     """
     with contextlib.ExitStack() as on_failure:
-        folder = os.open(session, _FOLDER)
+        folder = os.open(session, private.FOLDER)
         on_failure.callback(os.close, folder)
         lock = private.open_lock(LOCK, folder)
         on_failure.callback(os.close, lock)
@@ -211,7 +213,7 @@ def _take_locks(session: str) -> list[int]:
 def _is_dead(session: str) -> bool:
     """Whether nobody holds a lock of the session. The caller holds the base's lock."""
     try:
-        with private.closing_lock(os.open(session, _FOLDER)) as folder:
+        with private.closing_lock(os.open(session, private.FOLDER)) as folder:
             if not private.take_lock(folder):
                 return False
         lock = os.open(os.path.join(session, LOCK), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -1,5 +1,6 @@
 """Code in a sandbox that wants more than the sandbox: the host's rights, or others' output."""
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -17,7 +18,8 @@ import pytest
 from pytest_gvisor import Gvisor, TraceError, bind
 from pytest_gvisor.oci import system_folders
 from pytest_gvisor.oci.project import Project
-from pytest_gvisor.sessions import places
+from pytest_gvisor.sessions import places, session_folder
+from pytest_gvisor.sessions.launcher import Launcher
 from tests.bundlecheck import ENVIRONMENT
 from tests.mounts import harmless
 
@@ -153,6 +155,28 @@ def test_a_workload_sees_no_session_in_what_is_bound(
     with gvisor.sandbox(rootfs=None, mounts=[mount]) as sandbox:
         assert sandbox.exec(["ls", "-A", inside]).stdout == ""
     assert (sessions / "secret").read_text() == "of another run\n"
+
+
+def test_no_session_moves_to_where_a_running_sandbox_sees_it(
+    gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the session folder is removed, the next one is not below a folder that is bound."""
+    with contextlib.ExitStack() as undo:
+        short = tempfile.TemporaryDirectory(prefix="pgf-", dir="/tmp")
+        top = undo.enter_context(short)
+        run, seen, other = (f"{top}/{name}" for name in ("run", "seen", "other"))
+        bases = [f"{folder}/pytest-gvisor" for folder in (run, seen, other)]
+        for folder in (run, seen, other):
+            os.mkdir(folder, 0o700)
+        for module in (places, session_folder):
+            monkeypatch.setattr(module, "session_bases", lambda: iter(bases))
+        launcher = undo.enter_context(contextlib.closing(Launcher()))
+        apart = Gvisor(runsc=gvisor.runsc, platform=gvisor.platform, launcher=launcher)
+        sandbox = undo.enter_context(apart.sandbox(mounts=[bind(seen, "/seen")]))
+        shutil.rmtree(run)
+        undo.enter_context(apart.sandbox(env={"TOKEN": "of another sandbox"}))
+        assert os.path.dirname(launcher.session().path) == bases[2]
+        assert sandbox.exec(["ls", "-A", "/seen"]).stdout == ""
 
 
 OPENS = """

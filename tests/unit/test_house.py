@@ -12,8 +12,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 BUDGETS = {
     "": 33, "cli": 1168, "inside": 4868, "plugin": 2133, "harness": 810, "report": 1132,
-    "sandbox": 2336, "run": 2652, "install": 345, "images": 1980, "runsc": 1367, "oci": 2171,
-    "vm": 383, "sessions": 656, "trace": 787, "base": 1630, "guest": 3469, "programs": 1730,
+    "sandbox": 2336, "run": 2651, "install": 345, "images": 1980, "runsc": 1367, "oci": 2173,
+    "vm": 383, "sessions": 656, "trace": 787, "base": 1630, "guest": 3469, "programs": 1729,
 }  # fmt: skip
 """The lines of code that a folder may have. A change that needs more takes away as many."""
 

@@ -320,6 +320,25 @@ def test_a_write_that_fails_leaves_the_old_file(
     assert os.listdir(tmp_path) == ["r.json"]
 
 
+def test_a_report_is_closed_to_whom_the_one_before_was_closed(tmp_path: Path) -> None:
+    """A report of mode 0600 stays one. A link in its place opens it to nobody."""
+    path, target = tmp_path / "r.json", tmp_path / "target"
+    old = os.umask(0o022)
+    try:
+        for mode, expected in ((0o600, 0o600), (0o666, 0o644)):
+            path.touch()
+            path.chmod(mode)
+            assert outputs.replaced(str(path), ["new"]) == ""
+            assert path.stat().st_mode & 0o777 == expected
+        path.unlink()
+        path.symlink_to(target)
+        assert outputs.replaced(str(path), ["new"]) == ""
+        assert path.lstat().st_mode == stat.S_IFREG | 0o644
+        assert not target.exists()
+    finally:
+        os.umask(old)
+
+
 def test_a_report_has_no_name_until_it_is_whole(tmp_path: Path) -> None:
     """So a kill or a Ctrl-C while it is written leaves nothing beside it."""
 

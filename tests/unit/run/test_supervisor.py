@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import select
+import selectors
 import signal
 import socket
 import subprocess
@@ -30,16 +31,21 @@ from tests.fakes.fake import FINE, FakeRunsc, Step
 from tests.fakes.runs import Runs
 
 
+@pytest.mark.parametrize("of_what", ["read", "write"])
 def test_streams_that_cannot_be_waited_for_are_a_typed_error(
-    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch
+    runs: Runs, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch, of_what: str
 ) -> None:
     """An exhausted budget of epoll watches is such an error; started processes are removed."""
+    real = selectors.DefaultSelector.register
 
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def refuse(*arguments: Any) -> Any:
+        if getattr(arguments[-1], "__name__", "") == of_what:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*arguments)
 
+    fake.script(*FINE, ["task_exit", 0], ["exit", 0])
     with monkeypatch.context() as patch:
-        patch.setattr(Supervisor, "change", refuse)
+        patch.setattr(selectors.DefaultSelector, "register", refuse)
         error = runs().error
     assert isinstance(error, LaunchError)
     assert (error.stage, error.errno) == ("pipes", errno.ENOSPC)
@@ -54,18 +60,19 @@ def test_a_gofer_that_cannot_be_watched_ends_no_run(
     """The gofer is only evidence."""
     refused = tmp_path / "refused"
     fake.script(["gofer"], *FINE, ["await_file", str(refused)], ["task_exit", 0], ["exit", 0])
-    real = Supervisor.change
+    real = selectors.DefaultSelector.register
 
-    def refuse(*arguments: Any) -> None:
-        if of_what == "its number" or arguments[-1].__name__ == "_gofer_ended":
+    def refuse(*arguments: Any) -> Any:
+        watched = getattr(arguments[-1], "__name__", "")
+        if of_what == "its number" or watched == "_gofer_ended":
             refused.touch()
             raise OSError(errno.EMFILE, "Too many open files")
-        real(*arguments)
+        return real(*arguments)
 
     if of_what == "its number":
         monkeypatch.setattr(proc, "children_of", refuse)
     else:
-        monkeypatch.setattr(Supervisor, "change", refuse)
+        monkeypatch.setattr(selectors.DefaultSelector, "register", refuse)
     assert runs().error is None
     assert refused.exists()
 

@@ -101,6 +101,21 @@ def test_a_session_whose_folder_is_removed_goes_on_in_another(launcher: Launcher
     assert not second.alive()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: no other user can become another one")
+def test_a_lowered_user_gets_a_typed_error_and_moves_no_session(launcher: Launcher) -> None:
+    """A test of root's may lower its user for a moment: the next sandbox is in root's session."""
+    first, keeper = launcher.session(), launcher.keeper()
+    os.seteuid(65534)
+    try:
+        for use in (launcher.session, launcher.keeper):
+            with pytest.raises(LaunchError, match="another user"):
+                use()
+    finally:
+        os.seteuid(0)
+    assert launcher.session() is first
+    assert launcher.keeper() is keeper
+
+
 def test_all_threads_get_the_same_keeper(launcher: Launcher) -> None:
     """Threads that ask at once get one keeper."""
 
