@@ -158,7 +158,7 @@ def benchmarks(path: Path) -> list[dict[str, object]]:
     for one in json.loads(path.read_text())["benchmarks"]:
         stats = one["stats"]
         assert len(stats.get("data", [])) in {0, stats["rounds"]}
-        assert 0 < stats["min"] <= stats["mean"] <= stats["max"] < 1
+        assert 0 < stats["min"] <= stats["mean"] <= stats["max"] < 60
         if one["name"] == "test_pedantic":
             assert (stats["rounds"], stats["iterations"]) == (4, 2)
             assert stats["min"] > 0.01
