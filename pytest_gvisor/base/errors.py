@@ -117,6 +117,8 @@ class GvisorError(Exception):
 class UsageError(GvisorError):
     """A setting, a marker argument or a call is invalid; nothing was started."""
 
+    exit_status = 2
+
 
 class RunscError(GvisorError):
     """The base of errors about runsc itself."""

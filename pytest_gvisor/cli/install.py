@@ -73,6 +73,5 @@ def describe(done: Installed) -> list[str]:
         if os.path.samefile(found.path, done.real):
             return lines
         lines.append(f"The search finds {found.path} before it.")
-    where = os.path.dirname(done.path)
-    lines.append(f"Name it with pytest's --gvisor-runsc={done.path}, or put {where} first in PATH.")
+    lines.append(f"Name it with pytest's --gvisor-runsc={done.path}.")
     return lines

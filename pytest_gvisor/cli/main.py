@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
-from pytest_gvisor.base.errors import GvisorError, UsageError
+from pytest_gvisor.base.errors import GvisorError
 from pytest_gvisor.base.escape import escape
 
 COMMANDS = {
@@ -27,7 +28,6 @@ COMMANDS = {
 _MODULES = {"cache": "caches", "images": "caches"}
 """The modules of commands that have another name; ``images`` is the older one of ``cache``."""
 
-USAGE = 2
 FAILED = 125
 """Nothing can be said of the command, for a failure of what is around it; as of `docker run`."""
 
@@ -48,8 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = module(name).main(chosen.rest)
         sys.stdout.flush()
         return status
-    except UsageError as error:
-        return _tell(name, str(error), USAGE)
     except GvisorError as error:
         return _tell(name, str(error), getattr(error, "exit_status", FAILED))
     except BrokenPipeError:
@@ -83,15 +81,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _open_standard_streams() -> None:
-    """Open /dev/null for each closed standard stream: other files would get its number."""
+    """Open /dev/null for each closed standard stream: other files would get its number.
+
+    Characters that the encoding of standard output lacks become escapes, as on standard error.
+    """
     for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
             os.fstat(fd)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if getattr(sys, name) is None:
-            stream = open(fd, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 -- stays open
-            setattr(sys, name, stream)
+            setattr(sys, name, open(fd, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _tell(command: str, error: object, status: int) -> int:

@@ -39,7 +39,7 @@ _MAX_REDIRECTS = 10
 
 
 class NotThere(InstallFailed):
-    """The server has no such file."""
+    """The server gives no such file; a bucket that lists nothing refuses one that is missing."""
 
 
 class Client:
@@ -47,15 +47,14 @@ class Client:
 
     def __init__(self, base_url: str, *, timeout: float, silence: float = SILENCE) -> None:
         """Take ``timeout`` in seconds for everything together. Raises `UsageError`."""
-        self.base_url = base_url.rstrip("/")
         self._timeout = timeout
         self._silence = silence
         self._way = _way(base_url)
         if not self._way:
-            raise UsageError(
-                f"--base-url {base_url!r} is neither https://… nor http:// to this machine's "
-                "loopback"
-            )
+            raise UsageError("--base-url is neither https nor http to this machine's loopback")
+        self._url = base_url.rstrip("/")
+        self.base_url = requests.utils.urldefragauth(self._url)
+        """The address as messages have it, without a user and a password."""
 
     @contextlib.contextmanager
     def deadline(self) -> Iterator[None]:
@@ -91,7 +90,7 @@ class Client:
         url = f"{self.base_url}/{path}"
         with self._telling(url), self._session() as session, self._open(session, url) as response:
             if response.status_code != 200:
-                kind = NotThere if response.status_code in {404, 410} else InstallFailed
+                kind = NotThere if response.status_code in {403, 404, 410} else InstallFailed
                 what = f"{response.status_code} {escape(str(response.reason))}"
                 raise kind(f"{url}: the server answers {what}", next_step=_NEXT)
             # A digest is of the bytes as they come, whatever the server says of them.
@@ -121,14 +120,14 @@ class Client:
     def _session(self) -> requests.Session:
         session = requests.Session()
         session.trust_env = self._way == "https"  # proxies, and the variables of certificates
-        session.auth = lambda request: request  # nobody's password of ~/.netrc
+        session.auth = _signed  # and nobody's password of ~/.netrc
         store = ssl.get_default_verify_paths()
         session.verify = store.cafile or store.capath or True
         session.headers["Accept-Encoding"] = "identity"
         return session
 
     def _open(self, session: requests.Session, url: str) -> requests.Response:
-        where = url
+        where = self._url + url.removeprefix(self.base_url)
         for _ in range(_MAX_REDIRECTS):
             response = session.get(where, stream=True, allow_redirects=False, timeout=self._silence)
             target = session.get_redirect_target(response)
@@ -146,17 +145,22 @@ class Client:
 
 def _way(url: str) -> str:
     """The way to an address: ``https``, ``http`` on the loopback, or none that may be gone."""
-    try:
+    with contextlib.suppress(ValueError):
         # As requests reads it: another reader may see another host in the same text.
         parts = urllib.parse.urlsplit(requests.Request("GET", url).prepare().url)
-        local = parts.scheme == "http" and _is_loopback(parts.hostname or "")
-    except ValueError:
-        return ""
-    return str(parts.scheme) if local or (parts.scheme == "https" and parts.hostname) else ""
+        local = parts.scheme == "http" and _is_loopback(str(parts.hostname))
+        if local or (parts.scheme == "https" and parts.hostname):
+            return str(parts.scheme)
+    return ""
 
 
 def _is_loopback(host: str) -> bool:
-    try:
+    with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return host == "localhost"
+
+
+def _signed(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Send the user and the password that the address itself has: a redirect elsewhere has none."""
+    user = requests.utils.get_auth_from_url(str(request.url))
+    return requests.auth.HTTPBasicAuth(*user)(request) if any(user) else request

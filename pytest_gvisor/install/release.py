@@ -68,7 +68,7 @@ def _fetch(client: Client, where: str, staging: str) -> str:
         os.unlink(path)
         return os.path.join(release, BINARY)
     raise InstallFailed(
-        f"{client.base_url}/{where}/ has neither {ARCHIVE}.sha512 nor {BINARY}.sha512",
+        f"{client.base_url}/{where}/ gives neither {ARCHIVE}.sha512 nor {BINARY}.sha512",
         next_step="Releases are listed at https://github.com/google/gvisor/releases; name one with "
         "--release YYYYMMDD.",
     )

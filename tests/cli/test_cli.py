@@ -33,6 +33,17 @@ def test_a_sandbox_s_output_and_status_are_the_tool_s() -> None:
     assert call("run", "sh", "-c", "kill -9 $$").returncode == 137
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_an_encoding_lacks_becomes_an_escape(encoding: str, tmp_path: Path) -> None:
+    """A log of a CI may be in another encoding than UTF-8: in help, and in names of files."""
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    helped = call("run", "--help", env=env)
+    assert (helped.returncode, helped.stderr) == (0, b"")
+    assert b"[--] COMMAND\\u2026" in helped.stdout
+    written = call("init", "docker", "--output", "\u65e5.Dockerfile", env=env, cwd=tmp_path)
+    assert (written.stdout, written.stderr) == (b"wrote \\u65e5.Dockerfile\n", b"")
+
+
 def test_input_is_read_while_it_comes() -> None:
     """The tool's standard input is the workload's, to its end."""
     assert call("run", "wc", "-c", input=b"x" * 1_000_000).stdout.strip() == b"1000000"

@@ -181,6 +181,35 @@ def test_a_redirect_to_another_machine_is_refused_unless_by_https(serve: Serve, 
         got(here(serve(answer)))
 
 
+def test_a_user_and_a_password_of_the_address_are_sent_and_not_shown() -> None:
+    """A mirror may want them; another place, to which it redirects, gets none."""
+    heads: list[bytes] = []
+
+    def answer(*turns: tuple[socket.socket, bytes]) -> None:
+        for server, reply in turns:
+            connection, _ = server.accept()
+            with connection:
+                heads.append(connection.recv(10_000))
+                connection.sendall(b"HTTP/1.1 %b\r\n\r\n" % reply)
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as mirror,
+        socket.create_server(("127.0.0.1", 0)) as other,
+    ):
+        near, far = mirror.getsockname()[1], other.getsockname()[1]
+        moved, away = b"/again", b"http://127.0.0.1:%d/x" % far
+        turns = [(mirror, b"302 Found\r\nLocation: " + place) for place in (moved, away)]
+        thread = threading.Thread(target=answer, args=(*turns, (other, b"401 Unauthorized")))
+        thread.start()
+        with pytest.raises(InstallFailed) as caught:
+            got(f"http://ci:s3cret@127.0.0.1:{near}")
+        thread.join()
+    sent = [b"Authorization: Basic Y2k6czNjcmV0\r\n" in head for head in heads]
+    assert sent == [True, True, False]
+    told = f"http://127.0.0.1:{near}/file: the server answers 401 Unauthorized"
+    assert caught.value.message == told
+
+
 def test_a_server_on_the_loopback_is_asked_without_a_proxy(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
