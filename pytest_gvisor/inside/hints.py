@@ -53,11 +53,8 @@ class Hints:
         """Return what there is to say of files that failures name and that are not shown."""
         with contextlib.suppress(UsageError):  # no sandbox is planned, and the failure says why
             here = str(self._config.invocation_params.dir)
-            return shown_files.hint(texts, self._holds, here)
+            return shown_files.hint(texts, self.shown.holds, here)
         return ""
-
-    def _holds(self, path: str) -> bool:
-        return self.shown.holds(path)
 
     def add_network(self, report: pytest.TestReport) -> None:
         """Say of a failed connection that the sandbox has no network, if that is so."""

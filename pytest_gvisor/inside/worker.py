@@ -14,15 +14,7 @@ import pytest
 
 from pytest_gvisor.base.errors import GvisorError, ProtocolError
 from pytest_gvisor.base.escape import safe
-from pytest_gvisor.inside.ahead import (
-    Ahead,
-    Ids,
-    Progress,
-    changed,
-    check_test,
-    not_found,
-    other_names,
-)
+from pytest_gvisor.inside import ahead
 from pytest_gvisor.inside.back.returned import LAST_ACTS, Taker
 from pytest_gvisor.inside.debugger import Debugger, is_asked_for, stopped
 from pytest_gvisor.inside.hints import Hints
@@ -82,7 +74,7 @@ class Worker:
         self.gone = False
         """Whether the pytest has died, or has not got as far as a test."""
 
-        self.ahead = Ahead(most)
+        self.ahead = ahead.Ahead(most)
         """The tests that were named ahead."""
 
         self.ran = False
@@ -112,14 +104,14 @@ class Worker:
         return self.hints.explained(f"the pytest inside did not get as far as a test: {cause}")
 
     def run(
-        self, item: pytest.Item, ids: Ids, *, excused: bool = False
+        self, item: pytest.Item, ids: ahead.Ids, *, excused: bool = False
     ) -> Iterator[pytest.TestReport]:
         """Run one test; yield its reports as they arrive, and made-up ones for missing phases.
 
         ``excused`` tells that its failure is expected, so that forbidden acts fail it too. To be
         called after `collect`: the deadline is the test's own.
         """
-        progress = Progress(calls=not self._config.getoption("setuponly", False))
+        progress = ahead.Progress(calls=not self._config.getoption("setuponly", False))
         self.ran = self.ended = self.broke = self.forbidden = False
         began = clock.monotonic()
         link = self.link
@@ -128,7 +120,7 @@ class Worker:
         link.budget = Budget(self._timeout)
         ids = ids.renamed(self._names)
         if ids.inner not in self.ids:
-            text = self.hints.explained(not_found(ids.inner, self.ids, self._errors))
+            text = self.hints.explained(ahead.not_found(ids.inner, self.ids, self._errors))
             yield reports.made_up(item, "setup", text, 0.0)
             return
         if self._debugs:
@@ -164,7 +156,7 @@ class Worker:
         if debugger is not None:
             debugger.end()
 
-    def _command(self, link: Link, item: pytest.Item, ids: Ids) -> None:
+    def _command(self, link: Link, item: pytest.Item, ids: ahead.Ids) -> None:
         """Send the command to run a test, unless it runs already, and name the next one.
 
         Those after it are commanded too, where it is known that they will follow. Then the pytest
@@ -173,7 +165,7 @@ class Worker:
         while (first := self.ahead.first) not in (None, ids.inner):
             while (message := link.receive())["type"] != "done":
                 self._unasked(message)
-            check_test(message, first)
+            ahead.check_test(message, first)
             self.ahead.pop()
         if first is None:
             following = ids.upcoming[0] if ids.upcoming else None
@@ -184,7 +176,7 @@ class Worker:
         self.ahead.send(link, ids, self.ids)
 
     def _reports(
-        self, link: Link, item: pytest.Item, inner: str, progress: Progress
+        self, link: Link, item: pytest.Item, inner: str, progress: ahead.Progress
     ) -> Iterator[pytest.TestReport]:
         kind, report = "", None
         while kind != "done":
@@ -198,7 +190,7 @@ class Worker:
             if kind not in _OF_A_TEST:
                 self._common(message, item.nodeid)
                 continue
-            check_test(message, inner)
+            ahead.check_test(message, inner)
             if "passed" in message:
                 report = reports.revive_passed(message["passed"], item)
                 progress.add(report)
@@ -241,7 +233,7 @@ class Worker:
         if first is None or message["type"] not in _OF_A_TEST:
             self._common(message, "")
             return
-        check_test(message, first)
+        ahead.check_test(message, first)
         self._stopped |= message["type"] == "stopped"
         if message["type"] in ("done", "stopped"):
             self.ahead.pop()
@@ -279,10 +271,10 @@ class Worker:
             self._end_debugger()
         with rules.reading("a collection from inside that cannot be one"):
             ids, numbers = _TEXTS(message["ids"]), _TEXTS(message["numbers"])
-            self._names = other_names(self._items, ids, numbers)
+            self._names = ahead.other_names(self._items, ids, numbers)
             self._bounds.rename(self._names)
             left = dict(_PAIRS(message.get("left", [])))
-            marked = changed(self._items, self._names, left)
+            marked = ahead.changed(self._items, self._names, left)
             self.ids, self._errors = frozenset(ids).difference(marked), _TEXTS(message["errors"])
             told = "a hook leaves it out inside, and has marked it or its fixtures here"
             self._errors += [f"{name}: {told}" for name in marked]
@@ -293,7 +285,7 @@ class Worker:
         link.close(patience=_LAST_WORDS if ends else 0.0)
 
     def _dead(
-        self, item: pytest.Item, progress: Progress, began: float, link: Link, cause: str
+        self, item: pytest.Item, progress: ahead.Progress, began: float, link: Link, cause: str
     ) -> Iterator[pytest.TestReport]:
         """Yield the missing reports of a test whose pytest is gone; the next test gets a new
         one.

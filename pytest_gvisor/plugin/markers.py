@@ -12,14 +12,8 @@ from pytest_gvisor.base import errors, setting_values
 from pytest_gvisor.base.errors import GvisorError, PytestGvisorWarning, RunscError, UsageError
 from pytest_gvisor.base.release_range import ReleaseRange
 from pytest_gvisor.base.settings import Platform, Settings
-from pytest_gvisor.plugin import skips
+from pytest_gvisor.plugin import precedence, skips
 from pytest_gvisor.plugin.placement import already_inside, native_key, params_of
-from pytest_gvisor.plugin.precedence import (
-    RELEASE_FIXTURE,
-    expected_failures,
-    run_settings,
-    settings_of,
-)
 from pytest_gvisor.plugin.skips import as_outcome, fail_misuse, location, prefix_location
 from pytest_gvisor.plugin.stash import engine_of, platform_key
 
@@ -38,9 +32,9 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     here. All xdist workers must collect the same tests.
     """
     with fail_misuse():
-        settings = settings_of(metafunc.definition)
+        settings = precedence.settings_of(metafunc.definition)
     labels = [release.label for release in settings.releases]
-    for name, values in ((_FIXTURE, settings.platforms), (RELEASE_FIXTURE, labels)):
+    for name, values in ((_FIXTURE, settings.platforms), (precedence.RELEASE_FIXTURE, labels)):
         if name not in metafunc.fixturenames or _is_parametrized(metafunc.definition, name):
             continue
         if len(values) > 1:
@@ -67,7 +61,7 @@ def warn_of_others(item: pytest.Item, settings: Settings, names: Sequence[str]) 
 def warn_of_late_marker(item: pytest.Item, settings: Settings, asked: object) -> None:
     """Warn, or fail, for a test that runs on a platform for which its markers do not ask."""
     # A hook of the project may have chosen it, which no marker shows.
-    asks = settings.platforms != run_settings(item.config).platforms
+    asks = settings.platforms != precedence.run_settings(item.config).platforms
     if asks and not _is_parametrized(item, _FIXTURE):
         names = ", ".join(settings.platforms)
         text = f"{location(item)} runs on {asked}, though a marker asks for {names}: it came after"
@@ -101,7 +95,7 @@ def check_requirements(item: pytest.Item, settings: Settings | None = None) -> N
     if not needed and item.get_closest_marker("requires_runsc") is None:
         return
     with fail_misuse():
-        settings = settings or settings_of(item)
+        settings = settings or precedence.settings_of(item)
     engine = engine_of(item.config)
     with as_outcome(item, settings):
         runsc = engine.binary(settings, *needed[:1])
@@ -121,14 +115,14 @@ def add_xfail_before_setup(item: pytest.Item) -> None:
     """
     if native_key in item.stash and not already_inside():
         add_xfail(item, setting_values.NATIVE)
-    if _FIXTURE not in getattr(item, "fixturenames", ()) or not expected_failures(item):
+    if _FIXTURE not in getattr(item, "fixturenames", ()) or not precedence.expected_failures(item):
         return
     with contextlib.suppress(GvisorError):  # the fixture comes to the same, and reports it
-        settings, engine = settings_of(item), engine_of(item.config)
+        settings, engine = precedence.settings_of(item), engine_of(item.config)
         platform = engine.platforms_of(settings)[0]
         if (asked := params_of(item).get(_FIXTURE)) is not None:
             platform = setting_values.platform(asked, "")
-        if platform in expected_failures(item):
+        if platform in precedence.expected_failures(item):
             engine.availability(platform, settings).check()
             add_xfail(item, platform)
 
@@ -138,12 +132,12 @@ def _check_expected_failures(item: pytest.Item) -> None:
 
     Where there is no binary to ask, nothing runs on that platform either.
     """
-    for name in expected_failures(item):
+    for name in precedence.expected_failures(item):
         if name == setting_values.NATIVE:
             continue
         with fail_misuse(), prefix_location(item), contextlib.suppress(RunscError):
             named = setting_values.platform(name, "xfail")
-            engine_of(item.config).check_listed(named, settings_of(item))
+            engine_of(item.config).check_listed(named, precedence.settings_of(item))
 
 
 def add_xfail(item: pytest.Item, platform: str) -> None:
@@ -151,7 +145,7 @@ def add_xfail(item: pytest.Item, platform: str) -> None:
 
     Only when the platform is known to work: for want of a platform no test fails as expected.
     """
-    reason = expected_failures(item).get(platform)
+    reason = precedence.expected_failures(item).get(platform)
     if reason is not None:
         item.add_marker(pytest.mark.xfail(reason=f"{platform}: {reason}", strict=True))
 
@@ -216,7 +210,7 @@ def undo_pass(item: pytest.Item, call: pytest.CallInfo[object], report: pytest.T
     shows = (latest := item.stash.get(_latest_key, None)) is not None and latest.failed
     hides = report.skipped or (call.when == "teardown" and report.passed and not shows)
     excused = expected and (acts or skips.is_unexpected(call))
-    if excused or (acts and hides and settings_of(item).forbid):
+    if excused or (acts and hides and precedence.settings_of(item).forbid):
         report.outcome = "failed"
         if vars(report).pop("wasxfail", None) is None:
             report.longrepr = "it did what is forbidden, and hid that (a test that may: forbid=[])"
@@ -238,7 +232,7 @@ class Running:
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
         """Note what the running test forbids."""
         with contextlib.suppress(UsageError):  # its own fixtures have reported that
-            self.forbid = settings_of(item).forbid
+            self.forbid = precedence.settings_of(item).forbid
         try:
             return (yield)
         finally:

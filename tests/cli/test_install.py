@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import pkgutil
 import platform
 import re
 import signal
@@ -369,36 +370,20 @@ def test_a_release_whose_link_never_came_is_removed_by_the_next_installation(
     assert sorted(os.listdir(tmp_path)) == sorted([before.name, after.name, "runsc"])
 
 
-def test_two_installations_at_once_do_not_remove_each_other_s_folder(
-    bucket: Bucket, small: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The other installation looks for remains before this one's new folder is locked."""
-    bucket.put("runsc", small)
-    flock, others = fcntl.flock, [place._remove_stale]
-
-    def late(fd: int, operation: int) -> None:
-        while others:
-            others.pop()(str(tmp_path))
-        flock(fd, operation)
-
-    monkeypatch.setattr(fcntl, "flock", late)
-    assert get(bucket, tmp_path).path == str(tmp_path / "runsc")
-    assert os.listdir(tmp_path) == ["runsc"]
-
-
+@pytest.mark.parametrize("step", ["fcntl.flock", f"{place.__name__}._is_locked"])
 def test_a_new_folder_that_another_installation_has_removed_is_made_again(
-    bucket: Bucket, small: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: Bucket, small: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """The other installation removes it before this one has opened it."""
+    """The other one looks for remains before this one has locked it, or has opened it."""
     bucket.put("runsc", small)
-    is_locked, others = place._is_locked, [place._remove_stale]
+    real, others = pkgutil.resolve_name(step), [place._remove_stale]
 
-    def late(path: str, stack: contextlib.ExitStack) -> bool:
+    def late(*arguments: object) -> object:
         while others:
             others.pop()(str(tmp_path))
-        return is_locked(path, stack)
+        return real(*arguments)
 
-    monkeypatch.setattr(place, "_is_locked", late)
+    monkeypatch.setattr(step, late)
     assert get(bucket, tmp_path).path == str(tmp_path / "runsc")
     assert os.listdir(tmp_path) == ["runsc"]
 

@@ -132,19 +132,19 @@ def test_a_copy_that_does_not_run_is_not_used(caller: Caller, tmp_path: Path) ->
     assert {runs.run() for _ in range(RUNS_BEFORE + 2)} == {str(path)}
 
 
-def test_a_large_file_is_not_copied(caller: Caller, tmp_path: Path) -> None:
-    """Memory is not spent on it."""
-    path = tmp_path / "bash"
-    shutil.copy(BASH, path)
-    os.truncate(path, MAX_SIZE + 1)
-    runs = Runs(caller, str(path))
-    assert {runs.run() for _ in range(RUNS_BEFORE + 2)} == {str(path)}
-
-
 def test_no_copy_is_made_of_a_file_that_takes_much_of_the_memory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A container's limit counts, with what it uses already, and ``max`` is none."""
+    """A large file is none, and a container's limit counts, with what it uses already.
+
+    ``max`` is no limit.
+    """
+    (tmp_path / "large").touch()
+    os.truncate(tmp_path / "large", MAX_SIZE + 1)
+    monkeypatch.setattr(own_copy, "available", lambda: 2**50)
+    with open(tmp_path / "large", "rb") as file, pytest.raises(OSError, match="another size"):
+        own_copy.Copy(file.fileno(), LEAST)
+    monkeypatch.undo()
     limit, usage = tmp_path / "max", tmp_path / "current"
     monkeypatch.setattr(own_copy, "_LIMITS", ((str(limit), str(usage)),))
     without = available()
