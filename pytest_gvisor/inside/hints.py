@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import shlex
 from collections.abc import Sequence
@@ -20,23 +21,19 @@ from pytest_gvisor.run.not_started import NO_NETWORK, NO_NETWORK_TOLD
 _NO_NETWORK = f"{NO_NETWORK_TOLD}: --gvisor-network=host (or ini gvisor_network)"
 
 
+@dataclasses.dataclass
 class Hints:
     """The hints for tests that share a sandbox."""
 
-    def __init__(
-        self,
-        config: pytest.Config,
-        items: Sequence[pytest.Item],
-        inside: Inside,
-        settings: Settings,
-    ) -> None:
-        self._config, self._items, self._settings = config, items, settings
-        self.inside = inside
+    config: pytest.Config
+    items: Sequence[pytest.Item]
+    inside: Inside
+    settings: Settings
 
     @functools.cached_property
     def shown(self) -> visible.Shown:
         """The host's files that the tests see. Raises `UsageError`."""
-        return visible.shown(self._config, self._items, self.inside.readable)
+        return visible.shown(self.config, self.items, self.inside.readable)
 
     def add(self, report: pytest.TestReport, link: Link, missed: object) -> None:
         """Add sections to a failed report: the names of variables that it ``missed``, and more."""
@@ -52,17 +49,17 @@ class Hints:
     def _of_files(self, texts: Sequence[str]) -> str:
         """Return what there is to say of files that failures name and that are not shown."""
         with contextlib.suppress(UsageError):  # no sandbox is planned, and the failure says why
-            here = str(self._config.invocation_params.dir)
+            here = str(self.config.invocation_params.dir)
             return shown_files.hint(texts, self.shown.holds, here)
         return ""
 
     def add_network(self, report: pytest.TestReport) -> None:
         """Say of a failed connection that the sandbox has no network, if that is so."""
-        if self._settings.network is Network.NONE:
+        if self.settings.network is Network.NONE:
             sections = (text for title, text in report.sections if title != "gvisor: allow")
             texts = [report.longreprtext, *sections]
             if any(map(NO_NETWORK.search, texts)):
-                told = _network_told(texts, self._settings.allow)
+                told = _network_told(texts, self.settings.allow)
                 report.sections.append(("gvisor: network", told))
 
 

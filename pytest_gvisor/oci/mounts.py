@@ -102,6 +102,12 @@ def covers(root: str, mounts: Sequence[Mount], *, session: str = "") -> list[Mou
     return list(found.values())
 
 
+def shown_at(destination: str, source: str) -> Mount:
+    """Return a read-only bind of what this package itself has made or chosen."""
+    options = ("rbind", "ro", "nosuid", "nodev")
+    return Mount(destination=destination, type=MountType.BIND, source=source, options=options)
+
+
 def cover(destination: str, source: str, folder: str) -> Mount:
     """Return an empty file or folder in the place of this file or folder of the host.
 

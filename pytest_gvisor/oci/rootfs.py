@@ -23,10 +23,10 @@ from typing import Final, NamedTuple
 from pytest_gvisor.base.errors import InvalidBundle, LaunchError, UsageError
 from pytest_gvisor.base.escape import shown
 from pytest_gvisor.oci import host_paths, root_paths, skeleton, system_folders
-from pytest_gvisor.oci.mounts import cover
+from pytest_gvisor.oci.mounts import cover, shown_at
 from pytest_gvisor.oci.skeleton import Account
 from pytest_gvisor.oci.spec import Mount, User, UserSpec
-from pytest_gvisor.oci.vocabulary import MountType, normal
+from pytest_gvisor.oci.vocabulary import normal
 from pytest_gvisor.programs.paths import below
 from pytest_gvisor.programs.sources import ANY
 
@@ -139,7 +139,7 @@ class HostRootfs(Rootfs):
         taken = frozenset(normal(mount.destination) for mount in mounts)
         with _failing(folder):
             system = host_system(whole=self.whole)
-            own = [mount for mount in _system_mounts(system) if mount.destination not in taken]
+            own = [shown_at(*bind) for bind in system.binds if bind[0] not in taken]
             hidden = [] if self.whole else [cover(p, p, folder) for p in system.covered(taken)]
             made = Prepared(
                 root_path=os.path.join(folder, "rootfs"),
@@ -300,15 +300,6 @@ def python() -> str:
 def host_system(*, whole: bool) -> system_folders.System:
     """Return the host's folders for `host`, as they were when they were first asked for."""
     return system_folders.system(whole=whole)
-
-
-@functools.cache
-def _system_mounts(system: system_folders.System) -> tuple[Mount, ...]:
-    options = ("rbind", "ro", "nosuid", "nodev")
-    return tuple(
-        Mount(destination=destination, type=MountType.BIND, source=source, options=options)
-        for destination, source in system.binds
-    )
 
 
 def _made_once(shared: str, name: str, make: Callable[[str], None]) -> str | None:

@@ -15,11 +15,11 @@ from pytest_gvisor.base.settings import Network, Settings
 from pytest_gvisor.oci import skeleton, validate
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import default_spec, parse_user, resources
-from pytest_gvisor.oci.mounts import covers, parse_size
+from pytest_gvisor.oci.mounts import covers, parse_size, shown_at
 from pytest_gvisor.oci.rootfs import check_points
 from pytest_gvisor.oci.skeleton import account_of
 from pytest_gvisor.oci.spec import IdMapping, Mount, Namespace, Spec
-from pytest_gvisor.oci.vocabulary import MountType, NamespaceType, normal
+from pytest_gvisor.oci.vocabulary import NamespaceType, normal
 from pytest_gvisor.run import limits
 from pytest_gvisor.run.cgroup import limits_of
 from pytest_gvisor.run.not_started import no_cwd
@@ -141,8 +141,7 @@ def hosts_mount(allow: Sequence[str], hostname: str, mounts: Sequence[Mount], fo
         raise UsageError("/etc/hosts is made for allow=[…], so no mount can be there")
     path = os.path.realpath(os.path.join(folder, "hosts"))
     skeleton.write(path, hosts_file(allow, hostname).encode())
-    options = ("rbind", "ro", "nosuid", "nodev")
-    return Mount(destination="/etc/hosts", type=MountType.BIND, source=path, options=options)
+    return shown_at("/etc/hosts", path)
 
 
 def input_of(given: object) -> bytes | Iterable[bytes] | None:
@@ -196,17 +195,17 @@ def adapted(spec: Spec, network: Network, netns: str, way: Way) -> Spec:
 
     ``netns`` is the path of the network namespace that a sandbox with its own stack joins.
     """
-    kinds = {namespace.type: namespace for namespace in spec.linux.namespaces}
-    kinds.pop(NamespaceType.NETWORK, None)
+    ours = NamespaceType.NETWORK, NamespaceType.USER
+    spaces = [one for one in spec.linux.namespaces if one.type not in ours]
     if network is not Network.HOST:
         path = netns if network is Network.SANDBOX else ""
-        kinds[NamespaceType.NETWORK] = Namespace(type=NamespaceType.NETWORK, path=path)
-    uids, gids = id_mappings(way) or ((), ())
-    kinds.pop(NamespaceType.USER, None)
+        spaces.append(Namespace(type=NamespaceType.NETWORK, path=path))
+    uids, gids = map(tuple, id_mappings(way) or ((), ()))
     if uids:
-        kinds[NamespaceType.USER] = Namespace(type=NamespaceType.USER)
-    spaces, uids, gids = tuple(kinds.values()), tuple(uids), tuple(gids)
-    linux = dataclasses.replace(spec.linux, namespaces=spaces, uid_mappings=uids, gid_mappings=gids)
+        spaces.append(Namespace(type=NamespaceType.USER))
+    linux = dataclasses.replace(
+        spec.linux, namespaces=tuple(spaces), uid_mappings=uids, gid_mappings=gids
+    )
     return dataclasses.replace(spec, linux=linux)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 from pytest_gvisor.base.completed import Completed, Outcome
@@ -11,6 +12,7 @@ from pytest_gvisor.run.request import Record, Request, check_forbidden, forget
 from pytest_gvisor.sandbox.process import TERM_GRACE, Process
 
 
+@dataclasses.dataclass(frozen=True)
 class Execution:
     """A program that has been started, up to its result.
 
@@ -18,17 +20,14 @@ class Execution:
     for the test's report.
     """
 
-    def __init__(
-        self, process: Process, request: Request, ours: Record, records: list[Record]
-    ) -> None:
-        self._process = process
-        self._request = request
-        self._ours = ours
-        self._records = records
+    process: Process
+    request: Request
+    ours: Record
+    records: list[Record]
 
     def run(self, chunks: Iterable[bytes] | None, timeout: float, deadline: float) -> Completed:
         """Feed the program and wait for its end, or end it. Raises as `Sandbox.exec`."""
-        process = self._process
+        process = self.process
         with on_exception(self._cut_short):
             try:
                 if not self._follow(chunks, deadline):
@@ -42,7 +41,7 @@ class Execution:
 
     def _follow(self, chunks: Iterable[bytes] | None, deadline: float) -> bool:
         """Feed the program and wait for its end; False at the deadline."""
-        process = self._process
+        process = self.process
         try:
             if chunks is not None:
                 process.check_started(deadline)
@@ -57,7 +56,7 @@ class Execution:
 
     def _expire(self, timeout: float) -> None:
         """End a program whose deadline has passed, and raise."""
-        process = self._process
+        process = self.process
         process.terminate()
         process.wait_over(clock.monotonic() + TERM_GRACE)
         confirmed = process.kill_tree()
@@ -71,17 +70,17 @@ class Execution:
         if isinstance(error, GvisorError):
             with on_exception(self._cut_short):
                 self._note(error)
-        elif self._request.settings.forbid:
-            check_forbidden(self._request, self._process.completed(Outcome.CANCELLED))
+        elif self.request.settings.forbid:
+            check_forbidden(self.request, self.process.completed(Outcome.CANCELLED))
 
     def _note(self, error: GvisorError | None) -> Completed:
         """Record how the program has ended, and check whether it did what is forbidden."""
-        ours, completed = self._ours, self._process.completed()
+        ours, completed = self.ours, self.process.completed()
         noted = Record(
-            args=self._process.args, argv=ours.argv, order=ours.order, command=ours.command,
+            args=self.process.args, argv=ours.argv, order=ours.order, command=ours.command,
             spec=ours.spec, completed=completed, error=error,
         )  # fmt: skip
-        self._records.append(noted)
-        forget(self._records)
-        check_forbidden(self._request, completed)
+        self.records.append(noted)
+        forget(self.records)
+        check_forbidden(self.request, completed)
         return completed

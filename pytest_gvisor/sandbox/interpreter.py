@@ -28,10 +28,10 @@ from pytest_gvisor.base.egress import places
 from pytest_gvisor.base.errors import LaunchError, UsageError
 from pytest_gvisor.guest.wire.checked_json import loads
 from pytest_gvisor.oci import root_paths, skeleton
-from pytest_gvisor.oci.mounts import cover
+from pytest_gvisor.oci.mounts import cover, shown_at
 from pytest_gvisor.oci.rootfs import HostRootfs, Rootfs, empty, host_system
 from pytest_gvisor.oci.spec import Mount
-from pytest_gvisor.oci.vocabulary import MountType, normal
+from pytest_gvisor.oci.vocabulary import normal
 from pytest_gvisor.programs.paths import below, within
 from pytest_gvisor.run.specification import hosts_mount
 from pytest_gvisor.run.workload import Workload, make_workload
@@ -132,9 +132,7 @@ def interpreter() -> Interpreter:
 
 
 def _bind(source: str, destination: str) -> Mount:
-    options = ("rbind", "ro", "nosuid", "nodev")
-    real = os.path.realpath(source)
-    return Mount(destination=destination, type=MountType.BIND, source=real, options=options)
+    return shown_at(destination, os.path.realpath(source))
 
 
 def _has_it(rootfs: Rootfs, mounts: Sequence[Mount]) -> bool:
