@@ -215,7 +215,7 @@ class Trace:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is known to be missing, and the end of the first process was seen."""
+        """Whether nothing is known to be missing, and the end of the first process is known."""
         return not self.gaps
 
     @property

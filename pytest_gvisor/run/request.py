@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_gvisor.base.completed import Completed, Outcome
+from pytest_gvisor.base.completed import Completed
 from pytest_gvisor.base.errors import FORBIDDEN, GvisorError, TraceError, forbidden, stage
 from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.oci.bundle import Bundle
@@ -179,9 +179,8 @@ def forget(records: list[Record]) -> None:
 def check_forbidden(request: Request, done: Completed | None) -> None:
     """Raise `AssertionError` if a program did what is forbidden, and `TraceError` if it may have.
 
-    A program that was not started has no trace. Of a cancelled one, what is known counts, and no
-    gap. Nothing is known without ``done``. The error has the attribute `FORBIDDEN`, and
-    `errors.forbidden` its text.
+    A program that was not started has no trace. Nothing is known without ``done``. The error has
+    the attribute `FORBIDDEN`, and `errors.forbidden` its text.
     """
     if not request.settings.forbid:
         return
@@ -189,8 +188,6 @@ def check_forbidden(request: Request, done: Completed | None) -> None:
         if done is None:
             raise TraceError("an exception came while the run was checked: its acts are unknown")
         if (trace := done.trace) is not None:
-            if done.outcome is Outcome.CANCELLED:
-                trace = dataclasses.replace(trace, gaps=())
             trace.check(forbid=request.settings.forbid)
     except (AssertionError, TraceError) as error:
         vars(error)[FORBIDDEN] = True

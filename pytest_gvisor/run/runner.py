@@ -263,17 +263,21 @@ class Runner:
         return completed
 
     def _trace(self, verdict: Verdict) -> Trace | None:
-        """Return the trace of a run that was traced. Its end is known if the verdict is by it."""
+        """Return the trace of a run that was traced.
+
+        Its end is known if the verdict is by it, or if this process has killed it.
+        """
         listener = self.supervisor.listener
         if listener.recorder is None or self.request.programs:
             return None
         ends = (Outcome.EXITED, Outcome.SIGNALLED, Outcome.TIMED_OUT)
+        told = verdict.exact and verdict.outcome in ends and bool(listener.workload_statuses)
         traces, written = self.request.settings.traces("paths"), self.workspace.logs
         log = written.captured().get("boot") if traces and written else None
         return cast("Recorder", listener.recorder).trace(
             dropped=listener.dropped,
             broken=listener.broken,
-            ended=verdict.exact and verdict.outcome in ends and bool(listener.workload_statuses),
+            ended=told or verdict.outcome is Outcome.CANCELLED,
             strace=log.data().decode("utf-8", "backslashreplace") if log else "",
             cut=log is not None and log.truncated,
         )

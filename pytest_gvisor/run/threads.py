@@ -9,6 +9,7 @@ keep the process from ending: Python does not wait for daemon threads, and the k
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import errno
 import mmap
 import resource
@@ -16,7 +17,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from pytest_gvisor.base.errors import LaunchError, stage
+from pytest_gvisor.base.errors import FORBIDDEN, LaunchError, stage
 
 _ROOM = (64 + 8) * 1024 * 1024
 """Bytes of address space beside a thread's stack: glibc reserves 64 MiB for malloc, and Python
@@ -76,13 +77,14 @@ async def in_thread(run: Callable[[], _Answer], cancel: Callable[[], None]) -> _
     """Call ``run`` in a thread of asyncio's executor, and return its result.
 
     ``cancel`` is called if the task is cancelled, and makes ``run`` return soon. The cancellation
-    goes on when ``run`` has returned, so that nothing of its work is left then. An `AssertionError`
-    of ``run`` is raised in its place: that of a forbidden act.
+    goes on when ``run`` has returned, so that nothing of its work is left then. An error of ``run``
+    for a forbidden act is raised in its place.
     """
     # It takes some 80 ms, and the caller has imported it.
     import asyncio  # noqa: PLC0415
 
-    thread = asyncio.ensure_future(asyncio.to_thread(run))
+    # No task, as that of asyncio.to_thread: the end of asyncio.run cancels all tasks, not this.
+    thread = asyncio.get_running_loop().run_in_executor(None, contextvars.copy_context().run, run)
     try:
         return await asyncio.shield(thread)
     except asyncio.CancelledError:
@@ -92,6 +94,6 @@ async def in_thread(run: Callable[[], _Answer], cancel: Callable[[], None]) -> _
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([thread])
         error = thread.exception()
-        if isinstance(error, AssertionError) or not isinstance(error, Exception | None):
+        if error is not None and (not isinstance(error, Exception) or FORBIDDEN in vars(error)):
             raise error from None
         raise
