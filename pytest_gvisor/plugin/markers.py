@@ -206,11 +206,10 @@ def undo_pass(item: pytest.Item, call: pytest.CallInfo[object], report: pytest.T
     """
     acts = item.stash.setdefault(_acts_key, [])
     acts += [errors.forbidden.popleft() for _ in range(len(errors.forbidden))]
-    expected = hasattr(report, "wasxfail") and not report.passed
     shows = (latest := item.stash.get(_latest_key, None)) is not None and latest.failed
     hides = report.skipped or (call.when == "teardown" and report.passed and not shows)
-    excused = expected and (acts or skips.is_unexpected(call))
-    if excused or (acts and hides and precedence.settings_of(item).forbid):
+    undo = hasattr(report, "wasxfail") and not report.passed and (acts or skips.is_unexpected(call))
+    if undo or (acts and hides and precedence.settings_of(item).forbid):
         report.outcome = "failed"
         if vars(report).pop("wasxfail", None) is None:
             report.longrepr = "it did what is forbidden, and hid that (a test that may: forbid=[])"
