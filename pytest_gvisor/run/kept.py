@@ -74,7 +74,8 @@ def _fill(opened: str, folder: str, workspace: Workspace, record: Record) -> Non
 def _copy_bundle(opened: str, folder: str, workspace: Workspace, record: Record) -> None:
     """Write the bundle as its user knows it: with the host's paths, not with the places of the run.
 
-    The root file system is copied if the session has made it.
+    The root file system is copied if the session has made it. It has links to folders of the host,
+    which a later pytest would follow: pytest enters no folder whose name begins with a dot.
     """
     assert record.spec is not None
     bundle = os.path.join(opened, "bundle")
@@ -82,8 +83,8 @@ def _copy_bundle(opened: str, folder: str, workspace: Workspace, record: Record)
     config = record.spec.to_json()
     root = config["root"]["path"]
     if paths.within(root, workspace.shared):
-        shutil.copytree(root, os.path.join(bundle, "rootfs"), symlinks=True)
-        config["root"]["path"] = "rootfs"
+        shutil.copytree(root, os.path.join(bundle, ".rootfs"), symlinks=True)
+        config["root"]["path"] = ".rootfs"
     with open(os.path.join(bundle, "config.json"), "w", encoding="utf-8") as file:
         json.dump(replay.moved(config, workspace.folder, folder), file, indent=2)
 

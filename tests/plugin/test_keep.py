@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,22 @@ def test_nothing_is_kept_unless_asked_for(here: Project) -> None:
     """Without the option no run is kept, and no report mentions one."""
     ran = here.test(TEST).run().hides("kept in")
     assert ran.kept() == []
+
+
+def test_no_later_pytest_collects_what_was_kept(project: Project) -> None:
+    """The base temp may lie in the project, and a root file system has links to the host's."""
+    [kept] = (
+        project.test("def test_fails(gvisor): assert not gvisor.run(['false']).returncode")
+        .run("--gvisor-keep", "failed")
+        .kept()
+    )
+    command = [sys.executable, "-m", "pytest", "-qp", "no:cacheprovider", "--collect-only"]
+    done = subprocess.run(
+        [*command, "-c", os.devnull, "--rootdir", kept, kept],
+        capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED
+    assert replay(kept).returncode == 1
 
 
 def test_failed_keeps_the_runs_of_tests_that_failed(project: Project) -> None:
