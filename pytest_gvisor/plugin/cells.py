@@ -46,7 +46,7 @@ _cell_key = pytest.StashKey[_Made]()
 
 def attach_cell(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
     """Attach the sandboxes' data to a report of a test on the host."""
-    if (cell := cell_of(item)) is None:
+    if (cell := cell_of(item, report.when)) is None:
         return
     data = _told(item, cell, report)
     missing = None if call.excinfo is None else missing_requirement(call.excinfo.value)
@@ -76,7 +76,7 @@ def attach_inside_cell(
     ``start`` is the seconds that a start for this test has taken. ``run`` has the details
     of the sandbox for the report files.
     """
-    if (cell := cell_of(item)) is None:
+    if (cell := cell_of(item, report.when)) is None:
         return
     data = _told(item, cell, report)
     data["starts_ms"] = _milliseconds([] if start is None else [start])
@@ -89,9 +89,12 @@ def attach_inside_cell(
     vars(report)[CELL] = data
 
 
-def cell_of(item: pytest.Item) -> _Made | None:
-    """Return a test's cell, made once; None for a test without one."""
-    if _cell_key not in item.stash and (placement.in_matrix(item) or harnesses(item)):
+def cell_of(item: pytest.Item, when: str | None = None) -> _Made | None:
+    """Return a test's cell, made once, and again ``when`` its setup is over: a fixture or a hook
+    may have marked it. None for a test without one.
+    """
+    is_new = when == "setup" or _cell_key not in item.stash
+    if is_new and (placement.in_matrix(item) or harnesses(item)):
         with contextlib.suppress(UsageError):  # of a marker: pytest reports it as this test's
             settings = settings_of(item)
             item.stash[_cell_key] = _Made(_make_cell(item, settings), settings)
@@ -119,6 +122,7 @@ def _make_cell(item: pytest.Item, settings: Settings) -> dict[str, Any]:
         "release": release,
         "network": network,
         "runsc": binary,
+        "asked": bool(settings.platforms),
     }
 
 

@@ -97,12 +97,14 @@ class Collector:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Iterator[None]:
         """Take the names of all tests, before pytest-split leaves those of other shards out.
 
-        Options may leave out more, which has to be the same in each shard.
+        Options may leave out more, which has to be the same in each shard. So has the order that
+        pytest-split divides, which is random with pytest-randomly.
         """
         if _division(self._config)[1]:
-            option = self._config.option
-            chosen = (option.keyword, option.markexpr, *(option.deselect or ()))
-            names = "\n".join([*sorted(item.nodeid for item in items), *chosen])
+            option = vars(self._config.option)
+            chosen = [option.get(n) for n in ("keyword", "markexpr", "deselect", "lf", "stepwise")]
+            chosen.append(option.get("randomly_reorganize") and option["randomly_seed"])
+            names = "\n".join([*sorted(item.nodeid for item in items), *map(str, chosen)])
             self._collection = hashlib.sha256(os.fsencode(names)).hexdigest()
         yield
         self._is_known = True
@@ -280,11 +282,12 @@ class Collector:
         """Return the part of this run on one machine, by the workers there."""
         binaries = {tuple(e.data["runsc"]) for e in entries if e.data.get("runsc", [""])[0]}
         chosen = run_settings(self._config)
-        native = [NATIVE] if any(entry.platform == NATIVE for entry in entries) else []
         labels = [release.label for release in chosen.releases] or [""]
         names = [cells.column(one.value, label) for one in chosen.platforms for label in labels]
-        names = [*native, *names, *(entry.platform for entry in entries)]
         causes = {name: why for (worker, name), why in self._causes.items() if worker in workers}
+        # Other shards may have no test whose own marker asks for a platform.
+        found = (e.platform for e in entries if e.platform in causes or not e.data.get("asked"))
+        names = [*([NATIVE] * chosen.native), *names, *found]
         # A session that does not know its tests is no part of them.
         shard, shards = _division(self._config) if self._is_known else (0, 0)
         commit = os.environ.get("GITHUB_SHA") or os.environ.get("CI_COMMIT_SHA", "")

@@ -179,9 +179,8 @@ def note_deselected(config: pytest.Config, items: Iterable[pytest.Item]) -> None
     """Note tests that the host has deselected: see inside/view/configuration.py.
 
     Without ``-m``, ``-k`` and ``--deselect`` a plugin has done so. It may choose among all that it
-    is given, which has to be the same inside.
+    is given, which has to be the same inside. What an argument names, pytest has to find there.
     """
-    option = config.option
-    if not (option.markexpr or option.keyword or option.deselect):
-        return
-    config.stash.setdefault(deselected_key, set()).update(functions(items))
+    option, named = config.option, any("::" in argument for argument in config.args)
+    if not named and (option.markexpr or option.keyword or option.deselect):
+        config.stash.setdefault(deselected_key, set()).update(functions(items))

@@ -4,6 +4,7 @@ import pytest
 
 from tests.attacks.conftest import RunInside
 
+INSIDE = ("--in-gvisor", "--gvisor-strict", "-p", "no:cacheprovider")
 TEST = """
 import os
 
@@ -257,3 +258,56 @@ def test_no_test_that_a_hook_has_marked_here_runs_without_its_marks(
     result = project.runpytest_subprocess(*options, "-k", "not test_b")
     result.assert_outcomes(passed=1, errors=2, deselected=1)
     result.stdout.fnmatch_lines(["*::test_strict: a hook leaves it out inside, and has marked it*"])
+
+
+def test_a_hook_that_reads_how_tests_were_chosen_reads_the_same_inside(
+    project: pytest.Pytester,
+) -> None:
+    """Without the option there, it skipped each test that the user had asked for."""
+    project.makeini("[pytest]\nmarkers = slow\n")
+    project.makeconftest("""
+        import pytest
+
+        def pytest_collection_modifyitems(config, items):
+            if not (config.getoption("-m") or config.getoption("-k")):
+                for item in items:
+                    item.add_marker(pytest.mark.skip(reason="give -m slow"))
+    """)
+    project.makepyfile("""
+        import pytest
+
+        @pytest.mark.slow
+        def test_slow(): pass
+
+        def test_it(): pass
+    """)
+    for option in ("-m", "-k"):
+        result = project.runpytest_subprocess(*INSIDE, option, "slow")
+        result.assert_outcomes(passed=1, deselected=1)
+
+
+def test_a_test_that_is_named_and_deselected_is_no_error_inside(
+    project: pytest.Pytester,
+) -> None:
+    """Inside, pytest found no function of the name that the argument has, and ran no test."""
+    project.makepyfile("def test_one(): pass\ndef test_two(): pass\n")
+    (path,) = project.path.glob("test_*.py")
+    names = [f"{path.name}::test_one", f"{path.name}::test_two"]
+    result = project.runpytest_subprocess(*INSIDE, *names, "-k", "two")
+    result.assert_outcomes(passed=1, deselected=1)
+
+
+def test_a_module_that_is_skipped_inside_alone_says_why(project: pytest.Pytester) -> None:
+    """Its tests were collected here, so they are errors with its reason."""
+    project.makepyfile("""
+        import os
+        import pytest
+
+        if "gvisor" in os.uname().release:
+            pytest.skip("needs the host", allow_module_level=True)
+
+        def test_it(): pass
+    """)
+    result = project.runpytest_subprocess(*INSIDE)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*needs the host*"])

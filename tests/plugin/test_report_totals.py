@@ -1,7 +1,10 @@
 """``--gvisor-report``: states and figures of tries, processes and workers, and its bounds."""
 
+import contextlib
+
 import pytest
 
+from pytest_gvisor.base.errors import ReportError
 from pytest_gvisor.cli.report import main
 from pytest_gvisor.report.model import State
 from tests.inside.conftest import PLUGINS
@@ -225,3 +228,78 @@ def test_what_is_too_much_is_left_out_and_counted(here: Project) -> None:
     assert ["said" in cell.output for cell in found.values()] == [True, False, False, False]
     assert "x" * 600 in found["test_fails"].output
     assert report.notes == ("details of 2 cells were left out, for the report's size",)
+
+
+SPLIT = """
+    def pytest_addoption(parser):  # as pytest-split and pytest-randomly have them
+        parser.addoption("--splits", type=int)
+        parser.addoption("--group", type=int)
+        parser.addoption("--randomly-seed")
+        parser.addoption("--randomly-reorganize", default=True)
+
+    def pytest_collection_modifyitems(config, items):
+        items[:] = items[config.option.group - 1 :: 2]
+"""
+
+
+@pytest.mark.parametrize("option", ["--sw", "--lf", "--randomly-seed=2", "-q"])
+def test_shards_that_were_chosen_otherwise_are_not_joined(option: str, project: Project) -> None:
+    """Tests that ran in no shard were missing, and the joined report was green."""
+    project.test(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("number", range(4))
+        def test_it(gvisor_platform, number): pass
+        """,
+        conftest=SPLIT,
+    )
+    args = ["--splits=2", "--gvisor-platform=systrap", "--randomly-seed=1"]
+    project.run(*args, "--group=1", "--gvisor-report=1.json").ends(passed=2)
+    project.run(*args, "--group=2", "--gvisor-report=2.json", option).ends(passed=2)
+    # With -n, the collected tests are not compared.
+    differs = option != "-q" and not project.distributed
+    refused = pytest.raises(ReportError, match="differ in their collection of tests")
+    with refused if differs else contextlib.nullcontext():
+        assert main(["merge", "1.json", "2.json", "-o", "all.json"]) == 0
+
+
+def test_a_platform_of_a_marker_is_not_asked_of_each_shard(project: Project) -> None:
+    """The other shard has no test for it, and was called missing."""
+    project.test(
+        """
+        import pytest
+
+        def test_one(gvisor_platform): pass
+
+        @pytest.mark.gvisor(platform="ptrace")
+        def test_two(gvisor_platform): pass
+        """,
+        conftest=SPLIT,
+    )
+    for group in ("1", "2"):
+        args = ("--splits=2", "--group", group, f"--gvisor-report={group}.json")
+        project.run(*args).ends(passed=1)
+    assert main(["merge", "1.json", "2.json", "-o", "r.json"]) == 0
+    assert read(project.folder).platforms == ("systrap", "ptrace")
+
+
+def test_a_marker_that_a_hook_adds_is_in_the_report(project: Project) -> None:
+    """With -n, the report had the platform of before, on which the test did not run."""
+    project.test(
+        """
+        def test_first(gvisor_platform): pass
+
+        def test_late(gvisor_platform):
+            assert gvisor_platform == "ptrace"
+        """,
+        conftest="""
+        import pytest
+
+        def pytest_runtest_setup(item):
+            if item.name == "test_late":
+                item.add_marker(pytest.mark.gvisor(platform="ptrace"))
+        """,
+    )
+    project.run("--gvisor-report=r.json", "-Wdefault").ends(passed=2)
+    assert [*cells(read(project.folder), "ptrace")] == ["test_late"]

@@ -67,8 +67,12 @@ class Plugin:
         self._not_run: set[str] = set()
 
     def pytest_configure(self, config: pytest.Config) -> None:
-        """Show the host's ``--basetemp``, when pytest has taken the sandbox's."""
+        """Show the host's ``--basetemp``, when pytest has taken the sandbox's.
+
+        Hooks of the project read ``-k`` and ``-m`` too. The host alone chooses tests by them.
+        """
         config.option.basetemp = self._basetemp
+        config.pluginmanager.unregister(name="mark")
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """Take the place of the terminal before the terminal plugin writes its first line."""
@@ -88,8 +92,8 @@ class Plugin:
         return None if os.fspath(collection_path) in self._wanted else True
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Remember failed collections: the host has collected these files."""
-        if report.failed:
+        """Remember failed and skipped collections: the host has collected these files."""
+        if not report.passed:
             self._errors.append(f"{report.nodeid}: {report.longreprtext}"[:20000])
             self._go_on(0)
 

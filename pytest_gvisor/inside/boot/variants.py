@@ -60,8 +60,7 @@ def keep_last_failed(config: pytest.Config) -> None:
 
 def _needs_a_start(item: pytest.Item, settings: Settings) -> bool:
     """Whether a test asks for what only the start of a sandbox can give."""
-    marks = any(mark.kwargs for mark in item.iter_markers("in_gvisor"))
-    return marks or bool(settings.of_its_sandbox)
+    return bool(settings.of_its_sandbox) or any(m.kwargs for m in item.iter_markers("in_gvisor"))
 
 
 def _variants(settings: Settings) -> Iterator[tuple[str, Platform | None, str | None]]:
@@ -100,12 +99,9 @@ def _native(item: pytest.Item) -> pytest.Item:
 
     Its name stays: it is what a `unittest.TestCase` finds its method by.
     """
-    node = item.nodeid
-    path, line, domain = item.location
-    _rename(item, with_platform(node, NATIVE))
-    item.stash[native_key] = node
+    item.stash[native_key] = item.nodeid
+    _rename(item, NATIVE)
     item.extra_keyword_matches = {*item.extra_keyword_matches, NATIVE}
-    item.__dict__["location"] = (path, line, with_platform(domain, NATIVE))
     return item
 
 
@@ -120,22 +116,23 @@ def _twin(
     twin.own_markers = [*item.own_markers]
     twin.stash = pytest.Stash()
     twin.stash[variant_key] = _variant(item, platform, release)
-    _rename(twin, with_platform(item.nodeid, word))
+    _rename(twin, word)
     twin.name = with_platform(item.name, word)
     kind: Any = type(item.keywords)
     twin.keywords = kind(twin)
     twin.keywords.update(item.keywords)
-    path, line, domain = item.location
-    twin.__dict__["location"] = (path, line, with_platform(domain, word))
     return twin
 
 
-def _rename(item: pytest.Item, nodeid: str) -> None:
-    """Give an item another node id, where pytest keeps it: xdist adds its group to it there.
+def _rename(item: pytest.Item, word: str) -> None:
+    """Add a platform to an item's place and node id, where pytest keeps it, as xdist its group.
 
     Since pytest 9.2 that is the parsed form, which decides what ``--lf`` and ``--nf`` take.
     """
     kept: Any = item
+    path, line, domain = item.location
+    item.__dict__["location"] = (path, line, with_platform(domain, word))
+    nodeid = with_platform(item.nodeid, word)
     if hasattr(pytest.Item, "_id"):
         kept._id = type(kept._id).parse(nodeid)
     else:

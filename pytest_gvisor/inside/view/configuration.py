@@ -36,8 +36,8 @@ _SWITCHED_OFF: dict[str, Any] = {
     **{name: [] for name in (
         "benchmark_compare", "benchmark_cprofile_dump", "benchmark_histogram", "plugins", "tx",
     )},
-    **dict.fromkeys(("benchmark_netrc", "keyword", "markexpr"), ""),
-    "benchmark_storage": "file://./.benchmarks", "dist": "no", "log_file_mode": "w",
+    "benchmark_netrc": "", "benchmark_storage": "file://./.benchmarks", "dist": "no",
+    "log_file_mode": "w",
     # Of plugins that report to an editor, which stay on the host.
     "teamcity": 0, "no_teamcity": 1,
 }  # fmt: skip
