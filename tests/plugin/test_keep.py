@@ -68,6 +68,8 @@ def test_no_later_pytest_collects_what_was_kept(project: Project) -> None:
         capture_output=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED
+    links = [path.relative_to(kept) for path in kept.rglob("*") if path.is_symlink()]
+    assert {path.parts[:2] for path in links} == {("bundle", ".rootfs")}
     assert replay(kept).returncode == 1
 
 
