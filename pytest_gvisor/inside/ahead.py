@@ -65,14 +65,13 @@ def other_names(
 def changed(
     items: Iterable[pytest.Item], names: Mapping[str, str], left: Mapping[str, str]
 ) -> list[str]:
-    """Return the names inside of tests that a hook has left out there, and hooks have marked here.
+    """Return the names inside of tests that a hook has left out there, and hooks have changed here.
 
-    ``names`` is as `other_names` returns it. ``left`` has the marks and fixtures of all tests that
-    were left out: see `encoding.marked`.
+    ``names`` is as `other_names` returns it. ``left`` has all tests that were left out: see
+    `encoding.changes`.
     """
     named = {names.get(name, name): item for name, item in _named(items).items()}
-    pairs = ((name, marks) for name, marks in left.items() if name in named)
-    return [name for name, marks in pairs if encoding.marked(named[name]) != marks]
+    return [name for name in left.keys() & named if encoding.changes(named[name]) != left[name]]
 
 
 def not_found(inner: str, ids: Iterable[str], errors: Iterable[str]) -> str:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 _OF_A_TEST = frozenset({"passed", "phase", "report", "done", "debugger", "stops", "stopped"})
 _TEXTS = rules.list_of(rules.exact_text)
-_PAIRS = rules.list_of(rules.tuple_of(rules.exact_text, rules.exact_text))
 _LAST_WORDS = 2.0
 
 
@@ -273,11 +272,10 @@ class Worker:
             ids, numbers = _TEXTS(message["ids"]), _TEXTS(message["numbers"])
             self._names = ahead.other_names(self._items, ids, numbers)
             self._bounds.rename(self._names)
-            left = dict(_PAIRS(message.get("left", [])))
-            marked = ahead.changed(self._items, self._names, left)
-            self.ids, self._errors = frozenset(ids).difference(marked), _TEXTS(message["errors"])
-            told = "a hook leaves it out inside, and has marked it or its fixtures here"
-            self._errors += [f"{name}: {told}" for name in marked]
+            left = dict(zip(reversed(ids), reversed(_TEXTS(message.get("left", []))), strict=False))
+            other = ahead.changed(self._items, self._names, left)
+            self.ids, self._errors = frozenset(ids).difference(other), _TEXTS(message["errors"])
+            self._errors += [f"{one}: left out by a hook inside, and changed here" for one in other]
 
     def _close(self, link: Link) -> None:
         """Remove a sandbox whose pytest is gone, when its files are here, or lost."""

@@ -231,33 +231,69 @@ def test_a_part_of_the_tests_that_a_hook_takes_is_the_host_s(project: pytest.Pyt
     result.assert_outcomes(passed=2, deselected=1)
 
 
+CHANGES = """
+import pytest
+
+def broken(*args):
+    assert False
+
+@pytest.fixture
+def breaks():
+    yield
+    assert False
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    items[:] = items[1::2]
+    for item in items:
+        if "strict" in item.name:
+            item.add_marker(pytest.mark.xfail(strict=True))
+        if "other" in item.name:
+            item.own_markers = [pytest.mark.xfail(strict=True).mark]
+        if "uses" in item.name:
+            item.fixturenames.append("breaks")
+        if "wrapped" in item.name:
+            item.obj = broken
+        if "method" in item.name:
+            item.runtest = broken
+"""
+
+
 def test_no_test_that_a_hook_has_marked_here_runs_without_its_marks(
     project: pytest.Pytester,
 ) -> None:
     """Inside, the hook has left it out before, so that it would not fail there."""
+    project.makeconftest(CHANGES)
+    names = ("a", "b", "c", "strict", "d", "e", "f", "uses", "g", "wrapped", "h", "method")
+    text = "".join(f"def test_{name}(): pass\n" for name in names)
+    project.makepyfile(
+        f"import pytest\n{text}test_i = test_a\ntest_other = pytest.mark.xfail(test_h)"
+    )
+    options = ("--in-gvisor", "--gvisor-strict", "-p", "no:cacheprovider", "-p", "no:randomly")
+    result = project.runpytest_subprocess(*options, "-k", "not test_b")
+    result.assert_outcomes(passed=1, errors=5, deselected=1)
+    result.stdout.fnmatch_lines(["*::test_strict: left out by a hook inside, and changed here*"])
+
+
+def test_a_part_of_the_tests_has_the_fixtures_that_a_hook_gives_each_of_them(
+    project: pytest.Pytester,
+) -> None:
+    """The tests that are made of one for two platforms share the list to which the hook adds."""
     project.makeconftest("""
         import pytest
 
         @pytest.fixture
-        def breaks():
-            yield
-            assert False
+        def more():
+            pass
 
-        @pytest.hookimpl(tryfirst=True)
         def pytest_collection_modifyitems(items):
-            items[:] = items[1::2]
             for item in items:
-                if "strict" in item.name:
-                    item.add_marker(pytest.mark.xfail(strict=True))
-                if "uses" in item.name:
-                    item.fixturenames.append("breaks")
+                item.fixturenames.append("more")
+            items[:] = items[1::2]
     """)
-    names = ("a", "b", "c", "strict", "d", "e", "f", "uses")
-    project.makepyfile("\n".join(f"def test_{name}(): pass" for name in names))
-    options = ("--in-gvisor", "--gvisor-strict", "-p", "no:cacheprovider", "-p", "no:randomly")
-    result = project.runpytest_subprocess(*options, "-k", "not test_b")
-    result.assert_outcomes(passed=1, errors=2, deselected=1)
-    result.stdout.fnmatch_lines(["*::test_strict: a hook leaves it out inside, and has marked it*"])
+    project.makepyfile("\n".join(f"def test_{name}(): pass" for name in "abcd"))
+    inside = ("--in-gvisor", "--gvisor-strict", "--gvisor-platform=systrap,ptrace")
+    project.runpytest_subprocess(*inside, "-p", "no:cacheprovider").assert_outcomes(passed=4)
 
 
 def test_a_hook_that_reads_how_tests_were_chosen_reads_the_same_inside(

@@ -123,9 +123,9 @@ class Plugin:
             del self._items[name]
             self._errors.append(f"{name}: a hook has made several tests of this node id"[:20000])
         numbers = [encoding.numbered(item) for item in self._items.values()]
-        marks = [[name, encoding.marked(item)] for name, item in left.items()]
+        told = [*map(encoding.changes, left.values())]  # of the last ones
         self._link.send(
-            "collected", ids=[*self._items], numbers=numbers, left=marks, errors=self._errors
+            "collected", ids=[*self._items], numbers=numbers, left=told, errors=self._errors
         )
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:

@@ -84,7 +84,11 @@ def numbered(item: Any) -> str:
     return f"{item.parent.nodeid}::{name}{sorted(spec.indices.items())}"
 
 
-def marked(item: Any) -> str:
-    """Return the names of a test's marks and fixtures, to which hooks may have added some."""
-    marks = sorted(mark.name for mark in item.iter_markers())
-    return f"{marks}{sorted(getattr(item, 'fixturenames', ()))}"
+def changes(item: Any) -> str:
+    """Return what hooks may have changed of a test: its function, marks and fixtures."""
+    code = getattr(getattr(item, "obj", None), "__code__", None)
+    # Not their conditions, which may differ by the machine.
+    marks = sorted(f"{mark.name} {mark.kwargs.get('strict')}" for mark in item.iter_markers())
+    runs = getattr(code, "co_name", ""), getattr(code, "co_firstlineno", 0)
+    # Tests of one function share the list of fixtures, and a hook may add to it for each of them.
+    return str((runs, "runtest" in vars(item), marks, sorted({*getattr(item, "fixturenames", ())})))
