@@ -282,6 +282,31 @@ def test_coverage_inside_has_the_settings_of_the_host(
     assert not list(Path(project.path).glob(".coverage.gvisor*"))
 
 
+def test_coverage_inside_has_the_lines_of_children(project: pytest.Pytester) -> None:
+    """A child's data file begins like the project's, and not like that of the pytest inside."""
+    project.path.joinpath(".coveragerc").write_text("[run]\nconcurrency = multiprocessing\n")
+    project.makepyfile(
+        mine="def double(n):\n    return n * 2\n\ndef half(n):\n    return n / 2\n",
+        test_mine="""
+            import multiprocessing, pytest
+            import mine
+
+            @pytest.mark.parametrize("way, runs", [("fork", mine.double), ("spawn", mine.half)])
+            def test_it(way, runs):
+                child = multiprocessing.get_context(way).Process(target=runs, args=[1])
+                child.start()
+                child.join()
+                assert child.exitcode == 0
+            """,
+    )
+    result = project.runpytest_subprocess(
+        "--in-gvisor", "--gvisor-strict", "--cov=mine", "--cov-report=term-missing"
+    )
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["mine.py * 100%"])
+    assert not list(project.path.glob(".coverage.*"))
+
+
 def test_shared_memory_and_open_files_are_limited_as_on_the_host(project: pytest.Pytester) -> None:
     """The size of /dev/shm and the limit on open files are the host's; one can be set."""
     here = os.statvfs("/dev/shm")

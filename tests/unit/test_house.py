@@ -11,9 +11,9 @@ PACKAGE = Path(__file__).parents[2] / "pytest_gvisor"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 BUDGETS = {
-    "": 33, "cli": 1166, "inside": 4849, "plugin": 2129, "harness": 810, "report": 1132,
+    "": 33, "cli": 1166, "inside": 4850, "plugin": 2129, "harness": 810, "report": 1132,
     "sandbox": 2333, "run": 2650, "install": 345, "images": 1980, "runsc": 1367, "oci": 2169,
-    "vm": 383, "sessions": 656, "trace": 787, "base": 1631, "guest": 3472, "programs": 1729,
+    "vm": 383, "sessions": 656, "trace": 787, "base": 1631, "guest": 3471, "programs": 1729,
 }  # fmt: skip
 """The lines of code that a folder may have. A change that needs more takes away as many."""
 

@@ -27,6 +27,9 @@ class Coverage:
 
     def __init__(self, wanted: dict[str, Any]) -> None:
         self._contexts = wanted["contexts"]
+        # A child of multiprocessing names its data file as the project's settings do.
+        self._children = glob.escape(wanted["data_file"]) + ".*"
+        self._before = {*glob.glob(self._children)}
         config = wanted["config"]
         self._coverage = coverage.Coverage(
             config_file=config if config and os.path.exists(config) else False, data_file=_PATH
@@ -48,12 +51,10 @@ class Coverage:
         """
         self._coverage.stop()
         self._coverage.save()
-        for path in sorted(glob.glob(_PATH + "*")):
+        for path in sorted({*glob.glob(_PATH + "*"), *glob.glob(self._children)} - self._before):
+            opened = contextlib.closing(sqlite3.connect(path))
             # A process that was killed leaves half a file.
-            with (
-                contextlib.closing(sqlite3.connect(path)) as data,
-                contextlib.suppress(sqlite3.DatabaseError),
-            ):
+            with opened as data, contextlib.suppress(sqlite3.DatabaseError):
                 yield from _of(data)
 
 
@@ -96,8 +97,7 @@ def _gathered(
     head: dict[str, str], kind: str, parts: Iterable[tuple[int, list[Any]]]
 ) -> Iterator[dict[str, Any]]:
     """Group parts of one file into pieces of similar size: each piece costs the host some work."""
-    some: list[list[Any]] = []
-    size = 0
+    some, size = list[list[Any]](), 0
     for length, part in parts:
         some.append(part)
         size += length + len(part[0])

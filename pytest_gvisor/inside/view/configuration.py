@@ -167,6 +167,7 @@ def coverage(config: pytest.Config) -> dict[str, Any] | None:
             settings[name] = _plain(cov.get_option(f"run:{name}"))
     return {
         "settings": settings,
+        "data_file": data_file(cov),
         "contexts": getattr(config.option, "cov_context", None) == "test",
         "config": dict(cov.sys_info())["config_file"],
     }
