@@ -390,6 +390,22 @@ def test_a_plugin_that_the_ini_file_switches_off_keeps_its_keys(project: pytest.
     both.inside.assert_outcomes(passed=1)
 
 
+def test_a_report_at_which_a_hook_ends_the_session_is_there(project: pytest.Pytester) -> None:
+    """The host knew that the session had ended, and not that the test had failed."""
+    project.makeconftest("""
+        import pytest
+
+        def pytest_runtest_logreport(report):
+            if report.failed:
+                pytest.exit("enough", returncode=3)
+    """)
+    project.makepyfile("def test_a(): assert 0\ndef test_b(): pass\n")
+    both = run_both(project, "-rA")
+    assert plain(both.inside) == plain(both.host)
+    assert both.inside.ret == both.host.ret == 3
+    both.inside.assert_outcomes(failed=1)
+
+
 @pytest.mark.parametrize("wish", ["shouldstop", "shouldfail"])
 @pytest.mark.parametrize(("place", "option"), [("hook", "-v"), ("test", "-x")])
 def test_a_hook_or_test_ends_the_session_as_on_the_host(

@@ -35,13 +35,14 @@ def _hook_order(plugin: Plugin) -> None:
     import pytest  # noqa: PLC0415 -- sys.path is the host's only now
 
     kind = type(plugin)
-    for name in ("collection_finish", "configure", "runtest_logreport", "sessionfinish"):
+    for name in ("collection_finish", "configure", "sessionfinish"):
         pytest.hookimpl(trylast=True)(getattr(kind, f"pytest_{name}"))
     phases = ("runtest_setup", "runtest_call", "runtest_teardown", "runtest_makereport")
     first_ones = ("sessionstart", "collection", "ignore_collect", "collection_modifyitems")
     for name in (*first_ones, "runtestloop", *phases):
         pytest.hookimpl(tryfirst=True)(getattr(kind, f"pytest_{name}"))
     pytest.hookimpl(wrapper=True)(kind.pytest_fixture_setup)
+    pytest.hookimpl(wrapper=True, tryfirst=True)(kind.pytest_runtest_logreport)
     pytest.hookimpl(wrapper=True)(Unrelayed.pytest_runtest_logreport)
 
 

@@ -193,7 +193,6 @@ class Plugin:
             drop_summaries(item.config)
             # pytest.exit has both, and a KeyboardInterrupt neither.
             text, status = getattr(error, "msg", None), getattr(error, "returncode", None)
-            text = None if text is None else str(text)
             self._link.send("stopped", id=self._running, text=text, status=status)
             raise
 
@@ -206,17 +205,23 @@ class Plugin:
             self._notes.begin(self._folder)
         return value
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Send a report; last of all plugins, since pytest's subtests change it until then."""
-        self._reports.append((report, self._terminal.captured))
-        self._terminal.captured = False
-        if report.failed and self._folder:
-            self._notes.keep(self._folder)
-        # A test that has replaced what this takes puts it back in its teardown. Its reports go with
-        # a later one, or before the test is done.
-        with suppress(Exception):
-            self._send_reports()
-        self._variables.in_test = True
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Iterator[None]:
+        """Send a report after all plugins: subtests change it until then.
+
+        Also if one of them ends the session here.
+        """
+        try:
+            return (yield)
+        finally:
+            self._reports.append((report, self._terminal.captured))
+            self._terminal.captured = False
+            if report.failed and self._folder:
+                self._notes.keep(self._folder)
+            # A test that has replaced what this takes puts it back in its teardown. Its reports go
+            # with a later one, or before the test is done.
+            with suppress(Exception):
+                self._send_reports()
+            self._variables.in_test = True
 
     def _send_reports(self) -> None:
         while self._reports:
@@ -289,9 +294,8 @@ class Plugin:
         self._terminal.in_test = self._variables.in_test = False
         # Of a unittest's subTest pytest makes one in the midst of the phase, and writes its letters
         # to what it captures.
-        self._terminal.captured = hasattr(item, "addSubTest") and not _samestat(
-            _fstat(1), self._output
-        )
+        of_unittest = hasattr(item, "addSubTest")
+        self._terminal.captured = of_unittest and not _samestat(_fstat(1), self._output)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Report that all is torn down: nobody has to wait for the rest of pytest's work.
@@ -304,8 +308,7 @@ class Plugin:
         if self._coverage is not None:
             for piece in self._coverage.pieces():
                 self._link.put_off("coverage", **piece)
-        part = self._not_run or session.testsfailed
-        status = 0 if part else int(session.exitstatus)
+        status = 0 if self._not_run or session.testsfailed else int(session.exitstatus)
         self._link.send("finished", status=status)
 
     def pytest_internalerror(self, excrepr: object) -> None:
