@@ -17,7 +17,7 @@ from pytest_gvisor.base.errors import GvisorError, UsageError
 from pytest_gvisor.base.settings import Isolation, Platform, Settings
 from pytest_gvisor.inside.worker import Worker
 from pytest_gvisor.plugin import markers
-from pytest_gvisor.plugin.placement import APART, variant_of
+from pytest_gvisor.plugin.placement import APART, twins_key, variant_of
 from pytest_gvisor.plugin.precedence import expected_failures, run_settings, settings_of
 from pytest_gvisor.plugin.skips import fail_misuse, location
 
@@ -119,6 +119,7 @@ def planned(items: Sequence[pytest.Item], isolation: Isolation) -> list[Group]:
             continue
         settings, misuse = Settings(), None
         try:
+            _check_twins(item)
             settings = settings_of(item)
             settings.check_allow()
             if settings.traces("paths"):
@@ -143,3 +144,19 @@ def planned(items: Sequence[pytest.Item], isolation: Isolation) -> list[Group]:
         )  # fmt: skip
         group.plans.append(plan)
     return list(groups.values())
+
+
+def _check_twins(item: pytest.Item) -> None:
+    """Raise `UsageError` for a skip or an xfail that a hook has given one platform alone.
+
+    The pytest inside would not know of it: there the test has one node id for all platforms.
+    """
+    kinds = ("skip", "skipif", "xfail")
+    twins = item.stash.get(twins_key, [item])
+    own, *others = ([m for m in twin.own_markers if m.name in kinds] for twin in twins)
+    if any(other != own for other in others):
+        raise UsageError(
+            f"{location(item)}: a hook has marked it with one of {', '.join(kinds)} for one "
+            "platform alone, which the pytest inside cannot know",
+            next_step="Say @pytest.mark.gvisor(xfail={platform: reason}) or gvisor(platform=[…]).",
+        )

@@ -353,3 +353,22 @@ def test_the_variable_that_says_inside_is_refused_on_the_host(
     result.stderr.fnmatch_lines(
         ["*PYTEST_GVISOR_INSIDE is set*this is not the kernel of one. Unset it.*"]
     )
+
+
+def test_a_mark_of_one_platform_that_the_pytest_inside_cannot_know_fails(
+    project: pytest.Pytester,
+) -> None:
+    """A hook skips one platform's copy. The test would run there, and count as passed."""
+    project.makeconftest(
+        "import pytest\n"
+        "def pytest_collection_modifyitems(items):\n"
+        "    for item in items:\n"
+        "        if item.name == 'test_one[ptrace]':\n"
+        "            item.add_marker(pytest.mark.skip(reason='of ptrace'))\n"
+        "        if item.name.startswith('test_all'):\n"
+        "            item.add_marker(pytest.mark.xfail)\n"
+    )
+    project.makepyfile("def test_one(): pass\ndef test_all(): pass")
+    result = inside(project, "--gvisor-platform", "systrap,ptrace", "-k", "ptrace")
+    result.assert_outcomes(errors=1, xpassed=1, deselected=2)
+    result.stdout.fnmatch_lines(["*for one platform alone*"])

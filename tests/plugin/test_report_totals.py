@@ -288,7 +288,10 @@ def test_a_marker_that_a_hook_adds_is_in_the_report(project: Project) -> None:
     """With -n, the report had the platform of before, on which the test did not run."""
     project.test(
         """
-        def test_first(gvisor_platform): pass
+        import pytest
+
+        @pytest.mark.parametrize("number", range(5))
+        def test_first(gvisor_platform, number): pass
 
         def test_late(gvisor_platform):
             assert gvisor_platform == "ptrace"
@@ -301,5 +304,5 @@ def test_a_marker_that_a_hook_adds_is_in_the_report(project: Project) -> None:
                 item.add_marker(pytest.mark.gvisor(platform="ptrace"))
         """,
     )
-    project.run("--gvisor-report=r.json", "-Wdefault").ends(passed=2)
+    project.run("--gvisor-report=r.json", "-Wdefault").ends(passed=6)
     assert [*cells(read(project.folder), "ptrace")] == ["test_late"]

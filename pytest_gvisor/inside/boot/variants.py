@@ -11,7 +11,13 @@ import pytest
 from pytest_gvisor.base.setting_values import NATIVE
 from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.inside.view import users, writable
-from pytest_gvisor.plugin.placement import Variant, already_inside, native_key, variant_key
+from pytest_gvisor.plugin.placement import (
+    Variant,
+    already_inside,
+    native_key,
+    twins_key,
+    variant_key,
+)
 from pytest_gvisor.plugin.precedence import run_settings, settings_of
 from pytest_gvisor.plugin.skips import location, misuse_ends_session
 
@@ -41,6 +47,8 @@ def expand(items: list[pytest.Item], inside: Iterable[pytest.Item]) -> None:
             expanded.append(item)
             continue
         twins = [_twin(item, *variant) for variant in variants]
+        for twin in twins:
+            twin.stash[twins_key] = twins
         expanded += [_native(item), *twins] if settings.native else twins
     items[:] = expanded
 
