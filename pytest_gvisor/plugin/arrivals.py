@@ -88,9 +88,10 @@ class Arrivals:
         """
         if error:
             _late("machines").replace_lost(node)
-        if node in self._unsigned:
-            _late("machines").refuse_without_plugin(node, ran=self._unsigned[node])
         counts = getattr(node, "workeroutput", {}).get(_COUNTS)
+        # A hook of the project may make the reports' data without our attribute.
+        if counts is None and node in self._unsigned:
+            _late("machines").refuse_without_plugin(node, ran=self._unsigned[node])
         if counts and (collector := _late("matrix").ensure(self._config)) is not None:
             collector.reaped[node.gateway.id] += counts[0]
             collector.left[node.gateway.id] += counts[1]

@@ -184,6 +184,24 @@ def test_no_worker_without_the_plugin_is_lost_unseen(
     assert result.ret == status
 
 
+def test_a_project_that_makes_the_data_of_reports_itself_has_the_plugin(
+    project: pytest.Pytester,
+) -> None:
+    """Its data has no attribute of ours. The run was an error after all tests had passed."""
+    project.makeconftest("""
+        import pytest
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_report_to_serializable(report):
+            data = {"$report_type": type(report).__name__, **report._to_json()}
+            return {name: data[name] for name in data if not name.startswith("gvisor")}
+    """)
+    project.makepyfile("import pytest\n@pytest.mark.in_gvisor\ndef test_it(): pass")
+    result = project.runpytest_subprocess("-n1", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1)
+    assert result.ret == 0
+
+
 def test_options_that_choose_by_id_know_the_platform_of_a_test_inside(
     project: pytest.Pytester,
 ) -> None:
