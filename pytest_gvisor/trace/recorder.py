@@ -175,8 +175,7 @@ class Recorder:
         given = texts(payload, 4)
         shown = given if self._values else [pair.partition("=")[0] for pair in given]
         names = tuple(sorted({*shown}))
-        argv, program = texts(payload, 3), event.text(2)
-        process = event.process
+        argv, program, process = texts(payload, 3), event.text(2), event.process
         # A search of PATH tries the same arguments with one file after another.
         called = ""
         for called in self._tried.pop((process, argv), ()):
@@ -307,10 +306,11 @@ class Recorder:
         address, kind = address_of(event.fields.get(6, b"")), self._kind(event)
         error = event.error if (ended := 2 in event.fields) else "EINPROGRESS"
         key = (address, kind, error, ended)
+        if ended and self._connections.pop((address, kind, "EINPROGRESS", False), None) is not None:
+            self._kept, self._bytes = self._kept - 1, self._bytes - size_of(address)
+        one = traced.Connection(address=address, kind=kind, error=error, process=event.process)
         if address and key not in self._connections and self._room(address):
-            self._connections[key] = traced.Connection(
-                address=address, kind=kind, error=error, process=event.process
-            )
+            self._connections[key] = one
 
     def _bind(self, event: Event, _payload: bytes) -> None:
         kind = self._kind(event)

@@ -70,6 +70,18 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, limit: str, va
     assert trace.dropped > 100
 
 
+def test_a_connect_that_has_ended_takes_the_room_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program may try each port of a machine."""
+    monkeypatch.setattr(recorder, "MAX_KEPT", 10)
+    one = Recorder(NEW, "20260905.0")
+    for number in range(10):
+        path = b"\x01\0/%d" % number
+        one.take(10, events.context() + events.field(3, 42) + events.field(6, path))
+        one.take(10, events.on_socket(path, 5))
+    trace = one.trace(dropped=0, broken=False, ended=True)
+    assert (trace.complete, len(trace.connections), one._kept) == (True, 10, 10)
+
+
 def test_the_bounds_are_those_of_the_page() -> None:
     """docs/trace.md has them."""
     assert (recorder.MAX_KEPT, recorder.MAX_BYTES, TEXT) == (100_000, 67_108_864, 60)
