@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import threading
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -44,6 +45,7 @@ from pytest_gvisor.sandbox.snapshot import Snapshot, take
 from pytest_gvisor.sessions.launcher import Launcher
 
 _START_DEADLINE = 30.0
+_CHECKS = 5.0
 _REPLACED = "a sandbox was killed, and another one takes its place: what was in it is gone"
 
 
@@ -56,15 +58,9 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
     """
 
     def __init__(
-        self,
-        request: Request,
-        workload: Workload,
-        *,
-        launcher: Launcher,
-        hooks: Hooks,
-        records: list[Record],
-        snapshot: Snapshot | None = None,
-    ) -> None:
+        self, request: Request, workload: Workload, *, launcher: Launcher, hooks: Hooks,
+        records: list[Record], snapshot: Snapshot | None = None,
+    ) -> None:  # fmt: skip
         """Start it. ``request`` is its own run, whose first process is the guest.
 
         ``workload`` has its root file system, and the defaults of its programs: env, cwd, user.
@@ -78,6 +74,9 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         self._records = records
         self._snapshot = snapshot
         self._guard = threading.Lock()
+        self._running: list[int] = []
+        """The threads that run a program with `exec`."""
+
         self._channel: Channel | None = None
         self._closed = False
         # A Ctrl-C may come when the sandbox has started, and the caller does not have it yet.
@@ -187,9 +186,13 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         shown = input if isinstance(input, str | bytes) else None
         options: dict[str, Any] = {"env": env, "cwd": cwd, "user": user, "trace": trace}
         repeat = {"input": shown, **options, "timeout": timeout}
-        process = self._begin(args, reads=chunks is not None, repeat=repeat, **options)
-        execution = Execution(process, self._request, self._record, self._records)
-        completed = execution.run(chunks, wait, deadline)
+        self._running.append(threading.get_ident())
+        try:
+            process = self._begin(args, reads=chunks is not None, repeat=repeat, **options)
+            execution = Execution(process, self._request, self._record, self._records)
+            completed = execution.run(chunks, wait, deadline)
+        finally:
+            self._running.remove(threading.get_ident())
         if check:
             completed.check_returncode()
         return completed
@@ -206,13 +209,9 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         return process
 
     def popen(
-        self,
-        args: Args,
-        *,
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
+        self, args: Args, *, env: Mapping[str, str] | None = None, cwd: str | None = None,
         user: UserSpec | None = None,
-    ) -> Process:
+    ) -> Process:  # fmt: skip
         """Start a program in the sandbox, and return its `Process` as soon as it runs.
 
         ``args`` is its argv, each a str or a path. ``env`` is a dict of texts that comes on top of
@@ -258,13 +257,9 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         return load(self.popen, guest, module, cwd, self._wait(timeout))
 
     def put(
-        self,
-        path: str,
-        data: str | bytes,
-        mode: int | None = 0o644,
-        *,
+        self, path: str, data: str | bytes, mode: int | None = 0o644, *,
         user: UserSpec | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Write a file in the sandbox, with missing folders. Raises `InsideError`.
 
         With a ``mode`` of None, a file that is there keeps its own. ``user`` is whose rights count,
@@ -391,6 +386,10 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
             self._closed = True
             if self._channel is not None:
                 self._settle(self._channel)
+        # Other threads now check what their programs did, which the test's end has to know.
+        until = clock.monotonic() + _CHECKS * bool(self._request.settings.forbid)
+        while {*self._running} - {threading.get_ident()} and clock.monotonic() < until:
+            time.sleep(0.001)
 
     def __exit__(self, *_: object) -> None:
         """Close the sandbox."""

@@ -3,7 +3,9 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,9 @@ from pytest_gvisor import (
     TraceError,
     UsageError,
 )
+from pytest_gvisor.base import errors
+from pytest_gvisor.run.request import check_forbidden
+from pytest_gvisor.sandbox import execution
 from tests.runsc.test_trace import HIDDEN, did_by_its_deadline
 from tests.sandbox.conftest import sentry
 
@@ -63,6 +68,30 @@ def test_a_forbidden_act_fails_the_program_that_did_it(gvisor: Gvisor) -> None:
         box.exec(["no-such-program"])
     with pytest.raises(UsageError, match=r"forbid=\('exec', 'write:/etc/\*\*'\): popen has no"):
         box.popen(["true"])
+
+
+def test_the_end_of_a_sandbox_comes_after_the_checks_of_other_threads(
+    gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a test could end before an act of its own is known."""
+
+    def check(*given: Any) -> None:
+        time.sleep(0.5)
+        check_forbidden(*given)
+
+    def use() -> None:
+        with pytest.raises(AssertionError, match="connected"):
+            python(box, f"{connect}\nopen('/tmp/done', 'w').close()\nimport time; time.sleep(60)")
+
+    monkeypatch.setattr(execution, "check_forbidden", check)
+    connect = 'import socket; socket.socket().connect_ex(("127.0.0.1", 9))'
+    thread = threading.Thread(target=use)
+    with gvisor.sandbox(forbid=["connect"]) as box:
+        thread.start()
+        box.exec(["sh", "-c", "until [ -e /tmp/done ]; do sleep 0.01; done"])
+    ((act, _),) = errors.forbidden
+    assert "connected: 127.0.0.1:9 (ECONNREFUSED)" in act
+    thread.join()
 
 
 @pytest.mark.parametrize("user", [None, 1000])
