@@ -51,8 +51,8 @@ from pytest_gvisor.base.escape import escape, quoted
 FORBIDDEN = "pytest_gvisor_forbidden"
 """An attribute of the errors for a forbidden act."""
 
-forbidden: collections.deque[str] = collections.deque(maxlen=8)
-"""The forbidden acts since the last test has ended: no failure of the next one is expected."""
+forbidden: collections.deque[tuple[str, Sequence[str]]] = collections.deque(maxlen=8)
+"""The forbidden acts since the last report, each with the ``forbid`` of its program."""
 
 _LIMITS = {
     # Its text begins with that of the next.

@@ -18,7 +18,7 @@ from pytest_gvisor.plugin.skips import as_outcome, fail_misuse, location, prefix
 from pytest_gvisor.plugin.stash import engine_of, platform_key
 
 _FIXTURE = "gvisor_platform"
-_acts_key = pytest.StashKey[list[str]]()
+_acts_key = pytest.StashKey[list[tuple[str, Sequence[str]]]]()
 """The forbidden acts of a test, in all its tries."""
 
 _latest_key = pytest.StashKey[pytest.TestReport]()
@@ -200,20 +200,22 @@ def _check_arguments(item: pytest.Item, mark: pytest.Mark, example: tuple[str, .
 def undo_pass(item: pytest.Item, call: pytest.CallInfo[object], report: pytest.TestReport) -> None:
     """Undo the xfail of a test that cannot have failed so, or that did what is forbidden.
 
-    If its marker or the ini key forbids that, no skip and no pass hides it either, whatever became
-    of the error: a thread, a plugin or the test may have it. It counts until the test's end, in
-    each try of it. A test that shows a failure keeps that one alone.
+    If its marker or the ini key forbids acts of a kind that the program's call forbids, no skip and
+    no pass hides it either, whatever became of the error: a thread, a plugin or the test may have
+    it. It counts until the test's end, in each try. A test that shows a failure keeps that alone.
     """
     acts = item.stash.setdefault(_acts_key, [])
     acts += [errors.forbidden.popleft() for _ in range(len(errors.forbidden))]
     shows = (latest := item.stash.get(_latest_key, None)) is not None and latest.failed
     hides = report.skipped or (call.when == "teardown" and report.passed and not shows)
     undo = hasattr(report, "wasxfail") and not report.passed and (acts or skips.is_unexpected(call))
-    if undo or (acts and hides and precedence.settings_of(item).forbid):
+    forbids = precedence.settings_of(item).forbid if acts and hides else ()
+    kinds = {one.partition(":")[0] for one in forbids}
+    if undo or any(one.partition(":")[0] in kinds for _, forbid in acts for one in forbid):
         report.outcome = "failed"
         if vars(report).pop("wasxfail", None) is None:
             report.longrepr = "it did what is forbidden, and hid that (a test that may: forbid=[])"
-        report.sections += [("gvisor: forbidden acts", text) for text in acts]
+        report.sections += [("gvisor: forbidden acts", text) for text, _ in acts]
     if acts:
         item.stash[_latest_key] = report  # pytest-retry changes its outcome
 

@@ -191,7 +191,7 @@ def check_forbidden(request: Request, done: Completed | None) -> None:
             trace.check(forbid=request.settings.forbid)
     except (AssertionError, TraceError) as error:
         vars(error)[FORBIDDEN] = True
-        forbidden.append(str(error))
+        forbidden.append((str(error), request.settings.forbid))
         raise
 
 

@@ -119,11 +119,19 @@ FORBIDS = """
     def test_changed(gvisor):
         gvisor.run(CONNECT)
 
+    def test_narrow(gvisor):
+        with pytest.raises(AssertionError, match="connected"):
+            gvisor.run(CONNECT, forbid=["connect:127.0.0.1:*"])
+
     @pytest.mark.gvisor(forbid=[])
     def test_has_the_error_of_its_own_call(gvisor):
         with pytest.raises(AssertionError, match="connected"):
             gvisor.run(CONNECT, forbid=["connect"])
         pytest.skip("no other")
+
+    def test_has_the_error_of_another_act(gvisor):
+        with pytest.raises(AssertionError, match="executed"):
+            gvisor.run(["sh", "-c", "/bin/true; :"], forbid=["exec"])
 
     @pytest.mark.xfail
     def test_fails_after_all(gvisor):
@@ -193,10 +201,10 @@ def test_no_expected_failure_is_a_forbidden_act(here: Project) -> None:
     """
     here.write({"conftest.py": RETRIES, "test_it.py": FORBIDS})
     ran = here.run("--gvisor-platform", "systrap", "-p", "no:randomly")
-    ran.ends(failed=6, errors=5, passed=4, skipped=1, xpassed=1, xfailed=3)
+    ran.ends(failed=6, errors=6, passed=6, skipped=1, xpassed=1, xfailed=3)
     for name in ("expected", "xfail", "group", "hidden", "skips"):
         ran.shows(f"FAILED test_it.py::test_{name}")
-    for name in ("teardown", "skips_late", "thread", "example", "changed"):
+    for name in ("teardown", "skips_late", "thread", "example", "changed", "narrow"):
         ran.shows(f"ERROR test_it.py::test_{name}")
     ran.shows("FAILED test_it.py::TestCase::test_case", "gvisor: forbidden acts")
 
