@@ -61,13 +61,10 @@ def _fill(opened: str, folder: str, workspace: Workspace, record: Record) -> Non
         stdin.write(record.input)
     script = os.path.join(opened, "replay.sh")
     command = shlex.join(replay.moved(order.argv, workspace.folder, "$state"))
+    program = shlex.join(paths.command(os.path.abspath(replay.__file__)))
     with open(script, "w", encoding="utf-8") as file:
-        file.write(
-            _SCRIPT.format(
-                command=command.replace("\n", "\\n"),  # a comment ends with its line
-                program=shlex.join(paths.command(os.path.abspath(replay.__file__))),
-            )
-        )
+        # A comment ends with its line.
+        file.write(_SCRIPT.format(command=command.replace("\n", "\\n"), program=program))
     os.chmod(script, 0o700)
 
 
@@ -75,7 +72,7 @@ def _copy_bundle(opened: str, folder: str, workspace: Workspace, record: Record)
     """Write the bundle as its user knows it: with the host's paths, not with the places of the run.
 
     The root file system is copied if the session has made it. It has links to folders of the host,
-    which a later pytest would follow: pytest enters no folder whose name begins with a dot.
+    which a later pytest would follow if no conftest.py forbade that.
     """
     assert record.spec is not None
     bundle = os.path.join(opened, "bundle")
@@ -83,8 +80,10 @@ def _copy_bundle(opened: str, folder: str, workspace: Workspace, record: Record)
     config = record.spec.to_json()
     root = config["root"]["path"]
     if paths.within(root, workspace.shared):
-        shutil.copytree(root, os.path.join(bundle, ".rootfs"), symlinks=True)
-        config["root"]["path"] = ".rootfs"
+        shutil.copytree(root, os.path.join(bundle, "rootfs"), symlinks=True)
+        config["root"]["path"] = "rootfs"
+        with open(os.path.join(bundle, "conftest.py"), "w", encoding="utf-8") as file:
+            file.write('collect_ignore = ["rootfs"]\n')
     with open(os.path.join(bundle, "config.json"), "w", encoding="utf-8") as file:
         json.dump(replay.moved(config, workspace.folder, folder), file, indent=2)
 

@@ -56,20 +56,25 @@ def test_nothing_is_kept_unless_asked_for(here: Project) -> None:
 
 
 def test_no_later_pytest_collects_what_was_kept(project: Project) -> None:
-    """The base temp may lie in the project, and a root file system has links to the host's."""
+    """The base temp may lie in the project, and a root file system has links to the host's.
+
+    The project may have a list of its own of folders that pytest does not enter.
+    """
     [kept] = (
         project.test("def test_fails(gvisor): assert not gvisor.run(['false']).returncode")
         .run("--gvisor-keep", "failed")
         .kept()
     )
+    config = json.loads((kept / "bundle/config.json").read_text())
+    (kept / "bundle" / config["root"]["path"] / "test_it.py").write_text("def test_it(): pass")
     command = [sys.executable, "-m", "pytest", "-qp", "no:cacheprovider", "--collect-only"]
     done = subprocess.run(
-        [*command, "-c", os.devnull, "--rootdir", kept, kept],
+        [*command, "-c", os.devnull, "--rootdir", kept, "-o", "norecursedirs=build", kept],
         capture_output=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED
     links = [path.relative_to(kept) for path in kept.rglob("*") if path.is_symlink()]
-    assert {path.parts[:2] for path in links} == {("bundle", ".rootfs")}
+    assert {path.parts[:2] for path in links} == {("bundle", "rootfs")}
     assert replay(kept).returncode == 1
 
 
