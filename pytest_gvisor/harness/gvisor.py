@@ -60,23 +60,18 @@ class Gvisor:
     """Runs workloads under gVisor, in the manner of `subprocess.run`."""
 
     def __init__(
-        self,
-        *,
-        runsc: Runsc,
-        platform: Platform,
-        launcher: Launcher,
-        settings: Settings | None = None,
-        hooks: Hooks | None = None,
-        images: Callable[[], Images] | None = None,
-        project: Project | None = None,
+        self, *, runsc: Runsc, platform: Platform, launcher: Launcher,
+        settings: Settings | None = None, hooks: Hooks | None = None,
+        images: Callable[[], Images] | None = None, project: Project | None = None,
         asker: Asker | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """``asker`` is where a remedy is pasted, if not into a call."""
         self.runsc = runsc
         self.platform = platform
         self.settings = settings or Settings()
         self.records: list[Record] = []
         self.sandboxes: list[Sandbox] = []
+        self._running = threads.Running()
         self._launcher = launcher
         self._hooks = hooks or Hooks()
         self._images = images
@@ -161,13 +156,10 @@ class Gvisor:
             return await threads.in_thread(run, lambda: os.eventfd_write(stop, 1))
 
     def request(
-        self,
-        args: Args,
-        *,
+        self, args: Args, *,
         input: str | bytes | Iterable[bytes] | None = None,  # noqa: A002 -- subprocess.run's name
-        timeout: float | None = None,
-        **options: Any,
-    ) -> Request:
+        timeout: float | None = None, **options: Any,
+    ) -> Request:  # fmt: skip
         """Return the request that `run` would make of these arguments, without a start."""
         given, settings = call.split(options)
         chosen = self._chosen(timeout, settings)
@@ -183,14 +175,10 @@ class Gvisor:
         )
 
     def run_bundle(
-        self,
-        bundle: Bundle,
-        *,
+        self, bundle: Bundle, *,
         input: str | bytes | Iterable[bytes] | None = None,  # noqa: A002 -- subprocess.run's name
-        timeout: float | None = None,
-        check: bool = False,
-        **settings: Unpack[CallSettings],
-    ) -> Completed:
+        timeout: float | None = None, check: bool = False, **settings: Unpack[CallSettings],
+    ) -> Completed:  # fmt: skip
         """Run a validated bundle, from ``oci_bundle`` or `Bundle.open`.
 
         The specification in ``bundle`` runs, even if config.json has changed since. Arguments,
@@ -269,11 +257,16 @@ class Gvisor:
         return AsyncSandbox(functools.partial(self.sandbox, **options))
 
     def close(self) -> None:
-        """Close the warm sandboxes that are still open, all before a hook's error is raised."""
+        """Close the warm sandboxes that are still open, all before a hook's error is raised.
+
+        With ``forbid``, wait 5 seconds at most for runs of other threads.
+        """
         with contextlib.ExitStack() as undo:
             for sandbox in self.sandboxes:
                 undo.callback(sandbox.close)
             self.sandboxes.clear()
+        if self.settings.forbid:
+            self._running.wait()
 
     def _chosen(self, timeout: float | None, settings: Mapping[str, object]) -> Settings:
         changes = dict(settings) if timeout is None else {**settings, "timeout": timeout}
@@ -296,7 +289,7 @@ class Gvisor:
             if record.start is not None:  # else nothing of the workload has run
                 check_forbidden(request, record.completed)
 
-        with on_exception(judge):
+        with self._running.here(), on_exception(judge):
             try:
                 completed = runner.run(request, self._launcher, record, self._hooks)
             finally:

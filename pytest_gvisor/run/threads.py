@@ -14,10 +14,12 @@ import errno
 import mmap
 import resource
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from pytest_gvisor.base.errors import FORBIDDEN, LaunchError, stage
+from pytest_gvisor.programs import clock
 
 _ROOM = (64 + 8) * 1024 * 1024
 """Bytes of address space beside a thread's stack: glibc reserves 64 MiB for malloc, and Python
@@ -28,6 +30,25 @@ DEADLINE = 5.0
 
 _Answer = TypeVar("_Answer")
 _hung: list[threading.Thread] = []
+
+
+class Running(list[int]):
+    """The threads that run a program, and then check what it did."""
+
+    @contextlib.contextmanager
+    def here(self) -> Iterator[None]:
+        """Note that this thread does so in the block."""
+        self.append(threading.get_ident())
+        try:
+            yield
+        finally:
+            self.remove(threading.get_ident())
+
+    def wait(self) -> None:
+        """Wait `DEADLINE` at most for the other threads: the test's end has to know of each act."""
+        until = clock.monotonic() + DEADLINE
+        while {*self} - {threading.get_ident()} and clock.monotonic() < until:
+            time.sleep(0.001)
 
 
 def start(thread: threading.Thread) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import os
 import threading
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -26,6 +25,7 @@ from pytest_gvisor.oci.defaults import parse_user
 from pytest_gvisor.oci.reader import whole
 from pytest_gvisor.oci.spec import User, UserSpec
 from pytest_gvisor.programs import clock
+from pytest_gvisor.run import threads
 from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.request import Hooks, Record, Request, forget, workspace_of
 from pytest_gvisor.run.runner import Runner
@@ -45,7 +45,6 @@ from pytest_gvisor.sandbox.snapshot import Snapshot, take
 from pytest_gvisor.sessions.launcher import Launcher
 
 _START_DEADLINE = 30.0
-_CHECKS = 5.0
 _REPLACED = "a sandbox was killed, and another one takes its place: what was in it is gone"
 
 
@@ -74,9 +73,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         self._records = records
         self._snapshot = snapshot
         self._guard = threading.Lock()
-        self._running: list[int] = []
-        """The threads that run a program with `exec`."""
-
+        self._running = threads.Running()
         self._channel: Channel | None = None
         self._closed = False
         # A Ctrl-C may come when the sandbox has started, and the caller does not have it yet.
@@ -186,13 +183,10 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         shown = input if isinstance(input, str | bytes) else None
         options: dict[str, Any] = {"env": env, "cwd": cwd, "user": user, "trace": trace}
         repeat = {"input": shown, **options, "timeout": timeout}
-        self._running.append(threading.get_ident())
-        try:
+        with self._running.here():
             process = self._begin(args, reads=chunks is not None, repeat=repeat, **options)
             execution = Execution(process, self._request, self._record, self._records)
             completed = execution.run(chunks, wait, deadline)
-        finally:
-            self._running.remove(threading.get_ident())
         if check:
             completed.check_returncode()
         return completed
@@ -386,10 +380,8 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
             self._closed = True
             if self._channel is not None:
                 self._settle(self._channel)
-        # Other threads now check what their programs did, which the test's end has to know.
-        until = clock.monotonic() + _CHECKS * bool(self._request.settings.forbid)
-        while {*self._running} - {threading.get_ident()} and clock.monotonic() < until:
-            time.sleep(0.001)
+        if self._request.settings.forbid:
+            self._running.wait()
 
     def __exit__(self, *_: object) -> None:
         """Close the sandbox."""

@@ -19,6 +19,8 @@ from pytest_gvisor import (
     UsageError,
 )
 from pytest_gvisor.base import errors
+from pytest_gvisor.base.settings import replaced
+from pytest_gvisor.harness import gvisor as harness
 from pytest_gvisor.run.request import check_forbidden
 from pytest_gvisor.sandbox import execution
 from tests.runsc.test_trace import HIDDEN, did_by_its_deadline
@@ -70,25 +72,32 @@ def test_a_forbidden_act_fails_the_program_that_did_it(gvisor: Gvisor) -> None:
         box.popen(["true"])
 
 
-def test_the_end_of_a_sandbox_comes_after_the_checks_of_other_threads(
-    gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("warm", [False, True])
+def test_an_end_comes_after_the_checks_of_other_threads(
+    gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch, *, warm: bool
 ) -> None:
     """Else a test could end before an act of its own is known."""
+    checking = threading.Event()
 
     def check(*given: Any) -> None:
+        checking.set()
         time.sleep(0.5)
         check_forbidden(*given)
 
     def use() -> None:
         with pytest.raises(AssertionError, match="connected"):
-            python(box, f"{connect}\nopen('/tmp/done', 'w').close()\nimport time; time.sleep(60)")
+            run(["python3", "-I", "-S", "-c", connect])
 
-    monkeypatch.setattr(execution, "check_forbidden", check)
     connect = 'import socket; socket.socket().connect_ex(("127.0.0.1", 9))'
+    for module in (execution, harness):
+        monkeypatch.setattr(module, "check_forbidden", check)
+    monkeypatch.setattr(gvisor, "settings", replaced(gvisor.settings, {"forbid": ["connect"]}))
+    box = gvisor.sandbox() if warm else gvisor
+    run = box.exec if isinstance(box, Sandbox) else box.run
     thread = threading.Thread(target=use)
-    with gvisor.sandbox(forbid=["connect"]) as box:
-        thread.start()
-        box.exec(["sh", "-c", "until [ -e /tmp/done ]; do sleep 0.01; done"])
+    thread.start()
+    assert checking.wait(60)
+    box.close()
     ((act, _),) = errors.forbidden
     assert "connected: 127.0.0.1:9 (ECONNREFUSED)" in act
     thread.join()
