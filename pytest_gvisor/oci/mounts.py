@@ -49,12 +49,6 @@ def _bases() -> Iterator[str]:
         yield os.path.join(os.path.realpath(above), name)
 
 
-def _holds_sessions(source: str) -> bool:
-    """Whether this path holds session folders, or will: the first usable candidate counts."""
-    first = next((base for base in _bases() if os.access(os.path.dirname(base), os.W_OK)), "")
-    return any(within(base, source) for base in _sessions() if base == first or os.path.isdir(base))
-
-
 def danger(source: str, *, writable: bool = False) -> str:
     """Return why a sandbox must not see (or write) this real path; empty if it may."""
     if source == "/":
@@ -72,8 +66,8 @@ def danger(source: str, *, writable: bool = False) -> str:
         return "is a container engine's socket or data"
     if source == "/run/user":
         return "holds users' sockets"
-    if writable and _holds_sessions(source):
-        return "holds session folders of pytest-gvisor"
+    if writable and any(within(kept, source) for kept in _sessions()):
+        return "holds session folders of pytest-gvisor, or would"
     if writable and any(within(path, source) or within(source, path) for path in places.programs()):
         return "is or holds runsc, a place where it is looked for, or programs beside it"
     return ""
