@@ -21,7 +21,7 @@ from pytest_gvisor.run.not_started import NO_NETWORK, NO_NETWORK_TOLD
 _NO_NETWORK = f"{NO_NETWORK_TOLD}: --gvisor-network=host (or ini gvisor_network)"
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Hints:
     """The hints for tests that share a sandbox."""
 

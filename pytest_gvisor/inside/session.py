@@ -204,7 +204,9 @@ class InsideSession:
     def _worker(self, group: Group) -> Worker:
         writable, live = bool(self._inside.writable), "live log" in self._bridges.names
         most = ahead.most(self._config, group.settings, writable=writable, live=live)
-        hints = Hints(self._config, group.items, self._inside, group.settings)
+        hints = Hints(
+            config=self._config, items=group.items, inside=self._inside, settings=group.settings
+        )
         return Worker(
             self._config, group.items, hints, self._bounds, self._bridges,
             timeout=group.settings.timeout, show=Live(self._write_terminal).add, most=most,

@@ -12,7 +12,7 @@ from pytest_gvisor.run.request import Record, Request, check_forbidden, forget
 from pytest_gvisor.sandbox.process import TERM_GRACE, Process
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Execution:
     """A program that has been started, up to its result.
 

@@ -185,7 +185,9 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         repeat = {"input": shown, **options, "timeout": timeout}
         with self._running.here():
             process = self._begin(args, reads=chunks is not None, repeat=repeat, **options)
-            execution = Execution(process, self._request, self._record, self._records)
+            execution = Execution(
+                process=process, request=self._request, ours=self._record, records=self._records
+            )
             completed = execution.run(chunks, wait, deadline)
         if check:
             completed.check_returncode()

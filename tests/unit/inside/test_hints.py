@@ -17,7 +17,7 @@ REFUSED = "E   URLError: https://example.org:443/ : [Errno 101] Network is unrea
 def hints_of(item: pytest.Item, **settings: Any) -> Hints:
     """The hints for one test, from which two variables are held back."""
     inside = Inside(held_back=("SECRET", "TOKEN"))
-    return Hints(item.config, [item], inside, Settings(**settings))
+    return Hints(config=item.config, items=[item], inside=inside, settings=Settings(**settings))
 
 
 def titles(report: pytest.TestReport) -> list[str]:

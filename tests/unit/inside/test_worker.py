@@ -113,7 +113,7 @@ class Host:
         config = self.item.config
         bounds = SessionBounds(config)
         bridges = Bridges(config, bounds)
-        hints = Hints(config, [self.item], Inside(), Settings())
+        hints = Hints(config=config, items=[self.item], inside=Inside(), settings=Settings())
         worker = Worker(
             config, [self.item], hints, bounds, bridges,
             timeout=5.0, show=self.shown.append, most=64,
