@@ -159,11 +159,11 @@ ENDS: dict[str, tuple[type[BaseException], str]] = {
 def check(run: Callable[[float, str], object], otherwise: type[BaseException]) -> None:
     """Check how runs of so many seconds end that do something forbidden, or nothing.
 
-    A busy machine may be in the midst of a start by then, and has a longer try.
+    A busy machine may be in the midst of a start by then, and has longer tries.
     """
     for act in ("connects", "hides", "nothing"):
         ends, text = ENDS.get(act, (otherwise, ""))
-        for seconds in (2, 40):
+        for seconds in (0.8, 3, 40):
             with pytest.raises((AssertionError, TraceError, otherwise)) as caught:
                 run(seconds, act)
             if isinstance(caught.value, ends):
