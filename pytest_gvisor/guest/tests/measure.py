@@ -52,9 +52,11 @@ class Coverage:
         self._coverage.stop()
         self._coverage.save()
         for path in sorted({*glob.glob(_PATH + "*"), *glob.glob(self._children)} - self._before):
-            opened = contextlib.closing(sqlite3.connect(path))
             # A process that was killed leaves half a file.
-            with opened as data, contextlib.suppress(sqlite3.DatabaseError):
+            with (
+                contextlib.closing(sqlite3.connect(path)) as data,
+                contextlib.suppress(sqlite3.DatabaseError),
+            ):
                 yield from _of(data)
 
 
@@ -97,7 +99,8 @@ def _gathered(
     head: dict[str, str], kind: str, parts: Iterable[tuple[int, list[Any]]]
 ) -> Iterator[dict[str, Any]]:
     """Group parts of one file into pieces of similar size: each piece costs the host some work."""
-    some, size = list[list[Any]](), 0
+    some: list[list[Any]] = []
+    size = 0
     for length, part in parts:
         some.append(part)
         size += length + len(part[0])
