@@ -90,16 +90,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect every test that is another one, of the same faults, with other parameters."""
-    folders = [CHECKOUT / path for path in config.getoption("--sampled")]
+    paths: list[str] = config.getoption("--sampled")
     first: dict[tuple[str, ...], pytest.Item] = {}
-    others = []
+    kept: list[pytest.Item] = []
+    others: list[pytest.Item] = []
     for item in items:
         faults = [case for mark in item.iter_markers("fault") for case in mark.args]
         sample = first.setdefault((item.nodeid.partition("[")[0], *faults), item)
-        if sample is not item and any(item.path.is_relative_to(folder) for folder in folders):
-            others.append(item)
+        sampled = sample is not item and any(_within(item.nodeid, path) for path in paths)
+        (others if sampled else kept).append(item)
     config.hook.pytest_deselected(items=others)
-    items[:] = [item for item in items if item not in set(others)]
+    items[:] = kept
 
 
 if __name__ == "__main__":

@@ -14,7 +14,16 @@ from pathlib import Path
 import pytest
 
 from pytest_gvisor import Gvisor, GvisorError, LaunchError, Runsc, RunscFailed, SandboxCrashed
-from tests.faults.conftest import entries, on_disk, own_files, until_well, used_bytes
+from pytest_gvisor.base.settings import Platform
+from pytest_gvisor.sessions.launcher import Launcher
+from tests.faults.conftest import (
+    entries,
+    on_disk,
+    own_files,
+    sessions_in,
+    until_well,
+    used_bytes,
+)
 from tests.faults.little import Little
 from tests.faults.shortages import spare_descriptors
 
@@ -111,19 +120,31 @@ def test_at_any_shortage_of_processes_the_error_is_typed(any_little: Little) -> 
 
 
 @pytest.mark.fault("G6")
-def test_no_shortage_of_descriptors_ends_the_keeper(apart: Callable[[], Gvisor]) -> None:
-    """Its other sandboxes go on, whatever a run with an allow-list has too few descriptors for."""
-    gvisor = apart()
-    with gvisor.sandbox() as warm:
-        assert warm.exec(["true"]).returncode == 0
-        keeper = gvisor._launcher.keeper().pid
-        used = len(os.listdir(f"/proc/{keeper}/fd"))
-        for number in range(12):
-            before = resource.prlimit(keeper, resource.RLIMIT_NOFILE, (used + number, 20_000))
-            with contextlib.suppress(GvisorError):
-                gvisor.run(["true"], allow=["127.0.0.1:9"], timeout=60)
-            resource.prlimit(keeper, resource.RLIMIT_NOFILE, before)
-            assert warm.exec(["echo", "x"]).stdout == "x\n"
+def test_no_shortage_of_descriptors_ends_the_keeper(runsc: Runsc, short_folder: str) -> None:
+    """Its other sandboxes go on, whatever a run with an allow-list has too few descriptors for.
+
+    A keeper that cannot remove a run gives up after ten seconds. So four keepers are short at once.
+    """
+
+    def outlives(first: int) -> None:
+        with contextlib.closing(Launcher(f"{short_folder}/{first}")) as launcher:
+            gvisor = Gvisor(runsc=runsc, platform=Platform.SYSTRAP, launcher=launcher)
+            with gvisor.sandbox() as warm:
+                assert warm.exec(["true"]).returncode == 0
+                keeper = launcher.keeper().pid
+                used = len(os.listdir(f"/proc/{keeper}/fd"))
+                for number in range(first, 12, 4):
+                    limits = (used + number, 20_000)
+                    before = resource.prlimit(keeper, resource.RLIMIT_NOFILE, limits)
+                    with contextlib.suppress(GvisorError):
+                        gvisor.run(["true"], allow=["127.0.0.1:9"], timeout=60)
+                    resource.prlimit(keeper, resource.RLIMIT_NOFILE, before)
+                    assert warm.exec(["echo", "x"]).stdout == "x\n"
+                assert launcher.keeper().pid == keeper
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(outlives, range(4)))
+    assert [sessions_in(f"{short_folder}/{first}") for first in range(4)] == [[]] * 4
 
 
 @pytest.mark.fault("G6")
