@@ -24,3 +24,17 @@ def wait_for(look: Callable[[], Any], what: str) -> Any:
 def wait_for_end(pid: int) -> None:
     """Wait until there is no process of this number, not even a zombie."""
     wait_for(lambda: not Path(f"/proc/{pid}").exists(), f"the end of process {pid}")
+
+
+def wait_for_tick(folder: Path) -> None:
+    """Wait until files in this folder get a later time: the kernel's clock for these has ticks."""
+    probe = folder / "tick"
+    probe.touch()
+    before = probe.stat().st_mtime_ns
+
+    def look() -> bool:
+        probe.touch()
+        return probe.stat().st_mtime_ns > before
+
+    wait_for(look, "a later time of files")
+    probe.unlink()

@@ -5,7 +5,6 @@ import errno
 import fcntl
 import json
 import os
-import time
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -16,6 +15,7 @@ from pytest_gvisor.images import archive, config, extract
 from pytest_gvisor.images.cache import Cache, Hold
 from pytest_gvisor.images.streams import Limits
 from tests.unit.images.conftest import folder, item, link, saved, tar
+from tests.waiting import wait_for_tick
 
 USER = "/"
 """A folder that stays, in place of a sandbox's."""
@@ -156,7 +156,7 @@ def test_the_oldest_is_removed_and_never_one_in_use(tmp_path: Path) -> None:
     cache = Cache(str(tmp_path / "cache"))
     used = hold(cache, write(tmp_path / "a", "a", 1_000_000))
     for name in "bcd":
-        time.sleep(0.02)
+        wait_for_tick(tmp_path)
         hold(cache, write(tmp_path / name, name, 1_000_000)).close()
         cache.prune(2_500_000)
     left = {Path(cache.folder, image.id, "rootfs/d/f").read_text() for image in cache.images()}

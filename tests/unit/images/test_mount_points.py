@@ -1,7 +1,6 @@
 """The seal of a tree."""
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.mount_points import seal
 from pytest_gvisor.images.store import ImageRootfs, Images
 from tests.unit.images.conftest import configuration, folder, item, saved, tar
+from tests.waiting import wait_for_tick
 
 
 @pytest.fixture
@@ -36,11 +36,11 @@ def tree(tmp_path: Path) -> Path:
         lambda root: root.chmod(0o700),
     ],
 )  # fmt: skip
-def test_each_change_is_seen(tree: Path, change: Callable[[Path], None]) -> None:
+def test_each_change_is_seen(tree: Path, tmp_path: Path, change: Callable[[Path], None]) -> None:
     """Wherever in the tree it is made."""
     before = seal(str(tree))
     assert seal(str(tree)) == before
-    time.sleep(0.01)
+    wait_for_tick(tmp_path)
     change(tree)
     assert seal(str(tree)) != before
 

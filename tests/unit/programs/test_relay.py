@@ -198,13 +198,14 @@ def test_a_relay_without_descriptors_waits_for_the_end_of_a_connection() -> None
 
 def test_a_host_that_refuses_resets_the_program() -> None:
     """The program sees a reset and no end of data. The counters say why."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    with both([f"127.0.0.1:{port}"], [f"127.64.0.1:{port}"]) as outer:
-        client = socket.create_connection(("127.64.0.1", port))
-        with client, pytest.raises(ConnectionResetError):
-            client.recv(1)
-        (found,) = outer.counts()
+    with socket.socket() as nobody_else_s:
+        nobody_else_s.bind(("127.0.0.1", 0))
+        port = nobody_else_s.getsockname()[1]
+        with both([f"127.0.0.1:{port}"], [f"127.64.0.1:{port}"]) as outer:
+            client = socket.create_connection(("127.64.0.1", port))
+            with client, pytest.raises(ConnectionResetError):
+                client.recv(1)
+            (found,) = outer.counts()
         assert (found["reached"], found["refused"]) == (0, 1)
         assert found["problem"] == "127.0.0.1: Connection refused"
 

@@ -149,7 +149,6 @@ def test_a_resolver_that_does_not_answer_holds_up_no_other_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """And after some time its connection is refused."""
-    monkeypatch.setattr(relay, "PATIENCE", 0.2)
     held = threading.Event()
 
     with serving() as server:
@@ -158,9 +157,12 @@ def test_a_resolver_that_does_not_answer_holds_up_no_other_connection(
             one.guest.open(1)
             one.guest.open(2, entry=1)
             assert one.guest.frame()[:2] == (CREDIT, 2)
-            assert one.guest.frame() == (RESET, 1, b"")
+            monkeypatch.setattr(relay, "PATIENCE", 0.2)
+            one.guest.open(3)
+            assert one.guest.frame() == (RESET, 3, b"")
             assert one.counts()[0]["problem"] == "no answer in 0.2 s"
             held.set()
+            assert one.guest.frame() == (RESET, 1, b"")
 
 
 @pytest.mark.parametrize(
@@ -189,13 +191,14 @@ def test_the_problem_names_the_entry_that_would_allow_it(address: str, own: str)
 
 def test_addresses_are_tried_in_the_resolver_s_order() -> None:
     """The last one's problem is shown."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    entries = [f"a.example:{port}", f"127.0.0.1:{port}", f"127.0.0.9:{port}"]
-    with running(entries, resolver=answers("127.0.0.1", "127.0.0.9")) as one:
-        one.guest.open(1)
-        assert one.guest.frame() == (RESET, 1, b"")
-        assert one.counts()[0]["problem"] == "127.0.0.9: Connection refused"
+    with socket.socket() as nobody_else_s:
+        nobody_else_s.bind(("", 0))
+        port = nobody_else_s.getsockname()[1]
+        entries = [f"a.example:{port}", f"127.0.0.1:{port}", f"127.0.0.9:{port}"]
+        with running(entries, resolver=answers("127.0.0.1", "127.0.0.9")) as one:
+            one.guest.open(1)
+            assert one.guest.frame() == (RESET, 1, b"")
+            assert one.counts()[0]["problem"] == "127.0.0.9: Connection refused"
 
 
 def test_a_relay_without_descriptors_refuses_and_goes_on(

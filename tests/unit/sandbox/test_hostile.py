@@ -20,7 +20,7 @@ from pytest_gvisor.sandbox.files import Download, Upload
 from pytest_gvisor.sandbox.forward import Forward
 from pytest_gvisor.sandbox.peers import Answer
 from pytest_gvisor.sandbox.process import Process
-from tests.unit.sandbox.conftest import FakeDriven, Peer, command, started
+from tests.unit.sandbox.conftest import PATIENCE, FakeDriven, Peer, command, started
 
 Connect = Callable[..., tuple[Channel, Peer]]
 Script = list[tuple[dict[str, Any], bytes]]
@@ -202,13 +202,13 @@ def test_everybody_who_waits_is_told(connect: Connect) -> None:
     def act(peer: Peer) -> None:
         for _ in range(4):
             peer.receive()
-        enough.wait(10)
+        enough.wait(60)
         peer.socket.shutdown(socket.SHUT_RDWR)
 
     channel, _peer = connect(act)
 
     def wait(what: Callable[[], object]) -> None:
-        enough.wait(10)
+        enough.wait(60)
         with pytest.raises(SandboxCrashed):
             what()
 
@@ -368,7 +368,7 @@ def test_no_conversation_hangs_or_gives_a_wrong_result(script: Script) -> None:
     thread = threading.Thread(target=play)
     thread.start()
     try:
-        channel.start(10)
+        channel.start(PATIENCE)
         found = "done"
         try:
             assert run(channel).returncode >= -3
