@@ -51,7 +51,7 @@ from pytest_gvisor.base.escape import escape, quoted
 FORBIDDEN = "pytest_gvisor_forbidden"
 """An attribute of the errors for a forbidden act."""
 
-forbidden: collections.deque[tuple[str, Sequence[str]]] = collections.deque(maxlen=8)
+forbidden: collections.deque[tuple[str, Sequence[str]]] = collections.deque()
 """The forbidden acts since the last report, each with the ``forbid`` of its program."""
 
 _LIMITS = {

@@ -244,7 +244,7 @@ class Gvisor:
             snapshot.check(request)
         started = Sandbox(
             request, workload, launcher=self._launcher, hooks=self._hooks, records=self.records,
-            snapshot=snapshot,
+            running=self._running, snapshot=snapshot,
         )  # fmt: skip
         self.sandboxes.append(started)
         return started
@@ -259,14 +259,14 @@ class Gvisor:
     def close(self) -> None:
         """Close the warm sandboxes that are still open, all before a hook's error is raised.
 
-        With ``forbid``, wait 5 seconds at most for runs of other threads.
+        Wait 5 seconds at most for other threads' runs with ``forbid``. No more of these begin.
         """
+        self._running.over = True
         with contextlib.ExitStack() as undo:
             for sandbox in self.sandboxes:
                 undo.callback(sandbox.close)
             self.sandboxes.clear()
-        if self.settings.forbid:
-            self._running.wait()
+        self._running.wait()
 
     def _chosen(self, timeout: float | None, settings: Mapping[str, object]) -> Settings:
         changes = dict(settings) if timeout is None else {**settings, "timeout": timeout}
@@ -289,7 +289,7 @@ class Gvisor:
             if record.start is not None:  # else nothing of the workload has run
                 check_forbidden(request, record.completed)
 
-        with self._running.here(), on_exception(judge):
+        with self._running.here(request.settings.forbid), on_exception(judge):
             try:
                 completed = runner.run(request, self._launcher, record, self._hooks)
             finally:

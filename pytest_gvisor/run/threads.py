@@ -15,10 +15,10 @@ import mmap
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from pytest_gvisor.base.errors import FORBIDDEN, LaunchError, stage
+from pytest_gvisor.base.errors import FORBIDDEN, LaunchError, UsageError, forbidden, stage
 from pytest_gvisor.programs import clock
 
 _ROOM = (64 + 8) * 1024 * 1024
@@ -32,23 +32,34 @@ _Answer = TypeVar("_Answer")
 _hung: list[threading.Thread] = []
 
 
-class Running(list[int]):
-    """The threads that run a program, and then check what it did."""
+class Running(list[tuple[int, Sequence[str]]]):
+    """The threads that run a program, and then check what it did, each with its ``forbid``."""
+
+    over = False
+    """Whether no more of them may begin with one."""
 
     @contextlib.contextmanager
-    def here(self) -> Iterator[None]:
-        """Note that this thread does so in the block."""
-        self.append(threading.get_ident())
+    def here(self, forbid: Sequence[str]) -> Iterator[None]:
+        """Note that this thread does so in the block. Raises `UsageError` if it may not."""
+        self.append(entry := (threading.get_ident(), forbid))
         try:
+            if self.over and forbid:
+                raise UsageError(f"forbid={forbid!r}: the test of this thread has ended")
             yield
         finally:
-            self.remove(threading.get_ident())
+            self.remove(entry)
 
     def wait(self) -> None:
-        """Wait `DEADLINE` at most for the other threads: the test's end has to know of each act."""
-        until = clock.monotonic() + DEADLINE
-        while {*self} - {threading.get_ident()} and clock.monotonic() < until:
+        """Wait `DEADLINE` at most for the other threads: the test's end has to know of each act.
+
+        A program that runs on may have done what is forbidden, and counts so.
+        """
+        here, until = threading.get_ident(), clock.monotonic() + DEADLINE
+        while (others := [f for thread, f in [*self] if f and thread != here]) and (
+            clock.monotonic() < until
+        ):
             time.sleep(0.001)
+        forbidden.extend(("a program of a thread runs on: its acts are unknown", f) for f in others)
 
 
 def start(thread: threading.Thread) -> None:

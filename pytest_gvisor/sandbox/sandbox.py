@@ -58,12 +58,12 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
 
     def __init__(
         self, request: Request, workload: Workload, *, launcher: Launcher, hooks: Hooks,
-        records: list[Record], snapshot: Snapshot | None = None,
+        records: list[Record], running: threads.Running, snapshot: Snapshot | None = None,
     ) -> None:  # fmt: skip
         """Start it. ``request`` is its own run, whose first process is the guest.
 
         ``workload`` has its root file system, and the defaults of its programs: env, cwd, user.
-        ``records`` is where runs are noted, for the test's report.
+        ``records`` is where runs are noted, for the test's report, and ``running`` their threads.
         """
         self._request = request
         self._workload = workload
@@ -73,7 +73,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         self._records = records
         self._snapshot = snapshot
         self._guard = threading.Lock()
-        self._running = threads.Running()
+        self._running = running
         self._channel: Channel | None = None
         self._closed = False
         # A Ctrl-C may come when the sandbox has started, and the caller does not have it yet.
@@ -183,7 +183,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         shown = input if isinstance(input, str | bytes) else None
         options: dict[str, Any] = {"env": env, "cwd": cwd, "user": user, "trace": trace}
         repeat = {"input": shown, **options, "timeout": timeout}
-        with self._running.here():
+        with self._running.here(self._request.settings.forbid):
             process = self._begin(args, reads=chunks is not None, repeat=repeat, **options)
             execution = Execution(
                 process=process, request=self._request, ours=self._record, records=self._records
@@ -382,8 +382,6 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
             self._closed = True
             if self._channel is not None:
                 self._settle(self._channel)
-        if self._request.settings.forbid:
-            self._running.wait()
 
     def __exit__(self, *_: object) -> None:
         """Close the sandbox."""

@@ -358,7 +358,10 @@ def test_the_variable_that_says_inside_is_refused_on_the_host(
 def test_a_mark_of_one_platform_that_the_pytest_inside_cannot_know_fails(
     project: pytest.Pytester,
 ) -> None:
-    """A hook skips one platform's copy. The test would run there, and count as passed."""
+    """A hook skips one platform's copy. The test would run there, and count as passed.
+
+    If it marks each copy, it may name it in the reason.
+    """
     project.makeconftest(
         "import pytest\n"
         "def pytest_collection_modifyitems(items):\n"
@@ -366,9 +369,11 @@ def test_a_mark_of_one_platform_that_the_pytest_inside_cannot_know_fails(
         "        if item.name == 'test_one[ptrace]':\n"
         "            item.add_marker(pytest.mark.skip(reason='of ptrace'))\n"
         "        if item.name.startswith('test_all'):\n"
-        "            item.add_marker(pytest.mark.xfail)\n"
+        "            item.add_marker(pytest.mark.xfail(reason=f'see {item.name}'))\n"
+        "        if item.name.startswith('test_late'):\n"
+        "            item.add_marker(pytest.mark.skip(f'{item.nodeid} is slow'))\n"
     )
-    project.makepyfile("def test_one(): pass\ndef test_all(): pass")
+    project.makepyfile("def test_one(): pass\ndef test_all(): pass\ndef test_late(): pass")
     result = inside(project, "--gvisor-platform", "systrap,ptrace", "-k", "ptrace")
-    result.assert_outcomes(errors=1, xpassed=1, deselected=2)
+    result.assert_outcomes(errors=1, xpassed=1, skipped=1, deselected=3)
     result.stdout.fnmatch_lines(["*for one platform alone*"])

@@ -35,6 +35,7 @@ FORBIDS = """
     from concurrent.futures import ThreadPoolExecutor
     import hypothesis
     import pytest
+    from pytest_gvisor import UsageError
 
     pytestmark = pytest.mark.gvisor(forbid=["connect"])
     CONNECT = [
@@ -123,6 +124,24 @@ FORBIDS = """
         with pytest.raises(AssertionError, match="connected"):
             gvisor.run(CONNECT, forbid=["connect:127.0.0.1:*"])
 
+    def test_many(gvisor):
+        with pytest.raises(AssertionError, match="connected"):
+            gvisor.run(CONNECT)
+        with gvisor.sandbox(forbid=["exec"]) as box:
+            for _ in range(8):
+                with pytest.raises(AssertionError, match="executed"):
+                    box.exec(["sh", "-c", "/bin/true; :"])
+
+    @pytest.fixture
+    def late():
+        yield (calls := [])
+        for call in calls:
+            with pytest.raises(UsageError, match="the test of this thread has ended"):
+                call(CONNECT)
+
+    def test_runs_after_its_end(late, gvisor):
+        late += [gvisor.run, lambda args: gvisor.sandbox().exec(args)]
+
     @pytest.mark.gvisor(forbid=[])
     def test_has_the_error_of_its_own_call(gvisor):
         with pytest.raises(AssertionError, match="connected"):
@@ -201,10 +220,10 @@ def test_no_expected_failure_is_a_forbidden_act(here: Project) -> None:
     """
     here.write({"conftest.py": RETRIES, "test_it.py": FORBIDS})
     ran = here.run("--gvisor-platform", "systrap", "-p", "no:randomly")
-    ran.ends(failed=6, errors=6, passed=6, skipped=1, xpassed=1, xfailed=3)
+    ran.ends(failed=6, errors=7, passed=8, skipped=1, xpassed=1, xfailed=3)
     for name in ("expected", "xfail", "group", "hidden", "skips"):
         ran.shows(f"FAILED test_it.py::test_{name}")
-    for name in ("teardown", "skips_late", "thread", "example", "changed", "narrow"):
+    for name in ("teardown", "skips_late", "thread", "example", "changed", "narrow", "many"):
         ran.shows(f"ERROR test_it.py::test_{name}")
     ran.shows("FAILED test_it.py::TestCase::test_case", "gvisor: forbidden acts")
 

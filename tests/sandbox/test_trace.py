@@ -97,7 +97,7 @@ def test_an_end_comes_after_the_checks_of_other_threads(
     thread = threading.Thread(target=use)
     thread.start()
     assert checking.wait(60)
-    box.close()
+    gvisor.close()
     ((act, _),) = errors.forbidden
     assert "connected: 127.0.0.1:9 (ECONNREFUSED)" in act
     thread.join()

@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parents[2] / "pytest_gvisor"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 BUDGETS = {
-    "": 33, "cli": 1166, "inside": 4871, "plugin": 2132, "harness": 800, "report": 1132,
-    "sandbox": 2326, "run": 2662, "install": 345, "images": 1980, "runsc": 1367, "oci": 2166,
+    "": 33, "cli": 1166, "inside": 4867, "plugin": 2132, "harness": 800, "report": 1132,
+    "sandbox": 2324, "run": 2668, "install": 345, "images": 1980, "runsc": 1367, "oci": 2166,
     "vm": 383, "sessions": 656, "trace": 787, "base": 1631, "guest": 3475, "programs": 1729,
 }  # fmt: skip
 """The lines of code that a folder may have. A change that needs more takes away as many."""

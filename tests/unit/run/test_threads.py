@@ -9,7 +9,21 @@ from typing import NoReturn
 
 import pytest
 
+from pytest_gvisor.base import errors
 from pytest_gvisor.run import threads
+
+
+def test_a_program_that_a_thread_runs_on_counts_as_forbidden(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its acts after the test's end would be nobody's. A program without ``forbid`` is none."""
+    monkeypatch.setattr(threads, "DEADLINE", 0)
+    running = threads.Running()
+    with running.here(["exec"]):
+        running += [(0, ["connect"]), (0, ())]  # of other threads
+        running.wait()
+    ((text, forbid),) = [errors.forbidden.pop() for _ in range(len(errors.forbidden))]
+    assert ("runs on" in text, forbid) == (True, ["connect"])
 
 
 def test_an_answer_comes_through() -> None:
