@@ -14,6 +14,7 @@ from pytest_gvisor.cli import main as cli
 from pytest_gvisor.cli import run as run_command
 from pytest_gvisor.oci.mounts import parse_mount
 from pytest_gvisor.sessions.launcher import Launcher
+from tests.plugin.conftest import DOCTOR
 
 
 def call(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
@@ -133,7 +134,10 @@ def test_a_mount_is_source_and_target(text: str) -> None:
 
 def test_the_doctor_says_that_tests_can_run() -> None:
     """The doctor shows the binary, each platform and the machine, with causes and status 0."""
-    done = call("doctor", env={**os.environ, "COLUMNS": "100"})
+    done = subprocess.run(
+        [sys.executable, "-c", DOCTOR], capture_output=True, timeout=120,
+        env={**os.environ, "COLUMNS": "100"},
+    )  # fmt: skip
     text = done.stdout.decode()
     assert (done.returncode, done.stderr) == (0, b"")
     assert "\nTests can run.\n" in text

@@ -27,7 +27,7 @@ BYTES: Final = (
 
 @pytest.mark.parametrize("name", TARGETS)
 @given(data=BYTES)
-@settings(max_examples=100)
+@settings(max_examples=30)
 def test_any_bytes_are_taken_or_refused(name: str, data: bytes) -> None:
     """Any bytes give a result or a `GvisorError` within a second of a processor."""
     in_time(TARGETS[name], data)
