@@ -85,7 +85,7 @@ def test_a_replay_that_is_interrupted_leaves_nothing(
             assert running(temporary)
             to_all = number in (signal.SIGINT, signal.SIGKILL)
             (os.killpg if to_all else os.kill)(script.pid, number)
-            assert script.wait(30) == status
+            assert script.wait(60) == status
         assert eventually(lambda: not running(temporary)) is not None, running(temporary)
         assert points(temporary) == []
         assert bool(os.listdir(temporary)) == (number == signal.SIGKILL)
