@@ -211,7 +211,7 @@ INSIDE = """
         pathlib.Path("build/notes", part).touch()
         time.sleep(50)
 
-    @pytest.mark.gvisor(timeout=3)
+    @pytest.mark.gvisor(timeout=8)
     def test_stopped():
         pathlib.Path("build/notes/stopped").touch()
         time.sleep(50)
@@ -245,11 +245,11 @@ def test_a_part_that_is_killed_or_stopped_fails_the_test_inside_that_ran(
     stopped = time.monotonic()
     assert eventually(lambda: keeper not in any_little.keepers()) is not None
     # The deadline, the stacks, the last words, the kill.
-    assert time.monotonic() - stopped < 3 + 1 + 2 + 0.5 + LONGER
+    assert time.monotonic() - stopped < 8 + 1 + 2 + 0.5 + LONGER
     assert process.wait(60) == pytest.ExitCode.TESTS_FAILED
     any_little.assert_gone()
     output = any_little.output()
     # A machine that is slow may not have heard of the call yet when the deadline comes.
     assert "5 failed, 1 passed" in output or "4 failed, 1 passed, 1 error" in output
     assert output.count("the sandbox was lost in this test's call") >= 4
-    assert "did not end within 3 s" in output
+    assert "did not end within 8 s" in output

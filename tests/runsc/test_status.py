@@ -122,6 +122,6 @@ def test_a_daemon_does_not_outlive_the_workload(
     started = time.monotonic()
     done = gvisor.run(["sh", "-c", script], max_output=1000)
     # It writes until the deadline otherwise, which is 60 s. An emulated processor takes 6 s.
-    assert time.monotonic() - started < (2 if STRICT else 20)
+    assert time.monotonic() - started < (2 if STRICT else 50)
     no_process_left()
     assert (done.returncode, done.stdout_bytes[:4]) == (4, b"x\nx\n")

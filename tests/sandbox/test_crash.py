@@ -213,7 +213,7 @@ def test_a_fork_of_pytest_s_process_leaves_a_sandbox_to_its_parent(gvisor: Gviso
         held.wait()
         pid = os.fork()
         if pid == 0:
-            signal.alarm(20)
+            signal.alarm(60)
             status = 1
             try:
                 for use in uses:
