@@ -64,11 +64,11 @@ class Killer(threading.Thread):
 
 
 class AtTheEnd(Killer):
-    """Kills a part when the workload has made this file."""
+    """Kills a part when the workload has made this file, which waits for another one before."""
 
-    def __init__(self, gvisor: Gvisor, part: str, delay: float, last: Path) -> None:
+    def __init__(self, gvisor: Gvisor, part: str, delay: float, last: Path, go: Path) -> None:
         super().__init__(gvisor, part, delay)
-        self.last = last
+        self.last, self.go = last, go
         self.saw = False
 
     def run(self) -> None:
@@ -77,6 +77,7 @@ class AtTheEnd(Killer):
         while not (found := self.find()) and time.monotonic() < deadline:
             time.sleep(0.001)
         pidfd = os.pidfd_open(found)
+        self.go.touch()
         while not self.last.exists() and time.monotonic() < deadline:
             time.sleep(0.0005)
         self.saw = self.last.exists()
@@ -178,12 +179,13 @@ def test_a_part_that_is_killed_at_the_end_makes_no_wrong_verdict(
     """
     tmp_path.chmod(0o777)
     # Not the special `:`, which ends the shell with 2 if the open fails for want of a gofer.
-    script = 'echo all of it; true > "/shared/$1"; exit 7'
+    wait = 'until [ -e "/shared/go-$1" ]; do sleep 0.01; done'
+    script = f'{wait}; echo all of it; true > "/shared/$1"; exit 7'
     allowed: set[str | int] = {7, "RunscFailed", "SandboxCrashed"}
     if part == "gofer":
         allowed.add(-signal.SIGKILL)
     for delay in (0.0, 0.001, 0.004, 0.015):
-        killer = AtTheEnd(gvisor, part, delay, tmp_path / str(delay))
+        killer = AtTheEnd(gvisor, part, delay, tmp_path / f"{delay}", tmp_path / f"go-{delay}")
         killer.start()
         mounts = [bind(tmp_path, "/shared", readonly=False)]
         ended: str | int
