@@ -2,9 +2,11 @@
 
     python -m tests.fuzz [--runs N] [--seed N] [TARGET…]
 
-``--runs`` is for all targets together. An input may take a second of a processor, and 200 MB
-beyond what the interpreter has. One that takes more, or raises no error of ours, is a find. A find
-is kept in .build/fuzz/, and becomes a file of tests/fuzz/cases/TARGET/ when it is mended.
+``--runs`` is for all targets together. With a seed, the inputs are the same each time. Without one,
+they begin with those that earlier runs have kept in .build/fuzz/. An input may take a second of a
+processor, and 200 MB beyond what the interpreter has. One that takes more, or raises no error of
+ours, is a find. A find is kept there too, and becomes a file of tests/fuzz/cases/TARGET/ when it is
+mended.
 """
 
 import argparse
@@ -52,9 +54,9 @@ class Fuzzed:
         return count, "" if status == 0 else text[-3000:]
 
 
-def options_of(name: str, runs: int, seed: int) -> list[str]:
-    """LibFuzzer's options and folders for a target."""
-    corpus, finds = FINDS / "corpus" / name, FINDS / "finds" / name
+def options_of(name: str, runs: int, seed: int, inputs: Path) -> list[str]:
+    """LibFuzzer's options and folders for a target; ``inputs`` has a folder for those it keeps."""
+    corpus, finds = inputs / name, FINDS / "finds" / name
     for folder in (corpus, finds):
         folder.mkdir(parents=True, exist_ok=True)
     seeds = [str(path) for path in (HERE / "seeds" / name, HERE / "cases" / name) if path.is_dir()]
@@ -65,21 +67,22 @@ def options_of(name: str, runs: int, seed: int) -> list[str]:
     ]  # fmt: skip
 
 
-def fuzz(names: Sequence[str], runs: int, seed: int) -> Iterator[tuple[Fuzzed, int]]:
+def fuzz(names: Sequence[str], runs: int, seed: int, *, anew: bool) -> Iterator[tuple[Fuzzed, int]]:
     """Fuzz each target in a process of its own, as many at once as there are processors.
 
-    Yields each one with its exit status, as they end.
+    Yields each one with its exit status, as they end. ``anew`` begins without earlier runs' inputs.
     """
     with contextlib.redirect_stderr(io.StringIO()):  # a line for each module
         from tests.fuzz import one  # seconds, and --help needs none of it
 
     waiting, living = list(names), dict[int, Fuzzed]()
-    with tempfile.TemporaryDirectory() as logs:
+    with tempfile.TemporaryDirectory() as logs, tempfile.TemporaryDirectory() as inputs:
+        kept = Path(inputs) if anew else FINDS / "corpus"
         while waiting or living:
             while waiting and len(living) < (os.cpu_count() or 1):
                 name = waiting.pop(0)
                 log = Path(logs, name)
-                pid = one.start(name, options_of(name, runs, seed), log)
+                pid = one.start(name, options_of(name, runs, seed, kept), log)
                 living[pid] = Fuzzed(name=name, runs=runs, log=log, begun=time.monotonic())
             for pid, fuzzed in list(living.items()):
                 if time.monotonic() - fuzzed.begun > _DEADLINE:
@@ -98,15 +101,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="fuzz", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(names))
     parser.add_argument("--runs", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=int(time.time()), help="default: the time")
+    parser.add_argument("--seed", type=int, help="default: the time")
     given = parser.parse_args(arguments)
     chosen = given.targets or names
     if unknown := set(chosen) - set(names):
         parser.error(f"there is no target {', '.join(sorted(unknown))}")
-    print(f"fuzz: seed {given.seed}, {given.runs} inputs for {len(chosen)} targets", flush=True)
+    seed = int(time.time()) if given.seed is None else given.seed
+    print(f"fuzz: seed {seed}, {given.runs} inputs for {len(chosen)} targets", flush=True)
     total, failed = 0, 0
     runs = -(-given.runs // len(chosen))
-    for fuzzed, status in fuzz(chosen, runs, given.seed):
+    for fuzzed, status in fuzz(chosen, runs, seed, anew=given.seed is not None):
         count, find = fuzzed.result(status)
         spent = time.monotonic() - fuzzed.begun
         total += count
