@@ -7,6 +7,15 @@ import pytest
 from tests.inside.conftest import inside
 from tests.unit.inside.wire.test_byte_code import compiled
 
+EARLY = """
+import os, sys
+from pytest_gvisor import is_gvisor_kernel
+
+# With PYTHONPYCACHEPREFIX the host would compile all of pytest, two seconds of a processor.
+if not is_gvisor_kernel(os.uname().release):
+    sys.pycache_prefix = {cache!r}
+import helper
+"""
 TESTS = """
 import os, sys
 from importlib.machinery import SourceFileLoader
@@ -34,9 +43,7 @@ def test_the_mapping_of_messages_alone_has_a_descriptor_of_the_memory():
 
 
 def test_a_plugin_is_imported_from_the_byte_code_of_the_host(
-    project: pytest.Pytester,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path_factory: pytest.TempPathFactory,
+    project: pytest.Pytester, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Only the host has it: its folder is not shown inside. Later imports read files again."""
     cache = tmp_path_factory.mktemp("cache")
@@ -45,8 +52,7 @@ def test_a_plugin_is_imported_from_the_byte_code_of_the_host(
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("sys.pycache_prefix", os.fspath(cache))
             compiled(file, "origin = 'a file'", "origin = 'byte code'")
-    monkeypatch.setenv("PYTHONPYCACHEPREFIX", os.fspath(cache))
-    project.makepyfile(early_plugin="import helper", test_it=TESTS)
+    project.makepyfile(early_plugin=EARLY.format(cache=os.fspath(cache)), test_it=TESTS)
     result = inside(project, "-p", "early_plugin")
     assert result.parseoutcomes() == {"passed": 3}
 
