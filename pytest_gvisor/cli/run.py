@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pytest_gvisor.base.completed import Completed, WorkloadTimeout
+from pytest_gvisor.base.completed import Completed, Outcome, WorkloadTimeout
 from pytest_gvisor.base.errors import ReportError, UsageError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.setting_table import TRACES
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str]) -> int:
         gvisor = engine.gvisor(platform, settings, Hooks(), asker=AT_SHELL)
         if given.tty:
             done = _at_terminal(engine, gvisor, command, options)
-            _show_hint(done)
+            _show_end(done)
             return _status(done)
         stdin = None if os.isatty(0) else standard_input()
         done = gvisor.run(command, input=stdin, **options)
@@ -242,11 +242,11 @@ def _show(done: Completed) -> None:
     for stream, data in ((sys.stdout, done.stdout_bytes), (sys.stderr, done.stderr_bytes)):
         stream.buffer.write(data)
         stream.flush()
-    if done.truncated:
-        print("pytest-gvisor run: the output above is cut in the middle", file=sys.stderr)
-    _show_hint(done)
+    _show_end(done)
 
 
-def _show_hint(done: Completed) -> None:
-    if done.hint:
-        print(f"pytest-gvisor run: {done.hint}", file=sys.stderr)
+def _show_end(done: Completed) -> None:
+    cut = "the output above is cut in the middle" if done.truncated else ""
+    limit = done.end if done.outcome in {Outcome.OUT_OF_MEMORY, Outcome.OUT_OF_TASKS} else ""
+    for text in filter(None, (cut, limit, done.hint)):
+        print(f"pytest-gvisor run: {text}", file=sys.stderr)

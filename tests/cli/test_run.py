@@ -97,6 +97,14 @@ def test_host_name_write_protection_and_the_bound_on_output_are_options() -> Non
     assert "is cut in the middle" in done.stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a limit on memory")
+def test_a_reached_limit_on_memory_is_named() -> None:
+    """Its status is that of each program that SIGKILL ends, so standard error says the rest."""
+    done = run("--memory=64M", "--", "python3", "-c", "bytearray(10**9)")
+    assert (done.returncode, done.stderr) == (137, "pytest-gvisor run: out of memory\n")
+    assert run("--", "sh", "-c", "kill -9 $$").stderr == ""
+
+
 def test_a_program_that_cannot_be_started_has_a_shells_status() -> None:
     """A missing program has status 127, a refused one 126. Standard error says the cause once."""
     missing, refused = run("--", "pyton3"), run("--", "/etc/hostname")
