@@ -114,8 +114,8 @@ def host_of(config: pytest.Config, worker: str) -> str:
 
 def name_lost(config: pytest.Config, report: pytest.TestReport) -> None:
     """Add the machine to the report of a test that was lost there, unless it is this one."""
-    node: Any = vars(report)["node"]
-    if host := host_of(config, node.gateway.id):
+    node: Any = getattr(report, "node", None)  # pytest-forked reports a lost child so, too
+    if node is not None and (host := host_of(config, node.gateway.id)):
         report.longrepr = f"{report.longrepr} on {host}"
 
 

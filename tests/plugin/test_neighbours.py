@@ -57,6 +57,29 @@ def test_a_test_may_replace_what_tells_the_kernel(alone: Project) -> None:
     alone.run().ends(passed=2)
 
 
+def test_another_plugin_may_report_a_lost_test_like_xdist(alone: Project) -> None:
+    """A child that pytest-forked has lost is a failed test, and the session goes on."""
+    conftest = """
+        import pytest
+
+        def pytest_runtest_protocol(item):
+            if item.name != "test_lost":
+                return None
+            lost = pytest.TestReport(item.nodeid, item.location, {}, "failed", "crashed", "???")
+            item.ihook.pytest_runtest_logreport(report=lost)
+            return True
+    """
+    alone.test(
+        """
+        def test_lost(): ...
+
+        def test_after(): ...
+        """,
+        conftest=conftest,
+    )
+    alone.run().ends(passed=1, failed=1)
+
+
 def test_the_plugin_can_be_switched_off(project: Project) -> None:
     """With `-p no:gvisor` there are no options, markers and fixtures of the plugin."""
     project.test("""
