@@ -52,11 +52,11 @@ def test_a_test_inside_runs_on_the_host_and_on_each_platform(alone: Project) -> 
 
 
 def test_the_host_s_copy_can_be_chosen(alone: Project) -> None:
-    """The host's copy is first and can be chosen by -k; beside ``auto`` the other is ``[auto]``."""
+    """The host's copy is last and can be chosen by -k; beside ``auto`` the other is ``[auto]``."""
     alone.test(TESTS)
     options = ("--in-gvisor", "-o", "gvisor_platform=native auto")
     ran = alone.run("--collect-only", "-q", *options).exits(0)
-    assert re.findall(r"::(test_it\S*)", ran.output)[:2] == ["test_it[native]", "test_it[auto]"]
+    assert re.findall(r"::(test_it\S*)", ran.output)[:2] == ["test_it[auto]", "test_it[native]"]
     ran = alone.run("-v", "-k", "native", *options).exits(0)
     assert sorted(re.findall(r"::(\S+) PASSED", ran.output)) == [
         "Test::test_it[native]", "test_it[native]",
@@ -82,17 +82,39 @@ def test_the_host_s_copy_is_a_column_of_the_report(alone: Project) -> None:
         "--in-gvisor", "--gvisor-platform", "native,ptrace", "--gvisor-report", "report.json",
     )  # fmt: skip
     ran = alone.run(*options).ends(passed=4, failed=1)
-    ran.shows("test_it.py::test_kernel: native FAILED, ptrace passed")
+    ran.shows("test_it.py::test_kernel: ptrace passed, native FAILED")
     ran.shows("native: 1 passed, 1 failed")
     report = json.loads((alone.folder / "report.json").read_text())
     assert [column["name"] for column in report["legs"][0]["platforms"]] == ["native", "ptrace"]
     cells = {row["test"]: [cell["platform"] for cell in row["cells"]] for row in report["tests"]}
     assert cells == {
-        "test_it.py::test_kernel": ["native", "ptrace"],
-        "test_it.py::test_same": ["native", "ptrace"],
+        "test_it.py::test_kernel": ["ptrace", "native"],
+        "test_it.py::test_same": ["ptrace", "native"],
         "test_it.py::test_a_sandbox": ["ptrace"],
     }
-    for cell, verdict in zip(report["tests"][0]["cells"], ("1 failed", "1 passed"), strict=True):
+    for cell, verdict in zip(report["tests"][0]["cells"], ("1 passed", "1 failed"), strict=True):
         argv = [sys.executable, *shlex.split(cell["command"])[1:]]
         again = subprocess.run(argv, capture_output=True, text=True, cwd=alone.folder)
         assert f"{verdict} in " in again.stdout, argv
+
+
+def test_a_shared_fixture_that_fails_on_the_host_is_the_host_s_failure(alone: Project) -> None:
+    """An error of a fixture's teardown belongs to the platform on which it happens."""
+    alone.test(
+        """
+        import os, pytest
+        from pytest_gvisor import is_gvisor_kernel
+
+        @pytest.fixture(scope="module")
+        def shared():
+            yield
+            assert is_gvisor_kernel(os.uname().release)
+
+        def test_it(shared): ...
+
+        class TestMore:
+            def test_more(self, shared): ...
+        """
+    )
+    ran = alone.run("--in-gvisor", "--gvisor-platform", "native,ptrace").ends(passed=4, errors=1)
+    ran.shows("test_it.py::TestMore::test_more: ptrace passed, native ERROR")

@@ -43,7 +43,8 @@ def expand(items: list[pytest.Item], inside: Iterable[pytest.Item]) -> None:
         twins = [_twin(item, *variant) for variant in variants]
         for twin in twins:
             twin.stash[kin_key] = twins
-        expanded += [_native(item), *twins] if settings.native else twins
+        # The host's own is last: what it shares with others is torn down as its own.
+        expanded += [*twins, _native(item)] if settings.native else twins
     items[:] = expanded
 
 

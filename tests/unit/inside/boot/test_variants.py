@@ -46,5 +46,5 @@ def test_others_may_add_to_the_node_id_of_a_variant(pytester: pytest.Pytester) -
         else:
             kept._nodeid = f"{item.nodeid}@g"
     assert [item.nodeid.partition("::")[2] for item in items] == [
-        "test_it[native]@g", "test_it[systrap]@g",
+        "test_it[systrap]@g", "test_it[native]@g",
     ]  # fmt: skip
