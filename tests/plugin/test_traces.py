@@ -212,6 +212,24 @@ SHARES = """
     def test_may(box):
         box.exec(CONNECT)
 """
+OUTLIVES = """
+    import threading
+
+    gate = threading.Event()
+    threads = []
+
+    def connects(box):
+        program = "import os, socket; os.read(0, 1); socket.socket().connect_ex(('127.0.0.1', 9))"
+        box.exec(["python3", "-I", "-S", "-c", program], input=(b"" for _ in iter(gate.wait, True)))
+
+    def test_begins(gvisor_sandboxes):
+        threads.append(threading.Thread(target=connects, args=[gvisor_sandboxes()]))
+        threads[0].start()
+
+    def test_ends():
+        gate.set()
+        threads[0].join()
+"""
 
 
 def test_no_expected_failure_is_a_forbidden_act(here: Project) -> None:
@@ -234,6 +252,15 @@ def test_a_sandbox_of_the_session_hides_no_forbidden_act(here: Project) -> None:
     ran = here.test(SHARES).run().ends(failed=4, passed=2)
     ran.shows("forbid=['connect'] of a marker is not for a sandbox of the session")
     ran.shows("connected: 127.0.0.1:9 (ECONNREFUSED)")
+
+
+def test_acts_in_a_sandbox_of_the_session_count_where_their_program_ends(here: Project) -> None:
+    """The test whose thread began it may have ended."""
+    here.write({"pytest.ini": "[pytest]\ngvisor_forbid = connect\n", "test_it.py": OUTLIVES})
+    lost = "ignore::pytest.PytestUnhandledThreadExceptionWarning"
+    ran = here.run("-p", "no:randomly", "-W", lost)
+    ran.ends(passed=2, errors=1)
+    ran.shows("ERROR test_it.py::test_ends", "connected: 127.0.0.1:9 (ECONNREFUSED)")
 
 
 def test_each_source_asks_for_more_of_a_trace(here: Project) -> None:
