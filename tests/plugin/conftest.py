@@ -33,7 +33,7 @@ from tests.bundlecheck import ENVIRONMENT
 from tests.fakes.fixtures import fake  # noqa: F401 -- a fixture
 
 CHECKOUT = Path(__file__).parents[2]
-DEADLINE = 180.0
+DEADLINE = 600.0
 
 INI = """\
 [pytest]
