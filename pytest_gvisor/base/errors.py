@@ -38,7 +38,6 @@ is never reported as a workload's verdict.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import copyreg
 import errno as errno_names
@@ -51,7 +50,7 @@ from pytest_gvisor.base.escape import escape, quoted
 FORBIDDEN = "pytest_gvisor_forbidden"
 """An attribute of the errors for a forbidden act."""
 
-forbidden: collections.deque[tuple[str, Sequence[str]]] = collections.deque()
+forbidden: list[tuple[str, Sequence[str]]] = []
 """The forbidden acts since the last report, each with the ``forbid`` of its program."""
 
 _LIMITS = {
@@ -66,6 +65,15 @@ _LIMITS = {
     "reached: see `sysctl user`.",
 }
 """By errno, the limits that it stands for."""
+
+
+def note_forbidden(text: str, forbid: Sequence[str]) -> None:
+    """Note an act for the next report, eight at most with the same ``forbid``.
+
+    A session that no test has may go on for ever, and nothing there reports them.
+    """
+    if [noted for _, noted in forbidden].count(forbid) < 8:
+        forbidden.append((text, forbid))
 
 
 def limit_reached(text: str) -> str:

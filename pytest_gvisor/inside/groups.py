@@ -17,7 +17,7 @@ from pytest_gvisor.base.errors import GvisorError, UsageError
 from pytest_gvisor.base.settings import Isolation, Platform, Settings
 from pytest_gvisor.inside.worker import Worker
 from pytest_gvisor.plugin import markers
-from pytest_gvisor.plugin.placement import APART, kin_key, variant_of
+from pytest_gvisor.plugin.placement import APART, twins_key, variant_of
 from pytest_gvisor.plugin.precedence import expected_failures, run_settings, settings_of
 from pytest_gvisor.plugin.skips import fail_misuse, location
 
@@ -146,18 +146,21 @@ def planned(items: Sequence[pytest.Item], isolation: Isolation) -> list[Group]:
     return list(groups.values())
 
 
+def _condition(mark: pytest.Mark) -> tuple[object, ...]:
+    """Return a mark without its reason, which may have the test's name with its platform."""
+    args = () if mark.name == "skip" else mark.args  # skip's one argument is the reason
+    return mark.name, args, {**mark.kwargs, "reason": None}
+
+
 def _check_twins(item: pytest.Item) -> None:
     """Raise `UsageError` for a skip or an xfail that a hook has given one platform alone.
 
     The pytest inside would not know of it: there the test has one node id for all platforms.
     """
-    kinds, twins = ("skip", "skipif", "xfail"), item.stash.get(kin_key, [item])
-    marks = [[m for m in twin.own_markers if m.name in kinds] for twin in twins]
-    # A reason may have the name of the test, which ends with its platform.
-    own, *others = (
-        [(m.name != "skip" and m.args, {**m.kwargs, "reason": m.name}) for m in of] for of in marks
-    )
-    if any(other != own for other in others):
+    kinds = ("skip", "skipif", "xfail")
+    twins = item.stash.get(twins_key, [item])
+    marks = [[_condition(m) for m in twin.own_markers if m.name in kinds] for twin in twins]
+    if any(other != marks[0] for other in marks):
         raise UsageError(
             f"{location(item)}: a hook has marked it with one of {', '.join(kinds)} for one "
             "platform alone, which the pytest inside cannot know",

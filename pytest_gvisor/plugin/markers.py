@@ -205,7 +205,7 @@ def undo_pass(item: pytest.Item, call: pytest.CallInfo[object], report: pytest.T
     it. It counts until the test's end, in each try. A test that shows a failure keeps that alone.
     """
     acts = item.stash.setdefault(_acts_key, [])
-    acts += [errors.forbidden.popleft() for _ in range(len(errors.forbidden))]
+    acts += [errors.forbidden.pop(0) for _ in range(len(errors.forbidden))]
     shows = (latest := item.stash.get(_latest_key, None)) is not None and latest.failed
     hides = report.skipped or (call.when == "teardown" and report.passed and not shows)
     undo = hasattr(report, "wasxfail") and not report.passed and (acts or skips.is_unexpected(call))

@@ -67,7 +67,7 @@ native_key: pytest.StashKey[str] = pytest.StashKey()
 with, has it. So has a test that runs in place."""
 
 variant_key: pytest.StashKey[Variant] = pytest.StashKey()
-kin_key: pytest.StashKey[list[pytest.Item]] = pytest.StashKey()
+twins_key: pytest.StashKey[list[pytest.Item]] = pytest.StashKey()
 """The copies of a test for its platforms and releases, of which this is one."""
 
 deselected_key: pytest.StashKey[set[str]] = pytest.StashKey()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_gvisor.base.completed import Completed
-from pytest_gvisor.base.errors import FORBIDDEN, GvisorError, TraceError, forbidden, stage
+from pytest_gvisor.base.errors import FORBIDDEN, GvisorError, TraceError, note_forbidden, stage
 from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.spec import Spec
@@ -191,7 +191,7 @@ def check_forbidden(request: Request, done: Completed | None) -> None:
             trace.check(forbid=request.settings.forbid)
     except (AssertionError, TraceError) as error:
         vars(error)[FORBIDDEN] = True
-        forbidden.append((str(error), request.settings.forbid))
+        note_forbidden(str(error), request.settings.forbid)
         raise
 
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from pytest_gvisor.base.errors import FORBIDDEN, LaunchError, UsageError, forbidden, stage
+from pytest_gvisor.base.errors import FORBIDDEN, LaunchError, UsageError, note_forbidden, stage
 from pytest_gvisor.programs import clock
 
 _ROOM = (64 + 8) * 1024 * 1024
@@ -59,7 +59,8 @@ class Running(list[tuple[int, Sequence[str]]]):
             clock.monotonic() < until
         ):
             time.sleep(0.001)
-        forbidden.extend(("a program of a thread runs on: its acts are unknown", f) for f in others)
+        for forbid in others:
+            note_forbidden("a program of a thread runs on: its acts are unknown", forbid)
 
 
 def start(thread: threading.Thread) -> None:

@@ -11,7 +11,13 @@ import pytest
 from pytest_gvisor.base.setting_values import NATIVE
 from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.inside.view import users, writable
-from pytest_gvisor.plugin.placement import Variant, already_inside, kin_key, native_key, variant_key
+from pytest_gvisor.plugin.placement import (
+    Variant,
+    already_inside,
+    native_key,
+    twins_key,
+    variant_key,
+)
 from pytest_gvisor.plugin.precedence import run_settings, settings_of
 from pytest_gvisor.plugin.skips import location, misuse_ends_session
 
@@ -42,7 +48,7 @@ def expand(items: list[pytest.Item], inside: Iterable[pytest.Item]) -> None:
             continue
         twins = [_twin(item, *variant) for variant in variants]
         for twin in twins:
-            twin.stash[kin_key] = twins
+            twin.stash[twins_key] = twins
         # The host's own is last: what it shares with others is torn down as its own.
         expanded += [*twins, _native(item)] if settings.native else twins
     items[:] = expanded

@@ -18,6 +18,7 @@ from pytest_gvisor import (
     SandboxCrashed,
     WorkloadTimeout,
 )
+from pytest_gvisor.base import errors
 from pytest_gvisor.base.errors import GvisorError, RemoteAttributeError
 
 DONE: Any = ("a run",)
@@ -49,3 +50,13 @@ def test_an_error_crosses_processes(
     again = copied(error)
     assert type(again) is type(error)
     assert (str(again), again.args, vars(again)) == (str(error), error.args, vars(error))
+
+
+def test_what_nobody_reports_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight acts are, of each kind of program: no report shows more."""
+    monkeypatch.setattr(errors, "forbidden", [])
+    for number in range(20):
+        errors.note_forbidden(f"act {number}", ("exec",))
+        errors.note_forbidden("another", ("connect",))
+    assert len(errors.forbidden) == 16
+    assert errors.forbidden[0] == ("act 0", ("exec",))
