@@ -126,13 +126,11 @@ class Tree:
     # Folders
 
     @contextlib.contextmanager
-    def _folder(self, parts: Sequence[bytes], *, make: bool = True) -> Iterator[int]:
+    def _folder(self, parts: Sequence[bytes]) -> Iterator[int]:
         """Yield a descriptor of this folder; make the folder if it is missing."""
         try:
             fd = self._open(parts)
         except FileNotFoundError:
-            if not make:
-                raise
             fd = self._make_all(parts)
         with linux.closing(fd):
             yield fd
@@ -147,7 +145,7 @@ class Tree:
                 os.close(self._open(parts[: count + 1]))
             except FileNotFoundError:
                 self._budget.add_entry()
-                with self._folder(parts[:count], make=False) as above:
+                with linux.closing(self._open(parts[:count])) as above:
                     self._mkdir(above, name)
         return self._open(parts)
 
@@ -175,7 +173,7 @@ class Tree:
             return  # a file that aufs itself kept in its layers
         with (
             contextlib.suppress(FileNotFoundError),
-            self._folder(parts[:-1], make=False) as parent,
+            linux.closing(self._open(parts[:-1])) as parent,
         ):
             if name == _OPAQUE:
                 self._clear(parent)

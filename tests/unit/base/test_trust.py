@@ -1,6 +1,7 @@
 """Trust in files and folders by owner, mode and place, and the walk along a path."""
 
 import contextlib
+import dataclasses
 import errno
 import io
 import os
@@ -22,9 +23,9 @@ STORE = Trust(ME, "/nix/store", None)
 MAPPED = Trust(ME, "/nix/store", OVERFLOW)
 
 
-def node(path: str, mode: int = FOLDER | 0o755, uid: int = 0, fd: int = -1) -> Node:
+def node(path: str, mode: int = FOLDER | 0o755, uid: int = 0, fd: int = -1, gid: int = 0) -> Node:
     """A file or folder that does not exist."""
-    return Node(path, fd, os.stat_result((mode, 1, 1, 1, uid, 0, 0, 0, 0, 0)))
+    return Node(path, fd, os.stat_result((mode, 1, 1, 1, uid, gid, 0, 0, 0, 0)))
 
 
 @pytest.mark.parametrize(
@@ -260,3 +261,85 @@ def test_a_way_has_as_many_links_as_the_kernel_follows(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links") as caught:
         walked(f"{tmp_path}/40")
     assert caught.value.errno == errno.ELOOP
+
+
+@pytest.mark.parametrize(
+    ("package", "mode", "gid", "bad"),
+    [
+        (0o775, 0o775, 5, False), (0o775, 0o775, 6, True), (0o755, 0o775, 5, True),
+        (0o755, 0o755, 5, False), (0o777, 0o777, 5, False), (0o777, 0o777, 6, True),
+        (0o777, 0o757, 6, False), (0o775, 0o757, 5, True), (0o1777, 0o777, 5, True),
+        (0o1777, 0o755, 5, False),
+    ],
+)  # fmt: skip
+def test_a_file_of_a_package_may_be_written_by_whom_the_package_may(
+    package: int, mode: int, gid: int, *, bad: bool
+) -> None:
+    """Its group is the package's own, too. In a sticky folder nobody replaces another's file."""
+    beside = dataclasses.replace(MINE, package=node("/p", FOLDER | package, gid=5))
+    assert beside.others_write(node("/p/runsc", FILE | mode, gid=gid)) is bad
+
+
+def test_a_package_is_known_by_its_path_and_mode(tmp_path: Path) -> None:
+    """No descriptor is held of it."""
+    found = MINE.beside(str(tmp_path)).package
+    assert found == Node(str(tmp_path), -1, tmp_path.stat())
+
+
+@pytest.mark.parametrize(
+    ("overflow", "error", "own"),
+    [
+        (None, errno.EPERM, True), (ME + 1, errno.EPERM, True), (ME, errno.EPERM, False),
+        (ME, 0, True),
+    ],
+)  # fmt: skip
+def test_a_file_with_the_number_of_strangers_is_own_if_the_kernel_says_so(
+    overflow: int | None, error: int, *, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only its owner may open it without a new time of access. No FIFO makes it wait."""
+    asked = []
+    real = os.open
+
+    def fake(path: str, flags: int) -> int:
+        asked.append((path, flags))
+        if error:
+            raise OSError(error, os.strerror(error))
+        return real("/dev/null", os.O_RDONLY)
+
+    mine = Trust(ME, "", overflow)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fake)
+        found = mine.is_own(node("/a/f", FILE | 0o600, ME, fd=7))
+        other = mine.is_own(node("/a/f", FILE | 0o600, OTHER, fd=7))
+    assert (found, other) == (own, False)
+    flags = os.O_RDONLY | os.O_NOATIME | os.O_NONBLOCK | os.O_CLOEXEC
+    assert asked == [("/proc/self/fd/7", flags)] * (overflow == ME)
+
+
+@pytest.mark.parametrize(
+    ("mode", "uid", "strangers"),
+    [(0o1777, OTHER, True), (0o755, OTHER, False), (0o1777, 0, False), (0o755, 0, False)],
+)
+def test_a_strangers_entry_is_one_that_a_stranger_could_make(
+    mode: int, uid: int, *, strangers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry of root's own folder is there by root's will, whoever owns it."""
+    monkeypatch.setattr(os, "geteuid", lambda: ME)
+    entry = Lookup(node("/a", FOLDER | mode), node("/a/x", uid=uid))
+    assert trust.is_strangers(entry) is strangers
+
+
+@pytest.mark.parametrize(("mode", "says"), [(0o755, ""), (0o1777, "1777"), (0o775, "0775")])
+def test_a_folder_to_which_others_could_add_is_named(mode: int, says: str) -> None:
+    """A sticky one is no better: it keeps others from replacing a file alone."""
+    found = trust.add_problem(node("/a", FOLDER | mode))
+    assert found == (says and f"the folder /a (mode {says}) can be written by others")
+
+
+def test_a_shortage_says_nothing_about_a_file() -> None:
+    """A shortage is raised, and the text of any other error is returned."""
+    assert trust.text_of(OSError(errno.ENOENT, "")) == os.strerror(errno.ENOENT)
+    assert trust.text_of(OSError()) == os.strerror(0)
+    for number in trust.SHORTAGES:
+        with pytest.raises(OSError, match="none left"):
+            trust.text_of(OSError(number, "none left"))

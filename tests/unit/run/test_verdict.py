@@ -13,6 +13,7 @@ from pytest_gvisor.base.completed import (
     Completed,
     Outcome,
     SandboxCrashed,
+    Usage,
     WorkloadFailed,
     signal_name,
     text_view,
@@ -299,6 +300,11 @@ def test_a_failed_check_has_the_end_of_standard_error() -> None:
     with pytest.raises(WorkloadFailed) as caught:
         done.check_returncode()
     assert str(caught.value).endswith(f"\n| {'y' * 2000}")
+    lines = [str(number) for number in range(12)]
+    said = "\n".join(lines).encode()
+    with pytest.raises(WorkloadFailed) as of_lines:
+        completed(returncode=1, stderr_bytes=said, stderr_total=len(said)).check_returncode()
+    assert str(of_lines.value).endswith("status 1\n| " + "\n| ".join(lines[-10:]))
     assert (caught.value.stdout, caught.value.stderr) == (done.stdout, done.stderr)
 
 
@@ -349,6 +355,29 @@ def test_the_repr_has_the_call_and_its_end() -> None:
     long = completed(stdout_bytes=b"x" * 5000 + b"the end", args=("a" * 5000,))
     assert f"stdout='…{'x' * 53}the end'" in repr(long)
     assert len(repr(long)) < 500
+
+
+@pytest.mark.parametrize(("characters", "cut"), [(60, False), (61, True), (300, True)])
+def test_a_stream_of_the_repr_has_sixty_characters_whatever_their_bytes(
+    characters: int, *, cut: bool
+) -> None:
+    """A longer one begins with a mark."""
+    text = repr(completed(stdout_bytes=("😀" * characters).encode()))
+    assert f"stdout='{'…' * cut}{'😀' * 60}'" in text
+
+
+@pytest.mark.parametrize(("characters", "cut"), [(200, False), (201, True)])
+def test_another_fact_of_the_repr_has_two_hundred_characters(characters: int, *, cut: bool) -> None:
+    """A longer one ends with a mark."""
+    fact = repr("a" * (characters - 2))
+    text = repr(completed(settings={"cwd": "a" * (characters - 2)}))
+    assert text.endswith(f" cwd={fact[:200]}{'…' * cut}>")
+
+
+def test_what_a_sandbox_has_used_is_unknown_without_a_limit() -> None:
+    """No time was waited either, unless the run says so."""
+    assert (completed().waited, completed().usage) == (0.0, Usage())
+    assert dataclasses.astuple(Usage()) == (None, None, None)
 
 
 @given(data=st.binary(max_size=100))
