@@ -1,6 +1,7 @@
 """The folders of files from inside, and the way of a file below them, where others may be."""
 
 import errno
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -42,8 +43,8 @@ def land(anchor: Anchor, tmp_path: Path) -> Iterator[Land]:
     (tmp_path / "spool").write_bytes(b"...new text...")
     fd = os.open(tmp_path / "spool", os.O_RDONLY)
 
-    def write(path: str, size: int = 8, *, adds: bool = False) -> None:
-        anchors.land(anchor, path, fd, 3, size, adds=adds)
+    def write(path: str, size: int = 8, **options: bool) -> None:
+        anchors.land(anchor, path, fd, 3, size, **options)
 
     yield write
     os.close(fd)
@@ -85,15 +86,21 @@ def test_nothing_but_a_regular_file_has_a_digest(anchor: Anchor, folder: Path, w
     assert target.read_text() == "secret"
 
 
-@pytest.mark.parametrize("path", ["link/x.txt", "link/new/x.txt", "../x.txt", "a/../../x", "/x"])
+@pytest.mark.parametrize(
+    "path",
+    ["link/x.txt", "link/new/x.txt", "near/x.txt", "file/x.txt", "../x.txt", "a/../../x", "/x"],
+)
 def test_no_path_leads_out_of_the_folder(land: Land, folder: Path, path: str) -> None:
-    """A folder on the way that is a link is an error, and so is a way up."""
+    """A link on the way is an error wherever it leads, and so is a file or a way up."""
     outside = folder.parent / "outside"
     outside.mkdir()
     (folder / "link").symlink_to(outside)
+    (folder / "real").mkdir()
+    (folder / "near").symlink_to("real")
+    (folder / "file").touch()
     with pytest.raises(OSError, match=r"openat2|No such file"):
         land(path)
-    assert list(outside.iterdir()) == []
+    assert [*outside.iterdir(), *(folder / "real").iterdir()] == []
     assert sorted(os.listdir(folder.parent)) == ["folder", "outside", "spool"]
 
 
@@ -153,7 +160,7 @@ def test_kept_content_that_is_gone_is_an_error(land: Land, folder: Path) -> None
     assert os.listdir(folder) == []
 
 
-@pytest.mark.parametrize("what", ["nothing", "file", "link", "fifo"])
+@pytest.mark.parametrize("what", ["nothing", "file", "link", "dangling", "fifo"])
 def test_what_is_added_goes_to_a_regular_file(
     land: Land, folder: Path, tmp_path: Path, what: str
 ) -> None:
@@ -165,15 +172,30 @@ def test_what_is_added_goes_to_a_regular_file(
         path.write_text("old ")
     elif what == "link":
         path.symlink_to(target)
+    elif what == "dangling":
+        path.symlink_to(tmp_path / "made")
     elif what == "fifo":
         os.mkfifo(path)
-    if what in ("link", "fifo"):
+    if what in ("link", "dangling", "fifo"):
         with pytest.raises(OSError, match=r"openat2"):
             land("it.log", adds=True)
     else:
         land("it.log", adds=True)
         assert path.read_text() == ("old new text" if what == "file" else "new text")
     assert target.read_text() == "secret"
+    assert not (tmp_path / "made").exists()
+
+
+def test_only_a_file_that_may_have_come_from_inside_is_read(
+    anchor: Anchor, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A larger one has no digest, and so it is no file that came back."""
+    monkeypatch.setattr(anchors, "MOST_BYTES", 4)
+    for text, known in (("1234", True), ("12345", False)):
+        (folder / "x.txt").write_text(text)
+        digest, _ = anchors.found(anchor, "x.txt")
+        assert (digest == hashlib.sha256(text.encode()).hexdigest()) is known
+        assert ("too large" in digest) is not known
 
 
 @pytest.fixture
