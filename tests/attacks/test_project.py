@@ -287,8 +287,7 @@ def test_no_test_that_a_hook_has_marked_here_runs_without_its_marks(
     project.makepyfile(
         f"import pytest\n{text}test_i = test_a\ntest_other = pytest.mark.xfail(test_h)"
     )
-    options = ("--in-gvisor", "--gvisor-strict", "-p", "no:cacheprovider", "-p", "no:randomly")
-    result = project.runpytest_subprocess(*options, "-k", "not test_b")
+    result = project.runpytest_subprocess(*INSIDE, "-p", "no:randomly", "-k", "not test_b")
     result.assert_outcomes(passed=1, errors=5, deselected=1)
     result.stdout.fnmatch_lines(["*::test_strict: left out by a hook inside, and changed here*"])
 
@@ -310,8 +309,8 @@ def test_a_part_of_the_tests_has_the_fixtures_that_a_hook_gives_each_of_them(
             items[:] = items[1::2]
     """)
     project.makepyfile("\n".join(f"def test_{name}(): pass" for name in "abcd"))
-    inside = ("--in-gvisor", "--gvisor-strict", "--gvisor-platform=systrap,ptrace")
-    project.runpytest_subprocess(*inside, "-p", "no:cacheprovider").assert_outcomes(passed=4)
+    platforms = "--gvisor-platform=systrap,ptrace"
+    project.runpytest_subprocess(*INSIDE, platforms).assert_outcomes(passed=4)
 
 
 def test_a_hook_that_reads_how_tests_were_chosen_reads_the_same_inside(
