@@ -8,16 +8,16 @@ import pkgutil
 import shutil
 import signal
 from collections.abc import Generator
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 import pytest_gvisor
-from pytest_gvisor.runsc import answers
+from pytest_gvisor.base.errors import GvisorError
+from pytest_gvisor.runsc import answers, locate
 from pytest_gvisor.sessions import private
 from tests.bundlecheck import bundles_are_as_the_schema_says, bundles_written  # noqa: F401
-from tests.releases import each_release, each_runsc  # noqa: F401
+from tests.releases import OF_DEBIAN_13, each_release, each_runsc  # noqa: F401
 
 # Hypothesis measures by the clock, and other work keeps all processors busy. It generates the same
 # inputs each time, so that a failure is of the change and not of the day.
@@ -53,9 +53,19 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 @pytest.fixture(scope="session")
-def kept_answers() -> str:
-    """The user's folder of runsc's answers: `pytester` sets another HOME, in which it is empty."""
-    return answers.folder()
+def kept_answers() -> list[str]:
+    """Where this user's answers of the tested runsc are: `pytester` sets another HOME.
+
+    Each copy of runsc that another test has made is in that folder too, until the next boot.
+    """
+    found = []
+    for path in (None, str(OF_DEBIAN_13)):
+        with (
+            contextlib.suppress(GvisorError, OSError),
+            contextlib.closing(locate.find(path)) as judged,
+        ):
+            found.append(answers._path(judged.identity))
+    return found
 
 
 _OF_OTHER_PROCESSES = tuple(
@@ -72,7 +82,9 @@ def whole_package() -> None:
 
 
 @pytest.fixture
-def pytester(kept_answers: str, whole_package: None, pytester: pytest.Pytester) -> pytest.Pytester:
+def pytester(
+    kept_answers: list[str], whole_package: None, pytester: pytest.Pytester
+) -> pytest.Pytester:
     """Give pytester's new HOME the answers of the runsc that this user has asked already.
 
     Without them each pytest, and each of xdist's workers, digests a hundred megabytes and runs
@@ -81,8 +93,8 @@ def pytester(kept_answers: str, whole_package: None, pytester: pytest.Pytester) 
     own = pytester.path / ".cache/pytest-gvisor/answers"
     private.make_above(str(own))
     own.mkdir(mode=0o700)
-    for note in Path(kept_answers).glob("*.json"):
-        # Another process may have swept it since.
+    for note in kept_answers:
+        # Nobody may have asked yet.
         with contextlib.suppress(FileNotFoundError):
             shutil.copy(note, own)
     # Its import is a third of a small pytest's processor time. A test about it clears the list.
