@@ -35,10 +35,9 @@ from pytest_gvisor.programs import clock
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.run.budget import MOST_MESSAGES, Budget
 
-OUTPUT_FILES = ("log_file", "cucumber_json_path")
 OUTPUT_FOLDERS = ("allure_report_dir", "mpl_generate_path", "mpl_results_path")
-"""Options, by their names in `config.option`, whose value is the path of a file or folder. A plugin
-writes it in the process of the tests."""
+"""Options, by their names in `config.option`, whose value is the path of a folder. A plugin writes
+it in the process of the tests."""
 
 SNAPSHOTS = {
     "update_snapshots": "**/__snapshots__/**",
@@ -167,7 +166,7 @@ def _check_entry(entry: str, path: str) -> None:
 def _outputs(config: pytest.Config) -> Iterator[Place]:
     """Yield the places that output options name."""
     here = str(config.invocation_params.dir)
-    for dest in (*OUTPUT_FILES, *OUTPUT_FOLDERS):
+    for dest in ("log_file", *OUTPUT_FOLDERS):
         value = getattr(config.option, dest, None)
         if dest == "log_file":
             with contextlib.suppress(ValueError):  # pytest without its logging has no such key
@@ -175,9 +174,8 @@ def _outputs(config: pytest.Config) -> Iterator[Place]:
         if not isinstance(value, str | os.PathLike) or not os.fspath(value):
             continue
         path = os.path.normpath(os.path.join(here, value))
-        if dest in OUTPUT_FILES:
-            folder, name = os.path.split(path)
-            yield Place(folder, name, own=True, merged=dest == "log_file")
+        if dest == "log_file":
+            yield Place(*os.path.split(path), own=True, merged=True)
         else:
             yield Place(path, own=True)
 

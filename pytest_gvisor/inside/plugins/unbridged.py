@@ -37,11 +37,11 @@ COMPLETE = frozenset({
 })  # fmt: skip
 """Distributions that take all from reports of tests, which come from inside, or sum up nothing."""
 
-# Distributions that lose what they gather if an option or ini key says so, or a marker.
+# Distributions that lose what they gather if one of these options or ini keys says so, or a marker.
 _SWITCHES = {
     "flaky": ("force_flaky", "flaky"),
     "inline-snapshot": ("inline_snapshot", ""),
-    "pytest-bdd": ("gherkin_terminal_reporter", ""),
+    "pytest-bdd": ("gherkin_terminal_reporter cucumber_json_path", ""),
     "pytest-codspeed": ("codspeed", "codspeed_benchmark"),
     "pytest-memray": ("memray", ""),
     "pytest-retry": ("retries", "flaky"),
@@ -101,11 +101,12 @@ def find(config: pytest.Config, items: Sequence[pytest.Item]) -> str:
 
 
 def _is_switched_on(
-    config: pytest.Config, items: Iterable[pytest.Item], option: str, marker: str
+    config: pytest.Config, items: Iterable[pytest.Item], options: str, marker: str
 ) -> bool:
-    with contextlib.suppress(ValueError):  # an option or key that there is not
-        if config.getoption(option, None) or config.getini(option):
-            return True
+    for option in options.split():
+        with contextlib.suppress(ValueError):  # an option or key that there is not
+            if config.getoption(option, None) or config.getini(option):
+                return True
     return bool(marker) and any(item.get_closest_marker(marker) for item in items)
 
 

@@ -22,7 +22,6 @@ from pytest_gvisor.inside.back.anchors import Anchor, Anchors
 from pytest_gvisor.inside.back.landing import Store
 from pytest_gvisor.inside.back.returned import (
     DATA_FOLDERS,
-    OUTPUT_FILES,
     OUTPUT_FOLDERS,
     RECORDINGS,
     SNAPSHOTS,
@@ -484,12 +483,11 @@ def test_an_entry_that_can_name_no_file_is_a_usage_error(
     check(config("fine.txt"))
 
 
-@pytest.mark.parametrize("dest", OUTPUT_FILES)
-def test_the_path_of_an_output_option_comes_back(dest: str) -> None:
+def test_the_path_of_a_log_comes_back() -> None:
     """The path is relative to where pytest was started, and may lie anywhere."""
-    assert places(**{dest: "x/y.py"}) == [("/srv/project/here/x", "y.py", "**", True)]
-    assert places(**{dest: Path("/var/y")}) == [("/var", "y", "**", True)]
-    assert places(**{dest: None}) == places(**{dest: ""}) == places(**{dest: open}) == []
+    assert places(log_file="x/y.py") == [("/srv/project/here/x", "y.py", "**", True)]
+    assert places(log_file=Path("/var/y")) == [("/var", "y", "**", True)]
+    assert places(log_file=None) == places(log_file="") == places(log_file=open) == []
 
 
 @pytest.mark.parametrize("dest", OUTPUT_FOLDERS)
@@ -525,14 +523,14 @@ def test_each_option_is_documented() -> None:
     table = docs.partition("## Files that come back")[2].partition("\n    [pytest]")[0]
     assert "`--snapshot-update` (pytest-snapshot)" in table
     written = {
-        "log_file": "--log-file", "cucumber_json_path": "--cucumberjson",
+        "log_file": "--log-file",
         "allure_report_dir": "--alluredir", "mpl_generate_path": "--mpl-generate-path",
         "mpl_results_path": "--mpl-results-path", "update_snapshots": "--snapshot-update",
         "snapshot_update": "--snapshot-update", "record_mode": "--record-mode",
         "vcr_record": "--vcr-record", "force_regen": "--force-regen", "regen_all": "--regen-all",
     }  # fmt: skip
     assert written.keys() == {
-        *OUTPUT_FILES, *OUTPUT_FOLDERS, *SNAPSHOTS, *DATA_FOLDERS, *RECORDINGS,
+        "log_file", *OUTPUT_FOLDERS, *SNAPSHOTS, *DATA_FOLDERS, *RECORDINGS,
     }  # fmt: skip
     assert {*re.findall(r"`(--[\w-]+)`", table)} == {*written.values(), "--basetemp"}
 

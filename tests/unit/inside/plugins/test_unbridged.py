@@ -121,6 +121,7 @@ def test_hooks_of_the_project_s_own_are_not_looked_at(project: Project) -> None:
         ("flaky", (RUNS, SUMS), "force_flaky", True, True),
         ("inline-snapshot", (RUNS, SUMS), "inline_snapshot", "create", True),
         ("pytest-bdd", (RUNS, SUMS), "gherkin_terminal_reporter", True, True),
+        ("pytest-bdd", (RUNS, SUMS), "cucumber_json_path", "out.json", True),
         ("pytest-mpl", (RUNS, SUMS), "mpl_results_path", "results", False),
         ("pytest-monitor", (RUNS,), "mtr_none", True, False),
     ],
