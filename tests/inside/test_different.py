@@ -22,8 +22,8 @@ def test_the_kernel_is_gvisors(project: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(
         [
             "*test_kernel?systrap? PASSED*",
-            "*test_kernel?ptrace? PASSED*",
             "*TestUnit::test_kernel?systrap? PASSED*",
+            "*test_kernel?ptrace? PASSED*",
         ]
     )
 
@@ -303,7 +303,10 @@ def test_isolation_says_who_shares_a_sandbox(
 
 
 def test_under_xdist_a_module_has_one_sandbox(project: pytest.Pytester) -> None:
-    """Whole files are distributed where each module has a sandbox, unless ``--dist`` is given."""
+    """Whole files are distributed where each module has a sandbox, unless ``--dist`` is given.
+
+    A worker knows one test ahead, so a file's tests run on one platform after the other.
+    """
     text = """
         import pathlib, pytest
         NOTE = pathlib.Path("/tmp/note")
@@ -314,6 +317,9 @@ def test_under_xdist_a_module_has_one_sandbox(project: pytest.Pytester) -> None:
     project.makepyfile(test_a=text, test_b=text)
     result = inside(project, "-n2", "--gvisor-isolation", "module")
     assert result.parseoutcomes() == {"passed": 8}
+    matrix = ("--gvisor-platform", "systrap,ptrace")
+    result = inside(project, "-n2", "--gvisor-isolation", "module", *matrix)
+    assert result.parseoutcomes() == {"passed": 16}
 
 
 def test_a_test_is_not_the_first_process(project: pytest.Pytester) -> None:

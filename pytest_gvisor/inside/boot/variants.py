@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -30,28 +31,41 @@ def expand(items: list[pytest.Item], inside: Iterable[pytest.Item]) -> None:
     tests in it.
     """
     writable.check(items[0].config, items)
-    expanded: list[pytest.Item] = []
     chosen = set(map(id, inside))
-    for item in items:
-        if id(item) not in chosen:
-            expanded.append(item)
-            continue
+    blocks = itertools.groupby(items, lambda item: (id(item) in chosen, item.path))
+    items[:] = itertools.chain.from_iterable(
+        _copies([*block]) if is_inside else block for (is_inside, _path), block in blocks
+    )
+
+
+def _copies(block: Sequence[pytest.Item]) -> Iterator[pytest.Item]:
+    """Yield the copies of tests of one file, those of a platform after each other.
+
+    A worker of xdist knows one test after the running one. If that was a copy for another platform,
+    nobody could say whether the sandbox and its fixtures are needed again. The host's own are last:
+    what they share with others is torn down as their own.
+    """
+    columns: dict[str, list[pytest.Item]] = {}
+    natives = []
+    for item in block:
         settings = settings_of(item)
         if already_inside() and not _needs_a_start(item, settings):
             item.stash[native_key] = item.nodeid
-            expanded.append(item)
+            columns.setdefault("", []).append(item)
             continue
         variants = [*_variants(settings)]
         if len(variants) == 1 and not settings.native:
-            item.stash[variant_key] = _variant(item, variants[0][1], None)
-            expanded.append(item)
+            word, platform, _release = variants[0]
+            item.stash[variant_key] = _variant(item, platform, None)
+            columns.setdefault(word, []).append(item)
             continue
-        twins = [_twin(item, *variant) for variant in variants]
-        for twin in twins:
+        twins = []
+        for word, platform, release in variants:
+            twins.append(twin := _twin(item, word, platform, release))
+            columns.setdefault(word, []).append(twin)
             twin.stash[twins_key] = twins
-        # The host's own is last: what it shares with others is torn down as its own.
-        expanded += [*twins, _native(item)] if settings.native else twins
-    items[:] = expanded
+        natives += [_native(item)] if settings.native else []
+    yield from itertools.chain(*columns.values(), natives)
 
 
 def keep_last_failed(config: pytest.Config) -> None:

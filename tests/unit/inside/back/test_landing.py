@@ -7,8 +7,10 @@ from typing import Any, cast
 import pytest
 from _pytest.config import PytestPluginManager
 
+from pytest_gvisor.base.errors import ProtocolError
+from pytest_gvisor.guest.tests.returns import Place
 from pytest_gvisor.inside.back.anchors import Anchors
-from pytest_gvisor.inside.back.landing import PLUGIN, Store, Tally, take_worker
+from pytest_gvisor.inside.back.landing import PLUGIN, Arriving, Store, Tally, take_worker
 
 
 class Reporter:
@@ -54,6 +56,19 @@ def test_names_are_for_those_who_ask() -> None:
     assert verbose.count("gvisor: n") == 9
     assert shown(tally, verbosity=-1)[0] == "gvisor: n"
     assert shown(Tally()) == []
+
+
+def test_as_many_bytes_are_kept_as_there_is_room_for() -> None:
+    """One more is an error, and the file before it stays readable."""
+    store = Store(Anchors("/p"), size=3)
+    file = store.begin(
+        Arriving(place=Place("/p"), path="a", anchor=cast("Any", None), sandbox="s", wanted=True)
+    )
+    store.add(file, b"abc")
+    assert store.read(file) == b"abc"
+    with pytest.raises(ProtocolError, match="more bytes than are kept"):
+        store.add(file, b"d")
+    store.close()
 
 
 def test_workers_that_wrote_different_files_are_an_error() -> None:

@@ -133,6 +133,10 @@ def test_sandboxes_that_differ_are_named_and_neither_is_written(host: Host) -> N
     assert list(host.files()) == ["free/same"]
     (error,) = tally.errors
     assert error.endswith("from test_one and test_two\\x1b[2J")
+    # Workers of xdist are compared by these.
+    assert [(path.rpartition("/")[2], by) for path, (_digest, by) in tally.digests.items()] == [
+        ("same", "test_one"),
+    ]  # fmt: skip
 
 
 def test_logs_are_added_to_what_the_host_has_logged(host: Host) -> None:

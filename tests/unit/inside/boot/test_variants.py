@@ -34,6 +34,23 @@ def test_a_marker_counts_wherever_it_stands(pytester: pytest.Pytester) -> None:
     }
 
 
+def test_copies_for_a_platform_come_one_after_the_other(pytester: pytest.Pytester) -> None:
+    """A block of tests inside of one file has those for a platform together, and the host's last.
+
+    A test that a marker has run on one platform alone is among the copies for that.
+    """
+    pytester.makeini("[pytest]\ngvisor_platform = native systrap ptrace")
+    only = "\nimport pytest\n@pytest.mark.gvisor(platform='ptrace')\ndef test_c(): pass\n"
+    text = f"def test_a(): pass\n{only}def test_h(): pass\ndef test_d(): pass\n"
+    items: list[pytest.Item] = [*pytester.getitems(text)]
+    variants.expand(items, [item for item in items if item.name != "test_h"])
+    assert [item.nodeid.partition("::")[2] for item in items] == [
+        "test_a[systrap]", "test_a[ptrace]", "test_c", "test_a[native]",
+        "test_h",
+        "test_d[systrap]", "test_d[ptrace]", "test_d[native]",
+    ]  # fmt: skip
+
+
 def test_others_may_add_to_the_node_id_of_a_variant(pytester: pytest.Pytester) -> None:
     """xdist does so for ``--dist loadgroup``, in the attribute in which pytest keeps the id."""
     pytester.makeini("[pytest]\ngvisor_platform = native systrap")
