@@ -161,8 +161,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Plan the tests that hooks have made since, or marked: they too are to run inside."""
+    """Plan the tests that hooks have made since, or marked: they too are to run inside.
+
+    The copies of a test have been together until now, for pytest orders tests by their parameters.
+    With ``--stepwise`` they stay so: it has deselected tests by their place.
+    """
     pytest_collection_modifyitems(session.config, session.items)
+    has_copies = any(placement.twins_key in item.stash for item in session.items)
+    if has_copies and not session.config.getoption("stepwise", False):
+        _variants().put_together(session.items)
 
 
 @pytest.hookimpl(tryfirst=True)

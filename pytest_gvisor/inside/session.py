@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import functools
 import itertools
@@ -59,6 +60,7 @@ class InsideSession:
         self.copies = Copies(self._config)
         self._config.pluginmanager.register(self.copies)
         self._groups = planned(session.items, run_options.isolation(self._config))
+        self._here = [n for n, item in enumerate(session.items) if plan_key not in item.stash]
         self._following: ItemPlan | None = None
         self._leaving: Link | None = None
         """The sandbox that ended last, and may still be being removed."""
@@ -84,23 +86,29 @@ class InsideSession:
             ended, lost = self._run_in_group(plan, platform, worker, ids)
             if not ids.upcoming and plan.group.lifetime is not Isolation.SESSION:
                 self._finish_group(plan.group)
-        self._tear_down_here(item, nextitem)
+        self._tear_down_here(plan, nextitem)
         if self._allure is not None:
             allure.settle(self._allure, item, ended=ended, lost=lost)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
 
-    @staticmethod
-    def _tear_down_here(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    def _tear_down_here(self, plan: ItemPlan, nextitem: pytest.Item | None) -> None:
         """Tear down fixtures of earlier tests on the host that no later test needs.
 
         If the session is about to stop, these are all of them, as in pytest's own protocol.
         """
-        session, state = item.session, item.session._setupstate
+        item, session, state = plan.item, plan.item.session, plan.item.session._setupstate
         if not state.stack:
             return
         if session.shouldfail or session.shouldstop:
             nextitem = None
+        later = bisect.bisect(self._here, plan.position)
+        if nextitem and later < len(self._here) and not hasattr(self._config, "workerinput"):
+            # It may need more of them, after copies of these tests for other platforms.
+            other = session.items[self._here[later]]
+            nextitem = max(
+                nextitem, other, key=lambda one: len(state.stack.keys() & set(one.listchain()))
+            )
         call = pytest.CallInfo.from_call(
             lambda: state.teardown_exact(nextitem), when="teardown", reraise=_STOPS
         )

@@ -6,6 +6,8 @@ import shlex
 import subprocess
 import sys
 
+import pytest
+
 from tests.plugin.conftest import Project
 
 TESTS = """
@@ -120,3 +122,40 @@ def test_a_shared_fixture_that_fails_on_the_host_is_the_host_s_failure(alone: Pr
     )
     ran = alone.run("--in-gvisor", "--gvisor-platform", "native,ptrace").ends(passed=4, errors=1)
     ran.shows("test_it.py::TestMore::test_more: ptrace passed, native ERROR")
+
+
+@pytest.mark.parametrize("options", [("--in-gvisor",), ()], ids=["all inside", "one here"])
+def test_a_fixture_on_the_host_ends_where_it_does_without_copies(
+    alone: Project, options: tuple[str, ...]
+) -> None:
+    """Neither pytest's order by parameters nor tests inside between those here change that."""
+    alone.test(
+        """
+        import os, pytest
+        from pytest_gvisor import is_gvisor_kernel
+
+        @pytest.fixture(scope="module", params=[1, 2])
+        def number(request): ...
+
+        @pytest.fixture(scope="class")
+        def shared():
+            yield
+            assert is_gvisor_kernel(os.uname().release)
+
+        class TestC:
+            @pytest.mark.in_gvisor
+            def test_a(self, shared): ...
+
+            def test_b(self, shared, number): ...
+
+            @pytest.mark.in_gvisor
+            def test_c(self, shared): ...
+
+        @pytest.mark.in_gvisor
+        def test_d(): ...
+        """
+    )
+    ran = alone.run("-rE", *options, "--gvisor-platform", "native,ptrace").exits(1)
+    assert re.findall(r"^ERROR test_it\.py::(\S+)", ran.output, re.MULTILINE) == [
+        "TestC::test_c[native]"
+    ]

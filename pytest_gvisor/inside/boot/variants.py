@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -31,41 +31,51 @@ def expand(items: list[pytest.Item], inside: Iterable[pytest.Item]) -> None:
     tests in it.
     """
     writable.check(items[0].config, items)
+    expanded: list[pytest.Item] = []
     chosen = set(map(id, inside))
-    blocks = itertools.groupby(items, lambda item: (id(item) in chosen, item.path))
-    items[:] = itertools.chain.from_iterable(
-        _copies([*block]) if is_inside else block for (is_inside, _path), block in blocks
-    )
-
-
-def _copies(block: Sequence[pytest.Item]) -> Iterator[pytest.Item]:
-    """Yield the copies of tests of one file, those of a platform after each other.
-
-    A worker of xdist knows one test after the running one. If that was a copy for another platform,
-    nobody could say whether the sandbox and its fixtures are needed again. The host's own are last:
-    what they share with others is torn down as their own.
-    """
-    columns: dict[str, list[pytest.Item]] = {}
-    natives = []
-    for item in block:
+    for item in items:
+        if id(item) not in chosen:
+            expanded.append(item)
+            continue
         settings = settings_of(item)
         if already_inside() and not _needs_a_start(item, settings):
             item.stash[native_key] = item.nodeid
-            columns.setdefault("", []).append(item)
+            expanded.append(item)
             continue
         variants = [*_variants(settings)]
         if len(variants) == 1 and not settings.native:
-            word, platform, _release = variants[0]
-            item.stash[variant_key] = _variant(item, platform, None)
-            columns.setdefault(word, []).append(item)
+            item.stash[variant_key] = _variant(item, variants[0][1], None)
+            expanded.append(item)
             continue
-        twins = []
-        for word, platform, release in variants:
-            twins.append(twin := _twin(item, word, platform, release))
-            columns.setdefault(word, []).append(twin)
+        twins = [_twin(item, *variant) for variant in variants]
+        for twin in twins:
             twin.stash[twins_key] = twins
-        natives += [_native(item)] if settings.native else []
-    yield from itertools.chain(*columns.values(), natives)
+        expanded += [*twins, _native(item)] if settings.native else twins
+    items[:] = expanded
+
+
+def put_together(items: list[pytest.Item]) -> None:
+    """Put the copies of a file's tests for a platform together, and the host's own last.
+
+    A worker of xdist knows one test after the running one. If that was a copy for another platform,
+    nobody could say whether the sandbox and its fixtures are needed again. The fixtures that the
+    host's own share are torn down as their own.
+    """
+    ordered: list[pytest.Item] = []
+    for _, block in itertools.groupby(items, lambda item: (item.path, _column(item) is not None)):
+        columns: dict[object, list[pytest.Item]] = {}
+        for item in block:
+            columns.setdefault(_column(item), []).append(item)
+        natives = columns.pop(NATIVE, ())
+        ordered += itertools.chain(*columns.values(), natives)
+    items[:] = ordered
+
+
+def _column(item: pytest.Item) -> object:
+    """Return what a test inside has in common with others of its platform; None for another."""
+    variant = item.stash.get(variant_key, None)
+    is_native = native_key in item.stash
+    return (variant.platform, variant.release) if variant else (NATIVE if is_native else None)
 
 
 def keep_last_failed(config: pytest.Config) -> None:

@@ -44,6 +44,7 @@ def test_copies_for_a_platform_come_one_after_the_other(pytester: pytest.Pyteste
     text = f"def test_a(): pass\n{only}def test_h(): pass\ndef test_d(): pass\n"
     items: list[pytest.Item] = [*pytester.getitems(text)]
     variants.expand(items, [item for item in items if item.name != "test_h"])
+    variants.put_together(items)
     assert [item.nodeid.partition("::")[2] for item in items] == [
         "test_a[systrap]", "test_a[ptrace]", "test_c", "test_a[native]",
         "test_h",
