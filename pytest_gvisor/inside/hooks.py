@@ -163,8 +163,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Plan the tests that hooks have made since, or marked: they too are to run inside.
 
-    The copies of a test have been together until now, for pytest orders tests by their parameters.
-    With ``--stepwise`` they stay so: it has deselected tests by their place.
+    Until now, the copies of a test have been together, as pytest orders tests by their parameters.
+    From now on, those for a platform are. With ``--stepwise`` nothing is moved, because it has
+    deselected tests by their place.
     """
     pytest_collection_modifyitems(session.config, session.items)
     has_copies = any(placement.twins_key in item.stash for item in session.items)

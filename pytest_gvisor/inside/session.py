@@ -104,7 +104,7 @@ class InsideSession:
             nextitem = None
         later = bisect.bisect(self._here, plan.position)
         if nextitem and later < len(self._here) and not hasattr(self._config, "workerinput"):
-            # It may need more of them, after copies of these tests for other platforms.
+            # The next test here may need more of them, after copies of these for other platforms.
             other = session.items[self._here[later]]
             nextitem = max(
                 nextitem, other, key=lambda one: len(state.stack.keys() & set(one.listchain()))
