@@ -59,7 +59,7 @@ def test_an_image_runs_as_it_says(gvisor: Gvisor, make: Make) -> None:
     assert gvisor.run(["id -G"], image=image, user="app:root").stdout == "0\n"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a mount")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a mount")
 def test_a_cache_that_is_mounted_noexec_is_a_typed_error(
     gvisor: Gvisor, make: Make, tmp_path: Path
 ) -> None:
