@@ -127,10 +127,20 @@ def test_the_first_page_has_the_command_that_installs(site: Path) -> None:
 
 INTERNAL = {
     "Mount": {"problems"},
-    "Process": {"channel", "id", "on_message", "over", "wait_change"},
-    "SharedSandboxes": {"close"},
-    "SharedSnapshots": {"close"},
-    "Snapshot": {"check", "last_id", "request", "tag", "wake", "workload", "workload_with"},
+    "Process": {"channel", "id", "left", "on_message", "over", "wait_change"},
+    "SharedSandboxes": {"close", "hooks"},
+    "SharedSnapshots": {"close", "hooks"},
+    "Snapshot": {
+        "check",
+        "last_id",
+        "owner",
+        "request",
+        "tag",
+        "wake",
+        "workload",
+        "workload_with",
+    },
+    "UsageError": {"exit_status"},
 }
 """Members without an underscore that only other modules of the package use."""
 
