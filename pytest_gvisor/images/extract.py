@@ -53,7 +53,7 @@ def unpack(content: Content, root: str, *, points: Sequence[str] = ()) -> Facts:
         for layer in content.layers:
             tree.begin_layer()
             with layer.open(budget) as stream:
-                tar = Tar(stream)
+                tar = Tar(stream, whole=bool(layer.diff_id))
                 for entry in tar:
                     budget.add_entry()
                     tree.add(entry, tar)

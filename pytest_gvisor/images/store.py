@@ -187,8 +187,11 @@ def _text(given: object) -> str:
 
 
 def _state(path: str) -> tuple[object, ...]:
-    """Return a value that changes with a file, or with the index of a layout."""
+    """Return a value that changes with a file, or with the index of a layout.
+
+    A copy may bring its time of modification along. Nothing but the kernel sets ctime.
+    """
     real = os.path.realpath(path)
     index = os.path.join(real, "index.json")
     status = os.stat(index if os.path.isfile(index) else real)
-    return (real, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    return (real, status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)

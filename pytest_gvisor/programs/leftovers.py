@@ -128,23 +128,32 @@ def _remove_tree(path: str) -> None:
     try:
         shutil.rmtree(path)
     except (OSError, RecursionError):
-        # In a deep tree, rmtree runs out of stack or, since Python 3.13, of descriptors.
-        if not _flatten(path):
-            raise
+        # In a deep tree, rmtree runs out of stack or, since Python 3.13, of descriptors. A folder
+        # without permissions lets its owner remove nothing in it.
+        _flatten(path)
         shutil.rmtree(path)
 
 
-def _flatten(top: str) -> bool:
-    """Move each folder that lies deep below ``top`` up to it; return whether there was one."""
+def _flatten(top: str) -> None:
+    """Move each folder that lies deep below ``top`` up to it, and let this user into all."""
     found = [top]
+    _let_in(top)
     for begin in found:
         for path, folders, _files, fd in os.fwalk(begin):
+            for name in folders:
+                _let_in(name, fd)
             if path.count("/") - begin.count("/") == _DEEP:
                 for name in folders:
                     found.append(f"{top}/{os.urandom(8).hex()}")
                     os.rename(name, found[-1], src_dir_fd=fd)
                 folders.clear()
-    return len(found) > 1
+
+
+def _let_in(name: str, above: int | None = None) -> None:
+    """Give this user all rights in a folder; a link is left alone."""
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+    with contextlib.suppress(OSError), linux.closing(os.open(name, flags, dir_fd=above)) as folder:
+        os.chmod(f"/proc/self/fd/{folder}", 0o700)
 
 
 def _undo(remover: Callable[[str], object], path: str) -> str:

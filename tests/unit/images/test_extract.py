@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import ImageError
+from pytest_gvisor.images.tar import Tar
 from tests.mounts import masked
 from tests.unit.images.conftest import Item, Unpack, folder, hard, item, link, tar
 
@@ -327,11 +328,26 @@ def test_a_folder_that_is_replaced_while_it_is_filled_is_looked_up_anew(
 
 @pytest.mark.fault("C11")
 def test_a_file_that_is_cut_short_is_refused(unpack: Unpack) -> None:
-    """An archive that ends in a header, in content, or before the end mark is refused."""
-    whole = tar([item("f", b"x" * 1000), item("g")])
-    for length in (100, 700, 1536, 2048):
+    """An archive that ends in a header, in content, or between a long name and its entry."""
+    whole = tar([item("f", b"x" * 1000), item("g" * 200)], format=tarfile.GNU_FORMAT)
+    for length in (100, 700, 1511, 1600, 2100):
         with pytest.raises(ImageError, match="truncated"):
             unpack(whole[:length])
+    with pytest.raises(ImageError, match="ends after the header"):
+        unpack(whole[: 1536 + 1024])
+
+
+@pytest.mark.parametrize("length", [1512, 1536, 2048, 0])
+def test_a_layer_needs_no_zeros_at_its_end(unpack: Unpack, length: int) -> None:
+    """umoci writes none, nor the padding of the last file; docker has saved layers of no bytes.
+
+    Its digest says that nothing is missing. A tarball without one needs them.
+    """
+    layer = tar([item("f", b"x" * 1000), item("g")])[:length]
+    assert sorted(os.listdir(unpack(layer))) == ["f", "g"][: (length + 511) // 1024]
+    if layer:
+        with pytest.raises(ImageError, match="truncated"):
+            list(Tar(io.BytesIO(layer)))
 
 
 def test_formats_of_tar(unpack: Unpack) -> None:

@@ -15,7 +15,7 @@ from pytest_gvisor.images import choose
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.docker import Daemon
 from pytest_gvisor.images.store import Images
-from tests.unit.images.conftest import configuration, digest, item, layout, saved, tar
+from tests.unit.images.conftest import configuration, digest, item, layout, saved, tar, write_layout
 
 LAYERS = [tar([item("f", b"x")])]
 
@@ -54,6 +54,23 @@ def test_what_is_no_name_is_a_usage_error(tmp_path: Path, odd: Any) -> None:
     """A value of any other type than a path or a name is a usage error."""
     with pytest.raises(UsageError, match="neither a path nor a name"):
         Images(Cache(str(tmp_path / "c"))).rootfs(odd)
+
+
+@pytest.mark.parametrize("is_folder", [False, True], ids=["archive", "layout"])
+def test_an_image_that_brings_the_time_of_another_is_not_taken_for_it(
+    tmp_path: Path, is_folder: bool
+) -> None:
+    """A copy that keeps times puts another image of the same size into the same file."""
+    images = Images(Cache(str(tmp_path / "c")))
+    for content in ("old", "new"):
+        layers = [tar([item("f", content.encode())])]
+        files = layout(layers) if is_folder else {"app.tar": saved(layers)}
+        write_layout(tmp_path / "image", files)
+        for name in files:
+            os.utime(tmp_path / "image" / name, (1, 1))
+        image = images.rootfs(tmp_path / "image" / ("" if is_folder else "app.tar"))
+        assert Path(image.folder, "f").read_text() == content
+    images.close()
 
 
 class Exporting:

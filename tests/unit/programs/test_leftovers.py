@@ -244,6 +244,24 @@ def test_a_tree_of_any_depth_is_removed(session: Path, limit: int) -> None:
     assert not session.exists()
 
 
+def test_a_tree_without_permissions_is_removed(session: Path) -> None:
+    """A VM of an ordinary user may leave folders that deny their owner the way."""
+    (session / "g1/root/below").mkdir()
+    (session / "g1/root/link").symlink_to("../../..")
+    mode = session.parent.stat().st_mode
+    for folder in ("g1/root", "g1"):
+        (session / folder).chmod(0)
+    program = "import sys; from pytest_gvisor.programs import leftovers as left; "
+    argv = [sys.executable, "-c", f"{program} print(left.clear_session(sys.argv[1], patience=0))"]
+    if os.geteuid() == 0:
+        # Without capabilities, permissions hold for root as well.
+        argv = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *argv]
+    done = subprocess.run([*argv, str(session)], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+    assert not session.exists()
+    assert session.parent.stat().st_mode == mode
+
+
 def test_a_session_s_lock_goes_last(session: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A session without a lock counts as dead, so another sweep could remove it meanwhile."""
     order: list[str] = []
