@@ -8,8 +8,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from pytest_gvisor.base.errors import MachineFailed
+from pytest_gvisor.base.errors import MachineFailed, UsageError
 from pytest_gvisor.cli import parsers
+from pytest_gvisor.oci import mounts
 from pytest_gvisor.vm import drive, machine
 from pytest_gvisor.vm.machine import Machine
 
@@ -71,6 +72,10 @@ def main(arguments: Sequence[str]) -> int:
     options = parser()
     given = options.parse_args(arguments)
     shares = tuple(machine.share_of(path) for path in given.share)
+    for share in shares:
+        if why := mounts.danger(share, writable=True):
+            step = "Share a folder below it, or another one."
+            raise UsageError(f"{share} cannot be shared: it {why}", next_step=step)
     chosen = Machine(
         command=parsers.command(options, given.command),
         shares=shares,
