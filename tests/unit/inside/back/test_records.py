@@ -1,5 +1,6 @@
 """Records of files that came back, which only this user and this package have written."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -109,13 +110,35 @@ def test_a_record_is_read_field_by_field_and_by_no_link(
     assert Records().digests(f"{folder}/a") == set()
     record.write_bytes(b"1 a\n")
     assert Records().names == {}
-    with pytest.raises(OSError, match="too many files"):
-        noted(tmp_path / "out", "x" * 200, digest="1" * 9000)
-    monkeypatch.undo()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    record.write_text(f"{folder}\0001 a\0")
+    assert Records().digests(f"{folder}/a") == {"1"}
     record.rename(tmp_path / "elsewhere")
     record.symlink_to(tmp_path / "elsewhere")
     assert Records().digests(f"{folder}/a") == set()
+    record.unlink()
+    os.mkfifo(record)
+    assert Records().digests(f"{folder}/a") == set()
+
+
+def test_a_record_is_at_most_as_long_as_one_that_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody could read the end of a longer one."""
+    folder = str(tmp_path / "out")
+    monkeypatch.setattr(records, "_MOST_BYTES", len(f"{folder}_1 a_"))
+    noted(tmp_path / "out", "a")
+    assert Records().digests(f"{folder}/a") == {"1"}
+    with pytest.raises(OSError, match="there are too many files below"):
+        noted(tmp_path / "out", "a", digest="22")
+
+
+def test_a_recorded_file_is_not_collected(pytester: pytest.Pytester) -> None:
+    """pytest finds nothing in it, even if an argument names it."""
+    pytester.makepyfile(test_a="def test(): pass", test_b="def test(): pass")
+    noted(pytester.path, "test_a.py")
+    for arguments, passed in (((), 1), (("test_b.py",), 1), (("test_a.py",), 0)):
+        ran = pytester.inline_run("-p", "no:cacheprovider", *arguments, plugins=[records.LeftOut()])
+        ran.assertoutcome(passed=passed)
 
 
 def test_nobody_else_writes_records(

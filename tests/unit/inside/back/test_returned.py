@@ -17,7 +17,7 @@ import pytest
 
 from pytest_gvisor.base.errors import LaunchError, ProtocolError
 from pytest_gvisor.guest.tests.returns import MOST_NAMES, Place
-from pytest_gvisor.inside.back import anchors
+from pytest_gvisor.inside.back import anchors, returned
 from pytest_gvisor.inside.back.anchors import Anchor, Anchors
 from pytest_gvisor.inside.back.landing import Store
 from pytest_gvisor.inside.back.returned import (
@@ -31,6 +31,7 @@ from pytest_gvisor.inside.back.returned import (
     basetemp,
     check,
 )
+from pytest_gvisor.inside.plugins import allure, cassettes
 from pytest_gvisor.inside.wire.link import Died, Hangs, Link
 from pytest_gvisor.run.budget import LATE, LONGEST_MORE, Budget
 from tests.unit.run.test_budget import Clock, clock
@@ -244,13 +245,50 @@ def test_an_option_that_was_given_now_replaces_files_of_its_own_folder(host: Hos
     assert host.files() == {"own/x.yml": b"new", "own/y.txt": b"x"}
 
 
+@pytest.mark.parametrize(
+    ("new", "landed"), [(None, {}), (b"abc", {"own/r.json": b"abc"}), (b"", {"own/r.json": b""})]
+)
+def test_a_result_of_allure_s_lands_as_the_host_decides(
+    host: Host, monkeypatch: pytest.MonkeyPatch, new: bytes | None, landed: dict[str, bytes]
+) -> None:
+    """A file that is too large for a result counts as an empty one."""
+    seen: list[bytes] = []
+    monkeypatch.setattr(allure, "MOST_OF_RESULT", 3)
+
+    def judged(_path: str, data: bytes, *_: object) -> bytes | None:
+        seen.append(data)
+        return new
+
+    monkeypatch.setattr(allure, "judged", judged)
+    host.agreed = dataclasses.replace(host.agreed, results=str(host.base / "own"))
+    host.take(file("r.json", b"abc", place=4), file("x.txt", place=4), file("x.json"), END)
+    assert seen == [b"abc"]
+    host.store.write()
+    assert host.files() == {**landed, "own/x.txt": b"x", "free/x.json": b"x"}
+    host.take(file("r.json", b"abcd", place=4), END)
+    assert seen == [b"abc", b""]
+
+
+def test_yaml_that_is_too_large_to_be_read_stays_inside(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host reads no tags in it."""
+    monkeypatch.setattr(cassettes, "MOST", 3)
+    host.take(file("a.yml", b"123", place=4), file("b.yml", b"1234", place=4), END)
+    host.store.write()
+    assert host.files() == {"own/a.yml": b"123"}
+
+
 @pytest.mark.parametrize("text", [b"!!python/name:os.system x", b"[! b"])
 def test_yaml_that_names_objects_of_python_stays_inside(host: Host, text: bytes) -> None:
     """vcrpy would call them, in a later session on the host."""
-    host.take(file("x.yml", text, place=4), file("y.YAML", text, place=4), file("z.yml", place=4))
+    host.take(
+        file("x.yml", text, place=4), file("y.YAML", text, place=4), file("z.yml", place=4),
+        file("x.txt", text, place=4),
+    )  # fmt: skip
     assert len(host.store.tally.notes) == 3
     host.store.write()
-    assert host.files() == {"own/z.yml": b"x"}
+    assert host.files() == {"own/z.yml": b"x", "own/x.txt": text}
 
 
 def test_a_file_that_could_not_be_written_is_replaced_later(
@@ -340,6 +378,24 @@ def test_ten_gigabytes_are_not_kept(host: Host) -> None:
     assert "more bytes than are kept" in tally.notes[0]
 
 
+def test_all_bytes_that_are_kept_may_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Base64 takes a third more for them."""
+    monkeypatch.setattr(returned, "MOST_MESSAGES", 0)
+    host, sandbox = Host(tmp_path, size=900), Sandbox([])
+    messages = iter([file("a", b"x" * 900), END])
+
+    def receive() -> Message:
+        message = next(messages)
+        sandbox.budget.spend(len(message.get("data", "")))
+        return message
+
+    monkeypatch.setattr(sandbox, "receive_of_first", receive)
+    Taker(host.store, host.agreed).receive(cast("Link", sandbox), 0.0)
+    host.store.write()
+    assert host.files() == {"free/a": b"x" * 900}
+    host.store.close()
+
+
 def test_numbers_of_files_come_once(host: Host) -> None:
     """A summary stays as short as it is."""
     wrote: Message = {"type": "wrote", "count": 2**50, "paths": ["a\x1b[2J", "b"]}
@@ -350,6 +406,13 @@ def test_numbers_of_files_come_once(host: Host) -> None:
     assert tally.notes[0].startswith("c\\nd stayed inside: too large")
     assert tally.notes[1].startswith("2 more stayed inside")
     assert "a number of files that came already" in tally.notes[2]
+
+
+def test_a_number_of_files_is_the_least_if_one_sandbox_did_not_count_all(host: Host) -> None:
+    """Whatever those before and after it say."""
+    for whole in (True, False, True):
+        host.take({"type": "wrote", "count": 1, "paths": [], "whole": whole}, END)
+        assert host.store.tally.whole is (whole and host.store.tally.more == 1)
 
 
 def test_what_cannot_be_written_is_an_error_and_the_rest_is_written(host: Host) -> None:
@@ -491,6 +554,7 @@ def test_the_path_of_a_log_comes_back() -> None:
     """The path is relative to where pytest was started, and may lie anywhere."""
     assert places(log_file="x/y.py") == [("/srv/project/here/x", "y.py", "**", True)]
     assert places(log_file=Path("/var/y")) == [("/var", "y", "**", True)]
+    assert agreed(config(log_file="y"), [], None).places[0].merged
     assert places(log_file=None) == places(log_file="") == places(log_file=open) == []
 
 

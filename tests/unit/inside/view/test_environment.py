@@ -83,6 +83,12 @@ def test_a_glob_passes_no_value_of_a_secret(value: str) -> None:
     assert environment(["APP_MODE"], {"APP_MODE": value}) == {"APP_MODE": value}
 
 
+def test_a_glob_passes_no_value_of_more_than_4096_characters() -> None:
+    """A search for secrets in it could take long."""
+    longest = "x " * 2048
+    assert environment(["APP_*"], {"APP_A": longest, "APP_B": f"{longest}x"}) == {"APP_A": longest}
+
+
 @pytest.mark.parametrize("value", [
     "", "test", "http://localhost:80/x?y=z", "a@b.example", "1,2", "/usr/bin:/bin", "de_DE.UTF-8",
     "registry.example/app:1.0", "2026-01-01T00:00:00Z", "123e4567-e89b-12d3-a456-426614174000",
