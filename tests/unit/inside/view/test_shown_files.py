@@ -93,6 +93,25 @@ def test_a_database_s_folder_is_named_and_not_its_file_too(project: Path) -> Non
         )
 
 
+def test_no_file_is_named_beside_its_folder(project: Path) -> None:
+    """The option for the folder shows the file too."""
+    folder = f"{project.parent}/data"
+    said = told(project, MISSING.format(folder), f"man: can't open {folder}/file")
+    assert said.splitlines()[1:] == [
+        f"To show: --gvisor-readable={folder} (or ini gvisor_readable)"
+    ]
+
+
+def test_the_parts_of_all_paths_together_are_bounded(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Links may lead to links without an end."""
+    file = f"{project.parent}/data/file"
+    for left, seen in ((0, True), (1, False)):
+        monkeypatch.setattr(shown_files, "_MOST_PARTS", file.count("/") - left)
+        assert bool(told(project, MISSING.format(file))) is seen
+
+
 def test_a_git_folder_elsewhere_is_named_as_a_whole(project: Path) -> None:
     """Git needs all of it, and not the folder of a worktree alone."""
     said = told(project, f"fatal: not a git repository: {project.parent}/main/.git/worktrees/one")
