@@ -61,6 +61,7 @@ _LIMITS = {
     errno_names.EAGAIN: "A limit on processes and threads is reached: see `ulimit -u`, "
     "`sysctl kernel.threads-max kernel.pid_max`, and `pids.max` of the cgroups.",
     errno_names.ENOMEM: "There is no memory left, on the machine or in a cgroup (`memory.max`).",
+    errno_names.EDQUOT: "A disk quota is used up: see `quota`, or `btrfs qgroup show`.",
     errno_names.ENOSPC: "A disk is full (see `df` and `df -i`), or a limit on namespaces is "
     "reached: see `sysctl user`.",
 }

@@ -91,8 +91,13 @@ class Keeper:
             os.close(fds[0])
             return
         run = Run(self, control)
+        try:
+            self.watch(control.fileno(), run.on_control)
+        except OSError as error:
+            run.fail("fork", error)
+            control.close()  # its caller sees the end, and removes the run's folder
+            return
         self.runs.append(run)
-        self.watch(control.fileno(), run.on_control)
         try:
             if cut:
                 raise OSError(errno.EMFILE, "the request or its descriptors did not arrive whole")

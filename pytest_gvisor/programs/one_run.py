@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pytest_gvisor.programs import child, leftovers, linux, paths
-from pytest_gvisor.programs.order import Order
+from pytest_gvisor.programs.order import Order, send
 
 if TYPE_CHECKING:
     import socket
@@ -101,8 +101,7 @@ class Run:
 
     def tell(self, **message: object) -> None:
         """Send one message about this run. A dead caller is no error."""
-        with contextlib.suppress(OSError):
-            self.control.send(json.dumps(message).encode())
+        send(self.control, **message)
 
     def start(self, message: bytes, fds: list[int]) -> None:
         """Fork the child that the order describes.

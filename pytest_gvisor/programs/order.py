@@ -1,14 +1,34 @@
-"""The message that hands one run to the keeper: its fields, and their JSON.
+"""The message that hands one run to the keeper: its fields, and their JSON; and how to send others.
 
 The run's descriptors come beside it. They are the executable, the three standard streams, and a
 ``cgroup.procs`` file of each cgroup to join, and the socket of a relay. This is their order.
 """
 
 # No postponed annotations: `Order.from_json` reads each field by its type.
+import errno
 import json
+import socket
+import time
 from typing import Any, NamedTuple, get_args, get_origin
 
 from pytest_gvisor.programs.sources import Source
+
+
+def send(sock: socket.socket, **message: object) -> None:
+    """Send a message about a run. A reader that is gone is no error.
+
+    The kernel may have no memory for a message for a moment: it is sent again for a second. If the
+    end of a run were not told, the run would be taken to go on until its deadline.
+    """
+    data = json.dumps(message).encode()
+    for _ in range(100):
+        try:
+            sock.send(data)
+        except OSError as error:
+            if error.errno in (errno.ENOBUFS, errno.ENOMEM):
+                time.sleep(0.01)
+                continue
+        return
 
 
 class Order(NamedTuple):

@@ -9,7 +9,7 @@ import selectors
 import socket
 from collections.abc import Callable, Iterable, Iterator
 
-from pytest_gvisor.base.errors import on_error
+from pytest_gvisor.base.errors import on_error, stage
 from pytest_gvisor.guest.tests import byte_code
 from pytest_gvisor.run.capture import Capture, Drain
 
@@ -35,19 +35,24 @@ class Feed:
         self._rest = memoryview(b"")
 
     def write(self) -> bool:
-        """Write once; return False when all is written or nobody reads any more."""
+        """Write once; return False when all is written or nobody reads any more.
+
+        Raises `LaunchError` if the kernel refuses it, for want of memory say: the workload would
+        take the end of a part for the end of all.
+        """
         try:
             # One piece a turn: an iterator that yields empty pieces for ever must not hold up the
             # deadline.
             self._rest = self._rest or memoryview(next(self._chunks))
         except StopIteration:
             return False
-        try:
-            self._rest = self._rest[os.write(self.fd, self._rest) :]
-        except BlockingIOError:
-            return True
-        except OSError:  # EPIPE: the workload has closed its standard input, which is its right
-            return False
+        with stage("pipes", "the workload's input cannot be written"):
+            try:
+                self._rest = self._rest[os.write(self.fd, self._rest) :]
+            except BlockingIOError:
+                return True
+            except BrokenPipeError:  # the workload has closed its input, which is its right
+                return False
         return True
 
 

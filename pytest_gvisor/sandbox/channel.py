@@ -350,8 +350,11 @@ class Channel:
             self._outgoing.write(self._fd)
         except BlockingIOError:
             pass
-        except OSError:  # the guest is gone, which the listening thread notices by itself
+        except (BrokenPipeError, ConnectionResetError):
+            self._outgoing.clear()  # the guest is gone, which the listening thread notices
+        except OSError as error:  # ENOBUFS and ENOMEM: the guest would wait for the rest
             self._outgoing.clear()
+            self.kill(f"a message to it cannot be sent: {error}")
         if not self.congested:
             self._changed.notify_all()
             if self._relieved:

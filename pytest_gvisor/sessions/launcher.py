@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import selectors
@@ -19,6 +18,7 @@ from pytest_gvisor.base.errors import LaunchError, ProtocolError, on_error, stag
 from pytest_gvisor.guest.wire.checked_json import loads
 from pytest_gvisor.programs import clock
 from pytest_gvisor.programs.linux import closing
+from pytest_gvisor.programs.order import send
 from pytest_gvisor.programs.paths import ENVIRONMENT, KEEPER, command
 from pytest_gvisor.sessions.session_folder import SessionDir
 from pytest_gvisor.sessions.starts import Starts
@@ -47,8 +47,7 @@ class Control:
 
         ``save`` is for another command of the same runsc, whose end the keeper reports.
         """
-        with contextlib.suppress(OSError):
-            self._socket.send(json.dumps({"op": wish, "argv": argv}).encode())
+        send(self._socket, op=wish, argv=argv)
 
     def wait(self, deadline: float) -> bool:
         """Wait until there is something to `read`; False at the deadline."""

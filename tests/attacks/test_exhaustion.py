@@ -1,11 +1,13 @@
 """A workload that takes what the host has: its memory and its processes."""
 
+import errno
 import glob
+import os
 from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Gvisor, WorkloadTimeout
+from pytest_gvisor import Gvisor, LaunchError, WorkloadTimeout
 from pytest_gvisor.programs import leftovers, proc
 
 FORKS = """
@@ -45,3 +47,24 @@ def test_a_time_out_is_raised_when_the_last_thread_has_ended(gvisor: Gvisor) -> 
             break
     assert keepers
     assert [len(of_one) for of_one in threads if len(of_one) > 1] == []
+
+
+def test_no_workload_takes_a_part_of_its_input_for_all_of_it(
+    gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the kernel has no memory for the next bytes, the run fails: a count would be wrong."""
+    write = os.write
+
+    def refused(fd: int, data: bytes) -> int:
+        if len(data) == 100_000 - 65_536:  # a pipe of the usual size has taken the rest
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return write(fd, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", refused)
+        with pytest.raises(
+            LaunchError, match=r"input cannot be written [^.]*\nThere is no memory"
+        ) as caught:
+            gvisor.run(["wc", "-c"], input=bytes(100_000))
+    assert caught.value.errno == errno.ENOMEM
+    assert gvisor.run(["wc", "-c"], input=bytes(100_000)).stdout == "100000\n"

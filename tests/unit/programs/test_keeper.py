@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pytest_gvisor.programs import leftovers, one_run
+from pytest_gvisor.programs.keeper import Keeper as Program
 from pytest_gvisor.programs.one_run import Run, State
-from pytest_gvisor.programs.order import Order
+from pytest_gvisor.programs.order import Order, send
 from pytest_gvisor.sessions.launcher import Keeper
 from tests.waiting import wait_for, wait_for_end
 
@@ -461,3 +463,42 @@ def test_cleaning_waits_for_better_times_but_not_for_ever(
     assert run.clean(now + 3 * one_run.EXIT_GRACE + one_run.DEATH_GRACE)
     (cleaned,) = told()
     assert "no descriptors" in cleaned["leaks"][0]
+
+
+class Refusing:
+    """A socket for which the kernel has no memory some times."""
+
+    def __init__(self, number: int, times: int) -> None:
+        self.number, self.times = number, times
+        self.sent: list[bytes] = []
+
+    def send(self, data: bytes) -> None:
+        """Refuse the data, or take them."""
+        if self.times:
+            self.times -= 1
+            raise OSError(self.number, os.strerror(self.number))
+        self.sent.append(data)
+
+
+@pytest.mark.parametrize(
+    ("number", "count"), [(errno.ENOBUFS, 1), (errno.ENOMEM, 1), (errno.EPIPE, 0)]
+)
+def test_no_message_is_lost_while_there_is_no_memory_for_it(number: int, count: int) -> None:
+    """Without the end of a run, a run that has ended well would be reported as timed out."""
+    sock: Any = Refusing(number, 3)
+    send(sock, state="exited", status=0)
+    assert sock.sent == [b'{"state": "exited", "status": 0}'] * count
+
+
+def test_a_run_that_cannot_be_watched_fails_alone() -> None:
+    """The keeper, and so its other sandboxes, live on."""
+
+    def refused(_fd: int, _act: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    keeper: Any = SimpleNamespace(runs=[], watch=refused, session="/nonexistent")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        Program._take(keeper, b"{}", [theirs.detach()], cut=False)
+        assert [hear(ours)["state"], hear(ours)["state"], hear(ours)] == ["failed", "exited", {}]
+    assert keeper.runs == []

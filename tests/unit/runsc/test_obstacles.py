@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.runsc import causes, platforms
 
 ROOT = "22 1 0:21 / / rw - ext4 /dev/root rw\n"
@@ -146,3 +147,10 @@ def test_the_program_prints_the_kernels_release() -> None:
     """On the host the release is the host's, with nothing on standard error."""
     done = subprocess.run(platforms.PYTHON, capture_output=True, text=True, timeout=60, check=True)
     assert (done.stdout, done.stderr) == (f"{os.uname().release}\n", "")
+
+
+def test_a_quota_that_is_used_up_has_its_own_remedy() -> None:
+    """A platform has nothing to do with it: no advice on ptrace(2) follows."""
+    said = "running container: open /run/user/1000/pytest-gvisor/panic: disk quota exceeded"
+    facts, remedy = causes.explain(Platform.SYSTRAP, causes.Cause.PROBE_FAILED, said)
+    assert (facts, remedy.partition(":")[0]) == ("", "A disk quota is used up")

@@ -1,5 +1,6 @@
 """A channel's start and end: no message is lost, no waiter hangs, and nothing is left."""
 
+import errno
 import gc
 import os
 import socket
@@ -225,3 +226,20 @@ def test_an_exception_at_any_moment_of_a_wait_leaves_the_lock_free() -> None:
         lock, moment = threading.RLock(), moment + 1
         changed = Changed(lock)
     assert moment > 20
+
+
+@pytest.mark.parametrize("number", [errno.ENOBUFS, errno.ENOMEM])
+def test_a_message_that_cannot_be_sent_ends_the_sandbox(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A program that was never started must not be waited for until its deadline."""
+
+    def refused(_fd: int, _parts: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    channel, _peer = connect(lambda peer: peer.receive() and None)
+    monkeypatch.setattr(os, "writev", refused)
+    began = time.monotonic()
+    with pytest.raises(SandboxCrashed, match=os.strerror(number)):
+        started(channel)
+    assert time.monotonic() - began < PATIENCE
