@@ -103,7 +103,7 @@ class ItemPlan:
 def _settled(choose: Callable[[], Platform]) -> Platform | BaseException:
     try:
         return choose()
-    except (pytest.skip.Exception, pytest.fail.Exception, GvisorError) as error:
+    except (pytest.skip.Exception, pytest.fail.Exception, GvisorError, Warning) as error:
         return error
 
 

@@ -168,7 +168,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     deselected tests by their place.
     """
     pytest_collection_modifyitems(session.config, session.items)
-    has_copies = any(placement.twins_key in item.stash for item in session.items)
+    if inside := [item for item in session.items if placement.variant_key in item.stash]:
+        _variants().read_marks(inside)
+    has_copies = any(placement.twins_key in item.stash for item in inside)
     if has_copies and not session.config.getoption("stepwise", False):
         _variants().put_together(session.items)
 

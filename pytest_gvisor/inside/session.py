@@ -60,7 +60,10 @@ class InsideSession:
         self.copies = Copies(self._config)
         self._config.pluginmanager.register(self.copies)
         self._groups = planned(session.items, run_options.isolation(self._config))
-        self._here = [n for n, item in enumerate(session.items) if plan_key not in item.stash]
+        plans = [item.stash.get(plan_key, None) for item in session.items]
+        self._uncopied = [n for n, p in enumerate(plans) if not (p and p.group.settings.native)]
+        """The places of tests that are no copies of one here for a platform."""
+
         self._following: ItemPlan | None = None
         self._leaving: Link | None = None
         """The sandbox that ended last, and may still be being removed."""
@@ -102,13 +105,10 @@ class InsideSession:
             return
         if session.shouldfail or session.shouldstop:
             nextitem = None
-        later = bisect.bisect(self._here, plan.position)
-        if nextitem and later < len(self._here) and not hasattr(self._config, "workerinput"):
-            # The next test here may need more of them, after copies of these for other platforms.
-            other = session.items[self._here[later]]
-            nextitem = max(
-                nextitem, other, key=lambda one: len(state.stack.keys() & set(one.listchain()))
-            )
+        later = bisect.bisect(self._uncopied, plan.position)
+        if nextitem and later < len(self._uncopied) and not hasattr(self._config, "workerinput"):
+            # They end where they do without copies for platforms.
+            nextitem = session.items[self._uncopied[later]]
         call = pytest.CallInfo.from_call(
             lambda: state.teardown_exact(nextitem), when="teardown", reraise=_STOPS
         )

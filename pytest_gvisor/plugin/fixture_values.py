@@ -72,8 +72,6 @@ class Values:
         asked = getattr(self._request, "param", None)
         if asked is None:
             markers.warn_of_others(item, settings, settings.platforms)
-        elif settings.platforms and asked not in settings.platforms:
-            markers.warn_of_late_marker(item, settings, asked)
         platform = markers.choose_platform(item, settings, asked)
         markers.check_platform(item, settings, platform)
         markers.add_xfail(item, platform)  # a project's own fixture may have asked for it

@@ -58,7 +58,7 @@ def warn_of_others(item: pytest.Item, settings: Settings, names: Sequence[str]) 
     _warn(settings, text, "Choose one with @pytest.mark.gvisor.")
 
 
-def warn_of_late_marker(item: pytest.Item, settings: Settings, asked: object) -> None:
+def _warn_of_late_marker(item: pytest.Item, settings: Settings, asked: object) -> None:
     """Warn, or fail, for a test that runs on a platform for which its markers do not ask."""
     # A hook of the project may have chosen it, which no marker shows.
     asks = settings.platforms != precedence.run_settings(item.config).platforms
@@ -157,6 +157,8 @@ def choose_platform(
 
     Skips or fails the test if there is no runsc. ``in_gvisor`` is as for `skips.skip_missing`.
     """
+    if asked is not None and settings.platforms and asked not in settings.platforms:
+        _warn_of_late_marker(item, settings, asked)
     engine = engine_of(item.config)
     with as_outcome(item, settings, in_gvisor=in_gvisor):
         platform = None if asked is None else setting_values.platform(asked, _FIXTURE)

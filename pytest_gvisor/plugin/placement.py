@@ -52,11 +52,11 @@ class Variant(NamedTuple):
     platform: Platform | None
     """The platform that was asked for; None where the binary decides (``auto``)."""
 
-    fresh: bool
-    """Whether it wants a sandbox of its own."""
-
     release: str | None = None
     """The label of its runsc; None where there are not several."""
+
+    fresh: bool = False
+    """Whether it wants a sandbox of its own."""
 
     user: str = "caller"
     """Who it runs as, in the form of inside/view/users.py."""

@@ -218,19 +218,48 @@ def test_options_that_choose_by_id_know_the_platform_of_a_test_inside(
         assert found == outcomes
 
 
-def test_a_mark_of_one_platform_chooses_no_other(project: pytest.Pytester) -> None:
+@pytest.mark.parametrize(
+    ("act", "option"), [("add_marker", "-m"), ("extra_keyword_matches.add", "-k")]
+)
+def test_a_mark_of_one_platform_chooses_no_other(
+    project: pytest.Pytester, act: str, option: str
+) -> None:
     """A hook marks one of the tests that are made of one, and an option leaves out that alone."""
     project.makeini("[pytest]\nmarkers = slow\n")
-    project.makeconftest("""
+    project.makeconftest(f"""
         def pytest_collection_modifyitems(items):
             for item in items:
                 if "ptrace" in item.nodeid:
-                    item.add_marker("slow")
+                    item.{act}("slow")
     """)
     project.makepyfile("def test_it(): pass\n")
     inside = ("--in-gvisor", "--gvisor-strict", "--gvisor-platform=systrap,ptrace")
-    result = project.runpytest_subprocess(*inside, "-m", "not slow", "-p", "no:cacheprovider")
+    result = project.runpytest_subprocess(*inside, option, "not slow", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=1, deselected=1)
+
+
+def test_no_mark_of_a_hook_is_without_effect(project: pytest.Pytester) -> None:
+    """A hook asks for another sandbox, or platform. The test would run where all others do."""
+    project.makeconftest("""
+        import pytest
+
+        def pytest_collection_modifyitems(items):
+            first, fresh, platform = items
+            fresh.add_marker(pytest.mark.in_gvisor(fresh=True))
+            platform.add_marker(pytest.mark.gvisor(platform="ptrace"))
+    """)
+    project.makepyfile("""
+        import os
+
+        def test_first(): open("/tmp/shared", "w").close()
+        def test_fresh(): assert not os.path.exists("/tmp/shared")
+        def test_platform(): pass
+    """)
+    result = project.runpytest_subprocess(*INSIDE, "--gvisor-platform=systrap")
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(
+        ["*test_platform*runs on systrap, though a marker asks for ptrace*"]
+    )
 
 
 def test_a_part_of_the_tests_that_a_hook_takes_is_the_host_s(project: pytest.Pytester) -> None:

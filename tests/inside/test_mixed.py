@@ -41,6 +41,33 @@ def test_what_the_host_has_set_up_is_torn_down_where_its_module_ends(
         ]  # fmt: skip
 
 
+def test_a_fixture_on_the_host_ends_before_a_test_inside_that_does_not_need_it(
+    project: pytest.Pytester,
+) -> None:
+    """pytest's order by parameters comes to a class twice, with a test inside in between."""
+    project.makepyfile("""
+        import pytest
+
+        @pytest.fixture(scope="module", params=[1, 2])
+        def number(request): return request.param
+
+        @pytest.fixture(scope="class")
+        def shared(): return []
+
+        class TestC:
+            def test_host(self, shared, number):
+                shared.append(number)
+                assert shared == [number]
+
+            @pytest.mark.in_gvisor
+            def test_inside(self, number): pass
+
+        @pytest.mark.in_gvisor
+        def test_other(number): pass
+    """)
+    project.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=6)
+
+
 def test_what_the_host_has_judged_is_not_judged_again_inside(project: pytest.Pytester) -> None:
     """A test inside is not skipped for a missing runsc or platform, and nothing looks for them."""
     project.makeconftest(

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "pytest_gvisor"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 BUDGETS = {
-    "": 33, "cli": 1171, "inside": 4897, "plugin": 2132, "harness": 800, "report": 1132,
+    "": 33, "cli": 1171, "inside": 4898, "plugin": 2132, "harness": 800, "report": 1132,
     "sandbox": 2327, "run": 2670, "install": 345, "images": 1977, "runsc": 1367, "oci": 2166,
     "vm": 383, "sessions": 656, "trace": 787, "base": 1634, "guest": 3475, "programs": 1751,
 }  # fmt: skip

@@ -27,8 +27,7 @@ from pytest_gvisor.plugin.skips import location, misuse_ends_session
 def expand(items: list[pytest.Item], inside: Iterable[pytest.Item]) -> None:
     """Replace each test ``inside`` by one copy per platform and release, if it has several.
 
-    Raises `pytest.UsageError` for a marker that cannot be meant, and for a writable folder with
-    tests in it.
+    Raises `pytest.UsageError` for a writable folder with tests in it.
     """
     writable.check(items[0].config, items)
     expanded: list[pytest.Item] = []
@@ -44,7 +43,7 @@ def expand(items: list[pytest.Item], inside: Iterable[pytest.Item]) -> None:
             continue
         variants = [*_variants(settings)]
         if len(variants) == 1 and not settings.native:
-            item.stash[variant_key] = _variant(item, variants[0][1], None)
+            item.stash[variant_key] = Variant(item.nodeid, variants[0][1])
             expanded.append(item)
             continue
         twins = [_twin(item, *variant) for variant in variants]
@@ -52,6 +51,27 @@ def expand(items: list[pytest.Item], inside: Iterable[pytest.Item]) -> None:
             twin.stash[twins_key] = twins
         expanded += [*twins, _native(item)] if settings.native else twins
     items[:] = expanded
+
+
+def read_marks(items: Iterable[pytest.Item]) -> None:
+    """Read the ``in_gvisor`` marks of tests inside, when no hook adds any more.
+
+    Raises `pytest.UsageError` for a marker that cannot be meant.
+    """
+    for item in items:
+        user, fresh = users.of_run(item.config), False
+        for mark in reversed([*item.iter_markers("in_gvisor")]):
+            fresh = mark.kwargs.get("fresh", False)
+            if mark.args or not mark.kwargs.keys() <= {"fresh", "user"} or type(fresh) is not bool:
+                raise pytest.UsageError(
+                    f"pytest-gvisor: {location(item)}: write @pytest.mark.in_gvisor(fresh=True), "
+                    "in_gvisor(user='root') or @pytest.mark.in_gvisor, not with "
+                    f"{mark.args!r} {mark.kwargs!r}"
+                )
+            if "user" in mark.kwargs:
+                with misuse_ends_session(f"{location(item)}: "):
+                    user = users.read(mark.kwargs["user"], "user")
+        item.stash[variant_key] = item.stash[variant_key]._replace(fresh=fresh, user=user)
 
 
 def put_together(items: list[pytest.Item]) -> None:
@@ -110,23 +130,6 @@ def _variants(settings: Settings) -> Iterator[tuple[str, Platform | None, str | 
             yield f"{word}-{label}" if several else label, platform, label
 
 
-def _variant(item: pytest.Item, platform: Platform | None, release: str | None) -> Variant:
-    user = users.of_run(item.config)
-    fresh: Any = False
-    for mark in reversed([*item.iter_markers("in_gvisor")]):
-        fresh = mark.kwargs.get("fresh", False)
-        if mark.args or not mark.kwargs.keys() <= {"fresh", "user"} or type(fresh) is not bool:
-            raise pytest.UsageError(
-                f"pytest-gvisor: {location(item)}: write @pytest.mark.in_gvisor(fresh=True), "
-                "in_gvisor(user='root') or @pytest.mark.in_gvisor, not with "
-                f"{mark.args!r} {mark.kwargs!r}"
-            )
-        if "user" in mark.kwargs:
-            with misuse_ends_session(f"{location(item)}: "):
-                user = users.read(mark.kwargs["user"], "user")
-    return Variant(inner=item.nodeid, platform=platform, fresh=fresh, release=release, user=user)
-
-
 def _native(item: pytest.Item) -> pytest.Item:
     """Give the test itself, which runs here, an id of its own.
 
@@ -146,9 +149,10 @@ def _twin(
     The copy is never set up here, so it may share other attributes.
     """
     twin = copy.copy(item)
-    twin.own_markers = [*item.own_markers]
+    twin.own_markers, twin.user_properties = [*item.own_markers], [*item.user_properties]
+    twin.extra_keyword_matches = {*item.extra_keyword_matches}
     twin.stash = pytest.Stash()
-    twin.stash[variant_key] = _variant(item, platform, release)
+    twin.stash[variant_key] = Variant(item.nodeid, platform, release)
     _rename(twin, word)
     twin.name = with_platform(item.name, word)
     kind: Any = type(item.keywords)

@@ -26,6 +26,7 @@ def test_a_marker_counts_wherever_it_stands(pytester: pytest.Pytester) -> None:
     """All other tests have the same plan."""
     items: list[pytest.Item] = [*pytester.getitems(MODULE)]
     variants.expand(items, items)
+    variants.read_marks(items)
     plans = [item.stash[variant_key] for item in items]
     assert [plan.inner for plan in plans] == [item.nodeid for item in items]
     assert [(plan.user, plan.fresh) for plan in plans[3:]] == [("root", False), ("caller", True)]
