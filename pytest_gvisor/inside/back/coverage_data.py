@@ -11,6 +11,7 @@ import base64
 import functools
 import os
 import secrets
+import sqlite3
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -173,8 +174,11 @@ class InsideCoverage:
 
 
 def _convert_errors() -> AbstractContextManager[None]:
-    """Turn an error of coverage's, a full disk among them, into a `ProtocolError`."""
-    return rules.reading("coverage from inside that is none", (CoverageException,))
+    """Turn an error of coverage's into a `ProtocolError`.
+
+    On a full disk, coverage raises what sqlite3 says of a file that it has just made.
+    """
+    return rules.reading("coverage that cannot be kept", (CoverageException, sqlite3.Error))
 
 
 def _lines(bitmap: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -308,3 +309,18 @@ def test_the_folder_of_the_data_file_is_known_where_pytest_cov_measures(tmp_path
     ):
         manager = SimpleNamespace(get_plugin=lambda _, plugin=plugin: plugin)
         assert data_folder(cast("Any", SimpleNamespace(pluginmanager=manager))) == folder
+
+
+def test_coverage_that_there_is_no_room_for_is_no_error_of_sqlite_s(sandbox: Sandbox) -> None:
+    """The tests have ended: the session goes on to its end, fails, and says why."""
+    measured = sandbox.measured()
+    measured.take(message(sandbox.source, lines=[["", bits(1, 2)]]))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(ProtocolError, match="coverage that cannot be kept"):
+            measured.finish()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    measured.close(complete=False)
+    assert sandbox.files() == []
