@@ -9,9 +9,10 @@ Light: each session of a user who has records imports it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,24 @@ _LONGEST = 4096
 """The bytes of the longest path that Linux takes, with its NUL."""
 
 
+_NO_RECORD = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.ELOOP, errno.ENXIO)
+
+
+@contextlib.contextmanager
+def _if_any() -> Iterator[None]:
+    """Go on after the block if it finds no record of this user's.
+
+    Raises `OSError` if one cannot be read: nobody knows which files are in it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_RECORD:
+            raise
+
+
 class Records:
-    """The records of this user, each read once."""
+    """The records of this user, each read once. Methods raise `OSError`."""
 
     def __init__(self) -> None:
         self.folder = caches("returned")
@@ -69,7 +86,7 @@ class Records:
     def names(self) -> dict[str, str]:
         """The file of each folder that has a record."""
         found = {}
-        with contextlib.suppress(OSError):
+        with _if_any():
             for name in os.listdir(self.folder):
                 folder, *more = self._fields(name, _LONGEST)
                 if more:
@@ -88,7 +105,7 @@ class Records:
         """Return the fields at the beginning of a record; none if it is not this user's."""
         data = b""
         path = os.path.join(self.folder, name)
-        with contextlib.suppress(OSError), open(path, "rb", opener=_open) as file:
+        with _if_any(), open(path, "rb", opener=_open) as file:
             if os.fstat(file.fileno()).st_uid == os.geteuid():
                 data = file.read(most)
         return data.decode(errors="surrogateescape").split("\0")
@@ -108,7 +125,14 @@ class LeftOut:
     def _has(self, path: Path) -> bool:
         folder, name = os.path.split(path)
         real = os.path.join(self._real(folder), name)
-        return bool(self._records.digests(os.path.realpath(path) if os.path.islink(real) else real))
+        real = os.path.realpath(path) if os.path.islink(real) else real
+        try:
+            return bool(self._records.digests(real))
+        except OSError as error:
+            raise pytest.UsageError(
+                f"pytest-gvisor: whether {path} came back from inside cannot be read in "
+                f"{self._records.folder}: {error.strerror}. A file from there is not collected"
+            ) from error
 
     @pytest.hookimpl(wrapper=True)
     def pytest_collect_file(self, file_path: Path) -> Generator[None, Any, Any]:

@@ -1,5 +1,6 @@
 """Records of files that came back, which only this user and this package have written."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -153,3 +154,21 @@ def test_nobody_else_writes_records(
     cache.chmod(0o770)
     with pytest.raises(LaunchError, match="lets others in"), locked():
         pass
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENFILE, errno.ESTALE])
+@pytest.mark.parametrize("place", ["records.os.listdir", "records._open"])
+def test_a_record_that_cannot_be_read_lets_no_file_be_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, number: int
+) -> None:
+    """The host would run what came back from inside; nobody knows whether this file did."""
+    folder = noted(tmp_path / "out", "a.txt")
+
+    def refused(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"pytest_gvisor.inside.back.{place}", refused)
+        with pytest.raises(pytest.UsageError, match=f"cannot be read.*{os.strerror(number)}"):
+            records.LeftOut()._has(Path(folder, "a.txt"))
+    assert records.LeftOut()._has(Path(folder, "a.txt"))
