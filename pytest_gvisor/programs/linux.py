@@ -51,6 +51,7 @@ MS_NODEV = 4
 MS_NOEXEC = 8
 MS_BIND = 4096
 MS_REC = 16384
+MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
 MNT_DETACH = 2
 
@@ -198,17 +199,18 @@ def attach_mounts(mounts: int, target: int) -> None:
     _check(result, f"move_mount({mounts}, '', {target}, '', {flags:#x})")
 
 
-def set_readonly(mounts: int) -> None:
-    """Set only the flag RDONLY of a mount and of those below it: ``mount_setattr(mounts, "", …)``.
+def set_apart(mounts: int, *, readonly: bool) -> None:
+    """Keep later mounts of the host out of a mount and of those below it; add the flag RDONLY.
 
-    Linux 5.12 and later. The C library has no wrapper before glibc 2.36.
+    ``mount_setattr(mounts, "", …)``; Linux 5.12 and later. The C library has no wrapper before
+    glibc 2.36.
     """
     # attr_set, attr_clr, propagation, userns_fd
-    attributes = struct.pack("QQQQ", _MOUNT_ATTR_RDONLY, 0, 0, 0)
+    attributes = struct.pack("QQQQ", _MOUNT_ATTR_RDONLY * readonly, 0, MS_PRIVATE, 0)
     flags, size = _AT_EMPTY_PATH | _AT_RECURSIVE, ctypes.c_size_t(len(attributes))
     number = ctypes.c_long(_SYS_MOUNT_SETATTR)
     result = _libc.syscall(number, mounts, b"", flags, attributes, size)
-    _check(result, f"mount_setattr({mounts}, '', {flags:#x}, readonly=True)")
+    _check(result, f"mount_setattr({mounts}, '', {flags:#x}, {readonly=})")
 
 
 def openat2(folder: int, path: bytes, flags: int, resolve: int) -> int:

@@ -56,8 +56,7 @@ def bind(sources: tuple[Source, ...]) -> None:
         fd = _opened(source.path, source.identity)
         held.append(linux.clone_mounts(fd))
         os.close(fd)
-        if source.readonly:
-            linux.set_readonly(held[-1])
+        linux.set_apart(held[-1], readonly=source.readonly)
     for source, mounts in zip(sources, held, strict=True):
         place = _opened(source.target)
         is_folder = stat.S_ISDIR(os.fstat(mounts).st_mode)

@@ -33,7 +33,7 @@ NO_ROOT = errno.EPERM
          "mount('none', '/nowhere/x', 'tmpfs', 0x1, 'a=b')"),
         (lambda: linux.clone_mounts(-7), errno.EBADF, "open_tree(-7, '', 0x89001)"),
         (lambda: linux.attach_mounts(-7, -8), errno.EBADF, "move_mount(-7, '', -8, '', 0x44)"),
-        (lambda: linux.set_readonly(-7), errno.EBADF,
+        (lambda: linux.set_apart(-7, readonly=True), errno.EBADF,
          "mount_setattr(-7, '', 0x9000, readonly=True)"),
         (lambda: linux.openat2(*PATHS, linux.RESOLVE_NO_MAGICLINKS), errno.ENOENT,
          "openat2(-100, b'/nowhere/x', 0x0, 0x2)"),

@@ -59,6 +59,22 @@ def test_what_is_bound_is_read_only_at_its_place_alone(alone: Alone) -> None:
     ) == [["kept", "mounted"], [errno.EROFS, errno.EROFS, 0, 0, 0]]
 
 
+@pytest.mark.parametrize("readonly", [True, False])
+def test_a_later_mount_of_the_host_is_not_shown(alone: Alone, readonly: bool) -> None:
+    """Such a mount would be writable below a read-only place."""
+    assert alone(
+        f"""
+        made("shared", "shared/below", "a")
+        linux.mount("shared", "shared", "none", linux.MS_BIND)
+        linux.mount("none", "shared", "none", 1 << 20)  # MS_SHARED
+        sources.bind((Source(f"{{here}}/shared", f"{{here}}/a", readonly={readonly}),))
+        linux.mount("none", "shared/below", "tmpfs", 0, "size=4k")
+        result = [os.listdir("shared/below"), os.listdir("a/below")]
+        """,
+        before=NAMES,
+    ) == [[], ["below"]]
+
+
 def test_what_the_host_made_read_only_stays_so(alone: Alone) -> None:
     """A volume that a container has read-only is not written to because a bind asks to."""
     assert alone(
