@@ -16,7 +16,7 @@ clean_environment() {
 }
 
 as_user() {
-    meekly env -i -C "$copy" "${environment[@]}" \
+    env -i -C "$copy" "${environment[@]}" \
         setpriv --reuid "$user" --regid "$user" --init-groups --inh-caps=-all -- "$@"
 }
 
