@@ -135,7 +135,7 @@ def shows_devices(source: str) -> bool:
     return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
 
 
-def examine(source: str, *, writable: bool, follow: bool = True) -> tuple[str, str, str]:
+def examine(source: str, *, writable: bool, follow: bool) -> tuple[str, str, str]:
     """Return the real path of a source, why it cannot be mounted, and why it is dangerous.
 
     Raises `UsageError` for a link that is not followed: see `host_paths.canonical`.

@@ -81,7 +81,7 @@ def _bind(
     mount: Mount, place: str, folder: str, allow: Mapping[str, Access], missing: dict[str, Access]
 ) -> Iterator[str]:
     writable = "ro" not in mount.options
-    real, impossible, risk = mounts.examine(mount.source, writable=writable)
+    real, impossible, risk = mounts.examine(mount.source, writable=writable, follow=True)
     risk = risk or (host_paths.executed(real) if writable else "")
     if impossible:
         yield f"{place}.source: {shown(mount.source)} {impossible}"

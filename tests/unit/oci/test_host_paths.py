@@ -9,6 +9,7 @@ from pytest_gvisor.oci import host_paths
 from pytest_gvisor.oci.host_paths import canonical, executed
 from pytest_gvisor.oci.mounts import bind
 from pytest_gvisor.programs.paths import caches
+from pytest_gvisor.sessions import private
 
 
 @pytest.fixture(autouse=True)
@@ -126,6 +127,22 @@ def test_what_the_host_executes_is_not_to_be_written(
         bind(tmp_path / name, "/data")
     for name in ("top/project/out", "imports/below"):
         bind(tmp_path / name, "/data", readonly=False)
+
+
+def test_what_a_run_may_write_is_noted_while_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Links there are not followed afterwards either."""
+    source = str(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/link").symlink_to("/usr")
+    monkeypatch.setattr(private, "written", set())
+    with host_paths.writing([source]), host_paths.writing([source]):
+        assert host_paths.written_now == [source, source]
+    assert host_paths.written_now == []
+    assert private.written == {source}
+    with pytest.raises(UsageError, match="is a link to '/usr'"):
+        canonical(f"{source}/link")
 
 
 def test_of_an_environment_what_is_temporary_may_be_written(

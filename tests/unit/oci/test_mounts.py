@@ -8,7 +8,16 @@ from types import SimpleNamespace
 import pytest
 
 from pytest_gvisor.base.errors import UsageError
-from pytest_gvisor.oci.mounts import bind, covers, danger, parse_size, shows_devices, tmpfs
+from pytest_gvisor.oci.mounts import (
+    bind,
+    covers,
+    danger,
+    mounts_of,
+    parse_mount,
+    parse_size,
+    shows_devices,
+    tmpfs,
+)
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.oci.vocabulary import MountType
 from pytest_gvisor.programs.proc import IdRange
@@ -242,6 +251,53 @@ def test_a_tmpfs_has_mode_and_size() -> None:
     for mode in (-1, 0o10000):
         with pytest.raises(UsageError):
             tmpfs("/x", mode=mode)
+
+
+@pytest.mark.parametrize(
+    ("written", "readonly", "target"),
+    [("/usr:/x", True, "/x"), ("/usr:/x:ro", True, "/x"), ("{0}:/x/y:rw", False, "/x/y")],
+)
+def test_a_text_is_a_bind(tmp_path: Path, written: str, target: str, *, readonly: bool) -> None:
+    """docker's users write such texts. Without a mode, the mount is for reading."""
+    written = written.format(tmp_path)
+    source, _, rest = written.partition(":")
+    made = bind(source, target, readonly=readonly)
+    assert mounts_of([written]) == mounts_of({source: rest}) == (made,)
+    assert mounts_of({Path(source): Path(rest)}) == (parse_mount(written),) == (made,)
+
+
+def test_a_text_names_a_dangerous_source_as_such() -> None:
+    """The mount is for reading and writing, as with `bind` and both settings."""
+    (made,) = mounts_of(["/proc:/x:dangerous"])
+    assert made == bind("/proc", "/x", readonly=False, dangerous=True)
+    for mode in ("", ":ro", ":rw"):
+        with pytest.raises(UsageError, match="refusing to mount"):
+            mounts_of([f"/proc:/x{mode}"])
+
+
+def test_only_a_mount_of_devices_opens_any() -> None:
+    """Such a source has to be named as dangerous."""
+    assert bind("/usr", "/x").options == ("rbind", "ro", "nosuid", "nodev")
+    devices = bind("/dev/null", "/x", readonly=False, dangerous=True)
+    assert devices.options == ("rbind", "rw", "nosuid")
+
+
+def test_mounts_of_all_kinds_are_in_one_list() -> None:
+    """Also in an iterator."""
+    memory = tmpfs("/m")
+    assert mounts_of(iter([memory, "/usr:/x"])) == (memory, bind("/usr", "/x"))
+    assert mounts_of([]) == mounts_of({}) == ()
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["/usr:/x", b"/usr:/x", 7, None, ["/usr"], [":/x"], ["/usr:"], ["/usr:/x:"], ["/usr:/x:wo"],
+     ["/usr:/x:y:ro"], ["/usr::ro"], [7], {"/usr": 7}, {7: "/x"}, {"": "/x"}, {"/usr": ""}],
+)  # fmt: skip
+def test_what_is_no_list_of_mounts_is_refused(given: object) -> None:
+    """The error has an example."""
+    with pytest.raises(UsageError, match=r"(?s)mounts.* is not .*\nWrite mounts="):
+        mounts_of(given)
 
 
 def test_sizes() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.base.errors import UsageError
+from pytest_gvisor.base.errors import InvalidBundle, UsageError
 from pytest_gvisor.oci import validate
 from tests.unit.oci.conftest import change
 
@@ -117,6 +117,8 @@ RULES = [
     ("mounts", [bind(source="srv")], 'mounts[0].source: "srv" is not absolute'),
     ("mounts", [bind(type="none")], "mounts[0].type: missing"),
     ("mounts", [bind(options=["readonly"])], "mounts[0].options[0]: runsc has no mount option"),
+    ("mounts", [bind(options=["rro"])], "mounts[0].options: runsc ignores an option"),
+    ("mounts", [bind(options=["suid"])], "mounts[0].options: runsc ignores an option"),
     ("mounts", [bind(), bind(destination="/data/")], 'mounts[1]: "/data" is there twice'),
 ]
 
@@ -131,6 +133,15 @@ def test_a_broken_rule_is_reported(
     if spec is not None and not found:
         found = validate.problems(spec)
     assert [text for text in found if text.startswith(expected)], found
+
+
+@pytest.mark.parametrize(("place", "entry"), [("ociVersion", "9.0"), ("process", 7)])
+def test_nothing_is_read_of_a_specification_with_a_problem(
+    place: str, entry: object, value: dict[str, Any]
+) -> None:
+    """Whether one could be made of it or not."""
+    with pytest.raises(InvalidBundle, match=place):
+        validate.read(change(value, place, entry))
 
 
 WHOLE = [ids(0, 1, 2**32 - 1)]

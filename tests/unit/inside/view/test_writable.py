@@ -11,6 +11,7 @@ import pytest
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.inside.view import visible, writable
 from pytest_gvisor.oci import host_paths, packages
+from pytest_gvisor.programs import leftovers
 from pytest_gvisor.programs.proc import IdRange
 from pytest_gvisor.sessions import places
 
@@ -88,6 +89,9 @@ def test_the_ini_file_says_where_pytest_collects(pytester: pytest.Pytester, key:
         ("", "generated", "imported as generated"),
         ("", "build/generated", "imported as build.generated"),
         ("src", "src/pkg.egg-info", "imported as pkg.egg-info"),
+        ("src", "src/pkg.egg-info/deep", "imported as pkg.egg-info"),
+        ("", "elsewhere", "imported as elsewhere"),
+        ("", "out/deep", ""),
         ("", "build/data", ""),
         ("", "build/lib-1", ""),
         ("", "out", ""),
@@ -101,8 +105,12 @@ def test_no_folder_is_written_from_which_the_host_can_import(
     pytester.makeini("[pytest]\nnorecursedirs = *\n")
     for name in ("json", "pytest", "generated/deep", "build/generated", "build/lib-1"):
         (pytester.path / name).mkdir(parents=True)
-    for name in ("generated/deep", "build/generated", "build/lib-1"):
+    for name in ("generated/deep", "build/generated", "build/lib-1", "."):
         (pytester.path / name / "made.py").touch()
+    for name in ("elsewhere", "out/deep", "src/pkg.egg-info/deep", "others"):
+        (pytester.path / name).mkdir(parents=True)
+    (pytester.path / "others/elsewhere.py").touch()
+    monkeypatch.syspath_prepend(pytester.path / "others")
     monkeypatch.syspath_prepend(pytester.path / entry)
     if not reason:
         return check(pytester, folder)
@@ -175,6 +183,8 @@ def test_no_two_writable_folders_lie_in_each_other(pytester: pytest.Pytester) ->
     for folders in (("build", "build/data"), ("build/data", "build")):
         with pytest.raises(UsageError, match="one lies in the other"):
             check(pytester, *folders)
+    with pytest.raises(UsageError, match="build/data' is writable too"):
+        check(pytester, "build/data", "build/lib", "build")
     check(pytester, "build/data", "build/lib")
 
 
@@ -253,6 +263,72 @@ def test_a_folder_that_is_not_there_yet_is_refused_when_it_is_needed() -> None:
     """The start of the session passes it over; the first sandbox does not."""
     with pytest.raises(UsageError, match="cannot mount"):
         writable.mounts(["build/missing"])
+
+
+def test_the_ini_file_may_name_folders_at_any_depth(pytester: pytest.Pytester) -> None:
+    """pytest reads `testpaths` so."""
+    pytester.makeini("[pytest]\ntestpaths = **/checks\n")
+    (pytester.path / "out/a/b/checks/data").mkdir(parents=True)
+    with pytest.raises(UsageError, match="pytest collects"):
+        check(pytester, "out/a/b/checks/data")
+    check(pytester, "out/a/other")
+
+
+def test_no_folder_is_written_that_may_hold_session_folders(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A test could rewrite the bundles of other sessions."""
+    base = str(pytester.path / "build/data/pytest-gvisor")
+    monkeypatch.setattr(places, "session_bases", lambda: iter([base]))
+    with pytest.raises(UsageError, match="holds session folders"):
+        check(pytester, "build/data")
+
+
+def test_a_mount_is_writable_at_its_own_path(project: Path) -> None:
+    """The same folder twice is one mount."""
+    folder = str(project / "build/data")
+    (mount,) = writable.mounts([folder, folder])
+    assert (mount.source, mount.destination) == (folder, folder)
+    assert "rw" in mount.options
+
+
+def test_the_mount_that_is_harmful_is_named(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder itself is named once."""
+    monkeypatch.setattr(places, "outer_uid", lambda: 0)
+    folder = str(pytester.path / "build/data")
+    for point, text in ((folder, "file system is not"), (f"{folder}/x", "(its mount ")):
+        monkeypatch.setattr(writable, "harmful", lambda _folder, point=point: point)
+        with pytest.raises(UsageError) as caught:
+            writable.mounts([folder])
+        assert text in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("flags", "harmful"),
+    [
+        (os.ST_NOSUID | os.ST_NODEV, False),
+        (os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC, False),
+        (os.ST_NOSUID, True),
+        (os.ST_NODEV | os.ST_RDONLY, True),
+        (0, True),
+    ],
+)
+def test_a_folder_is_harmless_where_each_mount_has_nosuid_and_nodev(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: int, *, harmful: bool
+) -> None:
+    """A mount below it counts too."""
+    monkeypatch.undo()
+    below, best = f"{tmp_path}/below", os.ST_NOSUID | os.ST_NODEV
+    monkeypatch.setattr(leftovers, "mount_points", lambda _folder: [below])
+    for bad in (str(tmp_path), below):
+        monkeypatch.setattr(
+            os,
+            "statvfs",
+            lambda path, bad=bad: types.SimpleNamespace(f_flag=flags if path == bad else best),
+        )
+        assert writable.harmful(str(tmp_path)) == (bad if harmful else "")
 
 
 def test_a_folder_that_cannot_be_asked_is_harmful(

@@ -219,6 +219,36 @@ def test_any_field_may_be_anything(pytestconfig: pytest.Config, field: str, valu
     assert report.outcome in {"passed", "failed", "skipped"}
 
 
+def test_a_warning_of_the_collection_is_of_no_test_and_comes_once(
+    pytester: pytest.Pytester,
+) -> None:
+    """A warning that the host's collection had is left out. A test's warning comes each time."""
+    config = pytester.parseconfig()
+    seen: list[tuple[str, str]] = []
+
+    class Listener:
+        def pytest_warning_recorded(self, when: str, nodeid: str) -> None:
+            seen.append((when, nodeid))
+
+    config.pluginmanager.register(Listener())
+    bounds = SessionBounds(config)
+    config.pluginmanager.register(bounds)
+    message = {"module": "builtins", "name": "UserWarning", "text": "t", "filename": "f"}
+    for when in ("collect", "collect", "runtest", "other", "config"):
+        reports.warn(config, {**message, "when": when}, "x", bounds)
+    reports.warn(config, {**message, "text": "u", "when": "config"}, "x", bounds)
+    assert seen == [("collect", ""), ("runtest", "x"), ("runtest", "x"), ("config", "")]
+
+
+def test_a_skip_without_a_place_has_that_of_its_test(pytestconfig: pytest.Config) -> None:
+    """A test that is not in a file is at its beginning."""
+    for line, place in ((7, 7), (0, 0), (None, 0)):
+        item = cast("pytest.Item", SimpleNamespace(location=("test_it.py", line, "test_it")))
+        report = pytest.TestReport("x", ("f", 1, "x"), {}, "skipped", "why", "call")
+        reports._complete(report, item)
+        assert report.longrepr == ("test_it.py", place, "why")
+
+
 def recorded(config: pytest.Config) -> list[tuple[Any, Any]]:
     """The warnings that a configuration records from here on, each with its location."""
     seen: list[tuple[Any, Any]] = []
