@@ -172,6 +172,7 @@ HOSTILE: dict[str, Message] = {
     "a place that is true": file("a", place=True),
     "a place that is a text": file("a", place="1"),
     "no base64": {**file("a"), "data": "é"},
+    "base64 with a blank": {**file("a"), "data": "eA= ="},
     "bytes that are a list": {**file("a"), "data": []},
     "another type": {"type": "report"},
     "no count": {"type": "wrote", "count": -1, "paths": []},
@@ -193,6 +194,7 @@ def test_a_file_that_was_not_agreed_ends_the_taking(host: Host, message: Message
     assert list(host.files()) == ["free/before"]
     (note,) = tally.notes
     assert note.startswith("the sandbox of test_it is lost")
+    assert f"{host.base}/data/x.py, {host.base}/log/l, {host.base}/own/**" in note
     assert note.isprintable()
 
 
@@ -246,7 +248,8 @@ def test_an_option_that_was_given_now_replaces_files_of_its_own_folder(host: Hos
 
 
 @pytest.mark.parametrize(
-    ("new", "landed"), [(None, {}), (b"abc", {"own/r.json": b"abc"}), (b"", {"own/r.json": b""})]
+    ("new", "landed"),
+    [(None, {}), *((new, {"own/r.json": new}) for new in (b"abc", b"", b"changed"))],
 )
 def test_a_result_of_allure_s_lands_as_the_host_decides(
     host: Host, monkeypatch: pytest.MonkeyPatch, new: bytes | None, landed: dict[str, bytes]
@@ -378,11 +381,14 @@ def test_ten_gigabytes_are_not_kept(host: Host) -> None:
     assert "more bytes than are kept" in tally.notes[0]
 
 
-def test_all_bytes_that_are_kept_may_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Base64 takes a third more for them."""
-    monkeypatch.setattr(returned, "MOST_MESSAGES", 0)
-    host, sandbox = Host(tmp_path, size=900), Sandbox([])
-    messages = iter([file("a", b"x" * 900), END])
+@pytest.mark.parametrize(("size", "others"), [(900, 0), (9, 100)])
+def test_all_bytes_that_are_kept_may_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, others: int
+) -> None:
+    """Base64 takes a third more for them. Other messages have bytes of their own."""
+    monkeypatch.setattr(returned, "MOST_MESSAGES", others)
+    host, sandbox = Host(tmp_path, size=size), Sandbox([])
+    messages = iter([file("a", b"x" * size), END])
 
     def receive() -> Message:
         message = next(messages)
@@ -392,7 +398,7 @@ def test_all_bytes_that_are_kept_may_come(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(sandbox, "receive_of_first", receive)
     Taker(host.store, host.agreed).receive(cast("Link", sandbox), 0.0)
     host.store.write()
-    assert host.files() == {"free/a": b"x" * 900}
+    assert host.files() == {"free/a": b"x" * size}
     host.store.close()
 
 
@@ -406,6 +412,9 @@ def test_numbers_of_files_come_once(host: Host) -> None:
     assert tally.notes[0].startswith("c\\nd stayed inside: too large")
     assert tally.notes[1].startswith("2 more stayed inside")
     assert "a number of files that came already" in tally.notes[2]
+    host.take({**left, "count": 1}, END)
+    assert tally.notes[3].startswith("c\\nd stayed inside")
+    assert len(tally.notes) == 4
 
 
 def test_a_number_of_files_is_the_least_if_one_sandbox_did_not_count_all(host: Host) -> None:
