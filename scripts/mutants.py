@@ -47,7 +47,8 @@ def prepare(folder: Path, python: str) -> None:
     for module, session in sessions(folder).items():
         tests = wanted()["modules"][module]
         # A test that killed a mutant is likely to kill the next one too.
-        command = [python, "-m", "pytest", "-x", "-q", "--failed-first", *tests]
+        root = ["unshare", "--map-root-user"] if module in wanted()["root"]["modules"] else []
+        command = [*root, python, "-m", "pytest", "-x", "-q", "--failed-first", *tests]
         config, known = session.with_suffix(".toml"), session.with_suffix(".state")
         config.write_text(
             f"[cosmic-ray]\nmodule-path = {json.dumps(module)}\ntimeout = 60.0\n"

@@ -145,6 +145,7 @@ def test_what_was_put_in_the_place_of_a_folder_is_refused(
     )
     assert found == number
     assert path in text
+    assert (f"{path}: No such file or directory" in text) is (number == errno.ENOENT)
 
 
 def test_a_folder_in_the_place_of_a_file_is_refused(alone: Alone) -> None:
