@@ -11,7 +11,73 @@ import unittest
 import warnings
 
 import pytest
+
+
+@pytest.fixture
+def given(request):
+    print("given", request.param)
+    yield request.param
+    print("gone", request.param)
+
+
+def pytest_generate_tests(metafunc):
+    if "made" in metafunc.fixturenames:
+        metafunc.parametrize("made", range(2), scope="module")
+
+
+class Base:
+    def test_base(self):
+        print("base", type(self).__name__)
 """
+# Ways to write a test, beside functions and classes of them. BODY has the test's own lines, and
+# FIXTURE is one of the module's.
+_OTHERS = (
+    """
+def test_dynamic_NUMBER(request):
+    request.getfixturevalue("FIXTURE")
+    request.node.add_marker(pytest.mark.xfail(reason="late"))
+    BODY
+""",
+    """
+@pytest.mark.parametrize("given", ["x", "y"], indirect=True)
+def test_indirect_NUMBER(given, FIXTURE):
+    BODY
+""",
+    """
+def test_made_NUMBER(made, FIXTURE):
+    BODY
+""",
+    """
+def test_final_NUMBER(request):
+    request.addfinalizer(lambda: print("first"))
+    request.node.addfinalizer(lambda: 1 / 0)
+    BODY
+""",
+    """
+class TestInherited_NUMBER(Base):
+    def test_own(self, FIXTURE):
+        BODY
+""",
+    """
+class TestOuter_NUMBER:
+    def setup_method(self):
+        print("setup_method")
+
+    def test_outer(self):
+        pass
+
+    class TestInner:
+        def test_inner(self, FIXTURE):
+            BODY
+""",
+    """
+class TestSub_NUMBER(unittest.TestCase):
+    def test_sub(self):
+        for number in range(2):
+            with self.subTest(number=number):
+                BODY
+""",
+)
 _SCOPES = ("session", "module", "class", "function")
 
 
@@ -36,10 +102,9 @@ class _Module:
         lines = [_HEAD]
         for number in range(self.source.randint(3, 6)):
             lines += self.fixture(number)
-        for number in range(self.source.randint(3, 6)):
-            lines += self.source.choice((self.function, self.function, self.group, self.unittest))(
-                number
-            )
+        for number in range(self.source.randint(4, 8)):
+            kinds = (self.function, self.function, self.group, self.unittest, self.other)
+            lines += self.source.choice(kinds)(number)
         return "\n".join(lines) + "\n"
 
     def chance(self, share: float) -> bool:
@@ -147,3 +212,14 @@ class _Module:
             lines += [f"    def test_{member}(self):"]
             lines += [f"    {line}" for line in self.body(f"test_{member}")]
         return [*lines, ""]
+
+    def other(self, number: int) -> list[str]:
+        text = self.source.choice(_OTHERS)
+        for name, value in (
+            ("NUMBER", str(number)), ("FIXTURE", self.source.choice(self.fixtures)[0]),
+        ):  # fmt: skip
+            text = text.replace(name, value)
+        head, _, _ = text.partition("BODY")
+        indent = head[head.rfind("\n") + 1 :]
+        body = [f"{indent}{line.removeprefix('    ')}" for line in self.body(f"other_{number}")]
+        return [*head.rstrip(" ").splitlines(), *body, ""]

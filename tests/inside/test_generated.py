@@ -18,6 +18,9 @@ def pytest_runtest_logreport(report):
     reason = getattr(report, "wasxfail", None)
     # Addresses differ, and each message of a worker of xdist names that worker.
     text = re.sub(r"0x[0-9a-f]+|^\[gw\d\] linux -- .*", "", report.longreprtext).strip()
+    # So do the plugins that pytest's own frames show.
+    if "_pytest/runner.py" in text:
+        text = text.splitlines()[-1]
     noted = [report.when, report.outcome, reason, text, said]
     reports.setdefault(report.nodeid, []).append(noted)
 

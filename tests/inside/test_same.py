@@ -168,6 +168,21 @@ def test_output_is_shown_with_s(project: pytest.Pytester, bundles_written: Path)
     assert b"guest/tests/begin.py" in bundles_written.read_bytes()  # to be judged, as in every test
 
 
+def test_an_error_of_pytest_s_own_shows_its_frames(project: pytest.Pytester) -> None:
+    """There are none of the project's."""
+    project.makepyfile("""
+        class TestOuter:
+            def setup_method(self): ...
+
+            class TestInner:
+                def test_inner(self): ...
+    """)
+    result = inside(project)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["E  *AttributeError*setup_method*", "*_pytest/python.py:*: Attr*"])
+    result.stdout.no_fnmatch_line("*traceback entries are hidden*")
+
+
 def test_warnings_of_the_collection_come_once(project: pytest.Pytester) -> None:
     """Both pytests collect the file. A warning that only the one inside has is kept."""
     project.makepyfile(

@@ -41,7 +41,7 @@ def _hook_order(plugin: Plugin) -> None:
     first_ones = ("sessionstart", "collection", "ignore_collect", "collection_modifyitems")
     for name in (*first_ones, "runtestloop", *phases):
         pytest.hookimpl(tryfirst=True)(getattr(kind, f"pytest_{name}"))
-    pytest.hookimpl(wrapper=True)(kind.pytest_fixture_setup)
+    pytest.hookimpl(hookwrapper=True)(kind.pytest_fixture_setup)
     pytest.hookimpl(wrapper=True, tryfirst=True)(kind.pytest_runtest_logreport)
     pytest.hookimpl(wrapper=True)(Unrelayed.pytest_runtest_logreport)
 

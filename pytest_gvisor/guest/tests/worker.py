@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import linecache
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -196,14 +196,16 @@ class Plugin:
             self._link.send("stopped", id=self._running, text=text, status=status)
             raise
 
-    def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[Any]:
-        """Note the temporary folder of a test as soon as there is one."""
-        __tracebackhide__ = True
-        value = yield
-        if fixturedef.argname == "tmp_path":
-            self._folder = str(value)
+    def pytest_fixture_setup(self, fixturedef: Any) -> Generator[None, Any, None]:
+        """Note the temporary folder of a test as soon as there is one.
+
+        As a wrapper of the old style: the traceback of an error that passes one of the new style
+        has its frame. Where all others are pytest's own, pytest would show none of them.
+        """
+        done = yield
+        if fixturedef.argname == "tmp_path" and not done.excinfo:
+            self._folder = str(done.get_result())
             self._notes.begin(self._folder)
-        return value
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> Iterator[None]:
         """Send a report after all plugins: subtests change it until then.
