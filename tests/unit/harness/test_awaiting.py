@@ -1,6 +1,7 @@
 """A run that asyncio awaits."""
 
 import asyncio
+import contextlib
 import inspect
 import os
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Gvisor, Platform, UsageError
+from pytest_gvisor.base.errors import FORBIDDEN
 from pytest_gvisor.base.settings import Settings
 from pytest_gvisor.run.threads import in_thread
 
@@ -43,6 +45,43 @@ def test_a_cancellation_waits_for_the_thread_however_often_it_comes() -> None:
 
     asyncio.run(cancelled())
     assert seen == [True]
+
+
+FORBIDDEN_ACT = ValueError("a forbidden act")
+setattr(FORBIDDEN_ACT, FORBIDDEN, True)
+
+
+@pytest.mark.parametrize(
+    ("ends", "raised"),
+    [
+        (None, asyncio.CancelledError),
+        (OSError("its own"), asyncio.CancelledError),
+        (FORBIDDEN_ACT, ValueError),
+        (SystemExit(3), SystemExit),
+    ],
+    ids=["a result", "an error", "a forbidden act", "an exit"],
+)
+def test_a_cancellation_hides_no_forbidden_act(
+    ends: BaseException | None, raised: type[BaseException]
+) -> None:
+    """Nor the end of the process. Other errors are those of the run that nobody awaits any more."""
+    begun, told = threading.Event(), threading.Event()
+
+    def run() -> None:
+        begun.set()
+        told.wait(60)
+        if ends is not None:
+            raise ends
+
+    async def cancelled() -> None:
+        task = asyncio.ensure_future(in_thread(run, told.set))
+        await asyncio.to_thread(begun.wait, 60)
+        task.cancel()
+        with pytest.raises(raised):
+            await task
+
+    with contextlib.suppress(SystemExit):  # a task passes it on to the loop as well
+        asyncio.run(cancelled())
 
 
 def gvisor(**settings: Any) -> Gvisor:

@@ -10,6 +10,7 @@ from typing import NoReturn
 import pytest
 
 from pytest_gvisor.base import errors
+from pytest_gvisor.base.errors import LaunchError
 from pytest_gvisor.run import threads
 
 
@@ -24,6 +25,18 @@ def test_a_program_that_a_thread_runs_on_counts_as_forbidden(
         running.wait()
     ((text, forbid),) = [errors.forbidden.pop() for _ in range(len(errors.forbidden))]
     assert ("runs on" in text, forbid) == (True, ["connect"])
+
+
+def test_a_program_that_a_thread_ends_in_time_does_not() -> None:
+    """The test's end waits for it."""
+    running = threads.Running()
+    entry = (0, ["exec"])
+    running.append(entry)
+    ends = threading.Timer(0.2, running.remove, [entry])
+    ends.start()
+    running.wait()
+    ends.join()
+    assert not errors.forbidden
 
 
 def test_an_answer_comes_through() -> None:
@@ -61,6 +74,39 @@ def test_a_look_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     for thread in list(threads._hung):
         thread.join(30)
     assert threads.look(lambda: "there", "none") == "there"
+
+
+def test_without_a_thread_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit on processes is reached, say."""
+
+    def refused(_self: threading.Thread) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert threads.look(lambda: "there", "none") == "none"
+    with pytest.raises(LaunchError, match="no thread can be started"):
+        threads.start(threading.Thread())
+
+
+@pytest.mark.parametrize(
+    ("size", "limit", "stack"), [(65536, 8192, 65536), (0, 8192, 8192), (0, -1, 0)]
+)
+def test_memory_for_a_thread_s_stack_is_tried(
+    monkeypatch: pytest.MonkeyPatch, size: int, limit: int, stack: int
+) -> None:
+    """The size is that of Python's threads, or the soft limit on a stack, which may be none."""
+    mapped: list[int] = []
+
+    def note(_fd: int, size: int, **_: int) -> NoReturn:
+        mapped.append(size)
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(threading, "stack_size", lambda: size)
+    monkeypatch.setattr("resource.getrlimit", lambda _kind: (limit, 7))
+    monkeypatch.setattr("pytest_gvisor.run.threads.mmap.mmap", note)
+    with pytest.raises(LaunchError, match=r"no [0-9]+ bytes of memory for the thread"):
+        threads.start(threading.Thread())
+    assert mapped == [stack + 72 * 1024 * 1024]
 
 
 def test_without_memory_for_a_thread_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
