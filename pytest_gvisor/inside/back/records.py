@@ -131,7 +131,7 @@ class LeftOut:
         except OSError as error:
             raise pytest.UsageError(
                 f"pytest-gvisor: whether {path} came back from inside cannot be read in "
-                f"{self._records.folder}: {error.strerror}. A file from there is not collected"
+                f"{self._records.folder}: {error.strerror}.\nRepair that file system first"
             ) from error
 
     @pytest.hookimpl(wrapper=True)
