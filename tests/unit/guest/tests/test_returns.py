@@ -54,15 +54,17 @@ def paths(messages: Messages) -> list[str]:
 def from_now(folder: Path) -> Changes:
     """The changes from here on, by their time alone: this is no overlay.
 
-    The kernel's times of files are coarse, and so this waits for its next one.
+    The kernel's times of files are coarse: two files that are made in turn can have the same one.
+    So this waits until the time of a file that it makes itself changes.
     """
     made = Changes(probe=str(folder / "nowhere/probe"))
-    first = since = made._since = os.lstat(folder).st_ctime_ns
-    while since == first:
-        (folder / "tick").touch()
-        since = os.lstat(folder / "tick").st_ctime_ns
-        (folder / "tick").unlink()
-    made._since = since
+    tick = folder / "tick"
+    tick.touch()
+    first = made._since = os.lstat(tick).st_ctime_ns
+    while made._since == first:
+        tick.touch()
+        made._since = os.lstat(tick).st_ctime_ns
+    tick.unlink()
     return made
 
 
