@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import signal
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import example, given
@@ -15,11 +15,16 @@ from pytest_gvisor.base.completed import (
     SandboxCrashed,
     Usage,
     WorkloadFailed,
+    WorkloadTimeout,
     signal_name,
     text_view,
 )
-from pytest_gvisor.base.settings import Platform
-from pytest_gvisor.run.verdict import Evidence, judge
+from pytest_gvisor.base.errors import GvisorError, MixedReleases, RunscFailed, UsageError
+from pytest_gvisor.base.settings import Platform, Settings
+from pytest_gvisor.oci.spec import Linux, Pids, Process, Resources, Root, Spec, User
+from pytest_gvisor.run.request import Record, Request
+from pytest_gvisor.run.verdict import Evidence, Verdict, error_of, judge
+from pytest_gvisor.runsc.binary import Runsc
 
 EXIT_STATUSES = [status << 8 for status in range(256)]
 SIGNAL_STATUSES = [number | core for number in range(1, 65) for core in (0, 0x80)]
@@ -128,7 +133,10 @@ def test_a_sandbox_that_is_refused_tasks_and_dies_is_out_of_them(
 ) -> None:
     """Not where its end is explained without: by the memory limit, a signal, the deadline."""
     evidence = Evidence(runsc_status=2 << 8, sentry_reports=True, started=True, refused_tasks=3)
-    assert judge(dataclasses.replace(evidence, **changes)).outcome is outcome
+    verdict = judge(dataclasses.replace(evidence, **changes))
+    assert verdict.outcome is outcome
+    if outcome in {Outcome.OUT_OF_TASKS, Outcome.CANCELLED}:
+        assert (verdict.returncode, verdict.reason, verdict.exact) == (-9, "", True)
 
 
 def test_a_reported_exit_status_is_exact() -> None:
@@ -209,7 +217,7 @@ def test_an_end_that_is_not_the_workload_s_has_its_reason(
 ) -> None:
     """A missing report counts if the sentry can report the workload's end."""
     verdict = judge(Evidence(**{"runsc_status": 0, "sentry_reports": True, **changes}))
-    assert (verdict.outcome, verdict.reason) == (outcome, reason)
+    assert (verdict.outcome, verdict.reason, verdict.exact) == (outcome, reason, True)
 
 
 @pytest.mark.parametrize("started", [False, True])
@@ -263,6 +271,99 @@ def test_the_ways_to_137_are_told_apart(change: dict[str, object], outcome: Outc
         runsc_status=137 << 8, sentry_reports=True, started=True, workload_statuses=(9,)
     )
     assert judge(dataclasses.replace(killed, **change)).outcome is outcome  # type: ignore[arg-type]
+
+
+# --- the error that a verdict calls for
+
+OTHER_SENTRY = 'panic: this binary\'s build label "1" does not match the expected release "2"; all'
+MIXED = "the sentry beside it is 1, and runsc is 2"
+
+
+def error(
+    outcome: Outcome, reason: str = "", *, panic: str = "", pids: int | None = None, **more: Any
+) -> GvisorError | None:
+    """The error of a run on systrap with this outcome, reason, panic and limit on tasks."""
+    resources = Resources(pids=Pids(limit=pids))
+    process = Process(args=(), cwd="/", user=User(uid=0, gid=0))
+    spec = Spec(
+        oci_version="1.0.0",
+        process=process,
+        root=Root(path="/"),
+        linux=Linux(resources=resources),
+    )
+    record = Record(panic=panic, command="runsc run", runsc_records=("EOF",), spec=spec)
+    settings = Settings(timeout=2.5)
+    request = Request(runsc=cast("Runsc", None), platform=Platform.SYSTRAP, settings=settings)
+    verdict = Verdict(outcome=outcome, returncode=1, reason=reason)
+    done = completed(stderr_bytes=b"x" + b"y" * 4000, stderr_total=4001)
+    return error_of(verdict, request, record, done, **{"had_started": False, **more})
+
+
+@pytest.mark.parametrize("outcome", [Outcome.EXITED, Outcome.OUT_OF_MEMORY, Outcome.CANCELLED])
+def test_an_end_of_the_workload_s_own_is_no_error(outcome: Outcome) -> None:
+    """The caller has its outcome."""
+    assert error(outcome) is None
+
+
+def test_a_limit_on_tasks_is_a_usage_error_before_the_start_alone() -> None:
+    """After it, the limit is the workload's end. The error has the limit, where there is one."""
+    found = error(Outcome.OUT_OF_TASKS, pids=7)
+    assert isinstance(found, UsageError)
+    assert found.message.startswith("pids=7 is too few to start a sandbox on systrap")
+    assert "pids=None" in str(error(Outcome.OUT_OF_TASKS))
+    assert error(Outcome.OUT_OF_TASKS, pids=7, had_started=True) is None
+
+
+def test_a_time_out_names_its_seconds_and_the_setting() -> None:
+    """The seconds are those that were asked for."""
+    found = error(Outcome.TIMED_OUT)
+    assert isinstance(found, WorkloadTimeout)
+    assert found.message.startswith(
+        """['sh', '-c', "it's"] was still running after 2.5 s on systrap"""
+    )
+    assert "--gvisor-timeout" in found.next_step
+
+
+@pytest.mark.parametrize(
+    ("reason", "panic", "step"),
+    [
+        ("its gofer died", "", "--gvisor-debug"),
+        ("its gofer died", "too many open files", "ulimit -n"),
+        ("open: too many open files", "", "ulimit -n"),
+    ],
+)
+def test_a_crash_has_its_reason_panic_and_next_step(reason: str, panic: str, step: str) -> None:
+    """A limit of the host that reason or panic names is the next step."""
+    found = error(Outcome.SANDBOX_CRASHED, reason, panic=panic)
+    assert isinstance(found, SandboxCrashed)
+    assert found.message.startswith(
+        f"""the sandbox of ['sh', '-c', "it's"] died on systrap: {reason}"""
+    )
+    assert (found.panic, step in found.next_step) == (panic, True)
+
+
+@pytest.mark.parametrize(
+    ("reason", "panic", "kind", "step"),
+    [
+        ("EOF", "", RunscFailed, "--gvisor-debug"),
+        ("EOF", OTHER_SENTRY, RunscFailed, "--gvisor-debug"),
+        (MIXED, OTHER_SENTRY, MixedReleases, "pytest-gvisor install"),
+        ("open: too many open files", "", RunscFailed, "ulimit -n"),
+    ],
+)
+def test_a_failure_of_runsc_has_its_records_command_and_next_step(
+    reason: str, panic: str, kind: type[RunscFailed], step: str
+) -> None:
+    """Mixed releases have a class of their own, and standard error is bounded."""
+    found = error(Outcome.RUNSC_FAILED, reason, panic=panic)
+    assert type(found) is kind
+    assert isinstance(found, RunscFailed)
+    assert found.message.startswith(f"runsc failed: {reason}")
+    assert (found.records, found.command) == (("EOF",), "runsc run")
+    assert (found.stderr, step in found.next_step) == ("y" * 4000, True)
+
+
+# --- its form for users
 
 
 def completed(**changes: object) -> Completed:
