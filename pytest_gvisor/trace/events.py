@@ -37,6 +37,7 @@ _SAME = 1024
 """Bytes of the longest message that is not parsed again."""
 
 INTERNET = (socket.AF_INET, socket.AF_INET6)
+_ANYWHERE = (socket.SOCK_DGRAM, socket.SOCK_RAW)
 TEXT = 60
 """Bytes that a text takes beside its characters: arguments may be many, and short."""
 
@@ -60,6 +61,17 @@ class Event(NamedTuple):
     def text(self, field: int) -> str:
         """Return a text; the empty one if it is missing."""
         return text(self.fields.get(field, b""))
+
+
+@dataclasses.dataclass(slots=True)
+class Opened:
+    """How often a file was opened in one way."""
+
+    file: File
+    process: int
+    opened: int = 0
+    closed: int = 0
+    """How many of the descriptors were closed with a path."""
 
 
 def parse(kind: int, payload: bytes) -> Event:
@@ -131,6 +143,15 @@ def address_of(sockaddr: int | bytes) -> str:
             return "unix:@" + name[1:].decode("utf-8", "backslashreplace")
         return "unix:" + name.partition(b"\0")[0].decode("utf-8", "backslashreplace")
     return "" if family in (socket.AF_UNSPEC, *INTERNET) else f"family {family}"
+
+
+def makes_datagrams(kind: int, event: Event, pair: int) -> bool:
+    """Whether a socket is made that may send to any address. ``pair`` is socketpair's number."""
+    if kind == 6:
+        return event.number(4) == pair and event.number(6) & 0xF in _ANYWHERE
+    # The C library asks the kernel for addresses by a netlink socket.
+    made = kind == 12 and not event.error and event.number(4) != socket.AF_NETLINK
+    return made and event.number(5) & 0xF in _ANYWHERE
 
 
 def changes(strace: str) -> tuple[Change, ...]:

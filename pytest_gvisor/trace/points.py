@@ -19,7 +19,8 @@ from pytest_gvisor.base.errors import TraceError
 _CALLS: Mapping[str, Mapping[str, int]] = {
     "x86_64": {
         "open": 2, "openat": 257, "creat": 85, "openat2": 437, "execve": 59, "execveat": 322,
-        "sendto": 44, "sendmsg": 46, "sendmmsg": 307, "socketpair": 53,
+        "sendto": 44, "sendmsg": 46, "sendmmsg": 307, "socketpair": 53, "recvmsg": 47,
+        "recvmmsg": 299, "pidfd_getfd": 438,
         "truncate": 76, "rename": 82, "mkdir": 83, "rmdir": 84, "link": 86, "unlink": 87,
         "symlink": 88, "chmod": 90, "fchmod": 91, "mkdirat": 258, "unlinkat": 263, "renameat": 264,
         "linkat": 265, "symlinkat": 266, "fchmodat": 268, "renameat2": 316,
@@ -28,7 +29,8 @@ _CALLS: Mapping[str, Mapping[str, int]] = {
     },
     "aarch64": {
         "openat": 56, "openat2": 437, "execve": 221, "execveat": 281,
-        "sendto": 206, "sendmsg": 211, "sendmmsg": 269, "socketpair": 199,
+        "sendto": 206, "sendmsg": 211, "sendmmsg": 269, "socketpair": 199, "recvmsg": 212,
+        "recvmmsg": 243, "pidfd_getfd": 438,
         "mkdirat": 34, "unlinkat": 35, "symlinkat": 36, "linkat": 37, "renameat": 38,
         "truncate": 45, "fchmod": 52, "fchmodat": 53, "renameat2": 276,
         "mount": 40, "pivot_root": 41, "chroot": 51, "setns": 268,
@@ -40,10 +42,13 @@ _CALLS: Mapping[str, Mapping[str, int]] = {
 OPENS = ("open", "openat", "creat", "openat2")
 EXECS = ("execve", "execveat")
 SENDS = ("sendto", "sendmsg", "sendmmsg")
+RECEIVES = ("recvmsg", "recvmmsg", "pidfd_getfd")
+"""The calls by which a process gets a descriptor of another one."""
+
 MOUNTS = ("mount", "pivot_root", "chroot", "setns", "open_tree", "move_mount", "fsmount")
 """The calls after which a file may have another path."""
 
-CHANGES = {*_CALLS["x86_64"]} - {*OPENS, *EXECS, *SENDS, *MOUNTS, "socketpair"}
+CHANGES = {*_CALLS["x86_64"]} - {*OPENS, *EXECS, *SENDS, *RECEIVES, *MOUNTS, "socketpair"}
 """The calls that change files without opening them. No event has their paths."""
 
 LISTEN = "syscall/listen/exit"

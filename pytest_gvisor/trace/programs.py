@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from pytest_gvisor.base.traced import Trace
-from pytest_gvisor.trace.events import parsed
+from pytest_gvisor.trace import points
+from pytest_gvisor.trace.events import makes_datagrams, parsed
 from pytest_gvisor.trace.points import Known
 from pytest_gvisor.trace.recorder import MAX_BYTES, MAX_KEPT, Recorder
 
@@ -29,6 +30,9 @@ class Programs:
         self._of: dict[int, Recorder | None] = {}
         """The recorder of each process; None if its program has been forgotten."""
 
+        self._pair, self._datagrams = points.calls()["socketpair"], False
+        """Whether a program has had a socket that sends datagrams, which others may get of it."""
+
         self._new: dict[int, Recorder] = {}
         """Those of the guest's children that are not claimed yet, the oldest first."""
 
@@ -41,6 +45,9 @@ class Programs:
         """Take a message. Raises ValueError for one of another shape, and for too many."""
         event = parsed(kind, payload)
         recorder = self._of.get(event.process)
+        # In a copy of a saved sandbox, a process that ran there may have one too.
+        runs_on = event.process > 1 and event.process not in self._of
+        self._datagrams |= runs_on or makes_datagrams(kind, event, self._pair)
         if kind == _CLONE and (made := event.number(4)) != event.process:
             if event.process == 1:
                 recorder = self._new[made] = self._made_for(made)
@@ -50,7 +57,7 @@ class Programs:
             if len(self._of) > MAX_KEPT:
                 raise ValueError("more processes than a sandbox can have")
         if recorder is not None:
-            before = recorder.size
+            before, recorder.others_have = recorder.size, self._datagrams
             recorder.act(kind, event, payload, room=self._size < _MAX_SIZE)
             self._size += recorder.size - before
 

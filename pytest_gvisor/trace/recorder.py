@@ -8,12 +8,11 @@ from __future__ import annotations
 import collections
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from socket import AF_NETLINK
+from dataclasses import replace
 
 from pytest_gvisor.base import traced
 from pytest_gvisor.guest.tests.gate import COLLECTS
-from pytest_gvisor.trace import points
+from pytest_gvisor.trace import events, points
 from pytest_gvisor.trace.events import Event, address_of, changes, file_of, parsed, size_of, whole
 from pytest_gvisor.trace.points import Known
 from pytest_gvisor.trace.protobuf import texts
@@ -28,17 +27,6 @@ _DELETED = " (deleted)"
 _CREATES = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 _KINDS: Mapping[int, str] = {1: "stream", 2: "datagram", 3: "raw"}
 """By Linux's numbers of kinds of sockets."""
-
-
-@dataclass(slots=True)
-class Opened:
-    """How often a file was opened in one way."""
-
-    file: traced.File
-    process: int
-    opened: int = 0
-    closed: int = 0
-    """How many of the descriptors were closed with a path."""
 
 
 class Recorder:
@@ -62,6 +50,7 @@ class Recorder:
         self._execs = {numbers[name] for name in points.EXECS}
         self._creat, self._openat2 = numbers.get("creat"), numbers["openat2"]
         self._sends = {numbers[name] for name in points.SENDS}
+        self._receiving = {numbers[name] for name in points.RECEIVES}
         self._sendto, self._socketpair = numbers["sendto"], numbers["socketpair"]
         self._mounts = {numbers[name] for name in points.MOUNTS}
         self._mounted = 0
@@ -70,7 +59,7 @@ class Recorder:
         # Of the calls that gVisor does not implement, some answer ENOSYS, others EPERM or EINVAL.
         self._changing, self._values, self._lacking = points.changes(), values, unsupported
         self._listens = points.LISTEN in known
-        self._descriptors: dict[int, dict[int, Opened | str]] = {}
+        self._descriptors: dict[int, dict[int, events.Opened | str]] = {}
         """For each process its open descriptors: files, and the kinds of sockets."""
 
         self._held = 0
@@ -88,7 +77,10 @@ class Recorder:
         """The numbers of calls whose events with texts come next in their threads; or 0, if the
         missing event was counted."""
 
-        self._has_datagrams = False
+        self._has_datagrams = self._receives = False
+        self.others_have = False
+        """Whether another program of the sandbox has had a socket that sends datagrams."""
+
         self.mark = ""
         """A path whose open is no act, and empties this. `COLLECTS` begins the trace anew."""
 
@@ -102,13 +94,14 @@ class Recorder:
 
     def begin_anew(self) -> None:
         """Forget what was done so far. Processes and their descriptors stay known."""
-        self._files: dict[traced.File, Opened] = {}
+        self._files: dict[traced.File, events.Opened] = {}
         self._paths: set[str] = set()
         self._commands: list[traced.Command] = []
         self._connections: dict[tuple[str, str, str, bool], traced.Connection] = {}
         self._listeners: dict[traced.ListeningSocket, None] = {}
-        self._tried: dict[tuple[int, tuple[str, ...]], dict[str, None]] = {}
-        """The files of each process and its arguments that it tried to execute, so far in vain."""
+        self._tried: dict[tuple[int, int, tuple[str, ...]], dict[str, None]] = {}
+        """The files that each process tried to execute, so far in vain, by its thread and the
+        arguments. Of another thread's call that comes meanwhile, nothing is known."""
 
         self._unnamed: collections.Counter[int] = collections.Counter()
         """How many calls of each number had no event with texts."""
@@ -178,7 +171,7 @@ class Recorder:
         argv, program, process = texts(payload, 3), event.text(2), event.process
         # A search of PATH tries the same arguments with one file after another.
         called = ""
-        for called in self._tried.pop((process, argv), ()):
+        for called in self._tried.pop((process, event.thread, argv), ()):
             self._kept -= 1
             self._bytes -= size_of(called, *argv)
         self._note(traced.Command(
@@ -194,10 +187,11 @@ class Recorder:
         """Note what a process is about to execute. No event has the error if it fails."""
         self.pending.pop(event.thread, None)
         program, argv = whole(event.text(5) or event.cwd, event.text(6)), texts(payload, 7)
-        known = self._tried.get((event.process, argv), {})
+        key = event.process, event.thread, argv
+        known = self._tried.get(key, {})
         if program in known or self._room(program, *argv):
             known[program] = known.pop(program, None)  # the last one is what may be executed
-            self._tried[event.process, argv] = known
+            self._tried[key] = known
 
     def _clone(self, event: Event, _payload: bytes) -> None:
         made = event.number(4)
@@ -230,7 +224,7 @@ class Recorder:
         if opened is not None and not event.error:
             self._hold(event, opened)
 
-    def _hold(self, event: Event, what: Opened | str) -> None:
+    def _hold(self, event: Event, what: events.Opened | str) -> None:
         """Note the descriptor that a call returned."""
         known = event.result in self._descriptors.get(event.process, ())
         if not known and self._held >= MAX_KEPT:
@@ -239,11 +233,11 @@ class Recorder:
         self._held += not known
         self._descriptors.setdefault(event.process, {})[event.result] = what
 
-    def _opened(self, file: traced.File, process: int) -> Opened | None:
+    def _opened(self, file: traced.File, process: int) -> events.Opened | None:
         """Count a file that was opened so, and return it; None if there is no room."""
         found = self._files.get(file)
         if found is None and self._room(file.path):
-            found = self._files[file] = Opened(file, process)
+            found = self._files[file] = events.Opened(file, process)
             if not file.error:
                 self._paths.add(file.path)
         if found is not None:
@@ -268,7 +262,7 @@ class Recorder:
         # A descriptor of a link's target, one that was inherited or duplicated, or one that was
         # opened by a call without a path.
         known = own or self._inherited(event.process, number)
-        if isinstance(known, Opened):
+        if isinstance(known, events.Opened):
             if self._files.get(known.file) is known:  # and not before this trace
                 self._add(replace(known.file, path=path), event.process)
         elif not path.startswith("/memfd:") and not path.endswith(_DELETED):
@@ -279,7 +273,7 @@ class Recorder:
         if (found := self._opened(file, process)) is not None:
             found.closed += 1
 
-    def _inherited(self, process: int, number: int) -> Opened | str | None:
+    def _inherited(self, process: int, number: int) -> events.Opened | str | None:
         """Return the descriptor of a process or of the nearest one above that has it."""
         for _ in range(100):
             found = self._descriptors.get(process, {}).get(number)
@@ -291,11 +285,9 @@ class Recorder:
     # --- the network
 
     def _socket(self, event: Event, _payload: bytes) -> None:
-        kind = _KINDS.get(event.number(5) & 0xF, "")
+        self._has_datagrams |= events.makes_datagrams(12, event, 0)
         if not event.error:
-            self._hold(event, kind)
-            # The C library asks the kernel for addresses by a netlink socket.
-            self._has_datagrams |= kind in ("datagram", "raw") and event.number(4) != AF_NETLINK
+            self._hold(event, _KINDS.get(event.number(5) & 0xF, ""))
 
     def _kind(self, event: Event) -> str:
         known = self._inherited(event.process, event.number(4))
@@ -334,9 +326,12 @@ class Recorder:
         if number in self._sends:
             # sendto(2) without an address, field 9, goes where the socket is connected to.
             addressed = number != self._sendto or event.number(9)
-            self._datagrams += bool(self._has_datagrams and addressed)
+            may = self._has_datagrams or (self._receives and self.others_have)
+            self._datagrams += bool(may and addressed)
+        elif number in self._receiving:
+            self._receives = True
         elif number == self._socketpair:
-            self._has_datagrams |= _KINDS.get(event.number(6) & 0xF) in ("datagram", "raw")
+            self._has_datagrams |= events.makes_datagrams(6, event, number)
         elif number == self._openat2:  # its end, and no other event comes
             # An attempt is an act too, unless this gVisor has no such call.
             self._unnamed[number] += event.error != "ENOSYS"
@@ -396,7 +391,7 @@ class Recorder:
             executed=tuple(self._commands),
             attempts=tuple(
                 traced.Command(argv=argv, program=program, process=process, reported=False)
-                for (process, argv), programs in self._tried.items()
+                for (process, _thread, argv), programs in self._tried.items()
                 for program in programs
             ),
             connections=tuple(

@@ -138,6 +138,74 @@ def test_no_other_call_and_no_other_form_of_an_address_hides_an_act(
         gvisor.run(command, forbid=[forbidden])
 
 
+TWO_THREADS = """
+import ctypes, os, threading, time
+libc, argv = ctypes.CDLL(None), (ctypes.c_char_p * 4)(b"true", b"-c", b"", None)
+def others():
+    while True:
+        libc.execve(b"/no", argv, None)
+for _ in range(10):
+    if os.fork() == 0:
+        threading.Thread(target=others, daemon=True).start()
+        time.sleep(0.01)
+        libc.execve(b"/bin/sh", argv, None)
+    os.wait()
+"""
+
+
+def test_no_other_thread_changes_the_name_of_a_program(gvisor: Gvisor) -> None:
+    """The other one tries to execute a missing file with the same arguments."""
+    trace = gvisor.run(["python3", "-I", "-S", "-c", TWO_THREADS], trace=True, check=True).trace
+    assert trace is not None
+    assert [one.called for one in trace.executed[1:]] == ["/bin/sh"] * 10
+    assert {one.program for one in trace.attempts} == {"/no"}
+
+
+GIVES = """
+import ctypes, os, socket
+ctypes.CDLL(None).prctl(0x59616d61, ctypes.c_long(-1))  # PR_SET_PTRACER, PR_SET_PTRACER_ANY
+with socket.socket(socket.AF_UNIX) as server, socket.socket(type=2) as given:
+    server.bind("\\0giver")
+    server.listen()
+    print("listens", flush=True)
+    while True:
+        with server.accept()[0] as peer:
+            told = f"{os.getpid()} {given.fileno()}"
+            socket.send_fds(peer, [told.encode()], [given.fileno()])
+"""
+TAKES = """
+import ctypes, socket, sys
+with socket.socket(socket.AF_UNIX) as giver:
+    giver.connect("\\0giver")
+    if sys.argv[1] == "sent":
+        taken = socket.recv_fds(giver, 100, 1)[1][0]
+    else:
+        libc, (process, number) = ctypes.CDLL(None), map(int, giver.recv(100).split())
+        taken = libc.syscall(438, libc.syscall(434, process, 0), number, 0)  # pidfd_getfd
+# A gVisor that is older has no such call.
+with socket.socket(fileno=taken) if taken >= 0 else socket.socket(type=2) as sender:
+    sender.sendto(b"secret", ("127.0.0.3", 9))
+"""
+
+
+@pytest.mark.parametrize(("how", "saved"), [("sent", False), ("sent", True), ("taken", False)])
+def test_no_socket_of_another_program_hides_a_datagram(
+    gvisor: Gvisor, how: str, *, saved: bool
+) -> None:
+    """An earlier program has made it, perhaps in the saved sandbox of a copy."""
+    with gvisor.sandbox(trace=not saved) as box:
+        box.popen(["python3", "-I", "-S", "-c", GIVES]).wait_for_output("listens")
+        with contextlib.ExitStack() as ends:
+            last = box
+            if saved:
+                snapshot = ends.enter_context(box.snapshot())
+                last = ends.enter_context(gvisor.sandbox(snapshot=snapshot, trace=True))
+            trace = last.exec(["python3", "-I", "-S", "-c", TAKES, how], check=True).trace
+    assert trace is not None
+    with pytest.raises(AssertionError, match=r"sent: 1 datagrams"):
+        trace.check(connect=["unix:@giver"])
+
+
 WAITS = """
 import socket, sys, time
 

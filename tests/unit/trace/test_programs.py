@@ -1,6 +1,7 @@
 """Events of a warm sandbox become the traces of its programs, each with its own processes."""
 
 import os
+import socket
 from typing import Any
 
 import pytest
@@ -174,3 +175,33 @@ def test_any_messages_are_traces_or_a_value_error(messages: list[tuple[int, Any]
     for pid in list(found._new):
         str(cut(found, pid))
     assert found._size == 0
+
+
+SENDS, RECEIVES, GETS = ((6, events.context(3) + field(4, number)) for number in (46, 47, 438))
+"""sendmsg(2), recvmsg(2) and pidfd_getfd(2) of process 3."""
+
+
+def made_socket(kind: socket.SocketKind) -> tuple[int, bytes]:
+    """A socket of process 2."""
+    return 12, events.made_socket(socket.AF_INET, kind, 5, process=2)
+
+
+@pytest.mark.parametrize(
+    ("messages", "count"),
+    [
+        ([made_socket(socket.SOCK_DGRAM), RECEIVES, SENDS], 1),
+        ([RECEIVES, made_socket(socket.SOCK_DGRAM), SENDS], 1),
+        ([made_socket(socket.SOCK_DGRAM), GETS, SENDS], 1),
+        ([made_socket(socket.SOCK_DGRAM), SENDS], 0),
+        ([made_socket(socket.SOCK_STREAM), RECEIVES, SENDS], 0),
+        ([(6, events.context(9) + field(4, 46)), RECEIVES, SENDS], 1),
+    ],
+    ids=["received", "waits first", "taken", "none received", "of streams", "of a copy"],
+)
+def test_a_received_socket_may_send_datagrams(
+    messages: list[tuple[int, bytes]], count: int
+) -> None:
+    """If another program has made such a socket, or a process runs on in a copy."""
+    found = made(*[(2, events.cloned(pid)) for pid in (2, 3)], *messages)
+    assert found.claim(2, wanted=False) is None
+    assert cut(found, 3).datagrams == count

@@ -269,6 +269,17 @@ def test_a_program_has_the_name_by_which_it_was_executed_last() -> None:
         trace.check(execute=["sh", "y"])
 
 
+def test_another_thread_that_tries_the_same_arguments_gives_a_program_no_name() -> None:
+    """Its own attempt stays one."""
+    other = events.context(1, 7) + field(3, 59) + field(6, b"/no") + field(7, b"x")
+    trace = made(
+        (11, events.tried([b"x"], b"/bin/sh", 1)), (11, other),
+        (3, events.executed([b"x"], b"/usr/bin/dash", 1)),
+    )  # fmt: skip
+    assert [one.called for one in trace.executed] == ["/bin/sh"]
+    assert [one.program for one in trace.attempts] == ["/no"]
+
+
 def test_a_thread_is_no_process() -> None:
     """A clone within the same group."""
     thread = events.context() + field(3, 2) + field(4, 1)
