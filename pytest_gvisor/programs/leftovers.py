@@ -3,9 +3,10 @@
 The keeper uses it after each run, pytest if its keeper is gone, and the sweep for dead sessions.
 
 A process belongs to a sandbox if its command line has ``--root`` with the state folder of the run,
-and if it is this user's. So a pid that was used again, or a reader of the files, is never touched.
-A process of another user is never waited for, even if its command line looks like that. That holds
-for root too: a user who starts such processes again and again would keep each sweep of root's busy.
+if it is this user's, and if it has no-new-privs, as each process of runsc has. So a pid that was
+used again, or a reader of the files, is never touched. A process that another user has started is
+never waited for, even if its command line looks like that, and it is a set-uid program such as
+sudo. A user who starts such processes again and again would keep each sweep busy.
 Standard library and its siblings only.
 """
 
@@ -53,14 +54,20 @@ def _names(words: list[str], root: str) -> bool:
 
 
 def _is_own(pid: int) -> bool:
-    """Whether a process is this user's."""
+    """Whether a process may be of this user's runsc.
+
+    It is asked before the command line is read. To read that waits for the memory map of the
+    process, which its user can keep locked by a FUSE file system (mmap_lock in mm/memory.c). The
+    status does not wait.
+    """
     try:
-        uid = int(proc.status_of(pid)["Uid"].split()[0])
         # In a user namespace, strangers have the number of nobody. The kernel knows them.
         os.kill(pid, 0)
+        status = proc.status_of(pid)
+        # With no-new-privs, no set-uid program has made it this user's.
+        return int(status["Uid"].split()[0]) == os.geteuid() and status["NoNewPrivs"] == "1"
     except (OSError, KeyError):
         return False
-    return uid == os.geteuid()
 
 
 def processes(root: str, *, everywhere: bool = False) -> list[int]:
@@ -71,10 +78,10 @@ def processes(root: str, *, everywhere: bool = False) -> list[int]:
     line counts too, although it may belong to another sandbox: see `_is_between`.
     """
     found = []
-    for pid in proc.pids() if everywhere else proc.children_of_self():
+    for pid in filter(_is_own, proc.pids() if everywhere else proc.children_of_self()):
         words = proc.words_of(pid)
         is_one = _names(words, root) if words else not everywhere and _is_between(pid)
-        if is_one and pid != os.getpid() and _is_own(pid):
+        if is_one and pid != os.getpid():
             found.append(pid)
     return found
 
@@ -82,7 +89,7 @@ def processes(root: str, *, everywhere: bool = False) -> list[int]:
 def kill(pids: list[int], root: str) -> None:
     """Send SIGKILL to each of ``pids`` that is still a process of the sandbox at ``root``."""
     for pid in pids:
-        _kill_if(pid, lambda one: _names(proc.words_of(one), root))
+        _kill_if(pid, lambda one: _is_own(one) and _names(proc.words_of(one), root))
 
 
 def _kill_if(pid: int, is_one: Callable[[int], bool]) -> None:

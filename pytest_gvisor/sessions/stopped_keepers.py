@@ -56,6 +56,10 @@ def _keeps(pid: int, base: str) -> tuple[str, str] | None:
 
     Both are in its command line: see `launcher.Keeper`, and `drive.run` for a VM's warden.
     """
+    # All four ids: the effective one alone, a set-uid program gives to anybody. They come first, as
+    # another user can have a reader of the command line wait for ever: see leftovers.py.
+    if {*proc.status_of(pid)["Uid"].split()} != {str(os.geteuid())}:
+        return None
     match proc.words_of(pid):
         case [_, "-I", "-S", _, program, _, pidfd, session]:
             expected = KEEPER
@@ -67,8 +71,6 @@ def _keeps(pid: int, base: str) -> tuple[str, str] | None:
         os.path.basename(program) == expected
         and pidfd.isdecimal()
         and os.path.dirname(session) == base
-        # All four ids: the effective one alone, a set-uid program gives to anybody.
-        and {*proc.status_of(pid)["Uid"].split()} == {str(os.geteuid())}
     ):
         return session, pidfd
     return None

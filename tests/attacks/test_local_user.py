@@ -427,7 +427,8 @@ def test_no_link_decides_where_a_run_is_repeated_after_the_check(
 FOUND = """
 import subprocess
 from pytest_gvisor.programs import leftovers
-words = ["sh", "-c", "echo; read x", "runsc", "--root={session}/g1/root"]
+words = ["setpriv", "--no-new-privs", "sh", "-c", "echo; read x", "runsc"]
+words += ["--root={session}/g1/root"]
 with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as own:
     own.stdout.read(1)
     result = [leftovers.processes({session!r}, everywhere=True) == [own.pid]]

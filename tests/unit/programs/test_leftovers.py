@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.programs import leftovers, linux, proc
+from pytest_gvisor.sessions import stopped_keepers
 from tests.waiting import wait_for
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts and cgroups")
 ROOT = "/nowhere/s-1/g1/root"
+NO_NEW_PRIVS = ("setpriv", "--no-new-privs")
 
 Start = Callable[..., int]
 
@@ -30,11 +32,11 @@ def start() -> Iterator[Start]:
     """Start a sleeping process with these arguments on its command line; return its pid."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def run(*words: str, user: int | None = None) -> int:
-        argv = ["sh", "-c", "read x; :", *words]
+    def run(*words: str, user: int | None = None, privs: bool = False) -> int:
+        argv = [*([] if privs else NO_NEW_PRIVS), "sh", "-c", "read x; :", *words]
         started.append(subprocess.Popen(argv, stdin=subprocess.PIPE, user=user, cwd="/"))
         pid = started[-1].pid
-        while not proc.words_of(pid):  # in the middle of its execve
+        while proc.words_of(pid)[:1] != ["sh"]:  # in the middle of its execve
             time.sleep(0.001)
         return pid
 
@@ -102,6 +104,33 @@ def test_another_user_s_process_is_none(start: Start, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "geteuid", lambda: me + 1)
     assert leftovers.processes(ROOT, everywhere=True) == []
     assert alive(pid)
+
+
+def test_a_process_that_a_set_uid_program_may_have_made_ours_is_none(start: Start) -> None:
+    """Another user's sudo is root's by each id, and waits for a password as long as they like."""
+    pid = start("sudo", "true", f"--root={ROOT}", privs=True)
+    assert leftovers.processes(ROOT, everywhere=True) == []
+    leftovers.kill([pid], ROOT)
+    assert alive(pid)
+
+
+@needs_root
+def test_no_command_line_of_another_user_s_process_is_read(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user of a process can have its readers wait for ever."""
+    pid, read = start("runsc", "--root", ROOT, user=12345), set[int]()
+    words_of = proc.words_of
+
+    def noted(one: int) -> list[str]:
+        read.add(one)
+        return words_of(one)
+
+    monkeypatch.setattr(proc, "words_of", noted)
+    assert leftovers.processes(ROOT, everywhere=True) == []
+    assert stopped_keepers.sessions("/nowhere") == []
+    leftovers.kill([pid], ROOT)
+    assert pid not in read
 
 
 @pytest.mark.fault("F6")
@@ -177,7 +206,7 @@ ctypes.CDLL(None).syscall(EXIT, 0)
 def test_a_killed_process_counts_until_its_last_thread_has_ended() -> None:
     """A process whose first thread is a zombie, and which still has threads, is not gone yet."""
     number = {"x86_64": 60, "aarch64": 93}[os.uname().machine]  # exit(2), of one thread alone
-    argv = [sys.executable, "-c", HALF_DEAD.replace("EXIT", str(number))]
+    argv = [*NO_NEW_PRIVS, sys.executable, "-c", HALF_DEAD.replace("EXIT", str(number))]
     with subprocess.Popen(argv, stdin=subprocess.PIPE) as process:
         while (stat := proc.stat_of(process.pid)) and stat.state != "Z":
             time.sleep(0.001)
