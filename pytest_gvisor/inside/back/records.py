@@ -104,15 +104,23 @@ class Records:
     def _fields(self, name: str, most: int) -> list[str]:
         """Return the fields at the beginning of a record; none if it is not this user's."""
         data = b""
-        path = os.path.join(self.folder, name)
-        with _if_any(), open(path, "rb", opener=_open) as file:
+        with _if_any(), open(name, "rb", opener=self._open) as file:
             if os.fstat(file.fileno()).st_uid == os.geteuid():
                 data = file.read(most)
         return data.decode(errors="surrogateescape").split("\0")
 
-
-def _open(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    def _open(self, name: str, flags: int) -> int:
+        """Open a file of the folder. Raises `OSError`, also if others may put one there: a hard
+        link to a file of this user's that all may write, say. In another user's, there is none.
+        """
+        with contextlib.ExitStack() as held:
+            folder = os.open(self.folder, os.O_DIRECTORY | os.O_NOFOLLOW)
+            held.callback(os.close, folder)
+            info = os.fstat(folder)
+            is_own = info.st_uid == os.geteuid()
+            if not is_own or info.st_mode & 0o022:
+                raise OSError(errno.EPERM if is_own else errno.EACCES, "others may put files there")
+            return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
 
 
 class LeftOut:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -156,8 +157,29 @@ def test_nobody_else_writes_records(
         pass
 
 
+def test_no_record_counts_where_another_user_may_put_one(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a hard link to a file of this user's that all may write, they could hide any test."""
+    path = Path(noted(tmp_path / "out", "a"), "a")
+    cache.chmod(0o720)
+    with pytest.raises(pytest.UsageError, match=r"cannot be read in .*: others may put files"):
+        records.LeftOut()._has(path)
+    cache.chmod(0o750)
+    assert records.LeftOut()._has(path)
+    fstat = os.fstat
+
+    def another_s(fd: int) -> os.stat_result:
+        found = [*fstat(fd)]
+        found[stat.ST_UID] += stat.S_ISDIR(int(found[stat.ST_MODE]))
+        return os.stat_result(found)
+
+    monkeypatch.setattr(os, "fstat", another_s)
+    assert not records.LeftOut()._has(path)
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENFILE, errno.ESTALE])
-@pytest.mark.parametrize("place", ["records.os.listdir", "records._open"])
+@pytest.mark.parametrize("place", ["records.os.listdir", "records.Records._open"])
 def test_a_record_that_cannot_be_read_lets_no_file_be_collected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, number: int
 ) -> None:
