@@ -138,7 +138,9 @@ class _Repeater:
         fifo, report = os.path.join(folder, "boot"), os.path.join(folder, "report.json")
         os.mkfifo(fifo, 0o600)
         ids = [shlex.split(pair.gvisor.command)[3] for pair in self._pairs]
-        argv = [sys.executable, "-m", "pytest", *ids, *_same(config, folder), *words]
+        # Where the folder of the start is not on this sys.path, ``-m`` would import from it first.
+        safe = [] if {"", str(config.invocation_params.dir)} & {*sys.path} else ["-P"]
+        argv = [sys.executable, *safe, "-m", "pytest", *ids, *_same(config, folder), *words]
         begin = clock.monotonic()
         left = max(0.1, self._deadline - begin)
         if log is None:

@@ -1,4 +1,9 @@
-"""A test inside, and its project, use the repetitions of ``--gvisor-explain`` on the host."""
+"""A test inside, its project, and another local user use the repetitions of ``--gvisor-explain``
+on the host.
+"""
+
+import subprocess
+import sys
 
 import pytest
 
@@ -77,3 +82,20 @@ def test_repetitions_load_no_conftest_and_replace_no_report(
     assert not loaded.exists()
     assert (project.path / "another.txt").read_text() == "test_it.py::test_forges[native]\n"
     assert (project.path / "log").read_text().count("ended") == 1
+
+
+def test_no_test_is_repeated_with_modules_of_where_pytest_was_started(
+    project: pytest.Pytester,
+) -> None:
+    """The command ``pytest`` imports nothing from there, and in /tmp anybody can put a module."""
+    test = project.makepyfile("import os\n\ndef test_it(): assert 'gvisor' in os.uname().release")
+    project.makeconftest("from pytest_gvisor.plugin import explain\nexplain.TIMES = 1")
+    started = project.mkdir("started")
+    started.joinpath("pytest.py").write_text("open('ran', 'w')")
+    words = [f"--rootdir={test.parent}", str(test), "--in-gvisor", "--gvisor-explain"]
+    result = subprocess.run(
+        [sys.executable, "-P", "-m", "pytest", *words, "--gvisor-platform=native,systrap"],
+        cwd=started, stdout=subprocess.PIPE, text=True, timeout=60,
+    )  # fmt: skip
+    assert "no call has another error" in result.stdout or "the host's side" in result.stdout
+    assert [one.name for one in started.iterdir()] == ["pytest.py"]
