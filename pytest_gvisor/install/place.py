@@ -59,7 +59,9 @@ def put(folder: str, make: Callable[[str], str], release: str = "") -> Installed
     folder = os.path.realpath(folder)
     try:
         _make_folder(folder)
-        _check_folder(folder)
+        if os.path.isdir(target := os.path.join(folder, BINARY)):
+            step = "Remove it, or give another --to."
+            raise InstallFailed(f"{target} is a folder", next_step=step)
         _remove_stale(folder)
         with _staging(folder) as staging:
             binary = make(staging)
@@ -74,11 +76,15 @@ def put(folder: str, make: Callable[[str], str], release: str = "") -> Installed
 
 
 def _make_folder(folder: str) -> None:
-    """Make the missing folders of a path. Under any umask, this user alone may write them."""
+    """Make the missing folders of a path, each in one that was checked; check the last too.
+
+    Under any umask, this user alone may write them. Raises `InstallFailed`.
+    """
     if not os.path.isdir(folder):
         _make_folder(os.path.dirname(folder))
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder, 0o755)
+    _check_folder(folder)
 
 
 def _check_folder(folder: str) -> None:
@@ -88,9 +94,6 @@ def _check_folder(folder: str) -> None:
             f"a runsc in {escape(folder)} would be refused: {'; '.join(problems)}",
             next_step="Name a folder that only root and this user can write to, with --to DIR.",
         )
-    target = os.path.join(folder, BINARY)
-    if os.path.isdir(target):
-        raise InstallFailed(f"{target} is a folder", next_step="Remove it, or give another --to.")
 
 
 @contextlib.contextmanager

@@ -508,3 +508,28 @@ def test_no_link_of_the_attacker_s_is_followed_to_the_victim_s_files(
     for owner in (victim.uid, 0):
         os.lchown(link, owner, owner)
         assert victim.does(LINK.format(path=f"{link}{below}")) == [f"{private}{below}"] * 4
+
+
+PUT = """
+from pytest_gvisor.install import place
+from pytest_gvisor.base.errors import InstallFailed
+try:
+    place.put({folder!r}, lambda _staging: 1 / 0)
+except InstallFailed as error:
+    result = error.message
+"""
+
+
+@pytest.mark.parametrize("below", ["bin", "more/bin"])
+def test_nothing_is_made_in_a_folder_where_no_runsc_is_put(
+    victim: User, attacker: User, below: str
+) -> None:
+    """The attacker could turn a part of the way, and root would make folders anywhere."""
+    theirs = attacker.folder(victim.shared / "a", 0o777)
+    root = dataclasses.replace(victim, uid=0)
+    assert f"in {theirs} would be refused" in root.does(PUT.format(folder=f"{theirs}/{below}"))
+    assert list(theirs.iterdir()) == []
+    own = victim.folder(victim.home / "own")
+    with pytest.raises(AssertionError):  # of the division
+        victim.does(PUT.format(folder=f"{own}/{below}"))
+    assert own.joinpath(below).is_dir()
