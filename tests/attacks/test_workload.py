@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 import venv
 from collections.abc import Iterator
 from pathlib import Path
@@ -254,6 +255,33 @@ def test_no_program_takes_output(gvisor: Gvisor, user: int) -> None:
             taken += [done.stdout] if done.stdout != expected else []
             count += 1
     assert taken == []
+
+
+ENDS_ITS_FIRST_THREAD = """
+import ctypes, os, threading, time
+def go_on():
+    while open("/proc/self/stat").read().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    beats = open("/tmp/beats", "ab", 0)
+    os.write(1, b"goes on\\n")
+    while True:
+        beats.write(b"x")
+        time.sleep(0.01)
+if os.fork() == 0:
+    threading.Thread(target=go_on).start()
+    ctypes.CDLL(None).syscall({"x86_64": 60}.get(os.uname().machine, 93), 0)  # exit
+time.sleep(100)
+"""
+
+
+def test_no_process_lives_on_by_the_end_of_its_first_thread(gvisor: Gvisor) -> None:
+    """The kernel calls it a zombie then, while its other threads run."""
+    with gvisor.sandbox() as sandbox:
+        with sandbox.popen(["python3", "-I", "-S", "-c", ENDS_ITS_FIRST_THREAD]) as process:
+            process.wait_for_output("goes on\n")
+        beats = sandbox.get("/tmp/beats")
+        time.sleep(0.3)
+        assert sandbox.get("/tmp/beats") == beats
 
 
 UNCOVERS = r"""

@@ -45,7 +45,9 @@ def table() -> dict[int, Process]:
                 # As programs/proc.py, which no sandbox is shown: the command may hold spaces and
                 # brackets, so the fields start after its last one.
                 words = _read(f"/proc/{name}/stat").rpartition(b")")[2].split()
-                found[int(name)] = Process(int(words[1]), int(words[3]), zombie=words[0] in b"ZX")
+                # The state is that of the first thread: others may run on.
+                ended = words[0] in b"ZX" and int(words[17]) < 2
+                found[int(name)] = Process(int(words[1]), int(words[3]), zombie=ended)
     return found
 
 
