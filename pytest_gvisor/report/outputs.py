@@ -11,7 +11,7 @@ from pytest_gvisor.base.errors import ReportError, UsageError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.setting_values import report_paths
 from pytest_gvisor.programs import linux
-from pytest_gvisor.programs.paths import check_way, straight
+from pytest_gvisor.programs.paths import straight
 from pytest_gvisor.report.model import MAX_BYTES, Report
 
 VARIABLE = "GITHUB_STEP_SUMMARY"
@@ -72,15 +72,19 @@ def replaced(path: str, pieces: Iterable[str]) -> str:
     """
     above, name = os.path.split(path)
     try:
-        check_way(path)
-        with (
-            linux.closing(os.open(above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as folder,
-            linux.new_file(folder, name) as new,
-            open(new, "w", encoding="utf-8", errors="backslashreplace", closefd=False) as file,
-        ):
-            file.writelines(pieces)
-            if file.tell() > MAX_BYTES:
-                raise OSError(errno.EFBIG, f"more than {MAX_BYTES} bytes, which no reader takes")
+        with linux.closing(os.open(above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as folder:
+            # Not by a second look at the path: a link may come and go between the two.
+            if os.readlink(f"/proc/self/fd/{folder}") != above:
+                raise OSError(errno.ELOOP, "a part of its path has become a link")
+            with (
+                linux.new_file(folder, name) as new,
+                open(new, "w", encoding="utf-8", errors="backslashreplace", closefd=False) as file,
+            ):
+                file.writelines(pieces)
+                if file.tell() > MAX_BYTES:
+                    raise OSError(
+                        errno.EFBIG, f"more than {MAX_BYTES} bytes, which no reader takes"
+                    )
     except OSError as error:
         return f"{error.strerror}"
     return ""

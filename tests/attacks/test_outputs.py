@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_gvisor.report import outputs
 from tests.bundlecheck import ENVIRONMENT
 
 PLANT = """
@@ -88,3 +89,28 @@ def test_a_link_that_is_the_user_s_own_is_followed(
     )
     assert result.ret == 0
     assert os.listdir(tmp_path / "sub") == ["report.json"]
+
+
+def test_no_report_lands_through_a_link_that_comes_and_goes(
+    tmp_path: Path, victim: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link is there when the folder is opened, and at no look at the path."""
+    folder, aside = tmp_path / "out", tmp_path / "aside"
+    path = outputs.check(str(folder / "report.json"))
+    opened = os.open
+
+    def turned(name: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if name != str(folder):
+            return opened(name, flags, mode, dir_fd=dir_fd)
+        folder.rename(aside)
+        folder.symlink_to(victim)
+        fd = opened(name, flags, mode)
+        folder.unlink()
+        aside.rename(folder)
+        return fd
+
+    monkeypatch.setattr(os, "open", turned)
+    assert outputs.replaced(path, ["new"]) == "a part of its path has become a link"
+    assert unchanged(victim)
+    monkeypatch.undo()
+    assert outputs.replaced(path, ["new"]) == ""
