@@ -218,7 +218,7 @@ class Worker:
                 raise stopped(message)
         if missing := progress.missing():
             raise ProtocolError(
-                f"it said that the test was done, without a report of its {missing}"
+                f"the test was done without a passed, failed or skipped report of its {missing}"
             )
 
     def _unasked(self, message: dict[str, Any]) -> None:
@@ -293,7 +293,7 @@ class Worker:
         if measuring(self._config) is not None:
             self._bounds.drop("sandboxes' lines of coverage, which were lost with them,")
         text = f"the sandbox was lost in this test's {progress.phase}: {link.told(cause)}"
-        if phase := progress.lost():
+        if not self.forbidden and (phase := progress.lost()):
             report = reports.made_up(item, phase, text, clock.monotonic() - began)
             self.forbidden = link.judge(report, failed=True)
             yield report

@@ -130,6 +130,46 @@ def test_no_expected_failure_hides_what_was_forbidden_before_a_death(
     ])  # fmt: skip
 
 
+def test_no_death_after_the_last_report_hides_a_forbidden_act_of_an_expected_failure(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """The pytest inside is gone when the host takes the report, so no event of a mark comes."""
+    project.makeconftest("""
+        import os, time
+
+        def pytest_runtest_logfinish(nodeid):
+            if "PYTEST_GVISOR_INSIDE" in os.environ and "test_dies" in nodeid:
+                link._sent, link._hurry = time.time(), False
+                link._write(hurry=False)  # to the memory that the host reads too
+                os._exit(0)
+
+        def pytest_runtest_setup(item):
+            global link
+            worker = item.config.pluginmanager.get_plugin("gvisor-worker")
+            link = worker and worker._link
+    """)
+    project.makepyfile("""
+        import subprocess
+        import pytest
+
+        @pytest.fixture
+        def acts():
+            yield
+            subprocess.run(["true"])
+
+        @pytest.mark.gvisor(forbid=["exec"], xfail={"systrap": "so", "ptrace": "so"})
+        def test_dies(acts):
+            print("x" * 6_000_000)  # the host is busy with it meanwhile
+            assert 0
+
+        @pytest.mark.gvisor(forbid=["exec"])
+        def test_dies_too(acts):
+            print("x" * 6_000_000)
+    """)
+    result = run_inside("-pno:randomly", "--show-capture=no", "-rN")
+    result.assert_outcomes(xfailed=1, passed=1, errors=2)
+
+
 @pytest.mark.parametrize("workers", ["-n0", "-n1"])
 def test_a_forbidden_act_after_the_last_test_fails_the_session(
     workers: str, project: pytest.Pytester, run_inside: RunInside
