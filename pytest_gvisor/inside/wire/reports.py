@@ -138,9 +138,9 @@ def warn(
     line = message.get("lineno")
     number = line if isinstance(line, int) else 0
     kind = _category(str(message.get("module")), str(message.get("name")))
-    recorded = warnings.WarningMessage(
-        words["text"], kind, words["filename"], number, line=words["line"]
-    )
+    # Hooks expect a warning. One with a text of its own would read what only a call gives it.
+    made = Exception.__new__(kind if kind.__str__ is Warning.__str__ else Warning, words["text"])
+    recorded = warnings.WarningMessage(made, kind, words["filename"], number, line=words["line"])
     collecting = words["when"] in COLLECTING
     if collecting and place(recorded) in bounds.known:
         return

@@ -285,6 +285,27 @@ def test_a_warning_s_category_is_looked_up_and_never_made(
     assert {(said.lineno, location) for said, location in seen} == {(0, None)}
 
 
+def test_a_warning_is_one_of_its_class_which_is_not_called(pytester: pytest.Pytester) -> None:
+    """Hooks here ask for its class. If a class makes its own text, the warning is a plain one."""
+
+    class Plain(UserWarning):
+        def __init__(self, _one: str, _two: str) -> None:
+            raise AssertionError
+
+    class Told(UserWarning):
+        def __str__(self) -> str:
+            raise AssertionError
+
+    config = pytester.parseconfig()
+    seen = recorded(config)
+    for kind in (Plain, Told):
+        message = {"module": __name__, "name": kind.__qualname__, "text": "t"}
+        reports.warn(config, message, "x", SessionBounds(config))
+    assert [said.category for said, _ in seen] == [Plain, Told]
+    assert [type(said.message) for said, _ in seen] == [Plain, Warning]
+    assert [cast("Warning", said.message).args for said, _ in seen] == [("t",)] * 2
+
+
 BAD = "\x1b]52;c;eA==\x07\u202e\n::error::x"
 
 
