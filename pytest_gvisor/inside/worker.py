@@ -293,9 +293,10 @@ class Worker:
         if measuring(self._config) is not None:
             self._bounds.drop("sandboxes' lines of coverage, which were lost with them,")
         text = f"the sandbox was lost in this test's {progress.phase}: {link.told(cause)}"
-        if not self.forbidden and (phase := progress.lost()):
-            report = reports.made_up(item, phase, text, clock.monotonic() - began)
-            self.forbidden = link.judge(report, failed=True)
+        phase = "" if self.forbidden else progress.lost()
+        report = reports.made_up(item, phase or "teardown", text, clock.monotonic() - began)
+        self.forbidden = link.judge(report, failed=True)  # also of acts after its last report
+        if phase or self.forbidden:
             yield report
 
     def finish(self, patience: float = 0.0, *, interrupted: bool = False) -> Link | None:

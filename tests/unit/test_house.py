@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "pytest_gvisor"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 BUDGETS = {
-    "": 33, "cli": 1171, "inside": 4923, "plugin": 2133, "harness": 800, "report": 1135,
+    "": 33, "cli": 1171, "inside": 4924, "plugin": 2133, "harness": 800, "report": 1135,
     "sandbox": 2327, "run": 2670, "install": 345, "images": 1977, "runsc": 1367, "oci": 2166,
     "vm": 383, "sessions": 656, "trace": 804, "base": 1634, "guest": 3475, "programs": 1751,
 }  # fmt: skip
