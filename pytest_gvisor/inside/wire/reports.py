@@ -135,11 +135,11 @@ def warn(
     words = {name: safe(text) for name, text in words.items()}
     if words["when"] not in COLLECTING:
         words["when"] = "runtest"
-    line = message.get("lineno")
-    number = line if isinstance(line, int) else 0
+    number = line if isinstance(line := message.get("lineno"), int) else 0
     kind = _category(str(message.get("module")), str(message.get("name")))
-    # Hooks expect a warning. One with a text of its own would read what only a call gives it.
-    made = Exception.__new__(kind if kind.__str__ is Warning.__str__ else Warning, words["text"])
+    # Hooks expect a warning. xdist's controller calls its class, which may take no text.
+    own = any(hasattr(getattr(kind, n), "__code__") for n in ("__init__", "__new__", "__str__"))
+    made = Exception.__new__(Warning if own else kind, words["text"])
     recorded = warnings.WarningMessage(made, kind, words["filename"], number, line=words["line"])
     collecting = words["when"] in COLLECTING
     if collecting and place(recorded) in bounds.known:

@@ -3,7 +3,7 @@
 import sys
 import warnings
 from types import ModuleType, SimpleNamespace
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import pytest
 from hypothesis import given
@@ -286,10 +286,17 @@ def test_a_warning_s_category_is_looked_up_and_never_made(
 
 
 def test_a_warning_is_one_of_its_class_which_is_not_called(pytester: pytest.Pytester) -> None:
-    """Hooks here ask for its class. If a class makes its own text, the warning is a plain one."""
+    """Hooks here ask for its class. A class with a way of its own makes plain ones."""
 
     class Plain(UserWarning):
-        def __init__(self, _one: str, _two: str) -> None:
+        pass
+
+    class Made(UserWarning):
+        def __init__(self, _number: int) -> None:
+            raise AssertionError
+
+    class New(UserWarning):
+        def __new__(cls, _number: int) -> Self:
             raise AssertionError
 
     class Told(UserWarning):
@@ -298,12 +305,13 @@ def test_a_warning_is_one_of_its_class_which_is_not_called(pytester: pytest.Pyte
 
     config = pytester.parseconfig()
     seen = recorded(config)
-    for kind in (Plain, Told):
+    kinds = (Plain, Made, New, Told)
+    for kind in kinds:
         message = {"module": __name__, "name": kind.__qualname__, "text": "t"}
         reports.warn(config, message, "x", SessionBounds(config))
-    assert [said.category for said, _ in seen] == [Plain, Told]
-    assert [type(said.message) for said, _ in seen] == [Plain, Warning]
-    assert [cast("Warning", said.message).args for said, _ in seen] == [("t",)] * 2
+    assert [said.category for said, _ in seen] == [*kinds]
+    assert [type(said.message) for said, _ in seen] == [Plain, *[Warning] * 3]
+    assert [cast("Warning", said.message).args for said, _ in seen] == [("t",)] * 4
 
 
 BAD = "\x1b]52;c;eA==\x07\u202e\n::error::x"
