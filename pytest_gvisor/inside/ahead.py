@@ -134,7 +134,7 @@ class Progress:
         if self.reported.intersection(PHASES[PHASES.index(when) :]):
             raise ProtocolError(f"a report of the {when} that is one too many, or late")
         self.reported.add(when)
-        self.failed |= report.failed and not hasattr(report, "wasxfail")
+        self.failed |= report.failed
         if when == "setup":
             self.is_set_up = report.passed
 

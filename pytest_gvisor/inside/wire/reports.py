@@ -99,8 +99,9 @@ def _complete(report: pytest.TestReport, item: pytest.Item) -> None:
     """Give a report the failure or the skip's place that pytest and its plugins rely on."""
     if report.skipped and not (hasattr(report, "wasxfail") or isinstance(report.longrepr, tuple)):
         report.longrepr = (item.location[0], item.location[1] or 0, report.longreprtext)
-    elif report.failed and report.longrepr is None:
-        report.longrepr = Text("")
+    elif report.failed:
+        vars(report).pop("wasxfail", None)  # pytest shows such a failure, and does not count it
+        report.longrepr = report.longrepr or Text("")
 
 
 def _check_outcome(config: pytest.Config, report: pytest.TestReport) -> None:
@@ -133,8 +134,6 @@ def warn(
     if not bounds.takes([*words.values(), str(location)]):
         return
     words = {name: safe(text) for name, text in words.items()}
-    if words["when"] not in COLLECTING:
-        words["when"] = "runtest"
     number = line if isinstance(line := message.get("lineno"), int) else 0
     kind = _category(str(message.get("module")), str(message.get("name")))
     # Hooks expect a warning. xdist's controller calls its class, which may take no text.
@@ -148,7 +147,7 @@ def warn(
         kwargs={
             "warning_message": recorded,
             "nodeid": "" if collecting else nodeid,
-            "when": words["when"],
+            "when": words["when"] if collecting else "runtest",
             "location": _location(location),
         }
     )

@@ -81,6 +81,8 @@ def test_a_failure_has_a_text_and_a_skip_a_place(pytestconfig: pytest.Config) ->
     """pytest's JUnit report and summary break off the session without them."""
     failed = revived(pytestconfig, outcome="failed", longrepr=None)
     assert (failed.longrepr is not None, failed.longreprtext) == (True, "")
+    # Session.testsfailed leaves out a failure with this attribute, and the terminal shows it.
+    assert not hasattr(revived(pytestconfig, outcome="failed", wasxfail="so"), "wasxfail")
     skipped = revived(pytestconfig, outcome="skipped", longrepr="so")
     assert skipped.longrepr == ("test_it.py", 3, "so")
     assert revived(pytestconfig, outcome="skipped", longrepr="so", wasxfail="").longrepr == "so"
@@ -321,7 +323,7 @@ def test_what_a_report_shows_is_escaped(pytestconfig: pytest.Config) -> None:
     """Text, output and places; the colours that a test prints stay, as on the host."""
     report = revived(
         pytestconfig,
-        outcome="failed",
+        outcome="skipped",
         longrepr=BAD,
         sections=[["Captured stdout call", BAD + "\x1b[31mred\x1b[0m"]],
         user_properties=[[BAD, BAD]],
