@@ -26,7 +26,7 @@ from pytest_gvisor.base.trust import noexec_problem
 from pytest_gvisor.programs import clock, leftovers
 from pytest_gvisor.programs.leftovers import clear_session, remove_session
 from pytest_gvisor.programs.linux import closing
-from pytest_gvisor.sessions import places, session_folder, stopped_keepers
+from pytest_gvisor.sessions import places, private, session_folder, stopped_keepers
 from pytest_gvisor.sessions.session_folder import SessionDir
 from tests.forks import a_fork
 from tests.mounts import masked
@@ -58,7 +58,11 @@ def test_root_s_sessions_are_in_run() -> None:
 
 @pytest.fixture
 def temporary(base: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The temporary folder, on a machine without a writable /run."""
+    """The temporary folder, on a machine without a writable /run.
+
+    No sandbox of this process has seen all of the host, as one of another test may have.
+    """
+    monkeypatch.setattr(private, "written", set())
     path = f"{base}/tmp"
     os.mkdir(path, 0o700)
     monkeypatch.setattr(places, "SYSTEM_BASE", "/nowhere/pytest-gvisor")
