@@ -139,7 +139,7 @@ class LeftOut:
         except OSError as error:
             raise pytest.UsageError(
                 f"pytest-gvisor: whether {path} came back from inside cannot be read in "
-                f"{self._records.folder}: {error.strerror}.\nRepair that file system first"
+                f"{self._records.folder}: {error.strerror}.\nRepair its disk, or `chmod go-w` it"
             ) from error
 
     @pytest.hookimpl(wrapper=True)
