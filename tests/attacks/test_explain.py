@@ -56,7 +56,7 @@ def test_no_test_is_repeated_where_others_can_replace_its_files(
     folder = project.mkdir("open")
     folder.chmod(0o777)
     monkeypatch.setenv("TMPDIR", str(folder))
-    project.makepyfile("import os\n\ndef test_it(): assert 'gvisor' in os.uname().release")
+    project.makepyfile("import os\n\ndef test_it(): assert 'PYTEST_GVISOR_INSIDE' in os.environ")
     result = run_inside("--gvisor-platform=native,systrap", "--gvisor-explain")
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines([f"no test runs again: *{folder} (mode 0777*: set TMPDIR"])
@@ -88,7 +88,9 @@ def test_no_test_is_repeated_with_modules_of_where_pytest_was_started(
     project: pytest.Pytester,
 ) -> None:
     """The command ``pytest`` imports nothing from there, and in /tmp anybody can put a module."""
-    test = project.makepyfile("import os\n\ndef test_it(): assert 'gvisor' in os.uname().release")
+    test = project.makepyfile(
+        "import os\n\ndef test_it(): assert 'PYTEST_GVISOR_INSIDE' in os.environ"
+    )
     project.makeconftest("from pytest_gvisor.plugin import explain\nexplain.TIMES = 1")
     started = project.mkdir("started")
     started.joinpath("pytest.py").write_text("open('ran', 'w')")
