@@ -3,24 +3,19 @@
 import contextlib
 import errno
 import os
-import resource
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Gvisor, GvisorError, LaunchError, Runsc, RunscFailed, SandboxCrashed
-from pytest_gvisor.base.settings import Platform
-from pytest_gvisor.sessions.launcher import Launcher
+from pytest_gvisor import Gvisor, GvisorError, LaunchError, Runsc
 from tests.faults.conftest import (
     entries,
     on_disk,
     own_files,
-    sessions_in,
     until_well,
     used_bytes,
 )
@@ -117,64 +112,6 @@ def test_at_any_shortage_of_processes_the_error_is_typed(any_little: Little) -> 
     )
     any_little.run()
     assert any_little.left() == []
-
-
-@pytest.mark.fault("G6")
-def test_no_shortage_of_descriptors_ends_the_keeper(runsc: Runsc, short_folder: str) -> None:
-    """Its other sandboxes go on, whatever a run with an allow-list has too few descriptors for.
-
-    A keeper that cannot remove a run gives up after ten seconds. So four keepers are short at once.
-    """
-
-    def outlives(first: int) -> None:
-        with contextlib.closing(Launcher(f"{short_folder}/{first}")) as launcher:
-            gvisor = Gvisor(runsc=runsc, platform=Platform.SYSTRAP, launcher=launcher)
-            with gvisor.sandbox() as warm:
-                assert warm.exec(["true"]).returncode == 0
-                keeper = launcher.keeper().pid
-                used = len(os.listdir(f"/proc/{keeper}/fd"))
-                for number in range(first, 12, 4):
-                    limits = (used + number, 20_000)
-                    before = resource.prlimit(keeper, resource.RLIMIT_NOFILE, limits)
-                    with contextlib.suppress(GvisorError):
-                        gvisor.run(["true"], allow=["127.0.0.1:9"], timeout=60)
-                    resource.prlimit(keeper, resource.RLIMIT_NOFILE, before)
-                    assert warm.exec(["echo", "x"]).stdout == "x\n"
-                assert launcher.keeper().pid == keeper
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(outlives, range(4)))
-    assert [sessions_in(f"{short_folder}/{first}") for first in range(4)] == [[]] * 4
-
-
-@pytest.mark.fault("G6")
-def test_of_many_at_once_each_error_names_the_limit_on_open_files(
-    apart: Callable[[], Gvisor],
-) -> None:
-    """The keeper has too few for 16 runs: some end well, and after that all do."""
-    gvisor = apart()
-    gvisor.run(["true"])
-    keeper = gvisor._launcher.keeper().pid
-    # Room for four runs. Other runs start while one lasts, however slow the machine is.
-    limit = len(os.listdir(f"/proc/{keeper}/fd")) + 15
-    before = resource.prlimit(keeper, resource.RLIMIT_NOFILE, (limit, 20_000))
-    with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(lambda _: ending(gvisor), range(16)))
-    resource.prlimit(keeper, resource.RLIMIT_NOFILE, before)
-    errors = [error for error in found if error is not None]
-    assert errors
-    assert {type(error) for error in errors} <= {LaunchError, RunscFailed, SandboxCrashed}
-    assert [str(error) for error in errors if "`ulimit -n`" not in str(error)] == []
-    assert outcome(gvisor) == "well"
-
-
-def ending(gvisor: Gvisor) -> GvisorError | None:
-    """The error of a run that takes five seconds."""
-    try:
-        gvisor.run(["sleep", "5"], timeout=60)
-    except GvisorError as error:
-        return error
-    return None
 
 
 NAMESPACES = """

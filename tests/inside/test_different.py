@@ -302,7 +302,10 @@ def test_isolation_says_who_shares_a_sandbox(
     assert sum(line == "seen" for line in result.outlines) == {0: 0, 1: 2, 2: 3}[shared]
 
 
-def test_under_xdist_a_module_has_one_sandbox(project: pytest.Pytester) -> None:
+@pytest.mark.parametrize(("platforms", "passed"), [("systrap", 8), ("systrap,ptrace", 16)])
+def test_under_xdist_a_module_has_one_sandbox(
+    platforms: str, passed: int, project: pytest.Pytester
+) -> None:
     """Whole files are distributed where each module has a sandbox, unless ``--dist`` is given.
 
     A worker knows one test ahead, so a file's tests run on one platform after the other.
@@ -315,11 +318,8 @@ def test_under_xdist_a_module_has_one_sandbox(project: pytest.Pytester) -> None:
         def test_note(number): assert NOTE.read_text() == __name__
     """
     project.makepyfile(test_a=text, test_b=text)
-    result = inside(project, "-n2", "--gvisor-isolation", "module")
-    assert result.parseoutcomes() == {"passed": 8}
-    matrix = ("--gvisor-platform", "systrap,ptrace")
-    result = inside(project, "-n2", "--gvisor-isolation", "module", *matrix)
-    assert result.parseoutcomes() == {"passed": 16}
+    options = ("-n2", "--gvisor-isolation", "module", "--gvisor-platform", platforms)
+    assert inside(project, *options).parseoutcomes() == {"passed": passed}
 
 
 def test_a_test_is_not_the_first_process(project: pytest.Pytester) -> None:
