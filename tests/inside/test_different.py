@@ -383,3 +383,30 @@ def test_a_mark_of_one_platform_that_the_pytest_inside_cannot_know_fails(
     result = inside(project, "--gvisor-platform", "systrap,ptrace", "-k", "ptrace")
     result.assert_outcomes(errors=1, xpassed=1, skipped=1, deselected=3)
     result.stdout.fnmatch_lines(["*for one platform alone*"])
+
+
+def test_the_end_inside_runs_nothing_of_atexit_and_waits_for_no_thread(
+    project: pytest.Pytester,
+) -> None:
+    """An error of ``pytest_unconfigure`` inside is lost too."""
+    project.makeconftest("""
+        import os
+
+        def pytest_unconfigure():
+            if "PYTEST_GVISOR_INSIDE" in os.environ:
+                open("build/unconfigured", "x").close()
+                raise ValueError("mine")
+    """)
+    project.makepyfile("""
+        import atexit, threading, time
+
+        def test_it():
+            atexit.register(lambda: open("build/at-exit", "x").close())
+            threading.Thread(target=time.sleep, args=(2,)).start()
+    """)
+    folder = project.path / "build"
+    folder.mkdir()
+    with harmless(folder):
+        result = inside(project, "--gvisor-writable", str(folder))
+        assert (result.ret, result.parseoutcomes()) == (0, {"passed": 1})
+        assert os.listdir(folder) == ["unconfigured"]

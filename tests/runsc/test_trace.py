@@ -8,6 +8,7 @@ import pytest
 
 from pytest_gvisor import Gvisor, ProgramNotStarted, Trace, TraceError, WorkloadTimeout, empty
 from pytest_gvisor.run import supervisor
+from pytest_gvisor.runsc import elf
 from tests.runsc.conftest import PATIENCE
 
 BUSY = """
@@ -390,3 +391,28 @@ def test_a_name_that_another_thread_changes_is_known_at_its_close(
     opened = {one.path: one for one in done.trace.files if one.read and not one.written}
     assert ("/tmp/sublic" in opened) >= (int(done.stdout) > 0)
     assert all(one.confirmed for one in opened.values())
+
+
+SHELLS = r"""
+import os, sys
+def run(*argv):
+    pid = os.posix_spawn(argv[0], argv, {})
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, argv
+with open("/tmp/script", "w") as file:
+    file.write("#!/bin/sh\nexit 0\n")
+os.chmod("/tmp/script", 0o755)
+os.symlink("/bin/sh", "/tmp/other")
+run("/tmp/script")
+run("/tmp/other", "-c", ":")
+run(sys.argv[1], "/bin/sh", "-c", ":")
+"""
+
+
+def test_a_program_counts_by_no_name_but_those_that_the_trace_has(gvisor: Gvisor) -> None:
+    """A script's ``#!``, a loader's argument and a link to the link ``sh`` are none of them."""
+    loader = elf.loader_of("/bin/sh")
+    argv = ["python3", "-I", "-S", "-c", SHELLS, loader]
+    done = gvisor.run(argv, check=True, trace=True, forbid=["exec:sh"])
+    assert done.trace is not None
+    names = [one.called or one.program for one in done.trace.executed[1:]]
+    assert names == ["/tmp/script", "/tmp/other", loader]

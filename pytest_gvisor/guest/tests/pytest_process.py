@@ -47,14 +47,9 @@ def _hook_order(plugin: Plugin) -> None:
 
 
 def run(
-    link: Link,
-    start: dict[str, Any],
-    words: TextIO,
-    notes: first.Notes,
-    *,
-    gate: Gate,
+    link: Link, start: dict[str, Any], words: TextIO, notes: first.Notes, *, gate: Gate,
     debugger: Debugger,
-) -> int:
+) -> int:  # fmt: skip
     """Configure pytest like the host's, and serve until the host sends ``finish``.
 
     ``words`` goes to what the host keeps the end of.
@@ -135,18 +130,22 @@ def main(supply: Supply) -> None:
         sys.stdout.reconfigure(line_buffering=True)  # with -s the host shows it as it comes
     debugger = Debugger(link)
     debugger.replace_stdin()
+    status = 1
     try:
         if change is not None:
             change.become()
         status = run(link, start, words, notes, gate=gate, debugger=debugger)
     except identity.Refused as error:
         link.send("no user", errno=error.errno, text=error.strerror)
-        raise
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 -- this process ends
         link.send("internal error", text=f"{type(error).__name__}: {error}")
         if type(error).__name__ == "UsageError":  # of pytest's, which shows no traceback either
-            os._exit(4)
-        raise
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+            status = 4
+        else:
+            sys.__excepthook__(type(error), error, error.__traceback__)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        # An end of Python's own would wait for each thread, and call the functions of atexit.
+        os._exit(status)
