@@ -99,7 +99,10 @@ class Project:
         sources = {mount.source for mount in own}
         taken = {mount.destination for mount in mounts}
         others = taken - {mount.destination for mount in own}
-        finder = Finder(self.hidden, [*others, *map(os.path.realpath, others)])
+        # By their places in what is searched: elsewhere, the host's links are not the sandbox's.
+        places = [one.source + to[len(one.destination) :]
+                  for one in own for to in others if within(to, one.destination)]  # fmt: skip
+        finder = Finder(self.hidden, [*places, *map(os.path.realpath, places)])
         for source in sources:
             if not os.access(source, os.R_OK, effective_ids=True):
                 raise UsageError(f"{shown(source)} cannot be searched for secrets, nor be shown")

@@ -20,6 +20,7 @@ from pytest_gvisor.programs.paths import within
 
 # The kernel follows as many in one path (path_resolution(7)).
 _MAX_LINKS: Final = 40
+_NOWHERE: Final = "/dev/null/nothing"
 
 
 class Place(NamedTuple):
@@ -75,6 +76,31 @@ def _link(path: str) -> str | None:
         return os.readlink(path)
     except OSError:
         return None
+
+
+def places(root: str, mounts: Iterable[Mount], made: dict[str, str]) -> list[str]:
+    """Return the places inside of mounts that are made one by one; ``made`` gets their sources."""
+    found = []
+    for mount in mounts:
+        found.append(resolve(root, normal(mount.destination), made).inside)
+        made[found[-1]] = mount.source if mount.is_bind else _NOWHERE
+    return found
+
+
+def moved(root: str, mounts: Sequence[Mount]) -> list[str]:
+    """Return the problems of mounts that are not where their paths lead when all are made.
+
+    A link of the root can lead one mount over a link on the way to another one. What hides a part
+    of that one is then made elsewhere, and hides nothing. runsc's gofer makes mounts in their
+    order, and the sentry by the length of their paths.
+    """
+    found: dict[str, None] = {}
+    for order in (mounts, sorted(mounts, key=lambda mount: len(mount.destination))):
+        made: dict[str, str] = {}
+        for mount, place in zip(order, places(root, order, made), strict=True):
+            if resolve(root, normal(mount.destination), made).inside != place:
+                found[f"mounts: another one lies over a link to {shown(mount.destination)}"] = None
+    return bounded([*found])
 
 
 def ordered(mounts: Iterable[Mount]) -> list[Mount]:

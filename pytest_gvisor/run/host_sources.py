@@ -10,9 +10,9 @@ import dataclasses
 import os
 from collections.abc import Collection
 
-from pytest_gvisor.base.errors import LaunchError, UsageError, stage
+from pytest_gvisor.base.errors import InvalidBundle, LaunchError, UsageError, stage
 from pytest_gvisor.base.escape import shown
-from pytest_gvisor.oci.root_paths import ordered
+from pytest_gvisor.oci import root_paths
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.oci.vocabulary import normal
 from pytest_gvisor.programs.paths import within
@@ -33,7 +33,7 @@ def check_points(spec: Spec, going_on: Collection[str]) -> None:
     the mount point. The gofer makes mount points that are missing, on the host.
     """
     above = {"/": spec.root.path}
-    for mount in ordered(spec.mounts):
+    for mount in root_paths.ordered(spec.mounts):
         point = normal(mount.destination)
         top = max((folder for folder in above if within(point, folder)), key=len)
         place = above[top].rstrip("/") + point[len(top.rstrip("/")) :]
@@ -49,7 +49,8 @@ def check_points(spec: Spec, going_on: Collection[str]) -> None:
 def placed(spec: Spec, workspace: Workspace) -> tuple[Spec, tuple[Source, ...]]:
     """Return the specification for runsc, and the sources that the child binds at its places.
 
-    The root is one of the sources, unless this session has made it. Raises `LaunchError`.
+    The root is one of the sources, unless this session has made it. Raises `LaunchError`, and
+    `InvalidBundle` for a root whose links lead mounts over each other.
     """
     made: list[Source] = []
 
@@ -78,6 +79,8 @@ def placed(spec: Spec, workspace: Workspace) -> tuple[Spec, tuple[Source, ...]]:
             for index, mount in enumerate(spec.mounts)
         ]
         if not within(root, workspace.shared):
+            if found := root_paths.moved(root, spec.mounts):
+                raise InvalidBundle(found, where="root file system")
             if os.statvfs(root).f_flag & os.ST_NOEXEC:
                 # The gofer is in a user namespace, where the kernel keeps this flag of a mount.
                 raise LaunchError(

@@ -20,12 +20,13 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import pytest_gvisor.guest
 from pytest_gvisor.base.egress import places
 from pytest_gvisor.base.errors import LaunchError, UsageError
+from pytest_gvisor.base.escape import shown
 from pytest_gvisor.guest.wire.checked_json import loads
 from pytest_gvisor.oci import root_paths, skeleton
 from pytest_gvisor.oci.mounts import cover, shown_at
@@ -49,7 +50,7 @@ _DEADLINE = 20.0
 _EMPTY = ("/boot", "/media", "/srv", "/mnt", "/opt", "/home")
 _CACHE = "/etc/ld.so.cache"
 _PRELOAD = "/etc/ld.so.preload"
-_NOWHERE = "/dev/null/nothing"
+_PROC = "/proc"
 
 _QUESTION = """
 import binascii, collections, contextlib, errno, fcntl, heapq, json, os, resource, selectors, signal
@@ -141,7 +142,9 @@ def _has_it(rootfs: Rootfs, mounts: Sequence[Mount]) -> bool:
         return False
     known = interpreter()
     binds = [destination for destination, _source in host_system(whole=False).binds]
-    covered = [mount.destination for mount in mounts]
+    # The links of this root, such as /lib, are the host's.
+    order = sorted(mounts, key=lambda mount: mount.destination.count("/"))
+    covered = root_paths.places("/", order, {})
     return all(
         any(within(folder, bind) for bind in binds)
         and not any(within(folder, over) or within(over, folder) for over in covered)
@@ -156,7 +159,9 @@ def _place(rootfs: Rootfs) -> str:
         return PRIVATE
     for path in (PRIVATE, *_EMPTY):
         with contextlib.suppress(OSError):  # such as: it is no folder
-            if not os.listdir(root_paths.resolve(folder, path, {}).host):
+            place = root_paths.resolve(folder, path, {})
+            # Root in the sandbox can exchange a link, or rename a folder above what it leads to.
+            if place.inside == path and not os.listdir(place.host):
                 return path
     raise UsageError(
         f"{folder} has no mount point for the Python that starts a warm sandbox's programs",
@@ -204,16 +209,26 @@ def relay(allow: Sequence[str]) -> Workload:
     return dataclasses.replace(made, mounts=begin.mounts)
 
 
-def check_preload(root: str, mounts: Sequence[Mount]) -> None:
-    """Refuse a root in which the loader would put that root's libraries into the guest.
+def check_root(root: str, mounts: Sequence[Mount], start: Start, ours: Collection[Mount]) -> None:
+    """Refuse a root in which the guest would run libraries or modules from there, or see no /proc.
 
-    glibc's loader maps what /etc/ld.so.preload names into every program, and nothing forbids it.
+    glibc's loader maps what /etc/ld.so.preload names into every program, and nothing forbids it. A
+    link of the root may lead another mount than ``ours`` over the guest's files, or over /proc.
     Raises `UsageError`.
     """
     over: dict[str, str] = {}
-    for mount in sorted(mounts, key=lambda mount: normal(mount.destination).count("/")):
-        place = root_paths.resolve(root, mount.destination, over)
-        over[place.inside] = mount.source if mount.is_bind else _NOWHERE
+    targets = [normal(mount.destination) for mount in mounts]
+    made = dict(zip(targets, root_paths.places(root, mounts, over), strict=True))
+    kept = {_PROC, *(made.get(mount.destination, _PROC) for mount in start.mounts)}
+    for to in made.keys() - {mount.destination for mount in ours}:
+        there = made[to]
+        lies_over = any(within(there, one) or within(one, there) for one in kept)
+        if (lies_over or to == _PROC) and (to, there) != (_PROC, _PROC):
+            raise UsageError(
+                f"a link leads the mount at {shown(to)} to {shown(there)}: it would change the "
+                "program that starts those of a warm sandbox",
+                next_step="Mount it elsewhere, or run its programs with gvisor.run().",
+            )
     folder = root_paths.resolve(root, os.path.dirname(_PRELOAD), over)
     place = root_paths.resolve(root, _PRELOAD, over)
     own = f"{folder.inside.rstrip('/')}/{os.path.basename(_PRELOAD)}"

@@ -128,7 +128,8 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         guest = interpreter.guest(self._workload, start, workspace.folder, allow)
         asked = dataclasses.replace(request, workload=guest)
         spec = make_spec(asked, workspace, self._hooks)
-        interpreter.check_preload(spec.root.path, spec.mounts)
+        ours = {*guest.mounts} - {*self._workload.mounts}
+        interpreter.check_root(spec.root.path, spec.mounts, start, ours)
         return Runner(asked, spec, workspace, launcher, record, keep=self._hooks.keep)
 
     def _settle(self, channel: Channel) -> None:

@@ -15,7 +15,16 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor import Gvisor, ImageError, UsageError, bind, directory, empty, tmpfs
+from pytest_gvisor import (
+    Gvisor,
+    ImageError,
+    InvalidBundle,
+    UsageError,
+    bind,
+    directory,
+    empty,
+    tmpfs,
+)
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.store import Images
 from pytest_gvisor.run import logs
@@ -50,11 +59,11 @@ def make(gvisor: Gvisor, tmp_path: Path) -> Iterator[Make]:
     images = Images(Cache(str(tmp_path / "images")))
     gvisor._images = lambda: images
 
-    def work(*more: Item) -> str:
+    def work(*more: Item, **config: Any) -> str:
         busybox = item("bin/busybox", Path(BB).read_bytes(), mode=0o755)
         layers = [tar([folder("bin"), busybox, link("bin/sh", "busybox"), *more])]
         path = tmp_path / "image.tar"
-        path.write_bytes(saved(layers, configuration(layers)))
+        path.write_bytes(saved(layers, configuration(layers, config)))
         return str(path)
 
     yield work
@@ -181,6 +190,61 @@ def test_modules_in_the_guest_s_folder_are_not_imported(gvisor: Gvisor) -> None:
     }
     with gvisor.sandbox(rootfs=empty({"bin/busybox": Path(BB).read_bytes(), **files})) as sandbox:
         assert sandbox.exec([BB, "sh", "-c", "exit 7"]).returncode == 7
+
+
+@pytest.mark.parametrize("as_volume", [False, True])
+@pytest.mark.parametrize("target", [f"{PRIVATE}/guest/wire", PRIVATE, "/proc"])
+def test_no_link_of_an_image_leads_a_mount_over_the_guest(
+    gvisor: Gvisor, make: Make, tmp_path: Path, target: str, as_volume: bool
+) -> None:
+    """Neither a folder of the caller's nor a volume replaces modules, or the list of processes."""
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/frames.py").write_text("raise SystemExit(77)\n")
+    way = [folder("usr/src/a"), link("usr/src/a/app", target)]
+    image = make(*way, Volumes={"/usr/src/a/app": {}}) if as_volume else make(*way)
+    mounts = [] if as_volume else [bind(tmp_path / "app", "/usr/src/a/app")]
+    with pytest.raises(UsageError, match="a link leads the mount"):
+        gvisor.sandbox(image=image, mounts=mounts)
+
+
+def test_no_link_of_an_image_is_the_table_of_processes_or_the_guest_s_folder(
+    gvisor: Gvisor, make: Make
+) -> None:
+    """Root in the sandbox could exchange the link."""
+    with pytest.raises(UsageError, match=r'a link leads the mount at "/proc" to "/x"'):
+        gvisor.sandbox(image=make(folder("x"), link("proc", "x")))
+    with gvisor.sandbox(image=make(folder("x"), link(".pytest-gvisor", "x"), folder("srv"))) as box:
+        assert box.exec([BB, "ls", "/x"]).stdout == ""
+        assert box.exec([BB, "ls", "/srv"]).stdout.startswith("guest\n")
+
+
+def test_no_link_in_a_mount_leads_another_one_over_the_guest_s_python(
+    gvisor: Gvisor, tmp_path: Path
+) -> None:
+    """Nor does the link /lib of the host's own system: the guest has its Python elsewhere then."""
+    (tmp_path / "outer").mkdir()
+    (tmp_path / "outer/link").symlink_to(os.path.dirname(os.path.realpath(os.__file__)))
+    (tmp_path / "json").mkdir()
+    (tmp_path / "json/__init__.py").write_text("raise SystemExit(77)\n")
+    mounts = [bind(tmp_path / "outer", "/m"), bind(tmp_path / "json", "/m/link/json")]
+    with gvisor.sandbox(mounts=mounts) as sandbox:
+        assert sandbox.exec(["sh", "-c", "exit 7"]).returncode == 7
+
+
+def test_no_volume_of_an_image_takes_away_what_hides_a_secret(
+    gvisor: Gvisor, make: Make, tmp_path: Path
+) -> None:
+    """The volume lies over a link on the way to a mount, so that what is below lands elsewhere."""
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git/config").write_text("SECRET\n")
+    mounts = [bind(tmp_path, "/mnt/u/p"), tmpfs("/mnt/u/p/.git")]
+    ways = [folder("x/p"), folder("mnt"), link("mnt/u", "/x")]
+    more = [folder("q/w/e"), link("q/w/e/rr", "/mnt")]
+    look = [BB, "cat", "/x/p/.git/config"]
+    assert gvisor.run(look, image=make(*ways), mounts=mounts).stdout == ""
+    image = make(*ways, *more, Volumes={"/q/w/e/rr": {}})
+    with pytest.raises(InvalidBundle, match="lies over a link"):
+        gvisor.run(look, image=image, mounts=mounts)
 
 
 ASKED = """

@@ -381,6 +381,25 @@ def test_a_workload_cannot_uncover_a_secret_of_the_project(gvisor: Gvisor, tmp_p
     assert (root / ".git/config").read_text() == "SECRET\n"
 
 
+def test_a_mount_uncovers_no_secret_that_a_link_of_the_host_leads_to(
+    gvisor: Gvisor, tmp_path: Path
+) -> None:
+    """The link has the path at which the sandbox has another file, and another folder."""
+    root = tmp_path / "project"
+    (root / "keys").mkdir(parents=True)
+    for name in (".env", "keys/id_rsa"):
+        (root / name).write_text("SECRET\n")
+    (tmp_path / "app.env").symlink_to(root / ".env")
+    (tmp_path / "app").symlink_to(root / "keys")
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/env").write_text("other\n")
+    gvisor._project = Project(root=str(root))
+    look = ["cat", *map(str, (tmp_path / "app.env", root / ".env", root / "keys/id_rsa"))]
+    mounts = [bind(tmp_path / "tests/env", tmp_path / "app.env"),
+              bind(tmp_path / "tests", tmp_path / "app")]  # fmt: skip
+    assert gvisor.run(look, project=True, mounts=mounts, check=True).stdout == "other\n"
+
+
 SPECIAL = """
 import os, socket, stat, sys
 def try_all(*acts):
