@@ -84,6 +84,7 @@ class Hold:
         self._folder = folder
         self.lock = lock
         self.record = record
+        self._checked: set[str] = set()
 
     @property
     def id(self) -> str:
@@ -115,7 +116,9 @@ class Hold:
         """
         root = self.path
         missing = root_paths.missing(root, mounts)
-        return mount_points.use(self._folder, root, mounts, user) if missing else root
+        if not missing:
+            return root
+        return mount_points.use(self._folder, root, mounts, user, self._checked)
 
     def close(self) -> None:
         """Release the image. A second call does nothing."""

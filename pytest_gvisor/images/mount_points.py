@@ -4,6 +4,7 @@ Layout, in the image's own folder::
 
     tree-DIGEST-XXXXXXXX/     one for the mount points with this digest
         users/                links to the folders of the sandboxes and bundles whose root it is
+        seal                  its seal, as it was made
         rootfs/               the tree; its files are hard links to the image's
     .tree-XXXXXXXX/           one that is being made: it gets its name when it is whole
 
@@ -37,6 +38,7 @@ from typing import Final
 from pytest_gvisor.base.errors import on_error
 from pytest_gvisor.images.folders import failing
 from pytest_gvisor.oci.rootfs import make_points, points_digest
+from pytest_gvisor.oci.skeleton import write
 from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.sessions.private import make_private
 
@@ -47,20 +49,22 @@ _MAKING: Final = ".tree-"
 _FIELDS: Final = struct.Struct("<IIIQq")
 
 
-def use(image: str, root: str, mounts: Sequence[Mount], user: str) -> str:
+def use(image: str, root: str, mounts: Sequence[Mount], user: str, checked: set[str]) -> str:
     """Return a tree like ``root`` with the points of these mounts, in the image's folder.
 
-    The tree is kept until the folder ``user`` is removed. Raises `ImageError`.
+    The tree is kept until the folder ``user`` is removed. A tree that has changed is not used;
+    those in ``checked`` have not. Raises `ImageError`.
     """
     prefix = f"{_NAME}{points_digest(mounts)}-"
     with failing(image):
         # The first by name: if two processes have made the same tree at once, all use one of them
         # from then on.
         for tree in sorted(_all(image, prefix)):
-            if _claim(tree, user):
+            if (tree in checked or _is_unchanged(tree)) and _claim(tree, user):
                 break
         else:
             tree = _make(image, root, prefix, mounts, user)
+        checked.add(tree)
         _prune(image, alone=False)
         return f"{tree}/rootfs"
 
@@ -88,9 +92,16 @@ def _make(image: str, root: str, prefix: str, mounts: Sequence[Mount], user: str
         _add(f"{making}/users", user)
         _copy(root, f"{making}/rootfs")
         make_points(f"{making}/rootfs", mounts)
+        write(f"{making}/seal", seal(f"{making}/rootfs").encode())
         tree = os.path.join(image, prefix + secrets.token_hex(4))
         os.rename(making, tree)
     return tree
+
+
+def _is_unchanged(tree: str) -> bool:
+    with contextlib.suppress(OSError), open(f"{tree}/seal", encoding="ascii") as file:
+        return file.read() == seal(f"{tree}/rootfs")
+    return False
 
 
 def _add(users: str, user: str) -> None:

@@ -188,6 +188,24 @@ def test_mount_points_are_made_in_a_tree_of_their_own(cache: Cache, tmp_path: Pa
     again.close()
 
 
+def test_a_tree_of_an_earlier_session_that_has_changed_is_not_used(
+    cache: Cache, tmp_path: Path
+) -> None:
+    """The image has not changed: the file went from the tree alone."""
+    mounts = [bind("/usr", "/new/point")]
+    path = write(tmp_path / "i")
+    with contextlib.closing(hold(cache, path)) as made:
+        root = made.with_points(mounts, USER)
+        (Path(root) / "d/f").unlink()
+        assert made.with_points(mounts, USER) == root  # later uses skip the check
+    with contextlib.closing(hold(cache, path)) as again:
+        assert again.path == os.path.join(made._folder, "rootfs")
+        whole = again.with_points(mounts, USER)
+        assert (Path(whole) / "d/f").read_text() == "x"
+    with contextlib.closing(hold(cache, path)) as last:
+        assert last.with_points(mounts, USER) == whole
+
+
 def test_a_folder_that_others_can_enter_is_refused(tmp_path: Path) -> None:
     """A cache folder is refused for the same reasons as a session folder."""
     (tmp_path / "c").mkdir(mode=0o755)
