@@ -24,9 +24,9 @@ def pytest_runtest_logreport(report):
     noted = [report.when, report.outcome, reason, text, said]
     reports.setdefault(report.nodeid, []).append(noted)
 
-def pytest_sessionfinish():
+def pytest_sessionfinish(session):
     # It is not set inside, and a worker of xdist knows its own tests alone.
-    if "REPORTS" in os.environ and "PYTEST_XDIST_WORKER" not in os.environ:
+    if "REPORTS" in os.environ and not hasattr(session.config, "workerinput"):
         with open(os.environ["REPORTS"], "w") as file:
             json.dump(reports, file)
 """
