@@ -83,6 +83,9 @@ class InsideSession:
             _report_refusal(item, platform)
         else:
             worker = plan.group.worker
+            if worker is not None and worker.has_dropped(plan.name):
+                self._finish_group(plan.group)
+                worker = None
             if worker is None or worker.gone:
                 worker = plan.group.worker = self._worker(plan.group)
             ids = self._ids(plan, nextitem, worker.ahead.room)

@@ -76,6 +76,9 @@ class Worker:
         self.ahead = ahead.Ahead(most)
         """The tests that were named ahead."""
 
+        self._dropped: set[str] = set()
+        """Those that have run, and whose reports were dropped: their turn had not come."""
+
         self.ran = False
         """Whether the test that `run` was last asked for has begun inside."""
 
@@ -93,6 +96,10 @@ class Worker:
 
         self._errors: list[str] = []
         self.ids: frozenset[str] = frozenset()
+
+    def has_dropped(self, name: str) -> bool:
+        """Whether a test has run in this sandbox without a report, since a hook took another."""
+        return self._names.get(name, name) in self._dropped
 
     def not_begun(self, error: Exception) -> str:
         """End a sandbox that did not get as far as a test, if it was started; return the text."""
@@ -166,6 +173,7 @@ class Worker:
                 self._unasked(message)
             ahead.check_test(message, first)
             self.ahead.pop()
+            self._dropped.add(first)
         if first is None:
             following = ids.upcoming[0] if ids.upcoming else None
             failed = item.session.testsfailed

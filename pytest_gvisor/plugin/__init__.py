@@ -126,6 +126,15 @@ def pytest_report_collectionfinish(
     return header.line(config)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
+    """Take the tests that pytest-split divides, whose hook is a later one of the last."""
+    if config.getoption("splits", None):
+        from pytest_gvisor.plugin import matrix
+
+        matrix.take_collection(config, items)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Make the matrix if a test belongs to a platform."""

@@ -95,6 +95,9 @@ class Arrivals:
         if counts and (collector := _late("matrix").ensure(self._config)) is not None:
             collector.reaped[node.gateway.id] += counts[0]
             collector.left[node.gateway.id] += counts[1]
+            if node in self._unsigned:
+                told = "its reports have lost our data, so its tests are missing here"
+                collector.notes.append(f"worker {node.gateway.id}: {told}")
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:

@@ -7,6 +7,7 @@ nothing but the workers' reports.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import datetime as dt
 import hashlib
@@ -30,9 +31,11 @@ from pytest_gvisor.report.model import MAX_DETAILS, Binary, Cell, Column, Leg, R
 from pytest_gvisor.report.run_texts import tail
 
 NAME = "gvisor-report"
+_BAD = {State.FAILED, State.ERROR}
 _LONGEST_CAUSE = 1000
 _LONGEST_COMMIT = 64
-_TO_THE_END = {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED}
+_GREEN = {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}
+_TO_THE_END = {*_GREEN, pytest.ExitCode.TESTS_FAILED}
 """The status of a session that has not stopped before its end."""
 
 
@@ -80,7 +83,6 @@ class Collector:
 
         self._size = 0
         self._unsupported: collections.Counter[str] = collections.Counter()
-        self._collection = ""
         self._is_known = not self._detailed
         """Whether the tests of the session are known: so they are where a test made this plugin."""
 
@@ -89,23 +91,14 @@ class Collector:
         """Leaks that were removed, by worker; so is ``left``."""
 
         self.left: collections.Counter[str] = collections.Counter()
+        self.notes: list[str] = []
         self.report: Report | None = None
         self.written: list[str] = []
         self.problems: list[str] = []
 
     @pytest.hookimpl(tryfirst=True, wrapper=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Iterator[None]:
-        """Take the names of all tests, before pytest-split leaves those of other shards out.
-
-        Options may leave out more, which has to be the same in each shard. So has the order that
-        pytest-split divides, which is random with pytest-randomly.
-        """
-        if _division(self._config)[1]:
-            option = vars(self._config.option)
-            chosen = [option.get(n) for n in ("keyword", "markexpr", "deselect", "lf", "stepwise")]
-            chosen.append(option.get("randomly_reorganize") and option["randomly_seed"])
-            names = "\n".join([*sorted(item.nodeid for item in items), *map(str, chosen)])
-            self._collection = hashlib.sha256(os.fsencode(names)).hexdigest()
+    def pytest_collection_modifyitems(self) -> Iterator[None]:
+        """Note that the tests are known."""
         yield
         self._is_known = True
 
@@ -180,7 +173,7 @@ class Collector:
             entry.captured = tail(uncoloured("\n".join(parts)), MAX_OUTPUT)
         entry.runs = runs or entry.runs
         self._size += entry.size - before
-        bad = entry.state in {State.FAILED, State.ERROR}
+        bad = entry.state in _BAD
         if self._size > MAX_DETAILS * (2 if bad else 1):
             self._size -= entry.size
             entry.drop_details()
@@ -193,6 +186,12 @@ class Collector:
         if self._config.getoption("collectonly", False):
             return
         self.report = self._build_report(session)
+        states = {cell.state for row in self.report.rows for cell in row.cells}
+        shows = not states.isdisjoint({*_BAD, State.NOT_RUN}) or self.report.uncollected
+        if session.exitstatus not in _GREEN and not shows:
+            note = "the session failed, and none of these tests: another, a hook, or a later act"
+            notes = (*self.report.notes, note)
+            self.report = dataclasses.replace(self.report, notes=notes)
         if run_settings(self._config).explain:
             told = explain.why(self._config, self.report)
             self.report = dataclasses.replace(self.report, notes=(*self.report.notes, *told))
@@ -262,7 +261,8 @@ class Collector:
                 found = rows.setdefault(escape(entry.row), {})
                 known = found.get(cell.platform)
                 found[cell.platform] = cell if known is None else worse(known, cell)
-        note = f"details of {dropped} cells were left out, for the report's size"
+        if dropped:
+            self.notes.append(f"details of {dropped} cells were left out, for the report's size")
         date, legs = dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), []
         for machine, entries in of_each.items():
             workers = [name for name in ("", *places) if places.get(name, first) == machine]
@@ -273,7 +273,7 @@ class Collector:
         return Report(
             legs=tuple(legs),
             rows=tuple(Row(test=test, cells=tuple(found.values())) for test, found in rows.items()),
-            notes=(note,) if dropped else (),
+            notes=tuple(self.notes),
         )
 
     def _leg(
@@ -312,9 +312,26 @@ class Collector:
             left=sum(self.left[worker] for worker in workers),
             shard=shard,
             shards=shards,
-            collection=self._collection,
+            collection=self._config.stash.get(_collection_key, ""),
             commit=escape(commit)[:_LONGEST_COMMIT] if shards else "",
         )
+
+
+_collection_key = pytest.StashKey[str]()
+
+
+def take_collection(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
+    """Note the names of all tests in order, as pytest-split is about to divide them.
+
+    With its durations and its algorithm, they decide on each shard. ``--lf`` and ``--sw`` may leave
+    out more.
+    """
+    option, durations = vars(config.option), b""
+    with contextlib.suppress(OSError), open(option.get("durations_path") or "", "rb") as file:
+        durations = file.read()
+    chosen = [option.get(name) for name in ("splitting_algorithm", "lf", "stepwise")]
+    names = "\n".join([*(item.nodeid for item in items), *map(str, chosen)])
+    config.stash[_collection_key] = hashlib.sha256(os.fsencode(names) + durations).hexdigest()
 
 
 def _division(config: pytest.Config) -> tuple[int, int]:

@@ -17,6 +17,7 @@ FIXTURES = frozenset({
     "gvisor", "gvisor_image", "gvisor_platform", "gvisor_runsc", "gvisor_sandbox",
     "gvisor_sandboxes", "gvisor_snapshot", "oci_bundle", "runsc",
 })  # fmt: skip
+_OUR_FIXTURES = "pytest_gvisor.plugin.fixtures"
 MARKERS = frozenset({"gvisor", "requires_runsc", "requires_kvm", "requires_platform"})
 GUARD = "PYTEST_GVISOR_INSIDE"
 """What worker.py sets, to the kernel that it runs on: set elsewhere it means nothing."""
@@ -153,15 +154,29 @@ def select_inside(config: pytest.Config, items: Iterable[pytest.Item]) -> list[p
     """
     if here_is_inside() or config.getoption("no_gvisor") or config.getoption("setupplan", False):
         return []
-    every = is_asked_for(config)
-    return [
-        item
-        for item in items
-        if (every or item.get_closest_marker("in_gvisor") is not None)
-        and native_key not in item.stash
-        and variant_key not in item.stash
-        and FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
-    ]
+    every, owners, found = is_asked_for(config), dict[int, pytest.Item](), []
+    for item in items:
+        is_wanted = every or item.get_closest_marker("in_gvisor") is not None
+        if not is_wanted or native_key in item.stash or _asks_for_sandbox(item):
+            continue
+        if owners.setdefault(id(item.stash), item) is not item:
+            item.stash = pytest.Stash()  # a hook's copy of a test has the stash of the first
+        if variant_key not in item.stash:
+            found.append(item)
+    return found
+
+
+def _asks_for_sandbox(item: pytest.Item) -> bool:
+    """Whether a test has one of our fixtures, also in a fixture of that name around it.
+
+    A project may have another fixture, or a parameter, of such a name.
+    """
+    known = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
+    for name in FIXTURES.intersection(getattr(item, "fixturenames", ())):
+        own = (one for one in reversed(known.get(name, ())) if name not in one.argnames)
+        if (last := next(own, None)) is None or last.func.__module__ == _OUR_FIXTURES:
+            return True
+    return False
 
 
 def uses_gvisor(item: pytest.Item) -> bool:

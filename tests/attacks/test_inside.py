@@ -337,8 +337,8 @@ def test_no_test_names_the_platform_that_it_has_run_on(
 def test_a_session_that_fails_inside_is_not_green(
     ends: str, told: str, options: str, project: pytest.Pytester, run_inside: RunInside
 ) -> None:
-    """A failure of ``pytest_sessionfinish`` inside is in the exit status, in a worker of xdist
-    too.
+    """A failure of ``pytest_sessionfinish`` inside is in exit status and report, in a worker of
+    xdist too.
     """
     project.makeconftest(f"""
         import os
@@ -348,7 +348,8 @@ def test_a_session_that_fails_inside_is_not_green(
                 {ends}
     """)
     project.makepyfile("def test_it(): pass")
-    result = run_inside(*options.split())
+    result = run_inside(*options.split(), "--gvisor-report=r.md")
     result.assert_outcomes(passed=1, warnings=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines([f"*{told}*"])
+    assert "the session failed, and none of these tests" in (project.path / "r.md").read_text()

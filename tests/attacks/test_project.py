@@ -117,6 +117,32 @@ def test_a_first_hook_of_the_project_is_called_for_each_test_inside(
     result.stdout.fnmatch_lines(["*about to run test_it*", "*about to run test_more*"])
 
 
+def test_no_test_inside_runs_twice_where_a_hook_of_the_project_has_another_order(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """The tests ran ahead in the usual order, and the second try of such a test was reported."""
+    project.makepyfile("""
+        import pytest
+
+        tried = set()
+
+        @pytest.mark.parametrize("number", range(12))
+        def test_it(number):
+            is_first = number not in tried
+            tried.add(number)
+            assert number != 7 or not is_first
+    """)
+    project.makeconftest("""
+        def pytest_runtestloop(session):
+            order = [*range(6), 10, *range(6, 10), 11]
+            items = [session.items[number] for number in order]
+            for item, following in zip(items, [*items[1:], None]):
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            return True
+    """)
+    run_inside().assert_outcomes(passed=11, failed=1)
+
+
 SETS = """
 os.environ["PYTEST_GVISOR_INSIDE"] = f"{os.uname().release} {os.uname().version}"
 """
@@ -197,9 +223,11 @@ def test_a_project_that_makes_the_data_of_reports_itself_has_the_plugin(
             return {name: data[name] for name in data if not name.startswith("gvisor")}
     """)
     project.makepyfile("import pytest\n@pytest.mark.in_gvisor\ndef test_it(): pass")
-    result = project.runpytest_subprocess("-n1", "-p", "no:cacheprovider")
+    report = "--gvisor-report=r.md"
+    result = project.runpytest_subprocess("-n1", "-p", "no:cacheprovider", report)
     result.assert_outcomes(passed=1)
     assert result.ret == 0
+    assert "gw0: its reports have lost our data" in (project.path / "r.md").read_text()
 
 
 def test_options_that_choose_by_id_know_the_platform_of_a_test_inside(
@@ -366,6 +394,88 @@ def test_a_hook_that_reads_how_tests_were_chosen_reads_the_same_inside(
     for option in ("-m", "-k"):
         result = project.runpytest_subprocess(*INSIDE, option, "slow")
         result.assert_outcomes(passed=1, deselected=1)
+
+
+@pytest.mark.parametrize("option", ["in_gvisor", "gvisor_platform"])
+def test_no_hook_that_reads_where_tests_run_is_without_effect_inside(
+    option: str, project: pytest.Pytester
+) -> None:
+    """Without the option there, it marked the tests on the host alone, where none of them runs."""
+    project.makeconftest(f"""
+        import pytest
+
+        def pytest_collection_modifyitems(config, items):
+            if config.getoption("{option}"):
+                items[0].add_marker(pytest.mark.skip)
+                items[1].add_marker(pytest.mark.xfail(strict=True))
+    """)
+    project.makepyfile("def test_skip(): pass\ndef test_strict(): pass\n")
+    result = project.runpytest_subprocess(*INSIDE, "--gvisor-platform=systrap")
+    result.assert_outcomes(skipped=1, failed=1)
+
+
+COPIES = """
+import copy
+import pytest
+
+@pytest.hookimpl({when})
+def pytest_collection_modifyitems(items):
+    twin = copy.copy(items[0])
+    if hasattr(pytest.Item, "_id"):
+        twin._id = type(twin._id).parse(items[0].nodeid + "_copy")
+    else:
+        twin._nodeid = items[0].nodeid + "_copy"
+    twin.obj, items[0].obj = [lambda: 1 / 0, lambda: None][::{step}]
+    items.append(twin)
+"""
+
+
+@pytest.mark.parametrize("when", ["", "tryfirst=True"])
+@pytest.mark.parametrize("step", [1, -1])
+def test_no_copy_of_a_test_that_a_hook_has_made_runs_in_its_place(
+    when: str, step: int, project: pytest.Pytester
+) -> None:
+    """One of the two ran twice, and the other, which fails, was reported as passed."""
+    project.makeconftest(COPIES.format(when=when, step=step))
+    project.makepyfile("def test_it(): pass")
+    project.runpytest_subprocess(*INSIDE).assert_outcomes(passed=1, failed=1)
+
+
+@pytest.mark.parametrize("mark", ["gvisor(forbid=['exec'])", "in_gvisor(user='root')"])
+def test_no_mark_for_its_sandbox_that_a_test_gets_in_its_setup_is_without_effect(
+    mark: str, project: pytest.Pytester
+) -> None:
+    """The host, which starts and judges the sandbox, does not know of it."""
+    project.makepyfile(f"""
+        import pytest
+
+        @pytest.fixture
+        def marked(request):
+            request.applymarker(pytest.mark.{mark})
+
+        @pytest.mark.in_gvisor(fresh=False)
+        def test_it(marked): pass
+
+        def test_more(): pass
+    """)
+    result = project.runpytest_subprocess(*INSIDE)
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(["*got a mark for its sandbox in its setup*"])
+
+
+@pytest.mark.parametrize(
+    "own", ["@pytest.fixture\ndef runsc(): pass", "@pytest.mark.parametrize('runsc', [1])"]
+)
+def test_nothing_else_of_the_name_of_a_fixture_keeps_a_test_on_the_host(
+    own: str, project: pytest.Pytester
+) -> None:
+    """Such a test was taken for one that uses a sandbox itself."""
+    project.makepyfile(f"""import os, pytest
+{own}
+def test_it(runsc):
+    assert "PYTEST_GVISOR_INSIDE" in os.environ
+""")
+    project.runpytest_subprocess(*INSIDE).assert_outcomes(passed=1)
 
 
 def test_a_test_that_is_named_and_deselected_is_no_error_inside(

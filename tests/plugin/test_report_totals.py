@@ -231,18 +231,36 @@ def test_what_is_too_much_is_left_out_and_counted(here: Project) -> None:
 
 
 SPLIT = """
+    import pytest
+
     def pytest_addoption(parser):  # as pytest-split and pytest-randomly have them
         parser.addoption("--splits", type=int)
         parser.addoption("--group", type=int)
+        parser.addoption("--splitting-algorithm")
+        parser.addoption("--durations-path", default="none")
         parser.addoption("--randomly-seed")
-        parser.addoption("--randomly-reorganize", default=True)
+
+    def pytest_configure(config):
+        config.pluginmanager.register(Split())
 
     def pytest_collection_modifyitems(config, items):
-        items[:] = items[config.option.group - 1 :: 2]
+        if config.option.randomly_seed == "2":
+            items[1], items[3] = items[3], items[1]
+
+    class Split:
+        @pytest.hookimpl(trylast=True)
+        def pytest_collection_modifyitems(self, config, items):
+            items[:] = items[config.option.group - 1 :: 2]
 """
 
 
-@pytest.mark.parametrize("option", ["--sw", "--lf", "--randomly-seed=2", "-q"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--sw", "--lf", "--randomly-seed=2", "--splitting-algorithm=least_duration",
+        "--durations-path=conftest.py", "-q",
+    ],
+)  # fmt: skip
 def test_shards_that_were_chosen_otherwise_are_not_joined(option: str, project: Project) -> None:
     """Tests that ran in no shard were missing, and the joined report was green."""
     project.test(

@@ -100,6 +100,7 @@ PRIVATES = {
     "inside/view/visible": {
         "_conftest_plugins": "the conftest.py files that this session has read"
     },
+    "plugin/placement": {"_fixtureinfo": "whether a fixture of our name is the project's own"},
     "plugin/stash": {"_request": "the fixtures that a test has asked for while it ran"},
     "sandbox/channel": {"_at_fork_reinit": "a fork has no thread that would release the lock"},
     "sandbox/interpreter": {"_base_executable": "the Python of a virtual environment"},

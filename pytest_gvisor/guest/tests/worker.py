@@ -141,6 +141,7 @@ class Plugin:
             self._not_run.discard(running)
             self._variables.begin()
             self._short.begin(item)
+            self._marks = _marks(item)
             self._folder = ""
             self._notes.begin()
             # At the last failure that --maxfail allows, pytest tears everything down.
@@ -267,9 +268,14 @@ class Plugin:
         self._switch(item, "setup")
 
     def pytest_runtest_call(self, item: pytest.Item) -> None:
-        """Report that the test itself begins."""
+        """Report that the test itself begins; fail it for marks that nobody outside knows."""
+        from pytest import fail  # noqa: PLC0415, PT013 -- see run()
+
         self._switch(item, "run")
         self._link.send("phase", id=self._running, when="call")
+        if _marks(item) != self._marks:
+            told = "this test has got a mark for its sandbox in its setup, and that is too late"
+            fail(f"{told}: mark it while pytest collects", pytrace=False)
 
     def pytest_runtest_teardown(self, item: pytest.Item) -> None:
         """Report that the teardown begins."""
@@ -316,6 +322,12 @@ class Plugin:
     def pytest_internalerror(self, excrepr: object) -> None:
         """Report why the session ends."""
         self._link.send("internal error", text=str(excrepr)[:100000])
+
+
+def _marks(item: pytest.Item) -> int:
+    """Count the marks of a test that are for the host, which decides on its sandbox."""
+    marks = item.iter_markers()
+    return sum(m.name == "gvisor" or (m.name == "in_gvisor" and m.kwargs != {}) for m in marks)
 
 
 def _name(item: pytest.Item) -> str:

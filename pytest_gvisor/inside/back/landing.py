@@ -243,12 +243,19 @@ class Store:
         A session of which one cannot be written fails. A worker of xdist sends its controller what
         came of them.
         """
-        yield
         output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+        if output is None:
+            self._judge(session)  # hooks that report see it
+        yield
         tally = self.write()
-        if output is not None:
+        if output is None:
+            self._judge(session)
+        else:
             output[_KEY] = dataclasses.asdict(tally)
-        elif (tally.errors or tally.failed) and session.exitstatus == pytest.ExitCode.OK:
+
+    def _judge(self, session: pytest.Session) -> None:
+        fails = self.tally.errors or self.tally.failed
+        if fails and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(

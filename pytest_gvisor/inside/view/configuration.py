@@ -74,7 +74,10 @@ def travelling(config: pytest.Config) -> dict[str, Any]:
 
 def read_as(config: pytest.Config) -> dict[str, Any]:
     """Return the parts of the configuration that tests read as here, and that others stand for."""
-    names = ("basetemp", "confcutdir", "file_or_dir", "inifilename", "rootdir")
+    names = (
+        "basetemp", "confcutdir", "file_or_dir", "gvisor_platform", "in_gvisor", "inifilename",
+        "rootdir",
+    )  # fmt: skip
     return {
         "arguments": [*map(str, config.invocation_params.args)],
         "args_source": config.args_source.name,
