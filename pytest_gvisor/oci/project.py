@@ -99,9 +99,14 @@ class Project:
         sources = {mount.source for mount in own}
         taken = {mount.destination for mount in mounts}
         others = taken - {mount.destination for mount in own}
-        # By their places in what is searched: elsewhere, the host's links are not the sandbox's.
-        places = [one.source + to[len(one.destination) :]
-                  for one in own for to in others if within(to, one.destination)]  # fmt: skip
+        # By their places in what is searched: elsewhere, the host's links are not the sandbox's. If
+        # the project is shown by two names, a mount by one of them hides nothing by the other.
+        found: dict[str, set[str]] = {}
+        for one in own:
+            here = {one.source + to[len(one.destination) :]
+                    for to in others if within(to, one.destination)}  # fmt: skip
+            found[one.source] = found.get(one.source, here) & here
+        places = set().union(*found.values())
         finder = Finder(self.hidden, [*places, *map(os.path.realpath, places)])
         for source in sources:
             if not os.access(source, os.R_OK, effective_ids=True):
@@ -112,9 +117,10 @@ class Project:
             for mount in own:
                 if secret != mount.source and within(secret, mount.source):
                     targets[mount.destination + secret[len(mount.source) :]] = secret
-        # An entry of a hidden folder is hidden with the folder.
+        # An entry of a hidden folder is hidden with the folder, and one of another mount with that.
+        over = targets.keys() | {to for to in others for one in own if within(to, one.destination)}
         wanted = {target: secret for target, secret in targets.items()
-                  if target not in taken and targets.keys().isdisjoint(_above(target))}  # fmt: skip
+                  if target not in taken and over.isdisjoint(_above(target))}  # fmt: skip
         if len(wanted) > MOST_HIDDEN:
             raise UsageError(
                 f"the project has {len(wanted)} files and folders to hide: {MOST_HIDDEN} at most",

@@ -400,6 +400,26 @@ def test_a_mount_uncovers_no_secret_that_a_link_of_the_host_leads_to(
     assert gvisor.run(look, project=True, mounts=mounts, check=True).stdout == "other\n"
 
 
+def test_a_mount_uncovers_no_secret_of_a_project_that_has_two_names(
+    gvisor: Gvisor, tmp_path: Path
+) -> None:
+    """By its real name each secret is hidden; by the other the caller's files are there."""
+    real = tmp_path / "real/project"
+    (real / "keys").mkdir(parents=True)
+    for name in (".env", "keys/id_rsa"):
+        (real / name).write_text("SECRET\n")
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "tests").mkdir()
+    for name in ("env", "id_rsa"):
+        (tmp_path / "tests" / name).write_text("other\n")
+    root = tmp_path / "link/project"
+    gvisor._project = Project(root=str(root))
+    look = ["cat", *(f"{top}/{name}" for top in (root, real) for name in (".env", "keys/id_rsa"))]
+    mounts = [bind(tmp_path / "tests/env", root / ".env"), bind(tmp_path / "tests", root / "keys")]
+    done = gvisor.run(look, project=True, mounts=mounts, check=True)
+    assert done.stdout == "other\nother\n"
+
+
 SPECIAL = """
 import os, socket, stat, sys
 def try_all(*acts):
