@@ -117,6 +117,7 @@ def _make_cell(item: pytest.Item, settings: Settings) -> dict[str, Any]:
             if word and params.get(name) == word:
                 row = strip_platform(row, word)
     return {
+        "nodeid": item.nodeid,
         "row": escape(row),
         "platform": column(platform, release),
         "release": release,

@@ -123,12 +123,13 @@ class Collector:
             if str(report.when) == "???":  # xdist: the worker was lost in this test
                 self._lost.append(report)
             return
-        self._expect(report.nodeid, data["row"], data["platform"])
-        entry = self._entry(report)
+        nodeid = data.pop("nodeid")  # hooks of the project may have changed the report's
+        self._expect(nodeid, data["row"], data["platform"])
+        entry = self._entry(nodeid, worker_of(report))
         if report.when == "setup" and entry.void:
             self._size -= entry.size
             entry = CellInMaking(row=data["row"], platform=data["platform"])
-            self._tests[report.nodeid][worker_of(report)] = entry
+            self._tests[nodeid][worker_of(report)] = entry
         runs, starts = data.pop("runs", None), data.pop("starts_ms", ())
         entry.row, entry.platform = data["row"], data["platform"]
         entry.command = data.pop("command", entry.command)
@@ -149,9 +150,9 @@ class Collector:
         if nodeid not in self._tests:
             self._tests[nodeid] = {"": CellInMaking(row=row, platform=platform)}
 
-    def _entry(self, report: pytest.TestReport) -> CellInMaking:
+    def _entry(self, nodeid: str, worker: str) -> CellInMaking:
         """Return the entry of an expected test in the process that reports it."""
-        tries, worker = self._tests[report.nodeid], worker_of(report)
+        tries = self._tests[nodeid]
         if worker not in tries:
             some = next(iter(tries.values()))
             fresh = CellInMaking(row=some.row, platform=some.platform)
@@ -242,7 +243,7 @@ class Collector:
                 self._expect(nodeid, row, name)
         for report in self._lost:  # of a test without an entry nothing is known
             if report.nodeid in self._tests:
-                self._entry(report).take(report)
+                self._entry(report.nodeid, worker_of(report)).take(report)
         places = machines.of_workers(self._config)
         if engine := engine_if_any(self._config):
             self.reaped[""] += engine.launcher.swept

@@ -230,6 +230,34 @@ def test_what_is_too_much_is_left_out_and_counted(here: Project) -> None:
     assert report.notes == ("details of 2 cells were left out, for the report's size",)
 
 
+def test_a_report_that_a_hook_renames_is_in_the_row_of_its_test(project: Project) -> None:
+    """A failure was in the row of the last test of that name, and the others had not run."""
+    project.test(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("number", range(3))
+        def test_it(gvisor_platform, number):
+            "The number is not one"
+            assert number != 1
+        """,
+        conftest="""
+        import pytest
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport(item):
+            report = yield
+            if not hasattr(item.config, "workerinput"):  # xdist needs the name
+                report.nodeid = item.function.__doc__
+            return report
+        """,
+    )
+    project.run("--gvisor-report=r.json").ends(passed=2, failed=1)
+    found = cells(read(project.folder), "systrap")
+    assert [name for name in found if found[name].state is State.FAILED] == ["test_it[1]"]
+    assert len(found) == 3
+
+
 SPLIT = """
     import pytest
 
