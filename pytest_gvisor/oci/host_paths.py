@@ -8,6 +8,7 @@ that another user may have put somewhere.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import stat
 import sys
@@ -24,6 +25,9 @@ ENVIRONMENT = "pyvenv.cfg"
 
 _TEMPORARY = "tmp"
 """The folder for temporary files that tox and nox have in an environment."""
+
+MOST_LOOKED_AT = 200_000
+"""The entries of a folder that are looked at for a hard link to a module of the host."""
 
 _planted: set[str] = set()
 written_now: list[str] = []
@@ -115,7 +119,41 @@ def executed(source: str) -> str:
     ours = os.path.realpath(os.path.dirname(caches("")))
     if within(source, ours) or within(ours, source):
         return "is or holds what pytest-gvisor keeps for later sessions"
+    if other := _second_name(source):
+        return f"has another name of {other!a}, which the host has imported"
     return ""
+
+
+def _second_name(source: str) -> str:
+    """Return the file of a module that has a hard link in a folder; empty if there is none.
+
+    uv links the files of its cache into environments. A write by one name shows by the other.
+    """
+    linked: dict[tuple[int, int], str] = {}
+    for module in [*sys.modules.values()]:
+        with contextlib.suppress(OSError, ValueError):
+            status = os.stat(file := str(getattr(module, "__dict__", {}).get("__file__")))
+            if status.st_nlink > 1:
+                linked[status.st_dev, status.st_ino] = file
+    entries = itertools.islice(_entries(source), MOST_LOOKED_AT if linked else 0)
+    return next((linked[one] for one in entries if one in linked), "")
+
+
+def _entries(source: str) -> Iterator[tuple[int, int]]:
+    """Yield the device and inode of a file, or of each entry below a folder."""
+    waiting = [source]
+    while waiting:
+        with contextlib.suppress(OSError):
+            path = waiting.pop()
+            status = os.stat(path, follow_symlinks=False)
+            if not stat.S_ISDIR(status.st_mode):
+                yield status.st_dev, status.st_ino
+                continue
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    yield status.st_dev, entry.inode()
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
 
 
 def _environments(source: str) -> Iterator[str]:

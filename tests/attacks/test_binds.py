@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import shutil
 import subprocess
@@ -132,6 +133,24 @@ def test_a_name_that_changes_all_the_time_never_shows_what_a_link_names(
         finally:
             swapper.kill()
     assert not any("the host's" in output for output in seen), seen
+
+
+def test_no_hard_link_to_a_module_of_the_host_is_written(
+    gvisor: Gvisor, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is refused as writable, and so is the file; it can be read."""
+    (tmp_path / "packages").mkdir()
+    module = tmp_path / "packages/a_linked_module.py"
+    module.touch()
+    os.link(module, work / "out/0")
+    assert bind(work, "/w", readonly=False).options
+    monkeypatch.syspath_prepend(module.parent)
+    monkeypatch.delitem(sys.modules, module.stem, raising=False)
+    importlib.import_module(module.stem)
+    for source in (work, work / "out/0"):
+        with pytest.raises(UsageError, match=f"another name of '{module}', which the host has"):
+            bind(source, "/w", readonly=False)
+    assert gvisor.run(["ls", "/w/out"], mounts=[bind(work, "/w")]).stdout == "0\n"
 
 
 def test_a_folder_that_is_made_anew_is_shown(gvisor: Gvisor, work: Path) -> None:
