@@ -396,7 +396,7 @@ def test_a_hook_that_reads_how_tests_were_chosen_reads_the_same_inside(
         result.assert_outcomes(passed=1, deselected=1)
 
 
-@pytest.mark.parametrize("option", ["in_gvisor", "gvisor_platform"])
+@pytest.mark.parametrize("option", ["in_gvisor", "gvisor_platform", "gvisor_strict", "gvisor_user"])
 def test_no_hook_that_reads_where_tests_run_is_without_effect_inside(
     option: str, project: pytest.Pytester
 ) -> None:
@@ -410,8 +410,8 @@ def test_no_hook_that_reads_where_tests_run_is_without_effect_inside(
                 items[1].add_marker(pytest.mark.xfail(strict=True))
     """)
     project.makepyfile("def test_skip(): pass\ndef test_strict(): pass\n")
-    result = project.runpytest_subprocess(*INSIDE, "--gvisor-platform=systrap")
-    result.assert_outcomes(skipped=1, failed=1)
+    options = ("--gvisor-platform=systrap", "--gvisor-user=caller")
+    project.runpytest_subprocess(*INSIDE, *options).assert_outcomes(skipped=1, failed=1)
 
 
 COPIES = """

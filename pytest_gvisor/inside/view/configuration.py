@@ -75,8 +75,8 @@ def travelling(config: pytest.Config) -> dict[str, Any]:
 def read_as(config: pytest.Config) -> dict[str, Any]:
     """Return the parts of the configuration that tests read as here, and that others stand for."""
     names = (
-        "basetemp", "confcutdir", "file_or_dir", "gvisor_platform", "in_gvisor", "inifilename",
-        "rootdir",
+        "basetemp", "confcutdir", "file_or_dir", "gvisor_platform", "gvisor_strict", "gvisor_user",
+        "in_gvisor", "inifilename", "rootdir",
     )  # fmt: skip
     return {
         "arguments": [*map(str, config.invocation_params.args)],
