@@ -27,7 +27,7 @@ _TEMPORARY = "tmp"
 """The folder for temporary files that tox and nox have in an environment."""
 
 MOST_LOOKED_AT = 200_000
-"""The entries of a folder that are looked at for a hard link to a module of the host."""
+"""The files of a folder that are looked at for a hard link to a module of the host."""
 
 _planted: set[str] = set()
 written_now: list[str] = []
@@ -135,25 +135,15 @@ def _second_name(source: str) -> str:
             status = os.stat(file := str(getattr(module, "__dict__", {}).get("__file__")))
             if status.st_nlink > 1:
                 linked[status.st_dev, status.st_ino] = file
-    entries = itertools.islice(_entries(source), MOST_LOOKED_AT if linked else 0)
-    return next((linked[one] for one in entries if one in linked), "")
-
-
-def _entries(source: str) -> Iterator[tuple[int, int]]:
-    """Yield the device and inode of a file, or of each entry below a folder."""
-    waiting = [source]
-    while waiting:
+    if not linked:
+        return ""
+    below = (os.path.join(top, name) for top, _, names in os.walk(source) for name in names)
+    for path in (source, *itertools.islice(below, MOST_LOOKED_AT)):
         with contextlib.suppress(OSError):
-            path = waiting.pop()
-            status = os.stat(path, follow_symlinks=False)
-            if not stat.S_ISDIR(status.st_mode):
-                yield status.st_dev, status.st_ino
-                continue
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    yield status.st_dev, entry.inode()
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
+            status = os.lstat(path)
+            if found := linked.get((status.st_dev, status.st_ino)):
+                return found
+    return ""
 
 
 def _environments(source: str) -> Iterator[str]:
