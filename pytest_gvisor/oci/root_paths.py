@@ -92,10 +92,11 @@ def moved(root: str, mounts: Sequence[Mount]) -> list[str]:
 
     A link of the root can lead one mount over a link on the way to another one. What hides a part
     of that one is then made elsewhere, and hides nothing. runsc's gofer makes mounts in their
-    order, and the sentry by the length of their paths.
+    order, and the sentry by the length of their paths; those of one length in any order.
     """
     found: dict[str, None] = {}
-    for order in (mounts, sorted(mounts, key=lambda mount: len(mount.destination))):
+    by_length = [sorted(some, key=lambda m: len(m.destination)) for some in (mounts, mounts[::-1])]
+    for order in (mounts, *by_length):
         made: dict[str, str] = {}
         for mount, place in zip(order, places(root, order, made), strict=True):
             if resolve(root, normal(mount.destination), made).inside != place:

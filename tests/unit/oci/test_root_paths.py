@@ -65,6 +65,31 @@ def test_a_mount_through_a_link_covers_what_the_link_leads_to(root: Path) -> Non
     assert "/usr/b/c" in found[0]
 
 
+@pytest.mark.parametrize(
+    ("paths", "count"),
+    [
+        (["/v", "/sub/link/x"], 0),  # in both of runsc's orders the first one is made first
+        (["/sub/link/x", "/v"], 1),
+        (["/v234567890", "/sub/link/x"], 1),  # of one length
+        (["/sub/link/x", "/v234567890"], 1),
+        (["/v2345678901", "/sub/link/x"], 1),
+        (["/v2345678901", "/sub/link/x", "/sub/link/x/y"], 1),
+        (["/a", "/absolute/b", "/chain/x", "/sub/link/x"], 0),
+    ],
+)
+def test_a_mount_is_named_if_another_lies_over_a_link_on_its_way(
+    root: Path, paths: list[str], count: int
+) -> None:
+    """Whichever of them runsc makes first."""
+    (root / "sub/link").symlink_to("/a")
+    for path in paths:
+        if path.startswith("/v"):
+            (root / path[1:]).symlink_to("/sub")
+    found = root_paths.moved(str(root), [Mount(destination=path) for path in paths])
+    assert len(found) == count
+    assert all('over a link to "/sub/link/x' in text for text in found)
+
+
 def test_missing_points_are_named(root: Path) -> None:
     """Each bind mount whose point is not there, or is of the other kind, is reported."""
     found = root_paths.missing(
