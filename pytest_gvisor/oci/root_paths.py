@@ -91,15 +91,19 @@ def moved(root: str, mounts: Sequence[Mount]) -> list[str]:
     """Return the problems of mounts that are not where their paths lead when all are made.
 
     A link of the root can lead one mount over a link on the way to another one. What hides a part
-    of that one is then made elsewhere, and hides nothing. runsc's gofer makes mounts in their
-    order, and the sentry by the length of their paths; those of one length in any order.
+    of that one is then made elsewhere, and hides nothing. runsc's gofer resolves bind mounts in
+    their order, without the others. The sentry makes all by the length of their paths; those of
+    one length in any order.
     """
-    found: dict[str, None] = {}
+    made: dict[str, str] = {}
+    places(root, mounts, made)
+    leads = {to: resolve(root, normal(to), made).inside for to in (m.destination for m in mounts)}
+    binds = [mount for mount in mounts if mount.is_bind]
     by_length = [sorted(some, key=lambda m: len(m.destination)) for some in (mounts, mounts[::-1])]
-    for order in (mounts, *by_length):
-        made: dict[str, str] = {}
-        for mount, place in zip(order, places(root, order, made), strict=True):
-            if resolve(root, normal(mount.destination), made).inside != place:
+    found: dict[str, None] = {}
+    for order in (binds, mounts, *by_length):
+        for mount, place in zip(order, places(root, order, {}), strict=True):
+            if place != leads[mount.destination]:
                 found[f"mounts: another one lies over a link to {shown(mount.destination)}"] = None
     return bounded([*found])
 

@@ -207,6 +207,19 @@ def test_no_link_of_an_image_leads_a_mount_over_the_guest(
         gvisor.sandbox(image=image, mounts=mounts)
 
 
+@pytest.mark.parametrize("volumes", [{}, {"/usr/src": {}}])
+def test_no_link_that_a_file_system_in_memory_lies_over_leads_a_mount_over_the_guest(
+    gvisor: Gvisor, make: Make, tmp_path: Path, volumes: dict[str, dict[str, str]]
+) -> None:
+    """The gofer still sees the link: below /tmp, or below a volume of the image."""
+    (tmp_path / "frames.py").write_text("raise SystemExit(77)\n")
+    links = [link(f"{top}/app", f"{PRIVATE}/guest/wire") for top in ("tmp/a", "usr/src")]
+    image = make(folder("tmp/a"), folder("usr/src"), *links, Volumes=volumes)
+    mounts = [bind(tmp_path, "/usr/src/app" if volumes else "/tmp/a/app")]
+    with pytest.raises(InvalidBundle, match="lies over a link"):
+        gvisor.sandbox(image=image, mounts=mounts)
+
+
 def test_no_link_of_an_image_is_the_table_of_processes_or_the_guest_s_folder(
     gvisor: Gvisor, make: Make
 ) -> None:
@@ -231,8 +244,9 @@ def test_no_link_in_a_mount_leads_another_one_over_the_guest_s_python(
         assert sandbox.exec(["sh", "-c", "exit 7"]).returncode == 7
 
 
+@pytest.mark.parametrize("volume", ["/mnt", "/q/w/e/rr"])
 def test_no_volume_of_an_image_takes_away_what_hides_a_secret(
-    gvisor: Gvisor, make: Make, tmp_path: Path
+    gvisor: Gvisor, make: Make, tmp_path: Path, volume: str
 ) -> None:
     """The volume lies over a link on the way to a mount, so that what is below lands elsewhere."""
     (tmp_path / ".git").mkdir()
@@ -242,7 +256,7 @@ def test_no_volume_of_an_image_takes_away_what_hides_a_secret(
     more = [folder("q/w/e"), link("q/w/e/rr", "/mnt")]
     look = [BB, "cat", "/x/p/.git/config"]
     assert gvisor.run(look, image=make(*ways), mounts=mounts).stdout == ""
-    image = make(*ways, *more, Volumes={"/q/w/e/rr": {}})
+    image = make(*ways, *more, Volumes={volume: {}})
     with pytest.raises(InvalidBundle, match="lies over a link"):
         gvisor.run(look, image=image, mounts=mounts)
 

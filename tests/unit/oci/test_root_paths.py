@@ -85,7 +85,8 @@ def test_a_mount_is_named_if_another_lies_over_a_link_on_its_way(
     for path in paths:
         if path.startswith("/v"):
             (root / path[1:]).symlink_to("/sub")
-    found = root_paths.moved(str(root), [Mount(destination=path) for path in paths])
+    kind = MountType.TMPFS
+    found = root_paths.moved(str(root), [Mount(destination=path, type=kind) for path in paths])
     assert len(found) == count
     assert all('over a link to "/sub/link/x' in text for text in found)
 
