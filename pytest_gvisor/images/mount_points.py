@@ -99,7 +99,7 @@ def _make(image: str, root: str, prefix: str, mounts: Sequence[Mount], user: str
 
 
 def _is_unchanged(tree: str) -> bool:
-    with contextlib.suppress(OSError), open(f"{tree}/seal", encoding="ascii") as file:
+    with contextlib.suppress(OSError, ValueError), open(f"{tree}/seal", encoding="ascii") as file:
         return file.read() == seal(f"{tree}/rootfs")
     return False
 

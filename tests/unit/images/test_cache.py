@@ -204,6 +204,9 @@ def test_a_tree_of_an_earlier_session_that_has_changed_is_not_used(
         assert (Path(whole) / "d/f").read_text() == "x"
     with contextlib.closing(hold(cache, path)) as last:
         assert last.with_points(mounts, USER) == whole
+        Path(whole).with_name("seal").write_bytes(b"\xff")
+    with contextlib.closing(hold(cache, path)) as last:
+        assert last.with_points(mounts, USER) not in (root, whole)
 
 
 def test_a_folder_that_others_can_enter_is_refused(tmp_path: Path) -> None:
