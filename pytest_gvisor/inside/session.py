@@ -83,6 +83,7 @@ class InsideSession:
             _report_refusal(item, platform)
         else:
             worker = plan.group.worker
+            # A second try in that sandbox could pass where the first, which nobody saw, has failed.
             if worker is not None and worker.has_dropped(plan.name):
                 self._finish_group(plan.group)
                 worker = None

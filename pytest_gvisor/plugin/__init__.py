@@ -128,7 +128,7 @@ def pytest_report_collectionfinish(
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
-    """Take the tests that pytest-split divides, whose hook is a later one of the last."""
+    """Note the tests that pytest-split divides: its hook, registered later, comes after this."""
     if config.getoption("splits", None):
         from pytest_gvisor.plugin import matrix
 

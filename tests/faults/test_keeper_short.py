@@ -1,4 +1,4 @@
-"""A keeper that has too few descriptors: its other sandboxes go on, and each error names it."""
+"""A keeper with too few descriptors: its other sandboxes go on, and errors name the limit."""
 
 import contextlib
 import os
