@@ -97,7 +97,9 @@ def test_a_sigkill_at_any_step_leaves_nothing_that_the_next_session_keeps(
 ) -> None:
     """An image that was changed is replaced, mounted into and removed; each step is the last."""
     argv = [sys.executable, "-c", START + KILLED, image, cache.folder, str(tmp_path)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
+    # Python tries a temporary folder with a file, which it leaves there if it is killed then.
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, env=env)
     assert done.stderr == ""
     assert int(done.stdout) > 60
 
