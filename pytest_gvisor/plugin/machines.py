@@ -128,8 +128,10 @@ def replace_lost(node: Any) -> None:
     if not node.workerinput.get(ELSEWHERE) or _answers(node):
         return
     lost = nodes[node.gateway.id][1]
-    for other, machine in nodes.values():
-        if machine != lost and not other.channel.isclosed():
+    others = [other for other, machine in nodes.values() if machine != lost]
+    # A closed channel is that of a lost worker, or of one that xdist had no more tests for.
+    for other in sorted(others, key=lambda other: other.channel.isclosed()):
+        if not other.channel.isclosed() or _answers(other):
             node.gateway.spec = copy.copy(other.gateway.spec)
             return
     node.config.stash[_last_key] = lost.host

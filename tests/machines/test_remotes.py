@@ -246,6 +246,15 @@ def test_a_connection_that_is_cut_costs_its_test_alone(fleet: Fleet) -> None:
     session.until(lambda: not gamma.processes(), runs=False)
 
 
+def test_a_machine_whose_worker_has_ended_takes_the_tests_of_a_lost_one(fleet: Fleet) -> None:
+    """xdist ends workers that it has no more tests for; the lost one had a test in its queue."""
+    session = fleet.start(HANGING.format(hangs=f'{NAME} == "gamma" and number > 1'))
+    session.until(fleet["gamma"].hangs)
+    session.until(lambda: session.output.count(" PASSED ") == 10)
+    fleet["gamma"].cut()
+    assert "1 failed, 11 passed" in session.end(1)
+
+
 def test_a_killed_ssh_costs_its_test_alone(fleet: Fleet) -> None:
     """The machine is still there, so xdist starts a new worker on it."""
     session = fleet.start(HANGING.format(hangs=f'{NAME} == "alpha" and number == 0'))
