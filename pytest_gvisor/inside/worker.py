@@ -122,13 +122,13 @@ class Worker:
         began = clock.monotonic()
         link = self.link
         assert link is not None
-        self._taker.sandbox = self._taker.sandbox or item.nodeid
         link.budget = Budget(self._timeout)
         ids = ids.renamed(self._names)
         if ids.inner not in self.ids:
             text = self.hints.explained(ahead.not_found(ids.inner, self.ids, self._errors))
             yield reports.made_up(item, "setup", text, 0.0)
             return
+        self._taker.note_begun(item)
         if self._debugs:
             self._debugger_of(link).pass_on_interrupts()
         try:

@@ -195,6 +195,36 @@ def test_no_allure_result_says_that_a_failed_test_has_passed(
     ]  # fmt: skip
 
 
+def test_no_allure_result_is_of_a_test_that_began_elsewhere(
+    project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sandbox that is lost sends no result of the tests that were to follow in it."""
+    monkeypatch.setenv("PYTHONPATH", str(PLUGINS), prepend=os.pathsep)
+    project.makepyfile("""
+        import json, os, pathlib
+        from allure_commons.utils import md5
+        from allure_pytest.utils import allure_full_name
+
+        def test_forges(request):
+            name = allure_full_name(request.session.items[-1])
+            told = {"name": "test_fails", "fullName": name, "status": "passed",
+                    "testCaseId": md5(name), "historyId": md5(name), "start": 2**42}
+            pathlib.Path("out", "forged-result.json").write_text(json.dumps(told))
+
+        def test_dies():
+            os._exit(0)
+
+        def test_fails():
+            assert 0
+    """)
+    result = run_inside("-pno:randomly", "--alluredir=out")
+    result.assert_outcomes(passed=1, failed=2)
+    results = [json.loads(path.read_text()) for path in project.path.glob("out/*-result.json")]
+    assert sorted((one["name"], one["status"]) for one in results) == [
+        ("test_dies", "broken"), ("test_fails", "failed"), ("test_forges", "passed"),
+    ]  # fmt: skip
+
+
 def test_nothing_for_allure_names_other_files_or_other_tests(
     project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
 ) -> None:

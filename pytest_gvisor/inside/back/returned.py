@@ -74,9 +74,9 @@ class Agreed:
     notes: tuple[str, ...] = ()
     """Lines on files that stay inside."""
 
-    items: tuple[pytest.Item, ...] = ()
     results: str = ""
-    """The folder of Allure's results, of which the sandbox may send those of its own tests."""
+    """The folder of Allure's results, of which the sandbox may send those of tests that began in
+    it."""
 
 
 def agree(
@@ -118,7 +118,6 @@ def agree(
         writable=tuple(map(os.path.abspath, writable)),
         basetemp=basetemp,
         notes=tuple(notes),
-        items=tuple(items),
         results=allure.folder(config),
     )
 
@@ -228,7 +227,7 @@ class Taker:
 
     def __init__(self, store: Store, agreed: Agreed) -> None:
         self.agreed = agreed
-        self._items = frozenset(agreed.items)
+        self._begun: set[pytest.Item] = set()
         self.sandbox = ""
         """The node id of the first test that began in it."""
 
@@ -241,6 +240,11 @@ class Taker:
         self._folders_of_failed: set[str] = set()
         known = store.tally.notes
         store.tally.say("notes", *(note for note in agreed.notes if line(note) not in known))
+
+    def note_begun(self, item: pytest.Item) -> None:
+        """Note a test that begins in the sandbox, for the host has asked for it."""
+        self.sandbox = self.sandbox or item.nodeid
+        self._begun.add(item)
 
     def note_failed(self, item: pytest.Item, inner: str) -> None:
         """Note a test that the host has seen fail, or lost, with its node id inside."""
@@ -352,7 +356,7 @@ class Taker:
         if not (folder and name.endswith(allure.READ) and within(path, folder)):
             return file
         data = self._store.read(file) if file.size <= allure.MOST_OF_RESULT else b""
-        new = allure.judged(path, data, self._items, self._failed_here)
+        new = allure.judged(path, data, self._begun, self._failed_here)
         if new is None or new == data:
             return None if new is None else file
         file = dataclasses.replace(file, size=0, digest=hashlib.sha256())

@@ -59,7 +59,8 @@ def folder(config: pytest.Config) -> str:
 def judged(
     path: str, data: bytes, items: Collection[pytest.Item], failed: Collection[pytest.Item]
 ) -> bytes | None:
-    """Return a file from the sandbox of these tests as it may land; None if it stays inside.
+    """Return a file from the sandbox in which these tests began as it may land; None if it stays
+    inside.
 
     A result is of one of these tests. No other file is read as results, and none names a file
     elsewhere: Allure would put that into the report.
@@ -69,7 +70,7 @@ def judged(
     known = stem.endswith("-attachment") or name in _OF_THE_RUN
     try:
         if name.endswith("-result.json"):
-            return _result(data, frozenset(items), failed)
+            return _result(data, frozenset(items), failed) if items else None
         if name.endswith(_OF_FIXTURES):
             known = bool(_parsed(data))
         elif suffix == ".xml":

@@ -323,14 +323,9 @@ class Files:
         self.said: list[str] = []
         self._script = script
 
-    @property
-    def sandbox(self) -> str:
-        """The name that was noted."""
-        return self.said[0] if self.said else ""
-
-    @sandbox.setter
-    def sandbox(self, nodeid: str) -> None:
-        self.said += [nodeid.rpartition("::")[2]] if not self.said else []
+    def note_begun(self, item: pytest.Item) -> None:
+        """Note the first test."""
+        self.said = self.said or [item.name]
 
     def note_failed(self, _item: pytest.Item, inner: str) -> None:
         """Note the test."""
