@@ -118,10 +118,10 @@ class Progress:
         """Take a report; a subtest's does not end a phase.
 
         Raises `ProtocolError` for a report out of turn. Phases come in order, each of them once.
-        Only a test that is not complete is set up again, for another try.
+        Only a test that is not complete, and has not failed, is set up again for another try.
         """
         when = str(report.when)
-        if self.missing() is None:
+        if self.missing() is None or (self.failed and when == "setup"):
             raise ProtocolError(f"a report of the {when} of a test that is over")
         if type(report) is not pytest.TestReport:
             return

@@ -201,6 +201,32 @@ def test_a_session_that_a_test_ends_is_no_success(
     assert "never_runs" not in result.stdout.str() + (project.path / "junit.xml").read_text()
 
 
+FAILS_FIRST = """
+import pytest
+
+def test_fails(pytestconfig, request):
+    channel = pytestconfig.pluginmanager.get_plugin("gvisor-worker")._link
+    item, hook = request.node, pytestconfig.hook
+    for when, outcome in [("call", "failed"), ("teardown", "rerun"), ("setup", "passed")]:
+        text = None if outcome == "passed" else "so"
+        report = pytest.TestReport(item.nodeid, item.location, {}, outcome, text, when)
+        data = hook.pytest_report_to_serializable(config=pytestconfig, report=report)
+        channel.send("report", id=item.nodeid, data=data, plain=True)
+"""
+
+
+def test_no_other_try_takes_back_a_failure(
+    project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A test that has failed is not set up again, and the saved report says that it has failed."""
+    monkeypatch.setenv("PYTHONPATH", str(PLUGINS), prepend=os.pathsep)
+    project.makepyfile(FAILS_FIRST)
+    result = run_inside("-p", "no:randomly", "--gvisor-report=report.json")
+    result.assert_outcomes(failed=1, errors=1)
+    (test,) = json.loads((project.path / "report.json").read_text())["tests"]
+    assert [cell["state"] for cell in test["cells"]] == ["failed"]
+
+
 RESULTS = """
 import hashlib, json, pathlib
 
