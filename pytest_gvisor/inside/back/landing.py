@@ -35,7 +35,6 @@ _COARSE = 0.1
 
 _NOW = ": it was written on the host in this session"
 _MOST_LINES = 1000
-_MOST_DIGESTS = 10_000
 _FEW = 5
 _PATIENCE = 60.0
 _KEY = "gvisor_returned"
@@ -194,8 +193,7 @@ class Store:
                 names = " and ".join(dict.fromkeys(file.sandbox for file in files))
                 why = f"came back with different content, and is not written: from {names}"
                 return self._fail(path, why)
-            if len(tally.digests) < _MOST_DIGESTS:
-                tally.digests[line(path)] = [new, line(first.sandbox)]
+            tally.digests[escape(path)] = [new, line(first.sandbox)]
             if there == new:
                 return False
             before = known.digests(f"{first.anchor.folder}/{first.path}") if known else set()

@@ -140,6 +140,15 @@ def test_sandboxes_that_differ_are_named_and_neither_is_written(host: Host) -> N
     ]  # fmt: skip
 
 
+def test_workers_are_compared_by_each_file_that_came_back(host: Host) -> None:
+    """Ten thousand others hide no difference, and neither does the length of a path."""
+    paths = [f"{'a' * 240}/" * 4 + last for last in "bc"] + [str(n) for n in range(10_000)]
+    host.take(*(file(path, b"") for path in paths), END)
+    assert {path.removeprefix(f"{host.base}/free/") for path in host.store.write().digests} == {
+        *paths
+    }
+
+
 def test_logs_are_added_to_what_the_host_has_logged(host: Host) -> None:
     """Each sandbox's in the order in which they ended."""
     (host.base / "log").mkdir()
