@@ -9,6 +9,7 @@ an escape sequence of Python's.
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
 import re
 import unicodedata
@@ -17,7 +18,6 @@ from collections.abc import Callable, Mapping
 # Cc: control, Cf: format (bidirectional overrides, zero width), Cs: lone surrogates,
 # Co/Cn: private use and unassigned; U+2028/2029 end a line in some readers.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-_KEPT = frozenset("\n\t")
 # GitHub Actions takes ::command:: at the start of a line, behind any white space. It takes
 # ##[command], Azure Pipelines ##vso[ and TeamCity ##teamcity[ anywhere in one.
 _CI_COMMAND = re.compile(r"(?mi)^[^\S\n]*::|##(?=\[|vso\[|teamcity\[)")
@@ -36,13 +36,22 @@ def escape(text: str) -> str:
 
 def _escape_line(line: str) -> str:
     # Python calls no hidden character printable, and can tell of a whole line at once.
-    return line if line.isprintable() else "".join(map(_escape_character, line))
+    return line if line.isprintable() else line.translate(_ESCAPES)
 
 
-def _escape_character(character: str) -> str:
-    if character in _KEPT or unicodedata.category(character) not in _HIDDEN:
-        return character
-    return character.encode("unicode_escape").decode("ascii")
+class _Escapes(dict[int, str]):
+    """The table for `str.translate`, which needs no object for each character of a long text."""
+
+    def __missing__(self, code: int) -> str:
+        """Escape a character that is not in the table; add it if it is a frequent one."""
+        character = chr(code)
+        if unicodedata.category(character) in _HIDDEN:
+            character = character.encode("unicode_escape").decode("ascii")
+        return self.setdefault(code, character) if code < _FIRST_RARE else character
+
+
+_FIRST_RARE = 0x3000
+_ESCAPES = _Escapes({ord("\t"): "\t"})
 
 
 def quoted(text: str) -> str:
@@ -64,6 +73,9 @@ _COLOUR = re.compile(
     r"\x1b\[(?:0?|0?1|0?4|39;49;00|(?:[01];)?(?:3[1-7]|9[0-7])|37;4[1-6](?=m[^\x1b]*\x1b\[0?m))m"
 )
 
+_MOST_COLOURS = 1_000_000
+"""Colours of one text, each of which takes some hundred bytes. Further ones are escaped."""
+
 
 def safe(text: str) -> str:
     """Escape untrusted text for a report, so that no line looks like pytest's summary."""
@@ -82,7 +94,7 @@ def safe_but_colour(text: str, plain: Callable[[str], str] = safe) -> str:
     """
     parts = []
     position = 0
-    for found in _COLOUR.finditer(text):
+    for found in itertools.islice(_COLOUR.finditer(text), _MOST_COLOURS):
         parts += [plain(text[position : found.start()]), found[0]]
         position = found.end()
     return "".join([*parts, plain(text[position:])])

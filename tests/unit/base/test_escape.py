@@ -1,12 +1,14 @@
 """Untrusted text on its way to a reader."""
 
 import re
+import tracemalloc
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_gvisor.base import escape as module
 from pytest_gvisor.base.escape import Live, escape, safe_but_colour, uncoloured
 
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -154,3 +156,19 @@ def test_what_is_harmless_is_shown_as_it_is() -> None:
     text = "plain\n\x1b[31mred\x1b[0m a::b # ü 🎉\n"
     assert in_pieces(text) == text
     assert in_pieces("ü 🎉::", 1, 4, 6) == "ü 🎉::"
+
+
+@pytest.mark.parametrize("character", ["\x7f", "\u200b", "\U000e0001", "\u3000"])
+def test_a_long_text_takes_the_memory_of_what_it_is_escaped_to(character: str) -> None:
+    """No object is made for each of its characters: a message may have 60 million."""
+    tracemalloc.start()
+    escaped = escape(character * 100_000 + "\0")
+    _now, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 4 * len(escaped.encode("utf-16"))
+
+
+def test_further_colours_of_one_text_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes some hundred bytes."""
+    monkeypatch.setattr(module, "_MOST_COLOURS", 2)
+    assert safe_but_colour("\x1b[31ma\x1b[0mb\x1b[31mc") == "\x1b[31ma\x1b[0mb\\x1b[31mc"
