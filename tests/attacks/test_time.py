@@ -66,6 +66,28 @@ def test_a_test_inside_keeps_the_host_for_its_time_alone(
     assert " in " in result.outlines[-1]
 
 
+def test_no_source_of_a_failure_keeps_the_host_at_its_colours(project: pytest.Pytester) -> None:
+    """Pygments looks at each zero as often as there are zeros: some minutes, for these."""
+    project.makepyfile("""
+        from _pytest.reports import TestReport
+
+        def test_it():
+            real = TestReport._to_json
+
+            def forged(self):
+                data = real(self)
+                for traceback, *_ in (data["longrepr"] or {"chain": []})["chain"]:
+                    traceback["reprentries"][0]["data"]["lines"] = ["    '%" + "0" * 80_000]
+                return data
+
+            TestReport._to_json = forged
+            assert 0
+    """)
+    result = project.runpytest_subprocess("--in-gvisor", "--color=yes", timeout=60)
+    result.assert_outcomes(failed=1)
+    assert "0" * 80_000 in result.stdout.str()
+
+
 def test_an_strace_fills_neither_disk_nor_memory(gvisor: Gvisor) -> None:
     """A log of any length takes no room in the session folder, and the report says it was cut."""
     calls = "import os\nfor _ in range(5000): os.getppid()"

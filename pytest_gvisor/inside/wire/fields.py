@@ -7,7 +7,7 @@ out. Does no input or output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import pytest
@@ -87,6 +87,13 @@ def _longrepr(value: Any) -> Any:
     if isinstance(value, list):
         return rules.tuple_of(rules.any_text, rules.number, rules.any_text)(value)
     return rules.or_none(rules.text)(value)
+
+
+def sources(longrepr: Any) -> Iterator[dict[str, Any]]:
+    """Yield the entries of a checked failure among whose lines is source, which pytest colours."""
+    if isinstance(longrepr, dict):
+        for traceback, *_more in longrepr["chain"] or [[longrepr["reprtraceback"]]]:
+            yield from (one["data"] for one in traceback["reprentries"] if "style" in one["data"])
 
 
 def _json_report(value: Any) -> dict[str, Any]:

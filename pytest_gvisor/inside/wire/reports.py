@@ -45,6 +45,9 @@ def revive(
         data, left_out = fields.checked(message.get("data"), bounds.fields)
         if fields.STATISTICS in data:
             data[fields.STATISTICS] = _statistics(item.nodeid, data[fields.STATISTICS])
+        for entry in fields.sources(data["longrepr"]):
+            if not bounds.colours(entry["lines"]):
+                entry["style"] = "value"  # the one whose lines pytest writes as they are
         report = _make(config, item, data)
         _restore_subtest(report, data)
         if isinstance(report.longrepr, str) and not message.get("plain"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import itertools
 import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -25,6 +26,10 @@ MOST_TEXT = 4 * 1024 * 1024
 """Bytes of the warnings' texts. pytest keeps some ten times as much for them."""
 
 _MOST_NAMES = 20
+_LONGEST_SOURCE = 4096
+_MOST_SOURCE = 256 * 1024
+"""Characters of one traceback's entry, and of a session. Pygments takes half a second for 4,096 of
+them, if they are chosen for that, and four times as long for twice as many."""
 
 COLLECTING = frozenset({"config", "collect"})
 """The moments of a warning, in pytest's words, that are those of the collection."""
@@ -64,7 +69,7 @@ class SessionBounds:
         self._left_out: dict[str, None] = {}
         self._renamed: dict[str, str] = {}
         self._dropped: collections.Counter[str] = collections.Counter()
-        self._warnings = self._text = self._more = 0
+        self._warnings = self._text = self._more = self._source = 0
         self.failed = False
         """Whether the session fails, of which the user is warned."""
 
@@ -82,6 +87,14 @@ class SessionBounds:
         self._warnings += 1
         self._text += size
         return True
+
+    def colours(self, lines: Iterable[str]) -> bool:
+        """Whether pytest may colour the source at the beginning of an entry's lines."""
+        source = itertools.takewhile(lambda line: not line.startswith("E   "), lines)
+        if (size := sum(map(len, source))) > _LONGEST_SOURCE:
+            return False
+        self._source += size
+        return self._source <= _MOST_SOURCE
 
     def rename(self, names: Mapping[str, str]) -> None:
         """Record the names inside of tests that have others here."""

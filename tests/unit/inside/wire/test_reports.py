@@ -1,5 +1,6 @@
 """Reports from inside become pytest's own, and invalid ones are a typed error."""
 
+import json
 import sys
 import warnings
 from types import ModuleType, SimpleNamespace
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_gvisor.base.errors import ProtocolError
-from pytest_gvisor.inside.wire import reports
+from pytest_gvisor.inside.wire import reports, session_bounds
 from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 
 ITEM = cast("pytest.Item", SimpleNamespace(
@@ -60,6 +61,29 @@ TRACEBACK: dict[str, Any] = {
     "reprtraceback": {"reprentries": [], "extraline": None, "style": "long"},
 }  # fmt: skip
 NOTHING = {**TRACEBACK["reprtraceback"], "reprentries": [{"type": "Nothing", "data": {}}]}
+
+
+def test_source_has_colours_up_to_a_length_of_one_entry_and_of_a_session(
+    pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines of the failure itself do not count, for pytest gives them one colour."""
+    monkeypatch.setattr(session_bounds, "_MOST_SOURCE", 6000)
+    bounds = SessionBounds(pytestconfig)
+
+    def style_of(*lines: str) -> str:
+        entry = dict.fromkeys(("reprfuncargs", "reprlocals", "reprfileloc"))
+        entries = [{"type": "ReprEntry", "data": {**entry, "lines": lines, "style": "long"}}]
+        traceback = {"reprentries": entries, "extraline": None, "style": "long"}
+        chain = [[traceback, None, None]]
+        ways: list[dict[str, Any]] = [{"reprtraceback": traceback}, {"chain": chain}]
+        for way in ways:
+            given = {"data": data_of(outcome="failed", longrepr=TRACEBACK | way)}
+            report: Any = reports.revive(pytestconfig, json.loads(json.dumps(given)), ITEM, bounds)
+        (found,) = report.longrepr.reprtraceback.reprentries
+        return str(found.style)
+
+    assert style_of("x" * 4097) == "value"
+    assert [style_of("x" * 999, "E   " + "y" * 9999) for _ in range(4)] == ["long"] * 3 + ["value"]
 
 
 @pytest.mark.parametrize("longrepr", ["boom", TRACEBACK])
