@@ -169,11 +169,8 @@ class Worker:
         inside goes on without waiting for the host to report.
         """
         while (first := self.ahead.first) not in (None, ids.inner):
-            while (message := link.receive())["type"] != "done":
-                self._unasked(message)
-            ahead.check_test(message, first)
-            self.ahead.pop()
             self._dropped.add(first)
+            self._unasked(link.receive())
         if first is None:
             following = ids.upcoming[0] if ids.upcoming else None
             failed = item.session.testsfailed

@@ -393,6 +393,17 @@ def test_tests_ahead_that_nobody_wants_are_read_and_dropped(host: Host) -> None:
     assert not host.script.closed
 
 
+def test_a_test_ahead_that_nobody_wants_ends_once(host: Host) -> None:
+    """If it has ended the pytest inside, what it says then is of no test that is known."""
+    others = [f"test_it.py::test_{name}" for name in "ab"]
+    ends = [{"type": kind, "id": others[0]} for kind in ("stopped", "done")]
+    worker = host.worker(*PASSED, DONE, *ends, collected={**COLLECTED, "ids": [INNER, *others]})
+    list(worker.run(host.item, Ids(inner=INNER, upcoming=(*others,), sure=1)))
+    (report,) = worker.run(host.item, Ids(inner=others[1]))
+    assert (report.when, report.outcome) == ("setup", "failed")
+    assert host.script.closed
+
+
 def test_a_session_that_stops_waits_for_the_tests_ahead(host: Host) -> None:
     """Their reports are dropped, and the end of the pytest inside comes after them."""
     others = [f"test_it.py::test_{name}" for name in "ab"]
