@@ -353,3 +353,43 @@ def test_a_session_that_fails_inside_is_not_green(
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines([f"*{told}*"])
     assert "the session failed, and none of these tests" in (project.path / "r.md").read_text()
+
+
+COMMANDS = """
+import pytest
+
+COMMAND = "##vso[task.complete result=Succeeded;]"
+MESSAGES = [
+    (COMMAND, {}), ("done", {"id": COMMAND}), ("done", {"type": [COMMAND]}),
+    ("bridge", {"bridge": COMMAND}), ("debugger", {"id": "ID", "event": COMMAND}),
+]
+
+@pytest.fixture
+def channel(pytestconfig):
+    return pytestconfig.pluginmanager.get_plugin("gvisor-worker")._link
+
+@pytest.mark.parametrize("number", range(len(MESSAGES)))
+def test_sends(number, channel, request):
+    kind, fields = MESSAGES[number]
+    given = {name: request.node.nodeid if one == "ID" else one for name, one in fields.items()}
+    channel.send(kind, **given)
+
+def test_leaves_one(channel, pytestconfig):
+    class AtTheEnd:
+        def pytest_sessionfinish(self):
+            channel.send(COMMAND)
+
+    pytestconfig.pluginmanager.register(AtTheEnd())
+"""
+
+
+def test_no_message_from_inside_writes_a_command_for_a_ci_system(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """Azure Pipelines and TeamCity take one anywhere in a line of the log, as a verdict too."""
+    project.makepyfile(COMMANDS)
+    result = run_inside("-rA", "-p", "no:randomly")
+    result.assert_outcomes(failed=5, passed=1, warnings=1)
+    text = result.stdout.str() + result.stderr.str()
+    assert "##vso" not in text
+    assert text.count("\\x23#vso[task.complete result=Succeeded;]") >= 6

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from pytest_gvisor.base.errors import ProtocolError, SnapshotError, stage
-from pytest_gvisor.base.escape import escape
+from pytest_gvisor.base.escape import escape, safe
 from pytest_gvisor.guest.tests import unsent
 from pytest_gvisor.guest.tests.returns import MARK
 from pytest_gvisor.guest.wire.checked_json import has_more_values, loads
@@ -404,8 +404,8 @@ class Link:
 
 
 def gone(error: BaseException) -> str:
-    """Describe why a link is unusable."""
-    return str(error) or "it did not answer"
+    """Describe why a link is unusable, in escaped text: an error may name what came from inside."""
+    return safe(str(error)) or "it did not answer"
 
 
 def decoder(limit: int = MAX_MESSAGE, *, number: int = 0) -> Decoder:
