@@ -131,10 +131,11 @@ def hint(texts: Iterable[str], holds: Callable[[str], bool], cwd: str) -> str:
     """
     ends = (text[-_LONGEST_TEXT:] for text in itertools.islice(texts, _MOST_TEXTS))
     lines = [line[:_LONGEST_LINE] for text in ends for line in text.splitlines()]
-    missing = [path for line in lines if _MISSING.search(line) for path in _paths(line, cwd)]
-    databases = any(NO_DATABASE in line for line in lines)
-    if databases:
-        missing += [os.path.dirname(f[0]) for line in lines for f in _ABSOLUTE.finditer(line)]
+    of_lines = (_paths(line, cwd) for line in lines if _MISSING.search(line))
+    missing = itertools.chain.from_iterable(of_lines)
+    if databases := any(NO_DATABASE in line for line in lines):
+        folders = (os.path.dirname(f[0]) for line in lines for f in _ABSOLUTE.finditer(line))
+        missing = itertools.chain(missing, folders)
     named = dict.fromkeys(itertools.islice(missing, _MOST_NAMED))
     # Each program has a message of its own for a file that it does not find. A folder may be named
     # for any reason, and what a sandbox has itself is no file that it lacks.

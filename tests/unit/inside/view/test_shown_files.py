@@ -1,6 +1,7 @@
 """Files that a failure names and that tests inside are not shown."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -257,3 +258,21 @@ def test_without_a_table_of_mounts_nothing_is_said(
 
     monkeypatch.setattr(shown_files, "mounts", fail)
     assert told(project, MISSING.format(f"{project.parent}/data/file")) == ""
+
+
+def test_no_more_paths_are_made_of_a_failure_than_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A report may have millions of lines that each name a file in several folders."""
+    made: list[str] = []
+    paths = shown_files._paths
+
+    def noted(line: str, cwd: str) -> Iterator[str]:
+        for path in paths(line, cwd):
+            made.append(path)
+            yield path
+
+    monkeypatch.setattr(shown_files, "_paths", noted)
+    text = "No module named 'a'\n" * 10_000
+    shown_files.hint([text, "unable to open database file"], lambda _path: True, "/srv")
+    assert len(made) == 4096
