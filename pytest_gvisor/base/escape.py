@@ -12,6 +12,7 @@ import codecs
 import itertools
 import json
 import re
+import sys
 import unicodedata
 from collections.abc import Callable, Mapping
 
@@ -98,6 +99,12 @@ def safe_but_colour(text: str, plain: Callable[[str], str] = safe) -> str:
         parts += [plain(text[position : found.start()]), found[0]]
         position = found.end()
     return "".join([*parts, plain(text[position:])])
+
+
+def print_live(text: str) -> None:
+    """Print text at once, with escapes for what standard output cannot encode."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
 
 
 class Live:

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.base.errors import ProtocolError
-from pytest_gvisor.base.escape import Live, escape, safe
+from pytest_gvisor.base.escape import Live, escape, print_live, safe
 from pytest_gvisor.inside.wire.link import Link
 from pytest_gvisor.run.budget import Budget
 
@@ -142,7 +142,7 @@ class Debugger:
 
     def _write(self, text: str) -> None:
         self._line = (self._line + text).rpartition("\n")[2][-_LONGEST_PROMPT:]
-        print(text, end="", flush=True)
+        print_live(text)
 
     @staticmethod
     def _at_terminal() -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.base.errors import GvisorError
-from pytest_gvisor.base.escape import Live
+from pytest_gvisor.base.escape import Live, print_live
 from pytest_gvisor.base.settings import Isolation, Platform, Settings
 from pytest_gvisor.inside import ahead
 from pytest_gvisor.inside.back.anchors import Anchors
@@ -257,7 +256,7 @@ class InsideSession:
     def _show(self) -> Callable[[bytes], None] | None:
         if self._config.getoption("capture", "fd") != "no":
             return None
-        return Live(functools.partial(print, end="", flush=True)).add_bytes
+        return Live(print_live).add_bytes
 
     def _write_terminal(self, text: str) -> None:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")

@@ -393,3 +393,22 @@ def test_no_message_from_inside_writes_a_command_for_a_ci_system(
     text = result.stdout.str() + result.stderr.str()
     assert "##vso" not in text
     assert text.count("\\x23#vso[task.complete result=Succeeded;]") >= 6
+
+
+def test_no_output_ends_the_session_where_the_host_cannot_encode_it(
+    project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program may write UTF-8, whatever the locale is. Such characters are shown as escapes."""
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    project.makepyfile("""
+        import os
+
+        def test_writes():
+            os.write(1, "10 \u20ac".encode())
+
+        def test_fails():
+            assert 0
+    """)
+    result = run_inside("-s", "-p", "no:randomly")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*10 \\u20ac*"])
