@@ -157,6 +157,12 @@ def test_no_allure_result_says_that_a_failed_test_has_passed(
         def test_forbidden():
             subprocess.run(["true"])
 
+        @pytest.mark.gvisor(forbid=["exec"])
+        @pytest.mark.parametrize("pair", [(1, 2), (3, 4)])
+        def test_is_forbidden_once(pair):
+            if pair == (1, 2):
+                subprocess.run(["true"])
+
         @pytest.mark.gvisor(xfail={"systrap": "so", "ptrace": "so"})
         def test_passes_in_spite_of_its_marker():
             pass
@@ -190,6 +196,7 @@ def test_no_allure_result_says_that_a_failed_test_has_passed(
     results = [json.loads(path.read_text()) for path in project.path.glob("out/*-result.json")]
     assert sorted((one["name"], one["status"]) for one in results) == [
         ("test_forbidden", "broken"), ("test_forges_its_history", "broken"),
+        ("test_is_forbidden_once[pair0]", "broken"), ("test_is_forbidden_once[pair1]", "passed"),
         ("test_lies", "broken"), ("test_lies", "broken"),
         ("test_passes_in_spite_of_its_marker", "broken"),
     ]  # fmt: skip

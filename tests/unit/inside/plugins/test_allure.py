@@ -157,6 +157,28 @@ def test_no_result_of_a_failed_test_says_that_it_has_passed(
     assert (new == data) is (changes["status"] == status)
 
 
+class Odd:
+    """A parameter that cannot be shown."""
+
+    def __repr__(self) -> str:
+        """Raise."""
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("value", [(1, 2), [3], {"a": 4}, frozenset()])
+def test_a_parameter_that_is_no_number_tells_tests_apart(
+    value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another test of the function has passed, and a third has a parameter without a repr."""
+    monkeypatch.setitem(sys.modules, "allure_pytest.utils", NAMES)
+    session = session_of()
+    failed, passed, odd = (Named("own", session, {"x": one}) for one in (value, 1, Odd()))
+    given = RESULT | {"historyId": f"('own', {value!r})", "status": "passed"}
+    tests: Any = [failed, passed, odd]
+    new = allure.judged("1-result.json", json.dumps(given).encode(), tests, {tests[0]})
+    assert json.loads(new or b"{}")["status"] == "broken"
+
+
 @pytest.mark.parametrize(
     "data",
     [
