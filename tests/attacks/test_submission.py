@@ -192,6 +192,19 @@ def test_no_end_of_a_process_and_no_bound_is_an_exception(load: Load) -> None:
     assert load("def add(a, b): return a + b\n").add(2, 2) == 4
 
 
+def test_no_name_of_an_argument_is_one_of_the_package_s(load: Load) -> None:
+    """Its TypeError would be that of the submission: a right one fails, a wrong one has raised."""
+    names = dict.fromkeys(["self", "target", "args", "kwargs", "act", "named", "seconds"], 1)
+    solution = load("""
+        def act(**given): return given
+
+        class Kept:
+            def __init__(self, items, target): self.items, self.target = items, target
+    """)
+    assert solution.act(**names) == names
+    assert solution.Kept([1], target=2).target == 2
+
+
 ERROR = """
     class Error(Exception):
         def __str__(self):

@@ -47,7 +47,7 @@ def _load(_: None, name: str, source: bytes | None, file: str) -> plain.Whole:
     return plain.Whole(module)
 
 
-def _call(target: Any, *args: Any, **kwargs: Any) -> Any:
+def _call(target: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Call it, and await an awaitable result. A new object of a class with methods stays here."""
     value = target(*args, **kwargs)
     if isinstance(target, type):
