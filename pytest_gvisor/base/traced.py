@@ -192,7 +192,9 @@ class Trace:
     """The addresses where a process waited for connections or datagrams."""
 
     datagrams: int = 0
-    """How many calls could send a datagram with an address of its own, which is not known."""
+    """How many calls could send a datagram, or by MSG_FASTOPEN connect, to an address of their own,
+    which is not known.
+    """
 
     changes: tuple[Change, ...] = ()
     """The calls that remove, rename, make, link or truncate files, or change their rights."""

@@ -41,7 +41,9 @@ _CALLS: Mapping[str, Mapping[str, int]] = {
 
 OPENS = ("open", "openat", "creat", "openat2")
 EXECS = ("execve", "execveat")
-SENDS = ("sendto", "sendmsg", "sendmmsg")
+SENDS = {"sendto": 8, "sendmsg": 7, "sendmmsg": 8}
+"""Each with the field of its flags in a raw event."""
+
 RECEIVES = ("recvmsg", "recvmmsg", "pidfd_getfd")
 """The calls by which a process gets a descriptor of another one."""
 

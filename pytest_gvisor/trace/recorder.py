@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import os
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -49,7 +50,7 @@ class Recorder:
         self._opens = {numbers[name] for name in points.OPENS if name in numbers}
         self._execs = {numbers[name] for name in points.EXECS}
         self._creat, self._openat2 = numbers.get("creat"), numbers["openat2"]
-        self._sends = {numbers[name] for name in points.SENDS}
+        self._sends = {numbers[name]: flags for name, flags in points.SENDS.items()}
         self._receiving = {numbers[name] for name in points.RECEIVES}
         self._sendto, self._socketpair = numbers["sendto"], numbers["socketpair"]
         self._mounts = {numbers[name] for name in points.MOUNTS}
@@ -326,7 +327,9 @@ class Recorder:
         if number in self._sends:
             # sendto(2) without an address, field 9, goes where the socket is connected to.
             addressed = number != self._sendto or event.number(9)
-            may = self._has_datagrams or (self._receives and self.others_have)
+            # On the host's network, a stream connects and sends by it (tcp(7)).
+            fast = event.number(self._sends[number]) & socket.MSG_FASTOPEN
+            may = fast or self._has_datagrams or (self._receives and self.others_have)
             self._datagrams += bool(may and addressed)
         elif number in self._receiving:
             self._receives = True

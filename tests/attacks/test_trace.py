@@ -138,6 +138,24 @@ def test_no_other_call_and_no_other_form_of_an_address_hides_an_act(
         gvisor.run(command, forbid=[forbidden])
 
 
+FAST = """
+import contextlib, socket, sys
+with socket.socket() as sender, contextlib.suppress(BlockingIOError):
+    sender.sendto(b"secret", socket.MSG_FASTOPEN, ("127.0.0.1", int(sys.argv[1])))
+"""
+
+
+def test_no_stream_connects_unseen_by_its_first_data(gvisor: Gvisor) -> None:
+    """On the host's network gVisor passes the flag on, and no event tells of a connect."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        command = ["python3", "-I", "-S", "-c", FAST, port]
+        with pytest.raises(AssertionError, match=r"sent: 1 datagrams"):
+            gvisor.run(command, network="host", forbid=["connect:127.0.0.1:*"])
+        server.settimeout(10)
+        server.accept()[0].close()
+
+
 TWO_THREADS = """
 import ctypes, os, threading, time
 libc, argv = ctypes.CDLL(None), (ctypes.c_char_p * 4)(b"true", b"-c", b"", None)

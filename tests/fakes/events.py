@@ -43,9 +43,10 @@ def closed(fd: int, path: bytes, process: int = 1) -> bytes:
     return context(process) + field(3, 3) + field(4, fd) + field(5, path)
 
 
-def raw(number: int, *, error: int = 0, address: int = 0, thread: int = 1) -> bytes:
-    """The payload of a call by its number, of kind 6."""
-    return context(thread=thread) + ended(3, error) + field(4, number) + field(9, address)
+def raw(number: int, *, error: int = 0, address: int = 0, thread: int = 1, **flags: int) -> bytes:
+    """The payload of a call by its number, of kind 6; ``flags`` are by ``_`` and their field."""
+    more = b"".join(field(int(name[1:]), value) for name, value in flags.items())
+    return context(thread=thread) + ended(3, error) + field(4, number) + more + field(9, address)
 
 
 def executed(argv: list[bytes], program: bytes, process: int, env: tuple[bytes, ...] = ()) -> bytes:

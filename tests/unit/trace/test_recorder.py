@@ -354,6 +354,15 @@ def test_datagrams_are_counted() -> None:
     datagram = (12, events.made_socket(socket.AF_INET, socket.SOCK_DGRAM, 5))
     bound = (24, events.on_socket(internet("0.0.0.0", 53), 5))
     assert made(stream, *sends).datagrams == 0
+    fast = socket.MSG_FASTOPEN
+    streams = [
+        (6, events.raw(44, address=7, _8=fast)),
+        (6, events.raw(46, _7=fast | socket.MSG_DONTWAIT)),
+        (6, events.raw(307, _8=fast)),
+    ]
+    assert made(stream, *streams).datagrams == 3
+    registers = [(6, events.raw(44, address=7, _7=fast)), (6, events.raw(46, _8=fast))]
+    assert made(stream, (6, events.raw(44, _8=fast)), *registers).datagrams == 0
     trace = made(datagram, bound, *sends)
     assert trace.datagrams == 3
     assert trace.listeners == (ListeningSocket(address="0.0.0.0:53", kind="datagram", process=1),)
