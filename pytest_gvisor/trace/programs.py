@@ -14,7 +14,7 @@ from pytest_gvisor.trace.events import makes_datagrams, parsed
 from pytest_gvisor.trace.points import Known
 from pytest_gvisor.trace.recorder import MAX_BYTES, MAX_KEPT, Recorder
 
-_CLONE = 2  # enum MessageType of common.proto
+_CLONE, _CALL = 2, 6  # enum MessageType of common.proto
 _MAX_NEW = 1000
 _MAX_SIZE = 2 * MAX_BYTES
 """Of all programs that are traced at the same time."""
@@ -30,7 +30,8 @@ class Programs:
         self._of: dict[int, Recorder | None] = {}
         """The recorder of each process; None if its program has been forgotten."""
 
-        self._pair, self._datagrams = points.calls()["socketpair"], False
+        self._takes, self._pair = (points.calls()[one] for one in ("pidfd_getfd", "socketpair"))
+        self._datagrams = False
         """Whether a program has had a socket that sends datagrams, which others may get of it."""
 
         self._new: dict[int, Recorder] = {}
@@ -45,9 +46,11 @@ class Programs:
         """Take a message. Raises ValueError for one of another shape, and for too many."""
         event = parsed(kind, payload)
         recorder = self._of.get(event.process)
-        # In a copy of a saved sandbox, a process that ran there may have one too.
+        # In a copy of a saved sandbox, a process that ran there may have one too. It has no event
+        # of its own if another one takes it.
         runs_on = event.process > 1 and event.process not in self._of
-        self._datagrams |= runs_on or makes_datagrams(kind, event, self._pair)
+        takes = kind == _CALL and event.number(4) == self._takes
+        self._datagrams |= runs_on or takes or makes_datagrams(kind, event, self._pair)
         if kind == _CLONE and (made := event.number(4)) != event.process:
             if event.process == 1:
                 recorder = self._new[made] = self._made_for(made)

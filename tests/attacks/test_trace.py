@@ -185,40 +185,42 @@ ctypes.CDLL(None).prctl(0x59616d61, ctypes.c_long(-1))  # PR_SET_PTRACER, PR_SET
 with socket.socket(socket.AF_UNIX) as server, socket.socket(type=2) as given:
     server.bind("\\0giver")
     server.listen()
-    print("listens", flush=True)
+    print("listens", os.getpid(), given.fileno(), flush=True)
     while True:
         with server.accept()[0] as peer:
-            told = f"{os.getpid()} {given.fileno()}"
-            socket.send_fds(peer, [told.encode()], [given.fileno()])
+            socket.send_fds(peer, [b"it"], [given.fileno()])
 """
 TAKES = """
 import ctypes, socket, sys
-with socket.socket(socket.AF_UNIX) as giver:
-    giver.connect("\\0giver")
-    if sys.argv[1] == "sent":
+if sys.argv[1] == "sent":
+    with socket.socket(socket.AF_UNIX) as giver:
+        giver.connect("\\0giver")
         taken = socket.recv_fds(giver, 100, 1)[1][0]
-    else:
-        libc, (process, number) = ctypes.CDLL(None), map(int, giver.recv(100).split())
-        taken = libc.syscall(438, libc.syscall(434, process, 0), number, 0)  # pidfd_getfd
+else:
+    libc, (process, number) = ctypes.CDLL(None), map(int, sys.argv[2:])
+    taken = libc.syscall(438, libc.syscall(434, process, 0), number, 0)  # pidfd_getfd
 # A gVisor that is older has no such call.
 with socket.socket(fileno=taken) if taken >= 0 else socket.socket(type=2) as sender:
     sender.sendto(b"secret", ("127.0.0.3", 9))
 """
 
 
-@pytest.mark.parametrize(("how", "saved"), [("sent", False), ("sent", True), ("taken", False)])
+@pytest.mark.parametrize("how", ["sent", "taken"])
+@pytest.mark.parametrize("saved", [False, True])
 def test_no_socket_of_another_program_hides_a_datagram(
     gvisor: Gvisor, how: str, *, saved: bool
 ) -> None:
-    """An earlier program has made it, perhaps in the saved sandbox of a copy."""
+    """An earlier program has made it, perhaps in the saved sandbox of a copy, and sleeps there."""
     with gvisor.sandbox(trace=not saved) as box:
-        box.popen(["python3", "-I", "-S", "-c", GIVES]).wait_for_output("listens")
+        giver = box.popen(["python3", "-I", "-S", "-c", GIVES])
+        told = giver.wait_for_output(rb"listens (\d+) (\d+)\n").groups()
         with contextlib.ExitStack() as ends:
             last = box
             if saved:
                 snapshot = ends.enter_context(box.snapshot())
                 last = ends.enter_context(gvisor.sandbox(snapshot=snapshot, trace=True))
-            trace = last.exec(["python3", "-I", "-S", "-c", TAKES, how], check=True).trace
+            command = ["python3", "-I", "-S", "-c", TAKES, how, *map(os.fsdecode, told)]
+            trace = last.exec(command, check=True).trace
     assert trace is not None
     with pytest.raises(AssertionError, match=r"sent: 1 datagrams"):
         trace.check(connect=["unix:@giver"])

@@ -193,10 +193,21 @@ def made_socket(kind: socket.SocketKind) -> tuple[int, bytes]:
         ([RECEIVES, made_socket(socket.SOCK_DGRAM), SENDS], 1),
         ([made_socket(socket.SOCK_DGRAM), GETS, SENDS], 1),
         ([made_socket(socket.SOCK_DGRAM), SENDS], 0),
+        ([GETS, SENDS], 1),
+        ([RECEIVES, SENDS], 0),
         ([made_socket(socket.SOCK_STREAM), RECEIVES, SENDS], 0),
         ([(6, events.context(9) + field(4, 46)), RECEIVES, SENDS], 1),
     ],
-    ids=["received", "waits first", "taken", "none received", "of streams", "of a copy"],
+    ids=[
+        "received",
+        "waits first",
+        "taken",
+        "none received",
+        "taken of a copy",
+        "of no other",
+        "of streams",
+        "of a copy",
+    ],
 )
 def test_a_received_socket_may_send_datagrams(
     messages: list[tuple[int, bytes]], count: int
