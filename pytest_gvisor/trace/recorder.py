@@ -78,7 +78,9 @@ class Recorder:
         """The numbers of calls whose events with texts come next in their threads; or 0, if the
         missing event was counted."""
 
-        self._has_datagrams = self._receives = False
+        self.has_datagrams = self._receives = False
+        """Whether a socket has been made that sends datagrams, and whether one may have come."""
+
         self.others_have = False
         """Whether another program of the sandbox has had a socket that sends datagrams."""
 
@@ -286,7 +288,7 @@ class Recorder:
     # --- the network
 
     def _socket(self, event: Event, _payload: bytes) -> None:
-        self._has_datagrams |= events.makes_datagrams(12, event, 0)
+        self.has_datagrams |= events.makes_datagrams(12, event, 0)
         if not event.error:
             self._hold(event, _KINDS.get(event.number(5) & 0xF, ""))
 
@@ -329,12 +331,12 @@ class Recorder:
             addressed = number != self._sendto or event.number(9)
             # On the host's network, a stream connects and sends by it (tcp(7)).
             fast = event.number(self._sends[number]) & socket.MSG_FASTOPEN
-            may = fast or self._has_datagrams or (self._receives and self.others_have)
+            may = fast or self.has_datagrams or (self._receives and self.others_have)
             self._datagrams += bool(may and addressed)
         elif number in self._receiving:
             self._receives = True
         elif number == self._socketpair:
-            self._has_datagrams |= events.makes_datagrams(6, event, number)
+            self.has_datagrams |= events.makes_datagrams(6, event, number)
         elif number == self._openat2:  # its end, and no other event comes
             # An attempt is an act too, unless this gVisor has no such call.
             self._unnamed[number] += event.error != "ENOSYS"

@@ -307,3 +307,26 @@ def test_no_end_of_the_session_hides_a_forbidden_act(
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
     told = "*executed: */true before the end*"
     result.stdout.fnmatch_lines(["*in or after the last test of a sandbox: *", told])
+
+
+def test_no_copy_hides_what_its_plugin_s_socket_sends(
+    project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plugin has made the socket before the save, so no event of the copy tells of it."""
+    monkeypatch.setenv("PYTHONPATH", str(project.path), prepend=":")
+    project.makepyfile(
+        sends_plugin="import socket\none = socket.socket(type=socket.SOCK_DGRAM)\n",
+        test_it="""
+            import pytest, sends_plugin
+
+            @pytest.mark.gvisor(forbid=["connect"])
+            @pytest.mark.parametrize("count", range(4))
+            def test_it(count):
+                for _ in range(count):
+                    sends_plugin.one.sendto(b"x", ("127.0.0.1", 9))
+        """,
+    )
+    result = run_inside("-psends_plugin", "-pno:randomly", "-v", "--gvisor-isolation=test")
+    result.assert_outcomes(passed=4, errors=3)
+    told = [f"*  sent: {count} datagrams to *" for count in (1, 2, 3)]
+    result.stdout.fnmatch_lines([*told, "*: 3 sandboxes of tests inside began as copies *"])

@@ -53,6 +53,9 @@ class _Saved(NamedTuple):
     used: tuple[str, ...]
     """These folders, without those above them."""
 
+    sends: bool
+    """Whether it is known to have made a socket that sends datagrams."""
+
 
 class _Next(NamedTuple):
     """The copy that waits at its gate for the next test."""
@@ -167,6 +170,8 @@ class Copies:
             self._fail(f"none can be started: {error}")
             self._drop(found)
             return None
+        if link.traced is not None:
+            link.traced.recorder.has_datagrams |= found.sends
         self._latest = found
         return link
 
@@ -209,6 +214,7 @@ class Copies:
             return link
         try:
             with on_error(link.close):
+                link.supervisor.drain_events()
                 image = link.save()
                 session = engine_of(self._config).launcher.session()
                 folder = os.path.join(session.path, "saved-" + secrets.token_hex(4))
@@ -222,6 +228,7 @@ class Copies:
             state=started.state,
             names=names,
             used=tuple(path for path in held if path in names),
+            sends=link.traced is not None and link.traced.recorder.has_datagrams,
         )
         self._saved.append(self._latest)
         for oldest in self._saved[:-_MOST]:

@@ -37,7 +37,7 @@ class TestTrace:
     def __init__(
         self, supervisor: Supervisor, recorder: Recorder, forbid: Sequence[str] = ()
     ) -> None:
-        self._supervisor, self._recorder = supervisor, recorder
+        self._supervisor, self.recorder = supervisor, recorder
         self.forbid = forbid
         self._dropped = 0
         recorder.mark = COLLECTS
@@ -58,8 +58,8 @@ class TestTrace:
     def _end(self) -> Trace:
         """Return what was done so far, and begin anew after its last event."""
         trace = self._so_far()
-        self._recorder.begin_anew()
-        self._recorder.mark, self._dropped = "", self._supervisor.listener.dropped
+        self.recorder.begin_anew()
+        self.recorder.mark, self._dropped = "", self._supervisor.listener.dropped
         return trace
 
     def answer(self, *, marked: bool) -> dict[str, Any]:
@@ -71,12 +71,12 @@ class TestTrace:
 
     def mark(self) -> str:
         """Return the name of the file that is to be opened next."""
-        self._recorder.mark = f"/{secrets.token_hex(16)}"
-        return self._recorder.mark
+        self.recorder.mark = f"/{secrets.token_hex(16)}"
+        return self.recorder.mark
 
     def marked(self) -> bool:
         """Whether it has been opened."""
-        return not self._recorder.mark
+        return not self.recorder.mark
 
     def verdict(self) -> tuple[Sequence[str], str]:
         """Return the test's calls that gVisor does not implement, and its forbidden acts as a text.
@@ -117,7 +117,7 @@ class TestTrace:
         return self._judged or self._so_far()
 
     def _so_far(self) -> Trace:
-        listener, recorder = self._supervisor.listener, self._recorder
+        listener, recorder = self._supervisor.listener, self.recorder
         until = clock.monotonic() + _AMID
         while listener.fileno() >= 0:  # it is closed with the sandbox
             self._supervisor.drain_events()

@@ -26,6 +26,7 @@ class Sandbox:
         self.supervisor = self
         self.copy, self.show = False, None
         self.held: list[str] | None = []
+        self.traced: Any = None
 
     def _do(self, name: str) -> None:
         self.did.append(name)
@@ -48,6 +49,11 @@ class Sandbox:
         image = self._folder / "image"
         image.mkdir()
         return str(image)
+
+    def drain_events(self) -> None:
+        """Take the last event: a socket that sends datagrams."""
+        if self.traced is not None:
+            self.traced.recorder.has_datagrams = True
 
     def wait(self) -> None:
         """Note that somebody waits."""
@@ -79,6 +85,7 @@ class Made:
     folder: Path
     faults: dict[str, Exception] = dataclasses.field(default_factory=dict)
     held: list[str] | None = dataclasses.field(default_factory=list)
+    traced: bool = False
     started: list[tuple[str, Sandbox]] = dataclasses.field(default_factory=list)
 
     def begin(self, **changes: Any) -> str:
@@ -94,6 +101,8 @@ class Made:
             raise error
         sandbox = Sandbox(self.folder, **self.faults)
         sandbox.held = self.held
+        if self.traced:
+            sandbox.traced = SimpleNamespace(recorder=SimpleNamespace(has_datagrams=False))
         self.started.append((how, sandbox))
         return sandbox
 
@@ -148,6 +157,16 @@ def test_the_first_sandbox_is_saved_and_those_like_it_are_copies(made: Made) -> 
     ]  # fmt: skip
     assert made.said() == "gvisor: 2 sandboxes of tests inside began as copies of a saved one"
     assert not made.said(verbosity=0)
+
+
+def test_a_copy_that_is_traced_knows_of_the_sockets_of_the_saved_sandbox(made: Made) -> None:
+    """The last event may be read at the save alone."""
+    made.traced = True
+    made.begin()
+    made.begin()
+    (_, first), (_, copy) = made.started
+    assert first.did != copy.did
+    assert copy.traced.recorder.has_datagrams
 
 
 CHANGES: dict[str, tuple[Callable[[Path], object], bool, bool]] = {
