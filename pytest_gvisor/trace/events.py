@@ -141,7 +141,8 @@ def address_of(sockaddr: int | bytes) -> str:
         name = sockaddr[2:]
         if name[:1] == b"\0":
             return "unix:@" + name[1:].decode("utf-8", "backslashreplace")
-        return "unix:" + name.partition(b"\0")[0].decode("utf-8", "backslashreplace")
+        path = name.partition(b"\0")[0].decode("utf-8", "backslashreplace")
+        return "unix:" + (whole("", path) if path.startswith("/") else path)
     return "" if family in (socket.AF_UNSPEC, *INTERNET) else f"family {family}"
 
 

@@ -103,6 +103,11 @@ ACTS = {
             except OSError:
                 pass
     """,
+    "connect:unix:/tmp/there": """
+        import os, socket
+        os.mkdir("/tmp/folder")
+        socket.socket(socket.AF_UNIX).connect_ex("/tmp/folder/..//there")
+    """,
     "exec:sh": """
         import os
         os.execv("/bin/sh", ["true", "-c", ""])  # a link to dash, or to another shell
@@ -130,8 +135,8 @@ ACTS = {
 def test_no_other_call_and_no_other_form_of_an_address_hides_an_act(
     gvisor: Gvisor, forbidden: str
 ) -> None:
-    """A file for openat2, IPv4 of IPv6, datagrams of Unix, memory that changes amid a call, a link,
-    a root, a mount by new calls.
+    """A file for openat2, IPv4 of IPv6, datagrams of Unix, memory that changes amid a call, a path
+    with dots, a link, a root, a mount by new calls.
     """
     command = ["python3", "-I", "-c", textwrap.dedent(ACTS[forbidden])]
     with pytest.raises((AssertionError, TraceError), match=r"not allowed|openat2|other paths"):

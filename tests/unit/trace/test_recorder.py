@@ -293,6 +293,8 @@ def test_a_thread_is_no_process() -> None:
         (b"\x0a\0\0\x50" + bytes(4) + bytes(15) + b"\x01" + bytes(4), "[::1]:80"),
         (b"\x0a\0\0\x50" + bytes(14) + b"\xff\xff\x7f\0\0\1" + bytes(4), "127.0.0.1:80"),
         (b"\x01\0/run/x\0\0", "unix:/run/x"),
+        (b"\x01\0/run/..//./tmp/x", "unix:/tmp/x"),
+        (b"\x01\0run/../x", "unix:run/../x"),
         (b"\x01\0\0name", "unix:@name"),
         (b"\x01\0", "unix:"),
         (b"\x10\0" + bytes(10), "family 16"),
