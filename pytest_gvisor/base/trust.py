@@ -227,6 +227,21 @@ def is_strangers(lookup: Lookup) -> bool:
     return not mine.owns(lookup.entry) and folder_problem(lookup, mine) is not None
 
 
+def leads_to_strangers(path: str) -> bool:
+    """Whether another user has put a part of the way to an existing file into a shared folder.
+
+    ``path`` is absolute. If root runs a project of another user, its folders are that user's.
+    """
+    mine = Trust.here(os.geteuid())
+    with contextlib.suppress(OSError), contextlib.ExitStack() as held:
+        for folder, entry in follow(path, held).lookups:
+            is_its = entry.info.st_uid == folder.info.st_uid and not mine.owns(folder)
+            if add_problem(folder) and not (is_its or mine.owns(entry)):
+                return True
+        return False
+    return True
+
+
 def file_problems(node: Node, folder: Node, trust: Trust) -> Iterator[str]:
     """Yield why the file ``node``, looked up in ``folder``, must not be executed."""
     mode = node.info.st_mode

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from pytest_gvisor.base.errors import ImageError
 from pytest_gvisor.base.escape import shown
+from pytest_gvisor.base.trust import leads_to_strangers
 from pytest_gvisor.images.config import lists, machine, objects
 from pytest_gvisor.images.streams import check_digest
 
@@ -36,17 +37,20 @@ Document = Mapping[str, Any]
 def as_file(name: str, folder: str = "") -> tuple[str, str] | None:
     """Split a file's name into its path and the name in it; None for a daemon's image.
 
-    A relative path is one from ``folder``, or from the current one.
+    A relative path is one from ``folder``, or from the current one. Another user may have put a
+    file that is called like a daemon's image into a shared folder: that is not taken for it.
     """
     if name.startswith(_DAEMON):
         return None
-    if os.path.exists(whole := os.path.join(folder, name)):
-        return whole, ""
-    path, _, reference = name.partition("#")
+    path, reference = name, ""
+    if not os.path.exists(os.path.join(folder, name)):
+        path, _, reference = name.partition("#")
     whole = os.path.join(folder, path)
-    if os.path.exists(whole) or path.startswith(_FILES) or path.endswith(_SUFFIXES):
+    if path.startswith(_FILES) or path.endswith(_SUFFIXES):
         return whole, reference
-    return None
+    if not os.path.exists(whole) or leads_to_strangers(os.path.join(folder or os.getcwd(), path)):
+        return None
+    return whole, reference
 
 
 def placed(name: str, folder: str) -> str:

@@ -472,6 +472,42 @@ def test_no_name_of_the_attacker_s_ends_the_session(
     result.stdout.fnmatch_lines(["*no folder for temporary files: *pytest-of-victim*"])
 
 
+NAMED = """
+from pytest_gvisor.images import choose
+os.chdir({folder!r})
+result = []
+for name in ("alpine", "team/app", "linked#a:1"):
+    result.append([choose.as_file(name), choose.as_file(name, {folder!r})])
+"""
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_no_file_of_the_attacker_s_is_the_image_of_that_name(
+    victim: User, attacker: User, mode: int
+) -> None:
+    """The name is a daemon's image, and pytest is started in a shared folder, such as /tmp."""
+    folder = User(0, victim.home, victim.shared).folder(victim.shared / "open", mode)
+    (folder / "team").mkdir()
+    files = [folder / "alpine", folder / "team/app", victim.home / "linked"]
+    for file in files:
+        file.touch()
+    planted = [files[0], folder / "team", folder / "linked"]
+    planted[2].symlink_to(files[2])
+    for path in planted:
+        attacker.owns(path)
+    code = NAMED.format(folder=str(folder))
+    assert victim.does(code) == [[None, None]] * 3
+    for path in planted:
+        victim.owns(path)
+    found = [["alpine", ""], ["team/app", ""], ["linked", "a:1"]]
+    assert [own for own, _ in victim.does(code)] == found
+    root = dataclasses.replace(victim, uid=0)
+    assert root.does(code) == [[None, None]] * 3
+    project = victim.owns(folder.rename(victim.home / "project"))  # which root runs
+    project.chmod(0o775)
+    assert [own for own, _ in root.does(NAMED.format(folder=str(project)))] == found
+
+
 LINK = """
 def shown(make):
     try:
