@@ -15,7 +15,7 @@ from pytest_gvisor.base.settings import Network, Settings
 from pytest_gvisor.oci import skeleton, validate
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import default_spec, parse_user, resources
-from pytest_gvisor.oci.mounts import covers, parse_size, shown_at
+from pytest_gvisor.oci.mounts import covers, examine, parse_size, shown_at
 from pytest_gvisor.oci.rootfs import check_points
 from pytest_gvisor.oci.skeleton import account_of
 from pytest_gvisor.oci.spec import IdMapping, Mount, Namespace, Spec
@@ -74,12 +74,15 @@ def make_spec(request: Request, workspace: Workspace, hooks: Hooks) -> Spec:
         return spec
     changed = validate.read(config)
     mounts = (
-        dataclasses.replace(mount, source=os.path.realpath(mount.source))
-        if mount.is_bind
-        else mount
+        dataclasses.replace(mount, source=_source(mount)) if mount.is_bind else mount
         for mount in changed.mounts
     )
     return _covered(dataclasses.replace(changed, mounts=tuple(mounts)))
+
+
+def _source(mount: Mount) -> str:
+    """Return a source of a hook's by its real path, by the rules of `bind` for links."""
+    return os.path.abspath(examine(mount.source, writable=False, follow=False)[0])
 
 
 def _covered(spec: Spec) -> Spec:

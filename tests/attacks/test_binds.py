@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_gvisor import GvisorError, InvalidBundle, LaunchError, UsageError, bind, directory
+from pytest_gvisor.run.request import Hooks
 from tests.faults.little import eventually
 
 if TYPE_CHECKING:
@@ -41,6 +42,23 @@ def work(tmp_path: Path) -> Path:
     """A folder that workloads write, with one for their results."""
     (tmp_path / "work/out").mkdir(parents=True)
     return tmp_path / "work"
+
+
+def test_a_hook_follows_no_link_that_a_run_has_put_in_the_place_of_a_source(
+    gvisor: Gvisor, work: Path, secret: Path
+) -> None:
+    """The hook adds the path to config.json after the link was made."""
+    mounts = [bind(work, "/w", readonly=False)]
+    plant = PLANT.format(target=secret)
+    assert gvisor.run(["sh", "-c", plant], mounts=mounts).returncode == 0
+    more = {"destination": "/out", "type": "bind", "source": f"{work}/out", "options": ["rbind"]}
+    gvisor._hooks = Hooks(modify_spec=lambda config: config["mounts"].append(more))
+    with pytest.raises(UsageError, match=f"'{work}/out' is a link to '{secret}'"):
+        gvisor.run(["sh", "-c", STOLEN])
+    (work / "out").unlink()
+    (work / "out").mkdir()
+    gvisor.run(["sh", "-c", STOLEN])
+    assert sorted(os.listdir(work / "out")) == ["new", "secret"]
 
 
 @pytest.mark.parametrize("readonly", [False, True])
