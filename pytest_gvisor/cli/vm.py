@@ -71,9 +71,10 @@ def main(arguments: Sequence[str]) -> int:
     """
     options = parser()
     given = options.parse_args(arguments)
-    shares = tuple(machine.share_of(path) for path in given.share)
-    for share in shares:
-        if why := mounts.danger(share, writable=True):
+    found = [mounts.examine(path, writable=True, follow=False) for path in given.share]
+    shares = tuple(machine.share_of(real) for real, _impossible, _risk in found)
+    for share, (_real, _impossible, why) in zip(shares, found, strict=True):
+        if why:
             step = "Share a folder below it, or another one."
             raise UsageError(f"{share} cannot be shared: it {why}", next_step=step)
     chosen = Machine(

@@ -509,6 +509,8 @@ def test_no_file_of_the_attacker_s_is_the_image_of_that_name(
 
 
 LINK = """
+from pytest_gvisor.cli import vm
+vm.drive.run = lambda machine, *_: machine.shares[0]
 def shown(make):
     try:
         return make()
@@ -519,6 +521,7 @@ result = [
     shown(lambda: bind(path, "/d", readonly=False).source),
     shown(lambda: directory(path).path),
     shown(lambda: [*reach.allowed({{path: "rw"}})][0]),
+    shown(lambda: vm.main(["--share", path, "true"])),
     bind(path, "/d", follow=True).source,
 ]
 """
@@ -539,11 +542,11 @@ def test_no_link_of_the_attacker_s_is_followed_to_the_victim_s_files(
     link = attacker.link(folder / "data", private)
     *refused, meant = victim.does(LINK.format(path=f"{link}{below}"))
     told = f"'{link}' is a link to '{private}', and uid {attacker.uid} has put it there"
-    assert refused == [told] * 3
+    assert refused == [told] * 4
     assert meant == f"{private}{below}"
     for owner in (victim.uid, 0):
         os.lchown(link, owner, owner)
-        assert victim.does(LINK.format(path=f"{link}{below}")) == [f"{private}{below}"] * 4
+        assert victim.does(LINK.format(path=f"{link}{below}")) == [f"{private}{below}"] * 5
 
 
 PUT = """
