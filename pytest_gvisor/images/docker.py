@@ -102,15 +102,21 @@ class Daemon(contextlib.AbstractContextManager["Daemon"]):
         """Make the SDK's client. With a version, it connects to nothing yet."""
         sdk = self._sdk
         try:
-            _check_config(sdk.docker.utils.config.find_config_file())
+            _check_config(file := sdk.docker.utils.config.find_config_file())
             # The SDK lets errors of requests, of sockets and its own through.
             self._client: Any = sdk.docker.DockerClient.from_env(timeout=DEADLINE, version=version)
+            auth = sdk.docker.auth
+            known = auth.load_config(file) if file else auth.AuthConfig({})
         except Exception as error:
             raise ImageError(
                 f"the docker SDK cannot be used: {error}",
                 next_step="It reads config.json in DOCKER_CONFIG or ~/.docker.",
             ) from error
         api = self._client.api
+        # If the SDK knows nothing of any registry, it looks for a file again before a pull, and
+        # another user may have made one since. So it knows of a registry without a name.
+        known["auths"][""] = {}
+        api._auth_configs = known
         path = api.get_adapter(api.base_url).socket_path
         adapter = sdk.Adapter(f"http+unix://{path}", DEADLINE)
         api.mount(api.base_url, adapter)

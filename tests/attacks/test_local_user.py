@@ -18,7 +18,12 @@ from typing import Any
 
 import pytest
 
+from pytest_gvisor import ImageError
+from pytest_gvisor.images import docker
 from pytest_gvisor.programs import leftovers
+from tests.docker_daemon import serve
+
+__all__ = ["serve"]
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it plays two other users")
 
@@ -334,6 +339,21 @@ def test_no_configuration_of_the_attacker_s_is_docker_s(
     own.chmod(0o664)
     victim.owns(own)
     assert "there is no docker daemon" in victim.does(DOCKER, DOCKER_HOST="unix:///none")
+
+
+def test_no_configuration_that_the_attacker_makes_after_the_check_is_docker_s(
+    attacker: User, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it knows no registry, the docker SDK looks for its configuration again before a pull."""
+    serve().answers["POST /v1.41/images/create"] = 200, ({"status": "done"},)
+    monkeypatch.delenv("DOCKER_CONFIG", raising=False)
+    monkeypatch.setenv("HOME", str(attacker.home))
+    with docker.Daemon() as daemon:
+        config = attacker.folder(attacker.home / ".docker") / "config.json"
+        config.write_text('{"credsStore": "evil"}')
+        attacker.owns(config)
+        with pytest.raises(ImageError, match="does not have it, though it has been pulled"):
+            daemon.find("some/image:1", docker.Pull.ALWAYS)
 
 
 NOBODY = """

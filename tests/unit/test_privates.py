@@ -59,6 +59,7 @@ PRIVATES = {
         "_shouldfail": "set: the host decides when to stop, and the property warns if it is unset",
         "_shouldstop": "set: as _shouldfail",
     },
+    "images/docker": {"_auth_configs": "set: else a pull looks for a configuration again"},
     "images/daemon_socket": {"_new_conn": "set: urllib3 has no deadline for a whole request"},
     "inside/boot/variants": {
         "_id": "set: a variant's node id, to which others may add as to any item's",
