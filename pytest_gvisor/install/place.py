@@ -56,9 +56,9 @@ def put(folder: str, make: Callable[[str], str], release: str = "") -> Installed
     """
     if (machine := platform.machine()) not in MACHINES:
         raise InstallFailed(f"gVisor has no releases for {machine}: {', '.join(MACHINES)}")
-    folder = os.path.realpath(folder)
     try:
-        _make_folder(folder)
+        _make_folder(os.path.join(os.getcwd(), folder))
+        folder = os.path.realpath(folder)  # each link in it was checked
         if os.path.isdir(target := os.path.join(folder, BINARY)):
             step = "Remove it, or give another --to."
             raise InstallFailed(f"{target} is a folder", next_step=step)

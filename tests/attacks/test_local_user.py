@@ -589,6 +589,9 @@ def test_nothing_is_made_in_a_folder_where_no_runsc_is_put(
     assert f"in {theirs} would be refused" in root.does(PUT.format(folder=f"{theirs}/{below}"))
     assert list(theirs.iterdir()) == []
     own = victim.folder(victim.home / "own")
+    link = attacker.link(victim.shared / "link", own)
+    assert "would be refused" in victim.does(PUT.format(folder=f"{link}/{below}"))
+    assert list(own.iterdir()) == []
     with pytest.raises(AssertionError):  # of the division
         victim.does(PUT.format(folder=f"{own}/{below}"))
     assert own.joinpath(below).is_dir()
