@@ -242,6 +242,16 @@ def leads_to_strangers(path: str) -> bool:
     return True
 
 
+def is_planted(lookup: Lookup) -> bool:
+    """Whether an entry is a link that the kernel would not follow for this user, as in ``/tmp``.
+
+    See protected_symlinks in proc_sys_fs(5). In a user namespace, the owner of ``/tmp`` and a
+    stranger have one number.
+    """
+    is_shared = lookup.folder.info.st_mode & 0o1002 == 0o1002
+    return stat.S_ISLNK(lookup.entry.info.st_mode) and is_shared and is_strangers(lookup)
+
+
 def file_problems(node: Node, folder: Node, trust: Trust) -> Iterator[str]:
     """Yield why the file ``node``, looked up in ``folder``, must not be executed."""
     mode = node.info.st_mode

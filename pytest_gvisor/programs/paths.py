@@ -58,14 +58,8 @@ def within(path: str, folder: str) -> bool:
     return path == folder or below(path, folder)
 
 
-def straight(path: str) -> str:
-    """Return an absolute path without a link above its last name, as `check_way` takes it."""
-    above, name = os.path.split(os.path.abspath(path))
-    return os.path.join(os.path.realpath(above), name)
-
-
 def check_way(path: str) -> None:
-    """Raise `OSError` (ELOOP) if a link has come to be above ``path``, which `straight` gave."""
+    """Raise `OSError` (ELOOP) if a link has come to be above the absolute ``path``."""
     above = os.path.dirname(path)
     if os.path.realpath(above) != above:
         raise OSError(errno.ELOOP, "a part of its path has become a link", path)

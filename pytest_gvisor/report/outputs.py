@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import tempfile
@@ -10,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from pytest_gvisor.base.errors import ReportError, UsageError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.setting_values import report_paths
+from pytest_gvisor.base.trust import follow, is_planted
 from pytest_gvisor.programs import linux
-from pytest_gvisor.programs.paths import straight
 from pytest_gvisor.report.model import MAX_BYTES, Report
 
 VARIABLE = "GITHUB_STEP_SUMMARY"
@@ -34,19 +35,34 @@ def check(path: str) -> str:
         report_paths([path], "path")
     except UsageError as error:
         raise ReportError(error.message) from error
-    whole = straight(path)
-    folder = os.path.dirname(whole)
+    above, name = os.path.split(os.path.abspath(path))
     try:
         if os.path.isdir(path):
             raise ReportError(f"{escape(path)} is a folder")
-        os.makedirs(folder, exist_ok=True)
+        folder = _made(above)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ReportError(
-            f"{escape(path)} cannot be written: {error.strerror}",
+            f"{escape(path)} cannot be written: {escape(str(error.strerror))}",
             next_step="Name a place where this user may make files.",
         ) from error
-    return whole
+    return os.path.join(folder, name)
+
+
+def _made(folder: str) -> str:
+    """Make a folder, and those above it, where they are missing; return its path without links.
+
+    Raises `OSError`, also for a link that another user has put into a folder such as ``/tmp``:
+    os.path.realpath would follow one where the kernel does not.
+    """
+    if not os.path.lexists(folder):
+        above, name = os.path.split(folder)
+        os.makedirs(os.path.join(_made(above), name), exist_ok=True)
+    with contextlib.ExitStack() as held:
+        way = follow(folder, held)
+        for lookup in filter(is_planted, way.lookups):
+            raise PermissionError(errno.EACCES, f"{lookup.entry.path} is a link of another user's")
+        return way.stack[-1].path
 
 
 def rendered(report: Report, suffix: str, budget: int | None = None) -> str:
@@ -66,7 +82,7 @@ def write(report: Report, path: str) -> str:
 
 
 def replaced(path: str, pieces: Iterable[str]) -> str:
-    """Put a new file in the place of a path of `straight`; return the problem, or "".
+    """Put a new file in the place of a path of `check`; return the problem, or "".
 
     A link that is there is replaced, and not followed.
     """

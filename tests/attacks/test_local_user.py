@@ -569,6 +569,33 @@ def test_no_link_of_the_attacker_s_is_followed_to_the_victim_s_files(
         assert victim.does(LINK.format(path=f"{link}{below}")) == [f"{private}{below}"] * 5
 
 
+REPORT = """
+from pytest_gvisor.report import outputs
+try:
+    result = outputs.check({path!r})
+except GvisorError as error:
+    result = error.message
+"""
+
+
+@pytest.mark.parametrize("below", ["", "/new"])
+def test_no_report_lands_through_a_link_of_the_attacker_s(
+    victim: User, attacker: User, below: str
+) -> None:
+    """The kernel follows none in a folder such as /tmp, and os.path.realpath follows each."""
+    private = victim.folder(victim.home / "private")
+    link = attacker.link(victim.shared / "out", private)
+    code = REPORT.format(path=f"{link}{below}/r.json")
+    told = f"{link}{below}/r.json cannot be written: {link} is a link of another user's"
+    assert victim.does(code) == told
+    assert list(private.iterdir()) == []
+    root = dataclasses.replace(victim, uid=0)
+    assert root.does(code, NAMESPACE) == told
+    for owner in (victim.uid, 0):
+        os.lchown(link, owner, owner)
+        assert victim.does(code) == f"{private}{below}/r.json"
+
+
 PUT = """
 from pytest_gvisor.install import place
 from pytest_gvisor.base.errors import InstallFailed
