@@ -121,6 +121,7 @@ class Daemon(contextlib.AbstractContextManager["Daemon"]):
         adapter = sdk.Adapter(f"http+unix://{path}", DEADLINE)
         api.mount(api.base_url, adapter)
         api.max_redirects = 0  # the SDK follows them on the same socket, without the adapter
+        api.trust_env = False  # a ~/.netrc may be another user's FIFO, where HOME is theirs
         self._deadline, self._heard = adapter.deadline, adapter.heard
         api.headers["Accept-Encoding"] = "identity"
         api.hooks["response"].append(sdk.refuse_compressed)

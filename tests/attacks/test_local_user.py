@@ -356,6 +356,16 @@ def test_no_configuration_that_the_attacker_makes_after_the_check_is_docker_s(
             daemon.find("some/image:1", docker.Pull.ALWAYS)
 
 
+def test_no_password_file_of_the_attacker_s_is_read_for_docker(
+    victim: User, attacker: User
+) -> None:
+    """A FIFO would be waited for without an end."""
+    os.mkfifo(attacker.home / ".netrc")
+    root = dataclasses.replace(victim, uid=0)
+    told = root.does(DOCKER, HOME=str(attacker.home), DOCKER_HOST="unix:///none")
+    assert told.startswith("there is no docker daemon")
+
+
 NOBODY = """
 from pytest_gvisor.base import trust
 own = {own!r}
