@@ -32,10 +32,12 @@ class _Twin(Generic[_Of]):
 
 def _twin(
     method: Callable[Concatenate[_Of, _P], _Result],
+    take_back: Callable[[_Of, _Result], object] = lambda _of, _result: None,
 ) -> Callable[Concatenate[_Twin[_Of], _P], Coroutine[Any, Any, _Result]]:
     """Return a coroutine function that calls a method in a thread.
 
-    A cancellation ends the method's wait by an exception, as a Ctrl-C does.
+    A cancellation ends the method's wait by an exception, as a Ctrl-C does. If the method has
+    returned by then, ``take_back`` gets the result that no caller has.
     """
 
     @functools.wraps(method)
@@ -46,17 +48,17 @@ def _twin(
             CANCELLATION.set(cancellation)
             return method(of, *args, **options)
 
-        return await in_thread(run, cancellation.fire)
+        return await in_thread(run, cancellation.fire, functools.partial(take_back, of))
 
     return call
 
 
 class AsyncReader(_Twin[Reader]):
-    """An output stream of an `AsyncProcess`."""
+    """An output stream of an `AsyncProcess`. A cancelled call takes no bytes."""
 
-    read = _twin(Reader.read)
-    read1 = _twin(Reader.read1)
-    readline = _twin(Reader.readline)
+    read = _twin(Reader.read, Reader.unread)
+    read1 = _twin(Reader.read1, Reader.unread)
+    readline = _twin(Reader.readline, Reader.unread)
 
 
 class AsyncWriter(_Twin[Writer]):
@@ -98,10 +100,6 @@ class AsyncProcess(_Twin[Process]):
             await self.kill()
 
 
-def _start(sandbox: Sandbox, /, held: list[Process], args: Args, **options: Any) -> None:
-    held.append(sandbox.popen(args, **options))
-
-
 class AsyncSandbox(_Twin[Sandbox]):
     """A `Sandbox` for asyncio: ``async with gvisor.asandbox() as box: await box.exec(["true"])``.
 
@@ -129,7 +127,6 @@ class AsyncSandbox(_Twin[Sandbox]):
     ping = _twin(Sandbox.ping)
     wait_for_port = _twin(Sandbox.wait_for_port)
     wait_for_http = _twin(Sandbox.wait_for_http)
-    _popen = _twin(_start)
 
     @property
     def user(self) -> tuple[int, int]:
@@ -163,13 +160,13 @@ class AsyncSandbox(_Twin[Sandbox]):
     ) -> AsyncProcess:
         """Do as `Sandbox.popen` does, and return an `AsyncProcess` as soon as the program runs."""
         held: list[Process] = []
+        start = _twin(Sandbox.popen, lambda _of, process: held.append(process))
         try:
-            await self._popen(held, args, env=env, cwd=cwd, user=user)
+            return AsyncProcess(await start(self, args, env=env, cwd=cwd, user=user))
         except asyncio.CancelledError:
             for process in held:  # it had started by then, and nobody else has it
                 await AsyncProcess(process).kill()
             raise
-        return AsyncProcess(held[0])
 
     async def __aenter__(self) -> Self:
         """Start the sandbox. If the task is cancelled meanwhile, nothing of it is left."""

@@ -106,12 +106,16 @@ def look(at: Callable[[], _Answer], otherwise: _Answer) -> _Answer:
     return answers[0] if answers else otherwise
 
 
-async def in_thread(run: Callable[[], _Answer], cancel: Callable[[], None]) -> _Answer:
+async def in_thread(
+    run: Callable[[], _Answer],
+    cancel: Callable[[], None],
+    take_back: Callable[[_Answer], object] = lambda _answer: None,
+) -> _Answer:
     """Call ``run`` in a thread of asyncio's executor, and return its result.
 
     ``cancel`` is called if the task is cancelled, and makes ``run`` return soon. The cancellation
-    goes on when ``run`` has returned, so that nothing of its work is left then. An error of ``run``
-    for a forbidden act is raised in its place.
+    goes on when ``run`` has returned, so that nothing of its work is left then: ``take_back`` gets
+    its result. An error of ``run`` for a forbidden act is raised in its place.
     """
     # It takes some 80 ms, and the caller has imported it.
     import asyncio  # noqa: PLC0415
@@ -129,4 +133,6 @@ async def in_thread(run: Callable[[], _Answer], cancel: Callable[[], None]) -> _
         error = thread.exception()
         if error is not None and (not isinstance(error, Exception) or FORBIDDEN in vars(error)):
             raise error from None
+        if error is None:
+            take_back(thread.result())
         raise

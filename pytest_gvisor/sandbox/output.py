@@ -167,6 +167,12 @@ class Reader:
 
         return self._take(line, most, timeout)
 
+    def unread(self, data: bytes) -> None:
+        """Put back what was read last: a cancelled task did not get it."""
+        # Not in turn: this is asyncio's thread, and another reader may wait for long.
+        with self._program.lock:
+            self._buffer[:0] = data
+
     def __iter__(self) -> Iterator[bytes]:
         """Yield the lines until the end."""
         while line := self.readline():

@@ -1,10 +1,13 @@
 """A test inside, or a workload, wants to keep the host for ever, or to fill it."""
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pytest_gvisor import Gvisor
+from pytest_gvisor.sandbox.output import Reader
 
 PROJECT = """
 import os, signal, struct, time
@@ -99,3 +102,31 @@ def test_an_strace_fills_neither_disk_nor_memory(gvisor: Gvisor) -> None:
     assert first.endswith("bytes before …]")
     assert any("strace.go" in line for line in lines)
     assert sum(map(len, lines)) < 300_000
+
+
+def test_no_cancelled_read_takes_what_has_come(
+    gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task is cancelled when its read has returned: the bytes are those of the next one."""
+    take = Reader._take
+
+    async def act() -> list[bytes]:
+        def cancelled(reader: Reader, *args: Any) -> bytes:
+            data = take(reader, *args)
+            # The task cannot end before: the loop calls these in their order.
+            loop.call_soon_threadsafe(reads.cancel)
+            return data
+
+        loop, found = asyncio.get_running_loop(), []
+        async with gvisor.asandbox() as box, await box.popen(["seq", "9"]) as program:
+            stdout = program.stdout
+            for read in (stdout.readline, stdout.read1, lambda: stdout.read(2)):
+                with monkeypatch.context() as patched:
+                    patched.setattr(Reader, "_take", cancelled)
+                    reads = asyncio.create_task(read())
+                    with pytest.raises(asyncio.CancelledError):
+                        await reads
+                found.append(await stdout.readline())
+        return found
+
+    assert asyncio.run(act()) == [b"1\n", b"2\n", b"3\n"]
