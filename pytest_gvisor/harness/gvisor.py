@@ -70,7 +70,7 @@ class Gvisor:
         self.platform = platform
         self.settings = settings or Settings()
         self.records: list[Record] = []
-        self.sandboxes: list[Sandbox] = []
+        self.sandboxes: list[Sandbox] = []  # those that are open
         self._running = threads.Running()
         self._launcher = launcher
         self._hooks = hooks or Hooks()
@@ -242,12 +242,10 @@ class Gvisor:
             request = dataclasses.replace(request, way=Way.OWN)
         if snapshot is not None:
             snapshot.check(request)
-        started = Sandbox(
+        return Sandbox(
             request, workload, launcher=self._launcher, hooks=self._hooks, records=self.records,
-            running=self._running, snapshot=snapshot,
+            running=self._running, opened=self.sandboxes, snapshot=snapshot,
         )  # fmt: skip
-        self.sandboxes.append(started)
-        return started
 
     @_takes_as(sandbox)
     def asandbox(self, **options: Any) -> AsyncSandbox:
@@ -263,9 +261,8 @@ class Gvisor:
         """
         self._running.over = True
         with contextlib.ExitStack() as undo:
-            for sandbox in self.sandboxes:
+            for sandbox in [*self.sandboxes]:
                 undo.callback(sandbox.close)
-            self.sandboxes.clear()
         self._running.wait()
 
     def _chosen(self, timeout: float | None, settings: Mapping[str, object]) -> Settings:

@@ -58,12 +58,14 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
 
     def __init__(
         self, request: Request, workload: Workload, *, launcher: Launcher, hooks: Hooks,
-        records: list[Record], running: threads.Running, snapshot: Snapshot | None = None,
+        records: list[Record], running: threads.Running, opened: list[Sandbox],
+        snapshot: Snapshot | None = None,
     ) -> None:  # fmt: skip
         """Start it. ``request`` is its own run, whose first process is the guest.
 
         ``workload`` has its root file system, and the defaults of its programs: env, cwd, user.
         ``records`` is where runs are noted, for the test's report, and ``running`` their threads.
+        It is in ``opened`` until it is closed.
         """
         self._request = request
         self._workload = workload
@@ -75,7 +77,8 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
         self._guard = threading.Lock()
         self._running = running
         self._channel: Channel | None = None
-        self._closed = False
+        self._closed, self._opened = False, opened
+        opened.append(self)
         # A Ctrl-C may come when the sandbox has started, and the caller does not have it yet.
         with on_error(self.close):
             self._live()
@@ -381,6 +384,7 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
             if self._closed:
                 return
             self._closed = True
+            self._opened.remove(self)
             if self._channel is not None:
                 self._settle(self._channel)
 

@@ -1,12 +1,14 @@
 """A workload that takes what the host has: its memory and its processes."""
 
 import errno
+import gc
 import os
+import weakref
 from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Gvisor, LaunchError
+from pytest_gvisor import Gvisor, LaunchError, Sandbox
 from pytest_gvisor.programs import leftovers, proc
 
 
@@ -40,3 +42,16 @@ def test_no_workload_takes_a_part_of_its_input_for_all_of_it(
             gvisor.run(["wc", "-c"], input=bytes(100_000))
     assert caught.value.errno == errno.ENOMEM
     assert gvisor.run(["wc", "-c"], input=bytes(100_000)).stdout == "100000\n"
+
+
+def test_no_closed_sandbox_stays_in_memory(gvisor: Gvisor) -> None:
+    """A session of days has any number of them, each with a MiB for what its guest says."""
+
+    def closed() -> "weakref.ref[Sandbox]":
+        with gvisor.sandbox() as sandbox:
+            assert sandbox.exec(["echo", "x"]).stdout == "x\n"
+        return weakref.ref(sandbox)
+
+    left = closed()
+    gc.collect()
+    assert left() is None
