@@ -27,7 +27,7 @@ _TEMPORARY = "tmp"
 """The folder for temporary files that tox and nox have in an environment."""
 
 MOST_LOOKED_AT = 200_000
-"""The files of a folder that are looked at for a hard link to a module of the host."""
+"""The files and folders of a folder that are looked at for a hard link to a module of the host."""
 
 _planted: set[str] = set()
 written_now: list[str] = []
@@ -137,13 +137,24 @@ def _second_name(source: str) -> str:
                 linked[status.st_dev, status.st_ino] = file
     if not linked:
         return ""
-    below = (os.path.join(top, name) for top, _, names in os.walk(source) for name in names)
-    for path in (source, *itertools.islice(below, MOST_LOOKED_AT)):
+    folders = itertools.islice(walk(source), MOST_LOOKED_AT)
+    below = (os.path.join(top, name) for top, _, names in folders for name in names)
+    for path in itertools.chain([source], itertools.islice(below, MOST_LOOKED_AT)):
         with contextlib.suppress(OSError):
             status = os.lstat(path)
             if found := linked.get((status.st_dev, status.st_ino)):
                 return found
     return ""
+
+
+def walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Do as `os.walk`, which calls itself for each folder in a folder before Python 3.12."""
+    found = [folder]
+    for path in found:
+        for top, folders, files in itertools.islice(os.walk(path), 1):
+            yield top, folders, files
+            paths = (os.path.join(top, name) for name in folders)
+            found += (path for path in paths if not os.path.islink(path))
 
 
 def _environments(source: str) -> Iterator[str]:

@@ -10,11 +10,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_gvisor import GvisorError, InvalidBundle, LaunchError, UsageError, bind, directory
+from pytest_gvisor.inside.view import writable
+from pytest_gvisor.programs import leftovers
 from pytest_gvisor.run.request import Hooks
 from tests.faults.little import eventually
 
@@ -169,6 +172,24 @@ def test_no_hard_link_to_a_module_of_the_host_is_written(
         with pytest.raises(UsageError, match=f"another name of '{module}', which the host has"):
             bind(source, "/w", readonly=False)
     assert gvisor.run(["ls", "/w/out"], mounts=[bind(work, "/w")]).stdout == "0\n"
+
+
+def test_no_depth_of_folders_stops_a_later_run(
+    gvisor: Gvisor, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run leaves 1,200 folders in each other where the host looks for its modules."""
+    module = tmp_path / "a_linked_module.py"
+    module.touch()
+    os.link(module, tmp_path / "its_other_name.py")
+    monkeypatch.setitem(sys.modules, module.stem, SimpleNamespace(__file__=str(module)))  # type: ignore[arg-type]
+    dig = "import os\nos.chdir('/w')\nfor _ in range(1200): os.mkdir('d'); os.chdir('d')"
+    try:
+        gvisor.run(["python3", "-c", dig], mounts=[bind(work, "/w", readonly=False)], check=True)
+        again = gvisor.run(["ls", "/w"], mounts=[bind(work, "/w", readonly=False)])
+        assert again.stdout == "d\nout\n"
+        assert writable._search(str(work), ".git") == ""
+    finally:
+        assert leftovers.remove(str(work), ()) == []
 
 
 def test_a_folder_that_is_made_anew_is_shown(gvisor: Gvisor, work: Path) -> None:

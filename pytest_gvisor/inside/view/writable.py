@@ -135,7 +135,7 @@ def _files(module: object) -> Iterator[str]:
 
 def _search(folder: str, *patterns: str) -> str:
     """Return the path of a file or folder with such a name, deep down; empty if there is none."""
-    for top, folders, files in itertools.islice(os.walk(folder), _MOST_SEARCHED):
+    for top, folders, files in itertools.islice(host_paths.walk(folder), _MOST_SEARCHED):
         for name in (*folders, *files):
             if any(fnmatch(name, pattern) for pattern in patterns):
                 return os.path.join(top, name)
