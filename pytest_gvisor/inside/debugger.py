@@ -11,7 +11,6 @@ import functools
 import os
 import pdb  # noqa: T100 -- for the hooks of the host's plugins
 import re
-import select
 import signal
 import sys
 import threading
@@ -23,6 +22,7 @@ import pytest
 from pytest_gvisor.base.errors import ProtocolError
 from pytest_gvisor.base.escape import Live, escape, print_live, safe
 from pytest_gvisor.inside.wire.link import Link
+from pytest_gvisor.programs.linux import ready
 from pytest_gvisor.run.budget import Budget
 
 _LONGEST_PROMPT = 200
@@ -56,7 +56,7 @@ def _read_in_time(fd: int, budget: Budget) -> str:
     """
     line = b""
     while not line.endswith(b"\n") and (left := budget.left) > 0:
-        if select.select([fd], [], [], min(left, 1.0))[0]:
+        if ready(fd, seconds=min(left, 1.0)):
             if not (byte := os.read(fd, 1)):
                 break
             line += byte

@@ -11,7 +11,6 @@ import collections
 import contextlib
 import os
 import platform
-import select
 import shlex
 import shutil
 import subprocess
@@ -27,7 +26,7 @@ from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.setting_values import NATIVE
 from pytest_gvisor.plugin import phase_marks
 from pytest_gvisor.programs import clock, paths, warden
-from pytest_gvisor.programs.linux import closing
+from pytest_gvisor.programs.linux import closing, ready
 from pytest_gvisor.report import parse
 from pytest_gvisor.report.model import Cell, Report, Row, State
 from pytest_gvisor.sessions import private
@@ -173,7 +172,7 @@ def _follow(lines: int, answer: int, log: CallLog | None) -> None:
     """Read lines of a log until the warden answers that all processes have ended."""
     rest, ended = b"", False
     while not ended:
-        ended = answer in select.select([lines, answer], [], [])[0]
+        ended = answer in ready(lines, answer)
         while True:
             try:
                 rest += os.read(lines, 1024 * 1024)

@@ -12,6 +12,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import select
 import signal
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -297,6 +298,17 @@ def closing(fd: int) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def ready(*fds: int, seconds: float | None = None, event: int = select.POLLIN) -> list[int]:
+    """Wait, for ever by default, and return those that can be read, or have ended.
+
+    select(2) takes no descriptor above 1023, and a project may hold as many open.
+    """
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, event)
+    return [fd for fd, _event in poll.poll(None if seconds is None else 1000 * seconds)]
 
 
 def place_descriptors(fds: Sequence[int], first: int = 0) -> None:

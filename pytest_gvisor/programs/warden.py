@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 from collections.abc import Callable
 from typing import NoReturn
@@ -30,7 +29,7 @@ def become(argv: list[str], *above: int) -> NoReturn:
     try:
         linux.set_parent_death_signal(signal.SIGKILL)
         # A parent that ended before the prctl sends nothing.
-        if select.select(above, [], [], 0)[0]:
+        if linux.ready(*above, seconds=0):
             os._exit(127)
         linux.reset_signals()
         # Output goes to standard error: the warden's standard output is for its own answer. All
@@ -80,8 +79,8 @@ def guard(argv: list[str], parent: int) -> NoReturn:
 def wait(pid: int, *others: int, seconds: float | None = None) -> int | None:
     """Return a child's raw status; None if the time, or the end of another, comes first."""
     child = os.pidfd_open(pid)
-    ready = select.select([child, *others], [], [], seconds)[0]
-    return os.waitpid(pid, 0)[1] if child in ready else None
+    ended = child in linux.ready(child, *others, seconds=seconds)
+    return os.waitpid(pid, 0)[1] if ended else None
 
 
 def main(arguments: list[str]) -> None:
@@ -99,7 +98,7 @@ def main(arguments: list[str]) -> None:
         with contextlib.suppress(OSError):  # the reader may be gone
             os.write(1, told.encode())
             os.close(1)
-        select.select(above, [], [])
+        linux.ready(*above)
     finally:
         leftovers.kill_children()
         leftovers.remove(folder, ())

@@ -12,7 +12,6 @@ import dataclasses
 import fcntl
 import functools
 import os
-import select
 import selectors
 import signal
 import termios
@@ -23,7 +22,7 @@ from dataclasses import dataclass
 from pytest_gvisor.base.completed import Completed
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.programs import clock
-from pytest_gvisor.programs.linux import closing
+from pytest_gvisor.programs.linux import closing, ready
 from pytest_gvisor.run import runner
 from pytest_gvisor.run.capture import Capture
 from pytest_gvisor.run.pipes import Change, Input, Pipes
@@ -184,9 +183,7 @@ class _Pump:
         """Whether bytes wait for the target, or at the source."""
         if self._rest or self.over:
             return bool(self._rest)
-        source = select.poll()
-        source.register(self._source, select.POLLIN)
-        return bool(source.poll(0))
+        return bool(ready(self._source, seconds=0))
 
     def _flush(self) -> bool:
         if self._write():

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import threading
 import time
 from collections.abc import Iterator
 
 from pytest_gvisor.base.errors import stage
 from pytest_gvisor.programs import clock
+from pytest_gvisor.programs.linux import ready
 from pytest_gvisor.sessions.private import closing_lock, open_lock, take_lock
 
 PER_PROCESSOR = 2
@@ -83,7 +83,5 @@ class Starts:
 
 def _goes_on(deadline: float, stop: int | None) -> bool:
     """Whether a wait goes on: neither its deadline has passed, nor is ``stop`` readable."""
-    watched = select.poll()
-    if stop is not None:
-        watched.register(stop, select.POLLIN)
-    return not watched.poll(0) and clock.monotonic() < deadline
+    stopped = stop is not None and ready(stop, seconds=0)
+    return not stopped and clock.monotonic() < deadline

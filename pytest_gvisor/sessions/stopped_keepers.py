@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 from collections.abc import Iterator
 
 from pytest_gvisor.programs import proc
-from pytest_gvisor.programs.linux import closing
+from pytest_gvisor.programs.linux import closing, ready
 from pytest_gvisor.programs.paths import KEEPER
 
 _WARDEN = "warden.py"
@@ -94,6 +93,4 @@ def _is_gone(keeper: int, pidfd: str) -> bool:
     except ProcessLookupError:
         return True
     with closing(pytest):
-        poll = select.poll()
-        poll.register(pytest, select.POLLIN)
-        return bool(poll.poll(0))
+        return bool(ready(pytest, seconds=0))

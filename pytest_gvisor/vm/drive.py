@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import select
 import signal
 import stat
 import subprocess
@@ -19,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pytest_gvisor.base.errors import MachineFailed, MachineTimeout, stage
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.programs import paths, warden
-from pytest_gvisor.programs.linux import closing
+from pytest_gvisor.programs.linux import closing, ready
 from pytest_gvisor.sessions.session_folder import SessionDir
 from pytest_gvisor.vm import machine as machines
 from pytest_gvisor.vm import parts as found_parts
@@ -136,7 +135,7 @@ def _close(process: subprocess.Popen[bytes]) -> None:
 def _ended(process: subprocess.Popen[bytes]) -> bool:
     """Whether the warden has sent something; waits a moment for it."""
     assert process.stdout is not None
-    return bool(select.select([process.stdout], [], [], _POLL)[0])
+    return bool(ready(process.stdout.fileno(), seconds=_POLL))
 
 
 class _Console:

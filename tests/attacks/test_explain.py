@@ -101,3 +101,21 @@ def test_no_test_is_repeated_with_modules_of_where_pytest_was_started(
     )  # fmt: skip
     assert "no call has another error" in result.stdout or "the host's side" in result.stdout
     assert [one.name for one in started.iterdir()] == ["pytest.py"]
+
+
+def test_a_project_with_a_thousand_open_files_is_repeated(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """select(2) takes no descriptor above 1023, neither here nor in the program that repeats."""
+    project.makepyfile("import os\n\ndef test_it(): assert 'PYTEST_GVISOR_INSIDE' in os.environ")
+    project.makeconftest("""
+        import os, resource
+        from pytest_gvisor.plugin import explain
+
+        explain.TIMES = 1
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+        held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    """)
+    result = run_inside("--gvisor-platform=native,systrap", "--gvisor-explain")
+    result.assert_outcomes(passed=1, failed=1)
+    assert "no call has another error" in result.stdout.str()

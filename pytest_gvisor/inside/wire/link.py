@@ -22,6 +22,7 @@ from pytest_gvisor.guest.wire.checked_json import has_more_values, loads
 from pytest_gvisor.guest.wire.frames import UNBOUNDED, Decoder, Encoder, FrameError
 from pytest_gvisor.inside.wire.acts import TestTrace
 from pytest_gvisor.plugin.placement import UNSUPPORTED
+from pytest_gvisor.programs.linux import ready
 from pytest_gvisor.run.budget import LATE, Budget
 from pytest_gvisor.run.connected import Driven, Ended
 from pytest_gvisor.run.logs import debugged
@@ -124,7 +125,7 @@ class Link:
                 data = data[os.write(self._socket, data) :]
             except BlockingIOError:
                 self.supervisor.read_rest()  # else who is to read this may wait to write
-                select.select([], [self._socket], [], 0.1)
+                ready(self._socket, seconds=0.1, event=select.POLLOUT)
             except OSError as error:
                 raise Died(f"it takes no more commands: {error.strerror}") from None
 
