@@ -27,9 +27,10 @@ from pytest_gvisor.base.escape import escape
 from pytest_gvisor.guest.wire.frames import MAX_PAYLOAD, TAG_SIZE, Decoder, FrameError, Outbox
 from pytest_gvisor.programs import clock
 from pytest_gvisor.run import threads
+from pytest_gvisor.run.budget import Budget
 from pytest_gvisor.run.capture import Capture, streams
 from pytest_gvisor.run.connected import Driven, Ended
-from pytest_gvisor.run.supervisor import Supervisor
+from pytest_gvisor.run.supervisor import NAP, Supervisor
 from pytest_gvisor.sandbox import messages
 from pytest_gvisor.sandbox.messages import Message, Outgoing
 from pytest_gvisor.sandbox.peers import Changed, Death, Peer, why
@@ -95,7 +96,7 @@ class Channel:
 
         Raises what a run raises before its start, `RunscFailed` or `SandboxCrashed`.
         """
-        deadline = clock.monotonic() + timeout
+        budget = Budget(timeout)  # which counts no time in which this process was stopped
         self.supervisor = self.driven.start()
         # Ctrl-C and the signal of pytest-timeout raise here too, and no caller has the sandbox.
         with on_error(self._give_up, "its start was given up"):
@@ -108,8 +109,8 @@ class Channel:
                     self._outgoing.add(wake(tag))
                     self._push()
                 self._outgoing.encoder.tag = tag
-                left = max(0.0, deadline - clock.monotonic())
-                self._changed.wait_for(lambda: self.greeted or self.gone, left)
+                while not (self.greeted or self.gone) and (left := budget.left) > 0:
+                    self._changed.wait(min(left, NAP))
         if not self.greeted:
             self._give_up(f"the guest did not answer within {timeout:g} s")
             raise (self._ended and self._ended.error) or self.crash()

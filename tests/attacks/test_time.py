@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Gvisor
+from pytest_gvisor.programs import clock
+from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.sandbox.output import Reader
 
 PROJECT = """
@@ -130,3 +132,20 @@ def test_no_cancelled_read_takes_what_has_come(
         return found
 
     assert asyncio.run(act()) == [b"1\n", b"2\n", b"3\n"]
+
+
+def test_no_sandbox_is_given_up_because_this_process_was_stopped(
+    gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user comes back to a Ctrl-Z in the midst of a start, which has a minute for itself."""
+    begin, now, stopped = Driven.start, clock.monotonic, [0.0]
+
+    def stops(driven: Driven) -> object:
+        found = begin(driven)
+        stopped.append(600.0)
+        return found
+
+    monkeypatch.setattr(Driven, "start", stops)
+    monkeypatch.setattr(clock, "monotonic", lambda: now() + sum(stopped))
+    with gvisor.sandbox() as sandbox:
+        assert sandbox.exec(["echo", "x"]).stdout == "x\n"
