@@ -44,6 +44,9 @@ _TEXTS = _DATA | {".markdown", ".md", ".rst", ".txt", ".yaml", ".yml"}
 _COUNTING = 1.0
 """Seconds for files that nobody has asked for: a stat of one takes 0.1 ms."""
 
+_SET_BACK = 10**9
+"""Nanoseconds by which the two clocks of a sandbox do not differ by themselves."""
+
 _PROBE = "/.pytest-gvisor-layer"
 _LONGEST_NAME = 255
 _LONGEST_PATH = 2048
@@ -131,8 +134,14 @@ class Changes:
     """The files that were made or changed in the sandbox since this object was made."""
 
     def __init__(self, probe: str = _PROBE) -> None:
-        self._since = time.time_ns()
+        self._since, self._begun = time.time_ns(), time.monotonic_ns()
         self._overlay, self._upper = os.lstat("/").st_dev, _upper_device(probe)
+
+    @property
+    def _oldest(self) -> int:
+        """The time from which files are new: an earlier one, if the host's clock was set back."""
+        ahead = time.time_ns() - self._since - time.monotonic_ns() + self._begun
+        return self._since + (ahead if ahead < -_SET_BACK else 0)
 
     def has(self, path: str) -> bool:
         """Whether a path is a regular file that was made or changed."""
@@ -169,7 +178,7 @@ class Changes:
                     info = entry.stat(follow_symlinks=False)
                     if self._is_new_file(info, device):
                         yield entry.path
-                    elif stat.S_ISDIR(info.st_mode) and info.st_ctime_ns >= self._since:
+                    elif stat.S_ISDIR(info.st_mode) and info.st_ctime_ns >= self._oldest:
                         folders.append(entry.path)
             stack += (path for path in reversed(folders) if path not in skipped)
 
@@ -178,7 +187,7 @@ class Changes:
         lower = folder_device == self._overlay and info.st_dev != self._upper
         if self._upper and lower:
             return False
-        return stat.S_ISREG(info.st_mode) and info.st_ctime_ns >= self._since
+        return stat.S_ISREG(info.st_mode) and info.st_ctime_ns >= self._oldest
 
 
 def _upper_device(path: str) -> int:

@@ -151,6 +151,23 @@ def test_what_was_there_before_stays_and_what_is_new_goes(tmp_path: Path) -> Non
     assert end == {"type": "end"}
 
 
+def test_what_is_new_goes_though_the_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine sets its clock when it has found the network: by an hour, and the files are new."""
+    now, tick = time.time_ns, tmp_path / "x.json"
+    with monkeypatch.context() as ahead:
+        ahead.setattr(time, "time_ns", lambda: now() + 3600 * 10**9)
+        changes = Changes(probe=str(tmp_path / "nowhere/probe"))
+    begun = now()
+    while tick.write_text("new") and os.lstat(tick).st_ctime_ns < begun:
+        pass  # the kernel's times of files are coarse
+    (tmp_path / "out/sub").mkdir(parents=True)
+    (tmp_path / "out/sub/new.csv").write_text("new")
+    places = place(tmp_path, name="x.json"), place(tmp_path / "out")
+    assert paths(sent(changes, tmp_path, *places)) == ["x.json", "sub/new.csv"]
+
+
 def test_no_link_fifo_or_folder_is_sent(changes: Changes, tmp_path: Path) -> None:
     """The walk enters no link, and writable folders are left to the host."""
     (tmp_path / "out").mkdir()
