@@ -194,4 +194,5 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
         from pytest_gvisor.plugin import fixture_values
 
         fixture_values.settle_kept_runs(item)
+        stash.forget_harnesses(item)
     return report  # type: ignore[return-value]

@@ -44,6 +44,11 @@ def harnesses(item: pytest.Item) -> list[Gvisor]:
     return item.stash.get(_harnesses_key, [])
 
 
+def forget_harnesses(item: pytest.Item) -> None:
+    """Let go of what a test that is over has run: pytest keeps each test until the session ends."""
+    item.stash[_harnesses_key] = []
+
+
 def is_untrusted(item: pytest.Item) -> bool:
     """Whether a test's report may hold workloads' output: the test has one of our fixtures."""
     if not FIXTURES.isdisjoint(getattr(item, "fixturenames", ())) or harnesses(item):

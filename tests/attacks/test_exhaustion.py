@@ -55,3 +55,21 @@ def test_no_closed_sandbox_stays_in_memory(gvisor: Gvisor) -> None:
     left = closed()
     gc.collect()
     assert left() is None
+
+
+def test_no_output_of_a_test_that_is_over_stays_in_memory(project: pytest.Pytester) -> None:
+    """pytest keeps each test until its session ends, and a workload writes as much as it may."""
+    project.makepyfile("""
+        import gc, weakref
+
+        held = []
+
+        def test_writes(gvisor):
+            held.append(weakref.ref(gvisor))
+            assert len(gvisor.run(["head", "-c", "9999", "/dev/zero"]).stdout) == 9999
+
+        def test_is_over():
+            gc.collect()
+            assert [one() for one in held] == [None]
+    """)
+    project.runpytest_subprocess().assert_outcomes(passed=2)
