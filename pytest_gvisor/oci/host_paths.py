@@ -88,7 +88,7 @@ def canonical(path: str, *, follow: bool = False) -> str:
 
 def _held() -> Iterator[str]:
     yield from projects
-    yield from _planted
+    yield from [*_planted]  # which other threads change
     with contextlib.suppress(OSError):  # it may be gone
         if (here := os.getcwd()) != "/":
             yield here

@@ -37,7 +37,7 @@ def check_points(spec: Spec, going_on: Collection[str]) -> None:
         point = normal(mount.destination)
         top = max((folder for folder in above if within(point, folder)), key=len)
         place = above[top].rstrip("/") + point[len(top.rstrip("/")) :]
-        if any(within(place, source) for source in going_on):
+        if any(within(place, source) for source in [*going_on]):  # which other threads change
             raise UsageError(
                 f"the mount point {shown(point)} is {place!a} on the host, which a run that is"
                 " going on may write",

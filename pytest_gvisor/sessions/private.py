@@ -132,7 +132,8 @@ def open_private(path: str, *, lenient: bool = False) -> int:
 def was_written(path: str) -> bool:
     """Whether a sandbox of this process was allowed to write at, above or below ``path``."""
     real = os.path.realpath(path)
-    return any(within(real, one) or within(one, real) for one in written)
+    # A copy: other threads begin runs that write.
+    return any(within(real, one) or within(one, real) for one in [*written])
 
 
 def make_above(path: str) -> None:

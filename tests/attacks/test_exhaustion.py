@@ -5,11 +5,14 @@ import gc
 import os
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from pytest_gvisor import Gvisor, LaunchError, Sandbox
-from pytest_gvisor.programs import leftovers, proc
+from pytest_gvisor import Gvisor, LaunchError, Sandbox, UsageError, bind
+from pytest_gvisor.programs import leftovers, paths, proc
+from pytest_gvisor.run import host_sources
+from pytest_gvisor.sessions import private
 
 
 def test_the_hosts_oom_killer_ends_a_sandbox_first(gvisor: Gvisor) -> None:
@@ -73,3 +76,25 @@ def test_no_output_of_a_test_that_is_over_stays_in_memory(project: pytest.Pytest
             assert [one() for one in held] == [None]
     """)
     project.runpytest_subprocess().assert_outcomes(passed=2)
+
+
+def test_no_run_that_another_thread_begins_or_ends_changes_what_is_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An image's folder is judged, and a mount point beside a run that is going on."""
+    written, going_on = {"/one"}, ["/one", "/root/w"]
+
+    def changes(path: str, folder: str) -> bool:
+        if folder == "/one":
+            written.add(f"/{len(written)}")
+            going_on.remove("/one")
+        return paths.within(path, folder)
+
+    spec = SimpleNamespace(root=SimpleNamespace(path="/root"), mounts=[bind("/usr", "/w/usr")])
+    monkeypatch.setattr(private, "written", written)
+    monkeypatch.setattr(host_sources, "within", changes)
+    with pytest.raises(UsageError, match="which a run that is going on may write"):
+        host_sources.check_points(spec, going_on)  # type: ignore[arg-type]
+    going_on.append("/one")
+    monkeypatch.setattr(private, "within", changes)
+    assert not private.was_written("/root")
