@@ -12,7 +12,7 @@ from pytest_gvisor.base.egress import SandboxPort
 from pytest_gvisor.base.errors import NotReady, UsageError
 from pytest_gvisor.programs import clock
 from pytest_gvisor.sandbox.channel import Channel
-from pytest_gvisor.sandbox.peers import Answer
+from pytest_gvisor.sandbox.peers import CANCELLATION, Answer, Cancelled
 
 _MARGIN = 2.0
 _PAUSE = 0.02
@@ -25,12 +25,14 @@ def _wait(look: Callable[[float], str], missing: str, wait: float) -> None:
     """Call ``look`` until it returns ``""``, in place of what it has seen; at least once.
 
     It gets a deadline of its own (monotonic), a second off at least: a look that has no time would
-    see nothing. Raises `NotReady` after ``wait`` seconds.
+    see nothing. Raises `NotReady` after ``wait`` seconds, and `Cancelled`.
     """
     deadline = clock.monotonic() + wait
     while seen := look(clock.monotonic() + max(1.0, min(deadline - clock.monotonic(), _LONGEST))):
         if clock.monotonic() >= deadline:
             raise NotReady(f"{missing} after {wait:g} s; last seen: {seen}")
+        if (cancellation := CANCELLATION.get()) and cancellation.fired:
+            raise Cancelled
         time.sleep(_PAUSE)
 
 

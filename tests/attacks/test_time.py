@@ -1,6 +1,7 @@
 """A test inside, or a workload, wants to keep the host for ever, or to fill it."""
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,17 @@ def test_no_sandbox_is_given_up_because_this_process_was_stopped(
     monkeypatch.setattr(clock, "monotonic", lambda: now() + sum(stopped))
     with gvisor.sandbox() as sandbox:
         assert sandbox.exec(["echo", "x"]).stdout == "x\n"
+
+
+def test_no_cancelled_wait_for_a_server_goes_on(gvisor: Gvisor) -> None:
+    """Nothing listens, and the wait has an hour."""
+
+    async def act() -> None:
+        async with gvisor.asandbox() as box:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(box.wait_for_http(8000, timeout=3600), 0.1)
+            assert (await box.exec(["echo", "usable"])).stdout == "usable\n"
+
+    begun = time.monotonic()
+    asyncio.run(act())
+    assert time.monotonic() - begun < 600
