@@ -7,6 +7,7 @@ import fcntl
 import os
 import selectors
 import socket
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 
 from pytest_gvisor.base.errors import on_error, stage
@@ -79,6 +80,7 @@ class Pipes:
             self._open(feed)
 
     def _open(self, feed: Input, /) -> None:
+        _with_input.add(self)
         reader, writer = os.pipe2(os.O_CLOEXEC)
         self.theirs.append(reader)
         self.ours.append(writer)
@@ -130,6 +132,18 @@ class Pipes:
             while fds:
                 with contextlib.suppress(OSError):
                     os.close(fds.pop())
+
+
+_with_input: weakref.WeakSet[Pipes] = weakref.WeakSet()
+
+
+def _close_in_fork() -> None:
+    """Close a fork's copies: as long as one is open, the workload's input has no end."""
+    for pipes in list(_with_input):
+        pipes.close()
+
+
+os.register_at_fork(after_in_child=_close_in_fork)
 
 
 class Streams(Pipes):

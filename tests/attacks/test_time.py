@@ -1,7 +1,9 @@
 """A test inside, or a workload, wants to keep the host for ever, or to fill it."""
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from pytest_gvisor import Gvisor
 from pytest_gvisor.programs import clock
 from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.sandbox.output import Reader
+from tests.forks import a_fork
 
 PROJECT = """
 import os, signal, struct, time
@@ -164,3 +167,14 @@ def test_no_cancelled_wait_for_a_server_goes_on(gvisor: Gvisor) -> None:
     begun = time.monotonic()
     asyncio.run(act())
     assert time.monotonic() - begun < 600
+
+
+def test_no_fork_of_this_process_keeps_an_input_open(gvisor: Gvisor) -> None:
+    """Another thread makes a worker of multiprocessing amid the run, and the worker lives on."""
+    with contextlib.ExitStack() as forks:
+
+        def pieces() -> Iterator[bytes]:
+            forks.enter_context(a_fork())
+            yield b"all of it"
+
+        assert gvisor.run(["cat"], input=pieces(), timeout=20).stdout == "all of it"
