@@ -41,7 +41,7 @@ TAIL = 64 * 1024
 
 # As the C library, its shells and Python write it.
 _ABSENT = re.compile(r"(?i)no such file|nonexistent|cannot create|can't open")
-_PATH = re.compile(r"/[^\s'\":,;()<>]+")
+_PATH = re.compile(r"/[^\s'\":,;()<>\0]+")
 NO_NETWORK = re.compile(
     r"(?i)name resolution|name or service not known|could not resolve|bad address '"
     r"|network is unreachable|connection refused"

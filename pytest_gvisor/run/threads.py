@@ -84,7 +84,7 @@ def look(at: Callable[[], _Answer], otherwise: _Answer) -> _Answer:
     """Return what ``at`` returns, or ``otherwise`` if that takes longer than `DEADLINE`.
 
     It also returns ``otherwise`` if ``at`` raises `OSError`, because the current folder may be
-    gone. As long as one look hangs, no other is begun.
+    gone, or `ValueError`, for a text that is no path. As long as one look hangs, no other is begun.
     """
     _hung[:] = [thread for thread in _hung if thread.is_alive()]
     if _hung:
@@ -92,7 +92,7 @@ def look(at: Callable[[], _Answer], otherwise: _Answer) -> _Answer:
     answers: list[_Answer] = []
 
     def ask() -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             answers.append(at())
 
     thread = threading.Thread(target=ask, name="gvisor-look", daemon=True)

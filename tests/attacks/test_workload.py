@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import venv
 from collections.abc import Iterator
@@ -498,3 +499,14 @@ def test_no_mount_of_its_own_hides_a_file_from_a_check(
     with pytest.raises(TraceError, match="given files other paths"):
         trace.check(forbid=["read:/secret/**"])
     assert refused.complete
+
+
+def test_no_text_of_a_workload_is_an_error_where_a_hint_is_sought(
+    gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that looks for a file would end by it, which pytest shows as a warning."""
+    ended: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", ended.append)
+    script = r"printf 'cat: /tmp/\0/x: No such file or directory\n' >&2; exit 3"
+    assert gvisor.run(["sh", "-c", script]).returncode == 3
+    assert ended == []
