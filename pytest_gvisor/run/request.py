@@ -32,7 +32,7 @@ from pytest_gvisor.sessions.private import make_private
 
 MAX_RECORDS = 50
 MAX_REMEMBERED = 64 * 1024 * 1024
-"""Bytes of output that the records of one harness hold, apart from the newest one's."""
+"""Bytes of input and output that the records of one harness hold, apart from the newest one's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,11 +166,14 @@ def workspace_of(request: Request, launcher: Launcher, record: Record) -> Iterat
 
 
 def forget(records: list[Record]) -> None:
-    """Drop the oldest records if there are too many, or too much output in them."""
+    """Drop the oldest records if there are too many, or too much input and output in them."""
     held = 0
     for age, record in enumerate(reversed(records)):
-        if record.completed is not None:
-            held += len(record.completed.stdout_bytes) + len(record.completed.stderr_bytes)
+        held += len(record.input)
+        if (done := record.completed) is not None:
+            given = done.settings.get("input")
+            held += len(given) if isinstance(given, str | bytes) else 0
+            held += len(done.stdout_bytes) + len(done.stderr_bytes)
         if age and (age >= MAX_RECORDS or held > MAX_REMEMBERED):
             del records[: len(records) - age]
             break

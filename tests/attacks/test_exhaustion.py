@@ -78,6 +78,15 @@ def test_no_output_of_a_test_that_is_over_stays_in_memory(project: pytest.Pytest
     project.runpytest_subprocess().assert_outcomes(passed=2)
 
 
+def test_few_large_inputs_are_remembered(gvisor: Gvisor) -> None:
+    """The runs of a session of days have their inputs, which `gvisor.records` shows."""
+    with gvisor.sandbox() as sandbox:
+        for run in (gvisor.run, sandbox.exec):
+            for _ in range(3):
+                assert run(["wc", "-c"], input=bytes(40 * 1024**2)).stdout == f"{40 * 1024**2}\n"
+            assert len(gvisor.records) == 1
+
+
 def test_no_run_that_another_thread_begins_or_ends_changes_what_is_checked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
