@@ -163,6 +163,7 @@ class Engine:
 
         Returns a text for each thing that could not be removed.
         """
+        self.launcher.over = True
         leaks = self.launcher.close()
         if self._images is not None:
             self._images.close()

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pytest_gvisor import programs
-from pytest_gvisor.base.errors import LaunchError, ProtocolError, on_error, stage
+from pytest_gvisor.base.errors import LaunchError, ProtocolError, UsageError, on_error, stage
 from pytest_gvisor.guest.wire.checked_json import loads
 from pytest_gvisor.programs import clock
 from pytest_gvisor.programs.linux import closing
@@ -196,6 +196,9 @@ class Launcher:
         self._lost: list[tuple[Keeper | None, SessionDir]] = []
         self._owner = os.getpid()
         self.starts = Starts()
+        self.over = False
+        """Whether no session is to be made any more."""
+
         self.swept = 0
         """The number of dead sessions that were removed when the session was made."""
 
@@ -224,6 +227,8 @@ class Launcher:
                 next_step="Use gvisor in the process that pytest started, by the same user.",
             )  # fmt: skip
         with self._guard:
+            if self.over:
+                raise UsageError("this session is closed: nothing is started any more")
             # At a user's last logout, systemd removes XDG_RUNTIME_DIR. Sandboxes run on without it.
             if self._session is not None and not os.path.isdir(self._session.path):
                 self._lost.append((self._keeper, self._session))

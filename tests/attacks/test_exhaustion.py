@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_gvisor import Gvisor, LaunchError, Sandbox, UsageError, bind
+from pytest_gvisor import Gvisor, LaunchError, Sandbox, UsageError, bind, session
 from pytest_gvisor.programs import leftovers, paths, proc
 from pytest_gvisor.run import host_sources
 from pytest_gvisor.sessions import private
@@ -90,7 +90,7 @@ def test_few_large_inputs_are_remembered(gvisor: Gvisor) -> None:
 def test_no_run_that_another_thread_begins_or_ends_changes_what_is_checked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An image's folder is judged, and a mount point beside a run that is going on."""
+    """An image's folder is looked at, and a mount point beside a run that is going on."""
     written, going_on = {"/one"}, ["/one", "/root/w"]
 
     def changes(path: str, folder: str) -> bool:
@@ -107,3 +107,14 @@ def test_no_run_that_another_thread_begins_or_ends_changes_what_is_checked(
     going_on.append("/one")
     monkeypatch.setattr(private, "within", changes)
     assert not private.was_written("/root")
+
+
+def test_nothing_is_started_when_a_session_is_over() -> None:
+    """A thread of a script may go on, with a harness whose session has no end any more."""
+    before = {*proc.children_of_self()}
+    with session() as gvisor:
+        assert gvisor.run(["echo", "x"]).stdout == "x\n"
+    for start in (lambda: gvisor.run(["true"]), gvisor.sandbox):
+        with pytest.raises(UsageError, match="this session is closed"):
+            start()
+    assert {*proc.children_of_self()} <= before
