@@ -181,7 +181,7 @@ def test_no_depth_of_folders_stops_a_later_run(
     module = tmp_path / "a_linked_module.py"
     module.touch()
     os.link(module, tmp_path / "its_other_name.py")
-    monkeypatch.setitem(sys.modules, module.stem, SimpleNamespace(__file__=str(module)))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, module.stem, SimpleNamespace(__file__=str(module)))
     dig = "import os\nos.chdir('/w')\nfor _ in range(1200): os.mkdir('d'); os.chdir('d')"
     try:
         gvisor.run(["python3", "-c", dig], mounts=[bind(work, "/w", readonly=False)], check=True)

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +127,12 @@ def test_no_cancelled_read_takes_what_has_come(
         loop, found = asyncio.get_running_loop(), []
         async with gvisor.asandbox() as box, await box.popen(["seq", "9"]) as program:
             stdout = program.stdout
-            for read in (stdout.readline, stdout.read1, lambda: stdout.read(2)):
+            two = functools.partial(stdout.read, 2)
+            calls: list[Callable[[], Awaitable[bytes]]] = [stdout.readline, stdout.read1, two]
+            for read in calls:
                 with monkeypatch.context() as patched:
                     patched.setattr(Reader, "_take", cancelled)
-                    reads = asyncio.create_task(read())
+                    reads = asyncio.ensure_future(read())
                     with pytest.raises(asyncio.CancelledError):
                         await reads
                 found.append(await stdout.readline())
