@@ -231,15 +231,15 @@ def leads_to_strangers(path: str) -> bool:
     """Whether another user has put a part of the way to an existing file into a shared folder.
 
     ``path`` is absolute. If root runs a project of another user, its folders are that user's.
+    Raises `OSError`.
     """
     mine = Trust.here(os.geteuid())
-    with contextlib.suppress(OSError), contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as held:
         for folder, entry in follow(path, held).lookups:
             is_its = entry.info.st_uid == folder.info.st_uid and not mine.owns(folder)
             if add_problem(folder) and not (is_its or mine.owns(entry)):
                 return True
-        return False
-    return True
+    return False
 
 
 def is_planted(lookup: Lookup) -> bool:

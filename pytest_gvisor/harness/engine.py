@@ -51,7 +51,8 @@ class Engine:
         return _harness()[1](self.launcher)
 
     def images(self) -> Images:
-        """The images of this session."""
+        """The images of this session. Raises `UsageError` when it is over."""
+        self.launcher.check_open()
         if self._images is None:
             # Its modules take some 40 ms, and a start without an image would wait for them.
             from pytest_gvisor.images.store import Images  # noqa: PLC0415

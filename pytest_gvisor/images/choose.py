@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from pytest_gvisor.base.errors import ImageError
+from pytest_gvisor.base.errors import ImageError, stage
 from pytest_gvisor.base.escape import shown
 from pytest_gvisor.base.trust import leads_to_strangers
 from pytest_gvisor.images.config import lists, machine, objects
@@ -48,9 +48,11 @@ def as_file(name: str, folder: str = "") -> tuple[str, str] | None:
     whole = os.path.join(folder, path)
     if path.startswith(_FILES) or path.endswith(_SUFFIXES):
         return whole, reference
-    if not os.path.exists(whole) or leads_to_strangers(os.path.join(folder or os.getcwd(), path)):
+    if not os.path.exists(whole):
         return None
-    return whole, reference
+    with stage("image", f"cannot follow {shown(whole)}"):
+        is_strangers = leads_to_strangers(os.path.join(os.getcwd(), whole))
+    return None if is_strangers else (whole, reference)
 
 
 def placed(name: str, folder: str) -> str:

@@ -81,7 +81,7 @@ def canonical(path: str, *, follow: bool = False) -> str:
             target = os.readlink("", dir_fd=entry.fd)
             raise UsageError(
                 f"{entry.path!a} is a link to {target!a}, {why}",
-                next_step="Name the target itself, or say that the link is meant: follow=True.",
+                next_step="Name the target itself, or say that it is meant: bind(…, follow=True).",
             )
     return way.stack[-1].path
 

@@ -119,6 +119,7 @@ class SharedSandboxes(_Harnesses["Sandbox"]):
                 if entry[1].alive:
                     return entry[1]
                 self._made.remove(entry)
+                self._deciding = [one for one in self._deciding if one is not entry[1]]
                 entry[1].close()
             made = harness.sandbox(**options)  # type: ignore[arg-type]
             self._made.append((key, made))

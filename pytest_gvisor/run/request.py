@@ -169,10 +169,10 @@ def forget(records: list[Record]) -> None:
     """Drop the oldest records if there are too many, or too much input and output in them."""
     held = 0
     for age, record in enumerate(reversed(records)):
-        held += len(record.input)
-        if (done := record.completed) is not None:
-            given = done.settings.get("input")
-            held += len(given) if isinstance(given, str | bytes) else 0
+        done = record.completed
+        given = record.input if done is None else done.settings.get("input")
+        held += len(given) if isinstance(given, str | bytes) else 0
+        if done is not None:
             held += len(done.stdout_bytes) + len(done.stderr_bytes)
         if age and (age >= MAX_RECORDS or held > MAX_REMEMBERED):
             del records[: len(records) - age]

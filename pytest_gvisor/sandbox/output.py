@@ -136,7 +136,7 @@ class Reader:
         self._patience = patience
         self._stream = stream
         self._tap: bytearray | None = None
-        self._buffer = bytearray()
+        self._buffer, self._seen = bytearray(), 0
         self._turn = threading.Lock()
 
     @property
@@ -157,13 +157,12 @@ class Reader:
     def readline(self, *, timeout: float | None = None) -> bytes:
         """Read the next line with its end."""
         most = self._most(-1)
-        seen = 0
+        self._seen = 0
 
         def line() -> int | None:
-            nonlocal seen
-            end = self._buffer.find(b"\n", seen) + 1
-            seen = len(self._buffer)
-            return end or (most if seen >= most else None)
+            end = self._buffer.find(b"\n", self._seen) + 1
+            self._seen = len(self._buffer)
+            return end or (most if self._seen >= most else None)
 
         return self._take(line, most, timeout)
 
@@ -171,7 +170,8 @@ class Reader:
         """Put back what was read last: a cancelled task did not get it."""
         # Not in turn: this is asyncio's thread, and another reader may wait for long.
         with self._program.lock:
-            self._buffer[:0] = data
+            self._buffer[:0], self._seen = data, 0
+            self._program.changed.notify_all()
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the lines until the end."""

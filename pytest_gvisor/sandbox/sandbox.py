@@ -384,9 +384,11 @@ class Sandbox(contextlib.AbstractContextManager["Sandbox"]):
             if self._closed:
                 return
             self._closed = True
-            self._opened.remove(self)
-            if self._channel is not None:
-                self._settle(self._channel)
+            try:
+                if self._channel is not None:
+                    self._settle(self._channel)
+            finally:  # until then, the harness waits for another thread that closes it
+                self._opened.remove(self)
 
     def __exit__(self, *_: object) -> None:
         """Close the sandbox."""

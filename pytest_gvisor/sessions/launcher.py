@@ -206,6 +206,11 @@ class Launcher:
         """The number of files and processes of runs that could not be removed. `close` returns
         those of the session."""
 
+    def check_open(self) -> None:
+        """Raise `UsageError` if no session is to be made any more."""
+        if self.over:
+            raise UsageError("this session is closed: nothing is started any more")
+
     def session(self) -> SessionDir:
         """Return the session folder. Raises `LaunchError` if it cannot be made."""
         return self._ensure()[1]
@@ -227,8 +232,7 @@ class Launcher:
                 next_step="Use gvisor in the process that pytest started, by the same user.",
             )  # fmt: skip
         with self._guard:
-            if self.over:
-                raise UsageError("this session is closed: nothing is started any more")
+            self.check_open()
             # At a user's last logout, systemd removes XDG_RUNTIME_DIR. Sandboxes run on without it.
             if self._session is not None and not os.path.isdir(self._session.path):
                 self._lost.append((self._keeper, self._session))

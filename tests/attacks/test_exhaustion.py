@@ -3,9 +3,12 @@
 import errno
 import gc
 import os
+import threading
+import time
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -58,6 +61,28 @@ def test_no_closed_sandbox_stays_in_memory(gvisor: Gvisor) -> None:
     left = closed()
     gc.collect()
     assert left() is None
+
+
+def test_the_end_of_a_harness_waits_for_a_sandbox_that_another_thread_closes(
+    gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the test's report would not have its run, and the keeper might go amid it."""
+    settle, entered, done = Sandbox._settle, threading.Event(), []
+
+    def slow(*given: Any) -> None:
+        entered.set()
+        time.sleep(0.3)
+        settle(*given)
+        done.append(True)
+
+    sandbox = gvisor.sandbox()
+    monkeypatch.setattr(Sandbox, "_settle", slow)
+    closer = threading.Thread(target=sandbox.close)
+    closer.start()
+    entered.wait(10)
+    gvisor.close()
+    assert done == [True]
+    closer.join()
 
 
 def test_no_output_of_a_test_that_is_over_stays_in_memory(project: pytest.Pytester) -> None:

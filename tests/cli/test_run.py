@@ -177,7 +177,7 @@ WRONG = {
     "--format=json": "--format json needs --trace FILE.json",
     "--trace-with=paths": "--trace-with paths needs --trace FILE.json",
     "--trace=trace.html": "--trace trace.html: the name of the file ends with .json",
-    "--trace=/dev/null/trace.json": "/dev/null/trace.json cannot be written: File exists",
+    "--trace=/dev/null/trace.json": "/dev/null/trace.json cannot be written: Not a directory",
 }
 
 

@@ -27,6 +27,7 @@ from pytest_gvisor.inside.back import anchors
 from pytest_gvisor.inside.back.anchors import MOST_BYTES, Anchor, Anchors
 from pytest_gvisor.inside.back.records import Records
 from pytest_gvisor.plugin import machines
+from pytest_gvisor.programs import clock
 from pytest_gvisor.sessions import private
 
 MOST_FILES = 100_000
@@ -74,10 +75,8 @@ class Tally:
         for path, (digest, sandbox) in other.digests.items():
             known = self.digests.setdefault(place + path, [digest, source + sandbox])
             if known[0] != digest:
-                self.errors.append(
-                    f"{path} came back with different content, and is that of the worker which "
-                    f"ended last: from {known[1]} and {source}{sandbox}"
-                )
+                told = f"{path} came back with different content, and is that of the worker which"
+                self.say("errors", f"{told} ended last: from {known[1]} and {source}{sandbox}")
         self.say("written", *(place + path for path in other.written))
         for kind in ("errors", "notes", "others"):
             self.say(kind, *(source + text for text in getattr(other, kind)))
@@ -115,6 +114,7 @@ class Store:
         self.began = time.time()
         """A file of the host that has changed since then is not replaced."""
 
+        self._ahead = time.time() - clock.monotonic()
         self._spool: IO[bytes] | None = None
         self._end = 0
         self._files: dict[str, list[Arriving]] = {}
@@ -203,7 +203,8 @@ class Store:
                 why = "is not replaced: as it is on the host, it did not come back from inside"
                 if not (first.place.own or first.place.free):
                     return self._fail(path, f"{why}. Remove it, or give the option for updates")
-                if changed >= self.began - _COARSE:
+                set_back = max(0.0, self._ahead - (time.time() - clock.monotonic()))
+                if changed >= self.began - set_back - _COARSE:
                     tally.say("notes" if first.place.free else "errors", f"{path} {why}{_NOW}")
                     return False
         if known is not None:

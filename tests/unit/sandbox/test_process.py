@@ -146,6 +146,24 @@ def test_a_read_of_nothing_is_nothing_at_once(
         assert out.read1(timeout=5) == out.readline(timeout=5) == out.read(timeout=5) == b""
 
 
+def test_a_reader_that_waits_for_a_line_gets_the_one_that_is_put_back(connect: Connect) -> None:
+    """A task of asyncio was cancelled in its read, and the next one began before it had ended."""
+    channel, _peer = connect(talking())
+    process = started(channel)
+    out, lines = process.stdout, list[bytes]()
+    with contextlib.suppress(NotReady):
+        out.readline(timeout=0)  # from here on, what comes waits to be read
+    with channel.lock:
+        process._streams[1].feed(memoryview(b"half"))
+    reader = threading.Thread(target=lambda: lines.append(out.readline(timeout=5)))
+    reader.start()
+    while not out._seen:
+        time.sleep(0.001)
+    out.unread(b"line\n")
+    reader.join()
+    assert lines == [b"line\n"]
+
+
 def test_input_that_makes_a_program_end_is_written(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

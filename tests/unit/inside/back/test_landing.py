@@ -93,3 +93,11 @@ def test_workers_that_wrote_different_files_are_an_error() -> None:
     session.exitstatus = pytest.ExitCode.INTERRUPTED
     [*store.pytest_sessionfinish(session)]
     assert session.exitstatus == pytest.ExitCode.INTERRUPTED
+
+
+def test_of_many_files_in_which_workers_differ_a_bounded_number_is_named() -> None:
+    """Two hostile sandboxes may have sent a hundred thousand files of the same names."""
+    tally = Tally()
+    for digest in "12":
+        tally.add(Tally(digests={f"/{n}": [digest, "test_it"] for n in range(2000)}))
+    assert len(tally.errors) == 1000

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -244,6 +245,20 @@ def test_no_report_that_the_host_has_just_written_is_replaced(
     assert (folder / "junit.xml").read_text() == "the host's"
     assert len(tally.errors) == fails
     assert "was written on the host in this session" in [*tally.errors, *tally.notes][0]
+
+
+def test_no_report_of_now_is_replaced_though_the_clock_was_set_back(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine sets its clock when it has found the network: the report's time is an older one."""
+    now = time.time()
+    host.store.began = now + 3600
+    monkeypatch.setattr(host.store, "_ahead", now + 3600 - time.monotonic())
+    (host.base / "own").mkdir()
+    (host.base / "own/junit.xml").write_text("the host's")
+    host.take(file("junit.xml", b"forged", place=4), END)
+    assert len(host.store.write().errors) == 1
+    assert (host.base / "own/junit.xml").read_text() == "the host's"
 
 
 def test_an_option_that_was_given_now_replaces_files_of_its_own_folder(host: Host) -> None:
