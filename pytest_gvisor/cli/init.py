@@ -28,7 +28,6 @@ PLACES = {
 _PLATFORMS = ("systrap", "ptrace")
 """The platforms that work wherever sandboxes do. Whether kvm does depends on the machine."""
 
-_AT_FDCWD = -100  # fcntl.h
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 _TEMPLATES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ci")
@@ -102,7 +101,7 @@ def _write(path: str, text: str, service: str, resolve: int) -> None:
     folder, name = os.path.split(path)
     folder = folder or os.curdir
     os.makedirs(folder, exist_ok=True)
-    way = linux.openat2(_AT_FDCWD, os.fsencode(folder), os.O_DIRECTORY, resolve)
+    way = linux.openat2(linux.AT_FDCWD, os.fsencode(folder), os.O_DIRECTORY, resolve)
     try:
         with (
             linux.closing(way),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from pytest_gvisor.base.errors import MachineFailed, UsageError
 from pytest_gvisor.cli import parsers
+from pytest_gvisor.images.streams import write_all
 from pytest_gvisor.oci import mounts
 from pytest_gvisor.vm import drive, machine
 from pytest_gvisor.vm.machine import Machine
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
         qemu=given.qemu and os.path.abspath(given.qemu),
         kernel=given.kernel and os.path.abspath(given.kernel),
     )
-    sinks = (functools.partial(_write, stream.fileno()) for stream in (sys.stdout, sys.stderr))
+    sinks = (functools.partial(write_all, stream.fileno()) for stream in (sys.stdout, sys.stderr))
     return drive.run(chosen, given.timeout, *sinks)
 
 
@@ -96,9 +97,3 @@ def _here() -> str:
         return os.getcwd()
     except FileNotFoundError:
         raise MachineFailed("the current folder has been removed") from None
-
-
-def _write(fd: int, piece: bytes) -> None:
-    view = memoryview(piece)
-    while view:
-        view = view[os.write(fd, view) :]

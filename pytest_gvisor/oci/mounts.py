@@ -22,7 +22,6 @@ from pytest_gvisor.oci.vocabulary import MountType, absolute, normal
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.sessions import places, private
 
-_KERNEL: Final = ("/proc", "/sys", "/dev")
 _ENGINES: Final = (
     "/run/docker.sock", "/run/docker", "/run/dockershim.sock", "/run/cri-dockerd.sock",
     "/run/containerd", "/run/podman", "/run/crio", "/run/buildkit",
@@ -53,7 +52,7 @@ def danger(source: str, *, writable: bool = False) -> str:
     """Return why a sandbox must not see (or write) this real path; empty if it may."""
     if source == "/":
         return "is the host's whole file system"
-    for folder in _KERNEL:
+    for folder in skeleton.KERNEL:
         if within(source, folder):
             return f"shows the host's {folder}"
     for kept in _sessions():

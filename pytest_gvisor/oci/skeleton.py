@@ -64,7 +64,7 @@ _BUNDLE: Final = "ca-certificates.crt"
 _SHARED = frozenset(
     {"/", "/home", "/tmp", "/var", "/etc", "/run", "/usr", "/usr/local", "/var/tmp"}
 )
-_NOT_SHOWN = ("/proc", "/sys", "/dev")
+KERNEL: Final = ("/proc", "/sys", "/dev")
 
 # Names under these that hold keys, or the name of this machine.
 _NEVER: Final = ("private", "ssl-cert-snakeoil", "shadow", "gshadow")
@@ -80,7 +80,7 @@ def homes() -> list[str]:
 def is_wide(path: str) -> bool:
     """Whether a folder holds home folders, or is one that all users and programs share."""
     real = os.path.realpath(path)
-    return real in _SHARED or within(home(), real) or any(within(real, p) for p in _NOT_SHOWN)
+    return real in _SHARED or within(home(), real) or any(within(real, p) for p in KERNEL)
 
 
 def home() -> str:

@@ -15,8 +15,6 @@ from pytest_gvisor.programs import linux
 ANY = (0, 0)
 """The identity of a source that may be another file than when its path was checked."""
 
-_RESOLVE = linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS
-
 
 class Source(NamedTuple):
     """One file or folder of the host, and the place of the run that shows it."""
@@ -72,7 +70,7 @@ def bind(sources: tuple[Source, ...]) -> None:
 def _opened(path: str, identity: tuple[int, int] = ANY) -> int:
     """Open a source or a place without links. Raises `OSError`."""
     try:
-        fd = linux.openat2(linux.AT_FDCWD, os.fsencode(path), os.O_PATH, _RESOLVE)
+        fd = linux.openat2(linux.AT_FDCWD, os.fsencode(path), os.O_PATH, linux.NO_LINKS)
     except OSError as error:
         text = os.strerror(error.errno or 0)
         if error.errno == errno.ELOOP:

@@ -24,8 +24,7 @@ from pytest_gvisor.programs.paths import within
 MOST_BYTES = 1024 * 1024 * 1024
 """Of the files of one process's sandboxes."""
 
-_NO_LINKS = linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS
-_BELOW = linux.RESOLVE_BENEATH | _NO_LINKS
+_BELOW = linux.RESOLVE_BENEATH | linux.NO_LINKS
 _FOLDER = os.O_PATH | os.O_DIRECTORY
 _CHUNK = 1024 * 1024
 _NO_FILE = "there is something on the host that is no regular file"
@@ -94,7 +93,7 @@ class Anchors:
             base = os.path.dirname(base)
         if base not in self._held:
             encoded = os.fsencode(base)
-            self._held[base] = linux.openat2(linux.AT_FDCWD, encoded, _FOLDER, _NO_LINKS)
+            self._held[base] = linux.openat2(linux.AT_FDCWD, encoded, _FOLDER, linux.NO_LINKS)
         above = within(self._real, real)
         return Anchor(
             self._held[base],

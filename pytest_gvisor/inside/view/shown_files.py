@@ -32,8 +32,7 @@ LOCAL = frozenset({
 })  # fmt: skip
 """The types of file systems that this kernel serves alone, from its own disks and memory."""
 
-_NO_LINKS = linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS
-_BELOW = linux.RESOLVE_BENEATH | linux.RESOLVE_NO_XDEV | _NO_LINKS
+_BELOW = linux.RESOLVE_BENEATH | linux.RESOLVE_NO_XDEV | linux.NO_LINKS
 
 _MISSING = re.compile(
     "No such file or directory|FileNotFoundError|not a git repository|No module named"
@@ -99,7 +98,7 @@ class ShownFiles:
 
     def _is_regular(self, base: str, name: str) -> bool:
         if base not in self._opened:
-            self._opened[base] = _open(linux.AT_FDCWD, base, _NO_LINKS)
+            self._opened[base] = _open(linux.AT_FDCWD, base, linux.NO_LINKS)
         if not name:
             return stat.S_ISREG(os.fstat(self._opened[base]).st_mode)
         with linux.closing(_open(self._opened[base], name, _BELOW)) as fd:
