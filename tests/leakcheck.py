@@ -108,7 +108,7 @@ def _known(engine: Engine | None) -> Holdings:
         if session is not None:
             descriptors |= {(fd, "") for fd in session.held}
         if engine._images is not None:
-            descriptors |= {(lock, "") for lock in engine._images.locks}
+            descriptors |= {(one.hold.lock, "") for one in engine._images._found.values()}
         descriptors |= {(r.fd, "") for r in engine._found.values() if isinstance(r, Runsc)}
     return Holdings(
         children=frozenset(children),

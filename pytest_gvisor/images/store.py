@@ -94,11 +94,6 @@ class Images:
         self._guard = threading.Lock()
         self._found: dict[tuple[object, ...], ImageRootfs] = {}
 
-    @property
-    def locks(self) -> list[int]:
-        """Return the descriptors that hold images."""
-        return [rootfs.hold.lock for rootfs in self._found.values()]
-
     def rootfs(
         self,
         image: str | os.PathLike[str],

@@ -144,7 +144,7 @@ class Runsc(Features, locate.CheckedBinary):
         if now is None:
             return
         if now.shared:
-            why = f"others could put {sidecars.FOLDER} beside it, and it would run their sentry"
+            why = f"others could put {places.RUNSC_FOLDER} beside it, and it would run their sentry"
             raise sidecars.refusal(self.path, f"{why}: {now.shared}", os.fstat(self.fd), self.path)
         if path := now.changed(self.sidecars):
             raise sidecars.refusal(path, _CHANGED, _stat(path), self.path)

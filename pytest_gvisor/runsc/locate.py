@@ -44,8 +44,6 @@ from pytest_gvisor.runsc import elf, sidecars
 from pytest_gvisor.runsc.sidecars import Sidecars, State
 from pytest_gvisor.sessions.places import RUNSC_PATHS
 
-TRUSTED_PATHS = RUNSC_PATHS
-
 PACKAGE = os.path.realpath(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 """The folder of this package."""
 
@@ -115,7 +113,7 @@ class CheckedBinary:
 def find(
     explicit: str | None = None,
     *,
-    trusted: Sequence[str] = TRUSTED_PATHS,
+    trusted: Sequence[str] = RUNSC_PATHS,
     search_path: str | None = None,
     euid: int | None = None,
     nix_store: str = NIX_STORE,

@@ -37,7 +37,6 @@ from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.runsc import elf
 from pytest_gvisor.sessions.places import RUNSC_FOLDER
 
-FOLDER = RUNSC_FOLDER
 SENTRY = "gvisor_sentry"
 
 ONE_RELEASE = "sidecar-release-enforcement-policy"
@@ -129,12 +128,12 @@ def beside(runsc: Way, trust: Trust) -> Sidecars:
     if len(above) > 1 and os.path.basename(binary.path) == SENTRY:
         check.entry(above[:-1], os.path.basename(folder.path), "")
         return Sidecars(folder=folder.path, present=True, states=check.states)
-    path = os.path.join(folder.path, FOLDER)
+    path = os.path.join(folder.path, RUNSC_FOLDER)
     try:
-        os.stat(FOLDER, dir_fd=folder.fd, follow_symlinks=False)
+        os.stat(RUNSC_FOLDER, dir_fd=folder.fd, follow_symlinks=False)
     except FileNotFoundError:
         return Sidecars(folder=path, present=False, shared=add_problem(folder))
-    check.entry(above, FOLDER, "")
+    check.entry(above, RUNSC_FOLDER, "")
     return Sidecars(folder=path, present=True, states=check.states)
 
 

@@ -16,7 +16,7 @@ from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.cli import init
 from pytest_gvisor.cli import main as cli
 from pytest_gvisor.report.model import State
-from pytest_gvisor.runsc import locate
+from pytest_gvisor.sessions.places import RUNSC_PATHS
 from tests import kubernetes
 from tests.unit.report.reports import report, row
 
@@ -102,7 +102,7 @@ def test_the_action_installs_where_hosted_runners_let_only_root_write() -> None:
     assert install is not None
     assert link is not None
     assert link[1] == f"{install[1]}/runsc"
-    assert link[2] in locate.TRUSTED_PATHS
+    assert link[2] in RUNSC_PATHS
     for path in (install[1], link[2]):
         assert not [folder for folder in OPEN_TO_ALL if f"{path}/".startswith(f"{folder}/")]
 

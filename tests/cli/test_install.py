@@ -25,6 +25,7 @@ from pytest_gvisor.install import place, release
 from pytest_gvisor.install.fetch import Client
 from pytest_gvisor.runsc import locate
 from pytest_gvisor.runsc.binary import Runsc
+from pytest_gvisor.sessions.places import RUNSC_PATHS
 from tests.bucket import PLACE, Answer, Bucket, a_real_runsc, a_small_runsc, archive, send, served
 from tests.runsc.conftest import wait_for
 
@@ -446,5 +447,5 @@ def test_a_release_is_named_as_gvisor_names_it(name: str) -> None:
 
 def test_the_default_folder_is_one_that_the_search_looks_in(tmp_path: Path) -> None:
     """Root's is among the trusted paths, another user's is where PATH has it as a rule."""
-    assert place.folder_for(0, "/root") + "/runsc" in locate.TRUSTED_PATHS
+    assert place.folder_for(0, "/root") + "/runsc" in RUNSC_PATHS
     assert place.folder_for(1000, "/home/u") == "/home/u/.local/bin"

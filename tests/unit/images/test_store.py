@@ -119,7 +119,7 @@ def test_many_sessions_export_an_image_once(export: Export, tmp_path: Path) -> N
     made = [Images(Cache(str(tmp_path / "c"), patience=20)) for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda images: images.rootfs("some:1"), made))
-    assert [len(images.locks) for images in made] == [1] * 6
+    assert [len(images._found) for images in made] == [1] * 6
     assert daemon.exports == 1
     for images in made:
         images.close()

@@ -16,6 +16,7 @@ import pytest
 from pytest_gvisor.base import trust
 from pytest_gvisor.base.errors import InsecureRunsc, LaunchError, RunscNotFound, UsageError
 from pytest_gvisor.runsc import locate, sidecars
+from pytest_gvisor.sessions.places import RUNSC_PATHS
 from tests import releases
 from tests.unit.runsc.conftest import (
     STRANGER,
@@ -31,7 +32,7 @@ from tests.unit.runsc.finding import USER, found, refused, searched
 
 def test_the_real_runsc_is_found_by_the_default_search() -> None:
     """The search without any argument gives this machine's runsc, open and executable."""
-    named = [*locate.TRUSTED_PATHS]
+    named = [*RUNSC_PATHS]
     if os.geteuid() != 0:
         named += [f"{folder}/runsc" for folder in os.get_exec_path()]
     judged = locate.find()
@@ -45,7 +46,7 @@ def test_the_real_runsc_is_found_by_the_default_search() -> None:
 
 def test_the_trusted_paths_are_these() -> None:
     """The system paths are searched in the documented order."""
-    assert locate.TRUSTED_PATHS == ("/usr/local/bin/runsc", "/usr/bin/runsc", "/opt/gvisor/runsc")
+    assert RUNSC_PATHS == ("/usr/local/bin/runsc", "/usr/bin/runsc", "/opt/gvisor/runsc")
 
 
 def test_the_first_candidate_wins(fake_runsc: FakeRunsc) -> None:
