@@ -9,7 +9,6 @@ looked at.
 from __future__ import annotations
 
 import contextlib
-import functools
 import mmap
 import os
 import re
@@ -64,7 +63,6 @@ def _kind(head: bytes) -> bytes:
     return head[4:6] + head[18:20]
 
 
-@functools.cache
 def _own_kind() -> bytes:
     with open("/proc/self/exe", "rb") as file:
         return _kind(file.read(20))
