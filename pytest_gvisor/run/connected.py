@@ -79,8 +79,6 @@ class Driven:
         """Make the streams and hand the run to the keeper. Raises the errors of `run` before a
         start.
         """
-        if self.request.restores:
-            check(self.request.platform, self.request.way)
         self.runner.start(self._undo, math.inf)
         self._undo = self._undo.pop_all()
         return self.runner.supervisor
@@ -88,9 +86,9 @@ class Driven:
     def begin_save(self) -> None:
         """Begin to save the sandbox, whose guest is at rest; see `Supervisor.saved`.
 
-        Raises `SnapshotError` if the platform cannot, or the folder of the image cannot be made.
+        The caller has `check`-ed the run. Raises `SnapshotError` if the folder of the image cannot
+        be made.
         """
-        check(self.request.platform, self.request.way)
         self._discard()
         try:
             make_private(self._image)
