@@ -278,8 +278,7 @@ def folder_problems(path: str, trust: Trust) -> list[str]:
     """Return why the way to a file of this user's in the folder ``path`` would be refused."""
     with contextlib.ExitStack() as held:
         way = follow(path, held)
-        found = way_problems(way, trust)
-        return [*found, *noexec_problem(way.stack[-1].fd)]
+        return [*way_problems(way, trust), *noexec_problem(way.stack[-1].fd)]
 
 
 def noexec_problem(fd: int) -> tuple[str, ...]:

@@ -202,8 +202,7 @@ def _tarball(fd: int, size: int, budget: streams.Budget) -> Content:
     while stored.read(streams.CHUNK):
         budget.check_time()
     layer = Layer(source=lambda: streams.Section(fd, 0, size), digest=stored.digest)
-    identity = stored.digest.partition(":")[2]
-    return Content(id=identity, config=b"", layers=(layer,))
+    return Content(id=stored.digest.partition(":")[2], config=b"", layers=(layer,))
 
 
 def _part(blobs: _Blobs, name: str) -> streams.Section:

@@ -115,8 +115,7 @@ class Hold:
         sandbox or bundle is removed. Raises `ImageError`.
         """
         root = self.path
-        missing = root_paths.missing(root, mounts)
-        if not missing:
+        if not root_paths.missing(root, mounts):
             return root
         return mount_points.use(self._folder, root, mounts, user, self._checked)
 

@@ -53,8 +53,7 @@ def find(root: str, asked: str) -> tuple[User, str]:
         extra = tuple(members)[:_MAX_GROUPS]
     # With the user's own group: without it, a file of mode 0604, which denies that group, would
     # open.
-    gids = tuple(dict.fromkeys((gid, *extra)))
-    return User(uid=uid, gid=gid, additional_gids=gids), home
+    return User(uid=uid, gid=gid, additional_gids=tuple(dict.fromkeys((gid, *extra)))), home
 
 
 def _group(groups: list[list[str]], name: str) -> int:

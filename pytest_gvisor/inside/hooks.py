@@ -153,10 +153,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give each test inside its plan, and make a copy per platform if there are several."""
-    inside = placement.select_inside(config, items)
-    if not inside:
-        return
-    _variants().expand(items, inside)
+    if inside := placement.select_inside(config, items):
+        _variants().expand(items, inside)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -233,7 +233,9 @@ class InsideSession:
             user=group.user, items=group.items,
         )  # fmt: skip
         bridges = self._bridges.names
-        opens = opening(group.items, bridges=bridges, taker=taker, show=self._show())
+        live = self._config.getoption("capture", "fd") == "no"
+        show = Live(print_live).add_bytes if live else None
+        opens = opening(group.items, bridges=bridges, taker=taker, show=show)
         # Several sandboxes are started in the same way, for a test or a module each.
         alike = any(other.starts_like(group) for other in self._groups)
         link = self.copies.begin(planned, opens, alike=alike)
@@ -252,11 +254,6 @@ class InsideSession:
             return
         if not isinstance(plan.verdict, BaseException):
             self.copies.prepare()
-
-    def _show(self) -> Callable[[bytes], None] | None:
-        if self._config.getoption("capture", "fd") != "no":
-            return None
-        return Live(print_live).add_bytes
 
     def _write_terminal(self, text: str) -> None:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")

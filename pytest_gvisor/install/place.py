@@ -84,10 +84,6 @@ def _make_folder(folder: str) -> None:
         _make_folder(os.path.dirname(folder))
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder, 0o755)
-    _check_folder(folder)
-
-
-def _check_folder(folder: str) -> None:
     problems = folder_problems(folder, Trust.here(os.geteuid(), NIX_STORE))
     if problems:
         raise InstallFailed(

@@ -177,8 +177,7 @@ class Finder:
         found: set[str] = set()
         waiting = [top]
         while waiting:
-            folder = waiting.pop()
-            for path, is_folder, is_link in self._entries(folder, found):
+            for path, is_folder, is_link in self._entries(waiting.pop(), found):
                 if path in self._passed_by:
                     continue
                 if not self.is_secret(path, top):

@@ -84,8 +84,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if options.written(config):
         from pytest_gvisor.plugin.precedence import run_settings
 
-        settings = run_settings(config)
-        if settings.report:
+        if run_settings(config).report:
             from pytest_gvisor.plugin import matrix
 
             matrix.prepare(config)

@@ -191,8 +191,7 @@ class Collector:
         shows = not states.isdisjoint({*_BAD, State.NOT_RUN}) or self.report.uncollected
         if session.exitstatus not in _GREEN and not shows:
             note = "the session failed, and none of these tests: another, a hook, or a later act"
-            notes = (*self.report.notes, note)
-            self.report = dataclasses.replace(self.report, notes=notes)
+            self.report = dataclasses.replace(self.report, notes=(*self.report.notes, note))
         if run_settings(self._config).explain:
             told = explain.why(self._config, self.report)
             self.report = dataclasses.replace(self.report, notes=(*self.report.notes, *told))
@@ -346,13 +345,9 @@ def prepare(config: pytest.Config) -> None:
     if ensure(config) is None:
         return
     checked = config.stash[_paths_key] = {}
+    started = config.invocation_params.dir  # whatever folder a test changes to
     for path in run_settings(config).report:
         try:
-            checked[path] = outputs.check(resolve_path(config, path))
+            checked[path] = outputs.check(os.path.join(started, os.path.expanduser(path)))
         except ReportError as error:
             raise pytest.UsageError(f"pytest-gvisor: --gvisor-report: {error}") from error
-
-
-def resolve_path(config: pytest.Config, path: str) -> str:
-    """Return a path from where pytest was started, whatever folder a test has changed to."""
-    return os.path.join(config.invocation_params.dir, os.path.expanduser(path))

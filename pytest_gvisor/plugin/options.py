@@ -164,5 +164,4 @@ def _ini(config: pytest.Config, key: str) -> Any:
     try:
         return config.getini(key)
     except (TypeError, ValueError, pytest.UsageError) as error:
-        text = f"pytest-gvisor: {_place(config, key)}: {error}"
-        raise pytest.UsageError(text) from error
+        raise pytest.UsageError(f"pytest-gvisor: {_place(config, key)}: {error}") from error

@@ -177,8 +177,7 @@ class Driven:
         """Return the traffic since ``before``; None for a sandbox without an allow-list."""
         if not self.relays:
             return None
-        settled = before is not None
-        now = merged([relay.egress(settled=settled) for relay in self.relays])
+        now = merged([relay.egress(settled=before is not None) for relay in self.relays])
         return now.since(before) if before else now
 
     def end(self, patience: float = 0.0) -> Ended:

@@ -118,8 +118,7 @@ class Runner:
             undo.callback(pipes.close)
         if request.settings.allow:
             allow, ports = request.settings.allow, request.settings.ports
-            relay = OuterRelay(allow, ports, places(allow))
-            self.relay = undo.enter_context(relay)
+            self.relay = undo.enter_context(OuterRelay(allow, ports, places(allow)))
         if workspace.logs is not None:
             pipes.drains += workspace.logs.drains
         check_points(self._spec, host_paths.written_now)

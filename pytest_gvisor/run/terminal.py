@@ -41,12 +41,6 @@ class Terminal:
     keys: int
     screen: int
 
-    def copy_size(self, to: int) -> None:
-        """Give another terminal this one's size, unless this one is gone."""
-        with contextlib.suppress(OSError):
-            size = fcntl.ioctl(self.screen, termios.TIOCGWINSZ, bytes(8))
-            fcntl.ioctl(to, termios.TIOCSWINSZ, size)
-
 
 @contextlib.contextmanager
 def raw(stdin: int, stdout: int) -> Iterator[Terminal]:
@@ -114,9 +108,11 @@ class TerminalPipes(Pipes):
         self.resize()
 
     def resize(self, *_: object) -> None:
-        """Give the workload's terminal the size of the user's."""
+        """Give the workload's terminal the size of the user's, unless that one is gone."""
         if self.ours:
-            self.user.copy_size(self.ours[-1])
+            with contextlib.suppress(OSError):
+                size = fcntl.ioctl(self.user.screen, termios.TIOCGWINSZ, bytes(8))
+                fcntl.ioctl(self.ours[-1], termios.TIOCSWINSZ, size)
 
     def watch(self, change: Change) -> None:
         """Have the keys, the output and the terminal's size waited for."""

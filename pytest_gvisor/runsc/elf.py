@@ -130,8 +130,7 @@ def _dynamic_section(fd: int, head: bytes) -> tuple[str, list[tuple[int, str]]]:
             entries = entries[: tags.index(_NULL)] if _NULL in tags else entries
             wanted = [(tag, at) for tag, at in entries if tag in _LIBRARIES or tag in _FOLDERS]
             if wanted:
-                address = dict(entries).get(_STRINGS, 0)
-                strings = _offset(headers, address)
+                strings = _offset(headers, dict(entries).get(_STRINGS, 0))
                 said += [(tag, _text(fd, strings + at)) for tag, at in wanted]
     return loader, said
 

@@ -39,11 +39,6 @@ class Caller(NamedTuple):
     sys_admin: bool = True
     """Whether it has CAP_SYS_ADMIN, in its own user namespace: without, it cannot mount."""
 
-    @property
-    def in_user_namespace(self) -> bool:
-        """Whether the process is in another user namespace than the initial one."""
-        return self.uids != ALL_IDS
-
     @classmethod
     def read(cls, euid: int) -> Caller:
         """Read them from /proc/self (user_namespaces(7)). Raises `LaunchError`."""
@@ -79,7 +74,8 @@ def decide(wish: Rootless, caller: Caller, network: Network) -> Way:
                 next_step="Use rootless=auto, or give a container `--cap-add SYS_ADMIN`.",
             )
         return Way.OWN
-    if wish is Rootless.ON or (wish is Rootless.AUTO and caller.in_user_namespace):
+    in_user_namespace = caller.uids != ALL_IDS
+    if wish is Rootless.ON or (wish is Rootless.AUTO and in_user_namespace):
         return Way.MAPPED
     return Way.PRIVILEGED
 

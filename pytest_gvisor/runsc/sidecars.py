@@ -200,8 +200,7 @@ class _FolderCheck:
             return sorted(entry.name for entry in itertools.islice(entries, MOST_ENTRIES + 1))
 
     def _folder(self, node: Node) -> Iterator[str]:
-        mode = node.info.st_mode
-        if not stat.S_ISDIR(mode):
+        if not stat.S_ISDIR(node.info.st_mode):
             yield "it is not a folder"
         if self._trust.sealed_in_store(node):
             return

@@ -48,7 +48,6 @@ _DEADLINE = 20.0
 # Folders that images have, and that are empty in most. Nothing may be made in a folder of the host,
 # so one of these serves as the mount point.
 _EMPTY = ("/boot", "/media", "/srv", "/mnt", "/opt", "/home")
-_CACHE = "/etc/ld.so.cache"
 _PRELOAD = "/etc/ld.so.preload"
 _PROC = "/proc"
 
@@ -149,7 +148,7 @@ def _has_it(rootfs: Rootfs, mounts: Sequence[Mount]) -> bool:
         any(within(folder, bind) for bind in binds)
         and not any(within(folder, over) or within(over, folder) for over in covered)
         for folder in known.folders
-    ) and not any(within(_CACHE, over) for over in covered)
+    ) and not any(within("/etc/ld.so.cache", over) for over in covered)
 
 
 def _place(rootfs: Rootfs) -> str:

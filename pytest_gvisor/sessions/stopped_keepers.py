@@ -18,8 +18,6 @@ from pytest_gvisor.programs import proc
 from pytest_gvisor.programs.linux import closing, ready
 from pytest_gvisor.programs.paths import KEEPER
 
-_WARDEN = "warden.py"
-
 
 def sessions(base: str) -> list[str]:
     """Return the session folders under ``base`` of such keepers; one may not be made yet."""
@@ -63,7 +61,7 @@ def _keeps(pid: int, base: str) -> tuple[str, str] | None:
         case [_, "-I", "-S", _, program, _, pidfd, session]:
             expected = KEEPER
         case [_, "-I", "-S", _, program, pidfd, _, session, _, *_]:
-            expected = _WARDEN
+            expected = "warden.py"
         case _:
             return None
     if (

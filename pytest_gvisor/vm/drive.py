@@ -39,7 +39,6 @@ _PATIENCE = 10.0
 
 _POLL = 0.05
 _PIECE = 256 * 1024
-_NO_KVM = "no-kvm"
 
 # QEMU writes this twice for each processor feature that its emulator lacks.
 _EXPECTED = "TCG doesn't support requested feature"
@@ -60,14 +59,15 @@ def run(machine: Machine, timeout: float, stdout: Sink, stderr: Sink) -> int:
         with _warden(machine, parts, timeout, session) as process:
             console, shared = _Console(process), os.path.join(session.path, _SHARED)
             tails = [_Tail(shared, "stdout", stdout), _Tail(shared, "stderr", stderr)]
-            while process.poll() is None and not _ended(process):
+            assert process.stdout is not None
+            # The warden sends something at the end.
+            while process.poll() is None and not ready(process.stdout.fileno(), seconds=_POLL):
                 console.read()
                 for tail in tails:
                     tail.pass_on()
             for tail in tails:
                 tail.pass_on()
             console.read()
-            assert process.stdout is not None
             return _status(shared, process.stdout.read().decode(), timeout, console)
     finally:
         session.remove()
@@ -130,12 +130,6 @@ def _close(process: subprocess.Popen[bytes]) -> None:
             process.wait()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether the warden has sent something; waits a moment for it."""
-    assert process.stdout is not None
-    return bool(ready(process.stdout.fileno(), seconds=_POLL))
 
 
 class _Console:
@@ -212,7 +206,7 @@ def _status(folder: str, told: str, timeout: float, console: _Console) -> int:
     if re.fullmatch("[0-9]{1,3}", text) and int(text) <= MAX_STATUS:
         return int(text)
     log = console.end()
-    if text == _NO_KVM:
+    if text == "no-kvm":
         raise MachineFailed(
             f"the VM has no /dev/kvm: its kernel could not load kvm_amd{log}",
             next_step="Use another kernel: --kernel /boot/vmlinuz-….",

@@ -72,8 +72,7 @@ class Supply:
         head = os.pread(self._fd, HEAD_SIZE, PLACE)
         if head.startswith(READY):
             length = int.from_bytes(head[len(READY) :], "little")
-            packed = os.pread(self._fd, length, PLACE + HEAD_SIZE)
-            self._index = marshal.loads(packed)
+            self._index = marshal.loads(os.pread(self._fd, length, PLACE + HEAD_SIZE))
             # In front of the files: what is built in or frozen is not looked for there either.
             finders: list[object] = sys.meta_path  # type: ignore[assignment]
             finders.insert(finders.index(PathFinder) if PathFinder in finders else 0, self)

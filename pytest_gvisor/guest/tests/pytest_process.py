@@ -78,8 +78,7 @@ def run(
     gate.register(config, link, start["sys_path"], has_ini=read_as["has_ini"])
     config.parse(start["args"], addopts=False)
     config.args_source = type(config.args_source)[read_as["args_source"]]
-    basetemp = config.option.basetemp
-    config.option.__dict__.update(read_as["options"], basetemp=basetemp)
+    config.option.__dict__.update(read_as["options"], basetemp=config.option.basetemp)
     files = gate.command["files"]
     plugin = Plugin(
         link, terminal, debugger, notes, files=files, variables=watch, coverage=coverage,

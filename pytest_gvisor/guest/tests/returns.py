@@ -252,9 +252,8 @@ class _Sender:
 
     def _roots(self) -> list[str]:
         """Return the folders to walk, none of them below another."""
-        wanted = {*self._folders(), self._project}
         found: list[str] = []
-        for path in sorted(wanted):
+        for path in sorted({*self._folders(), self._project}):
             if not any(_within(path, other) for other in found):
                 found.append(path)
         return found

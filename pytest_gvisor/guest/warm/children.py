@@ -5,7 +5,6 @@ Standard library only; part of the program `init_process`.
 
 from __future__ import annotations
 
-import binascii
 import contextlib
 import errno
 import fcntl
@@ -74,7 +73,7 @@ class Program:
         self.env = {name: value for name, _, value in pairs}
         self.cwd = message["cwd"].encode("utf-8", "surrogateescape")
         self.user = (message["uid"], message["gid"], list(message["groups"]))
-        self.mark = binascii.hexlify(os.urandom(8))
+        self.mark = os.urandom(8).hex().encode()
         self.env[MARK.encode()] = self.mark
 
     def start(self, limits: Limits, streams: list[int]) -> int:

@@ -152,8 +152,7 @@ def _named(config: pytest.Config) -> Iterator[Place]:
 
 
 def _check_entry(entry: str, path: str) -> None:
-    name = os.path.basename(path)
-    if name.startswith(_OPENED_BY_THE_HOST):
+    if os.path.basename(path).startswith(_OPENED_BY_THE_HOST):
         raise UsageError(
             f"{RETURNS} = {escape(entry)}: a plugin on the host opens this file as a database, "
             "and tests inside could have made it into anything"

@@ -32,9 +32,8 @@ from pytest_gvisor.run.connected import Driven
 from pytest_gvisor.run.pipes import SharedStreams, Streams
 from pytest_gvisor.run.request import Record, Request, Workspace, workspace_of
 from pytest_gvisor.run.runner import Runner
-from pytest_gvisor.run.specification import arguments
-from pytest_gvisor.runsc import rootless
-from pytest_gvisor.runsc.rootless import Caller, Way
+from pytest_gvisor.run.specification import arguments, way_of
+from pytest_gvisor.runsc.rootless import Way
 
 if TYPE_CHECKING:
     from pytest_gvisor.base.settings import Settings
@@ -49,7 +48,6 @@ _SEED = str(secrets.randbelow(2**32))
 """The seed of `hash` in each sandbox of this process: parameters that come from a set keep their
 order, so that no sandbox runs one again in place of another."""
 
-_TMP = "/tmp"
 _PROGRAM = os.path.join(os.path.abspath(guest.__path__[0]), "tests", "begin.py")
 
 
@@ -93,7 +91,7 @@ def plan(
     ``user`` is the tests', as `users.read` returns it. Raises `GvisorError`.
     """
     engine = engine_of(config)
-    way = rootless.decide(settings.rootless, Caller.read(os.geteuid()), settings.network)
+    way = way_of(settings)
     shown = visible.shown(config, items or (), inside.readable)
     settings.check_allow()
     if settings.allow and any(within("/etc/hosts", path) for path in shown.paths):
@@ -243,7 +241,7 @@ def _spec(workspace: Workspace, plan: Plan) -> Spec:
         **arguments(settings, workspace, plan.way),
     )
     # The root's overlay is memory too; a tmpfs would hide a project that lies in /tmp.
-    others = tuple(mount for mount in spec.mounts if mount.destination != _TMP)
+    others = tuple(mount for mount in spec.mounts if mount.destination != "/tmp")
     spec = dataclasses.replace(spec, mounts=others)
     return _may_add_addresses(spec) if configuration.families(settings) else spec
 

@@ -81,7 +81,8 @@ def find(config: pytest.Config, items: Sequence[pytest.Item]) -> str:
     complete = COMPLETE | ({"pytest-benchmark"} if benchmark.is_known(config) else set())
     named = []
     for package, metadata in distributions.items():
-        name = _normal(metadata["Name"])
+        # As package indexes compare names.
+        name = re.sub(r"[-_.]+", "-", metadata["Name"]).lower()
         if name in _SWITCHES:
             loses = _is_switched_on(config, items, *_SWITCHES[name])
         else:
@@ -114,11 +115,6 @@ def _package(plugin: Any) -> str:
     """Return the package that a plugin belongs to: a module, or an object of some class."""
     name = plugin.__name__ if inspect.ismodule(plugin) else type(plugin).__module__
     return str(name).partition(".")[0]
-
-
-def _normal(name: str) -> str:
-    """Return the name of a distribution as package indexes compare it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _packages_of_fixtures(items: Iterable[pytest.Item]) -> set[str]:

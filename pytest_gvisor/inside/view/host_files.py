@@ -14,7 +14,6 @@ import pytest
 from pytest_gvisor.inside.view.visible import Shown
 from pytest_gvisor.programs.paths import within
 
-_COMPILED = "__pycache__"
 _READ = (*all_suffixes(), ".cfg", ".ini", ".json", ".pth", ".toml", ".yaml", ".yml")
 """The suffixes of programs and settings: the output of this run may go to another file."""
 
@@ -81,7 +80,7 @@ def _entries(folder: str, temporary: str, *, every: bool = False) -> Iterator[tu
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name == _COMPILED or entry.path == temporary:
+                if entry.name == "__pycache__" or entry.path == temporary:
                     continue
                 if (every or entry.name.endswith(_READ)) and entry.is_file():
                     info = entry.stat()

@@ -398,8 +398,7 @@ class Link:
         if record.debug_logs:
             boot, strace = debugged(record.debug_logs.get("boot", ""))
             lines += [*boot, *strace]
-        stderr = self.supervisor.pipes.stderr
-        text = stderr.last(_TAIL).decode("utf-8", "backslashreplace")
+        text = self.supervisor.pipes.stderr.last(_TAIL).decode("utf-8", "backslashreplace")
         lines.append(f"standard error of the pytest inside:\n{escape(text) or '(nothing)'}")
         return "\n".join(lines)
 
