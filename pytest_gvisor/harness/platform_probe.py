@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING
 
-from pytest_gvisor.base.settings import Platform
+from pytest_gvisor.base.completed import Completed
+from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.harness.gvisor import Gvisor
 from pytest_gvisor.oci import rootfs
 from pytest_gvisor.run import runner
 from pytest_gvisor.run.logs import cause
 from pytest_gvisor.run.request import Hooks, Record
 from pytest_gvisor.runsc import elf, platforms
+from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.runsc.platforms import Availability
-
-if TYPE_CHECKING:
-    from pytest_gvisor.base.completed import Completed
-    from pytest_gvisor.base.settings import Settings
-    from pytest_gvisor.runsc.binary import Runsc
-    from pytest_gvisor.sessions.launcher import Launcher
+from pytest_gvisor.sessions.launcher import Launcher
 
 
 class PlatformProbe:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
+from pytest_gvisor.base.completed import Usage
 from pytest_gvisor.base.errors import GvisorError, PlatformUnavailable, UsageError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.setting_values import IN_PLACE, NATIVE
@@ -23,9 +24,6 @@ from pytest_gvisor.plugin.precedence import RELEASE_FIXTURE, settings_of
 from pytest_gvisor.plugin.skips import mending, missing_requirement
 from pytest_gvisor.plugin.stash import engine_of, harnesses, has_failed, platform_key, take_runs
 from pytest_gvisor.report.run_texts import run_of
-
-if TYPE_CHECKING:
-    from pytest_gvisor.base.completed import Usage
 
 CELL = "gvisor_cell"
 ROSTER = "gvisor_roster"

@@ -24,14 +24,13 @@ from pytest_gvisor.plugin.shared_sandboxes import SharedSandboxes, SharedSnapsho
 from pytest_gvisor.plugin.skips import as_outcome, fail_misuse, prefix_location, skip_missing
 from pytest_gvisor.plugin.stash import engine_of, has_failed, record_harness, record_run
 from pytest_gvisor.run.kept import keep
-from pytest_gvisor.run.request import Hooks
+from pytest_gvisor.run.request import Hooks, Record, Workspace
 
 if TYPE_CHECKING:
     from pytest_gvisor.harness.engine import Engine
     from pytest_gvisor.harness.gvisor import Gvisor
     from pytest_gvisor.oci.bundle import Bundle
     from pytest_gvisor.oci.rootfs import Rootfs
-    from pytest_gvisor.run.request import Record, Workspace
     from pytest_gvisor.run.workload import Args
     from pytest_gvisor.runsc.binary import Runsc
 

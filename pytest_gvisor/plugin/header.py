@@ -7,8 +7,6 @@ uses a sandbox.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from pytest_gvisor.base.errors import GvisorError
@@ -19,11 +17,9 @@ from pytest_gvisor.harness.engine import ALREADY_INSIDE, NO_NESTING
 from pytest_gvisor.plugin.placement import already_inside
 from pytest_gvisor.plugin.precedence import run_settings
 from pytest_gvisor.plugin.stash import engine_of
+from pytest_gvisor.runsc.binary import Runsc
 from pytest_gvisor.runsc.locate import Origin
 from pytest_gvisor.sessions import session_folder
-
-if TYPE_CHECKING:
-    from pytest_gvisor.runsc.binary import Runsc
 
 
 def line(config: pytest.Config) -> str:

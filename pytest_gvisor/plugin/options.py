@@ -7,19 +7,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Mapping
+from typing import Any, Literal, NoReturn
 
 import pytest
 
 from pytest_gvisor.base import removed
-from pytest_gvisor.base.setting_table import SETTINGS, TRACES, unknown_variable
+from pytest_gvisor.base.setting_table import SETTINGS, TRACES, Kind, Setting, unknown_variable
 from pytest_gvisor.plugin.placement import FIELDS, RETURNS
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any, Literal
-
-    from pytest_gvisor.base.setting_table import Kind, Setting
 
 _INI: Mapping[Kind, Literal["args", "bool", "float"]] = {
     "platforms": "args", "reports": "args", "acts": "args", "flag": "bool", "seconds": "float",

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from pytest_gvisor.base import setting_values
 from pytest_gvisor.base import settings as words
 from pytest_gvisor.base.errors import PytestGvisorWarning, UsageError
-from pytest_gvisor.base.settings import Platform
+from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.plugin.markers import Running
 from pytest_gvisor.plugin.skips import skip_missing
 from pytest_gvisor.run.request import Hooks
 
 if TYPE_CHECKING:
-    from pytest_gvisor.base.settings import Settings
     from pytest_gvisor.harness.engine import Engine
     from pytest_gvisor.harness.gvisor import Gvisor
     from pytest_gvisor.oci.project import Project

@@ -8,13 +8,10 @@ import json
 import os
 import shlex
 import shutil
-from typing import TYPE_CHECKING
 
 from pytest_gvisor.programs import paths, replay
-
-if TYPE_CHECKING:
-    from pytest_gvisor.programs.order import Order
-    from pytest_gvisor.run.request import Record, Workspace
+from pytest_gvisor.programs.order import Order
+from pytest_gvisor.run.request import Record, Workspace
 
 _SCRIPT = """\
 #!/bin/sh

@@ -15,16 +15,14 @@ import os
 import re
 import stat
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from pytest_gvisor.base.errors import LaunchError
 from pytest_gvisor.guest.wire.checked_json import loads
 from pytest_gvisor.programs.paths import caches
 from pytest_gvisor.runsc.features import QUESTIONS
+from pytest_gvisor.runsc.sidecars import State
 from pytest_gvisor.sessions import private
-
-if TYPE_CHECKING:
-    from pytest_gvisor.runsc.sidecars import State
 
 _SETTLED = 2_000_000_000
 """Nanoseconds since the last change of a file."""

@@ -18,7 +18,6 @@ import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from pytest_gvisor.base.errors import LaunchError, RunscFailed, UnwantedRelease, stage
 from pytest_gvisor.base.escape import escape
@@ -27,9 +26,7 @@ from pytest_gvisor.base.trust import SHORTAGES
 from pytest_gvisor.programs import ask_runsc, clock
 from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import ENVIRONMENT, command
-
-if TYPE_CHECKING:
-    from pytest_gvisor.runsc.locate import CheckedBinary
+from pytest_gvisor.runsc.locate import CheckedBinary
 
 DEADLINE = 20.0
 """Seconds for all four. They take 0.06 on two idle processors, and a multiple on busy ones. On an

@@ -17,18 +17,14 @@ import stat
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pytest_gvisor.base import errors
-from pytest_gvisor.base.completed import SandboxCrashed, WorkloadFailed, WorkloadTimeout
+from pytest_gvisor.base.completed import Completed, SandboxCrashed, WorkloadFailed, WorkloadTimeout
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.kernel import is_gvisor_kernel
 from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.base.trust import SHORTAGES
 from pytest_gvisor.runsc.causes import BROKEN, Cause, explain
-
-if TYPE_CHECKING:
-    from pytest_gvisor.base.completed import Completed
 
 PROBE_DEADLINE = 10.0
 LONGEST_DEADLINE = 60.0

@@ -11,20 +11,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from pytest_gvisor import programs
 from pytest_gvisor.base.errors import LaunchError, ProtocolError, UsageError, on_error, stage
 from pytest_gvisor.guest.wire.checked_json import loads
 from pytest_gvisor.programs import clock
 from pytest_gvisor.programs.linux import closing
-from pytest_gvisor.programs.order import send
+from pytest_gvisor.programs.order import Order, send
 from pytest_gvisor.programs.paths import ENVIRONMENT, KEEPER, command
 from pytest_gvisor.sessions.session_folder import SessionDir
 from pytest_gvisor.sessions.starts import Starts
-
-if TYPE_CHECKING:
-    from pytest_gvisor.programs.order import Order
 
 _PROGRAM = os.path.join(os.path.dirname(os.path.abspath(programs.__file__)), KEEPER)
 _START_DEADLINE = 10.0

@@ -16,7 +16,7 @@ from pytest_gvisor import guest
 from pytest_gvisor.base.egress import hosts_lines, places, proxied
 from pytest_gvisor.base.errors import UsageError, on_error
 from pytest_gvisor.base.setting_table import DEFAULT_MAX_OUTPUT
-from pytest_gvisor.base.settings import Platform
+from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.inside.view import configuration, host_files, users, visible, writable
 from pytest_gvisor.inside.view.run_options import Inside
 from pytest_gvisor.inside.wire import byte_code
@@ -24,7 +24,7 @@ from pytest_gvisor.inside.wire.link import Died, Link
 from pytest_gvisor.oci import root_paths, skeleton
 from pytest_gvisor.oci.defaults import CAPABILITIES, default_spec
 from pytest_gvisor.oci.mounts import bind, covers
-from pytest_gvisor.oci.spec import Capabilities
+from pytest_gvisor.oci.spec import Capabilities, Mount, Spec
 from pytest_gvisor.plugin.stash import engine_of
 from pytest_gvisor.programs.paths import within
 from pytest_gvisor.programs.sources import Source
@@ -36,10 +36,8 @@ from pytest_gvisor.run.specification import arguments, way_of
 from pytest_gvisor.runsc.rootless import Way
 
 if TYPE_CHECKING:
-    from pytest_gvisor.base.settings import Settings
     from pytest_gvisor.inside.back.returned import Taker
     from pytest_gvisor.oci.rootfs import Prepared
-    from pytest_gvisor.oci.spec import Mount, Spec
     from pytest_gvisor.runsc.binary import Runsc
 
 _PYTHON_PATH = "PYTHONPATH"
