@@ -24,9 +24,7 @@ from pytest_gvisor.images.docker import Daemon
 from pytest_gvisor.programs.paths import SYSTEM_PATH, within
 from pytest_gvisor.programs.proc import text_in
 from pytest_gvisor.run import cgroup
-from pytest_gvisor.run.cgroup import Limits
 from pytest_gvisor.runsc import causes
-from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.sessions import session_folder
 from pytest_gvisor.sessions.places import RUNSC_PATHS
 from pytest_gvisor.sessions.session_folder import SessionDir
@@ -46,7 +44,7 @@ _SWITCHES = {
 }  # fmt: skip
 """The kernel's switches for user namespaces: what forbids them, what allows them, and to whom."""
 
-_LIMITS: tuple[Limits, ...] = ({"memory": 1 << 30}, {"pids": 1000}, {"cpu": 1.0})
+_LIMITS: tuple[cgroup.Limits, ...] = ({"memory": 1 << 30}, {"pids": 1000}, {"cpu": 1.0})
 
 
 class State(enum.StrEnum):
@@ -230,14 +228,14 @@ def _reinstalled(refused: str) -> tuple[Command, ...]:
     return ()
 
 
-def of_kvm(cause: Cause) -> tuple[Command, ...]:
+def of_kvm(cause: causes.Cause) -> tuple[Command, ...]:
     """Return the command that lets this user open /dev/kvm, or that makes the device."""
-    if cause is Cause.NO_PERMISSION:
+    if cause is causes.Cause.NO_PERMISSION:
         with contextlib.suppress(OSError, KeyError):
             user = pwd.getpwuid(os.geteuid()).pw_name
             if os.geteuid() and grp.getgrgid(os.stat(_DEVICE).st_gid).gr_name == "kvm":
                 return (Command(("usermod", "--append", "--groups", "kvm", user), as_root=True),)
-    if cause is Cause.NO_DEVICE and not os.path.lexists(_DEVICE):
+    if cause is causes.Cause.NO_DEVICE and not os.path.lexists(_DEVICE):
         return _module()
     return ()
 

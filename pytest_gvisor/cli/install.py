@@ -10,7 +10,6 @@ from pytest_gvisor.base.escape import escape
 from pytest_gvisor.cli import parsers
 from pytest_gvisor.install import place, release
 from pytest_gvisor.install.fetch import SILENCE, Client
-from pytest_gvisor.install.place import Installed
 from pytest_gvisor.runsc import locate
 
 
@@ -60,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def describe(done: Installed) -> list[str]:
+def describe(done: place.Installed) -> list[str]:
     """Describe the installed runsc, and whether the plugin finds it."""
     link = f" (a link to {done.real})" if done.real != done.path else ""
     lines = [f"runsc {escape(done.version)} is at {done.path}{link}"]

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pytest_gvisor.base import removed, setting_values, settings
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.base.setting_table import SETTINGS, Kind, unknown_variable
-from pytest_gvisor.base.settings import Settings
 from pytest_gvisor.oci.mounts import parse_size
 
 if TYPE_CHECKING:
@@ -136,11 +135,11 @@ def add_settings(
             group.add_argument(name, type=kind, metavar=metavar, help=text)
 
 
-def settings_of(given: argparse.Namespace, tool: str) -> Settings:
+def settings_of(given: argparse.Namespace, tool: str) -> settings.Settings:
     """The settings of a command: its options, then the environment. Raises `UsageError`."""
     if wrong := unknown_variable(os.environ):
         raise UsageError(wrong)
-    found = Settings()
+    found = settings.Settings()
     for one in SETTINGS:
         value, where = getattr(given, one.written, None), ""
         if value is None and {tool, "environment"} <= {*one.sources}:

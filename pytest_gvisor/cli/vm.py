@@ -13,7 +13,6 @@ from pytest_gvisor.cli import parsers
 from pytest_gvisor.images.streams import write_all
 from pytest_gvisor.oci import mounts
 from pytest_gvisor.vm import drive, machine
-from pytest_gvisor.vm.machine import Machine
 
 _DESCRIPTION = """\
 Runs COMMAND as root in a virtual machine that sees this machine's files and whose emulated
@@ -78,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
         if why:
             step = "Share a folder below it, or another one."
             raise UsageError(f"{share} cannot be shared: it {why}", next_step=step)
-    chosen = Machine(
+    chosen = machine.Machine(
         command=parsers.command(options, given.command),
         shares=shares,
         cwd=machine.folder_of(_here(), shares),

@@ -16,7 +16,6 @@ from pytest_gvisor.base.errors import ImageError, InvalidBundle, UsageError
 from pytest_gvisor.base.escape import shown
 from pytest_gvisor.base.setting_values import word
 from pytest_gvisor.images import archive, choose, image_users
-from pytest_gvisor.images.archive import Content
 from pytest_gvisor.images.cache import Cache, Hold
 from pytest_gvisor.images.docker import Daemon, Pull
 from pytest_gvisor.images.streams import DEFAULT_LIMITS, Limits
@@ -147,7 +146,7 @@ class Images:
         digest = identity.removeprefix("sha256:")
 
         @contextlib.contextmanager
-        def exported() -> Iterator[Content]:
+        def exported() -> Iterator[archive.Content]:
             with (
                 daemon.export(f"sha256:{digest}", limits) as path,
                 archive.opened(path, digest=digest, limits=limits) as content,

@@ -9,7 +9,6 @@ import collections
 import contextlib
 import dataclasses
 import itertools
-from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -163,7 +162,7 @@ class Ahead:
     """
 
     def __init__(self, most: int = MOST) -> None:
-        self._ids: deque[str] = deque()
+        self._ids: collections.deque[str] = collections.deque()
         self.most = most
         self._count = min(most, 1)
 

@@ -16,7 +16,6 @@ from pytest_gvisor.base.errors import InstallFailed, UsageError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.install import place, unpack
 from pytest_gvisor.install.fetch import Client, NotThere
-from pytest_gvisor.install.place import BINARY, Installed
 
 BASE_URL = "https://storage.googleapis.com/gvisor/releases/release"
 MAX_DOWNLOAD = 1024 * 1024 * 1024
@@ -33,7 +32,7 @@ def release_name(text: str) -> str:
     return name
 
 
-def install(client: Client, release: str, folder: str) -> Installed:
+def install(client: Client, release: str, folder: str) -> place.Installed:
     """Fetch a release and install it in ``folder``, in the manner of `place.put`.
 
     Raises `InstallFailed` too where a server has another release under the name of this one. For
@@ -51,7 +50,7 @@ def install(client: Client, release: str, folder: str) -> Installed:
 
 def _fetch(client: Client, where: str, staging: str) -> str:
     """Fetch the release's runsc into ``staging``, check its digest, and return its path."""
-    for name in (ARCHIVE, BINARY):
+    for name in (ARCHIVE, place.BINARY):
         try:
             data = b"".join(client.pieces(f"{where}/{name}.sha512", _MAX_DIGEST))
         except NotThere:
@@ -60,15 +59,15 @@ def _fetch(client: Client, where: str, staging: str) -> str:
         wanted = _digest_in(text, name, f"{client.base_url}/{where}/{name}.sha512")
         path = os.path.join(staging, f"{name}.part")
         _download(client, f"{where}/{name}", path, wanted)
-        if name == BINARY:
+        if name == place.BINARY:
             os.chmod(path, 0o755)
             return path
         release = os.path.join(staging, "release")
         unpack.unpack(path, release)
         os.unlink(path)
-        return os.path.join(release, BINARY)
+        return os.path.join(release, place.BINARY)
     raise InstallFailed(
-        f"{client.base_url}/{where}/ gives neither {ARCHIVE}.sha512 nor {BINARY}.sha512",
+        f"{client.base_url}/{where}/ gives neither {ARCHIVE}.sha512 nor {place.BINARY}.sha512",
         next_step="Releases are listed at https://github.com/google/gvisor/releases; name one with "
         "--release YYYYMMDD.",
     )

@@ -24,7 +24,6 @@ from pytest_gvisor.base.errors import InvalidBundle, LaunchError, UsageError
 from pytest_gvisor.base.escape import shown
 from pytest_gvisor.oci import host_paths, root_paths, skeleton, system_folders
 from pytest_gvisor.oci.mounts import cover, shown_at
-from pytest_gvisor.oci.skeleton import Account
 from pytest_gvisor.oci.spec import Mount, User, UserSpec
 from pytest_gvisor.oci.vocabulary import normal
 from pytest_gvisor.programs.paths import below
@@ -99,7 +98,7 @@ class Rootfs(abc.ABC):
         *,
         mounts: Sequence[Mount] = (),
         shared: str | None = None,
-        account: Account | None = None,
+        account: skeleton.Account | None = None,
     ) -> Prepared:
         """Make the root file system, under ``folder`` if it needs a folder of its own.
 
@@ -132,7 +131,7 @@ class HostRootfs(Rootfs):
         *,
         mounts: Sequence[Mount] = (),
         shared: str | None = None,
-        account: Account | None = None,
+        account: skeleton.Account | None = None,
     ) -> Prepared:
         """See `Rootfs.prepare`."""
         # A virtual environment may be the project too, which is a mount of the caller's.

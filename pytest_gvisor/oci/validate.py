@@ -16,7 +16,6 @@ from pytest_gvisor.base.errors import InvalidBundle, UsageError
 from pytest_gvisor.base.escape import shown
 from pytest_gvisor.oci import reader, vocabulary
 from pytest_gvisor.oci.spec import Capabilities, Found, Spec
-from pytest_gvisor.oci.vocabulary import absolute
 
 # "-detach" would be read as a flag, ".." is a folder, 100 characters break the control socket.
 _ID: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
@@ -58,7 +57,7 @@ def _own(spec: Spec) -> Found:
 
     A bundle that was made elsewhere is brought to this by `Bundle.open`.
     """
-    if wrong := absolute(spec.root.path):
+    if wrong := vocabulary.absolute(spec.root.path):
         yield "root.path", wrong
     if spec.process.terminal:
         yield "process.terminal", "a workload under test gets pipes, not a terminal"
@@ -67,7 +66,7 @@ def _own(spec: Spec) -> Found:
         if capability not in sets.inheritable:
             yield f"process.capabilities.ambient[{index}]", f"{capability} is not in inheritable"
     for index, mount in enumerate(spec.mounts):
-        if mount.is_bind and mount.source and (wrong := absolute(mount.source)):
+        if mount.is_bind and mount.source and (wrong := vocabulary.absolute(mount.source)):
             yield f"mounts[{index}].source", wrong
         for change in vocabulary.adopted_options(mount.kind, mount.options)[1]:
             yield f"mounts[{index}].options", f"runsc ignores an option: {shown(change)}"

@@ -23,8 +23,6 @@ from pytest_gvisor.programs import clock
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run import cgroup, egress_relays, limits, logs, not_started, sentry
 from pytest_gvisor.run.capture import streams
-from pytest_gvisor.run.cgroup import Cgroups, limits_of, measured
-from pytest_gvisor.run.egress_relays import OuterRelay
 from pytest_gvisor.run.host_sources import check_points, placed, written
 from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.request import Hooks, Record, Request, Workspace, workspace_of
@@ -76,8 +74,8 @@ class Runner:
         self.record = record
         record.args, record.spec = spec.process.args, spec
         self.supervisor: Supervisor
-        self.cgroups = Cgroups()
-        self.relay: OuterRelay | None = None
+        self.cgroups = cgroup.Cgroups()
+        self.relay: egress_relays.OuterRelay | None = None
         self._spec = spec
         self._keep = keep
         self._usage = Usage()
@@ -118,7 +116,7 @@ class Runner:
             undo.callback(pipes.close)
         if request.settings.allow:
             allow, ports = request.settings.allow, request.settings.ports
-            self.relay = undo.enter_context(OuterRelay(allow, ports, places(allow)))
+            self.relay = undo.enter_context(egress_relays.OuterRelay(allow, ports, places(allow)))
         if workspace.logs is not None:
             pipes.drains += workspace.logs.drains
         check_points(self._spec, host_paths.written_now)
@@ -151,7 +149,7 @@ class Runner:
     def _limit(self, undo: contextlib.ExitStack) -> None:
         """Make the cgroups of the limits, and show runsc the one on memory."""
         workspace, session = self.workspace, self.launcher.session()
-        limited = limits_of(self._spec.linux.resources)
+        limited = cgroup.limits_of(self._spec.linux.resources)
         if (memory := limited.get("memory")) is not None:
             workspace.sources.extend(limits.total_memory(int(memory), workspace.folder))
         self.cgroups = cgroup.create(
@@ -197,7 +195,7 @@ class Runner:
     def _judge(self) -> Verdict:
         """Read the logs and counters of the run, have them kept, and return the verdict."""
         record, workspace, supervisor = self.record, self.workspace, self.supervisor
-        self._usage = measured(self.cgroups.places)
+        self._usage = cgroup.measured(self.cgroups.places)
         record.start = supervisor.start
         record.runsc_records = logs.records(workspace.path("log"))
         record.panic = logs.panic(workspace.path("panic"))

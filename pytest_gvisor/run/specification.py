@@ -17,7 +17,6 @@ from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.defaults import default_spec, parse_user, resources
 from pytest_gvisor.oci.mounts import covers, examine, parse_size, shown_at
 from pytest_gvisor.oci.rootfs import check_points
-from pytest_gvisor.oci.skeleton import account_of
 from pytest_gvisor.oci.spec import IdMapping, Mount, Namespace, Spec
 from pytest_gvisor.oci.vocabulary import NamespaceType, normal
 from pytest_gvisor.run import limits
@@ -114,7 +113,7 @@ def spec_of(workload: Workload, workspace: Workspace, chosen: Settings, way: Way
         workspace.folder,
         mounts=(*shows, *workload.mounts),
         shared=workspace.shared or None,
-        account=account_of(named.uid, named.gid),
+        account=skeleton.account_of(named.uid, named.gid),
     )
     workspace.identities[prepared.root_path] = prepared.identity
     hidden = project.covers(shows, prepared.mounts, workspace.folder) if project else []

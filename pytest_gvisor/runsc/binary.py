@@ -17,12 +17,10 @@ from typing import TYPE_CHECKING
 from pytest_gvisor.base.errors import InsecureRunsc, stage
 from pytest_gvisor.runsc import features, locate, sidecars
 from pytest_gvisor.runsc.answers import Answers, keep, recall
-from pytest_gvisor.runsc.features import Features
 from pytest_gvisor.sessions import places
 from pytest_gvisor.trace import points
 
 if TYPE_CHECKING:
-    from pytest_gvisor.runsc.sidecars import Sidecars
     from pytest_gvisor.trace.programs import Programs
     from pytest_gvisor.trace.recorder import Recorder
 
@@ -31,7 +29,7 @@ _CHANGED = "it changed after it was checked"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runsc(Features, locate.CheckedBinary):
+class Runsc(features.Features, locate.CheckedBinary):
     """A validated runsc. Execute it by ``fd``, which is the checked file."""
 
     sha256: str
@@ -149,7 +147,7 @@ class Runsc(Features, locate.CheckedBinary):
         if path := now.changed(self.sidecars):
             raise sidecars.refusal(path, _CHANGED, _stat(path), self.path)
 
-    def _sidecars_now(self) -> Sidecars | None:
+    def _sidecars_now(self) -> sidecars.Sidecars | None:
         with stage("runsc", f"what lies beside {self.path} cannot be looked at"):
             try:
                 return sidecars.again(self.fd, self._trust)

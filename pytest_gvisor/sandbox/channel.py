@@ -32,7 +32,6 @@ from pytest_gvisor.run.capture import Capture, streams
 from pytest_gvisor.run.connected import Driven, Ended
 from pytest_gvisor.run.supervisor import NAP, Supervisor
 from pytest_gvisor.sandbox import messages
-from pytest_gvisor.sandbox.messages import Message, Outgoing
 from pytest_gvisor.sandbox.peers import Changed, Death, Peer, why
 
 _CONGESTED = 2 * MAX_PAYLOAD
@@ -81,7 +80,7 @@ class Channel:
             self._decoder = Decoder(secrets.token_bytes(TAG_SIZE))
         self._peers: dict[int, Peer] = {}
         self._last_id = last_id
-        self._outgoing = Outgoing()
+        self._outgoing = messages.Outgoing()
         self._changed = Changed(self.lock)
         self._chores: collections.deque[Callable[[], None]] = collections.deque()
         self._relieved: list[Callable[[], None]] = []
@@ -329,7 +328,7 @@ class Channel:
                 if self.ending or not self._read():
                     return
 
-    def _take(self, message: Message) -> None:
+    def _take(self, message: messages.Message) -> None:
         if message.op == "hello":
             if self.greeted or message.id:
                 raise FrameError("hello a second time")

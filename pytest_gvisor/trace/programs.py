@@ -11,7 +11,6 @@ from typing import Any
 from pytest_gvisor.base.traced import Trace
 from pytest_gvisor.trace import points
 from pytest_gvisor.trace.events import makes_datagrams, parsed
-from pytest_gvisor.trace.points import Known
 from pytest_gvisor.trace.recorder import MAX_BYTES, MAX_KEPT, Recorder
 
 _CLONE, _CALL = 2, 6  # enum MessageType of common.proto
@@ -23,7 +22,7 @@ _MAX_SIZE = 2 * MAX_BYTES
 class Programs:
     """The recorders of one sandbox's programs."""
 
-    def __init__(self, known: Known, version: str, **more: Any) -> None:
+    def __init__(self, known: points.Known, version: str, **more: Any) -> None:
         """See `Recorder`. Raises `TraceError`."""
         self._known, self._version, self._more = known, version, more
         self.session = self._made_for().session

@@ -22,8 +22,6 @@ from pytest_gvisor.programs.linux import closing, ready
 from pytest_gvisor.sessions.session_folder import SessionDir
 from pytest_gvisor.vm import machine as machines
 from pytest_gvisor.vm import parts as found_parts
-from pytest_gvisor.vm.machine import Machine
-from pytest_gvisor.vm.parts import Parts
 
 MAX_OUTPUT = 1024 * 1024 * 1024
 """Bytes of one stream: the VM's folder may be in this machine's memory."""
@@ -46,7 +44,7 @@ _EXPECTED = "TCG doesn't support requested feature"
 Sink = Callable[[bytes], object]
 
 
-def run(machine: Machine, timeout: float, stdout: Sink, stderr: Sink) -> int:
+def run(machine: machines.Machine, timeout: float, stdout: Sink, stderr: Sink) -> int:
     """Run the command in a VM, pass its output on as it comes, and return its exit status.
 
     Raises `MachineFailed` where there is no VM, or it ended before the command. Raises
@@ -75,7 +73,7 @@ def run(machine: Machine, timeout: float, stdout: Sink, stderr: Sink) -> int:
 
 @contextlib.contextmanager
 def _warden(
-    machine: Machine, parts: Parts, timeout: float, session: SessionDir
+    machine: machines.Machine, parts: found_parts.Parts, timeout: float, session: SessionDir
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start the VM under a warden (``programs/warden.py``), and end it with the block.
 

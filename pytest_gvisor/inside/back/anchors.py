@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.programs import linux
-from pytest_gvisor.programs.linux import closing
 from pytest_gvisor.programs.paths import within
 
 MOST_BYTES = 1024 * 1024 * 1024
@@ -115,7 +114,7 @@ def found(anchor: Anchor, path: str) -> tuple[str, float]:
         fd = linux.openat2(anchor.fd, whole, os.O_PATH, _BELOW)
     except FileNotFoundError:
         return "", 0.0
-    with closing(fd):
+    with linux.closing(fd):
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise FileExistsError(errno.EEXIST, _NO_FILE)
@@ -134,9 +133,9 @@ def land(
     """
     parent, name = os.path.split(os.path.join(anchor.rest, path))
     flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK
-    with closing(_make_folders(anchor.fd, parent)) as here:
+    with linux.closing(_make_folders(anchor.fd, parent)) as here:
         if adds and os.access(name, os.F_OK, dir_fd=here, follow_symlinks=False):
-            with closing(linux.openat2(here, os.fsencode(name), flags, _BELOW)) as fd:
+            with linux.closing(linux.openat2(here, os.fsencode(name), flags, _BELOW)) as fd:
                 if not stat.S_ISREG(os.fstat(fd).st_mode):
                     raise FileExistsError(errno.EEXIST, _NO_FILE)
                 _copy(fd, source, offset, size)
@@ -149,7 +148,7 @@ def _make_folders(base: int, path: str) -> int:
     """Open a folder below another one, and make what is missing of it."""
     fd = os.dup(base)
     for part in os.fsencode(path).split(b"/") if path else ():
-        with closing(fd) as here:
+        with linux.closing(fd) as here:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(part, dir_fd=here)
             fd = linux.openat2(here, part, _FOLDER, _BELOW)

@@ -15,7 +15,6 @@ import pytest
 from pytest_gvisor.base.errors import GvisorError
 from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.inside.boot import start
-from pytest_gvisor.inside.boot.start import Started
 from pytest_gvisor.inside.view import host_files, run_options, users
 from pytest_gvisor.plugin.placement import EARLY, variant_key
 from pytest_gvisor.plugin.precedence import run_settings
@@ -28,7 +27,7 @@ class Early:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._owner = os.getpid()
-        self._started: Started | None = None
+        self._started: start.Started | None = None
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> Iterator[None]:
@@ -77,7 +76,7 @@ class Early:
             items=None,
         )
 
-    def take(self, plan: start.Plan) -> Started | None:
+    def take(self, plan: start.Plan) -> start.Started | None:
         """Return the sandbox for its first tests if one of ``plan`` starts like it.
 
         Else remove it. A second call returns nothing.
@@ -99,7 +98,7 @@ class Early:
             started.link.close()
 
 
-def early(config: pytest.Config, plan: start.Plan) -> Started | None:
+def early(config: pytest.Config, plan: start.Plan) -> start.Started | None:
     """Return the sandbox that was started with the session, if it is one of this plan."""
     plugin: Early | None = config.pluginmanager.get_plugin(EARLY)
     return None if plugin is None else plugin.take(plan)

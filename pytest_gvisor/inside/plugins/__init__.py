@@ -16,10 +16,9 @@ import pytest
 from pytest_gvisor.base.errors import ProtocolError
 from pytest_gvisor.inside.plugins import benchmark, junit, live_log
 from pytest_gvisor.inside.wire import rules
-from pytest_gvisor.inside.wire.rules import Sender, Take
 from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 
-_TABLE: dict[str, Callable[[pytest.Config, SessionBounds], Take | None]] = {
+_TABLE: dict[str, Callable[[pytest.Config, SessionBounds], rules.Take | None]] = {
     "junit": junit.find,
     "live log": live_log.find,
     "benchmark": benchmark.find,
@@ -35,7 +34,7 @@ class Bridges:
         self.names = list(self._ends)
         """The names of the bridges, for the pytest inside."""
 
-    def take(self, message: dict[str, Any], sender: Sender | None) -> None:
+    def take(self, message: dict[str, Any], sender: rules.Sender | None) -> None:
         """Hand on the data in a message. Raises `ProtocolError` if they are malformed."""
         name = message.get("bridge")
         end = self._ends.get(name) if isinstance(name, str) else None

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from pytest_gvisor.inside.wire import rules
-from pytest_gvisor.inside.wire.rules import Sender, Take
 from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 
 MOST_ROUNDS = 20_000_000
@@ -25,7 +24,7 @@ _MORE = 2000
 """A benchmark counts as so many more, for its names and options."""
 
 
-def find(config: pytest.Config, bounds: SessionBounds) -> Take | None:
+def find(config: pytest.Config, bounds: SessionBounds) -> rules.Take | None:
     """Return the end of the bridge if pytest-benchmark measures on the host.
 
     In xdist's workers it measures nothing.
@@ -46,7 +45,7 @@ class Benchmarks:
         self._bounds = bounds
         self._rounds = 0
 
-    def take(self, data: Any, sender: Sender | None) -> None:
+    def take(self, data: Any, sender: rules.Sender | None) -> None:
         """Add a benchmark to the session on the host, which knows the test's own names itself."""
         if sender is None or data["id"] != sender.inner:
             raise ValueError("a benchmark of a test that does not run")

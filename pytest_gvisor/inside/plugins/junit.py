@@ -11,7 +11,6 @@ import pytest
 from _pytest.junitxml import LogXML, bin_xml_escape, xml_key
 
 from pytest_gvisor.inside.wire import rules
-from pytest_gvisor.inside.wire.rules import Sender, Take
 from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 
 _MOST_PROPERTIES = 10_000
@@ -22,7 +21,7 @@ _OWN = frozenset({"classname", "file", "line", "name", "xmlns"})
 """The attributes that tell the test, and the one that would make another kind of element of it."""
 
 
-def find(config: pytest.Config, bounds: SessionBounds) -> Take | None:
+def find(config: pytest.Config, bounds: SessionBounds) -> rules.Take | None:
     """Return the end of the bridge if the host writes a report."""
     xml = config.stash.get(xml_key, None)
     return None if xml is None else Junit(xml, bounds).take
@@ -36,7 +35,7 @@ class Junit:
         self._bounds = bounds
         self._count = self._size = 0
 
-    def take(self, data: Any, sender: Sender | None) -> None:
+    def take(self, data: Any, sender: rules.Sender | None) -> None:
         """Add a property of the suite, or an attribute of the test that runs."""
         name, value = map(rules.exact_text, (data["name"], data["value"]))
         self._count += 1

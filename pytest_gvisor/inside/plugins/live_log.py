@@ -14,7 +14,6 @@ import pytest
 
 from pytest_gvisor.base.escape import safe_but_colour
 from pytest_gvisor.inside.wire import rules
-from pytest_gvisor.inside.wire.rules import Sender, Take
 from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 
 # The moments of a test; those of the whole session are the host's own.
@@ -30,7 +29,7 @@ _OWN: dict[str, rules.Rule] = {
 """The attributes that each record has."""
 
 
-def find(config: pytest.Config, _bounds: SessionBounds) -> Take | None:
+def find(config: pytest.Config, _bounds: SessionBounds) -> rules.Take | None:
     """Return the end of the bridge if the host shows log records."""
     plugin = config.pluginmanager.get_plugin("logging-plugin")
     handler = getattr(plugin, "log_cli_handler", None)
@@ -38,7 +37,7 @@ def find(config: pytest.Config, _bounds: SessionBounds) -> Take | None:
     return functools.partial(show, handler) if is_shown else None
 
 
-def show(handler: Any, data: Any, _sender: Sender | None) -> None:
+def show(handler: Any, data: Any, _sender: rules.Sender | None) -> None:
     """Show a record under the phase that it comes from. A thread may outlive its test."""
     when = rules.or_none(_MOMENT)(data["when"])
     record = logging.makeLogRecord(_record(data["record"]))

@@ -14,7 +14,6 @@ import pytest
 
 from pytest_gvisor.base.escape import safe
 from pytest_gvisor.inside.wire import rules
-from pytest_gvisor.inside.wire.rules import Rule
 
 _PHASES = ("setup", "call", "teardown")
 _OUTCOME = r"[A-Za-z][A-Za-z0-9_ -]{0,39}"
@@ -133,7 +132,7 @@ _PROPERTIES = rules.list_of(rules.tuple_of(rules.any_text, rules.plain))
 phase = rules.one_of(*_PHASES)
 times = rules.tuple_of(rules.past, rules.past, rules.past)
 
-_REQUIRED: dict[str, Rule] = {
+_REQUIRED: dict[str, rules.Rule] = {
     "outcome": rules.matching(_OUTCOME),
     "when": phase,
     "duration": rules.past,
@@ -143,7 +142,7 @@ _REQUIRED: dict[str, Rule] = {
     "sections": rules.list_of(rules.tuple_of(rules.any_text, rules.any_text)),
     "longrepr": _longrepr,
 }
-_OPTIONAL: dict[str, Rule] = {
+_OPTIONAL: dict[str, rules.Rule] = {
     "wasxfail": rules.any_text,
     "$report_type": rules.one_of("TestReport"),
     # A subtest's, of pytest's own plugin or of pytest-subtests.
