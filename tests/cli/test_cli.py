@@ -231,7 +231,8 @@ def test_the_session_ends_although_nobody_reads_what_is_told(
         raise BrokenPipeError
 
     def close(launcher: Launcher) -> list[str]:
-        ended.append(launcher.session().path)
+        assert launcher._session is not None
+        ended.append(launcher._session.path)
         return real(launcher)
 
     real = Launcher.close
