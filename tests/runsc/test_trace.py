@@ -200,6 +200,18 @@ def test_a_name_that_is_looked_up_shows_as_port_53(gvisor: Gvisor, network: str)
         trace.check(connect=["unix:**"])
 
 
+def test_the_end_of_a_connection_is_no_connect(gvisor: Gvisor) -> None:
+    """The C library ends connections of datagram sockets by an address of no family."""
+    code = (
+        "import ctypes, socket, sys; one = socket.socket(type=socket.SOCK_DGRAM);"
+        "one.connect(('127.0.0.1', 9));"
+        "sys.exit(ctypes.CDLL(None).connect(one.fileno(), bytes(16), 16))"
+    )
+    trace = gvisor.run(["python3", "-I", "-S", "-c", code], trace=True, check=True).trace
+    assert trace is not None
+    assert [one.address for one in trace.connections] == ["127.0.0.1:9"]
+
+
 def test_a_raw_pair_of_unix_sockets_sends_datagrams(gvisor: Gvisor) -> None:
     """gVisor makes it as a datagram pair, which may send to any address."""
     trace = python(gvisor, (

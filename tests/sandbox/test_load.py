@@ -8,7 +8,7 @@ import os
 import pickle
 import signal
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -221,6 +221,15 @@ def test_a_handle_is_equal_to_itself_alone_and_has_no_truth_value(load: Load) ->
     assert repr(one) == "<unverified Stack in the sandbox>"
     with pytest.raises(TypeError, match="no truth value"):
         bool(one)
+
+
+def test_a_handle_has_the_methods_of_each_kind_of_object(load: Load) -> None:
+    """So `callable` and `isinstance` tell nothing of an object that is neither."""
+    stack = load().Stack()
+    assert callable(stack)
+    with pytest.raises(RemoteError, match="not callable"):
+        stack()
+    assert isinstance(stack, Iterable)
 
 
 def test_an_argument_that_is_no_data_is_the_caller_s_error(load: Load, tmp_path: Path) -> None:

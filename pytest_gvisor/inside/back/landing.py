@@ -114,6 +114,7 @@ class Store:
         self.began = time.time()
         """A file of the host that has changed since then is not replaced."""
 
+        # Of the wall clock, by which files have their times, before the one that nobody sets.
         self._ahead = time.time() - clock.monotonic()
         self._spool: IO[bytes] | None = None
         self._end = 0
