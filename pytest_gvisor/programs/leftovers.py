@@ -30,16 +30,17 @@ _DEEP = 100
 
 
 def _is_between(pid: int) -> bool:
-    """Whether a process without a command line is being executed, or has threads that still end.
+    """Whether a process without a command line is being executed, or has not ended yet.
 
-    During execve(2), the new memory of a process has no command line at first. A process whose
-    first thread has ended has none either, and a killed fork bomb has thousands of threads that end
-    one by one. A zombie with a single thread counts as gone.
+    During execve(2), the new memory of a process has no command line at first. A process that ends
+    gives up its memory first, and its children later: as long as it closes its files, nobody else
+    has its children among their own (do_exit in kernel/exit.c). A killed fork bomb has thousands
+    of threads that end one by one. A zombie with a single thread counts as gone.
     """
     try:
-        with open(f"/proc/{pid}/statm", "rb") as sizes:
-            return not sizes.read().startswith(b"0 ") or len(os.listdir(f"/proc/{pid}/task")) > 1
-    except OSError:
+        status = proc.status_of(pid)
+        return not status["State"].startswith("Z") or int(status["Threads"]) > 1
+    except (OSError, KeyError):
         return False
 
 
@@ -77,12 +78,16 @@ def processes(root: str, *, everywhere: bool = False) -> list[int]:
     ``everywhere``, it looks among all processes of this user. A child without a command
     line counts too, although it may belong to another sandbox: see `_is_between`.
     """
-    found = []
-    for pid in filter(_is_own, proc.pids() if everywhere else proc.children_of_self()):
-        words = proc.words_of(pid)
-        is_one = _names(words, root) if words else not everywhere and _is_between(pid)
-        if is_one and pid != os.getpid():
-            found.append(pid)
+    found, seen = list[int](), {os.getpid()}
+    look = proc.pids if everywhere else proc.children_of_self
+    # A parent that was alive in one look and a zombie when it was asked has left its children since
+    # then: they are in the next look.
+    while new := [pid for pid in look() if pid not in seen]:
+        seen.update(new)
+        for pid in filter(_is_own, new):
+            words = proc.words_of(pid)
+            if _names(words, root) if words else not everywhere and _is_between(pid):
+                found.append(pid)
     return found
 
 

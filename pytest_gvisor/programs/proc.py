@@ -88,8 +88,7 @@ def stat_of(pid: int) -> Stat | None:
 def status_of(pid: int | str = "self", where: str = "/proc") -> dict[str, str]:
     """Return the fields of /proc/PID/status (proc_pid_status(5)). Raises `OSError`."""
     with open(f"{where}/{pid}/status", encoding="ascii", errors="replace") as lines:
-        fields = (line.partition(":") for line in lines)
-        return {name: value.strip() for name, _, value in fields}
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def id_map(kind: str = "uid") -> tuple[IdRange, ...]:
@@ -131,8 +130,7 @@ def children_of(parent: int) -> list[int]:
 
 def children_by_scan(parent: int) -> list[int]:
     """The same, found by reading the state of every process."""
-    stats = [(pid, stat_of(pid)) for pid in pids()]
-    return [pid for pid, stat in stats if stat is not None and stat.parent == parent]
+    return [pid for pid in pids() if (stat := stat_of(pid)) and stat.parent == parent]
 
 
 def mounts(path: str = "/proc/self/mountinfo") -> list[Mount]:

@@ -1,5 +1,6 @@
 """The remains of a sandbox are found and removed; others' processes and files are not touched."""
 
+import contextlib
 import errno
 import io
 import json
@@ -112,6 +113,47 @@ def test_a_process_that_a_set_uid_program_may_have_made_ours_is_none(start: Star
     assert leftovers.processes(ROOT, everywhere=True) == []
     leftovers.kill([pid], ROOT)
     assert alive(pid)
+
+
+def test_a_process_that_ends_counts_until_its_children_have_another_parent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its memory is gone by then. Here the first of a pid namespace waits for one that came in."""
+    with contextlib.ExitStack() as undo:
+
+        def run(*argv: str) -> subprocess.Popen[bytes]:
+            process = undo.enter_context(subprocess.Popen(argv, stdin=subprocess.PIPE))
+            undo.callback(process.kill)
+            return process
+
+        spaces = ("unshare", "--user", "--map-root-user", "--pid")
+        maker = run(*NO_NEW_PRIVS, *spaces, "sh", "-c", "sh -c 'read x; :'; :")
+        monkeypatch.setattr(proc, "children_of_self", lambda: proc.children_of(maker.pid))
+        wait_for(proc.children_of_self, "the namespace")
+        (pid,) = proc.children_of_self()
+        wait_for(lambda: proc.words_of(pid)[:1] == ["sh"], "its first process")
+        visitor = run("nsenter", "-U", "--preserve-credentials", "-p", "-t", str(pid), "cat")
+        wait_for(lambda: proc.children_of(visitor.pid), "the one that comes in")
+        for parent in (visitor, maker):  # so they take no status of their children
+            parent.send_signal(signal.SIGSTOP)
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: proc.words_of(pid) == [], "its memory to go")
+        assert leftovers.processes(ROOT) == [pid]
+        visitor.kill()
+        wait_for(lambda: (stat := proc.stat_of(pid)) and stat.state == "Z", "its end")
+        assert leftovers.processes(ROOT) == []
+
+
+def test_a_child_that_comes_from_a_parent_that_ends_meanwhile_is_found(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parent was in the first look, and has ended when it is asked."""
+    with subprocess.Popen(["true"]) as parent:
+        os.waitid(os.P_PID, parent.pid, os.WEXITED | os.WNOWAIT)
+        child = start("runsc-sandbox", f"--root={ROOT}")
+        looks = iter([[parent.pid], [parent.pid, child], [parent.pid, child]])
+        monkeypatch.setattr(proc, "children_of_self", lambda: next(looks))
+        assert leftovers.processes(ROOT) == [child]
 
 
 @needs_root
