@@ -91,17 +91,15 @@ def moved(root: str, mounts: Sequence[Mount]) -> list[str]:
     """Return the problems of mounts that are not where their paths lead when all are made.
 
     A link of the root can lead one mount over a link on the way to another one. What hides a part
-    of that one is then made elsewhere, and hides nothing. runsc's gofer resolves bind mounts in
-    their order, without the others. The sentry makes all by the length of their paths; those of
-    one length in any order.
+    of that one is then made elsewhere, and hides nothing. runsc gets the mounts by the length of
+    the paths that are found here. Its gofer resolves bind mounts without the others.
     """
     made: dict[str, str] = {}
     places(root, mounts, made)
     leads = {to: resolve(root, normal(to), made).inside for to in (m.destination for m in mounts)}
-    binds = [mount for mount in mounts if mount.is_bind]
-    by_length = [sorted(some, key=lambda m: len(m.destination)) for some in (mounts, mounts[::-1])]
+    binds = sorted((m for m in mounts if m.is_bind), key=lambda m: len(leads[m.destination]))
     found: dict[str, None] = {}
-    for order in (binds, mounts, *by_length):
+    for order in (binds, mounts):
         for mount, place in zip(order, places(root, order, {}), strict=True):
             if place != leads[mount.destination]:
                 found[f"mounts: another one lies over a link to {shown(mount.destination)}"] = None

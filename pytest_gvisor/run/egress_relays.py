@@ -132,17 +132,14 @@ class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
             with self._guard:
                 self._ask(b"")
         finally:
-            self._end()
-
-    def _end(self) -> None:
-        with self._guard:
-            self._control.close()
-        self.link.close()
-        try:
-            self._process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            with self._guard:
+                self._control.close()
+            self.link.close()
+            try:
+                self._process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
 
 
 def _id(name: str) -> str:

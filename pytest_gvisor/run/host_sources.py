@@ -13,6 +13,7 @@ from collections.abc import Collection
 from pytest_gvisor.base.errors import InvalidBundle, LaunchError, UsageError, stage
 from pytest_gvisor.base.escape import shown
 from pytest_gvisor.oci import root_paths
+from pytest_gvisor.oci.skeleton import KERNEL
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.oci.vocabulary import normal
 from pytest_gvisor.programs.paths import within
@@ -46,11 +47,31 @@ def check_points(spec: Spec, going_on: Collection[str]) -> None:
         above[point] = mount.source
 
 
+def settled(spec: Spec, shared: str) -> Spec:
+    """Return it with each mount at the place that its path leads to; of two at one, the later.
+
+    runsc's sentry makes mounts by the length of their paths. Of a bind mount it learns where the
+    path leads, and of no other one. So with a link to a longer path, what hides a part of a bind
+    mount would be made first, and lie below it. Raises `InvalidBundle` for a root whose links lead
+    mounts over each other, unless the session has made the root in the folder ``shared``.
+    """
+    root = spec.root.path
+    if len({normal(mount.destination) for mount in spec.mounts}) < len(spec.mounts):
+        return spec  # it is refused: two have one path
+    if not within(root, shared) and (found := root_paths.moved(root, spec.mounts)):
+        raise InvalidBundle(found, where="root file system")
+    at = dict(zip(root_paths.places(root, spec.mounts, {}), spec.mounts, strict=True))
+    for place, mount in at.items():
+        # runsc knows the kernel's own folders, and /dev/pts, by their paths.
+        if not any(within(mount.destination, folder) for folder in KERNEL):
+            at[place] = dataclasses.replace(mount, destination=place)
+    return dataclasses.replace(spec, mounts=tuple(at[place] for place in sorted(at, key=len)))
+
+
 def placed(spec: Spec, workspace: Workspace) -> tuple[Spec, tuple[Source, ...]]:
     """Return the specification for runsc, and the sources that the child binds at its places.
 
-    The root is one of the sources, unless this session has made it. Raises `LaunchError`, and
-    `InvalidBundle` for a root whose links lead mounts over each other.
+    The root is one of the sources, unless this session has made it. Raises `LaunchError`.
     """
     made: list[Source] = []
 
@@ -79,8 +100,6 @@ def placed(spec: Spec, workspace: Workspace) -> tuple[Spec, tuple[Source, ...]]:
             for index, mount in enumerate(spec.mounts)
         ]
         if not within(root, workspace.shared):
-            if found := root_paths.moved(root, spec.mounts):
-                raise InvalidBundle(found, where="root file system")
             if os.statvfs(root).f_flag & os.ST_NOEXEC:
                 # The gofer is in a user namespace, where the kernel keeps this flag of a mount.
                 raise LaunchError(

@@ -8,7 +8,7 @@ import os
 import selectors
 import socket
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from pytest_gvisor.base.errors import on_error, stage
 from pytest_gvisor.guest.tests import byte_code
@@ -31,8 +31,7 @@ class Feed:
     def __init__(self, fd: int, data: Input) -> None:
         self.fd = fd
         os.set_blocking(fd, False)
-        chunks = [data or b""] if isinstance(data, bytes | None) else data
-        self._chunks: Iterator[bytes] = iter(chunks)
+        self._chunks = iter([data or b""] if isinstance(data, bytes | None) else data)
         self._rest = memoryview(b"")
 
     def write(self) -> bool:

@@ -23,7 +23,7 @@ from pytest_gvisor.programs import clock
 from pytest_gvisor.programs.order import Order
 from pytest_gvisor.run import cgroup, egress_relays, limits, logs, not_started, sentry
 from pytest_gvisor.run.capture import streams
-from pytest_gvisor.run.host_sources import check_points, placed, written
+from pytest_gvisor.run.host_sources import check_points, placed, settled, written
 from pytest_gvisor.run.pipes import Pipes
 from pytest_gvisor.run.request import Hooks, Record, Request, Workspace, workspace_of
 from pytest_gvisor.run.specification import make_spec
@@ -101,25 +101,25 @@ class Runner:
 
     def start(self, undo: contextlib.ExitStack, timeout: float) -> None:
         """Make everything for the run, and hand it to the keeper; ``undo`` ends and removes it."""
-        request, workspace = self.request, self.workspace
+        request, workspace, chosen = self.request, self.workspace, self.request.settings
         keeper = self.launcher.keeper()
         runsc = request.runsc
-        traces, values = request.settings.traced, request.settings.traces("values")
+        values, warm = chosen.traces("values"), request.programs
         first = egress_relays.FIRST_PROCESS if request.relay else 1
-        warm = request.programs
-        recorder = runsc.recorder(warm=warm, values=values, first=first) if traces else None
+        recorder = runsc.recorder(warm=warm, values=values, first=first) if chosen.traced else None
         with stage("events", "cannot listen to the sandbox"):
             listener = sentry.Listener(workspace.folder, recorder, first)
             undo.callback(listener.close)
         with stage("pipes", "cannot make the workload's streams"):
-            pipes = request.streams(request.settings.max_output, feed=request.input)
+            pipes = request.streams(chosen.max_output, feed=request.input)
             undo.callback(pipes.close)
-        if request.settings.allow:
-            allow, ports = request.settings.allow, request.settings.ports
+        if chosen.allow:
+            allow, ports = chosen.allow, chosen.ports
             self.relay = undo.enter_context(egress_relays.OuterRelay(allow, ports, places(allow)))
         if workspace.logs is not None:
             pipes.drains += workspace.logs.drains
         check_points(self._spec, host_paths.written_now)
+        self._spec = self.record.spec = settled(self._spec, workspace.shared)
         undo.enter_context(host_paths.writing(written(self._spec)))
         told, sources = placed(self._spec, workspace)
         workspace.sources.extend(sources)
@@ -131,7 +131,11 @@ class Runner:
         Bundle.create(folder, told, terminal=pipes.terminal, annotations=annotations)
         self._limit(undo)
         order = order_of(request, self._spec, workspace, self.cgroups.folders, pipes.terminal)
-        self._note(order)
+        record = self.record
+        record.order, record.argv = order, (request.runsc.path, *order.argv[1:])
+        record.command = shell_line(record.argv, order.env)
+        if isinstance(request.input, bytes):
+            record.input = request.input
         with stage("pipes", "cannot make the workload's streams"):
             self.supervisor = Supervisor(
                 order, pipes, timeout=timeout, listener=listener, stop=request.stop
@@ -156,13 +160,6 @@ class Runner:
             limited, lambda path: session.journal(id=workspace.id, cgroups=[path])
         )
         undo.callback(self.cgroups.remove)
-
-    def _note(self, order: Order) -> None:
-        record = self.record
-        record.order, record.argv = order, (self.request.runsc.path, *order.argv[1:])
-        record.command = shell_line(record.argv, order.env)
-        if isinstance(self.request.input, bytes):
-            record.input = self.request.input
 
     def _cut_short(self, _error: BaseException) -> None:
         """Note what a workload did until its input or a handler raised, if acts are forbidden."""

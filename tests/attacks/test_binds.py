@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_gvisor import GvisorError, InvalidBundle, LaunchError, UsageError, bind, directory
+from pytest_gvisor import (
+    GvisorError,
+    InvalidBundle,
+    LaunchError,
+    UsageError,
+    bind,
+    directory,
+    tmpfs,
+)
 from pytest_gvisor.inside.view import writable
 from pytest_gvisor.programs import leftovers
 from pytest_gvisor.run.request import Hooks
@@ -200,14 +208,28 @@ def test_a_folder_that_is_made_anew_is_shown(gvisor: Gvisor, work: Path) -> None
     assert gvisor.run(["cat", "/out/a"], mounts=mounts).stdout == "built\n"
 
 
+def test_no_link_in_a_mount_takes_away_what_hides_a_part_of_another_one(
+    gvisor: Gvisor, work: Path
+) -> None:
+    """An earlier workload has put it there. Its target is longer than the path of what hides."""
+    (work / "link").symlink_to("/opt/a/longer/path/than/that/of/what/hides/the/part")
+    (work / "out/.git").mkdir()
+    (work / "out/.git/config").write_text("SECRET\n")
+    mounts = [bind(work, "/w"), bind(work / "out", "/w/link"), tmpfs("/w/link/.git")]
+    assert gvisor.run(["cat", "/w/link/.git/config"], mounts=mounts).stdout == ""
+
+
 def test_no_mount_point_lies_in_a_folder_that_another_run_writes(
     gvisor: Gvisor, work: Path
 ) -> None:
-    """The other run could put a link in its place. After that run, the mount point is fine."""
+    """The other run could put a link in its place, or has. After that run, the point is fine."""
     shared = bind(work, "/w", readonly=False)
     mounts = [bind(work, "/w"), bind("/usr/share", "/w/out")]
-    with gvisor.sandbox(mounts=[shared]):
+    with gvisor.sandbox(mounts=[shared]) as sandbox:
         with pytest.raises(UsageError, match=r"mount point .*/w/out.* a run that is going on"):
             gvisor.run(["true"], mounts=mounts)
+        sandbox.exec(["ln", "-s", "/usr/bin", "/w/link"])
+        with pytest.raises(UsageError, match=r"mount point .*/w/link.* a run that is going on"):
+            gvisor.run(["true"], mounts=[mounts[0], bind("/usr/share", "/w/link")])
         assert gvisor.run(["true"], mounts=[shared]).returncode == 0
     assert gvisor.run(["ls", "/w/out"], mounts=mounts).stdout

@@ -261,6 +261,18 @@ def test_no_volume_of_an_image_takes_away_what_hides_a_secret(
         gvisor.run(look, image=image, mounts=mounts)
 
 
+def test_no_link_to_a_longer_path_takes_away_what_hides_a_secret(
+    gvisor: Gvisor, make: Make, tmp_path: Path
+) -> None:
+    """The sentry makes mounts by the length of their paths, and follows no link of the image's."""
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git/config").write_text("SECRET\n")
+    mounts = [bind(tmp_path, "/root/p"), tmpfs("/root/p/.git")]
+    image = make(folder("var/roothome/p"), link("root", "var/roothome"))
+    look = [BB, "cat", "/root/p/.git/config"]
+    assert gvisor.run(look, image=image, mounts=mounts).stdout == ""
+
+
 ASKED = """
 from pytest_gvisor.sandbox import interpreter
 from pytest_gvisor import empty

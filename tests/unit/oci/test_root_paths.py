@@ -68,19 +68,16 @@ def test_a_mount_through_a_link_covers_what_the_link_leads_to(root: Path) -> Non
 @pytest.mark.parametrize(
     ("paths", "count"),
     [
-        (["/v", "/sub/link/x"], 0),  # in both of runsc's orders the first one is made first
+        (["/v", "/sub/link/x"], 0),  # it is below the other, and not where the link leads
         (["/sub/link/x", "/v"], 1),
-        (["/v234567890", "/sub/link/x"], 1),  # of one length
-        (["/sub/link/x", "/v234567890"], 1),
-        (["/v2345678901", "/sub/link/x"], 1),
-        (["/v2345678901", "/sub/link/x", "/sub/link/x/y"], 1),
+        (["/sub/link/x", "/v", "/sub/link/x/y"], 1),
         (["/a", "/absolute/b", "/chain/x", "/sub/link/x"], 0),
     ],
 )
 def test_a_mount_is_named_if_another_lies_over_a_link_on_its_way(
     root: Path, paths: list[str], count: int
 ) -> None:
-    """Whichever of them runsc makes first."""
+    """A mount below it would be made elsewhere."""
     (root / "sub/link").symlink_to("/a")
     for path in paths:
         if path.startswith("/v"):
