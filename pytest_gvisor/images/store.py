@@ -22,7 +22,7 @@ from pytest_gvisor.images.streams import DEFAULT_LIMITS, Limits
 from pytest_gvisor.oci import root_paths
 from pytest_gvisor.oci.rootfs import Prepared, ProgramDefaults, Rootfs
 from pytest_gvisor.oci.spec import Mount, User, UserSpec
-from pytest_gvisor.oci.vocabulary import MountType, normal
+from pytest_gvisor.oci.vocabulary import MountType
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +59,9 @@ class ImageRootfs(Rootfs):
         root = os.path.realpath(self.hold.with_points(mounts, folder))  # a home may be a link
         if found := root_paths.missing(root, mounts):
             raise InvalidBundle(found, where=f"root file system of image {shown(self.name)}")
-        taken = {normal(mount.destination) for mount in mounts}
-        volumes = [self._volume(path) for path in self.hold.config.volumes if path not in taken]
+        taken = root_paths.places(root, mounts, {})
+        volumes = [self._volume(path) for path in self.hold.config.volumes
+                   if root_paths.resolve(root, path, {}).inside not in taken]  # fmt: skip
         notes = tuple(f"image {shown(self.name)}: {note}" for note in self.hold.record.notes)
         return Prepared(root_path=root, mounts=(*volumes, *mounts), notes=notes)
 
@@ -70,7 +71,6 @@ class ImageRootfs(Rootfs):
         place = root_paths.resolve(self.hold.path, path, {})
         if os.path.isdir(place.host):
             status = os.lstat(place.host)
-            options += [f"mode={status.st_mode & 0o7777:04o}"]
             uid, gid = status.st_uid, status.st_gid
             if not image_users.keeps_owners():
                 # The owner in the image was not kept. The image's user is the likeliest one, and
@@ -79,7 +79,7 @@ class ImageRootfs(Rootfs):
                 with contextlib.suppress(ImageError):
                     user, _ = self.find_user(None)
                     uid, gid = user.uid, user.gid
-            options += [f"uid={uid}", f"gid={gid}"]
+            options += [f"mode={status.st_mode & 0o7777:04o}", f"uid={uid}", f"gid={gid}"]
         else:
             options += ["mode=0755"]
         return Mount(destination=path, type=MountType.TMPFS, source="tmpfs", options=tuple(options))

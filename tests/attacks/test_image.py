@@ -192,8 +192,16 @@ def test_modules_in_the_guest_s_folder_are_not_imported(gvisor: Gvisor) -> None:
         assert sandbox.exec([BB, "sh", "-c", "exit 7"]).returncode == 7
 
 
-@pytest.mark.parametrize("as_volume", [False, True])
-@pytest.mark.parametrize("target", [f"{PRIVATE}/guest/wire", PRIVATE, "/proc"])
+@pytest.mark.parametrize(
+    ("target", "as_volume"),
+    [
+        (f"{PRIVATE}/guest/wire", False),
+        (f"{PRIVATE}/guest/wire", True),
+        (PRIVATE, False),  # a volume there is none, for the guest's folder is a mount
+        ("/proc", False),
+        ("/proc", True),
+    ],
+)
 def test_no_link_of_an_image_leads_a_mount_over_the_guest(
     gvisor: Gvisor, make: Make, tmp_path: Path, target: str, as_volume: bool
 ) -> None:
@@ -271,6 +279,17 @@ def test_no_link_to_a_longer_path_takes_away_what_hides_a_secret(
     image = make(folder("var/roothome/p"), link("root", "var/roothome"))
     look = [BB, "cat", "/root/p/.git/config"]
     assert gvisor.run(look, image=image, mounts=mounts).stdout == ""
+
+
+@pytest.mark.parametrize("volume", ["/var/run/data", "/var/run"])
+def test_no_volume_of_an_image_lies_over_a_mount_at_its_place(
+    gvisor: Gvisor, make: Make, tmp_path: Path, volume: str
+) -> None:
+    """The volume's path is another name of the place, and longer: output would be lost."""
+    image = make(folder("run/data"), folder("var"), link("var/run", "/run"), Volumes={volume: {}})
+    mounts = [bind(tmp_path, "/run/data", readonly=False)]
+    gvisor.run([BB, "touch", "/run/data/out"], image=image, mounts=mounts, check=True)
+    assert (tmp_path / "out").exists()
 
 
 ASKED = """
