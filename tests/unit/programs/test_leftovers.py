@@ -115,6 +115,13 @@ def test_a_process_that_a_set_uid_program_may_have_made_ours_is_none(start: Star
     assert alive(pid)
 
 
+def test_one_look_at_all_processes_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine, each further look would find new ones of others."""
+    looks = iter([[os.getppid()]])
+    monkeypatch.setattr(proc, "pids", lambda: next(looks))
+    assert leftovers.processes(ROOT, everywhere=True) == []
+
+
 def test_a_process_that_ends_counts_until_its_children_have_another_parent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
