@@ -99,20 +99,21 @@ def records(path: str) -> tuple[str, ...]:
     """
     raw = _read(path)
     decoder = json.JSONDecoder()
-    found = []
-    position = 0
+    found, position = list[str](), 0
     while position < len(raw):
         if raw[position].isspace():
             position += 1
             continue
         # As guest/wire/checked_json.py, but that one text follows another.
         try:
-            entry, position = decoder.raw_decode(raw, position)
+            entry, end = decoder.raw_decode(raw, position)
+            message = entry.get("msg") if isinstance(entry, dict) else None
+            # Of a deep value that can just be read, a text may be too deep.
+            found.append(str(message) if message is not None else json.dumps(entry))
         except (ValueError, RecursionError):
             found.append(raw[position:][:2000])
             break
-        message = entry.get("msg") if isinstance(entry, dict) else None
-        found.append(str(message) if message is not None else json.dumps(entry))
+        position = end
     return tuple(map(escape, found))
 
 

@@ -59,6 +59,13 @@ def test_what_is_no_record_is_a_message_of_its_own(
     assert logs.records(str(log)) == messages
 
 
+def test_a_record_of_any_depth_is_no_error(log: Path) -> None:
+    """A value that can just be read is too deep to be written."""
+    for depth in range(700, 1000):
+        log.write_text("[" * depth + "]" * depth)
+        assert len(logs.records(str(log))) == 1
+
+
 def test_of_a_panic_log_the_beginning_is_read(log: Path) -> None:
     """The beginning has the cause."""
     log.write_bytes(b"fatal error: fault\n" + b"goroutine\n" * 100_000)
