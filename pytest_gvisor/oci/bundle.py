@@ -182,6 +182,9 @@ def _resolve(
     allow: Mapping[str, reach.Access] | None,
 ) -> Spec:
     """Return the specification to run, from one whose paths are relative to its folder."""
+    longest = max(map(len, (spec.root.path, *(mount.source for mount in spec.mounts))))
+    if longest >= vocabulary.PATH_MAX:
+        raise InvalidBundle([f"has a path of {longest} characters"], where=f"{folder}/{CONFIG}")
     process = spec.process
     if process.terminal:
         notes.append("process.terminal: set to false, for output goes to pipes")

@@ -62,13 +62,17 @@ class MountType(enum.StrEnum):
     MQUEUE = "mqueue"
 
 
+PATH_MAX: Final = 4096
+"""As the kernel has it. To resolve a path takes time and memory with the square of its length."""
+
+
 def absolute(path: str) -> str:
     """Return the problem of a path inside the sandbox, or nothing."""
     if not path.startswith("/"):
         return f"{shown(path)} is not absolute"
     if ".." in path.split("/"):
         return f"{shown(path)} has a '..' in it"
-    return ""
+    return "" if len(path) < PATH_MAX else f"{shown(path)} is as long as no path"
 
 
 def normal(path: str) -> str:

@@ -246,6 +246,24 @@ def test_a_field_that_reaches_the_host_is_refused(
     Bundle.open(folder, allow_dangerous=True)
 
 
+LONG = "/a" * 2048
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mounts": [{**there("ro"), "destination": LONG}]},
+        {"mounts": [{**there("ro"), "source": LONG}]},
+        {"root": {"path": LONG}},
+        {"process": {"cwd": LONG}},
+    ],
+)
+def test_no_long_path_takes_the_hosts_memory(foreign: Foreign, changes: dict[str, Any]) -> None:
+    """One of 16 KiB took 120 MiB, by the square of its length. The kernel takes no such path."""
+    with pytest.raises(InvalidBundle, match=r"as long as no path|has a path of 409\d characters"):
+        Bundle.open(foreign("true", **changes), allow_dangerous=True)
+
+
 def test_a_field_that_reaches_nothing_of_the_host_is_accepted(
     gvisor: Gvisor, foreign: Foreign
 ) -> None:
