@@ -86,8 +86,8 @@ def covers(root: str, mounts: Sequence[Mount], *, session: str = "") -> list[Mou
     for source, destination in shown:
         for base in bases:
             target = normal(f"{destination}/{base[len(source.rstrip('/')) :]}")
-            between = [t for t in taken if within(target, t) and len(t) > len(destination)]
-            if within(base, source) and base != source and not between:
+            between = (within(target, t) and len(t) > len(destination) for t in taken)
+            if within(base, source) and base != source and not any(between):
                 if os.path.isdir(base):
                     found[target] = _in_memory(target, *_EMPTY)
                 else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Collection
+from pathlib import PurePath
 
 from pytest_gvisor.base.errors import InvalidBundle, LaunchError, UsageError, stage
 from pytest_gvisor.base.escape import shown
@@ -36,7 +37,7 @@ def check_points(spec: Spec, going_on: Collection[str]) -> None:
     above = {"/": spec.root.path}
     for mount in root_paths.ordered(spec.mounts):
         point = normal(mount.destination)
-        top = max((folder for folder in above if within(point, folder)), key=len)
+        top = next(filter(above.__contains__, (point, *map(str, PurePath(point).parents))))
         place = above[top].rstrip("/") + point[len(top.rstrip("/")) :]
         if any(within(place, source) for source in [*going_on]):  # which other threads change
             raise UsageError(

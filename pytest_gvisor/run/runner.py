@@ -102,8 +102,7 @@ class Runner:
     def start(self, undo: contextlib.ExitStack, timeout: float) -> None:
         """Make everything for the run, and hand it to the keeper; ``undo`` ends and removes it."""
         request, workspace, chosen = self.request, self.workspace, self.request.settings
-        keeper = self.launcher.keeper()
-        runsc = request.runsc
+        keeper, runsc = self.launcher.keeper(), request.runsc
         values, warm = chosen.traces("values"), request.programs
         first = egress_relays.FIRST_PROCESS if request.relay else 1
         recorder = runsc.recorder(warm=warm, values=values, first=first) if chosen.traced else None

@@ -1,7 +1,9 @@
 """A workload that takes what the host has: its memory and its processes."""
 
+import dataclasses
 import errno
 import gc
+import itertools
 import os
 import threading
 import time
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Gvisor, LaunchError, Sandbox, UsageError, bind, session
+from pytest_gvisor.oci import mounts
 from pytest_gvisor.programs import leftovers, paths, proc
 from pytest_gvisor.run import host_sources
 from pytest_gvisor.sessions import private
@@ -110,6 +113,27 @@ def test_few_large_inputs_are_remembered(gvisor: Gvisor) -> None:
             for _ in range(3):
                 assert run(["wc", "-c"], input=bytes(40 * 1024**2)).stdout == f"{40 * 1024**2}\n"
             assert len(gvisor.records) == 1
+
+
+def test_no_pair_of_binds_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle has as many as it likes: 2,000 took four seconds, by the square of their number."""
+    asked = itertools.count()
+
+    def counted(path: str, folder: str) -> bool:
+        next(asked)
+        return paths.within(path, folder)
+
+    bound = bind("/usr", "/m")
+    many = [dataclasses.replace(bound, destination=f"/m{number}") for number in range(1000)]
+    spec = SimpleNamespace(root=SimpleNamespace(path="/root"), mounts=many)
+    for module, look in (
+        (mounts, lambda: mounts.covers("/root", many)),
+        (host_sources, lambda: host_sources.check_points(spec, ["/w"])),  # type: ignore[arg-type]
+    ):
+        monkeypatch.setattr(module, "within", counted)
+        before = next(asked)
+        look()
+        assert next(asked) - before < 20 * len(many)
 
 
 def test_no_run_that_another_thread_begins_or_ends_changes_what_is_checked(
