@@ -270,7 +270,8 @@ class Run:
         leaks = leftovers.remove(order.folder, order.cgroups)
         if leaks and not last:
             return None
-        return leaks + [f"process {pid}" for pid in left]
+        # A message on all of a fork bomb would be too long, and a keeper that is silent is killed.
+        return leaks + [f"process {pid}" for pid in left[:1000]]
 
     def _spawn(self, argv: tuple[str, ...]) -> int:
         """Start another command of the same runsc, in a child of the same kind; return its pid."""

@@ -465,6 +465,20 @@ def test_cleaning_waits_for_better_times_but_not_for_ever(
     assert "no descriptors" in cleaned["leaks"][0]
 
 
+def test_the_remains_of_a_fork_bomb_are_told(
+    lone: Lone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel takes no message on all of them, and without one the keeper would be killed."""
+    run, told = lone
+    run.order = order_in(tmp_path)
+    monkeypatch.setattr(leftovers, "processes", lambda _root: range(2**22, 2**22 + 20_000))
+    monkeypatch.setattr(leftovers, "kill", lambda *_: None)
+    run.enter(State.CLEARS, seconds=-1)
+    assert run.clean(time.monotonic())
+    (cleaned,) = told()
+    assert cleaned["leaks"][0] == f"process {2**22}"
+
+
 class Refusing:
     """A socket for which the kernel has no memory some times."""
 
