@@ -17,6 +17,7 @@ from pytest_gvisor.oci.project import Project
 from pytest_gvisor.oci.spec import Spec
 from pytest_gvisor.oci.vocabulary import NamespaceType
 from pytest_gvisor.programs.sources import ANY
+from pytest_gvisor.run.host_sources import settled
 from pytest_gvisor.run.request import Workspace
 from pytest_gvisor.run.specification import check_netns, spec_of, way_of
 from pytest_gvisor.run.workload import Args, Workload, make_workload
@@ -91,7 +92,8 @@ def write_bundle(
     os.makedirs(path, 0o700, exist_ok=True)
     # A bundle that is only written gets no network namespace: the caller who runs it chooses one.
     workspace = Workspace(id=os.path.basename(path), folder=path, shared="", netns="")
-    bundle = Bundle.create(path, spec_of(workload, workspace, chosen, way_of(chosen)))
+    spec = spec_of(workload, workspace, chosen, way_of(chosen))
+    bundle = Bundle.create(path, settled(spec, path))
     checked = {path: identity for path, identity in workspace.identities.items() if identity != ANY}
     return dataclasses.replace(bundle, identities=checked)
 

@@ -219,6 +219,18 @@ def test_no_link_in_a_mount_takes_away_what_hides_a_part_of_another_one(
     assert gvisor.run(["cat", "/w/link/.git/config"], mounts=mounts).stdout == ""
 
 
+def test_a_bundle_for_other_tools_names_the_places_that_links_lead_to(
+    oci_bundle: BundleFactory, work: Path
+) -> None:
+    """By the paths as they are written, runsc would make the mount over what hides a part of it."""
+    (work / "top/var/roothome/p").mkdir(parents=True)
+    (work / "top/root").symlink_to("var/roothome")
+    mounts = [bind(work / "out", "/root/p"), tmpfs("/root/p/.git")]
+    bundle = oci_bundle(["true"], rootfs=directory(work / "top"), mounts=mounts)
+    places = [mount.destination for mount in bundle.spec.mounts]
+    assert places.index("/var/roothome/p") < places.index("/var/roothome/p/.git")
+
+
 def test_no_mount_point_lies_in_a_folder_that_another_run_writes(
     gvisor: Gvisor, work: Path
 ) -> None:
