@@ -355,6 +355,32 @@ def test_a_session_that_fails_inside_is_not_green(
     assert "the session failed, and none of these tests" in (project.path / "r.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("hook", "act"),
+    [("sessionfinish", "exitstatus = 1"), ("runtestloop", "testsfailed += 1")],
+)
+def test_a_session_that_a_wrapper_fails_inside_is_not_green(
+    hook: str, act: str, project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """A wrapper inside fails the session when all other hooks are over."""
+    project.makeconftest(f"""
+        import os
+        import pytest
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_{hook}(session):
+            result = yield
+            if "PYTEST_GVISOR_INSIDE" in os.environ:
+                session.{act}
+            return result
+    """)
+    project.makepyfile("def test_it(): pass")
+    result = run_inside()
+    result.assert_outcomes(passed=1, warnings=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*a hook inside failed the session: status 1*"])
+
+
 COMMANDS = """
 import pytest
 

@@ -35,11 +35,11 @@ def _hook_order(plugin: Plugin) -> None:
     import pytest  # noqa: PLC0415 -- sys.path is the host's only now
 
     kind = type(plugin)
-    for name in ("collection_finish", "configure", "sessionfinish"):
+    for name in ("collection_finish", "configure"):
         pytest.hookimpl(trylast=True)(getattr(kind, f"pytest_{name}"))
     phases = ("runtest_setup", "runtest_call", "runtest_teardown", "runtest_makereport")
     first_ones = ("sessionstart", "collection", "ignore_collect", "collection_modifyitems")
-    for name in (*first_ones, "runtestloop", *phases):
+    for name in (*first_ones, "runtestloop", *phases, "unconfigure"):
         pytest.hookimpl(tryfirst=True)(getattr(kind, f"pytest_{name}"))
     pytest.hookimpl(hookwrapper=True)(kind.pytest_fixture_setup)
     pytest.hookimpl(wrapper=True, tryfirst=True)(kind.pytest_runtest_logreport)

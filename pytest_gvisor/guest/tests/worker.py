@@ -63,8 +63,9 @@ class Plugin:
 
         self._items: dict[str, pytest.Item] = {}
         self._collected: list[pytest.Item] = []
-        self._serves = False
         self._not_run: set[str] = set()
+        self._failed: int | None = None
+        """How many tests had failed at the end of the loop; None before it."""
 
     def pytest_configure(self, config: pytest.Config) -> None:
         """Show the host's ``--basetemp``, when pytest has taken the sandbox's.
@@ -77,8 +78,7 @@ class Plugin:
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """Take the place of the terminal before the terminal plugin writes its first line."""
         self._config, self._session = session.config, session
-        option = vars(session.config.option)
-        self._relays = bool(option.get("setupshow") or option.get("setuponly"))
+        self._relays = any(map(vars(session.config.option).get, ("setupshow", "setuponly")))
         if self._relays:
             session.config.pluginmanager.register(Unrelayed(self._terminal), "gvisor-unrelayed")
         self._terminal.replace(session.config)
@@ -132,7 +132,7 @@ class Plugin:
         """Run the tests that the host names, in place of pytest's own loop."""
         self._short = passed.Shortener(usual=passed.is_usual(session.config.hook))
         items = self._items
-        self._serves = True
+        self._failed = 0
         self._terminal.relayed = self._relays
         for running, then, failed in self._commanded():
             # What fails from here on without a word fails in the setup.
@@ -157,6 +157,7 @@ class Plugin:
             self._send_stop(session)
             self._link.send("done", id=self._running)
         self._terminal.relayed = False
+        self._failed = session.testsfailed
         drop_summaries(session.config)
         return True
 
@@ -305,18 +306,19 @@ class Plugin:
         of_unittest = hasattr(item, "addSubTest")
         self._terminal.captured = of_unittest and not _samestat(_fstat(1), self._output)
 
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+    def pytest_unconfigure(self) -> None:
         """Report that all is torn down: nobody has to wait for the rest of pytest's work.
 
         A hook may have failed the session, and the host knows of failed tests alone. Where other
-        sandboxes have tests too, a hook judges by a part.
+        sandboxes have tests too, a hook judges by a part. Wrappers of ``pytest_sessionfinish`` are
+        over by now, and those of the loop may have counted a failure more.
         """
-        if not self._serves:
+        if self._failed is None:
             return  # pytest_process.main sends the cause
         if self._coverage is not None:
             for piece in self._coverage.pieces():
                 self._link.put_off("coverage", **piece)
-        status = 0 if self._not_run or session.testsfailed else int(session.exitstatus)
+        status = 0 if self._not_run or self._failed else int(self._session.exitstatus)
         self._link.send("finished", status=status)
 
     def pytest_internalerror(self, excrepr: object) -> None:
