@@ -181,7 +181,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     if here_is_inside():  # where no test runs workloads
         return report  # type: ignore[return-value]
     stash.record_outcome(item, report)
-    if in_matrix(item) or stash.harnesses(item):
+    if in_matrix(item) or stash.platform_key in item.stash:
         from pytest_gvisor.plugin import cells
 
         cells.attach_cell(item, call, report)

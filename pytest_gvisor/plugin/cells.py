@@ -28,9 +28,6 @@ from pytest_gvisor.report.run_texts import run_of
 CELL = "gvisor_cell"
 ROSTER = "gvisor_roster"
 
-_FEW_RUNS = 1
-_MANY_RUNS = 5
-
 
 class _Made(NamedTuple):
     """The cell of a test, as all of its reports have it, and the settings that it was made of."""
@@ -60,7 +57,7 @@ def attach_cell(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.Te
         data["used"] = _used([usage for _, usage in runs if usage is not None])
         if cell.settings.report:
             records = [record for harness in harnesses(item) for record in harness.records]
-            many = _MANY_RUNS if has_failed(item) or report.failed else _FEW_RUNS
+            many = 5 if has_failed(item) else 1
             data["runs"] = [run_of(record) for record in records[-many:]]
         _add_properties(report, data)
     vars(report)[CELL] = data

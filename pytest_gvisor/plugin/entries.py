@@ -43,9 +43,13 @@ class CellInMaking:
     void: bool = False
     """Whether the try that is under way does not count, and another one will follow."""
 
+    failed: bool = False
+    """Whether pytest counts a failure of its own, which no other try takes back."""
+
     def take(self, report: pytest.TestReport) -> None:
         """Take the report of one phase."""
         self.duration += report.duration
+        self.failed |= report.failed and not hasattr(report, "context")  # not of a subtest
         state = state_of(report, cause="cause" in self.data)
         if state is None:
             return

@@ -139,7 +139,7 @@ class Collector:
         if "cause" in data:
             self._causes.setdefault((worker_of(report), data["lacking"]), data["cause"])
         if str(report.outcome) == "rerun":
-            entry.void = True
+            entry.void = not entry.failed
         else:
             entry.take(report)
         if self._detailed:

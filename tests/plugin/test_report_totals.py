@@ -194,6 +194,45 @@ def test_a_test_that_is_run_twice_has_its_worst_state(here: Project) -> None:
     assert "the first time" in cell.message
 
 
+def test_a_try_that_is_run_again_takes_back_no_failure(here: Project) -> None:
+    """If a teardown asks for another try, what has passed does not count, and a failure does."""
+    here.test(
+        """
+        import pytest
+
+        tried = []
+
+        def test_fails(gvisor_platform):
+            tried.append("fails")
+            assert tried != ["fails"]
+
+        def test_is_skipped(request):
+            tried.append("is skipped")
+            request.getfixturevalue("gvisor")
+            if tried.count("is skipped") > 1:
+                pytest.skip("the second time")
+        """,
+        conftest="""
+        import pytest
+        from _pytest.runner import runtestprotocol
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_runtest_protocol(item, nextitem):
+            first, second = [runtestprotocol(item, False, nextitem) for _ in range(2)]
+            first[-1].outcome = "rerun"
+            for report in first + second:
+                item.ihook.pytest_runtest_logreport(report=report)
+            return True
+
+        def pytest_report_teststatus(report):
+            return ("rerun", "R", "RERUN") if report.outcome == "rerun" else None
+        """,
+    )
+    here.run("-pno:randomly", "--gvisor-report=r.json").ends(failed=1, passed=2, skipped=1, rerun=2)
+    found = {name: cell.state for name, cell in cells(read(here.folder), "systrap").items()}
+    assert found == {"test_fails": State.FAILED, "test_is_skipped": State.SKIPPED}
+
+
 def test_what_is_too_much_is_left_out_and_counted(here: Project) -> None:
     """Details of passed tests go first; a failed one has twice the room, and a rerun frees it."""
     assert PLUGINS.is_dir(), f"{PLUGINS} is not there: run scripts/setup"
