@@ -25,7 +25,6 @@ ELSEWHERE = "gvisor_elsewhere"
 """The key by which a worker is told that it runs on another machine than its controller."""
 
 _PATIENCE = 20.0
-_NAMES = "import os; channel.send([name for name in os.environ if name.isascii()])"
 _last_key: pytest.StashKey[str] = pytest.StashKey()
 _nodes_key: pytest.StashKey[dict[str, tuple[Any, Machine]]] = pytest.StashKey()
 """The workers of a session by their ids, and those that have ended."""
@@ -63,18 +62,16 @@ def of_workers(config: pytest.Config) -> dict[str, Machine]:
 
 
 def meet(node: Any) -> None:
-    """Note the machine of a worker that xdist is about to start, and tell the worker.
-
-    Raises `pytest.UsageError` if a setting is in the environment here and not there.
-    """
+    """Note the machine of a worker that xdist is about to start; tell it that, and the settings."""
     spec, found = node.gateway.spec, here()
     if not spec.popen or spec.python or spec.via:  # else it is a child of this very process
         channel = node.gateway.remote_exec(machine_facts)
         found = Machine.of(channel.receive(_PATIENCE))
         channel.waitclose(_PATIENCE)
     node.workerinput[ELSEWHERE] = found.identity != here().identity
-    if node.workerinput[ELSEWHERE]:
-        _refuse_lost_settings(node, found.host)
+    given = {name: value for name, (value, _source) in options.written(node.config).items()}
+    given["in_gvisor"] = placement.is_asked_for(node.config)
+    node.workerinput[placement.GIVEN] = given
     node.config.stash.setdefault(_nodes_key, {})[node.gateway.id] = node, found
 
 
@@ -89,20 +86,6 @@ def refuse_without_plugin(node: Any, *, ran: bool) -> None:
             f"pytest-gvisor: worker {node.gateway.id} on {where} has not loaded this plugin, so "
             "nothing ran under gVisor there. Install pytest-gvisor for its Python, without "
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD and -p no:gvisor"
-        )
-
-
-def _refuse_lost_settings(node: Any, host: str) -> None:
-    ours = {source for _value, source in options.written(node.config).values()} & os.environ.keys()
-    if not ours:
-        return
-    channel = node.gateway.remote_exec(_NAMES)
-    lost = ours.difference(channel.receive(_PATIENCE))
-    channel.waitclose(_PATIENCE)
-    if lost:
-        raise pytest.UsageError(
-            f"pytest-gvisor: the environment of the worker on {host} lacks "
-            f"{', '.join(sorted(lost))}. Write the option, or add //env:NAME=VALUE to its --tx"
         )
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from pytest_gvisor.base import removed
 from pytest_gvisor.base.setting_table import SETTINGS, TRACES, Kind, Setting, unknown_variable
-from pytest_gvisor.plugin.placement import FIELDS, RETURNS
+from pytest_gvisor.plugin.placement import FIELDS, GIVEN, RETURNS
 
 _INI: Mapping[Kind, Literal["args", "bool", "float"]] = {
     "platforms": "args", "reports": "args", "acts": "args", "flag": "bool", "seconds": "float",
@@ -146,7 +146,9 @@ def _written(config: pytest.Config, setting: Setting) -> tuple[Any, str]:
         return value, setting.variable
     if "ini" in sources and (value := _ini(config, key)) not in (None, "", []):
         return value, _place(config, key)
-    return None, ""
+    # Neither its environment nor an ini file with its ``addopts`` has to be on a worker's machine.
+    value = getattr(config, "workerinput", {}).get(GIVEN, {}).get(setting.name)
+    return value, "" if value is None else f"{key} of the controller"
 
 
 def _place(config: pytest.Config, key: str) -> str:

@@ -32,6 +32,9 @@ FIELDS = "gvisor_report_fields"
 RETURNS = "gvisor_returns"
 BASETEMP_GIVEN = "gvisor_basetemp_given"
 BEGAN = "gvisor_began"
+GIVEN = "gvisor_given"
+"""The key by which a worker of xdist is told the settings of its controller, by field."""
+
 UNTRUSTED = "gvisor_untrusted"
 """An attribute of reports that hold workloads' output, until they are logged. It says whether
 pytest has coloured their text."""
@@ -143,7 +146,8 @@ def check_guard() -> None:
 
 def is_asked_for(config: pytest.Config) -> bool:
     """Whether all tests that can are to run inside."""
-    return bool(config.getoption("in_gvisor") or config.getini("in_gvisor"))
+    given = getattr(config, "workerinput", {}).get(GIVEN, {}).get("in_gvisor")
+    return bool(config.getoption("in_gvisor") or config.getini("in_gvisor") or given)
 
 
 def select_inside(config: pytest.Config, items: Iterable[pytest.Item]) -> list[pytest.Item]:

@@ -1,5 +1,7 @@
 """A project whose ini file or hooks leave tests on the host that are to run inside."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.attacks.conftest import RunInside
@@ -181,6 +183,20 @@ def test_no_worker_without_the_plugin_runs_tests_unseen(
     assert result.ret == status
     if status:
         result.stderr.fnmatch_lines(["*worker gw0 on this machine has not loaded this plugin*"])
+
+
+@pytest.mark.parametrize("ini", ["in_gvisor = true", "addopts = --in-gvisor"])
+def test_no_worker_without_the_ini_file_runs_tests_on_its_host(
+    ini: str, project: pytest.Pytester, tmp_path: Path
+) -> None:
+    """Tests that were to run inside ran on the machine of such a worker, and all was green."""
+    project.makeini(f"[pytest]\n{ini}\n")
+    (tmp_path / "test_it.py").write_text(
+        "import os\ndef test_it(): assert 'PYTEST_GVISOR_INSIDE' in os.environ\n"
+    )
+    worker = f"popen//chdir={tmp_path}"
+    result = project.runpytest_subprocess("--tx", worker, "--dist=load", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1)
 
 
 @pytest.mark.parametrize(("options", "status"), [("-pno:gvisor", 4), ("", 0)])

@@ -50,22 +50,18 @@ def test_a_report_has_a_run_for_each_machine(alone: Project) -> None:
 
 
 def test_a_setting_in_the_environment_is_not_lost_on_the_way(alone: Project) -> None:
-    """A variable that the other machine lacks is refused, unless an option says the same.
+    """A worker whose machine lacks a variable has its setting; a value of its own counts more."""
+    alone.test("""
+        import os
+        from pytest_gvisor.plugin.precedence import run_settings
 
-    The worker's specification can have the variable.
-    """
-    alone.test("def test_workload(gvisor): pass")
-    lacks = ELSEWHERE.replace("exec ", "unset PYTEST_GVISOR_NETWORK; exec ")
-    ran = alone.run("--tx", lacks, "--dist=load", PYTEST_GVISOR_NETWORK="none")
-    assert ran.status == pytest.ExitCode.USAGE_ERROR
-    ran.shows(
-        "ERROR: pytest-gvisor: the environment of the worker on far lacks PYTEST_GVISOR_NETWORK. "
-        "Write the option, or add //env:NAME=VALUE to its --tx"
-    )
-    args = ("--tx", lacks, "--dist=load", "--gvisor-network=none")
-    alone.run(*args, PYTEST_GVISOR_NETWORK="none").ends(passed=1)
-    given = f"{lacks}//env:PYTEST_GVISOR_NETWORK=none"
-    alone.run("--tx", given, "--dist=load", PYTEST_GVISOR_NETWORK="none").ends(passed=1)
+        def test_it(pytestconfig):
+            assert run_settings(pytestconfig).timeout == float(os.environ["TIMEOUT"])
+    """)
+    lacks = ELSEWHERE.replace("exec ", "unset PYTEST_GVISOR_TIMEOUT; exec ")
+    for worker, timeout in ((lacks, "7"), (f"{lacks}//env:PYTEST_GVISOR_TIMEOUT=8", "8")):
+        ran = alone.run("--tx", worker, "--dist=load", PYTEST_GVISOR_TIMEOUT="7", TIMEOUT=timeout)
+        ran.ends(passed=1)
 
 
 def test_no_thread_of_a_worker_there_has_a_tracer(alone: Project) -> None:
