@@ -326,7 +326,7 @@ class Worker:
             size = MOST_MESSAGES if measured is None else measured.most_bytes
             link.budget = Budget(self._timeout, size=size)
             if not self._stopped:
-                link.send("finish")
+                link.send("finish", failed=self._items[0].session.testsfailed)
             self._last_words(link, measured)
             if measured is not None:
                 measured.finish()

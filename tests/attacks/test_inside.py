@@ -381,6 +381,28 @@ def test_a_session_that_a_wrapper_fails_inside_is_not_green(
     result.stdout.fnmatch_lines(["*a hook inside failed the session: status 1*"])
 
 
+def test_no_expected_failure_hides_that_a_session_fails_inside(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """A failure that the host expects is none, so a hook inside decides on the status."""
+    project.makeconftest("""
+        import os
+
+        def pytest_sessionfinish(session, exitstatus):
+            if "PYTEST_GVISOR_INSIDE" in os.environ:
+                session.exitstatus = exitstatus + 3
+    """)
+    project.makepyfile("""
+        import pytest
+
+        @pytest.mark.gvisor(xfail={"systrap": "so", "ptrace": "so"})
+        def test_it(): assert 0
+    """)
+    result = run_inside()
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*a hook inside failed the session: status 3*"])
+
+
 COMMANDS = """
 import pytest
 

@@ -110,10 +110,8 @@ class Plugin:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Send the collected tests, without those that nobody can tell apart."""
-        several = set()
-        for item in session.items:
-            if self._items.setdefault(_name(item), item) is not item:
-                several.add(_name(item))
+        named = self._items.setdefault
+        several = {_name(one) for one in session.items if named(_name(one), one) is not one}
         self._not_run.update(self._items)
         # A hook that takes a part of the tests had others to choose from on the host. What it and
         # later ones do to the tests that they keep, they have not done to those.
@@ -181,6 +179,8 @@ class Plugin:
             following = iter([*command["ids"][1:], command["next"]])
             for running in command["ids"]:
                 yield running, next(following), command["failed"]
+        # Of failures inside, the host may have expected one, or another try has taken it back.
+        self._go_on(command.get("failed", self._session.testsfailed))
 
     def _run_protocol(self, item: pytest.Item, following: pytest.Item | None) -> None:
         """Run one test; before an exception that stops the session, report it."""
