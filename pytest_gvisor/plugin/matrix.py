@@ -107,6 +107,12 @@ class Collector:
         """Note that a worker knows the tests; it tells them with its first report of one."""
         self._is_known = True
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: object) -> None:
+        """Take the digest of the tests that pytest-split has divided in a worker."""
+        if told := getattr(node, "workeroutput", {}).get(_COLLECTION):
+            self._config.stash[_collection_key] = told
+
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Note what could not be collected: its tests have no rows."""
         if report.failed:
@@ -317,6 +323,7 @@ class Collector:
         )
 
 
+_COLLECTION = "gvisor_collection"
 _collection_key = pytest.StashKey[str]()
 
 
@@ -331,7 +338,8 @@ def take_collection(config: pytest.Config, items: Sequence[pytest.Item]) -> None
         durations = file.read()
     chosen = [option.get(name) for name in ("splitting_algorithm", "lf", "stepwise")]
     names = "\n".join([*(item.nodeid for item in items), *map(str, chosen)])
-    config.stash[_collection_key] = hashlib.sha256(os.fsencode(names) + durations).hexdigest()
+    digest = hashlib.sha256(os.fsencode(names) + durations).hexdigest()
+    config.stash[_collection_key] = getattr(config, "workeroutput", {})[_COLLECTION] = digest
 
 
 def _division(config: pytest.Config) -> tuple[int, int]:
