@@ -56,7 +56,8 @@ def other_names(
     if not (missing := named.keys() - set(ids)):
         return {}
     free = collections.Counter(numbers)
-    known = {number: name for name, number in zip(ids, numbers, strict=True) if name not in named}
+    # A test without parameters has no number, and no other one can be it.
+    known = {n: name for name, n in zip(ids, numbers, strict=True) if n and name not in named}
     found = ((name, encoding.numbered(named[name])) for name in sorted(missing))
     return {name: known[number] for name, number in found if number in known and free[number] == 1}
 

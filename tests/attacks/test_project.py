@@ -185,6 +185,25 @@ def test_no_worker_without_the_plugin_runs_tests_unseen(
         result.stderr.fnmatch_lines(["*worker gw0 on this machine has not loaded this plugin*"])
 
 
+def test_no_other_test_runs_in_the_place_of_one_that_the_host_alone_has(
+    project: pytest.Pytester,
+) -> None:
+    """The only test without parameters inside ran as it, and it passed."""
+    project.makepyfile("""
+        import os
+        import pytest
+
+        if "PYTEST_GVISOR_INSIDE" not in os.environ:
+            @pytest.mark.in_gvisor
+            def test_it(): assert 0
+
+        def test_other(): pass
+    """)
+    result = project.runpytest_subprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*test_it was collected here and not inside the sandbox*"])
+
+
 @pytest.mark.parametrize("ini", ["in_gvisor = true", "addopts = --in-gvisor"])
 def test_no_worker_without_the_ini_file_runs_tests_on_its_host(
     ini: str, project: pytest.Pytester, tmp_path: Path
