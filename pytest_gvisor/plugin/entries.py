@@ -82,7 +82,7 @@ class CellInMaking:
         """Return the entry as a cell of the report."""
         return Cell(
             platform=self.platform,
-            state=self.state,
+            state=State.NOT_RUN if self.void else self.state,
             nodeid=escape(nodeid),
             runsc=escape(self.data.get("runsc", [""])[0]),
             release=self.data.get("release", ""),

@@ -211,6 +211,9 @@ def test_a_try_that_is_run_again_takes_back_no_failure(here: Project) -> None:
             request.getfixturevalue("gvisor")
             if tried.count("is skipped") > 1:
                 pytest.skip("the second time")
+
+        def test_is_stopped(gvisor_platform):
+            pass
         """,
         conftest="""
         import pytest
@@ -220,7 +223,7 @@ def test_a_try_that_is_run_again_takes_back_no_failure(here: Project) -> None:
         def pytest_runtest_protocol(item, nextitem):
             first, second = [runtestprotocol(item, False, nextitem) for _ in range(2)]
             first[-1].outcome = "rerun"
-            for report in first + second:
+            for report in first + second * ("stopped" not in item.name):
                 item.ihook.pytest_runtest_logreport(report=report)
             return True
 
@@ -228,9 +231,12 @@ def test_a_try_that_is_run_again_takes_back_no_failure(here: Project) -> None:
             return ("rerun", "R", "RERUN") if report.outcome == "rerun" else None
         """,
     )
-    here.run("-pno:randomly", "--gvisor-report=r.json").ends(failed=1, passed=2, skipped=1, rerun=2)
+    here.run("-pno:randomly", "--gvisor-report=r.json").ends(failed=1, passed=3, skipped=1, rerun=3)
     found = {name: cell.state for name, cell in cells(read(here.folder), "systrap").items()}
-    assert found == {"test_fails": State.FAILED, "test_is_skipped": State.SKIPPED}
+    assert found == {
+        "test_fails": State.FAILED, "test_is_skipped": State.SKIPPED,
+        "test_is_stopped": State.NOT_RUN,
+    }  # fmt: skip
 
 
 def test_what_is_too_much_is_left_out_and_counted(here: Project) -> None:
