@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from pytest_gvisor.base import errors
 from pytest_gvisor.base.completed import Usage
-from pytest_gvisor.base.errors import GvisorError, PlatformUnavailable, UsageError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.setting_values import IN_PLACE, NATIVE
 from pytest_gvisor.base.settings import Platform, Settings
@@ -46,11 +46,12 @@ def attach_cell(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.Te
     data = _told(item, cell, report)
     missing = None if call.excinfo is None else missing_requirement(call.excinfo.value)
     if missing is not None:
-        cause, data["lacking"] = missing.message, data["platform"]
-        if isinstance(missing, PlatformUnavailable):
-            lacking = column(missing.platform, data["release"])
-            cause, data["lacking"] = missing.cause, lacking
-        data["cause"] = escape(cause + mending(missing))
+        cause, lacking = missing.message, data["platform"]
+        if isinstance(missing, errors.PlatformUnavailable):
+            cause, lacking = missing.cause, column(missing.platform, data["release"])
+        elif isinstance(missing, errors.DaemonUnavailable):
+            lacking = ""  # without docker, the platform works
+        data["lacking"], data["cause"] = lacking, escape(cause + mending(missing))
     if report.when == "teardown":
         runs = take_runs(item)
         data["starts_ms"] = _milliseconds([start for start, _ in runs if start is not None])
@@ -90,7 +91,7 @@ def cell_of(item: pytest.Item, when: str | None = None) -> _Made | None:
     """
     is_new = when == "setup" or _cell_key not in item.stash
     if is_new and (placement.in_matrix(item) or harnesses(item)):
-        with contextlib.suppress(UsageError):  # of a marker: pytest reports it as this test's
+        with contextlib.suppress(errors.UsageError):  # of a marker: pytest reports it
             settings = settings_of(item)
             item.stash[_cell_key] = _Made(_make_cell(item, settings), settings)
     return item.stash.get(_cell_key, None)
@@ -142,7 +143,7 @@ def _binary(item: pytest.Item, settings: Settings, asked: object) -> tuple[str, 
     engine = engine_of(item.config)
     platform, binary = str(next(iter(settings.platforms), "auto")), ("", "", "")
     listed = {*Platform, *settings.platforms}
-    with contextlib.suppress(GvisorError):
+    with contextlib.suppress(errors.GvisorError):
         runsc = engine.runsc(settings.runsc)
         binary = escape(runsc.version), escape(runsc.path), str(runsc.origin)
         listed |= runsc.platforms
@@ -151,7 +152,7 @@ def _binary(item: pytest.Item, settings: Settings, asked: object) -> tuple[str, 
         platform = item.stash[platform_key].value
     elif asked is not None:
         if asked not in listed:
-            raise UsageError(f"gvisor_platform={asked!r} is no platform of this run")
+            raise errors.UsageError(f"gvisor_platform={asked!r} is no platform of this run")
         platform = str(asked)
     return platform, *binary
 

@@ -373,6 +373,21 @@ def test_a_platform_of_a_marker_is_not_asked_of_each_shard(project: Project) -> 
     assert read(project.folder).platforms == ("systrap", "ptrace")
 
 
+def test_a_missing_docker_is_no_cause_of_a_platform(here: Project) -> None:
+    """A platform on which other tests have passed can be used."""
+    here.test("""
+        def test_passes(gvisor):
+            gvisor.run(["true"], check=True)
+
+        def test_asks_for_docker(gvisor, gvisor_image):
+            gvisor_image("nothing:1")
+    """)
+    ran = here.run("--gvisor-report=r.json", DOCKER_HOST=f"unix://{here.folder}/none")
+    ran.ends(passed=1, skipped=1).hides("cannot be used")
+    states = {name: cell.state for name, cell in cells(read(here.folder), "systrap").items()}
+    assert states["test_asks_for_docker"] is State.UNAVAILABLE
+
+
 def test_a_marker_that_a_hook_adds_is_in_the_report(project: Project) -> None:
     """With -n, the report had the platform of before, on which the test did not run."""
     project.test(
