@@ -37,11 +37,10 @@ def _is_between(pid: int) -> bool:
     has its children among their own (do_exit in kernel/exit.c). A killed fork bomb has thousands
     of threads that end one by one. A zombie with a single thread counts as gone.
     """
-    try:
+    with contextlib.suppress(OSError, KeyError):
         status = proc.status_of(pid)
         return not status["State"].startswith("Z") or int(status["Threads"]) > 1
-    except (OSError, KeyError):
-        return False
+    return False
 
 
 def _names(words: list[str], root: str) -> bool:
@@ -79,16 +78,17 @@ def processes(root: str, *, everywhere: bool = False) -> list[int]:
     line counts too, although it may belong to another sandbox: see `_is_between`.
     """
     found, seen = list[int](), {os.getpid()}
-    # All processes are in one look. On a busy machine, a further one would find new ones of others.
-    look = iter([proc.pids(), []]).__next__ if everywhere else proc.children_of_self
     # A parent that was alive in one look and a zombie when it was asked has left its children since
-    # then: they are in the next look.
-    while new := [pid for pid in look() if pid not in seen]:
-        seen.update(new)
+    # then: they are in the next look. All processes of the machine are in one; on a busy machine, a
+    # further one would find new ones of others each time.
+    while new := {*(proc.pids() if everywhere else proc.children_of_self())} - seen:
+        seen |= new
         for pid in filter(_is_own, new):
             words = proc.words_of(pid)
             if _names(words, root) if words else not everywhere and _is_between(pid):
                 found.append(pid)
+        if everywhere:
+            break
     return found
 
 
