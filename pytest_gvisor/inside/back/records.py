@@ -77,7 +77,7 @@ class Records:
             }
             files = (f"{digest} {path}" for path, digest in (there | noted).items())
             text = "".join(f"{field}\0" for field in (folder, *files))
-            if len(text) > _MOST_BYTES:
+            if len(text.encode(errors="surrogateescape")) > _MOST_BYTES:
                 raise OSError(f"there are too many files below {folder}")
             name = self.names.setdefault(folder, os.urandom(8).hex())
             write(os.path.join(self.folder, name), text)

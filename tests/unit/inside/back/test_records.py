@@ -134,6 +134,18 @@ def test_a_record_is_at_most_as_long_as_one_that_is_read(
         noted(tmp_path / "out", "a", digest="22")
 
 
+def test_a_record_is_as_long_as_its_bytes_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that is not ASCII has more of them than characters, and the last file counts too."""
+    folder, names = tmp_path / "out", ("\u20ac" * 80, "test_b.txt")
+    monkeypatch.setattr(records, "_MOST_BYTES", len(f"{folder}_") + sum(map(len, names)) + 6)
+    with pytest.raises(OSError, match="there are too many files below"):
+        noted(folder, *names)
+    monkeypatch.setattr(records, "_MOST_BYTES", 160 + records._MOST_BYTES)
+    assert records.LeftOut()._has(Path(noted(folder, *names), "test_b.txt"))
+
+
 def test_a_recorded_file_is_not_collected(pytester: pytest.Pytester) -> None:
     """pytest finds nothing in it, even if an argument names it."""
     pytester.makepyfile(test_a="def test(): pass", test_b="def test(): pass")
