@@ -89,7 +89,7 @@ class Records:
         with _if_any():
             for name in os.listdir(self.folder):
                 folder, *more = self._fields(name, _LONGEST)
-                if more:
+                if more and "." not in name:  # else a part of one, whose writer was killed
                     found[folder] = name
         return found
 

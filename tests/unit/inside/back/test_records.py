@@ -1,5 +1,6 @@
 """Records of files that came back, which only this user and this package have written."""
 
+import contextlib
 import errno
 import os
 import stat
@@ -144,6 +145,24 @@ def test_a_record_is_as_long_as_its_bytes_are(
         noted(folder, *names)
     monkeypatch.setattr(records, "_MOST_BYTES", 160 + records._MOST_BYTES)
     assert records.LeftOut()._has(Path(noted(folder, *names), "test_b.txt"))
+
+
+def test_a_part_of_a_record_hides_no_file_of_the_whole(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed while it writes one leaves a part, which may be listed later."""
+    folder = noted(tmp_path / "out", "a", "test_b.txt")
+    (record,) = cache.iterdir()
+    listed = os.listdir
+    with monkeypatch.context() as killed:
+        killed.setattr(os, "replace", None)
+        killed.setattr(private, "on_error", lambda *_: contextlib.nullcontext())
+        with pytest.raises(TypeError):
+            noted(tmp_path / "out", "c")
+    (part,) = set(cache.iterdir()) - {record}
+    part.write_bytes(record.read_bytes()[:-13])
+    monkeypatch.setattr(os, "listdir", lambda path: sorted(listed(path)))
+    assert records.LeftOut()._has(Path(folder, "test_b.txt"))
 
 
 def test_a_recorded_file_is_not_collected(pytester: pytest.Pytester) -> None:
