@@ -84,7 +84,7 @@ def not_found(inner: str, ids: Iterable[str], errors: Iterable[str]) -> str:
         others = safe(", ".join(alike[:_MOST_ALIKE]))
         told = f"{told}\nits function has other ids there: {others}{more}".lstrip()
     told = told or "and nothing failed to be collected there"
-    return f"{inner} was collected here and not inside the sandbox:\n{told}"
+    return f"{safe(inner)} was collected here and not inside the sandbox:\n{told}"
 
 
 class Ids(NamedTuple):

@@ -460,3 +460,29 @@ def test_no_output_ends_the_session_where_the_host_cannot_encode_it(
     result = run_inside("-s", "-p", "no:randomly")
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*10 \\u20ac*"])
+
+
+def test_no_id_from_inside_writes_to_the_terminal(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """A test with another id inside is named by that id where a hook there leaves it out."""
+    project.makeconftest(r"""
+        import os, pytest
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_collection_finish(session):
+            if "PYTEST_GVISOR_INSIDE" in os.environ:
+                link = session.config.pluginmanager.get_plugin("gvisor-worker")._link
+                numbers = [f"{session.items[0].parent.nodeid}::test_it[('x', 0)]"]
+                ids = ["\x1b]0;forged\x07\n##vso[task.complete result=Succeeded;]"]
+                link.send("collected", ids=ids, numbers=numbers, left=["other"], errors=[])
+    """)
+    project.makepyfile(
+        test_it="import pytest\n@pytest.mark.parametrize('x', [0])\ndef test_it(x): pass"
+    )
+    result = run_inside()
+    result.assert_outcomes(errors=1, warnings=2)
+    text = result.stdout.str()
+    result.stdout.fnmatch_lines(["*was collected here and not inside*"])
+    assert "\x1b]0;" not in text
+    assert "##vso" not in text
