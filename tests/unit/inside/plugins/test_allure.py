@@ -268,3 +268,13 @@ def test_the_names_of_all_tests_are_looked_at_once(monkeypatch: pytest.MonkeyPat
     for _ in range(3):
         assert allure.judged("1-result.json", json.dumps(RESULT).encode(), [own], set())
     assert asked == session.items
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-be"])
+def test_no_entities_of_an_attachment_fill_the_memory(encoding: str) -> None:
+    """A parser puts a hundred times the bytes of the whole into an attribute of the first tag."""
+    entities = "".join(f"<!ENTITY {a} '{f'&{b};' * 9}'>" for a, b in ("ba", "cb", "dc"))
+    end = f"<!DOCTYPE r [<!ENTITY a 'x'>{entities}]><r x='&d;'/>"
+    bomb, plain = (f'<?xml version="1.0"?>{text}'.encode(encoding) for text in (end, "<r x='1'/>"))
+    assert allure.judged("x-attachment.xml", bomb, (), ()) is None
+    assert allure.judged("x-attachment.xml", plain, (), ()) == plain
