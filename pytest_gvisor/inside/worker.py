@@ -132,7 +132,6 @@ class Worker:
         if self._debugs:
             self._debugger_of(link).pass_on_interrupts()
         try:
-            self.ran = True
             self._command(link, item, ids)
             for report in self._reports(link, item, ids.inner, progress):
                 if progress.missing() is None:
@@ -171,6 +170,7 @@ class Worker:
         while (first := self.ahead.first) not in (None, ids.inner):
             self._dropped.add(first)
             self._unasked(link.receive())
+        self.ran = True
         if first is None:
             following = ids.upcoming[0] if ids.upcoming else None
             failed = item.session.testsfailed

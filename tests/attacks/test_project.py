@@ -145,6 +145,32 @@ def test_no_test_inside_runs_twice_where_a_hook_of_the_project_has_another_order
     run_inside().assert_outcomes(passed=11, failed=1)
 
 
+def test_no_death_of_a_test_that_is_not_wanted_is_an_expected_failure(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """A test that ran ahead ends the sandbox; the one that comes in its place never began."""
+    project.makepyfile("""
+        import os, pytest
+
+        expected = pytest.mark.gvisor(xfail={"systrap": "so", "ptrace": "so"})
+
+        @pytest.mark.parametrize("number", [0, 1, pytest.param(2, marks=expected)])
+        def test_it(number):
+            if number == 1:
+                os._exit(1)
+    """)
+    project.makeconftest("""
+        def pytest_runtestloop(session):
+            for number in (0, 2):
+                item = session.items[number]
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=session.items[1])
+            return True
+    """)
+    result = run_inside()
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*the sandbox was lost in this test's setup*"])
+
+
 SETS = """
 os.environ["PYTEST_GVISOR_INSIDE"] = f"{os.uname().release} {os.uname().version}"
 """
