@@ -303,11 +303,11 @@ class Link:
 
         When it has ended, they are the last ones.
         """
-        memory = self.supervisor.pipes.memory
-        if not self.holds or self.attended or self._given_up or self._over is not None:
+        memory = self.supervisor.pipes.memory  # it may say that it holds some without it
+        over = self.attended or self._given_up or self._over is not None
+        if over or not self.holds or memory < 0:
             return None
-        head = os.pread(memory, unsent.HEAD.size, 0)
-        length, cleared = unsent.HEAD.unpack(head)
+        length, cleared = unsent.HEAD.unpack(os.pread(memory, unsent.HEAD.size, 0))
         data = os.pread(memory, min(length, unsent.SIZE), unsent.HEAD.size)
         # It may have sent them meanwhile, and stored others in their place.
         if unsent.HEAD.unpack(os.pread(memory, unsent.HEAD.size, 0))[1] != cleared:

@@ -235,6 +235,20 @@ def test_what_is_held_back_and_no_message_ends_the_reading(
             assert link.receive() == {"type": "phase", "n": 0}
 
 
+def test_a_pytest_without_such_memory_holds_nothing_back(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is none on kvm, and whatever collects there may say that it holds messages."""
+    link = holding(sandbox)
+    sandbox.inside.sendall(numbered(1)[0])
+    with monkeypatch.context() as without:
+        without.setattr(sandbox.pipes, "memory", -1)
+        assert link.receive()["n"] == 0
+        sandbox.over = True
+        with pytest.raises(Died):
+            link.receive()
+
+
 def test_what_is_held_back_after_messages_that_were_sent_waits_for_them(sandbox: Sandbox) -> None:
     """The pytest may have sent and stored since the last read of the socket."""
     link = holding(sandbox)
