@@ -33,8 +33,7 @@ def find(config: pytest.Config, _bounds: SessionBounds) -> rules.Take | None:
     """Return the end of the bridge if the host shows log records."""
     plugin = config.pluginmanager.get_plugin("logging-plugin")
     handler = getattr(plugin, "log_cli_handler", None)
-    is_shown = isinstance(handler, logging.StreamHandler)
-    return functools.partial(show, handler) if is_shown else None
+    return functools.partial(show, handler) if isinstance(handler, logging.StreamHandler) else None
 
 
 def show(handler: Any, data: Any, _sender: rules.Sender | None) -> None:

@@ -118,8 +118,7 @@ def _check_outcome(config: pytest.Config, report: pytest.TestReport) -> None:
 
 def _restore_subtest(report: object, data: dict[str, Any]) -> None:
     """Undo the second repr of a subtest's arguments, which pytest takes whenever it makes one."""
-    context = getattr(report, "context", None)
-    if context is not None:
+    if (context := getattr(report, "context", None)) is not None:
         object.__setattr__(context, "kwargs", data["_subtest.context"]["kwargs"])
 
 

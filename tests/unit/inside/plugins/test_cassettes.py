@@ -47,3 +47,11 @@ def test_without_libyaml_a_tag_stays_inside(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delattr("yaml.CSafeLoader")
     assert is_plain(b"a: 1")
     assert not is_plain(b"a: !!binary " + b"[" * 100_000)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-be"])
+def test_no_handles_of_tags_keep_the_host_busy(encoding: str) -> None:
+    """libyaml took hours for 64 MiB of them, in one call that Ctrl-C does not end."""
+    handles = "".join(f"%TAG !{number}! x:\n" for number in range(9))
+    assert not is_plain(f"\ufeff{handles}--- !1!x".encode(encoding))
+    assert is_plain("\ufeff--- !x".encode(encoding))
