@@ -421,6 +421,32 @@ def test_a_report_at_which_a_hook_ends_the_session_is_there(project: pytest.Pyte
     both.inside.assert_outcomes(failed=1)
 
 
+@pytest.mark.parametrize(
+    ("how", "passed"), [("hookimpl", 2), ("hookimpl(wrapper=True, tryfirst=True)", 1)]
+)
+def test_a_hook_that_changes_a_report_changes_it_once(
+    how: str, passed: int, project: pytest.Pytester
+) -> None:
+    """On the host. With the change inside, a failed test passed: the host counts before or after
+    its own change.
+    """
+    project.makeconftest(f"""
+        import pytest
+
+        @pytest.{how}
+        def pytest_runtest_logreport(report):
+            if report.when == "call":
+                report.outcome = "failed" if report.passed else "passed"
+                report.longrepr = "not known to pass" if report.failed else None
+            {"return (yield)" if "wrapper" in how else ""}
+    """)
+    project.makepyfile("def test_a(): assert 0\ndef test_b(): pass\ndef test_c(): pass\n")
+    both = run_both(project, "-rA", "-p", "no:randomly")
+    assert both.inside.ret == both.host.ret == 1
+    for result in both.inside, both.host:
+        result.assert_outcomes(passed=passed, failed=3 - passed)
+
+
 @pytest.mark.parametrize("wish", ["shouldstop", "shouldfail"])
 @pytest.mark.parametrize(("place", "option"), [("hook", "-v"), ("test", "-x")])
 def test_a_hook_or_test_ends_the_session_as_on_the_host(

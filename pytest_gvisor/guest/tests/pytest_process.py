@@ -42,7 +42,7 @@ def _hook_order(plugin: Plugin) -> None:
     for name in (*first_ones, "runtestloop", *phases, "unconfigure"):
         pytest.hookimpl(tryfirst=True)(getattr(kind, f"pytest_{name}"))
     pytest.hookimpl(hookwrapper=True)(kind.pytest_fixture_setup)
-    pytest.hookimpl(wrapper=True, tryfirst=True)(kind.pytest_runtest_logreport)
+    pytest.hookimpl(wrapper=True, tryfirst=True)(kind.send_report)
     pytest.hookimpl(wrapper=True)(Unrelayed.pytest_runtest_logreport)
 
 

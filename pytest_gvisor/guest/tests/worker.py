@@ -11,6 +11,7 @@ import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from pathlib import PurePath
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pytest_gvisor.guest.tests import first, passed, program
@@ -129,13 +130,17 @@ class Plugin:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Run the tests that the host names, in place of pytest's own loop."""
         self._short = passed.Shortener(usual=passed.is_usual(session.config.hook))
-        items = self._items
+        # The plugin that is registered last comes first, before each conftest.py. pytest takes a
+        # module, or what it can hash.
+        reports = ModuleType("gvisor_reports")
+        vars(reports)["pytest_runtest_logreport"] = self.send_report
+        session.config.pluginmanager.register(reports)
         self._failed = 0
         self._terminal.relayed = self._relays
         for running, then, failed in self._commanded():
             # What fails from here on without a word fails in the setup.
             self._running = running
-            item = items[running]  # the host names collected ones alone
+            item = self._items[running]  # the host names collected ones alone
             self._not_run.discard(running)
             self._variables.begin()
             self._short.begin(item)
@@ -144,7 +149,7 @@ class Plugin:
             self._notes.begin()
             # At the last failure that --maxfail allows, pytest tears everything down.
             self._go_on(session.testsfailed if failed is None else failed)
-            self._run_protocol(item, items.get(then) if then else None)
+            self._run_protocol(item, self._items.get(then) if then else None)
             if not self._link.is_ours():
                 # It would take the commands that are meant for its parent.
                 self._terminal.say(f"a fork came back from {self._running}, and ends here\n")
@@ -209,22 +214,19 @@ class Plugin:
             self._folder = str(done.get_result())
             self._notes.begin(self._folder)
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Iterator[None]:
-        """Send a report after all plugins: subtests change it until then.
-
-        Also if one of them ends the session here.
-        """
+    def send_report(self, report: pytest.TestReport) -> Iterator[None]:
+        """Send a report before another hook changes it: on the host, these hooks have it too."""
+        self._reports.append((report, self._terminal.captured))
+        if report.failed and self._folder:
+            self._notes.keep(self._folder)
+        # A test that has replaced what this takes puts it back in its teardown. Its reports go with
+        # a later one, or before the test is done.
+        with suppress(Exception):
+            self._send_reports()
         try:
             return (yield)
         finally:
-            self._reports.append((report, self._terminal.captured))
             self._terminal.captured = False
-            if report.failed and self._folder:
-                self._notes.keep(self._folder)
-            # A test that has replaced what this takes puts it back in its teardown. Its reports go
-            # with a later one, or before the test is done.
-            with suppress(Exception):
-                self._send_reports()
             self._variables.in_test = True
 
     def _send_reports(self) -> None:
@@ -237,8 +239,7 @@ class Plugin:
             del self._reports[0]
 
     def _send_whole(self, report: pytest.TestReport, *, captured: bool) -> None:
-        hook = self._config.hook
-        data = hook.pytest_report_to_serializable(config=self._config, report=report)
+        data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
         data["sections"] = [(title, encoding.cut(text)) for title, text in data.get("sections", [])]
         plain = isinstance(report.longrepr, str)
         missed = self._variables.missed() if report.failed else []
@@ -246,23 +247,14 @@ class Plugin:
         send = self._link.send if report.failed else self._link.put_off
         send("report", id=self._running, data=data, plain=plain, missed=missed, captured=captured)
 
-    def pytest_warning_recorded(
-        self, warning_message: Any, when: str, nodeid: str, location: Any
-    ) -> None:
+    def pytest_warning_recorded(self, warning_message: Any, when: str, location: Any) -> None:
         """Send a warning as plain text."""
         category, file = warning_message.category, warning_message.filename
         self._link.put_off(
-            "warning",
-            text=str(warning_message.message),
-            module=category.__module__,
-            name=category.__qualname__,
-            filename=file,
-            lineno=warning_message.lineno,
-            line=linecache.getline(file, warning_message.lineno),
-            when=when,
-            nodeid=nodeid,
-            location=location,
-        )
+            "warning", text=str(warning_message.message), module=category.__module__,
+            name=category.__qualname__, filename=file, lineno=warning_message.lineno,
+            line=linecache.getline(file, warning_message.lineno), when=when, location=location,
+        )  # fmt: skip
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Note that the test's own code runs from here on, like in the other phases."""
