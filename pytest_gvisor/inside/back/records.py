@@ -127,7 +127,7 @@ class LeftOut:
     """The plugin that leaves recorded files out of the collection on the host."""
 
     def __init__(self) -> None:
-        self._records = Records()
+        self._records, self._changed = Records(), 0
         self._real = functools.cache(os.path.realpath)
 
     def _has(self, path: Path) -> bool:
@@ -135,6 +135,9 @@ class LeftOut:
         real = os.path.join(self._real(folder), name)
         real = os.path.realpath(path) if os.path.islink(real) else real
         try:
+            with _if_any():  # files of another session may come back meanwhile
+                if (changed := os.stat(self._records.folder).st_mtime_ns) != self._changed:
+                    self._records, self._changed = Records(), changed
             return bool(self._records.digests(real))
         except OSError as error:
             raise pytest.UsageError(

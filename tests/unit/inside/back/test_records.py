@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,17 @@ def test_a_part_of_a_record_hides_no_file_of_the_whole(
     part.write_bytes(record.read_bytes()[:-13])
     monkeypatch.setattr(os, "listdir", lambda path: sorted(listed(path)))
     assert records.LeftOut()._has(Path(folder, "test_b.txt"))
+
+
+def test_a_file_that_comes_back_while_others_are_collected_is_left_out(tmp_path: Path) -> None:
+    """Another session has recorded it since this one read the records."""
+    folder = Path(noted(tmp_path / "out", "a"))
+    left_out = records.LeftOut()._has
+    assert not left_out(folder / "b")
+    time.sleep(0.02)  # for a later time of the folder
+    noted(folder, "b")
+    assert left_out(folder / "b")
+    assert left_out(folder / "a")
 
 
 def test_a_recorded_file_is_not_collected(pytester: pytest.Pytester) -> None:
