@@ -257,7 +257,7 @@ class Taker:
         """
         folder, known = path.partition("/")[0], self._folders_of_failed
         name = folder.rstrip("0123456789")
-        if len(known) < len(self._failed) and any(f"__{name}" in test for test in self._failed):
+        if len(known) < len(self._failed_here) and any(f"__{name}" in x for x in self._failed):
             known.add(folder)
         return not place.failed_only or folder in known
 

@@ -373,6 +373,18 @@ def test_the_host_knows_the_folders_of_failed_tests(host: Host) -> None:
     assert (tally.count, tally.errors, tally.notes) == (len(wanted), [], [])
 
 
+def test_failed_tests_have_a_folder_each_though_their_names_are_alike(host: Host) -> None:
+    """A folder's name has an underscore for each of many characters, such as those of operators."""
+    some = Place(str(host.base / "free"), free=True, failed_only=True)
+    taker = Taker(host.store, dataclasses.replace(host.agreed, places=(some,)))
+    for sign in "+-":
+        taker.note_failed(cast("pytest.Item", object()), f"t/test_a.py::test_b[{sign}]")
+    messages = [file(f"test_b___{number}/x", place=0) for number in range(3)]
+    assert taker.receive(cast("Link", Sandbox([*messages, END])), 0.0)
+    host.store.write()
+    assert {*host.files()} == {"free/test_b___0/x", "free/test_b___1/x"}
+
+
 def test_half_a_file_is_none(host: Host) -> None:
     """Neither before another one, nor at the end."""
     host.take(file("a", more=True), file("b"), END, sandbox="one")
