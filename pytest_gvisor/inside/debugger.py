@@ -161,7 +161,7 @@ class Debugger:
             with budget.halted():
                 line = self._edit()
             budget.renew()
-        except (EOFError, OSError, ValueError):  # at its end, closed, or no text
+        except (AttributeError, EOFError, OSError, ValueError):  # none, ended, closed, or no text
             return ""
         except KeyboardInterrupt:
             return None

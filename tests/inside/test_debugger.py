@@ -168,6 +168,13 @@ def test_a_pipe_that_stays_silent_holds_no_session(project: pytest.Pytester) -> 
     assert b"1 failed, 1 passed" in shown
 
 
+def test_without_a_standard_input_a_breakpoint_fails_its_test(project: pytest.Pytester) -> None:
+    """Later tests run, as on the host."""
+    project.makepyfile("def test_it(): breakpoint()\ndef test_next(): pass")
+    result = project.run("sh", "-c", 'exec "$@" <&-', "sh", *COMMAND, "--in-gvisor")
+    assert result.parseoutcomes() == {"passed": 1, "failed": 1}
+
+
 def test_each_kind_of_test_debugs_as_on_the_host(project: pytest.Pytester) -> None:
     """Doctests, subtests, output of child processes, ``interact``, and `pytest.exit` at the end."""
     project.makepyfile(KINDS)
