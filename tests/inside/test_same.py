@@ -447,6 +447,25 @@ def test_a_hook_that_changes_a_report_changes_it_once(
         result.assert_outcomes(passed=passed, failed=3 - passed)
 
 
+def test_a_warning_may_be_another_exception_too(project: pytest.Pytester) -> None:
+    """Python makes an `OSError` in another way than most warnings."""
+    project.makepyfile("""
+        import warnings
+
+        class NoDisk(UserWarning, OSError):
+            pass
+
+        def test_warns():
+            warnings.warn("slow", NoDisk)
+
+        def test_next():
+            pass
+    """)
+    both = run_both(project)
+    assert plain(both.inside) == plain(both.host)
+    both.inside.assert_outcomes(passed=2, warnings=1)
+
+
 @pytest.mark.parametrize("wish", ["shouldstop", "shouldfail"])
 @pytest.mark.parametrize(("place", "option"), [("hook", "-v"), ("test", "-x")])
 def test_a_hook_or_test_ends_the_session_as_on_the_host(

@@ -140,7 +140,10 @@ def warn(
     kind = _category(str(message.get("module")), str(message.get("name")))
     # Hooks expect a warning. xdist's controller calls its class, which may take no text.
     own = any(hasattr(getattr(kind, n), "__code__") for n in ("__init__", "__new__", "__str__"))
-    made = Exception.__new__(Warning if own else kind, words["text"])
+    try:
+        made = Exception.__new__(Warning if own else kind, words["text"])
+    except TypeError:  # it has another form, as one that is an OSError too
+        made = Warning(words["text"])
     recorded = warnings.WarningMessage(made, kind, words["filename"], number, line=words["line"])
     collecting = words["when"] in COLLECTING
     if collecting and place(recorded) in bounds.known:
