@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import sys
 from typing import Any
 
@@ -45,10 +44,10 @@ def short(kind: str, fields: dict[str, Any]) -> bytes:
 def _shortened(value: Any, longest: int) -> Any:
     """Return the beginning and end of a value's long texts and lists.
 
-    Numbers that JSON has not become text.
+    Numbers that JSON has not become text, and so do whole ones that Python does not write there.
     """
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+    if isinstance(value, int | float) and not abs(value) <= sys.float_info.max:
+        return hex(value) if isinstance(value, int) else str(value)
     if isinstance(value, str):
         return cut(value, longest)
     if isinstance(value, list | tuple):

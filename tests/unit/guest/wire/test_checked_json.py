@@ -114,9 +114,11 @@ def test_so_are_lists_of_more_values_than_a_message_may_have(
 
 
 def test_a_number_that_json_has_not_becomes_text() -> None:
-    """A test may record it."""
-    assert received("report", data=[[1, float("nan")], {"x": float("-inf")}])["data"] == [
-        [1, "nan"], {"x": "-inf"},
+    """A test may record it, and a whole one of more digits than Python writes."""
+    large = 2**20_000
+    data = [[1, float("nan"), 1e308, -large], {"x": float("-inf"), "y": large}]
+    assert received("report", data=data)["data"] == [
+        [1, "nan", 1e308, hex(-large)], {"x": "-inf", "y": hex(large)},
     ]  # fmt: skip
 
 
