@@ -447,6 +447,26 @@ def test_a_hook_that_changes_a_report_changes_it_once(
         result.assert_outcomes(passed=passed, failed=3 - passed)
 
 
+def test_a_test_may_stop_the_clock_at_the_last_second_of_all(project: pytest.Pytester) -> None:
+    """A fixture that stops it does so for pytest's own times, too."""
+    project.makepyfile("""
+        import datetime, pytest
+
+        @pytest.fixture(autouse=True)
+        def stopped(monkeypatch):
+            last = datetime.datetime.max.replace(tzinfo=datetime.timezone.utc).timestamp()
+            monkeypatch.setattr("_pytest.timing.time", lambda: last)
+
+        def test_passes():
+            pass
+
+        def test_fails(record_property):
+            record_property("so that the report", "is no short one")
+            assert 0
+    """)
+    inside(project).assert_outcomes(passed=1, failed=1)
+
+
 def test_a_warning_may_be_another_exception_too(project: pytest.Pytester) -> None:
     """Python makes an `OSError` in another way than most warnings."""
     project.makepyfile("""
