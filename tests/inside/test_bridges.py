@@ -63,7 +63,8 @@ def test_live_log(project: pytest.Pytester) -> None:
 
         def test_logs(prepared):
             log.debug("not shown")
-            log.info("first %s\\nsecond", 1, extra={"own": "mark"})
+            others = {f"own{n}": n for n in range(200)}
+            log.info("first %s\\nsecond", 1, extra={"own": 2**127, **others})
             thread = threading.Thread(target=log.info, args=("of a thread",))
             thread.start()
             thread.join()

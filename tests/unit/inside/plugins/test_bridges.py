@@ -182,10 +182,8 @@ def test_the_whole_line_is_escaped(live_log: tuple[Host, io.StringIO]) -> None:
 
 def test_no_number_of_spaces_costs_memory(live_log: tuple[Host, io.StringIO]) -> None:
     """pytest puts as many before each line as the record says."""
-    for indent in (10**12, -(10**12), "1000000000000", "x"):
+    for indent in (10**12, -(10**12), 1e300, "1000000000000", "x"):
         assert show(live_log, auto_indent=indent, msg="a\nb").endswith(":5 a\nb\n"), indent
-    with pytest.raises(ProtocolError, match="in a log record"):
-        show(live_log, auto_indent=1e300, msg="a\nb")
 
 
 def test_a_format_that_a_record_does_not_fit_shows_nothing(
@@ -206,8 +204,6 @@ NO_RECORDS: list[dict[str, Any]] = [
     {"record": {**RECORD, "created": float("nan")}},
     {"record": {**RECORD, "created": 10**400}},
     {"record": {**RECORD, "own": []}},
-    {"record": {**RECORD, "own": float("nan")}},
-    {"record": {**RECORD, "own": 10**400}},
     {"record": {**RECORD, **{f"own{number}": 1 for number in range(1000)}}},
 ]
 
