@@ -65,6 +65,7 @@ def test_live_log(project: pytest.Pytester) -> None:
             log.debug("not shown")
             others = {f"own{n}": n for n in range(200)}
             log.info("first %s\\nsecond", 1, extra={"own": 2**127, **others})
+            log.handle(logging.LogRecord(None, logging.INFO, None, 1, "made", (), None))
             thread = threading.Thread(target=log.info, args=("of a thread",))
             thread.start()
             thread.join()

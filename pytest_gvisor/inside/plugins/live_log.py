@@ -22,11 +22,11 @@ _MOST_ATTRIBUTES = 1000
 _MOST_SPACES = 200
 _OWN: dict[str, rules.Rule] = {
     **dict.fromkeys(
-        ("name", "levelname", "pathname", "filename", "module", "funcName", "msg"), rules.text
+        ("name", "levelname", "pathname", "filename", "module", "funcName", "msg"), rules.any_text
     ),
     **dict.fromkeys(("created", "msecs", "relativeCreated"), rules.seconds),
 }
-"""The attributes that each record has."""
+"""The attributes that each record has. They may be None in one that a test has made."""
 
 
 def find(config: pytest.Config, _bounds: SessionBounds) -> rules.Take | None:

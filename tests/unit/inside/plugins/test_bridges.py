@@ -199,7 +199,6 @@ NO_RECORDS: list[dict[str, Any]] = [
     {"record": None},
     {"record": []},
     {"record": {}},
-    {"record": {**RECORD, "msg": 5}},
     {"record": {**RECORD, "created": "now"}},
     {"record": {**RECORD, "created": float("nan")}},
     {"record": {**RECORD, "created": 10**400}},
