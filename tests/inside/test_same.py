@@ -467,6 +467,24 @@ def test_a_test_may_stop_the_clock_at_the_last_second_of_all(project: pytest.Pyt
     inside(project).assert_outcomes(passed=1, failed=1)
 
 
+def test_a_hook_may_add_a_section_to_a_failure(project: pytest.Pytester) -> None:
+    """Its line may repeat several characters."""
+    project.makeconftest("""
+        import pytest
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport():
+            report = yield
+            if report.failed:
+                report.longrepr.addsection("Page", "of the browser", sep="=-")
+            return report
+    """)
+    project.makepyfile("def test_fails(): assert 0")
+    both = run_both(project)
+    assert plain(both.inside) == plain(both.host)
+    both.inside.stdout.fnmatch_lines(["*=-=- Page =-=-*", "of the browser"])
+
+
 def test_a_warning_may_be_another_exception_too(project: pytest.Pytester) -> None:
     """Python makes an `OSError` in another way than most warnings."""
     project.makepyfile("""

@@ -63,8 +63,8 @@ _TRACEBACK = rules.object_of(
 )
 
 
-_SEPARATOR = rules.matching(r"(?s)[^\ud800-\udfff]")
-"""A separator is one character, and no half of one: pytest divides by its length."""
+_SEPARATOR = rules.matching(r"(?s)[^\ud800-\udfff]{1,20}")
+"""A separator has a character, and no half of one: pytest divides by its length."""
 
 _FAILURE = rules.object_of(
     reprcrash=rules.or_none(_PLACE),

@@ -145,11 +145,11 @@ def test_a_rerun_is_a_number(pytestconfig: pytest.Config, rerun: object) -> None
     assert vars(revived(pytestconfig, rerun=2))["rerun"] == 2
 
 
-@pytest.mark.parametrize("line", ["", "ab"])
+@pytest.mark.parametrize("line", ["", "a" * 21], ids=len)
 def test_a_traceback_whose_sections_cannot_be_drawn_is_no_report(
     pytestconfig: pytest.Config, line: str
 ) -> None:
-    """pytest divides by the length of the line's character."""
+    """pytest divides by the number of the line's characters."""
     traceback: dict[str, Any] = {"reprentries": [], "extraline": None, "style": "long"}
     failure = {
         "reprcrash": None, "reprtraceback": traceback, "chain": None,
