@@ -467,6 +467,25 @@ def test_a_test_may_stop_the_clock_at_the_last_second_of_all(project: pytest.Pyt
     inside(project).assert_outcomes(passed=1, failed=1)
 
 
+def test_a_property_has_the_text_that_it_has_on_the_host(project: pytest.Pytester) -> None:
+    """Numbers of numpy's are of such types, too."""
+    project.makepyfile("""
+        import decimal, pathlib
+
+        def test_it(record_property):
+            record_property("path", pathlib.Path("a/b"))
+            record_property("parts", [decimal.Decimal("0.5"), b"c"])
+            record_property("number", decimal.Decimal("0.5"))
+    """)
+    told = []
+    for where in (), ("--no-gvisor",):
+        inside(project, "--junitxml=report.xml", *where).assert_outcomes(passed=1)
+        found = ET.parse(project.path / "report.xml").iter("property")
+        told.append({one.get("name"): one.get("value") for one in found})
+    names = ("path", "number")
+    assert [told[0][name] for name in names] == [told[1][name] for name in names] == ["a/b", "0.5"]
+
+
 def test_a_hook_may_add_a_section_to_a_failure(project: pytest.Pytester) -> None:
     """Its line may repeat several characters."""
     project.makeconftest("""

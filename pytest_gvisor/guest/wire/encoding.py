@@ -12,7 +12,13 @@ from typing import Any
 
 from pytest_gvisor.guest.wire import checked_json
 
-_JSON = json.JSONEncoder(default=repr, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+def _told(value: object) -> str:
+    """Return a value's text, as pytest's JUnit report has it; of bytes, ``python -bb`` has none."""
+    return repr(value) if isinstance(value, bytes) else str(value)
+
+
+_JSON = json.JSONEncoder(default=_told, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _MAX_TEXT = 8 * 1024 * 1024
 # Both less than what the host allows.
 _MAX_MESSAGE = 60 * 1024 * 1024
