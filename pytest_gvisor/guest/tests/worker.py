@@ -216,6 +216,9 @@ class Plugin:
 
     def send_report(self, report: pytest.TestReport) -> Iterator[None]:
         """Send a report before another hook changes it: on the host, these hooks have it too."""
+        # By this hook pytest fails a test whose subtests have failed (_pytest/subtests.py). The
+        # terminal calls it next, which is too late, and the host does not know of the subtests.
+        self._config.hook.pytest_report_teststatus(report=report, config=self._config)
         self._reports.append((report, self._terminal.captured))
         if report.failed and self._folder:
             self._notes.keep(self._folder)
