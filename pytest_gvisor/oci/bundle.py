@@ -184,7 +184,8 @@ def _resolve(
     """Return the specification to run, from one whose paths are relative to its folder."""
     longest = max(map(len, (spec.root.path, *(mount.source for mount in spec.mounts))))
     if longest >= vocabulary.PATH_MAX:
-        raise InvalidBundle([f"has a path of {longest} characters"], where=f"{folder}/{CONFIG}")
+        found.append(f"has a path of {longest} characters")
+        raise InvalidBundle(found, where=f"{folder}/{CONFIG}")
     process = spec.process
     if process.terminal:
         notes.append("process.terminal: set to false, for output goes to pipes")

@@ -72,7 +72,7 @@ def absolute(path: str) -> str:
         return f"{shown(path)} is not absolute"
     if ".." in path.split("/"):
         return f"{shown(path)} has a '..' in it"
-    return "" if len(path) < PATH_MAX else f"{shown(path)} is as long as no path"
+    return "" if len(path) < PATH_MAX else f"{shown(path)} has {len(path)} characters"
 
 
 def normal(path: str) -> str:

@@ -49,6 +49,7 @@ class CellInMaking:
     def take(self, report: pytest.TestReport) -> None:
         """Take the report of one phase."""
         self.duration += report.duration
+        self.void &= not report.failed  # the try has come, and has killed its worker of xdist
         self.failed |= report.failed and not hasattr(report, "context")  # not of a subtest
         state = state_of(report, cause="cause" in self.data)
         if state is None:

@@ -53,11 +53,13 @@ def settled(spec: Spec, shared: str) -> Spec:
 
     runsc's sentry makes mounts by the length of their paths. Of a bind mount it learns where the
     path leads, and of no other one. So with a link to a longer path, what hides a part of a bind
-    mount would be made first, and lie below it. Raises `InvalidBundle` for a root whose links lead
-    mounts over each other, unless the session has made the root in the folder ``shared``.
+    mount would be made first, and lie below it. Raises `InvalidBundle` for a mount point that is
+    missing then, and for a root whose links lead mounts over each other, unless the session has
+    made the root in the folder ``shared``.
     """
     root = spec.root.path
-    if len({normal(mount.destination) for mount in spec.mounts}) < len(spec.mounts):
+    paths = {normal(mount.destination) for mount in spec.mounts}
+    if len(paths) < len(spec.mounts):
         return spec  # it is refused: two have one path
     if not within(root, shared) and (found := root_paths.moved(root, spec.mounts)):
         raise InvalidBundle(found, where="root file system")
@@ -66,7 +68,11 @@ def settled(spec: Spec, shared: str) -> Spec:
         # runsc knows the kernel's own folders, and /dev/pts, by their paths.
         if not any(within(mount.destination, folder) for folder in KERNEL):
             at[place] = dataclasses.replace(mount, destination=place)
-    return dataclasses.replace(spec, mounts=tuple(at[place] for place in sorted(at, key=len)))
+    mounts = tuple(at[place] for place in sorted(at, key=len))
+    # The points are there in the order of the paths as they were written. This is another one.
+    if at.keys() != paths and (found := root_paths.missing(root, mounts)):
+        raise InvalidBundle(found, where="root file system")
+    return dataclasses.replace(spec, mounts=mounts)
 
 
 def placed(spec: Spec, workspace: Workspace) -> tuple[Spec, tuple[Source, ...]]:

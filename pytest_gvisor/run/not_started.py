@@ -20,6 +20,7 @@ from typing import NamedTuple
 from pytest_gvisor.base.egress import missing
 from pytest_gvisor.base.errors import ProgramNotStarted
 from pytest_gvisor.base.escape import escape, shown
+from pytest_gvisor.oci import root_paths
 from pytest_gvisor.oci.host_paths import executed
 from pytest_gvisor.oci.mounts import danger
 from pytest_gvisor.oci.project import Project
@@ -279,9 +280,11 @@ def _no_folder(path: str, spec: Spec, asker: Asker) -> str:
 
 def _is_shown(inside: str, spec: Spec) -> bool:
     """Whether a sandbox has a file at a path when it starts, as far as the host can tell."""
-    if any(within(mount.destination, inside) for mount in spec.mounts):
+    # The mounts are at the places that links of the root lead to.
+    paths = {inside, root_paths.resolve(spec.root.path, inside, {}).inside}
+    if any(within(mount.destination, path) for mount in spec.mounts for path in paths):
         return True  # it is a mount point, or a folder on the way to one
-    paths = {inside, os.path.realpath(inside)}
+    paths.add(os.path.realpath(inside))
     found = [_on_host(path, spec) for path in paths]
     return any(path is None or os.path.lexists(path) for path in found)
 

@@ -118,9 +118,10 @@ class Runner:
         if workspace.logs is not None:
             pipes.drains += workspace.logs.drains
         check_points(self._spec, host_paths.written_now)
-        self._spec = self.record.spec = settled(self._spec, workspace.shared)
-        undo.enter_context(host_paths.writing(written(self._spec)))
-        told, sources = placed(self._spec, workspace)
+        spec = self.record.spec = settled(self._spec, workspace.shared)
+        check_points(spec, host_paths.written_now)  # a link of the root may lead there
+        undo.enter_context(host_paths.writing(written(spec)))
+        told, sources = placed(spec, workspace)
         workspace.sources.extend(sources)
         annotations: Mapping[str, str] = {}
         if request.relay is not None:
@@ -129,7 +130,7 @@ class Runner:
         folder = workspace.path("bundle")
         Bundle.create(folder, told, terminal=pipes.terminal, annotations=annotations)
         self._limit(undo)
-        order = order_of(request, self._spec, workspace, self.cgroups.folders, pipes.terminal)
+        order = order_of(request, spec, workspace, self.cgroups.folders, pipes.terminal)
         record = self.record
         record.order, record.argv = order, (request.runsc.path, *order.argv[1:])
         record.command = shell_line(record.argv, order.env)

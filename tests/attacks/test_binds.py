@@ -245,3 +245,19 @@ def test_no_mount_point_lies_in_a_folder_that_another_run_writes(
             gvisor.run(["true"], mounts=[mounts[0], bind("/usr/share", "/w/link")])
         assert gvisor.run(["true"], mounts=[shared]).returncode == 0
     assert gvisor.run(["ls", "/w/out"], mounts=mounts).stdout
+
+
+def test_no_link_of_the_root_leads_a_mount_point_into_a_folder_that_another_run_writes(
+    gvisor: Gvisor, work: Path, tmp_path: Path
+) -> None:
+    """By the path, the point is in the root; by its place, it is where the other run writes."""
+    root = tmp_path / "root"
+    (root / "var/home/d").mkdir(parents=True)
+    (root / "home").symlink_to("var/home")
+    (work / "d").mkdir()
+    mounts = [bind(work, "/var/home"), bind("/usr/share", "/home/d")]
+    with (
+        gvisor.sandbox(mounts=[bind(work, "/w", readonly=False)]),
+        pytest.raises(UsageError, match=r"mount point .*/d.* a run that is going on"),
+    ):
+        gvisor.run(["true"], rootfs=directory(root), mounts=mounts)

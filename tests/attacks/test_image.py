@@ -281,6 +281,18 @@ def test_no_link_to_a_longer_path_takes_away_what_hides_a_secret(
     assert gvisor.run(look, image=image, mounts=mounts).stdout == ""
 
 
+def test_no_mount_point_is_made_in_a_source_that_a_link_leads_to(
+    gvisor: Gvisor, make: Make, tmp_path: Path
+) -> None:
+    """The mount below comes first by its path, and later by its place."""
+    (home := tmp_path / "home").mkdir()
+    image = make(folder("var/roothome/.config"), link("root", "var/roothome"))
+    mounts = [bind("/usr/share", "/root/.config"), bind(home, "/var/roothome", readonly=False)]
+    with pytest.raises(InvalidBundle, match="runsc would make it on the host"):
+        gvisor.run([BB, "true"], image=image, mounts=mounts)
+    assert [*home.iterdir()] == []
+
+
 @pytest.mark.parametrize("volume", ["/var/run/data", "/var/run"])
 def test_no_volume_of_an_image_lies_over_a_mount_at_its_place(
     gvisor: Gvisor, make: Make, tmp_path: Path, volume: str

@@ -67,7 +67,7 @@ def _shortened(value: Any, longest: int) -> Any:
 
 
 def _name(name: Any) -> Any:
-    return name if isinstance(name, str | int | None) else str(name)
+    return _shortened(name, sys.maxsize) if isinstance(name, str | int | None) else str(name)
 
 
 def cut(text: str, longest: int = _MAX_TEXT) -> str:

@@ -46,8 +46,8 @@ def _if_any() -> Iterator[None]:
 class Records:
     """The records of this user, each read once. Methods raise `OSError`."""
 
-    def __init__(self) -> None:
-        self.folder = caches("returned")
+    def __init__(self, folder: str = "") -> None:
+        self.folder = folder or caches("returned")
         self._known: dict[str, dict[str, str]] = {}
         self._noted: dict[str, dict[str, str]] = {}
 
@@ -137,7 +137,8 @@ class LeftOut:
         try:
             with _if_any():  # files of another session may come back meanwhile
                 if (changed := os.stat(self._records.folder).st_mtime_ns) != self._changed:
-                    self._records, self._changed = Records(), changed
+                    # Where it was: a test may have changed HOME meanwhile.
+                    self._records, self._changed = Records(self._records.folder), changed
             return bool(self._records.digests(real))
         except OSError as error:
             raise pytest.UsageError(

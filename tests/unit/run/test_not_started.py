@@ -55,6 +55,16 @@ def test_a_script_that_is_shown_lacks_its_interpreter(root: Path, tmp_path: Path
     assert str(found).endswith("was not found in the sandbox, or the interpreter in its first line")
 
 
+def test_a_script_below_a_link_of_the_root_is_shown(root: Path, tmp_path: Path) -> None:
+    """The mounts are at the places that links lead to, and the argument has the link's path."""
+    (tmp_path / "script").write_text("#!/no/such\n")
+    (root / "home").symlink_to("var/home")
+    shown = spec(root, "/home/p/script", mounts=(bind(tmp_path, "/var/home/p"),))
+    found = not_started.error_of(loaded("/home/p/script", "no such file or directory"), shown)
+    assert found is not None
+    assert str(found).endswith("was not found in the sandbox, or the interpreter in its first line")
+
+
 def test_a_file_of_the_host_alone_has_a_hint(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -177,6 +177,16 @@ def test_a_file_that_comes_back_while_others_are_collected_is_left_out(tmp_path:
     assert left_out(folder / "a")
 
 
+def test_the_records_are_where_they_were_when_pytest_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A conftest.py may set another home, or a test."""
+    folder = Path(noted(tmp_path / "out", "a"))
+    left_out = records.LeftOut()._has
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    assert left_out(folder / "a")
+
+
 def test_a_recorded_file_is_not_collected(pytester: pytest.Pytester) -> None:
     """pytest finds nothing in it, even if an argument names it."""
     pytester.makepyfile(test_a="def test(): pass", test_b="def test(): pass")
