@@ -180,7 +180,7 @@ class Exec(Peer):
         super().__init__(loop, number)
         self.pid = 0
         self.mark = b""
-        self.exited = False
+        self.exited = self.killed = False
 
     def start(self, program: Program, limits: Limits, *, reads: bool) -> None:
         """Start the program. Raises OSError.
@@ -244,6 +244,10 @@ class Exec(Peer):
         the pipes open. Their later output is read, so that they get no SIGPIPE, and dropped.
         """
         self.exited = True
+        # While a tree is stopped to be killed, a process that leaves the program's group makes
+        # gVisor send SIGHUP to the group (handleOrphan in pkg/sentry/kernel/sessions.go). A program
+        # takes it first, also if SIGKILL was sent before. So the kill was its end.
+        status = signal.SIGKILL if self.killed and status == signal.SIGHUP else status
         if self.sink is not None:
             self.sink.close()
         self.tell("exit", status=status)

@@ -162,6 +162,7 @@ class Guest:
         """Return the session and the mark of a program's tree. Raises KeyError if it is unknown."""
         program = self.peers.get(number)
         if isinstance(program, Exec) and not program.exited:
+            program.killed = True
             return program.pid, program.mark
         session, mark = self.past[number]
         # If a running program has that number by now, the session of the tree is gone.

@@ -7,10 +7,12 @@ import secrets
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from pytest_gvisor.guest.warm import children
 from pytest_gvisor.guest.wire.frames import TAG_SIZE, WINDOW, Encoder
 from tests.unit.sandbox.conftest import GUEST, PATIENCE, Guest
 from tests.waiting import wait_for
@@ -146,3 +148,15 @@ def test_at_rest_another_frame_ends_it(guest: Guest, tag: bytes) -> None:
     guest.socket.sendall(Encoder(tag).head({"op": "wake", "id": 0, "restored": 0}))
     assert guest.process.wait(PATIENCE) != 0
     guest.process.returncode = 0  # for the fixture, which sees it end
+
+
+@pytest.mark.parametrize(
+    ("killed", "told"), [(True, signal.SIGKILL), (False, signal.SIGHUP)], ids=["kill", "hangup"]
+)
+def test_a_killed_program_has_ended_by_the_kill(killed: bool, told: int) -> None:
+    """gVisor may send it SIGHUP amid that. Without a kill, SIGHUP is its end."""
+    sent: list[dict[str, Any]] = []
+    program = children.Exec(cast("Any", SimpleNamespace(send=sent.append)), 7)
+    program.killed = killed
+    program.end(signal.SIGHUP)
+    assert sent == [{"op": "exit", "id": 7, "status": told}]
