@@ -42,7 +42,7 @@ WRONG = (
 
 _LONGEST_CAUSE = 300
 
-LONGEST_TIME = 253_402_300_800  # seconds: a duration, or a time up to the year 9999
+LONGEST_TIME = 253_402_387_200  # seconds: a duration, or a time up to the year 9999 of each zone
 _DEEPEST = 100
 _HIGHEST_NUMBER = 2**31
 _HIGHEST_WHOLE = 2**53
