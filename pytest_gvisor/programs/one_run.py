@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 
 _FEWEST_FDS = 4
+_MOST_NAMED = 1000
 EXIT_GRACE = 0.5
 DEATH_GRACE = 10.0
 """Seconds until killed processes are reported as leaks: the threads of a fork bomb end one by
@@ -271,7 +272,9 @@ class Run:
         if leaks and not last:
             return None
         # A message on all of a fork bomb would be too long, and a keeper that is silent is killed.
-        return leaks + [f"process {pid}" for pid in left[:1000]]
+        leaks += [f"process {pid}" for pid in left[:_MOST_NAMED]]
+        more = len(left) - _MOST_NAMED
+        return [*leaks, f"{more} more processes"] if more > 0 else leaks
 
     def _spawn(self, argv: tuple[str, ...]) -> int:
         """Start another command of the same runsc, in a child of the same kind; return its pid."""

@@ -131,11 +131,7 @@ class Runner:
         Bundle.create(folder, told, terminal=pipes.terminal, annotations=annotations)
         self._limit(undo)
         order = order_of(request, spec, workspace, self.cgroups.folders, pipes.terminal)
-        record = self.record
-        record.order, record.argv = order, (request.runsc.path, *order.argv[1:])
-        record.command = shell_line(record.argv, order.env)
-        if isinstance(request.input, bytes):
-            record.input = request.input
+        self._note(order)
         with stage("pipes", "cannot make the workload's streams"):
             self.supervisor = Supervisor(
                 order, pipes, timeout=timeout, listener=listener, stop=request.stop
@@ -160,6 +156,13 @@ class Runner:
             limited, lambda path: session.journal(id=workspace.id, cgroups=[path])
         )
         undo.callback(self.cgroups.remove)
+
+    def _note(self, order: Order) -> None:
+        record = self.record
+        record.order, record.argv = order, (self.request.runsc.path, *order.argv[1:])
+        record.command = shell_line(record.argv, order.env)
+        if isinstance(self.request.input, bytes):
+            record.input = self.request.input
 
     def _cut_short(self, _error: BaseException) -> None:
         """Note what a workload did until its input or a handler raised, if acts are forbidden."""

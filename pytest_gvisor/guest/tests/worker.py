@@ -111,8 +111,10 @@ class Plugin:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Send the collected tests, without those that nobody can tell apart."""
-        named = self._items.setdefault
-        several = {_name(one) for one in session.items if named(_name(one), one) is not one}
+        several = set()
+        for item in session.items:
+            if self._items.setdefault(_name(item), item) is not item:
+                several.add(_name(item))
         self._not_run.update(self._items)
         # A hook that takes a part of the tests had others to choose from on the host. What it and
         # later ones do to the tests that they keep, they have not done to those.

@@ -476,7 +476,8 @@ def test_the_remains_of_a_fork_bomb_are_told(
     run.enter(State.CLEARS, seconds=-1)
     assert run.clean(time.monotonic())
     (cleaned,) = told()
-    assert cleaned["leaks"][0] == f"process {2**22}"
+    assert (cleaned["leaks"][0], len(cleaned["leaks"])) == (f"process {2**22}", 1001)
+    assert cleaned["leaks"][-1] == "19000 more processes"
 
 
 class Refusing:
