@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.base.errors import GvisorError
+from pytest_gvisor.base.errors import GvisorError, stage
 from pytest_gvisor.base.escape import Live, print_live
 from pytest_gvisor.base.settings import Isolation, Platform, Settings
 from pytest_gvisor.inside import ahead
@@ -162,7 +162,8 @@ class InsideSession:
     def _begin(self, worker: Worker, group: Group, platform: Platform) -> str:
         """Start the sandbox of a group; return the failure, or nothing."""
         try:
-            worker.collect(*self._start(group, platform))
+            with stage("sandbox", "what its start needs was refused"):
+                worker.collect(*self._start(group, platform))
         except (Died, Hangs, GvisorError) as error:
             return worker.not_begun(error)
         self._working.add((platform, group.settings.runsc))

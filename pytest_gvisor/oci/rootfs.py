@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from pytest_gvisor.base.errors import InvalidBundle, LaunchError, UsageError
+from pytest_gvisor.base.errors import InvalidBundle, LaunchError, UsageError, stage
 from pytest_gvisor.base.escape import shown
 from pytest_gvisor.oci import host_paths, root_paths, skeleton, system_folders
 from pytest_gvisor.oci.mounts import cover, shown_at
@@ -352,12 +352,12 @@ def _make_folder(root: str, path: str) -> str:
 
 @contextlib.contextmanager
 def _failing(folder: str) -> Iterator[None]:
+    detail = f"cannot make a root file system in {shown(folder)}"
     try:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder, 0o700)
-            os.chmod(folder, 0o700)  # mkdir has applied the umask
-        yield
-    except (OSError, ValueError) as error:
-        number = getattr(error, "errno", None) or 0
-        detail = f"cannot make a root file system in {shown(folder)}"
-        raise LaunchError("rootfs", detail, errno=number) from error
+        with stage("rootfs", detail):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder, 0o700)
+                os.chmod(folder, 0o700)  # mkdir has applied the umask
+            yield
+    except ValueError as error:
+        raise LaunchError("rootfs", detail, errno=0) from error

@@ -14,7 +14,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a small d
 FOLDER = str(Path(__file__).parent)
 ROOMY = "size=50m,nr_inodes=9999"
 PRESSURE = """
-    import contextlib, errno, os, subprocess, sys, time
+    import contextlib, errno, importlib, os, subprocess, sys, time
     import pytest
     from pytest_gvisor.inside.session import InsideSession
     from pytest_gvisor.inside.wire.link import Link
@@ -64,7 +64,22 @@ PRESSURE = """
         time.sleep(0.2)
         SEND(link, op, **fields)
 
-    KINDS = {"descriptors": lambda given: shortages.spare_descriptors(int(given)),
+    @contextlib.contextmanager
+    def refused(given):
+        # Python asks the kernel now and then, and anywhere.
+        module, _, name = given.rpartition(".")
+        module = importlib.import_module("pytest_gvisor." + module)
+        found = getattr(module, name)
+        def refuse(*_, **__):
+            raise MemoryError
+        setattr(module, name, refuse)
+        try:
+            yield
+        finally:
+            setattr(module, name, found)
+
+    KINDS = {"refused": refused,
+             "descriptors": lambda given: shortages.spare_descriptors(int(given)),
              "memory": lambda given: shortages.spare_memory(float(given)),
              "disk": disk, "forks": forks, "none": lambda given: contextlib.nullcontext()}
 
@@ -120,8 +135,13 @@ def told(little: Little, *shortages: str) -> list[str]:
 @pytest.mark.fault("G6")
 def test_a_shortage_on_the_host_is_told_by_the_tests_inside(any_little: Little) -> None:
     """The failed test names the errno and the step, for descriptors, memory and processes."""
+    refused = ("refused oci.skeleton.write", "none", "refused inside.view.host_files.now")
     shortages = ("descriptors 6", "memory -64", "none", "forks", "forks slow")
-    descriptors, memory, *forks = told(any_little, *shortages)
+    files, state, descriptors, memory, *forks = told(any_little, *refused, "none", *shortages)
+    assert "the launch failed at rootfs" in files
+    assert "the launch failed at sandbox" in state
+    assert files.count("ENOMEM: Cannot allocate memory") == 1
+    assert state.count("ENOMEM: Cannot allocate memory") == 1
     assert re.search("the launch failed at (mounts|pipes)", descriptors)
     assert "EMFILE: Too many open files" in descriptors
     assert "the launch failed at output" in memory

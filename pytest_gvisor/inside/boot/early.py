@@ -48,7 +48,7 @@ class Early:
             if planned is None:
                 return False
             self._started = start.fresh(self._config, planned)
-        except (GvisorError, pytest.UsageError, OSError):
+        except (GvisorError, pytest.UsageError, OSError, MemoryError):
             return False
         self._config.add_cleanup(self.discard)
         return True

@@ -14,7 +14,7 @@ import pytest
 
 from pytest_gvisor import guest
 from pytest_gvisor.base.egress import hosts_lines, places, proxied
-from pytest_gvisor.base.errors import UsageError, on_error
+from pytest_gvisor.base.errors import UsageError, on_error, stage
 from pytest_gvisor.base.setting_table import DEFAULT_MAX_OUTPUT
 from pytest_gvisor.base.settings import Platform, Settings
 from pytest_gvisor.inside.view import configuration, host_files, users, visible, writable
@@ -131,6 +131,7 @@ def fresh(config: pytest.Config, plan: Plan) -> Started:
     return Started(link=launch(config, plan), plan=plan, state=state)
 
 
+@stage("sandbox", "what its start needs was refused")
 def launch(config: pytest.Config, plan: Plan, saved: str = "") -> Link:
     """Start the sandbox of a plan, whose pytest imports its plugins. Raises `GvisorError`.
 

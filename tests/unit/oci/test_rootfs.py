@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -6,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -264,8 +266,14 @@ def test_no_folder_is_made_that_is_too_deep_to_be_removed(tmp_path: Path, kind: 
         shutil.rmtree(folder)
 
 
-def test_a_full_disk_is_a_typed_error(tmp_path: Path) -> None:
-    """A refusal of the file system is a LaunchError with the stage and the number."""
+def test_a_full_disk_or_memory_is_a_typed_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal of the kernel is a LaunchError with the stage and the number."""
     with pytest.raises(LaunchError, match="rootfs") as caught:
         rootfs.empty({"a": ""}).prepare(str(tmp_path / "no/such/parent"))
-    assert caught.value.errno
+    assert caught.value.errno == errno.ENOENT
+    monkeypatch.setattr(skeleton, "write", Mock(side_effect=MemoryError))
+    with pytest.raises(LaunchError, match="rootfs") as caught:
+        rootfs.host().prepare(str(tmp_path / "b"))
+    assert caught.value.errno == errno.ENOMEM
