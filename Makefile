@@ -8,7 +8,7 @@ help: ## list the targets
 demo: ## set up, and run the examples under gVisor on each platform
 	@scripts/demo $(ARGS)
 
-test: ## set up, lint, and test each fault, promise, attack and claim once, as root and as a user, in some 15 minutes (ARGS="-k name")
+test: ## set up, lint, and test each fault, promise, claim and kind of attack once, as root and as a user, in some 15 minutes (ARGS="-k name")
 	@scripts/test $(ARGS)
 
 test-all: ## the whole suite: both users on each platform, other projects' suites, VMs: an hour, before a release (ARGS="-k name")

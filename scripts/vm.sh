@@ -8,12 +8,15 @@ mapfile -t options < <(cat "$build/vm/options" 2>/dev/null || true)
 # keeps no pages. The sentry of a release that is the same file once more ($2) is a link: the emulator
 # translates the code of a page once, whichever file it belongs to.
 #
-# The linters and the site of the documents are 6,000 of 9,000 files beside pytest. A sandbox of this
+# The linters and the site of the documents are 8,000 of 12,000 files beside pytest. A sandbox of this
 # machine looks at the mode of each, a few milliseconds through 9p: they are hidden.
 # shellcheck disable=SC2016
 in_guest='(while :; do : >"$0/beat"; sleep 5; done) >/dev/null 2>&1 &
-for folder in .venv/lib/python3.*/site-packages/{babel,docutils,mypy,mypyc,pip,sphinx,sphinxcontrib}; do
-    [ ! -d "$folder" ] || mount -t tmpfs none "$folder"
+for name in a11y_pygments babel check_jsonschema docutils furo jsonschema markdown_it mdit_py_plugins mypy mypyc \
+    myst_parser pip pkg_resources rich ruamel setuptools sphinx sphinxcontrib; do
+    for folder in .venv/lib/python3.*/site-packages/"$name"; do
+        [ ! -d "$folder" ] || mount -t tmpfs none "$folder"
+    done
 done
 found=$1 same=$2 own=/run/runsc
 shift 2

@@ -12,7 +12,7 @@ import shlex
 import sys
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,9 @@ class Part:
     without: tuple[str, ...] = ()
     """Those that are left out."""
 
+    relatives: Mapping[str, str] = field(default_factory=dict)
+    """Attacks that are left out too, each with one that the same mend holds, and that is run."""
+
     platforms: str = ""
     workers: bool = False
     """Whether xdist's workers share the files; the script says how many they are."""
@@ -48,7 +51,8 @@ class Part:
     def line(self) -> str:
         """The part for a shell."""
         arguments = ["--gvisor-platform", self.platforms] if self.platforms else []
-        arguments += [f"--{'deselect' if '::' in x else 'ignore'}={x}" for x in self.without]
+        left = (*self.without, *self.relatives)
+        arguments += [f"--{'deselect' if '::' in x else 'ignore'}={x}" for x in left]
         if self.sampled:
             arguments += ["-p", "tests.tiers", *(f"--sampled={path}" for path in self.sampled)]
         words = [self.name, "alone" if self.alone else "beside", *arguments, *self.options]
@@ -59,8 +63,9 @@ class Part:
 
     def holds(self, test: str) -> bool:
         """Whether a file or a test ``file::function`` is among these."""
+        left = [path for path in (*self.without, *self.relatives) if "[" not in path]
         return any(_within(test, path) for path in self.tests) and not any(
-            _within(test, path) for path in self.without if "[" not in path
+            _within(test, path) for path in left
         )
 
 
