@@ -111,7 +111,8 @@ class Bundle:
         folder = os.path.abspath(os.fspath(path))
         where = os.path.join(folder, CONFIG)
         notes: list[str] = []
-        value = load(_read(folder), where=where)
+        data, real = _read(folder)
+        value = load(data, where=where)
         _drop_unsafe(value, notes)
         spec, found = validate.examine(value)
         whole = spec is not None
@@ -120,17 +121,15 @@ class Bundle:
             spec, _ = validate.examine({**value, **_STAND_IN})
         if spec is not None:
             try:
-                spec = _resolve(spec, os.path.realpath(folder), found, notes, allow)
+                spec = _resolve(spec, real, found, notes, allow)
             except OSError as error:  # os.path.realpath, where a part of a path changes meanwhile
                 raise InvalidBundle([f"cannot be read: {error.strerror}"], where=where) from error
             if whole:
                 found += [text for text in validate.problems(spec) if text not in found]
         if found or spec is None or not whole:
             raise InvalidBundle(bounded(found), where=where)
-        sources = [mount.source for mount in spec.mounts if mount.is_bind]
-        identities = {
-            path: found_id for path in (spec.root.path, *sources) if (found_id := _id(path))
-        }
+        paths = (spec.root.path, *(mount.source for mount in spec.mounts if mount.is_bind))
+        identities = {one: known for one in paths if (known := _id(one))}
         return cls(path=folder, spec=spec, notes=tuple(notes), identities=identities)
 
 
@@ -141,8 +140,12 @@ def _id(folder: str) -> tuple[int, int] | None:
     return None
 
 
-def _read(folder: str) -> bytes:
-    """The bytes of a bundle's ``config.json``, by descriptors: no link is followed."""
+def _read(folder: str) -> tuple[bytes, str]:
+    """The bytes of a bundle's ``config.json``, by descriptors: no link is followed.
+
+    The path of their folder comes with them, without links: by now, another folder may have its
+    name, or a link to ``/``.
+    """
     try:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
         with (
@@ -153,7 +156,7 @@ def _read(folder: str) -> bytes:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise InvalidBundle([f"{CONFIG} is not a regular file"], where=folder)
             with open(fd, "rb", closefd=False) as file:
-                return file.read(MAX_BYTES + 1)
+                return file.read(MAX_BYTES + 1), os.readlink(f"/proc/self/fd/{directory}")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InvalidBundle([f"cannot be read: {reason}"], where=folder) from error

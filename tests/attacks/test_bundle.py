@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import Bundle, Gvisor, InvalidBundle, LaunchError, Outcome, UsageError
+from pytest_gvisor.oci import bundle as bundles
+from pytest_gvisor.oci import reader
 from pytest_gvisor.sessions import places
 
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root can mount")
@@ -414,6 +416,24 @@ def test_a_cgroup_of_the_host_is_neither_joined_nor_removed(
             assert (root / name / "pids.max").read_text() == before
     finally:
         (root / name).rmdir()
+
+
+def test_no_bundle_is_another_folder_when_its_configuration_has_been_read(
+    foreign: Foreign, secret: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may rename its folder could put a link to ``/`` there, and all would be its own."""
+    moved = secret.with_name("moved")
+    root = {"path": f"{moved}/rootfs"[1:]}
+    folder = foreign(WRITE, there("rw", source=str(secret)[1:]), root=root)
+
+    def exchanged(data: bytes, where: str) -> object:
+        folder.rename(moved)
+        folder.symlink_to("/")
+        return reader.load(data, where=where)
+
+    monkeypatch.setattr(bundles, "load", exchanged)
+    with pytest.raises(InvalidBundle, match=r"root\.path: .* is not inside the bundle"):
+        Bundle.open(folder)
 
 
 def test_a_bundle_that_changes_while_it_is_read_is_refused(foreign: Foreign) -> None:
