@@ -83,19 +83,19 @@ def _bind(
     writable = "ro" not in mount.options
     real, impossible, risk = mounts.examine(mount.source, writable=writable, follow=True)
     risk = risk or (host_paths.executed(real) if writable else "")
+    where = "" if within(real, folder) else "outside of the bundle"
     if impossible:
         yield f"{place}.source: {shown(mount.source)} {impossible}"
     elif risk:
         yield f"{place}.source: {shown(mount.source)} {risk}: {_DANGEROUS} lets it"
-    elif not within(real, folder):
+    elif where or (writable and os.stat(real).st_uid not in {0, os.geteuid()}):
+        # The owner could run a program that is left there, set-uid to this user.
         needed: Access = "rw" if writable else "ro"
         if allow.get(real) not in {"rw", needed}:
             verb = "write" if writable else "see"
             missing[real] = "rw" if "rw" in {needed, missing.get(real)} else "ro"
-            yield (
-                f"{place}.source: {shown(mount.source)} is outside of the bundle, and the sandbox"
-                f" would {verb} it"
-            )
+            where = where or "another user's"
+            yield f"{place}.source: {shown(real)} is {where}, and the sandbox would {verb} it"
 
 
 def _exchangeable(spec: Spec) -> Iterator[str]:

@@ -579,6 +579,40 @@ def test_no_link_of_the_attacker_s_is_followed_to_the_victim_s_files(
         assert victim.does(LINK.format(path=f"{link}{below}")) == [f"{private}{below}"] * 5
 
 
+OPEN = """
+def opened(**allowed):
+    try:
+        return Bundle.open({folder!r}, **allowed).spec.mounts[0].source
+    except InvalidBundle as error:
+        return error.problems
+result = [opened(), opened(allow_binds={{"{folder}/data": "rw"}})]
+"""
+
+
+@pytest.mark.parametrize("option", ["ro", "rw"])
+def test_no_program_of_the_victim_s_is_left_in_a_bundle_of_the_attacker_s(
+    victim: User, attacker: User, option: str
+) -> None:
+    """A program there could be set-uid to the victim, and the attacker could run it."""
+    folder = attacker.folder(victim.shared / "bundle", 0o755)
+    folder.joinpath("rootfs/there").mkdir(parents=True)
+    data = attacker.folder(folder / "data", 0o777)
+    bind = {"destination": "/there", "type": "bind", "source": "data", "options": [option]}
+    process = {"args": ["x"], "cwd": "/", "user": {"uid": 0, "gid": 0}}
+    root = {"path": "rootfs"}
+    config = {"ociVersion": "1.0.2", "process": process, "root": root, "mounts": [bind]}
+    (folder / "config.json").write_text(json.dumps(config))
+    code = OPEN.format(folder=str(folder))
+    imports = "from pytest_gvisor import Bundle, InvalidBundle"
+    told = f'mounts[0].source: "{data}" is another user\'s, and the sandbox would write it'
+    argument = f"to give the sandbox these sources: allow_binds={{{str(data)!r}: 'rw'}}"
+    refused: object = [told, argument] if option == "rw" else str(data)
+    for one in (victim, dataclasses.replace(victim, uid=0)):
+        assert one.does(code, imports) == [refused, str(data)]
+    victim.owns(data)
+    assert victim.does(code, imports) == [str(data)] * 2
+
+
 REPORT = """
 from pytest_gvisor.report import outputs
 try:
