@@ -72,11 +72,12 @@ def main(arguments: Sequence[str]) -> int:
     options = parser()
     given = options.parse_args(arguments)
     found = [mounts.examine(path, writable=True, follow=False) for path in given.share]
+    for real, impossible, risk in found:
+        # One that was missing may be another user's link by now.
+        if why := impossible or risk:
+            step = "Make it first." if impossible else "Share a folder below it, or another one."
+            raise UsageError(f"{real} cannot be shared: it {why}", next_step=step)
     shares = tuple(machine.share_of(real) for real, _impossible, _risk in found)
-    for share, (_real, _impossible, why) in zip(shares, found, strict=True):
-        if why:
-            step = "Share a folder below it, or another one."
-            raise UsageError(f"{share} cannot be shared: it {why}", next_step=step)
     chosen = machine.Machine(
         command=parsers.command(options, given.command),
         shares=shares,

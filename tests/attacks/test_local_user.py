@@ -579,6 +579,29 @@ def test_no_link_of_the_attacker_s_is_followed_to_the_victim_s_files(
         assert victim.does(LINK.format(path=f"{link}{below}")) == [f"{private}{below}"] * 5
 
 
+LATE = """
+from pytest_gvisor.cli import vm
+vm.drive.run = lambda machine, *_: machine.shares[0]
+examine = vm.mounts.examine
+def late(path, **options):
+    found = examine(path, **options)
+    os.symlink({private!r}, path)
+    return found
+vm.mounts.examine = late
+try:
+    result = vm.main(["--share", {path!r}, "true"])
+except GvisorError as error:
+    result = error.message
+"""
+
+
+def test_no_link_in_the_place_of_a_missing_folder_is_shared_with_a_vm(victim: User) -> None:
+    """The attacker makes it when the place has been looked at, and the VM could write there."""
+    private, path = victim.folder(victim.home / "private"), victim.shared / "reports"
+    told = victim.does(LATE.format(private=str(private), path=str(path)))
+    assert told == f"{path} cannot be shared: it cannot be used: No such file or directory"
+
+
 OPEN = """
 def opened(**allowed):
     try:

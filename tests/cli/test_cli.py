@@ -100,7 +100,7 @@ def test_the_deadline_is_status_124_with_the_output_so_far() -> None:
         (["--"], "COMMAND"),
         (["vm", "--timeout=x", "true"], "seconds"),
         (["vm", "--cpus=0", "true"], "whole number above 0"),
-        (["vm", "--share=/dev/null", "true"], "is not a folder"),
+        (["vm", "--share=/etc/hostname", "true"], "is not a folder"),
         (["vm", "--share=/tmp", "true"], "/tmp cannot be shared: it holds session folders"),
         (["vm", "--share=/usr", "true"], "a place where it is looked for"),
         (["vm"], "a command is missing"),
