@@ -85,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if not given.output and os.path.realpath(output) != os.path.realpath(os.curdir) + f"/{output}":
         raise UsageError(f"a link leads to {output}", next_step="Name the place with --output.")
-    _write(output, text, chosen, 0 if given.output else linux.RESOLVE_NO_SYMLINKS)
+    _write(output, text, chosen, named=bool(given.output))
     print(f"wrote {output}")
     return 0
 
@@ -96,12 +96,12 @@ def _there_is(word: str) -> str:
     return word
 
 
-def _write(path: str, text: str, service: str, resolve: int) -> None:
-    """Write the file into a folder that is opened with ``resolve`` of openat2(2)."""
+def _write(path: str, text: str, service: str, *, named: bool) -> None:
+    """Write the file. Only one that the user has ``named`` is reached by a link."""
     folder, name = os.path.split(path)
-    folder = folder or os.curdir
+    folder = outputs.made(os.path.abspath(folder)) if named else folder or os.curdir
     os.makedirs(folder, exist_ok=True)
-    way = linux.openat2(linux.AT_FDCWD, os.fsencode(folder), os.O_DIRECTORY, resolve)
+    way = linux.openat2(linux.AT_FDCWD, os.fsencode(folder), os.O_DIRECTORY, linux.NO_LINKS)
     try:
         with (
             linux.closing(way),

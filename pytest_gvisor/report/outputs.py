@@ -39,7 +39,7 @@ def check(path: str) -> str:
     try:
         if os.path.isdir(path):
             raise ReportError(f"{escape(path)} is a folder")
-        folder = _made(above)
+        folder = made(above)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ReportError(
@@ -49,7 +49,7 @@ def check(path: str) -> str:
     return os.path.join(folder, name)
 
 
-def _made(folder: str) -> str:
+def made(folder: str) -> str:
     """Make a folder, and those above it, where they are missing; return its path without links.
 
     Raises `OSError`, also for a link that another user has put into a folder such as ``/tmp``:
@@ -57,7 +57,7 @@ def _made(folder: str) -> str:
     """
     if not os.path.lexists(folder):
         above, name = os.path.split(folder)
-        os.makedirs(os.path.join(_made(above), name), exist_ok=True)
+        os.makedirs(os.path.join(made(above), name), exist_ok=True)
     with contextlib.ExitStack() as held:
         way = follow(folder, held)
         for lookup in filter(is_planted, way.lookups):

@@ -663,6 +663,31 @@ def test_no_report_lands_through_a_link_of_the_attacker_s(
         assert victim.does(code) == f"{private}{below}/r.json"
 
 
+INIT = """
+init.render = lambda *_, **__: "text"
+try:
+    with contextlib.redirect_stdout(sys.stderr):
+        result = init.main(["github", "--output", {path!r}])
+except OSError as error:
+    result = error.strerror
+"""
+
+
+@pytest.mark.parametrize("below", ["", "/new"])
+def test_no_file_for_a_ci_lands_through_a_link_of_the_attacker_s(
+    victim: User, attacker: User, below: str
+) -> None:
+    """The attacker would choose the folder of a file whose name the victim has chosen."""
+    private = victim.folder(victim.home / "private")
+    link = attacker.link(victim.shared / "out", private)
+    code, before = INIT.format(path=f"{link}{below}/x.yml"), "from pytest_gvisor.cli import init"
+    assert victim.does(code, before) == f"{link} is a link of another user's"
+    assert list(private.iterdir()) == []
+    victim.owns(link)
+    assert victim.does(code, before) == 0
+    assert Path(f"{private}{below}/x.yml").read_text() == "text"
+
+
 PUT = """
 from pytest_gvisor.install import place
 from pytest_gvisor.base.errors import InstallFailed
