@@ -51,12 +51,9 @@ def session_bases() -> Iterator[str]:
     if os.geteuid() == 0 and os.access(run, os.W_OK) and os.stat(run).st_uid == 0:
         yield SYSTEM_BASE
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    if (
-        os.path.isabs(runtime)
-        and os.path.isdir(runtime)
-        and os.stat(runtime).st_uid == os.geteuid()
-    ):
-        yield os.path.join(runtime, "pytest-gvisor")
+    with contextlib.suppress(OSError):  # it is no folder, or another user takes it away
+        if os.path.isabs(runtime) and os.stat(f"{runtime}/").st_uid == os.geteuid():
+            yield os.path.join(runtime, "pytest-gvisor")
     with contextlib.suppress(FileNotFoundError):  # no temporary folder can be written to
         yield os.path.join(os.path.abspath(tempfile.gettempdir()), f"pytest-gvisor-{user}")
     yield f"/tmp/pytest-gvisor-{user}"

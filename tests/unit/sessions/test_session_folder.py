@@ -107,6 +107,26 @@ def test_another_runtime_folder_is_not(
     assert session_folder.base_folder() == f"{temporary}/pytest-gvisor-{os.geteuid()}"
 
 
+def test_a_runtime_folder_that_goes_when_it_has_been_looked_at_is_no_error(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a shared folder, another user may make and remove it."""
+    os.mkdir(runtime := f"{base}/theirs")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+    looks: list[Any] = []
+    stat_of = os.stat
+
+    def once(path: Any, **options: Any) -> os.stat_result:
+        if str(path).startswith(runtime):
+            looks.append(path)
+            if len(looks) > 1:
+                raise FileNotFoundError(path)
+        return stat_of(path, **options)
+
+    monkeypatch.setattr(os, "stat", once)
+    assert f"{runtime}/pytest-gvisor" in [*places.session_bases()]
+
+
 @pytest.mark.fault("G8")
 @pytest.mark.parametrize("name", ["x" * 40, "\udcff", "é" * 15])
 def test_a_temporary_directory_that_runsc_cannot_use_is_passed_over(
