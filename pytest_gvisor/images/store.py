@@ -129,9 +129,10 @@ class Images:
             self._found.clear()
 
     def _file(self, name: str, path: str, reference: str, limits: Limits) -> ImageRootfs:
-        if not os.path.exists(path):
-            raise ImageError(f"there is no file or folder {path}")
-        key = (*_state(path), reference, limits)
+        try:
+            key = (*_state(path), reference, limits)
+        except OSError as error:
+            raise ImageError(f"there is no file or folder {path}") from error
         if key not in self._found:
             with archive.opened(path, reference=reference, limits=limits) as content:
                 hold = self._cache.hold(content, name=name)

@@ -56,6 +56,22 @@ def test_what_is_no_name_is_a_usage_error(tmp_path: Path, odd: Any) -> None:
         Images(Cache(str(tmp_path / "c"))).rootfs(odd)
 
 
+def test_an_image_that_goes_while_it_is_looked_at_is_an_image_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user may remove it, where it lies in a folder of theirs."""
+    file, realpath = tmp_path / "a.tar", os.path.realpath
+    file.touch()
+
+    def late(path: Any, **options: Any) -> Any:
+        file.unlink(missing_ok=True)
+        return realpath(path, **options)
+
+    monkeypatch.setattr(os.path, "realpath", late)
+    with pytest.raises(ImageError, match=f"there is no file or folder {file}"):
+        Images().rootfs(file)
+
+
 @pytest.mark.parametrize("is_folder", [False, True], ids=["archive", "layout"])
 def test_an_image_that_brings_the_time_of_another_is_not_taken_for_it(
     tmp_path: Path, is_folder: bool
