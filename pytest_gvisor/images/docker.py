@@ -103,8 +103,10 @@ class Daemon(contextlib.AbstractContextManager["Daemon"]):
         sdk = self._sdk
         try:
             _check_config(file := sdk.docker.utils.config.find_config_file())
-            # The SDK lets errors of requests, of sockets and its own through.
-            self._client: Any = sdk.docker.DockerClient.from_env(timeout=DEADLINE, version=version)
+            # The SDK lets errors of requests, of sockets and its own through. Its `from_env` would
+            # take the daemon of a context, which it looks for in the current folder where there is
+            # no config.json: anybody may have put one there.
+            self._client: Any = sdk.docker.DockerClient(self._address, version, DEADLINE)
             auth = sdk.docker.auth
             known = auth.load_config(file) if file else auth.AuthConfig({})
         except Exception as error:

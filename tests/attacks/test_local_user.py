@@ -5,6 +5,7 @@ Root plays both. Neither has a folder in /run/user, as under su, cron and CI.
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -354,6 +355,26 @@ def test_no_configuration_that_the_attacker_makes_after_the_check_is_docker_s(
         attacker.owns(config)
         with pytest.raises(ImageError, match="does not have it, though it has been pulled"):
             daemon.find("some/image:1", docker.Pull.ALWAYS)
+
+
+def test_no_context_of_the_attacker_s_names_docker_s_daemon(
+    serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a configuration, the docker SDK looks for a context in the current folder."""
+    theirs = serve()
+    monkeypatch.delenv("DOCKER_HOST")
+    monkeypatch.delenv("DOCKER_CONFIG", raising=False)
+    monkeypatch.setenv("DOCKER_CONTEXT", "rootless")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("docker.utils.utils.DEFAULT_UNIX_SOCKET", "http+unix:///none")
+    folder = tmp_path / "contexts/meta" / hashlib.sha256(b"rootless").hexdigest()
+    folder.mkdir(parents=True)
+    meta = {"Name": "rootless", "Metadata": {}, "Endpoints": {"docker": {"Host": theirs.address}}}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ImageError, match="there is no docker daemon"):
+        docker.Daemon()
+    assert theirs.asked == []
 
 
 def test_no_password_file_of_the_attacker_s_is_read_for_docker(
