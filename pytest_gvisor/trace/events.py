@@ -148,11 +148,12 @@ def address_of(sockaddr: int | bytes) -> str:
 
 def makes_datagrams(kind: int, event: Event, pair: int) -> bool:
     """Whether a socket is made that may send to any address. ``pair`` is socketpair's number."""
-    if kind == 6:  # a system call, with its number in field 4
-        return event.number(4) == pair and event.number(6) & 0xF in _ANYWHERE
-    # Kind 12 is socket(2). The C library asks the kernel for addresses by a netlink socket.
-    made = kind == 12 and not event.error and event.number(4) != socket.AF_NETLINK
-    return made and event.number(5) & 0xF in _ANYWHERE
+    # Kind 6 is a system call, with its number in field 4. Kind 12 is socket(2), from its begin:
+    # another thread may send before the call's end is reported. The C library asks the kernel for
+    # addresses by a netlink socket.
+    is_pair = kind == 6 and event.number(4) == pair
+    made = is_pair or (kind == 12 and event.number(4) != socket.AF_NETLINK)
+    return made and event.number(6 if is_pair else 5) & 0xF in _ANYWHERE
 
 
 def changes(strace: str) -> tuple[Change, ...]:

@@ -137,7 +137,10 @@ def wanted(numbers: Mapping[str, int]) -> Iterator[Point]:
     """Yield the points of what a workload does, where its system calls have these numbers."""
     yield Point("sentry/clone", _WHO)
     yield Point("sentry/execve", _WHO)
-    for name in ("socket/exit", "connect/enter", "connect/exit", "bind/exit", "listen/exit"):
+    # Another thread may send by a socket before the end of the call that makes it is reported.
+    for name in (
+        "socket/enter", "socket/exit", "connect/enter", "connect/exit", "bind/exit", "listen/exit",
+    ):  # fmt: skip
         yield Point(f"syscall/{name}", _WHO)
     yield Point("syscall/close/enter", _WHO, ("fd_path",))
     for name, number in numbers.items():

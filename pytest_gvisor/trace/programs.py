@@ -86,6 +86,4 @@ class Programs:
 
     def _forget(self, recorder: Recorder) -> None:
         self._size -= recorder.size
-        for pid in recorder.parents:
-            if self._of.get(pid) is recorder:
-                self._of[pid] = None
+        self._of |= {pid: None for pid in recorder.parents if self._of.get(pid) is recorder}

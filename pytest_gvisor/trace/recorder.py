@@ -289,7 +289,7 @@ class Recorder:
 
     def _socket(self, event: Event, _payload: bytes) -> None:
         self.has_datagrams |= events.makes_datagrams(12, event, 0)
-        if not event.error:
+        if 2 in event.fields and not event.error:
             self._hold(event, _KINDS.get(event.number(5) & 0xF, ""))
 
     def _kind(self, event: Event) -> str:

@@ -373,6 +373,10 @@ def test_datagrams_are_counted() -> None:
     assert made((12, netlink), *sends).datagrams == 0  # of the C library
     raw = (12, events.made_socket(socket.AF_INET, socket.SOCK_RAW, 5))
     assert made(raw, *sends).datagrams == 3
+    # Another thread sends before the end of the call that makes the socket, or has it fail.
+    begun = events.context() + field(4, socket.AF_INET) + field(5, socket.SOCK_DGRAM)
+    trace = made((12, begun), *sends, (8, events.closed(0, b"/f")))
+    assert (trace.datagrams, [one.path for one in trace.files]) == (3, ["/f"])
     for kind, count in (
         (socket.SOCK_STREAM, 0), (socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 3),
         (socket.SOCK_RAW, 3),  # Linux and gVisor make it as SOCK_DGRAM
