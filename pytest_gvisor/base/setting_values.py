@@ -18,6 +18,7 @@ from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.base.platform_names import Platform
 from pytest_gvisor.base.release_range import ReleaseRange
 from pytest_gvisor.base.setting_table import TRACES, Kind, nearest
+from pytest_gvisor.programs.addresses import literal
 
 LONGEST = 2_000_000.0
 
@@ -197,10 +198,17 @@ def report_paths(value: object, name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(paths))
 
 
-ACTS = {"read": "[/*?]", "write": "[/*?]", "exec": r"[/*?]|[^/]+\Z", "connect": ".*[:*]"}
+_PATH = r"(?!.*/\.{0,2}(/|\Z))(/|\*[/*])|/\Z"
+_SOCKET = r"unix(?!:/(.*/)?\.{0,2}(/|\Z))[:*?]|family[ *?]|\*\*(?!.*:[0-9*?]+\Z)"
+_PORT = r"(?=.*[:*])[0-9.*?]+(:[0-9*?]+)?\Z|(?!\[::ffff:)\[[0-9a-f:*?]+(\]:[0-9*?]+)?\Z"
+ACTS = {"read": _PATH, "write": _PATH, "exec": rf"{_PATH}|[^/]+\Z", "connect": f"{_SOCKET}|{_PORT}"}
 
 
-"""The kinds of acts that can be forbidden, and how a pattern begins that may match one."""
+"""The kinds of acts that can be forbidden, and how a pattern begins that may match one.
+
+One star stands for no slash, and each path begins with one. A trace has no path with ``.``, ``..``
+or a slash at its end, no host's name, and no IPv4 in IPv6.
+"""
 
 
 def acts(value: object, name: str = "forbid") -> tuple[str, ...]:
@@ -215,9 +223,14 @@ def acts(value: object, name: str = "forbid") -> tuple[str, ...]:
         if kind not in ACTS:
             near = nearest(kind, [*ACTS])
             raise UsageError(f"{name}: {one!r} is no act{near}; there are {', '.join(ACTS)}")
-        if with_pattern and not re.match(ACTS[kind], pattern):
+        host = re.fullmatch(r"connect:(\[)?([0-9a-f:.]+)(?(1)\]):[0-9*?]+", one)
+        odd = host and literal(host[2]) != host[2]  # spelt otherwise in a trace
+        odd = odd or re.search(f",({'|'.join(ACTS)})(:|\\Z)", pattern)  # two acts in one
+        if with_pattern and (odd or not re.match(ACTS[kind], pattern, re.DOTALL)):
             needed = "an address and a port" if kind == "connect" else "a whole path"
-            raise UsageError(f"{name}: {one!r} matches nothing: a pattern is of {needed}")
+            told = f"{name}: {one!r} matches nothing: a pattern is of {needed}"
+            step = "Write each act by itself, as a trace has it: /app/**, 127.0.0.1:* or [::1]:80."
+            raise UsageError(told, next_step=step)
     return tuple(dict.fromkeys(value))
 
 

@@ -124,8 +124,16 @@ def test_limits_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "written", [[], ["exec"], ("read:/a/*", "exec:a", "connect:*:80"), ["read:**"]]
-)
+    "written",
+    [
+        [], ["exec"], ("read:/a/*", "exec:a", "connect:*:80"),
+        ["read:**", "read:/", "read:/**/.env", "read:/a/..b*", "write:*/a", "write:**.py,v"],
+        ["exec:/usr/bin/*", "exec:*", "exec:python?", "exec:**/sh", "connect:*", "connect:*.1:80"],
+        ["connect:127.0.0.1:*", "connect:10.0.?.*", "connect:[::1]:80", "connect:[2001:db8:*"],
+        ["connect:**", "connect:**:443", "connect:**/docker.sock", "connect:family 16"],
+        ["connect:unix:/run/**", "connect:unix:@*", "connect:unix:here", "connect:[*]:443"],
+    ],
+)  # fmt: skip
 def test_forbidden_acts_are_kinds_with_patterns(written: Sequence[str]) -> None:
     """An act that is written twice counts once."""
     assert settings.replaced(Settings(), {"forbid": [*written, *written]}).forbid == (*written,)
@@ -141,7 +149,25 @@ def test_forbidden_acts_are_kinds_with_patterns(written: Sequence[str]) -> None:
         (["write:"], "'write:' matches nothing: a pattern is of a whole path"),
         (["read:app/x"], "'read:app/x' matches nothing"),
         (["exec:bin/sh"], "'exec:bin/sh' matches nothing"),
+        (["write:*.py"], "'write:*.py' matches nothing"),
+        (["read:*"], "'read:*' matches nothing"),
+        (["read:?tmp"], "'read:?tmp' matches nothing"),
+        (["write:/etc/**,connect"], "'write:/etc/**,connect' matches nothing"),
+        (["exec:sh,write:**"], "'exec:sh,write:**' matches nothing"),
+        (["write:/app/"], "'write:/app/' matches nothing"),
+        (["read:/app/**/"], "'read:/app/**/' matches nothing"),
+        (["read:/app/../etc/**"], "'read:/app/../etc/**' matches nothing"),
+        (["exec://bin/sh"], "'exec://bin/sh' matches nothing"),
         (["connect:10.0.0.1"], "matches nothing: a pattern is of an address and a port"),
+        (["connect:localhost:*"], "'connect:localhost:*' matches nothing"),
+        (["connect:*.example.com:443"], "'connect:*.example.com:443' matches nothing"),
+        (["connect:**.abc.de:443"], "'connect:**.abc.de:443' matches nothing"),
+        (["connect:::1:80"], "'connect:::1:80' matches nothing"),
+        (["connect:[0:0::1]:80"], "'connect:[0:0::1]:80' matches nothing"),
+        (["connect:[2001:DB8::1]:80"], "'connect:[2001:DB8::1]:80' matches nothing"),
+        (["connect:[::ffff:10.0.0.1]:80"], "'connect:[::ffff:10.0.0.1]:80' matches nothing"),
+        (["connect:127.1:80"], "'connect:127.1:80' matches nothing"),
+        (["connect:unix:/run/../a"], "'connect:unix:/run/../a' matches nothing"),
     ],
 )
 def test_an_act_that_matches_nothing_is_refused(written: object, message: str) -> None:
