@@ -68,6 +68,8 @@ class Link:
 
         Raises `RemoteError`, `NoAnswer`, and `UsageError` for arguments that are no data.
         """
+        if (channel := self._process.channel).gone:  # in a fork, who has the turn is not there
+            self._fail(self._over or channel.crash().message, Outcome.SANDBOX_CRASHED)
         with self._turn:
             if self._over:
                 raise NoAnswer(f"the loaded module is gone: {self._over}")
@@ -170,8 +172,9 @@ class Link:
 
     def close(self) -> None:
         """End the process, and all that it has started."""
-        with self._turn:
-            self._kill("it was closed")
+        if not self._process.channel.gone:
+            with self._turn:
+                self._kill("it was closed")
 
 
 class Remote:

@@ -40,6 +40,7 @@ class Module:
         self.outcome: Outcome | None = None
         self.deadlines: list[float] = []
         self.stdout = SimpleNamespace(read=self._read)
+        self.channel = SimpleNamespace(gone=False)
         self._data: Reply = b""
 
     def says(self, value: Any, kind: str = "value") -> None:
