@@ -20,6 +20,7 @@ from typing import Any
 
 from pytest_gvisor.base.egress import Egress, Traffic
 from pytest_gvisor.base.errors import LaunchError, on_error, stage
+from pytest_gvisor.base.escape import escape
 from pytest_gvisor.guest.wire.checked_json import loads
 from pytest_gvisor.oci.bundle import Bundle
 from pytest_gvisor.oci.spec import Namespace, Spec
@@ -41,7 +42,6 @@ _PAUSE = 0.005
 _BUNDLE = "relay/bundle"
 _KIND = "io.kubernetes.cri.container-type"
 _PATIENCE = 10.0
-_MAX_MESSAGE = 1024 * 1024
 
 
 class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
@@ -107,7 +107,7 @@ class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
                     self._control.shutdown(socket.SHUT_WR)
                 # The wait for an earlier answer may have ended by a Ctrl-C, or too soon.
                 while found.get("to") != (str(self._asked) if question else "the end"):
-                    if not (answer := self._control.recv(_MAX_MESSAGE)):
+                    if not (answer := self._control.recv(1024 * 1024)):
                         raise ConnectionResetError(errno.ECONNRESET, "it has ended")
                     found = self._take(answer)
         except LaunchError as error:
@@ -119,9 +119,9 @@ class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
         found: dict[str, Any] = loads(answer)
         pairs = zip(self.allow, found["entries"], strict=True)
         entries = tuple(Traffic(entry=entry, **counts) for entry, counts in pairs)
-        names = tuple(Traffic(**one) for one in found["names"])
+        names = tuple(Traffic(**{**one, "entry": escape(one["entry"])}) for one in found["names"])
         self.sending = found["sending"]
-        self._last = Egress(entries=entries, error=found["error"], names=names)
+        self._last = Egress(entries=entries, error=escape(found["error"]), names=names)
         return found
 
     def __exit__(self, *_: object) -> None:

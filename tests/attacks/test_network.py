@@ -9,7 +9,7 @@ from threading import Thread
 
 import pytest
 
-from pytest_gvisor import Gvisor
+from pytest_gvisor import Gvisor, WorkloadFailed
 
 ASKS = r"""
 import os, socket
@@ -34,6 +34,34 @@ def test_no_name_of_a_workload_is_a_line_of_the_figures_or_too_long_for_them(
     lines = done.egress.told().split("\n")
     assert all(line.endswith(": refused (1): no host name") for line in lines)
     assert max(map(len, lines)) < 400
+
+
+COMMANDS = r"""
+import os, socket, sys
+
+host, _, port = os.environ["HTTP_PROXY"].removeprefix("http://").rpartition(":")
+for name in (b"#" * 2 + b"vso[task.setvariable variable=X]y", b":" * 2 + b"stop-commands"):
+    with socket.create_connection((host, int(port))) as proxy:
+        proxy.sendall(b"\5\1\0")
+        proxy.recv(2)
+        proxy.sendall(b"\5\1\0\3" + bytes([len(name)]) + name + b"\1\xbb")
+        print(proxy.recv(10)[1])
+sys.exit(1)
+"""
+
+
+def test_no_name_of_a_workload_is_a_command_for_a_ci_system(gvisor: Gvisor) -> None:
+    """A refused name is in the figures, and the last one in the error of the program."""
+    with pytest.raises(WorkloadFailed) as found:
+        gvisor.run(["python3", "-c", COMMANDS], allow=["*.example.com:443"], check=True)
+    done = found.value.completed
+    assert done.stdout == "2\n2\n"
+    assert done.egress is not None
+    told = done.egress.told()
+    assert (told.count("vso["), told.count("stop-commands")) == (1, 1)
+    for text in (told, str(found.value)):
+        assert "##vso[" not in text
+        assert not any(line.startswith("::") for line in text.split("\n"))
 
 
 class Host:
