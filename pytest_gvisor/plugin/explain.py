@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import pytest
 
-from pytest_gvisor.base.errors import LaunchError
+from pytest_gvisor.base.errors import GvisorError, on_error, stage
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.setting_values import NATIVE
 from pytest_gvisor.plugin import phase_marks
@@ -56,11 +56,6 @@ def why(config: pytest.Config, report: Report) -> Iterator[str]:
     if config.pluginmanager.hasplugin(phase_marks.__name__):
         return  # this is one of the pytests below, in a project that always asks for it
     groups: dict[tuple[str, ...], list[Pair]] = collections.defaultdict(list)
-    try:
-        temporary = private.temporary()
-    except LaunchError as error:
-        yield f"no test runs again: {escape(error.detail)}: set TMPDIR"
-        return
     for pair in [pair for row in report.differing if (pair := _pair(row))][:MOST_TESTS]:
         # The command is ``python -m pytest ID`` and options, which most tests have in common.
         groups[tuple(shlex.split(pair.gvisor.command)[4:])].append(pair)
@@ -69,8 +64,13 @@ def why(config: pytest.Config, report: Report) -> Iterator[str]:
         terminal.write_sep("-", "gVisor: the tests that differ run again")
     deadline = clock.monotonic() + MOST_SECONDS
     for words, pairs in groups.items():
-        for test, text in _Repeater(config, words, pairs, deadline, temporary).sentences().items():
-            yield f"{test}: {text}"
+        try:
+            with stage("explain", "the pytest that repeats it cannot be started"):
+                found = _Repeater(config, words, pairs, deadline).sentences()
+        except GvisorError as error:
+            told = escape(str(error).replace("\n", " "))
+            found = {pair.test: f"it did not run again: {told}" for pair in pairs}
+        yield from (f"{test}: {text}" for test, text in found.items())
 
 
 def _pair(row: Row) -> Pair | None:
@@ -86,15 +86,9 @@ class _Repeater:
     """Pytests that run some tests again, with the same options."""
 
     def __init__(
-        self,
-        config: pytest.Config,
-        words: Sequence[str],
-        pairs: Sequence[Pair],
-        deadline: float,
-        temporary: str,
+        self, config: pytest.Config, words: Sequence[str], pairs: Sequence[Pair], deadline: float
     ) -> None:
         self._config, self._words, self._pairs, self._deadline = config, words, pairs, deadline
-        self._temporary = temporary
         self._slowest = 0.0
         self._strace = shutil.which("strace", path=paths.SYSTEM_PATH)
 
@@ -133,7 +127,7 @@ class _Repeater:
     def _run(self, log: CallLog | None, *words: str) -> bytes:
         """Run the tests in a pytest: with a log of its calls, or else return its report."""
         config = self._config
-        folder = tempfile.mkdtemp(prefix="pytest-gvisor-explain-", dir=self._temporary)
+        folder = tempfile.mkdtemp(prefix="pytest-gvisor-explain-", dir=private.temporary())
         fifo, report = os.path.join(folder, "boot"), os.path.join(folder, "report.json")
         os.mkfifo(fifo, 0o600)
         ids = [shlex.split(pair.gvisor.command)[3] for pair in self._pairs]
@@ -151,6 +145,7 @@ class _Repeater:
             else:
                 argv.append(f"--gvisor-strace={folder}")
         with (
+            on_error(shutil.rmtree, folder, ignore_errors=True),
             closing(os.pidfd_open(os.getpid())) as me,
             closing(os.open(fifo, os.O_RDWR | os.O_NONBLOCK)) as lines,
             subprocess.Popen(

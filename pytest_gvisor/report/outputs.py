@@ -66,9 +66,7 @@ def made(folder: str) -> str:
 
 
 def rendered(report: Report, suffix: str, budget: int | None = None) -> str:
-    """Render the report in the format of a file's suffix, Markdown in as many bytes at most."""
-    if suffix == ".json":
-        return report.to_json()
+    """Render the report as ``.html`` or ``.md``, Markdown in as many bytes at most."""
     # Jinja2 takes longer to import than all modules of the report together.
     from pytest_gvisor.report import html, markdown  # noqa: PLC0415 -- most sessions write none
 
@@ -78,7 +76,10 @@ def rendered(report: Report, suffix: str, budget: int | None = None) -> str:
 def write(report: Report, path: str) -> str:
     """Write the whole file or nothing to a path of `check`; return the problem, or nothing."""
     suffix = os.path.splitext(path)[1]
-    return replaced(path, report.pieces() if suffix == ".json" else [rendered(report, suffix)])
+    try:
+        return replaced(path, report.pieces() if suffix == ".json" else [rendered(report, suffix)])
+    except (OSError, MemoryError) as error:  # where it is rendered
+        return str(getattr(error, "strerror", os.strerror(errno.ENOMEM)))
 
 
 def replaced(path: str, pieces: Iterable[str]) -> str:
@@ -120,6 +121,6 @@ def append_summary(report: Report, environ: Mapping[str, str]) -> str:
             return f"it has {used} bytes already, and there is no room for a table"
         with open(path, "ab", opener=at_once) as file:
             file.write(data)
-    except OSError as error:
-        return error.strerror or str(error)
+    except (OSError, MemoryError) as error:
+        return getattr(error, "strerror", "") or str(error) or os.strerror(errno.ENOMEM)
     return ""

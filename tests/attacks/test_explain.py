@@ -59,7 +59,30 @@ def test_no_test_is_repeated_where_others_can_replace_its_files(
     project.makepyfile("import os\n\ndef test_it(): assert 'PYTEST_GVISOR_INSIDE' in os.environ")
     result = run_inside("--gvisor-platform=native,systrap", "--gvisor-explain")
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines([f"no test runs again: *{folder} (mode 0777*: set TMPDIR"])
+    result.stdout.fnmatch_lines([f"*did not run again: *{folder} (mode 0777*or set *TMPDIR."])
+    assert not list(folder.glob("*explain*"))
+
+
+@pytest.mark.fault("G6")
+def test_a_test_that_cannot_run_again_is_no_error_of_the_session(
+    project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All failures are shown, the note has the reason, and no folder is left."""
+    project.makeconftest("""
+        import subprocess, types
+        from pytest_gvisor.plugin import explain
+
+        def refuse(*_, **__):
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+
+        explain.subprocess = types.SimpleNamespace(**{**vars(subprocess), "Popen": refuse})
+    """)
+    project.makepyfile("import os\n\ndef test_it(): assert 'PYTEST_GVISOR_INSIDE' in os.environ")
+    monkeypatch.setenv("TMPDIR", str(folder := project.mkdir("temporary")))
+    result = run_inside("--gvisor-platform=native,systrap", "--gvisor-explain")
+    result.assert_outcomes(passed=1, failed=1)
+    told = "it did not run again: the launch failed at explain: the pytest that repeats it"
+    result.stdout.fnmatch_lines([f"*test_it: {told} cannot be started [[]EAGAIN: *"])
     assert not list(folder.glob("*explain*"))
 
 

@@ -1,5 +1,6 @@
 """The model as Markdown, in GitHub's summary and a terminal, and as HTML without a browser."""
 
+import errno
 import json
 import os
 import re
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -318,6 +320,31 @@ def test_a_write_that_fails_leaves_the_old_file(
     assert outputs.write(report(), str(path)) == "No space left on device"
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["r.json"]
+
+
+@pytest.mark.fault("G6")
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+        (MemoryError(), "Cannot allocate memory"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["html", "md"])
+def test_a_report_that_cannot_be_rendered_is_a_problem_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, error: Exception, told: str
+) -> None:
+    """Jinja2 is loaded at the end of a session, when tests may have left no descriptor.
+
+    An error there would be pytest's own, which shows no failure of any test.
+    """
+    path = tmp_path / f"r.{suffix}"
+    path.write_text("old")
+    monkeypatch.setattr(outputs, "rendered", Mock(side_effect=error))
+    assert outputs.write(report(), str(path)) == told
+    assert outputs.append_summary(report(), {outputs.VARIABLE: str(path)}) == told
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == [path.name]
 
 
 def test_a_report_is_closed_to_whom_the_one_before_was_closed(tmp_path: Path) -> None:
