@@ -125,7 +125,8 @@ def probe(
     ``said`` gives the line of runsc's own logs that says why the last run failed, or ``""``. If a
     platform fails, runsc's message is not more than that the sandbox is gone. ``go`` gives the
     version of Go that the binary was built with, or ``""``. Raises `LaunchError` where nothing can
-    be started, and `MixedReleases` where no sandbox boots: neither says anything of the platform.
+    be started, or a limit of the machine is reached, and `MixedReleases` where no sandbox boots:
+    neither says anything of the platform.
     """
     if platform not in compiled_in:
         names = ", ".join(sorted(compiled_in)) or "none"
@@ -153,7 +154,11 @@ def probe(
             detail += f" | stderr: {' | '.join(escape(text[-_SHOWN:]).splitlines())}"
     if log := said():
         detail += f" | runsc's log: {log}"
-    return _unavailable(platform, cause, detail)
+    found = _unavailable(platform, cause, detail)
+    # The kernel's KVM may have no memory for other reasons, as in a VM that is not enough for it.
+    if platform is not Platform.KVM and found.next_step == errors.limit_reached(detail):
+        raise errors.LaunchError("probe", detail, next_step=found.next_step)
+    return found
 
 
 def _last_words(error: errors.GvisorError, said: str) -> str:
@@ -180,8 +185,7 @@ def _trial_problem(completed: Completed) -> str:
     try:
         completed.check_returncode()
     except WorkloadFailed as error:
-        how = error.message.splitlines()[0].rpartition("] ")[2]
-        return f"{WHAT} {how} in the sandbox"
+        return f"{WHAT} {error.message.splitlines()[0].rpartition('] ')[2]} in the sandbox"
     release = completed.stdout.strip()
     if release == os.uname().release:
         return f"the kernel in the sandbox is the host's own {release}"

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pytest_gvisor import Platform, Settings
+from pytest_gvisor import LaunchError, Platform, Settings
 from pytest_gvisor.harness.engine import Engine
 from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.runsc.platforms import WHAT, Availability
@@ -99,3 +99,18 @@ def test_another_panic_is_not_the_builds(engine: Engine, fake: FakeRunsc) -> Non
     found = verdict(engine, fake, ["panic", panic], ["exit", 2])
     assert found.cause is Cause.PROBE_FAILED
     assert "unable to attach: operation not permitted" in found.detail
+
+
+@pytest.mark.fault("G6")
+def test_a_limit_of_the_machine_is_no_verdict_on_a_platform(
+    engine: Engine, fake: FakeRunsc
+) -> None:
+    """The test is an error and no skip, and the next one tries the platform again.
+
+    Other programs may have taken all processes of a user, or of a container, for a moment.
+    """
+    panic = "panic: creating a stub: resource temporarily unavailable\n\ngoroutine 1 [running]:\n"
+    with pytest.raises(LaunchError, match="creating a stub: resource") as caught:
+        verdict(engine, fake, ["panic", panic], ["exit", 2])
+    assert "is reached: see `ulimit -u`" in caught.value.next_step
+    assert verdict(engine, fake, ["write", 1, "4.19.0-gvisor\n"], *ending(0, 0)).available
