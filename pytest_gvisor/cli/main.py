@@ -54,9 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone.
         _drop(1)
         return FAILED
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         _drop(1)
-        return _tell(name, escape(str(error)), FAILED)
+        return _tell(name, escape(str(error)) or "there is no memory left", FAILED)
     except KeyboardInterrupt:
         return 130
 

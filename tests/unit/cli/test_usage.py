@@ -4,6 +4,7 @@ import argparse
 import re
 from collections.abc import Iterator
 from importlib import metadata
+from unittest.mock import Mock
 
 import pytest
 
@@ -115,3 +116,13 @@ def test_a_removed_option_says_what_to_write_now(
             with pytest.raises(SystemExit, match="2"):
                 parser.parse_args(words)
             assert capsys.readouterr().err.endswith(f"error: there is no {option}. {instead}\n")
+
+
+def test_a_want_of_memory_is_status_125(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python would end with 1: that of a command in a sandbox, or of shards that are missing."""
+    monkeypatch.setattr(cli, "_drop", lambda _fd: None)
+    monkeypatch.setattr(cli, "module", Mock(side_effect=MemoryError))
+    assert cli.main(["report"]) == cli.FAILED
+    assert capsys.readouterr().err == "pytest-gvisor report: there is no memory left\n"
