@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from pytest_gvisor.base.completed import Completed
 from pytest_gvisor.base.egress import PROXY, Egress, merged, proxied
-from pytest_gvisor.base.errors import GvisorError, SnapshotError, on_error
+from pytest_gvisor.base.errors import GvisorError, LaunchError, SnapshotError, on_error
 from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.run import logs
 from pytest_gvisor.run.budget import Budget
@@ -49,9 +49,8 @@ class Ended(NamedTuple):
 def check(platform: Platform, way: Way) -> None:
     """Raise `SnapshotError` where no sandbox can be saved, nor be started from an image."""
     if platform not in _PLATFORMS:
-        names = " and ".join(_PLATFORMS)
         raise SnapshotError(
-            f"there are no snapshots on platform {platform}, only on {names}",
+            f"there are no snapshots on platform {platform}, only on {' and '.join(_PLATFORMS)}",
             next_step=f"Use platform={_PLATFORMS[0]}.",
         )
     if way is Way.FLAG:
@@ -199,15 +198,15 @@ class Driven:
 
     def _finish(self, patience: float, remove: Callable[[], None]) -> Ended:
         """End it, and have it removed by ``remove``."""
-        error: GvisorError | None = None
         try:
             killed = self.runner.supervisor.end(patience)
-            _completed, found = self.runner.finish(remove)
-            error = None if killed else found
+            _completed, error = self.runner.finish(remove)
         except GvisorError as caught:
-            error = caught
-        self.record.error = error
-        return Ended(completed=self.record.completed, error=error)
+            killed, error = False, caught
+        except MemoryError:
+            killed, error = False, LaunchError("end", "there is no memory for it")
+        self.record.error = None if killed else error
+        return Ended(completed=self.record.completed, error=self.record.error)
 
 
 def size_of(image: str) -> int:

@@ -46,7 +46,7 @@ def driven(did: list[str], *, killed: bool = True, error: Exception | None = Non
     given.record, given._leaks = Record(), None
 
     def finish(remove: Callable[[], None]) -> tuple[None, Exception | None]:
-        if isinstance(error, ProtocolError):
+        if isinstance(error, ProtocolError | MemoryError):
             raise error
         remove()
         did.append(f"left {len(runner._leaks or ())}")
@@ -89,6 +89,17 @@ def test_an_error_of_a_run_that_leaves_is_in_its_end(error: Exception) -> None:
     run.settle()
     assert did[0] == "ended"
     assert did[-2:] == ["cleaned", "undone"]
+
+
+@pytest.mark.fault("G6")
+def test_an_end_that_there_is_no_memory_for_is_an_error_of_the_run() -> None:
+    """Whoever waits for the sandbox hears of it at once, and nothing is left."""
+    did: list[str] = []
+    run = driven(did, killed=False, error=MemoryError())
+    ended = run.end()
+    assert isinstance(ended.error, LaunchError)
+    assert "there is no memory for it" in str(ended.error)
+    assert did == ["ended", "cleaned", "undone"]
 
 
 def test_an_interrupted_end_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
