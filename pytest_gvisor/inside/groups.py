@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytest_gvisor.base.errors import GvisorError, UsageError
+from pytest_gvisor.base.errors import GvisorError, UsageError, stage
 from pytest_gvisor.base.settings import Isolation, Platform, Settings
 from pytest_gvisor.inside.worker import Worker
 from pytest_gvisor.plugin import markers
@@ -102,7 +102,8 @@ class ItemPlan:
 
 def _settled(choose: Callable[[], Platform]) -> Platform | BaseException:
     try:
-        return choose()
+        with stage("platform", "it cannot be chosen"):
+            return choose()
     except (pytest.skip.Exception, pytest.fail.Exception, GvisorError, Warning) as error:
         return error
 

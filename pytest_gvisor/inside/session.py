@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.base.errors import GvisorError, stage
+from pytest_gvisor.base.errors import stage
 from pytest_gvisor.base.escape import Live, print_live
 from pytest_gvisor.base.settings import Isolation, Platform, Settings
 from pytest_gvisor.inside import ahead
@@ -24,7 +24,7 @@ from pytest_gvisor.inside.hints import Hints
 from pytest_gvisor.inside.plugins import Bridges, allure, unbridged
 from pytest_gvisor.inside.view import run_options
 from pytest_gvisor.inside.wire import reports
-from pytest_gvisor.inside.wire.link import Died, Hangs, Link
+from pytest_gvisor.inside.wire.link import LOST, Link
 from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 from pytest_gvisor.inside.worker import Worker
 from pytest_gvisor.plugin import cells, placement
@@ -164,7 +164,7 @@ class InsideSession:
         try:
             with stage("sandbox", "what its start needs was refused"):
                 worker.collect(*self._start(group, platform))
-        except (Died, Hangs, GvisorError) as error:
+        except LOST as error:
             return worker.not_begun(error)
         self._working.add((platform, group.settings.runsc))
         return ""

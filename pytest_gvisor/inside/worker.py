@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_gvisor.base.errors import GvisorError, ProtocolError
+from pytest_gvisor.base.errors import ProtocolError, stage
 from pytest_gvisor.base.escape import safe
 from pytest_gvisor.inside import ahead
 from pytest_gvisor.inside.back.returned import LAST_ACTS, Taker
@@ -22,7 +22,7 @@ from pytest_gvisor.inside.plugins import Bridges
 from pytest_gvisor.inside.view import shown_files, users
 from pytest_gvisor.inside.view.configuration import measuring
 from pytest_gvisor.inside.wire import fields, reports, rules
-from pytest_gvisor.inside.wire.link import Died, Hangs, Link, gone
+from pytest_gvisor.inside.wire.link import LOST, Hangs, Link, gone
 from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 from pytest_gvisor.plugin.placement import variant_key
 from pytest_gvisor.programs import clock
@@ -141,7 +141,7 @@ class Worker:
                     self._taker.note_failed(item, ids.inner)
             self.ended = True
             self.ahead.took(clock.monotonic() - began)
-        except (Died, Hangs, GvisorError) as error:
+        except LOST as error:
             cause = gone(error)
             if isinstance(error, Hangs):
                 link.terminate()
@@ -320,9 +320,10 @@ class Worker:
             link.leave()
             self._taker.lose("the session was stopped in the midst of a test")
             return link
-        measured = self._coverage()
+        measured: InsideCoverage | None = None
         complete = ends = False
         try:
+            measured = self._coverage()
             size = MOST_MESSAGES if measured is None else measured.most_bytes
             link.budget = Budget(self._timeout, size=size)
             if not self._stopped:
@@ -331,7 +332,7 @@ class Worker:
             if measured is not None:
                 measured.finish()
             complete = True
-        except (Died, Hangs, GvisorError) as error:
+        except LOST as error:
             text = f"the pytest inside did not come to its end, nor its coverage: {gone(error)}"
             self._bounds.fail(text)
         finally:
@@ -353,7 +354,8 @@ class Worker:
         shown, here = self.hints.shown, str(self._config.invocation_params.dir)
         excluded = [*self.hints.inside.writable, *shown.hidden, *places.session_bases()]
         own = ["/tmp", *filter(None, [self._taker.agreed.basetemp])]
-        files = shown_files.ShownFiles(shown.folders, excluded, own)
+        with stage("coverage", "the files that it names cannot be looked up"):
+            files = shown_files.ShownFiles(shown.folders, excluded, own)
         return InsideCoverage(cov, files, cwd=here, bounds=self._bounds)
 
     def _last_words(self, link: Link, measured: InsideCoverage | None) -> None:

@@ -167,3 +167,41 @@ def test_nothing_is_started_when_a_session_is_over() -> None:
         with pytest.raises(UsageError, match="this session is closed"):
             start()
     assert {*proc.children_of_self()} <= before
+
+
+def test_no_want_of_memory_on_the_host_ends_a_session(project: pytest.Pytester) -> None:
+    """The test fails that is amid it, and the tests after that run."""
+    project.makeconftest("""
+        import pytest
+
+        PLACES = {
+            "test_before_it": "pytest_gvisor.plugin.markers.choose_platform",
+            "test_amid_it": "pytest_gvisor.inside.wire.reports.revive_passed",
+        }
+
+        def refuse(*_, **__):
+            raise MemoryError
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_protocol(item):
+            with pytest.MonkeyPatch.context() as patch:
+                if item.name in PLACES:
+                    patch.setattr(PLACES[item.name], refuse)
+                return (yield)
+    """)
+    project.makepyfile("""
+        def test_before_it():
+            pass
+
+        def test_amid_it():
+            pass
+
+        def test_after_it():
+            pass
+    """)
+    result = project.runpytest_subprocess("--in-gvisor")
+    result.assert_outcomes(errors=2, passed=1)
+    result.stdout.fnmatch_lines([
+        "*the launch failed at platform: it cannot be chosen*ENOMEM*",
+        "*the sandbox was lost in this test's setup: there is no memory for what came from it*",
+    ])  # fmt: skip

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.base.errors import GvisorError, LaunchError, UsageError
+from pytest_gvisor.base.errors import LaunchError, UsageError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.guest.tests.returns import MOST_NAMES, REASONS, Place, refusal
 from pytest_gvisor.inside.back.anchors import Anchor, Anchors
@@ -28,7 +28,7 @@ from pytest_gvisor.inside.back.landing import Arriving, Store, line
 from pytest_gvisor.inside.plugins import allure, cassettes
 from pytest_gvisor.inside.view import configuration, visible
 from pytest_gvisor.inside.wire import rules
-from pytest_gvisor.inside.wire.link import Died, Hangs, Link, gone
+from pytest_gvisor.inside.wire.link import LOST, Link, gone
 from pytest_gvisor.plugin.placement import BASETEMP_GIVEN, RETURNS
 from pytest_gvisor.plugin.skips import misuse_ends_session
 from pytest_gvisor.programs import clock
@@ -292,17 +292,20 @@ class Taker:
                 more = self.take(message)
                 link.budget.earn(left - self._store.bytes_left, clock.monotonic() - received)
                 left = self._store.bytes_left
-        except (Died, Hangs, GvisorError) as error:
-            self.lose(gone(error))
+        except LOST as error:
+            self.lose(gone(error), "errors" if isinstance(error, MemoryError) else "notes")
         return link.attended
 
-    def lose(self, why: str) -> None:
-        """Note that files of this sandbox may be lost, if a test has begun in it."""
+    def lose(self, why: str, kind: str = "notes") -> None:
+        """Note that files of this sandbox may be lost, if a test has begun in it.
+
+        ``kind`` is ``errors`` where the host could not take them: the session fails then.
+        """
         places = self.agreed.places
         if self.sandbox and places:
             named = dict.fromkeys(os.path.join(p.folder, p.name or p.glob) for p in places)
             self._store.tally.say(
-                "notes",
+                kind,
                 f"the sandbox of {self.sandbox} is lost, and files that tests wrote in it may be: "
                 f"{', '.join(named)} ({why})",
             )

@@ -119,13 +119,13 @@ class Copies:
             return
         if max(self._failures - _MOST_FAILURES, self._unused - _MOST_UNUSED) >= 0:
             return
-        files = host_files.details(saved.used)
         try:
+            files = host_files.details(saved.used)
             link = launch(self._config, saved.plan, saved.folder)
-        except GvisorError:
+        except (GvisorError, MemoryError):
             return
         self._next = _Next(link=link, saved=saved, files=files)
-        with contextlib.suppress(GvisorError):
+        with contextlib.suppress(GvisorError, MemoryError):
             link.greet()
 
     def _take(self, saved: _Saved) -> Link | None:
@@ -209,9 +209,9 @@ class Copies:
                 return link
             except (GvisorError, Died, Hangs):
                 return link  # whoever takes it comes upon it again
-        names = host_files.names(held or (), plan.shown.paths)
-        if held is None or host_files.now(self._config, started.state) != started.state:
-            return link
+            names = host_files.names(held or (), plan.shown.paths)
+            if held is None or host_files.now(self._config, started.state) != started.state:
+                return link
         try:
             with on_error(link.close):
                 link.supervisor.drain_events()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
-from pytest_gvisor.base.errors import ProtocolError, SnapshotError, stage
+from pytest_gvisor.base.errors import GvisorError, ProtocolError, SnapshotError, on_error, stage
 from pytest_gvisor.base.escape import escape, safe
 from pytest_gvisor.guest.tests import unsent
 from pytest_gvisor.guest.tests.returns import MARK
@@ -59,6 +59,10 @@ class Hangs(Exception):
     """Raised when the time of a phase is over."""
 
 
+LOST = (Died, Hangs, GvisorError, MemoryError)
+"""The errors after which a sandbox is of no use: a message may take more memory than there is."""
+
+
 class Link:
     """One sandbox with a pytest in it. `close` removes everything."""
 
@@ -95,11 +99,12 @@ class Link:
         self._ended: Ended | None = None
         self._heard = not copy
         self.supervisor = driven.start()
-        recorder = cast("Recorder | None", self.supervisor.listener.recorder)
-        self.traced = None if recorder is None else TestTrace(self.supervisor, recorder, forbid)
-        self._before: Egress | None = None
         self._socket = self.supervisor.pipes.socket
-        self.supervisor.change(self._socket, selectors.EVENT_READ, self._read)
+        self._before: Egress | None = None
+        with on_error(self.close):
+            recorder = cast("Recorder | None", self.supervisor.listener.recorder)
+            self.traced = None if recorder is None else TestTrace(self.supervisor, recorder, forbid)
+            self.supervisor.change(self._socket, selectors.EVENT_READ, self._read)
 
     def greet(self) -> None:
         """Take part in the start, as far as it needs the host; for a moment at most.
@@ -405,7 +410,8 @@ class Link:
 
 def gone(error: BaseException) -> str:
     """Describe why a link is unusable, in escaped text: an error may name what came from inside."""
-    return safe(str(error)) or "it did not answer"
+    short = "there is no memory for what came from it" if isinstance(error, MemoryError) else ""
+    return safe(str(error)) or short or "it did not answer"
 
 
 def decoder(limit: int = MAX_MESSAGE, *, number: int = 0) -> Decoder:

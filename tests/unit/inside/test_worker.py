@@ -277,6 +277,21 @@ def test_an_error_of_the_launch_in_a_test_is_that_test_s(host: Host) -> None:
     assert host.run(PASSED[0], LaunchError("keeper", "lost"))[-1] == ("setup", "failed")
 
 
+@pytest.mark.fault("G6")
+def test_a_message_that_there_is_no_memory_for_costs_its_sandbox_alone(host: Host) -> None:
+    """Its values may take twenty times its bytes. Amid the last ones, the session fails."""
+    (lost,) = host.reports(MemoryError())
+    assert lost.failed
+    assert "there is no memory for what came from it" in lost.longreprtext
+    worker = host.worker(*PASSED, DONE, MemoryError())
+    list(worker.run(host.item, Ids(inner=INNER)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a pytest that did not come to its end
+        worker.finish()
+    assert worker._bounds.failed
+    assert host.script.closed
+
+
 @pytest.mark.parametrize("option", ["usepdb", "trace"])
 def test_an_interrupt_goes_inside_while_a_test_runs_and_not_in_a_start(
     option: str, host: Host, monkeypatch: pytest.MonkeyPatch

@@ -492,6 +492,17 @@ def test_a_full_disk_is_an_error_with_its_path(host: Host, monkeypatch: pytest.M
     assert "no place to keep a file from inside" in tally.notes[0]
 
 
+@pytest.mark.fault("G6")
+def test_files_that_there_is_no_memory_for_fail_the_session(host: Host) -> None:
+    """No test has failed by that, and nobody would miss them."""
+    host.take(file("a"), MemoryError())
+    tally = host.store.write()
+    (told,) = tally.errors
+    assert "the sandbox of test_it is lost, and files that tests wrote in it may be" in told
+    assert "there is no memory for what came from it" in told
+    assert tally.notes == []
+
+
 def test_a_sandbox_without_places_loses_nothing(host: Host) -> None:
     """Nobody asked for its files. Neither does one in which no test has begun."""
     taker = Taker(host.store, Agreed(project=str(host.base)))

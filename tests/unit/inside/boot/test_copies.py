@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
@@ -12,6 +13,7 @@ from pytest_gvisor.base.errors import LaunchError, SnapshotError
 from pytest_gvisor.base.settings import Settings
 from pytest_gvisor.inside.boot import copies, start
 from pytest_gvisor.inside.boot.copies import Copies
+from pytest_gvisor.inside.view import host_files
 from pytest_gvisor.inside.wire.link import Died
 from tests.unit.inside.boot.test_early import plan_of
 
@@ -253,3 +255,30 @@ def test_a_copy_ahead_that_may_have_seen_old_files_is_not_taken(
         changes = {"settings": Settings(timeout=3)}
     assert (made.begin(**changes) == "cold") == (change == "a program")
     assert made.started[1][1].did == ["greet", "close"]
+
+
+@pytest.mark.fault("G6")
+def test_a_copy_ahead_that_has_no_memory_is_left_to_its_test(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test that runs meanwhile is another one, and goes on."""
+    made.begin()
+    with monkeypatch.context() as patch:
+        patch.setattr(host_files, "details", Mock(side_effect=MemoryError))
+        made.copies.prepare()
+    assert len(made.started) == 1
+    made.faults["greet"] = MemoryError()
+    made.copies.prepare()
+    assert made.started[1][1].did == ["greet"]
+    assert made.begin() != "cold"
+
+
+@pytest.mark.fault("G6")
+def test_no_sandbox_is_left_that_has_no_memory_as_it_is_saved(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test fails, and the next one starts another sandbox."""
+    monkeypatch.setattr(host_files, "names", Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        made.begin()
+    assert [sandbox.did for _how, sandbox in made.started] == [["rest", "close"]]

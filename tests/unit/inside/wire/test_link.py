@@ -9,11 +9,12 @@ import socket
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
 from pytest_gvisor.base.egress import Egress
-from pytest_gvisor.base.errors import ProtocolError
+from pytest_gvisor.base.errors import LaunchError, ProtocolError
 from pytest_gvisor.base.traced import Connection, Trace
 from pytest_gvisor.guest.tests.returns import MARK
 from pytest_gvisor.guest.tests.unsent import HEAD, SIZE
@@ -323,6 +324,16 @@ def test_a_message_without_memory_for_it_is_a_protocol_error(
     sandbox.inside.sendall(b"x")
     with pytest.raises(ProtocolError, match="no memory for a message"):
         link.receive()
+
+
+def test_a_sandbox_that_cannot_be_listened_to_is_ended(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has it yet, and it would run on until the end of the session."""
+    monkeypatch.setattr(sandbox, "change", Mock(side_effect=[LaunchError("pipes", "no"), None]))
+    with pytest.raises(LaunchError):
+        Link(cast("Any", sandbox))
+    assert sandbox.settled == 1
 
 
 def test_nothing_is_read_any_more_when_it_is_closed(sandbox: Sandbox) -> None:
