@@ -20,6 +20,7 @@ from coverage.numbits import numbits_to_nums
 
 from pytest_gvisor.base.errors import ProtocolError
 from pytest_gvisor.base.escape import escape
+from pytest_gvisor.base.trust import SHORTAGES
 from pytest_gvisor.inside.view import configuration
 from pytest_gvisor.inside.view.shown_files import ShownFiles
 from pytest_gvisor.inside.wire import rules
@@ -113,7 +114,9 @@ class InsideCoverage:
             real = self._files.find(os.path.normpath(os.path.join(self._cwd, path)))
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             return None  # made inside, and gone with the sandbox: nothing here can show it
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) in SHORTAGES:
+                raise ProtocolError(f"coverage that cannot be looked up: {error}") from error
             real = None
         if real is None:
             self._record_lost(path)

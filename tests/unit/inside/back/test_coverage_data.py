@@ -1,11 +1,13 @@
 """Coverage from a pytest inside, as the host keeps it: checked and bounded."""
 
 import base64
+import errno
 import os
 import resource
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 import coverage
 import pytest
@@ -324,3 +326,21 @@ def test_coverage_that_there_is_no_room_for_is_no_error_of_sqlite_s(sandbox: San
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     measured.close(complete=False)
     assert sandbox.files() == []
+
+
+@pytest.mark.fault("G6")
+def test_no_coverage_is_left_out_for_want_of_a_descriptor(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session fails: the file is one that the host may open, and nobody would know."""
+    measured = sandbox.measured()
+    with monkeypatch.context() as patch:
+        refused = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        patch.setattr(linux, "openat2", Mock(side_effect=refused))
+        with pytest.raises(ProtocolError, match="Too many open files"):
+            measured.take(message(sandbox.source))
+    measured.take(message(sandbox.source))
+    measured.finish()
+    measured.close(complete=True)
+    assert sandbox.said == []
+    assert sandbox.read().measured_files() == {str(sandbox.source)}
