@@ -153,8 +153,7 @@ def hierarchies() -> dict[str, Hierarchy]:
 
 def _below(root: str, own: str) -> str:
     """The cgroup ``own`` as it is seen in a mount that shows the hierarchy from ``root`` on."""
-    top = root.rstrip("/")
-    return own.removeprefix(top) or "/" if within(own, root) else own
+    return own.removeprefix(root.rstrip("/")) or "/" if within(own, root) else own
 
 
 def words(folder: str, name: str) -> list[str]:

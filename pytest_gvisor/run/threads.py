@@ -96,11 +96,9 @@ def look(at: Callable[[], _Answer], otherwise: _Answer) -> _Answer:
             answers.append(at())
 
     thread = threading.Thread(target=ask, name="gvisor-look", daemon=True)
-    try:
+    with contextlib.suppress(LaunchError):
         start(thread)
-    except LaunchError:
-        return otherwise
-    thread.join(DEADLINE)
+        thread.join(DEADLINE)
     if thread.is_alive():
         _hung.append(thread)
     return answers[0] if answers else otherwise
@@ -121,7 +119,13 @@ async def in_thread(
     import asyncio  # noqa: PLC0415
 
     # No task, as that of asyncio.to_thread: the end of asyncio.run cancels all tasks, not this.
-    thread = asyncio.get_running_loop().run_in_executor(None, contextvars.copy_context().run, run)
+    waiting, in_context = [run], contextvars.copy_context().run
+    begin = asyncio.get_running_loop().run_in_executor
+    try:
+        thread = begin(None, in_context, lambda: waiting.pop()())  # noqa: PLW0108 -- later
+    except RuntimeError as error:
+        waiting.clear()  # else a busy thread of the executor would call it later
+        raise LaunchError("channel", f"asyncio has no thread for it: {error}") from error
     try:
         return await asyncio.shield(thread)
     except asyncio.CancelledError:

@@ -1,5 +1,6 @@
 """Looks at the host's files have a deadline."""
 
+import asyncio
 import errno
 import os
 import threading
@@ -117,3 +118,29 @@ def test_without_memory_for_a_thread_nothing_is_looked_at(monkeypatch: pytest.Mo
 
     monkeypatch.setattr("pytest_gvisor.run.threads.mmap.mmap", refused)
     assert threads.look(lambda: pytest.fail("a thread was started"), "none") == "none"
+
+
+@pytest.mark.fault("G6")
+def test_a_call_that_asyncio_has_no_thread_for_is_never_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The executor keeps it, and a thread of it that was busy would make it later."""
+    made: list[str] = []
+    freed = threading.Event()
+
+    def refused(_self: threading.Thread) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    async def calls() -> None:
+        busy = asyncio.create_task(threads.in_thread(lambda: freed.wait(30), lambda: None))
+        await asyncio.sleep(0)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refused)
+            with pytest.raises(LaunchError, match="asyncio has no thread for it: can't start"):
+                await threads.in_thread(lambda: made.append("late"), lambda: None)
+        freed.set()
+        await busy
+        await threads.in_thread(lambda: made.append("next"), lambda: None)
+
+    asyncio.run(calls())
+    assert made == ["next"]
