@@ -10,7 +10,6 @@ use has changed, `runsc restore` fails.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import shutil
@@ -125,8 +124,7 @@ class Copies:
         except (GvisorError, MemoryError):
             return
         self._next = _Next(link=link, saved=saved, files=files)
-        with contextlib.suppress(GvisorError, MemoryError):
-            link.greet()
+        link.greet()
 
     def _take(self, saved: _Saved) -> Link | None:
         """Return the copy that was started ahead if it is one of ``saved``, as one of now.

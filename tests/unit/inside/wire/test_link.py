@@ -326,6 +326,19 @@ def test_a_message_without_memory_for_it_is_a_protocol_error(
         link.receive()
 
 
+@pytest.mark.fault("G6")
+def test_an_error_in_the_greeting_is_left_to_who_waits_for_a_message(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session begins meanwhile, or another test runs, and neither is to end by it."""
+    link = Link(cast("Any", sandbox))
+    sandbox.listener.greeted = False
+    lost = [ProtocolError("the keeper died"), LaunchError("events", "no"), MemoryError()]
+    monkeypatch.setattr(sandbox, "turn", Mock(side_effect=lost))
+    for _ in range(3):
+        link.greet()
+
+
 def test_a_sandbox_that_cannot_be_listened_to_is_ended(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
