@@ -26,6 +26,8 @@ _ANY = "*."
 PROXY = "proxy@"
 """What the place of the proxy begins with."""
 
+_PROXY_PORT = 3128
+
 
 class Entry(NamedTuple):
     """One allowed host and port."""
@@ -126,7 +128,7 @@ def places(texts: Sequence[str]) -> list[str]:
         if entry.is_address:
             found.append(str(entry) if _is_own(entry) else "-")
         elif entry.is_wildcard:
-            found.append("-" if _ANY in hosts else f"{PROXY}{next(free)}:3128")
+            found.append("-" if _ANY in hosts else f"{PROXY}{next(free)}:{_PROXY_PORT}")
             hosts[_ANY] = ""
         else:
             if entry.host not in hosts:

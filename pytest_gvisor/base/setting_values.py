@@ -198,17 +198,36 @@ def report_paths(value: object, name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(paths))
 
 
-_PATH = r"(?!.*/\.{0,2}(/|\Z))(/|\*[/*])|/\Z"
-_SOCKET = r"unix(?!:/(.*/)?\.{0,2}(/|\Z))[:*?]|family[ *?]|\*\*(?!.*:[0-9*?]+\Z)"
-_PORT = r"(?=.*[:*])[0-9.*?]+(:[0-9*?]+)?\Z|(?!\[::ffff:)\[[0-9a-f:*?]+(\]:[0-9*?]+)?\Z"
-ACTS = {"read": _PATH, "write": _PATH, "exec": rf"{_PATH}|[^/]+\Z", "connect": f"{_SOCKET}|{_PORT}"}
+ACTS = ("read", "write", "exec", "connect")
+"""The kinds of acts that can be forbidden."""
+
+# An address as a trace has it: no host's name, and IPv4 is never in IPv6. A star may be the rest.
+_ADDRESS = re.compile(r"([0-9.*?]+|\[[0-9a-f:*?]+\])(:[0-9*?]+)?|\[[0-9a-f:*?]*\*")
+_TWO_ACTS = re.compile(rf",({'|'.join(ACTS)})(:|\Z)")
 
 
-"""The kinds of acts that can be forbidden, and how a pattern begins that may match one.
+def _is_path(pattern: str) -> bool:
+    """Whether a pattern can match a path: absolute, without ``.``, ``..`` and a slash at its end.
 
-One star stands for no slash, and each path begins with one. A trace has no path with ``.``, ``..``
-or a slash at its end, no host's name, and no IPv4 in IPv6.
-"""
+    One star stands for no slash.
+    """
+    begin, *names = pattern.split("/")
+    is_absolute = begin.startswith("**") or (begin in ("", "*") and bool(names))
+    return pattern == "/" or (is_absolute and not {"", ".", ".."} & {*names})
+
+
+def _is_address(pattern: str) -> bool:
+    """Whether a pattern can match an address: of a Unix socket, of IP and a port, of a family."""
+    kind, _, place = pattern.partition(":")
+    if kind == "unix" and place.startswith("/"):
+        return _is_path(place)
+    if pattern.startswith(("unix", "family", "**/")) or pattern == "**":
+        return True
+    found = _ADDRESS.fullmatch(pattern)
+    host = (found[1] or "*").strip("[]") if found else ""
+    return found is not None and (
+        "*" in host or "?" in host or (bool(found[2]) and literal(host) == host)
+    )
 
 
 def acts(value: object, name: str = "forbid") -> tuple[str, ...]:
@@ -223,10 +242,9 @@ def acts(value: object, name: str = "forbid") -> tuple[str, ...]:
         if kind not in ACTS:
             near = nearest(kind, [*ACTS])
             raise UsageError(f"{name}: {one!r} is no act{near}; there are {', '.join(ACTS)}")
-        host = re.fullmatch(r"connect:(\[)?([0-9a-f:.]+)(?(1)\]):[0-9*?]+", one)
-        odd = host and literal(host[2]) != host[2]  # spelt otherwise in a trace
-        odd = odd or re.search(f",({'|'.join(ACTS)})(:|\\Z)", pattern)  # two acts in one
-        if with_pattern and (odd or not re.match(ACTS[kind], pattern, re.DOTALL)):
+        is_name = kind == "exec" and pattern != "" and "/" not in pattern
+        matches = is_name or (_is_address if kind == "connect" else _is_path)(pattern)
+        if with_pattern and (not matches or _TWO_ACTS.search(pattern)):
             needed = "an address and a port" if kind == "connect" else "a whole path"
             told = f"{name}: {one!r} matches nothing: a pattern is of {needed}"
             step = "Write each act by itself, as a trace has it: /app/**, 127.0.0.1:* or [::1]:80."

@@ -181,6 +181,9 @@ _DEFAULTS = Settings()
 _LABELLED = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.]{0,31})=(.*)", re.ASCII | re.DOTALL)
 
 
+_NO_LABELS = frozenset({*Platform, setting_values.NATIVE, "auto", "all"})
+
+
 def with_binaries(settings: Settings, written: Sequence[str], name: str) -> Settings:
     """Return ``settings`` with the command line's binaries: paths, or ``LABEL=PATH``.
 
@@ -196,7 +199,7 @@ def with_binaries(settings: Settings, written: Sequence[str], name: str) -> Sett
         raise UsageError(f"{name}={plain!r} has no label, and another has one: LABEL=PATH")
     labels = [release.label for release in labelled]
     for label in labels:
-        if label in {*Platform, setting_values.NATIVE, "auto", "all"}:
+        if label in _NO_LABELS:
             raise UsageError(f"{name}: the label {label!r} is the name of a platform in test ids")
         if labels.count(label) > 1:
             raise UsageError(f"{name}: the label {label!r} is given twice")

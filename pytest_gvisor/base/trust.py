@@ -24,6 +24,7 @@ SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 MAX_SYMLINKS = 40  # the kernel's MAXSYMLINKS: with one more, open() says ELOOP
 
+_SYSTEM_FOLDERS = ("/usr", "/opt")
 _NODE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -162,6 +163,10 @@ class Trust:
             bits &= ~(theirs.st_mode & same)
         return bool(bits)
 
+    def is_above_package(self, folder: Node) -> bool:
+        """Whether the package lies below ``folder``."""
+        return self.package is not None and below(self.package.path, folder.path)
+
     def sealed_in_store(self, node: Node) -> bool:
         """Whether ``node`` lies in the store and nobody may write it, whoever owns it."""
         return (
@@ -177,7 +182,7 @@ class Trust:
         # have nothing, and what we could write there (a mount of our own) is not the system's.
         if node.path in SHARED:
             return stat.S_ISDIR(node.info.st_mode)
-        roots = ["/usr", "/opt", *filter(None, [self.store])]
+        roots = [*_SYSTEM_FOLDERS, *filter(None, [self.store])]
         system = any(within(node.path, root) or below(root, node.path) for root in roots)
         return system and not os.access(f"/proc/self/fd/{node.fd}", os.W_OK, effective_ids=True)
 
@@ -198,8 +203,8 @@ def _overflow_uid(euid: int) -> int | None:
 
 def folder_problem(lookup: Lookup, trust: Trust) -> str | None:
     """Return why another user could replace this entry, or None."""
-    (folder, entry), package = lookup, trust.package
-    if trust.sealed_in_store(folder) or (package and below(package.path, folder.path)):
+    folder, entry = lookup.folder, lookup.entry
+    if trust.sealed_in_store(folder) or trust.is_above_package(folder):
         return None
     mode = stat.S_IMODE(folder.info.st_mode)
     known = f"the folder {escape(folder.path)} (mode {mode:04o}, owner uid {folder.info.st_uid})"

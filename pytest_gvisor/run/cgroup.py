@@ -153,7 +153,8 @@ def hierarchies() -> dict[str, Hierarchy]:
 
 def _below(root: str, own: str) -> str:
     """The cgroup ``own`` as it is seen in a mount that shows the hierarchy from ``root`` on."""
-    return own.removeprefix(root.rstrip("/")) or "/" if within(own, root) else own
+    top = root.rstrip("/")
+    return own.removeprefix(top) or "/" if within(own, root) else own
 
 
 def words(folder: str, name: str) -> list[str]:

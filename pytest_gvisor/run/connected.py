@@ -49,8 +49,9 @@ class Ended(NamedTuple):
 def check(platform: Platform, way: Way) -> None:
     """Raise `SnapshotError` where no sandbox can be saved, nor be started from an image."""
     if platform not in _PLATFORMS:
+        names = " and ".join(_PLATFORMS)
         raise SnapshotError(
-            f"there are no snapshots on platform {platform}, only on {' and '.join(_PLATFORMS)}",
+            f"there are no snapshots on platform {platform}, only on {names}",
             next_step=f"Use platform={_PLATFORMS[0]}.",
         )
     if way is Way.FLAG:

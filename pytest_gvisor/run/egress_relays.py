@@ -42,6 +42,7 @@ _PAUSE = 0.005
 _BUNDLE = "relay/bundle"
 _KIND = "io.kubernetes.cri.container-type"
 _PATIENCE = 10.0
+_MAX_MESSAGE = 1024 * 1024
 
 
 class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
@@ -107,7 +108,7 @@ class OuterRelay(contextlib.AbstractContextManager["OuterRelay"]):
                     self._control.shutdown(socket.SHUT_WR)
                 # The wait for an earlier answer may have ended by a Ctrl-C, or too soon.
                 while found.get("to") != (str(self._asked) if question else "the end"):
-                    if not (answer := self._control.recv(1024 * 1024)):
+                    if not (answer := self._control.recv(_MAX_MESSAGE)):
                         raise ConnectionResetError(errno.ECONNRESET, "it has ended")
                     found = self._take(answer)
         except LaunchError as error:

@@ -324,7 +324,8 @@ class Supervisor:
     @property
     def over(self) -> bool:
         """Whether runsc has ended, was never started, or is given up."""
-        return self._phase is Phase.LOST or (self.status, self.failure) != (None, None)
+        ended = self.status is not None or self.failure is not None
+        return ended or self._phase is Phase.LOST
 
     def save(self, argv: Sequence[str]) -> None:
         """Have runsc save the sandbox; `saved` is that command's status when it has ended."""

@@ -177,7 +177,9 @@ class _Pump:
 
     def busy(self) -> bool:
         """Whether bytes wait for the target, or at the source."""
-        return bool(self._rest or (not self.over and ready(self._source, seconds=0)))
+        if self._rest or self.over:
+            return bool(self._rest)
+        return bool(ready(self._source, seconds=0))
 
     def _flush(self) -> bool:
         if self._write():

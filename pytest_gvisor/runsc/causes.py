@@ -79,7 +79,8 @@ def explain(platform: Platform, cause: Cause, message: str) -> tuple[str, str]:
     if not _NAMESPACES.search(message) and (limit := limit_reached(message)):
         return "", limit
     if platform is Platform.KVM:
-        return " | this is a virtual machine" * ("hypervisor" in processor_flags()), _NO_KVM
+        is_virtual = "hypervisor" in processor_flags()
+        return " | this is a virtual machine" if is_virtual else "", _NO_KVM
     if not platform.is_known:
         return "", f"{platform} needs what runsc names, or use another platform."
     if found := of_message(message):

@@ -185,7 +185,8 @@ def _trial_problem(completed: Completed) -> str:
     try:
         completed.check_returncode()
     except WorkloadFailed as error:
-        return f"{WHAT} {error.message.splitlines()[0].rpartition('] ')[2]} in the sandbox"
+        how = error.message.splitlines()[0].rpartition("] ")[2]
+        return f"{WHAT} {how} in the sandbox"
     release = completed.stdout.strip()
     if release == os.uname().release:
         return f"the kernel in the sandbox is the host's own {release}"

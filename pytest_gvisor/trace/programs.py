@@ -86,4 +86,6 @@ class Programs:
 
     def _forget(self, recorder: Recorder) -> None:
         self._size -= recorder.size
-        self._of |= {pid: None for pid in recorder.parents if self._of.get(pid) is recorder}
+        for pid in recorder.parents:
+            if self._of.get(pid) is recorder:
+                self._of[pid] = None

@@ -90,7 +90,6 @@ def plan(
     """
     engine = engine_of(config)
     way = way_of(settings)
-    own: Any = getattr(config, "workerinput", None)  # of xdist: two fixtures have values of it
     shown = visible.shown(config, items or (), inside.readable)
     settings.check_allow()
     if settings.allow and any(within("/etc/hosts", path) for path in shown.paths):
@@ -108,7 +107,7 @@ def plan(
             "args": configuration.arguments(config, items),
             "read_as": configuration.read_as(config),
             "held_back": inside.held_back,
-            "worker": own and {"worker_id": own["workerid"], "testrun_uid": own["testrunuid"]},
+            "worker": _worker(config),
             "cwd": str(config.invocation_params.dir),
             "coverage": configuration.coverage(config),
             "families": configuration.families(settings),
@@ -203,6 +202,12 @@ def _command(link: Link, op: str, **fields: Any) -> None:
     # Whoever receives hears of a pytest that died too, and what the link then tells says why.
     with on_error(link.close), contextlib.suppress(Died):
         link.send(op, **fields)
+
+
+def _worker(config: pytest.Config) -> dict[str, str] | None:
+    """Return the values of xdist's fixtures in a worker; None in a run without workers."""
+    given: dict[str, str] | None = getattr(config, "workerinput", None)
+    return given and {"worker_id": given["workerid"], "testrun_uid": given["testrunuid"]}
 
 
 def _spec(workspace: Workspace, plan: Plan) -> Spec:

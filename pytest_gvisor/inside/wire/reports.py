@@ -49,9 +49,7 @@ def revive(
             if not bounds.colours(entry["lines"]):
                 entry["style"] = "value"  # the one whose lines pytest writes as they are
         report = _make(config, item, data)
-        if (context := getattr(report, "context", None)) is not None:
-            # pytest takes a second repr of the arguments of a subtest, whenever it makes one.
-            object.__setattr__(context, "kwargs", data["_subtest.context"]["kwargs"])
+        _restore_subtest(report, data)
         if isinstance(report.longrepr, str) and not message.get("plain"):
             report.longrepr = Text(report.longrepr)
         _complete(report, item)
@@ -116,6 +114,12 @@ def _check_outcome(config: pytest.Config, report: pytest.TestReport) -> None:
     status = config.hook.pytest_report_teststatus(report=report, config=config)
     if status is None or status[1:] == ("F", report.outcome.upper()):  # pytest's for an unknown one
         raise ValueError(f"no plugin here has the outcome {report.outcome!r}")
+
+
+def _restore_subtest(report: object, data: dict[str, Any]) -> None:
+    """Undo the second repr of a subtest's arguments, which pytest takes whenever it makes one."""
+    if (context := getattr(report, "context", None)) is not None:
+        object.__setattr__(context, "kwargs", data["_subtest.context"]["kwargs"])
 
 
 def warn(
