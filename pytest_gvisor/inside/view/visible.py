@@ -267,7 +267,7 @@ def _resolved(folder: str, asked: str) -> list[str]:
 
 
 def _opened(
-    asked: Iterable[str], root: str = "/"
+    asked: Sequence[str], root: str = "/"
 ) -> tuple[list[str], list[str], list[tuple[str, str]]]:
     """Return what is shown of these paths, home folders opened. Raises `UsageError`.
 
@@ -279,7 +279,8 @@ def _opened(
     whole: list[str] = []
     folders: list[str] = []
     links: list[tuple[str, str]] = []
-    waiting = sorted({way for path in asked for way in (path, os.path.realpath(path))})
+    # Examined for each sandbox: since the first one, another user may have put a link there.
+    waiting = sorted({*asked, *(examine(p, writable=False, follow=False)[0] for p in asked)})
     while waiting:
         path, *waiting = waiting
         real = os.path.realpath(path)
