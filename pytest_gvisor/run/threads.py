@@ -119,10 +119,9 @@ async def in_thread(
     import asyncio  # noqa: PLC0415
 
     # No task, as that of asyncio.to_thread: the end of asyncio.run cancels all tasks, not this.
-    waiting, in_context = [run], contextvars.copy_context().run
-    begin = asyncio.get_running_loop().run_in_executor
+    loop, waiting, in_context = asyncio.get_running_loop(), [run], contextvars.copy_context().run
     try:
-        thread = begin(None, in_context, lambda: waiting.pop()())  # noqa: PLW0108 -- later
+        thread = loop.run_in_executor(None, in_context, lambda: waiting.pop()())  # noqa: PLW0108
     except RuntimeError as error:
         waiting.clear()  # else a busy thread of the executor would call it later
         raise LaunchError("channel", f"asyncio has no thread for it: {error}") from error

@@ -76,7 +76,7 @@ def explain(platform: Platform, cause: Cause, message: str) -> tuple[str, str]:
     """Return facts of this machine to follow the message of a failure, and one line of remedy."""
     if cause in _REMEDIES:
         return "", _REMEDIES[cause]
-    if not _NAMESPACES.search(message) and (limit := limit_reached(message)):
+    if limit := limit_of(message):
         return "", limit
     if platform is Platform.KVM:
         is_virtual = "hypervisor" in processor_flags()
@@ -99,6 +99,11 @@ _NAMESPACES = re.compile(
     r"(?:fork/exec|clone|unshare|user namespace).*(?:operation not permitted|no space left)",
     re.IGNORECASE,
 )
+
+
+def limit_of(message: str) -> str:
+    """Return a sentence on the limit that a sandbox's failure names, unless it is on namespaces."""
+    return "" if _NAMESPACES.search(message) else limit_reached(message)
 
 
 def of_message(message: str, proc: str = "/proc") -> list[Obstacle]:

@@ -24,7 +24,7 @@ from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.kernel import is_gvisor_kernel
 from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.base.trust import SHORTAGES
-from pytest_gvisor.runsc.causes import BROKEN, Cause, explain
+from pytest_gvisor.runsc.causes import BROKEN, Cause, explain, limit_of
 
 PROBE_DEADLINE = 10.0
 LONGEST_DEADLINE = 60.0
@@ -133,7 +133,7 @@ def probe(
         return _unavailable(platform, Cause.NOT_COMPILED_IN, f"this runsc has {names}")
     if platform is Platform.KVM and (unopened := _unopened(kvm_device)):
         return unopened
-    cause = Cause.PROBE_FAILED
+    cause, panic = Cause.PROBE_FAILED, ""
     try:
         completed = run(deadline)
     except WorkloadTimeout:
@@ -142,6 +142,7 @@ def probe(
     except errors.MixedReleases:
         raise
     except (errors.RunscFailed, SandboxCrashed) as error:
+        panic = getattr(error, "panic", "").strip() or getattr(error, "stderr", "")
         last = _last_words(error, said())
         if BROKEN.search(last):
             return _broken(platform, last, go())
@@ -154,11 +155,10 @@ def probe(
             detail += f" | stderr: {' | '.join(escape(text[-_SHOWN:]).splitlines())}"
     if log := said():
         detail += f" | runsc's log: {log}"
-    found = _unavailable(platform, cause, detail)
     # The kernel's KVM may have no memory for other reasons, as in a VM that is not enough for it.
-    if platform is not Platform.KVM and found.next_step == errors.limit_reached(detail):
-        raise errors.LaunchError("probe", detail, next_step=found.next_step)
-    return found
+    if platform is not Platform.KVM and (limit := limit_of(f"{detail}\n{panic}")):
+        raise errors.LaunchError("probe", detail, next_step=limit)
+    return _unavailable(platform, cause, detail)
 
 
 def _last_words(error: errors.GvisorError, said: str) -> str:

@@ -102,15 +102,22 @@ def test_another_panic_is_not_the_builds(engine: Engine, fake: FakeRunsc) -> Non
 
 
 @pytest.mark.fault("G6")
+@pytest.mark.parametrize(
+    "panic",
+    [
+        "panic: creating a stub: resource temporarily unavailable\n\ngoroutine 1 [running]:\n",
+        "failed to create new OS thread (have 9 already; errno=11)\nfatal error: newosproc",
+    ],
+    ids=["sentry", "go"],
+)
 def test_a_limit_of_the_machine_is_no_verdict_on_a_platform(
-    engine: Engine, fake: FakeRunsc
+    engine: Engine, fake: FakeRunsc, panic: str
 ) -> None:
     """The test is an error and no skip, and the next one tries the platform again.
 
     Other programs may have taken all processes of a user, or of a container, for a moment.
     """
-    panic = "panic: creating a stub: resource temporarily unavailable\n\ngoroutine 1 [running]:\n"
-    with pytest.raises(LaunchError, match="creating a stub: resource") as caught:
+    with pytest.raises(LaunchError, match="the launch failed at probe: ") as caught:
         verdict(engine, fake, ["panic", panic], ["exit", 2])
     assert "is reached: see `ulimit -u`" in caught.value.next_step
     assert verdict(engine, fake, ["write", 1, "4.19.0-gvisor\n"], *ending(0, 0)).available

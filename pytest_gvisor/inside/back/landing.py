@@ -173,8 +173,9 @@ class Store:
                 known.save(private.write)
                 for path in others:
                     self._land(path)
-        except (LaunchError, OSError) as error:
-            told = f"{len(others)} files stay inside, because they cannot be recorded: {error}"
+        except (LaunchError, OSError, MemoryError) as error:
+            why = str(error) or "there is no memory for it."
+            told = f"{len(others)} files stay inside, because they cannot be recorded: {why}"
             self.tally.say("errors", f"{told} Set XDG_CACHE_HOME to a folder of this user's.")
         self._files.clear()
         self.close()

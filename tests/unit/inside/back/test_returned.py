@@ -21,6 +21,7 @@ from pytest_gvisor.guest.tests.returns import MOST_NAMES, Place
 from pytest_gvisor.inside.back import anchors, returned
 from pytest_gvisor.inside.back.anchors import Anchor, Anchors
 from pytest_gvisor.inside.back.landing import Store
+from pytest_gvisor.inside.back.records import Records
 from pytest_gvisor.inside.back.returned import (
     DATA_FOLDERS,
     OUTPUT_FOLDERS,
@@ -345,6 +346,18 @@ def test_where_nothing_can_be_recorded_nothing_lands(host: Host) -> None:
     assert host.files() == {"free/a": b"x"}
     assert error.startswith("2 files stay inside, because they cannot be recorded")
     assert "XDG_CACHE_HOME" in error
+
+
+@pytest.mark.fault("G6")
+def test_files_that_there_is_no_memory_to_record_fail_the_session(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of pytest's own would take the summary of the session."""
+    host.take(file("a.json", place=0), END)
+    monkeypatch.setattr(Records, "save", Mock(side_effect=MemoryError))
+    (error,) = host.store.write().errors
+    assert "1 files stay inside, because they cannot be recorded: there is no memory" in error
+    assert host.files() == {}
 
 
 def test_the_host_counts_the_bytes_of_a_place(host: Host) -> None:
