@@ -454,6 +454,7 @@ class _Loaded:
     def __init__(self, data: bytes) -> None:
         self._source = Source(data)
         self.stdout = self
+        self.channel = SimpleNamespace(gone=False)
 
     def read(self, count: int, *, timeout: float) -> bytes:
         """See `output.Reader.read`."""
