@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pytest_gvisor.base.egress import Egress
 from pytest_gvisor.base.errors import GvisorError
-from pytest_gvisor.base.escape import quoted
+from pytest_gvisor.base.escape import escape, quoted
 from pytest_gvisor.base.settings import Platform
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ class Completed:
             facts["outcome"] = self.outcome.value
         facts |= {"stdout": _last(self.stdout_bytes), "stderr": _last(self.stderr_bytes)}
         facts |= {"args": list(self.args), **self.settings}
-        words = (f"{name}={_cut(repr(value))}" for name, value in facts.items())
+        words = (f"{name}={_cut(escape(repr(value)))}" for name, value in facts.items())
         return f"<Completed {' '.join(words)}>"
 
 

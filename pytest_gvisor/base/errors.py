@@ -113,7 +113,8 @@ class GvisorError(Exception):
         """The message without ``next_step``."""
 
         self.next_step = next_step
-        super().__init__(f"{message}\n{next_step}" if next_step else message)
+        # The text may have what a program has written, which is no command for a CI system.
+        super().__init__(escape(f"{message}\n{next_step}" if next_step else message))
 
     def __reduce__(self) -> tuple[object, ...]:
         """Copy it, for a pool of processes too, without its ``__init__``.

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_gvisor import Gvisor, TraceError, bind
+from pytest_gvisor import Gvisor, NotReady, TraceError, bind
 from pytest_gvisor.oci import system_folders
 from pytest_gvisor.oci.project import Project
 from pytest_gvisor.sessions import places, session_folder
@@ -26,6 +26,20 @@ from tests.bundlecheck import ENVIRONMENT
 from tests.mounts import harmless
 
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root's rights are left")
+
+WRITES_A_COMMAND = "print('#' * 2 + 'vso[task.setvariable variable=X]y', flush=True)"
+
+
+def test_no_output_is_a_command_for_a_ci_system(gvisor: Gvisor) -> None:
+    """Neither in the repr of a result, nor in the error of a wait, which pytest prints."""
+    command = ["python3", "-I", "-S", "-c", WRITES_A_COMMAND]
+    with gvisor.sandbox() as box, box.popen(command) as program:
+        with pytest.raises(NotReady) as found:
+            program.wait_for_output("what never comes")
+        shown = [str(found.value), repr(box.exec(command, check=True))]
+    assert [text.count("vso[task") for text in shown] == [2, 2]  # the command has it too
+    assert not any("##vso[" in text for text in shown)
+
 
 LEAVES_A_DOOR = """
 import os, shutil

@@ -52,6 +52,13 @@ def test_an_error_crosses_processes(
     assert (str(again), again.args, vars(again)) == (str(error), error.args, vars(error))
 
 
+def test_no_text_of_an_error_is_a_command_for_a_ci_system() -> None:
+    """The output of a program may be in it. The message by itself stays as it is."""
+    error = NotReady("last seen: stdout b'##vso[task]'", next_step="::add-mask::x")
+    assert str(error) == "last seen: stdout b'\\x23#vso[task]'\n\\x3a:add-mask::x"
+    assert error.message == "last seen: stdout b'##vso[task]'"
+
+
 def test_what_nobody_reports_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight acts are, of each kind of program: no report shows more."""
     monkeypatch.setattr(errors, "forbidden", [])
