@@ -319,7 +319,8 @@ class Trace:
             if isinstance(one, Command) and process is not None:
                 # The process is this command now: its parent tells more.
                 by, process = f"{by} below {process.parent}", known.get(process.parent)
-            command = _line(" ".join(process.command), 80) if process else ""
+            # Each act of a process shows 80 characters of its arguments, which may be many.
+            command = _line(" ".join(process.command[:82]), 80) if process else ""
             yield f"{one}, {by}{f' ({command})' if command else ''}"
 
     def __repr__(self) -> str:

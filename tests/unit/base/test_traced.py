@@ -234,6 +234,16 @@ def process(pid: int, parent: int, *command: str) -> TracedProcess:
     return TracedProcess(pid=pid, parent=parent, command=command)
 
 
+def test_many_acts_of_a_process_with_many_arguments_are_told_soon() -> None:
+    """Each line shows 80 characters of the arguments, also of empty ones."""
+    begin = time.process_time()
+    for command, shown in ((("a",) * 60_000, "a " * 40), (("",) * 60_000, " " * 80)):
+        files = tuple(read(f"/{number}") for number in range(5000))
+        trace = Trace(files=files, processes=(process(1, 0, *command),))
+        assert violations(trace, read=[])[0] == f"read: /0, by process 1 ({shown}…)"
+    assert time.process_time() - begin < 2
+
+
 def test_a_tree_has_each_process_below_its_parent() -> None:
     """Acts come before children, both in their order. A process without a parent here is a root."""
     trace = Trace(
