@@ -164,7 +164,8 @@ class TracedProcess:
     """The process that made it; 0 for the first one."""
 
     command: tuple[str, ...]
-    """The arguments of what it executed last, or of its parent's."""
+    """The arguments of what it executed last, or of its parent's; of long ones of a parent, the
+    beginnings of five."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -105,6 +105,15 @@ def size_of(*kept: str) -> int:
     return sum(TEXT + len(text) * (1 if text.isascii() else 4) for text in kept)
 
 
+def inherited(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a parent's arguments for a new process; of long ones the beginnings of five.
+
+    Thousands of processes may have them, and a trace in JSON has them for each.
+    """
+    is_short = len(argv) <= 100 and sum(map(len, argv)) <= 4096
+    return argv if is_short else tuple(text[:60] for text in argv[:5])
+
+
 def whole(folder: str, path: str) -> str:
     """Return an absolute path without ``.``, ``..`` and double slashes."""
     return "/" + posixpath.normpath(posixpath.join("/", folder, path)).lstrip("/")

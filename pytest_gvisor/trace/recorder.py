@@ -200,7 +200,7 @@ class Recorder:
         made = event.number(4)
         if made != event.process and made not in self.parents and self._room():
             self.parents[made] = event.process
-            self._last[made] = self._last.get(event.process, ())
+            self._last[made] = events.inherited(self._last.get(event.process, ()))
         if made in self.parents:
             self._threads[made] += 1
 

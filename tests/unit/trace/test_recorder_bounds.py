@@ -105,6 +105,16 @@ def test_many_short_arguments_have_the_size_that_they_take(
     assert not made((7, events.opened(b"/\xf0\x9f\x8e\x84" + b"x" * 3000, READ))).complete
 
 
+def test_a_process_that_executes_nothing_has_little_of_long_arguments() -> None:
+    """The parent has all of them, and each child has them if they are few."""
+    for argv, shown in (
+        ([b"ab"] * 100, ("ab",) * 100), ([b"ab"] * 101, ("ab",) * 5),
+        ([b"x" * 4096], ("x" * 4096,)), ([b"x" * 4097, b"y"], ("x" * 60, "y")),
+    ):  # fmt: skip
+        trace = made((3, events.executed(argv, b"/x", 1)), (2, events.cloned(2)))
+        assert [one.command for one in trace.processes] == [trace.executed[0].argv, shown]
+
+
 def test_a_descriptor_without_room_is_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     """So is a call whose event with texts may be missing."""
     monkeypatch.setattr(recorder, "MAX_KEPT", 2)
