@@ -122,9 +122,9 @@ async def in_thread(
     loop, waiting, in_context = asyncio.get_running_loop(), [run], contextvars.copy_context().run
     try:
         thread = loop.run_in_executor(None, in_context, lambda: waiting.pop()())  # noqa: PLW0108
-    except RuntimeError as error:
+    except RuntimeError as refused:
         waiting.clear()  # else a busy thread of the executor would call it later
-        raise LaunchError("channel", f"asyncio has no thread for it: {error}") from error
+        raise LaunchError("channel", f"asyncio has no thread for it: {refused}") from refused
     try:
         return await asyncio.shield(thread)
     except asyncio.CancelledError:
