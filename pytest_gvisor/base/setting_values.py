@@ -201,9 +201,17 @@ def report_paths(value: object, name: str) -> tuple[str, ...]:
 ACTS = ("read", "write", "exec", "connect")
 """The kinds of acts that can be forbidden."""
 
-# An address as a trace has it: no host's name, and IPv4 is never in IPv6. A star may be the rest.
-_ADDRESS = re.compile(r"([0-9.*?]+|\[[0-9a-f:*?]+\])(:[0-9*?]+)?|\[[0-9a-f:*?]*\*")
-_TWO_ACTS = re.compile(rf",({'|'.join(ACTS)})(:|\Z)")
+# An address as a trace has it: no host's name, a port at the end. A star may be the rest of it.
+_ADDRESS = re.compile(
+    r"""(?!\[::ffff:)  # IPv4 is never in IPv6
+    (?: ([0-9.*?]+|\[[0-9a-f:*?]+\]) : [0-9*?]+
+      | [0-9.*?]* \* [0-9?]*
+      | \[[0-9a-f:*?]* \]? \* [0-9?]*
+      | \*+ \]? : [0-9*?]+ )""",
+    re.VERBOSE,
+)
+_NO_IP = re.compile(r"unix[:*?]|family[ *?]|\*(?!.*[^*]:[0-9*?]+\Z)")
+_SEVERAL = re.compile(rf",\s*(?:(?:{'|'.join(ACTS)})(?::|\Z)|\Z)")
 
 
 def _is_path(pattern: str) -> bool:
@@ -217,17 +225,13 @@ def _is_path(pattern: str) -> bool:
 
 
 def _is_address(pattern: str) -> bool:
-    """Whether a pattern can match an address: of a Unix socket, of IP and a port, of a family."""
-    kind, _, place = pattern.partition(":")
-    if kind == "unix" and place.startswith("/"):
-        return _is_path(place)
-    if pattern.startswith(("unix", "family", "**/")) or pattern == "**":
-        return True
+    """Whether a pattern can match an address: of a Unix socket, of a family, of IP with a port."""
+    if pattern.startswith("unix:/"):
+        return _is_path(pattern.removeprefix("unix:"))
     found = _ADDRESS.fullmatch(pattern)
     host = (found[1] or "*").strip("[]") if found else ""
-    return found is not None and (
-        "*" in host or "?" in host or (bool(found[2]) and literal(host) == host)
-    )
+    is_ip = "*" in host or "?" in host or (host != "" and literal(host) == host)
+    return is_ip or bool(_NO_IP.match(pattern))
 
 
 def acts(value: object, name: str = "forbid") -> tuple[str, ...]:
@@ -244,7 +248,7 @@ def acts(value: object, name: str = "forbid") -> tuple[str, ...]:
             raise UsageError(f"{name}: {one!r} is no act{near}; there are {', '.join(ACTS)}")
         is_name = kind == "exec" and pattern != "" and "/" not in pattern
         matches = is_name or (_is_address if kind == "connect" else _is_path)(pattern)
-        if with_pattern and (not matches or _TWO_ACTS.search(pattern)):
+        if with_pattern and (not matches or _SEVERAL.search(pattern)):
             needed = "an address and a port" if kind == "connect" else "a whole path"
             told = f"{name}: {one!r} matches nothing: a pattern is of {needed}"
             step = "Write each act by itself, as a trace has it: /app/**, 127.0.0.1:* or [::1]:80."

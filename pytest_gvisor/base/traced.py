@@ -165,7 +165,7 @@ class TracedProcess:
 
     command: tuple[str, ...]
     """The arguments of what it executed last, or of its parent's; of long ones of a parent, the
-    beginnings of five."""
+    beginnings of five and a sign that it is cut."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

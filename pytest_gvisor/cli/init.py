@@ -99,7 +99,7 @@ def _there_is(word: str) -> str:
 def _write(path: str, text: str, service: str, *, named: bool) -> None:
     """Write the file. Only one that the user has ``named`` is reached by a link."""
     folder, name = os.path.split(path)
-    folder = outputs.made(os.path.abspath(folder)) if named else folder or os.curdir
+    folder = outputs.made(os.path.join(os.getcwd(), folder)) if named else folder or os.curdir
     os.makedirs(folder, exist_ok=True)
     way = linux.openat2(linux.AT_FDCWD, os.fsencode(folder), os.O_DIRECTORY, linux.NO_LINKS)
     try:

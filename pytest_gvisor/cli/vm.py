@@ -75,7 +75,8 @@ def main(arguments: Sequence[str]) -> int:
     for real, impossible, risk in found:
         # One that was missing may be another user's link by now.
         if why := impossible or risk:
-            step = "Make it first." if impossible else "Share a folder below it, or another one."
+            missing = impossible and not os.path.lexists(real)
+            step = "Make it first." if missing else "Share a folder below it, or another one."
             raise UsageError(f"{real} cannot be shared: it {why}", next_step=step)
     shares = tuple(machine.share_of(real) for real, _impossible, _risk in found)
     chosen = machine.Machine(

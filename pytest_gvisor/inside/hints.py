@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import pytest
 
 from pytest_gvisor.base.egress import missing
-from pytest_gvisor.base.errors import UsageError
+from pytest_gvisor.base.errors import GvisorError
 from pytest_gvisor.base.settings import Network, Settings
 from pytest_gvisor.inside.view import environment, shown_files, visible
 from pytest_gvisor.inside.view.run_options import Inside
@@ -48,7 +48,7 @@ class Hints:
 
     def _of_files(self, texts: Sequence[str]) -> str:
         """Return what there is to say of files that failures name and that are not shown."""
-        with contextlib.suppress(UsageError):  # no sandbox is planned, and the failure says why
+        with contextlib.suppress(GvisorError):  # no sandbox is planned, and the failure says why
             here = str(self.config.invocation_params.dir)
             return shown_files.hint(texts, self.shown.holds, here)
         return ""

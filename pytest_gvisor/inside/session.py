@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.base.errors import stage
+from pytest_gvisor.base.errors import LaunchError, stage
 from pytest_gvisor.base.escape import Live, print_live
 from pytest_gvisor.base.settings import Isolation, Platform, Settings
 from pytest_gvisor.inside import ahead
@@ -129,6 +129,8 @@ class InsideSession:
         is_known = not failure or (platform, group.settings.runsc) in self._working
         if isinstance(refusal := platform if is_known else plan.tried(platform), BaseException):
             _report_refusal(item, refusal)
+            if isinstance(refusal, LaunchError):
+                self._count_start(item, group, failed=True)
             return False, None
         last = None
         runs_xfail = self._config.getoption("runxfail", False)

@@ -129,7 +129,8 @@ class _Repeater:
         config = self._config
         folder = tempfile.mkdtemp(prefix="pytest-gvisor-explain-", dir=private.temporary())
         fifo, report = os.path.join(folder, "boot"), os.path.join(folder, "report.json")
-        os.mkfifo(fifo, 0o600)
+        with on_error(shutil.rmtree, folder, ignore_errors=True):
+            os.mkfifo(fifo, 0o600)
         ids = [shlex.split(pair.gvisor.command)[3] for pair in self._pairs]
         # Where the folder of the start is not on this sys.path, ``-m`` would import from it first.
         safe = [] if {"", str(config.invocation_params.dir)} & {*sys.path} else ["-P"]

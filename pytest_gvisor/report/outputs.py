@@ -79,7 +79,7 @@ def write(report: Report, path: str) -> str:
     try:
         return replaced(path, report.pieces() if suffix == ".json" else [rendered(report, suffix)])
     except (OSError, MemoryError) as error:  # where it is rendered
-        return str(getattr(error, "strerror", os.strerror(errno.ENOMEM)))
+        return getattr(error, "strerror", "") or str(error) or os.strerror(errno.ENOMEM)
 
 
 def replaced(path: str, pieces: Iterable[str]) -> str:

@@ -150,7 +150,7 @@ class Listener:
                 self._take(bytes(memoryview(self._message)[:size]))
         except BlockingIOError:
             return True
-        except (OSError, ValueError, struct.error):
+        except (OSError, ValueError, struct.error, MemoryError):  # an event may be lost
             self.broken = True
             with contextlib.suppress(OSError):
                 self._peer.shutdown(socket.SHUT_RDWR)  # nobody listens: it need not try again

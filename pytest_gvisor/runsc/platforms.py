@@ -156,7 +156,8 @@ def probe(
     if log := said():
         detail += f" | runsc's log: {log}"
     # The kernel's KVM may have no memory for other reasons, as in a VM that is not enough for it.
-    if platform is not Platform.KVM and (limit := limit_of(f"{detail}\n{panic}")):
+    failed = cause is Cause.PROBE_FAILED and platform is not Platform.KVM
+    if failed and (limit := limit_of(f"{detail}\n{panic}")):
         raise errors.LaunchError("probe", detail, next_step=limit)
     return _unavailable(platform, cause, detail)
 

@@ -68,11 +68,12 @@ class Link:
 
         Raises `RemoteError`, `NoAnswer`, and `UsageError` for arguments that are no data.
         """
-        if (channel := self._process.channel).gone:  # in a fork, who has the turn is not there
-            self._fail(self._over or channel.crash().message, Outcome.SANDBOX_CRASHED)
+        # In a fork, the thread that has the turn is not there: so it is asked for after these.
+        self._check_over()
+        if (channel := self._process.channel).gone:
+            self._fail(channel.crash().message, Outcome.SANDBOX_CRASHED)
         with self._turn:
-            if self._over:
-                raise NoAnswer(f"the loaded module is gone: {self._over}")
+            self._check_over()
             token, seconds = secrets.token_hex(8), self.timeout if seconds is None else seconds
             dropped = [self.dropped.popleft() for _ in range(len(self.dropped))]
             request = token, act, self._arrays, dropped, target, args, named or {}
@@ -155,6 +156,10 @@ class Link:
         if self._process.wait_over(min(deadline, clock.monotonic() + _END)):
             raise EOFError(f"its process has ended: {self._process.completed().end}")
         raise EOFError("it has closed its stream of replies")
+
+    def _check_over(self) -> None:
+        if self._over:
+            raise NoAnswer(f"the loaded module is gone: {self._over}")
 
     def _fail(self, reason: str, outcome: Outcome | None = None) -> NoReturn:
         self._kill(reason)

@@ -105,13 +105,14 @@ def size_of(*kept: str) -> int:
     return sum(TEXT + len(text) * (1 if text.isascii() else 4) for text in kept)
 
 
+@functools.lru_cache(maxsize=16)  # the children of a process share what is left of its arguments
 def inherited(argv: tuple[str, ...]) -> tuple[str, ...]:
     """Return a parent's arguments for a new process; of long ones the beginnings of five.
 
     Thousands of processes may have them, and a trace in JSON has them for each.
     """
     is_short = len(argv) <= 100 and sum(map(len, argv)) <= 4096
-    return argv if is_short else tuple(text[:60] for text in argv[:5])
+    return argv if is_short else (*(text[:60] for text in argv[:5]), "…")
 
 
 def whole(folder: str, path: str) -> str:

@@ -93,7 +93,7 @@ class Link:
         self.holds = False
         """Whether the pytest holds messages back in memory that is read here too."""
 
-        self._over: Died | ProtocolError | None = None
+        self._over: Died | ProtocolError | MemoryError | None = None
         """Why nothing is read any more."""
 
         self._ended: Ended | None = None
@@ -300,7 +300,7 @@ class Link:
         except FrameError as error:
             self._stop_reading(ProtocolError(f"what comes from inside is no message: {error}"))
         except MemoryError:
-            self._stop_reading(ProtocolError("no memory for a message from inside"))
+            self._stop_reading(MemoryError("no memory for a message from inside"))
         if not more and self._over is None:
             self._over = self._look() or Died(_GONE)
         return more
@@ -347,7 +347,7 @@ class Link:
             rest = rest[count:]
             self._queue_messages()
 
-    def _stop_reading(self, why: Died | ProtocolError) -> None:
+    def _stop_reading(self, why: Died | ProtocolError | MemoryError) -> None:
         """Read nothing any more, so that the sender blocks."""
         if self._over is None:
             self.supervisor.change(self._socket, 0, self._read)

@@ -132,6 +132,8 @@ def test_limits_are_read() -> None:
         ["connect:127.0.0.1:*", "connect:10.0.?.*", "connect:[::1]:80", "connect:[2001:db8:*"],
         ["connect:**", "connect:**:443", "connect:**/docker.sock", "connect:family 16"],
         ["connect:unix:/run/**", "connect:unix:@*", "connect:unix:here", "connect:[*]:443"],
+        ["connect:**.sock", "connect:*/docker.sock", "connect:*:/run/a", "connect:**]:443"],
+        ["connect:[::1]*", "connect:*]:443", "connect:**@x", "connect:family*", "connect:unix?/a"],
     ],
 )  # fmt: skip
 def test_forbidden_acts_are_kinds_with_patterns(written: Sequence[str]) -> None:
@@ -167,6 +169,17 @@ def test_forbidden_acts_are_kinds_with_patterns(written: Sequence[str]) -> None:
         (["connect:[2001:DB8::1]:80"], "'connect:[2001:DB8::1]:80' matches nothing"),
         (["connect:[::ffff:10.0.0.1]:80"], "'connect:[::ffff:10.0.0.1]:80' matches nothing"),
         (["connect:127.1:80"], "'connect:127.1:80' matches nothing"),
+        (["connect:unix"], "'connect:unix' matches nothing"),
+        (["connect:family"], "'connect:family' matches nothing"),
+        (["connect:unix/run/a"], "'connect:unix/run/a' matches nothing"),
+        (["connect:10.0.0.?"], "'connect:10.0.0.?' matches nothing"),
+        (["connect:?"], "'connect:?' matches nothing"),
+        (["connect:10.*.0.1"], "'connect:10.*.0.1' matches nothing"),
+        (["connect:[2001:db8::*]"], "'connect:[2001:db8::*]' matches nothing"),
+        (["connect:[::ffff:*]:80"], "matches nothing"),
+        (["connect:[::ffff:*"], "matches nothing"),
+        (["write:/app/**,"], "'write:/app/**,' matches nothing"),
+        (["write:/app/**, exec"], "'write:/app/**, exec' matches nothing"),
         (["connect:unix:/run/../a"], "'connect:unix:/run/../a' matches nothing"),
     ],
 )

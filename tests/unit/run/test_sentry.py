@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from typing import cast
+from unittest.mock import Mock
 
 import pytest
 
@@ -150,6 +151,19 @@ def test_garbage_breaks_the_connection_for_good(
     assert listener.started
     listener.drain()
     assert listener.workload_statuses == ()
+    with pytest.raises(BrokenPipeError):
+        sentry.send(task_exit(0))
+
+
+@pytest.mark.fault("G6")
+def test_an_event_that_there_is_no_memory_for_breaks_the_connection(
+    listener: Listener, sentry: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event is lost, so a trace has a gap, and no later event closes it."""
+    monkeypatch.setattr(listener, "_take", Mock(side_effect=MemoryError))
+    sentry.send(message(START))
+    assert not listener.on_readable()
+    assert listener.broken
     with pytest.raises(BrokenPipeError):
         sentry.send(task_exit(0))
 

@@ -339,6 +339,17 @@ def test_a_reply_has_a_bound(module: Module, link: Link, monkeypatch: pytest.Mon
         link.ask("call", None)
 
 
+def test_a_module_that_was_closed_before_its_sandbox_is_gone_and_has_not_crashed(
+    module: Module, link: Link
+) -> None:
+    """A harness reads of the outcome what a submission has done."""
+    link.close()
+    module.channel.gone = True
+    with pytest.raises(NoAnswer, match="the loaded module is gone: it was closed") as found:
+        link.ask("call", None)
+    assert found.value.completed is None
+
+
 def test_an_interrupted_call_ends_the_process(module: Module, link: Link) -> None:
     """The rest of its reply would be read as the next one's."""
     module.says_raw(KeyboardInterrupt())

@@ -108,8 +108,8 @@ def test_many_short_arguments_have_the_size_that_they_take(
 def test_a_process_that_executes_nothing_has_little_of_long_arguments() -> None:
     """The parent has all of them, and each child has them if they are few."""
     for argv, shown in (
-        ([b"ab"] * 100, ("ab",) * 100), ([b"ab"] * 101, ("ab",) * 5),
-        ([b"x" * 4096], ("x" * 4096,)), ([b"x" * 4097, b"y"], ("x" * 60, "y")),
+        ([b"ab"] * 100, ("ab",) * 100), ([b"ab"] * 101, (*["ab"] * 5, "…")),
+        ([b"x" * 4096], ("x" * 4096,)), ([b"x" * 4097, b"y"], ("x" * 60, "y", "…")),
     ):  # fmt: skip
         trace = made((3, events.executed(argv, b"/x", 1)), (2, events.cloned(2)))
         assert [one.command for one in trace.processes] == [trace.executed[0].argv, shown]

@@ -322,7 +322,7 @@ def test_a_message_without_memory_for_it_is_a_protocol_error(
 
     monkeypatch.setattr(Decoder, "room", room)
     sandbox.inside.sendall(b"x")
-    with pytest.raises(ProtocolError, match="no memory for a message"):
+    with pytest.raises(MemoryError, match="no memory for a message"):
         link.receive()
 
 
