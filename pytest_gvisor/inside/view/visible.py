@@ -267,7 +267,7 @@ def _resolved(folder: str, asked: str) -> list[str]:
 
 
 def _opened(
-    asked: Sequence[str], root: str = "/"
+    asked: Iterable[str], root: str = "/"
 ) -> tuple[list[str], list[str], list[tuple[str, str]]]:
     """Return what is shown of these paths, home folders opened. Raises `UsageError`.
 
@@ -279,8 +279,7 @@ def _opened(
     whole: list[str] = []
     folders: list[str] = []
     links: list[tuple[str, str]] = []
-    # Examined for each sandbox: since the first one, another user may have put a link there.
-    waiting = sorted({*asked, *(examine(p, writable=False, follow=False)[0] for p in asked)})
+    waiting = sorted({way for path in asked for way in (path, os.path.realpath(path))})
     while waiting:
         path, *waiting = waiting
         real = os.path.realpath(path)
