@@ -48,11 +48,15 @@ class Part:
     sampled: tuple[str, ...] = ()
     """Folders and files of whose tests with parameters only the first of each fault is run."""
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """All that is not run, for whichever reason."""
+        return (*self.without, *self.relatives)
+
     def line(self) -> str:
         """The part for a shell."""
         arguments = ["--gvisor-platform", self.platforms] if self.platforms else []
-        left = (*self.without, *self.relatives)
-        arguments += [f"--{'deselect' if '::' in x else 'ignore'}={x}" for x in left]
+        arguments += [f"--{'deselect' if '::' in x else 'ignore'}={x}" for x in self.left_out]
         if self.sampled:
             arguments += ["-p", "tests.tiers", *(f"--sampled={path}" for path in self.sampled)]
         words = [self.name, "alone" if self.alone else "beside", *arguments, *self.options]
@@ -63,9 +67,8 @@ class Part:
 
     def holds(self, test: str) -> bool:
         """Whether a file or a test ``file::function`` is among these."""
-        left = [path for path in (*self.without, *self.relatives) if "[" not in path]
         return any(_within(test, path) for path in self.tests) and not any(
-            _within(test, path) for path in left
+            _within(test, path) for path in self.left_out if "[" not in path
         )
 
 

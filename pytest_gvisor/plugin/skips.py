@@ -113,9 +113,9 @@ def is_unexpected(call: pytest.CallInfo[Any]) -> bool:
     raised = None if call.excinfo is None else call.excinfo.value
     if isinstance(raised, pytest.fail.Exception):
         return missing_requirement(raised) is not None or _MISUSE in vars(raised)
-    # Those that carry a run are in `completed`, which an idle session has not imported.
     if isinstance(raised, errors.LaunchError) and raised.stage == "probe":
         return True
+    # Those that carry a run are in `completed`, which an idle session has not imported.
     ran = hasattr(raised, "completed") or isinstance(raised, errors.InsideError | errors.NotReady)
     return call.when == "setup" and isinstance(raised, GvisorError) and not ran
 

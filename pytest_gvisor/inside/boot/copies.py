@@ -22,7 +22,7 @@ from pytest_gvisor.base.settings import Network
 from pytest_gvisor.inside.boot.early import early
 from pytest_gvisor.inside.boot.start import Opening, Plan, Started, fresh, launch, open_gate
 from pytest_gvisor.inside.view import host_files
-from pytest_gvisor.inside.wire.link import Died, Hangs, Link, gone
+from pytest_gvisor.inside.wire.link import LOST, Died, Hangs, Link, gone
 from pytest_gvisor.plugin.stash import engine_of
 from pytest_gvisor.run.budget import Budget
 from pytest_gvisor.run.connected import check
@@ -181,7 +181,7 @@ class Copies:
                 # A copy speaks before it loads any file of the project.
                 link.budget = Budget(_PATIENCE)
                 link.wait()
-        except (GvisorError, Died, Hangs) as error:
+        except LOST as error:
             self._fail(f"one did not go on: {link.told(gone(error))}")
             if self._latest is not None:
                 self._drop(self._latest)

@@ -197,11 +197,14 @@ def test_a_copy_is_refused_where_it_would_not_see_what_has_changed(
     assert len(made.images()) == 1
 
 
-@pytest.mark.parametrize("fault", ["launch", "wait"])
-def test_a_copy_that_does_not_go_on_is_replaced(fault: str, made: Made) -> None:
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [("launch", LaunchError("fork", "no")), ("wait", Died("no")), ("wait", MemoryError())],
+)
+def test_a_copy_that_does_not_go_on_is_replaced(fault: str, error: Exception, made: Made) -> None:
     """The second time nothing is tried any more; the summary says what happened first."""
     assert made.begin() == "cold"
-    made.faults[fault] = LaunchError("fork", "no") if fault == "launch" else Died("no")
+    made.faults[fault] = error
     assert made.begin() == made.begin() == "cold"
     copied = [sandbox for how, sandbox in made.started if how != "cold"]
     assert all(sandbox.did[-1] == "close" for sandbox in copied)
