@@ -1,11 +1,15 @@
 """Waiting for something that has to happen, however busy the machine is."""
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from pytest_gvisor.programs import proc
 
 PATIENCE = 60.0
 """Seconds after which something that has to happen is taken not to happen; it costs nothing."""
@@ -24,6 +28,20 @@ def wait_for(look: Callable[[], Any], what: str) -> Any:
 def wait_for_end(pid: int) -> None:
     """Wait until there is no process of this number, not even a zombie."""
     wait_for(lambda: not Path(f"/proc/{pid}").exists(), f"the end of process {pid}")
+
+
+def stop(pid: int) -> None:
+    """SIGSTOP a process, and wait until each of its threads is stopped: kill(2) does not wait.
+
+    A process that is woken by the signal while it waits for a child may take a status first.
+    """
+
+    def is_stopped() -> bool:
+        stats = [proc.stat_of(int(thread)) for thread in os.listdir(f"/proc/{pid}/task")]
+        return all(stat is None or stat.state in "Tt" for stat in stats)
+
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(is_stopped, f"process {pid} to stop")
 
 
 def wait_for_tick(folder: Path) -> None:

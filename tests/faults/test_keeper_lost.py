@@ -16,6 +16,7 @@ from pytest_gvisor.programs.proc import children_of
 from pytest_gvisor.run import supervisor
 from pytest_gvisor.sandbox import channel
 from tests.faults.little import LONGER, PROCESSES_AFTER, Little, eventually, hang
+from tests.waiting import stop
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: limits by cgroups")
 
@@ -140,7 +141,7 @@ def test_what_both_leave_when_both_are_killed_is_swept_by_the_next_session(littl
     """The sandbox dies with the keeper; folder, state and cgroups go when the next one begins."""
     process = hang(little)
     (keeper,) = little.keepers()
-    process.send_signal(signal.SIGSTOP)
+    stop(process.pid)
     os.kill(keeper, signal.SIGKILL)
     process.kill()
     process.wait()

@@ -39,6 +39,7 @@ from tests.sandbox.test_allow import (  # noqa: F401 -- fixtures
     website,
 )
 from tests.unit.images.conftest import configuration, folder, item, saved, tar
+from tests.waiting import stop
 
 SEEN = """
 import os, pathlib
@@ -343,7 +344,7 @@ def test_the_death_of_a_gofer_is_a_crash(running: Start, which: str) -> None:
     (gofer,) = [pid for pid, line in lines.items() if " gofer " in line and f"{bundle} " in line]
     wait_for(lambda: gofer in watched(), "the gofer to be watched")
     sentry = next(p for p, line in lines.items() if " boot " in line and run.root in line)
-    os.kill(sentry, signal.SIGSTOP)  # it reports nothing before the gofer's end
+    stop(sentry)  # it reports nothing before the gofer's end
     os.kill(gofer, signal.SIGKILL)
     with pytest.raises(SandboxCrashed):
         run.wait()

@@ -19,7 +19,7 @@ import pytest
 
 from pytest_gvisor.programs import leftovers, linux, proc
 from pytest_gvisor.sessions import stopped_keepers
-from tests.waiting import wait_for
+from tests.waiting import stop, wait_for
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts and cgroups")
 ROOT = "/nowhere/s-1/g1/root"
@@ -142,7 +142,7 @@ def test_a_process_that_ends_counts_until_its_children_have_another_parent(
         visitor = run("nsenter", "-U", "--preserve-credentials", "-p", "-t", str(pid), "cat")
         wait_for(lambda: proc.children_of(visitor.pid), "the one that comes in")
         for parent in (visitor, maker):  # so they take no status of their children
-            parent.send_signal(signal.SIGSTOP)
+            stop(parent.pid)
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: proc.words_of(pid) == [], "its memory to go")
         assert leftovers.processes(ROOT) == [pid]

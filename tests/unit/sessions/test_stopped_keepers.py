@@ -13,7 +13,7 @@ import pytest
 
 from pytest_gvisor.programs import bootstrap, proc
 from pytest_gvisor.sessions import session_folder, stopped_keepers
-from tests.waiting import wait_for
+from tests.waiting import stop, wait_for
 
 # Holds its session's lock and does nothing, however often it is made to go on.
 IDLE = """\
@@ -51,12 +51,6 @@ def state_of(pid: int) -> str:
     stat = proc.stat_of(pid)
     assert stat is not None
     return stat.state
-
-
-def stop(pid: int) -> None:
-    """SIGSTOP a process, and wait until it is stopped."""
-    os.kill(pid, signal.SIGSTOP)
-    wait_for(lambda: state_of(pid) == "T", "the process to stop")
 
 
 @dataclass(frozen=True, kw_only=True)
