@@ -84,7 +84,7 @@ class _Folder:
         if not os.path.lexists(path):
             return None
         self._opened.close()  # one is open at a time, however many layers there are
-        fd, status = streams.open_file(path)
+        fd, status = streams.open_file(path, shown(name))
         self._opened.callback(os.close, fd)
         return streams.Section(fd, 0, status.st_size)
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from pytest_gvisor.base import trust
 from pytest_gvisor.base.errors import ImageError, InvalidBundle, UsageError
 from pytest_gvisor.base.escape import shown
 from pytest_gvisor.base.setting_values import word
 from pytest_gvisor.images import archive, choose, image_users
 from pytest_gvisor.images.cache import Cache, Hold
 from pytest_gvisor.images.docker import Daemon, Pull
-from pytest_gvisor.images.streams import DEFAULT_LIMITS, Limits
+from pytest_gvisor.images.streams import DEFAULT_LIMITS, Limits, explained
 from pytest_gvisor.oci import root_paths
 from pytest_gvisor.oci.rootfs import Prepared, ProgramDefaults, Rootfs
 from pytest_gvisor.oci.spec import Mount, User, UserSpec
@@ -129,15 +131,14 @@ class Images:
             self._found.clear()
 
     def _file(self, name: str, path: str, reference: str, limits: Limits) -> ImageRootfs:
-        try:
-            key = (*_state(path), reference, limits)
-        except OSError as error:
-            raise ImageError(f"there is no file or folder {path}") from error
-        if key not in self._found:
-            with archive.opened(path, reference=reference, limits=limits) as content:
-                hold = self._cache.hold(content, name=name)
-            self._found[key] = ImageRootfs(name=name, id=hold.id, hold=hold)
-        return self._found[key]
+        with contextlib.ExitStack() as undo:
+            source = _source(path, undo)
+            key = (*_state(source), reference, limits)
+            if key not in self._found:
+                with archive.opened(source, reference=reference, limits=limits) as content:
+                    hold = self._cache.hold(content, name=name)
+                self._found[key] = ImageRootfs(name=name, id=hold.id, hold=hold)
+            return self._found[key]
 
     def _from_daemon(self, name: str, daemon: Daemon, identity: str, limits: Limits) -> ImageRootfs:
         """Return a daemon's image. Export it only if the cache lacks it.
@@ -181,12 +182,32 @@ def _text(given: object) -> str:
     return text
 
 
+def _source(path: str, undo: contextlib.ExitStack) -> str:
+    """Hold the file or folder at ``path`` open, and return another path that leads to it alone.
+
+    No link of another user's is followed: a program of the image could tell its user what an
+    archive of this one's holds. Raises `ImageError`.
+    """
+    with explained(f"follow {path!a}"):
+        try:
+            way = trust.follow(os.path.join(os.getcwd(), path), undo)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ImageError(f"there is no file or folder {path}") from error
+    for lookup in way.lookups:
+        entry = lookup.entry
+        if stat.S_ISLNK(entry.info.st_mode) and trust.is_strangers(lookup):
+            raise ImageError(
+                f"{entry.path!a} is a link, and uid {entry.info.st_uid} has put it there",
+                next_step="Name the file or folder that it leads to.",
+            )
+    return f"/proc/self/fd/{way.stack[-1].fd}"
+
+
 def _state(path: str) -> tuple[object, ...]:
     """Return a value that changes with a file, or with the index of a layout.
 
     A copy may bring its time of modification along. Nothing but the kernel sets ctime.
     """
-    real = os.path.realpath(path)
-    index = os.path.join(real, "index.json")
-    status = os.stat(index if os.path.isfile(index) else real)
-    return (real, status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)
+    index = os.path.join(path, "index.json")
+    status = os.stat(index if os.path.isfile(index) else path)
+    return (status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)

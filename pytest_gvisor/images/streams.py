@@ -119,15 +119,15 @@ class Reader(Protocol):
         """Read at most ``count`` bytes."""
 
 
-def open_file(path: str) -> tuple[int, os.stat_result]:
-    """Open a regular file. Raises `ImageError` for anything else."""
-    with explained(f"read {shown(path)}"):
+def open_file(path: str, name: str = "it") -> tuple[int, os.stat_result]:
+    """Open a regular file. Raises `ImageError`, with this name, for anything else."""
+    with explained(f"read {name}"):
         # O_NONBLOCK: the open of a FIFO would wait for a writer.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         os.close(fd)
-        raise ImageError(f"{shown(path)} is not a regular file")
+        raise ImageError(f"{name} is not a regular file")
     return fd, status
 
 

@@ -23,6 +23,7 @@ from pytest_gvisor import ImageError
 from pytest_gvisor.images import docker
 from pytest_gvisor.programs import leftovers
 from tests.docker_daemon import serve
+from tests.unit.images.conftest import item, tar
 
 __all__ = ["serve"]
 
@@ -375,6 +376,43 @@ def test_no_context_of_the_attacker_s_names_docker_s_daemon(
     with pytest.raises(ImageError, match="there is no docker daemon"):
         docker.Daemon()
     assert theirs.asked == []
+
+
+ARCHIVE = """
+from pytest_gvisor.images import archive, store
+app, secret, cache = {paths!r}
+opened = archive.opened
+
+def late(*given, **more):
+    os.unlink(app)
+    os.symlink(secret, app)
+    return opened(*given, **more)
+
+archive.opened = late
+try:
+    with open(store.Images(Cache(cache)).rootfs(app).folder + "/f") as file:
+        result = file.read()
+except GvisorError as error:
+    result = error.message
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_no_link_of_the_attacker_s_leads_to_the_victim_s_archive(
+    victim: User, attacker: User, when: str
+) -> None:
+    """The attacker's own program may run in the image, and tell what is in it."""
+    secret, theirs = victim.home / "secret.tar", attacker.folder(attacker.home / "images", 0o777)
+    secret.write_bytes(tar([item("f", b"secret")]))
+    victim.owns(secret)
+    if when == "before":
+        app = attacker.link(theirs / "app.tar", secret)
+    else:
+        app = theirs / "app.tar"
+        app.write_bytes(tar([item("f", b"its own")]))
+    told = victim.does(ARCHIVE.format(paths=(str(app), str(secret), str(victim.home / "cache"))))
+    wanted = f"is a link, and uid {attacker.uid} has put it there"
+    assert ("its own" if when == "meanwhile" else wanted) in told
 
 
 def test_no_password_file_of_the_attacker_s_is_read_for_docker(

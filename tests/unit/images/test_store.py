@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_gvisor import ImageError, UsageError
+from pytest_gvisor.base import trust
 from pytest_gvisor.images import choose
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.docker import Daemon
@@ -60,14 +61,14 @@ def test_an_image_that_goes_while_it_is_looked_at_is_an_image_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another user may remove it, where it lies in a folder of theirs."""
-    file, realpath = tmp_path / "a.tar", os.path.realpath
+    file, follow = tmp_path / "a.tar", trust.follow
     file.touch()
 
-    def late(path: Any, **options: Any) -> Any:
+    def late(path: str, held: contextlib.ExitStack) -> trust.Way:
         file.unlink(missing_ok=True)
-        return realpath(path, **options)
+        return follow(path, held)
 
-    monkeypatch.setattr(os.path, "realpath", late)
+    monkeypatch.setattr(trust, "follow", late)
     with pytest.raises(ImageError, match=f"there is no file or folder {file}"):
         Images().rootfs(file)
 
