@@ -96,6 +96,40 @@ def test_a_failure_names_what_is_not_shown_and_the_option(
     assert result.parseoutcomes() == {"passed": 3, "deselected": 1}
 
 
+@pytest.mark.parametrize("name", ["data", "alias"])
+def test_what_becomes_a_link_is_followed_for_no_later_sandbox(
+    project: pytest.Pytester, host: Path, name: str
+) -> None:
+    """Another user whose folder it lies in may show the tests inside a folder of this user's."""
+    for folder in ("data", "secret"):
+        (host / folder).mkdir()
+        (host / folder / folder).touch()
+    (host / "alias").symlink_to("data")
+    project.makeconftest(
+        f"""
+        import contextlib, os
+
+        def pytest_runtest_logfinish():
+            with contextlib.suppress(OSError):
+                os.rename("{host}/{name}", "{host}/before")
+                os.symlink("{host}/secret", "{host}/{name}")
+        """
+    )
+    project.makepyfile(
+        f"""
+        import os, pytest
+
+        @pytest.mark.parametrize("number", range(3))
+        def test_it(number):
+            assert os.listdir("{host}/{name}") == ["data"]
+        """
+    )
+    result = inside(project, "--gvisor-isolation=test", f"--gvisor-readable={host}/{name}")
+    outcomes = result.parseoutcomes()  # a sandbox may have been started before its turn
+    assert "failed" not in outcomes
+    assert ("errors" in outcomes) == (name == "data")
+
+
 def test_of_a_home_folder_no_name_with_a_dot_is_seen(
     project: pytest.Pytester, host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

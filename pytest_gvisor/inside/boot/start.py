@@ -23,7 +23,7 @@ from pytest_gvisor.inside.wire import byte_code
 from pytest_gvisor.inside.wire.link import Died, Link
 from pytest_gvisor.oci import root_paths, skeleton
 from pytest_gvisor.oci.defaults import CAPABILITIES, default_spec
-from pytest_gvisor.oci.mounts import bind, covers
+from pytest_gvisor.oci.mounts import covers
 from pytest_gvisor.oci.spec import Capabilities, Mount, Spec
 from pytest_gvisor.plugin.stash import engine_of
 from pytest_gvisor.programs.paths import within
@@ -213,7 +213,7 @@ def _worker(config: pytest.Config) -> dict[str, str] | None:
 def _spec(workspace: Workspace, plan: Plan) -> Spec:
     """Make the root file system, and the specification for it."""
     settings, shown, inside, inhabitant = plan.settings, plan.shown, plan.inside, plan.inhabitant
-    mounts = [bind(path, path, follow=True) for path in shown.paths]
+    mounts = [shown.mount(path) for path in shown.paths]
     mounts += writable.mounts(inside.writable)
     account = inhabitant.account if inhabitant else None
     prepared = shown.root().prepare(

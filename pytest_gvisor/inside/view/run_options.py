@@ -27,8 +27,8 @@ class Inside:
     held_back: tuple[str, ...] = ()
     """Names of the host's variables that tests inside may miss."""
 
-    readable: tuple[str, ...] = ()
-    """Files and folders of the host that are shown beside the project."""
+    readable: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Files and folders of the host that are shown beside the project, with their real paths."""
 
     writable: tuple[str, ...] = ()
     """Folders of the host that writes go through to."""
@@ -45,7 +45,7 @@ def inside(config: pytest.Config) -> Inside:
         return Inside(
             env=env,
             held_back=tuple(environment.held_back(env, os.environ)),
-            readable=tuple(visible.readable(config)),
+            readable=visible.readable(config),
             writable=tuple(config.getoption("gvisor_writable")),
         )
 

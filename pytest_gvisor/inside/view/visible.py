@@ -7,6 +7,7 @@ begins with a dot is shown: keys and tokens of every program lie there. What is 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import glob
 import itertools
 import os
@@ -14,8 +15,7 @@ import pwd
 import shlex
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pytest
 
@@ -23,8 +23,9 @@ from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.inside.view import configuration
 from pytest_gvisor.oci import packages, skeleton
-from pytest_gvisor.oci.mounts import danger, examine
+from pytest_gvisor.oci.mounts import bind, danger, examine
 from pytest_gvisor.oci.rootfs import HostRootfs, Rootfs
+from pytest_gvisor.oci.spec import Mount
 from pytest_gvisor.programs.paths import below, within
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -48,7 +49,7 @@ _MOST_NAMED = 3
 """The packages of one folder that are named one by one."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Shown:
     """The files and folders of the host that tests inside see, apart from the system's."""
 
@@ -63,6 +64,15 @@ class Shown:
 
     start: str
     """The folder that pytest was started in: an empty one where it is not in `paths`."""
+
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """The real paths of those that were asked for, as they were when pytest was started."""
+
+    def mount(self, path: str) -> Mount:
+        """Return the mount of one of `paths`. Raises `UsageError`."""
+        made = bind(path, path, follow=True)
+        # A link that another user has put there since then is not followed.
+        return dataclasses.replace(made, source=self.sources.get(path, made.source))
 
     def holds(self, path: str) -> bool:
         """Whether a path lies in what tests inside see, links not resolved."""
@@ -79,14 +89,15 @@ class Shown:
         return HostRootfs(whole=True, links=self.links, folders=folders)
 
 
-def shown(config: pytest.Config, items: Sequence[pytest.Item], asked: Sequence[str] = ()) -> Shown:
-    """Return what tests inside see: the project, its imports, and the paths ``asked`` for.
+def shown(config: pytest.Config, items: Sequence[pytest.Item], asked: Mapping[str, str]) -> Shown:
+    """Return what tests inside see: the project, its imports, and what was ``asked`` for.
 
-    Raises `UsageError` where that would be a whole home folder or the root folder, unless it was
-    asked for.
+    That is by `readable`. Raises `UsageError` where the rest would be a whole home folder or the
+    root folder.
     """
     start = str(config.invocation_params.dir)
-    whole, opened, links = _opened(asked, str(config.rootpath))
+    sources = {**asked, **{real: real for real in asked.values()}}
+    whole, opened, links = _opened(sources, str(config.rootpath))
     found: list[str] = []
     for path in sorted(whole):
         if not _is_held(path, found):
@@ -99,7 +110,8 @@ def shown(config: pytest.Config, items: Sequence[pytest.Item], asked: Sequence[s
                 _check(path, *use)
             found.append(path)
     hidden = tuple(_credentials(str(config.rootpath), found, whole))
-    return Shown(paths=tuple(found), links=tuple(links), hidden=hidden, start=start)
+    paths, named = tuple(found), tuple(links)
+    return Shown(paths=paths, links=named, hidden=hidden, start=start, sources=sources)
 
 
 def _credentials(root: str, found: Sequence[str], asked: Sequence[str]) -> Iterator[str]:
@@ -218,8 +230,8 @@ def _check(path: str, use: str, remedy: str) -> None:
     )
 
 
-def readable(config: pytest.Config) -> list[str]:
-    """Return the paths asked for, globs resolved. Raises `UsageError`.
+def readable(config: pytest.Config) -> dict[str, str]:
+    """Return the paths asked for, globs resolved, with their real paths. Raises `UsageError`.
 
     A link that a test or a workload may have made is an error, unless it stays in the project.
     Nothing in a folder of ``--gvisor-writable`` is among them: tests see that folder anyway.
@@ -231,11 +243,15 @@ def readable(config: pytest.Config) -> list[str]:
         for path in asked:
             found |= dict.fromkeys(_resolved(folder, path))
     shared = [os.path.realpath(path) for path in config.getoption("gvisor_writable")]
-    return [path for path in found if _may_show(path, os.path.realpath(config.rootpath), shared)]
+    root = os.path.realpath(config.rootpath)
+    return {path: real for path in found if (real := _real(path, root, shared))}
 
 
-def _may_show(path: str, root: str, shared: Iterable[str]) -> bool:
-    """Whether a path is to be shown beside the project. Raises `UsageError` if it must not be."""
+def _real(path: str, root: str, shared: Iterable[str]) -> str:
+    """Return the real path of what is to be shown beside the project; empty where nothing is.
+
+    Raises `UsageError` if it must not be shown.
+    """
     remedy = (
         f"Name files and folders that tests need. The ini key {KEY} takes the same, one a line."
     )
@@ -244,11 +260,11 @@ def _may_show(path: str, root: str, shared: Iterable[str]) -> bool:
         problem = f"it {impossible or risk}" if impossible or risk else ""
     except UsageError as error:
         if within(os.path.realpath(path), root):
-            return False
+            return ""
         problem, remedy, real = error.message, "Name the target itself, if tests need it.", path
     if problem:
         raise UsageError(f"{OPTION}={escape(shlex.quote(path))}: {problem}", next_step=remedy)
-    return not any(within(real, folder) for folder in shared)
+    return "" if any(within(real, folder) for folder in shared) else real
 
 
 def _resolved(folder: str, asked: str) -> list[str]:
@@ -279,7 +295,7 @@ def _opened(
     whole: list[str] = []
     folders: list[str] = []
     links: list[tuple[str, str]] = []
-    waiting = sorted({way for path in asked for way in (path, os.path.realpath(path))})
+    waiting = sorted(asked)
     while waiting:
         path, *waiting = waiting
         real = os.path.realpath(path)

@@ -27,7 +27,9 @@ def shown(
     path = file or pytester.path / "test_it.py"
     found = types.SimpleNamespace(path=path)
     item: Any = types.SimpleNamespace(path=path, getparent=lambda _kind: found)
-    return visible.shown(pytester.parseconfig(*args), [item], [*map(str, asked)])
+    return visible.shown(
+        pytester.parseconfig(*args), [item], {str(p): os.path.realpath(p) for p in asked}
+    )
 
 
 def test_the_project_and_what_it_imports_from_are_shown(
@@ -217,7 +219,7 @@ def test_a_folder_that_holds_a_home_folder_is_opened_down_to_it(home: Path) -> N
 def test_a_link_to_a_home_folder_stays_a_link(home: Path, tmp_path: Path) -> None:
     """Mounted, it would show all of it."""
     (tmp_path / "alias").symlink_to(home)
-    whole, _opened, links = visible._opened([str(tmp_path / "alias")])
+    whole, _opened, links = visible._opened([str(tmp_path / "alias"), str(home)])
     assert (str(tmp_path / "alias"), str(home)) in links
     assert whole == [f"{home}/notes", f"{home}/project"]
 
