@@ -128,16 +128,12 @@ class Bundle:
                 found += [text for text in validate.problems(spec) if text not in found]
         if found or spec is None or not whole:
             raise InvalidBundle(bounded(found), where=where)
-        paths = (spec.root.path, *(mount.source for mount in spec.mounts if mount.is_bind))
-        identities = {one: known for one in paths if (known := _id(one))}
+        identities: dict[str, tuple[int, int]] = {}
+        for one in (spec.root.path, *(mount.source for mount in spec.mounts if mount.is_bind)):
+            with contextlib.suppress(OSError):
+                status = os.stat(one)
+                identities[one] = status.st_dev, status.st_ino
         return cls(path=folder, spec=spec, notes=tuple(notes), identities=identities)
-
-
-def _id(folder: str) -> tuple[int, int] | None:
-    with contextlib.suppress(OSError):
-        status = os.stat(folder)
-        return status.st_dev, status.st_ino
-    return None
 
 
 def _read(folder: str) -> tuple[bytes, str]:
@@ -201,7 +197,7 @@ def _resolve(
     if allow is not None and process.oom_score_adj is not None:
         notes.append("process.oomScoreAdj: left out, for the OOM killer takes a sandbox first")
         process = replace(process, oom_score_adj=None)
-    root = _root(spec.root.path, folder, found)
+    root = replace(spec.root, path=_root(spec.root.path, folder, found))
     seen = tuple(_mount(mount, folder, notes) for mount in spec.mounts)
     seen = _with_options_of_runsc(seen, notes)
     # As runc has it. The sentry of 20240729 dies of a device without a mode.
@@ -210,13 +206,12 @@ def _resolve(
         for device in spec.linux.devices
     )
     linux = replace(spec.linux, devices=devices)
-    root_spec = replace(spec.root, path=root)
-    made = replace(spec, process=process, root=root_spec, mounts=seen, linux=linux)
+    made = replace(spec, process=process, root=root, mounts=seen, linux=linux)
     if allow is not None:
         # One more than are shown, so that it shows that there are more.
         found += itertools.islice(reach.problems(made, folder, allow), MAX_PROBLEMS + 1)
     if not found:
-        found += root_paths.missing(root, seen)
+        found += root_paths.missing(root.path, seen)
     return made
 
 

@@ -5,6 +5,7 @@ Mount sources arrive with all links resolved.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
@@ -12,6 +13,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.base.escape import shown
+from pytest_gvisor.base.trust import Trust, follow
 from pytest_gvisor.oci import host_paths, mounts
 from pytest_gvisor.oci.spec import Mount, Spec
 from pytest_gvisor.oci.vocabulary import normal
@@ -80,22 +82,33 @@ def problems(spec: Spec, folder: str, allow: Mapping[str, Access]) -> Iterator[s
 def _bind(
     mount: Mount, place: str, folder: str, allow: Mapping[str, Access], missing: dict[str, Access]
 ) -> Iterator[str]:
-    writable = "ro" not in mount.options
-    real, impossible, risk = mounts.examine(mount.source, writable=writable, follow=True)
-    risk = risk or (host_paths.executed(real) if writable else "")
-    where = "" if within(real, folder) else "outside of the bundle"
+    # By the path that the run opens without links: it may lead elsewhere by now.
+    writable, source = "ro" not in mount.options, mount.source
+    _real, impossible, risk = mounts.examine(source, writable=writable, follow=True)
+    risk = risk or (host_paths.executed(source) if writable else "")
+    where = "" if within(source, folder) else "outside of the bundle"
     if impossible:
-        yield f"{place}.source: {shown(mount.source)} {impossible}"
+        yield f"{place}.source: {shown(source)} {impossible}"
     elif risk:
-        yield f"{place}.source: {shown(mount.source)} {risk}: {_DANGEROUS} lets it"
-    elif where or (writable and os.stat(real).st_uid not in {0, os.geteuid()}):
-        # The owner could run a program that is left there, set-uid to this user.
+        yield f"{place}.source: {shown(source)} {risk}: {_DANGEROUS} lets it"
+    elif where or (writable and _is_others(source, folder)):
         needed: Access = "rw" if writable else "ro"
-        if allow.get(real) not in {"rw", needed}:
+        if allow.get(source) not in {"rw", needed}:
             verb = "write" if writable else "see"
-            missing[real] = "rw" if "rw" in {needed, missing.get(real)} else "ro"
-            where = where or "another user's"
-            yield f"{place}.source: {shown(real)} is {where}, and the sandbox would {verb} it"
+            missing[source] = "rw" if "rw" in {needed, missing.get(source)} else "ro"
+            where = where or "another user's, or in a folder of theirs"
+            yield f"{place}.source: {shown(source)} is {where}, and the sandbox would {verb} it"
+
+
+def _is_others(path: str, folder: str) -> bool:
+    """Whether a folder is another user's, or a part of the way from there to ``path`` is.
+
+    That user could run a program that is left there, set-uid to this one.
+    """
+    mine = Trust.here(os.geteuid())
+    with contextlib.ExitStack() as held:
+        entries = [lookup.entry for lookup in follow(path, held).lookups]
+        return not all(mine.owns(one) for one in entries if within(one.path, folder))
 
 
 def _exchangeable(spec: Spec) -> Iterator[str]:

@@ -57,8 +57,9 @@ def resolve(root: str, path: str, binds: Mapping[str, str]) -> Place:
         if inside in binds:
             way.append((inside, binds[inside], True))
             continue
-        target = _link(host)
-        if target is None:
+        try:
+            target = os.readlink(host)
+        except OSError:  # it is no link, or there is nothing
             way.append((inside, host, bound))
             continue
         links += 1
@@ -69,13 +70,6 @@ def resolve(root: str, path: str, binds: Mapping[str, str]) -> Place:
         rest += [part for part in reversed(target.split("/")) if part not in {"", "."}]
     inside, host, bound = way[-1]
     return Place(inside=inside or "/", host=host or "/", bound=bound)
-
-
-def _link(path: str) -> str | None:
-    try:
-        return os.readlink(path)
-    except OSError:
-        return None
 
 
 def places(root: str, mounts: Iterable[Mount], made: dict[str, str]) -> list[str]:

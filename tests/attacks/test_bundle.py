@@ -15,7 +15,7 @@ import pytest
 
 from pytest_gvisor import Bundle, Gvisor, InvalidBundle, LaunchError, Outcome, UsageError
 from pytest_gvisor.oci import bundle as bundles
-from pytest_gvisor.oci import reader
+from pytest_gvisor.oci import host_paths, reader
 from pytest_gvisor.sessions import places
 
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root can mount")
@@ -434,6 +434,31 @@ def test_no_bundle_is_another_folder_when_its_configuration_has_been_read(
     monkeypatch.setattr(bundles, "load", exchanged)
     with pytest.raises(InvalidBundle, match=r"root\.path: .* is not inside the bundle"):
         Bundle.open(folder)
+
+
+def test_no_other_folder_is_written_than_the_one_that_allow_binds_has(
+    foreign: Foreign, secret: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may rename the source could put a link to the allowed one there for a moment."""
+    source, moved = (secret.with_name(name) for name in ("turned", "moved"))
+    source.mkdir()
+    folder = foreign(WRITE, there("rw", source=str(source)))
+    canonical = host_paths.canonical
+
+    def turned(path: str, **options: bool) -> str:
+        if path != str(source):
+            return canonical(path, **options)
+        source.rename(moved)
+        source.symlink_to(secret)
+        try:
+            return canonical(path, **options)
+        finally:
+            source.unlink()
+            moved.rename(source)
+
+    monkeypatch.setattr(host_paths, "canonical", turned)
+    with pytest.raises(InvalidBundle, match=r"allow_binds=\{'.*/turned': 'rw'\}"):
+        Bundle.open(folder, allow_binds={secret: "rw"})
 
 
 def test_a_bundle_that_changes_while_it_is_read_is_refused(foreign: Foreign) -> None:

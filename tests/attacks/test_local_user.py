@@ -686,12 +686,15 @@ def test_no_program_of_the_victim_s_is_left_in_a_bundle_of_the_attacker_s(
     (folder / "config.json").write_text(json.dumps(config))
     code = OPEN.format(folder=str(folder))
     imports = "from pytest_gvisor import Bundle, InvalidBundle"
-    told = f'mounts[0].source: "{data}" is another user\'s, and the sandbox would write it'
+    told = f'"{data}" is another user\'s, or in a folder of theirs, and the sandbox would write it'
     argument = f"to give the sandbox these sources: allow_binds={{{str(data)!r}: 'rw'}}"
-    refused: object = [told, argument] if option == "rw" else str(data)
+    refused: object = [f"mounts[0].source: {told}", argument] if option == "rw" else str(data)
     for one in (victim, dataclasses.replace(victim, uid=0)):
         assert one.does(code, imports) == [refused, str(data)]
+    # The attacker can move a folder of the victim's into one of their own.
     victim.owns(data)
+    assert victim.does(code, imports) == [refused, str(data)]
+    victim.owns(folder)
     assert victim.does(code, imports) == [str(data)] * 2
 
 
