@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -15,6 +16,7 @@ from typing import Final
 
 from pytest_gvisor.base.errors import InvalidBundle, LaunchError
 from pytest_gvisor.base.escape import shown
+from pytest_gvisor.base.trust import follow, is_planted
 from pytest_gvisor.oci import reach, root_paths, validate, vocabulary
 from pytest_gvisor.oci.reader import MAX_BYTES, MAX_PROBLEMS, at, bounded, load
 from pytest_gvisor.oci.spec import Mount, Spec
@@ -60,8 +62,9 @@ class Bundle:
         """Write a specification into a folder, which is made if it is not there.
 
         Every problem is reported (`InvalidBundle`) before anything is written; ``config.json`` is
-        there whole or not at all. A full disk and the like are a `LaunchError`. ``terminal`` is for
-        who gives the workload one as its streams, and ``annotations`` for who steers runsc itself.
+        there whole or not at all. A full disk and the like are a `LaunchError`, and so is a link of
+        another user's in a folder such as ``/tmp``. ``terminal`` is for who gives the workload one
+        as its streams, and ``annotations`` for who steers runsc itself.
         """
         value = spec.to_json()
         found = validate.problems(spec, value)
@@ -72,15 +75,18 @@ class Bundle:
         text = "" if found else json.dumps(value, separators=(",", ":"))
         if len(text) > MAX_BYTES:
             found.append(f"larger than {MAX_BYTES} bytes")
-        file = os.path.join(folder, CONFIG)
         if found:
-            raise InvalidBundle(found, where=file)
+            raise InvalidBundle(found, where=os.path.join(folder, CONFIG))
         made = False
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder, 0o700)
                 made = True
-            private.write(file, text)
+            with contextlib.ExitStack() as held:
+                way = follow(os.path.abspath(folder), held)
+                if any(map(is_planted, way.lookups)):
+                    raise OSError(errno.ELOOP, "another user's link leads there")
+                private.write(f"/proc/self/fd/{way.stack[-1].fd}/{CONFIG}", text)
         except (OSError, ValueError) as error:
             with contextlib.suppress(OSError):
                 if made:

@@ -23,9 +23,6 @@ VERSION_CONTROL = (".git", ".hg")
 ENVIRONMENT = "pyvenv.cfg"
 """A file that a virtual environment has."""
 
-_TEMPORARY = "tmp"
-"""The folder for temporary files that tox and nox have in an environment."""
-
 MOST_LOOKED_AT = 200_000
 """The files and folders of a folder that are looked at for a hard link to a module of the host."""
 
@@ -107,7 +104,8 @@ def executed(source: str) -> str:
             return f"is or holds a {name}, whose hooks and settings the host obeys"
     for folder in {sys.prefix, sys.exec_prefix, sys.base_prefix, *_environments(source)}:
         real = os.path.realpath(folder)
-        temporary = within(source, os.path.join(real, _TEMPORARY)) or real in {"/", "/usr"}
+        # The folder for temporary files that tox and nox have in an environment.
+        temporary = within(source, os.path.join(real, "tmp")) or real in {"/", "/usr"}
         if within(real, source) or (below(source, real) and not temporary):
             return f"is or holds a part of {real!a}, a Python that the host runs"
     if sys.pycache_prefix and within(source, os.path.realpath(sys.pycache_prefix)):

@@ -261,17 +261,15 @@ def directory(
 
 def empty(files: Mapping[str, bytes | str] | None = None) -> Rootfs:
     """A root with nothing but these files; programs and scripts get their execute bits."""
-    given = files or {}
     made = []
-    for name, data in given.items():
+    for name, data in (files or {}).items():
         parts = [part for part in name.split("/") if part not in {"", "."}]
         if not parts or ".." in parts or "\0" in name or name.endswith("/"):
             raise UsageError(f"{shown(name)} cannot be the path of a file in a root file system")
         made.append(("/".join(parts), data.encode() if isinstance(data, str) else bytes(data)))
     names = {name for name, _ in made}
     for name in names:
-        above = next((other for other in names if below(name, other)), None)
-        if above:
+        if above := next((other for other in names if below(name, other)), None):
             raise UsageError(f"{shown(above)} is a file, so {shown(name)} cannot be in it")
     if len(names) < len(made):
         raise UsageError("a file is given twice")

@@ -301,10 +301,8 @@ class Linux:
         for index, namespace in enumerate(self.namespaces):
             if namespace.path and (wrong := absolute(namespace.path)):
                 yield f".namespaces[{index}].path", wrong
-        for name, mappings in (
-            (".uidMappings", self.uid_mappings),
-            (".gidMappings", self.gid_mappings),
-        ):
+        maps = {".uidMappings": self.uid_mappings, ".gidMappings": self.gid_mappings}
+        for name, mappings in maps.items():
             if mappings and NamespaceType.USER not in kinds:
                 yield name, "there is no user namespace for it"
             yield from _overlaps(name, mappings)

@@ -698,6 +698,37 @@ def test_no_program_of_the_victim_s_is_left_in_a_bundle_of_the_attacker_s(
     assert victim.does(code, imports) == [str(data)] * 2
 
 
+CREATE = """
+spec = validate.read({config!r})
+try:
+    result = Bundle.create({path!r}, spec).path
+except GvisorError as error:
+    result = error.message
+"""
+
+
+@pytest.mark.parametrize("below", ["", "/new"])
+def test_no_bundle_lands_through_a_link_of_the_attacker_s(
+    victim: User, attacker: User, below: str
+) -> None:
+    """Its configuration would replace the one that docker has there, for instance."""
+    private, link = victim.folder(victim.home / "private"), victim.shared / "link"
+    mine = private / "config.json"
+    mine.write_text("mine")
+    process = {"args": ["x"], "cwd": "/", "user": {"uid": 0, "gid": 0}}
+    config = {"ociVersion": "1.0.2", "process": process, "root": {"path": "/rootfs"}}
+    code = CREATE.format(config=config, path=f"{link}{below}")
+    imports = "from pytest_gvisor import Bundle\nfrom pytest_gvisor.oci import validate"
+    attacker.link(link, private)
+    told = f'the launch failed at bundle: cannot write "{link}{below}" [ELOOP'
+    assert victim.does(code, imports).startswith(told)
+    assert mine.read_text() == "mine"
+    assert os.listdir(private) == ["config.json"]
+    victim.owns(link)
+    assert victim.does(code, imports) == f"{link}{below}"
+    assert (private / below[1:] / "config.json").read_text().startswith('{"ociVersion"')
+
+
 REPORT = """
 from pytest_gvisor.report import outputs
 try:
