@@ -112,6 +112,24 @@ def test_it_reaches_a_host_by_name_with_tls(project: pytest.Pytester, names: str
         inside(project, names, allow).assert_outcomes(passed=2)
 
 
+def test_the_names_of_another_list_are_not_there(project: pytest.Pytester) -> None:
+    """Each list numbers its own: by another one's line, a test would reach another host."""
+    project.makepyfile("""
+        import pytest
+        from socket import gethostbyname
+
+        @pytest.mark.gvisor(allow=["alpha.example:80"])
+        def test_one():
+            assert gethostbyname("alpha.example") == "127.64.0.1"
+
+        @pytest.mark.gvisor(allow=["beta.example:80", "alpha.example:80"])
+        def test_two():
+            names = [gethostbyname(f"{name}.example") for name in ("beta", "alpha")]
+            assert names == ["127.64.0.1", "127.64.0.2"]
+    """)
+    inside(project).assert_outcomes(passed=2)
+
+
 def test_a_failure_names_the_entry_that_is_missing(
     project: pytest.Pytester, names: str, port: int
 ) -> None:

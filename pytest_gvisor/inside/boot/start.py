@@ -216,9 +216,9 @@ def _spec(workspace: Workspace, plan: Plan) -> Spec:
     mounts = [shown.mount(path) for path in shown.paths]
     mounts += writable.mounts(inside.writable)
     account = inhabitant.account if inhabitant else None
-    prepared = shown.root().prepare(
-        workspace.folder, mounts=mounts, shared=workspace.shared or None, account=account
-    )
+    # With names of an allow-list in its /etc/hosts, it is no other sandbox's.
+    shared = None if settings.allow else workspace.shared
+    prepared = shown.root().prepare(workspace.folder, mounts=mounts, shared=shared, account=account)
     workspace.sources.extend(_placed(workspace.folder, prepared, shown))
     sessions = os.path.dirname(os.path.dirname(workspace.folder))
     hidden = covers(prepared.root_path, prepared.mounts, session=sessions)
