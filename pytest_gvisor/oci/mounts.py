@@ -78,8 +78,7 @@ def covers(root: str, mounts: Sequence[Mount], *, session: str = "") -> list[Mou
     ``session`` is one more folder of sessions, for a process whose environment has changed since.
     A missing one cannot be hidden, so this process makes none there any more.
     """
-    # A link in the place of one is not used for sessions, and would lead elsewhere inside.
-    bases = {base for base in (*_sessions(), session) if not os.path.islink(base)}
+    bases = {*_sessions(), session}
     shown = [(root, "/"), *((m.source, normal(m.destination)) for m in mounts if m.is_bind)]
     taken = {normal(mount.destination) for mount in mounts}
     found = {}
@@ -88,7 +87,8 @@ def covers(root: str, mounts: Sequence[Mount], *, session: str = "") -> list[Mou
             target = normal(f"{destination}/{base[len(source.rstrip('/')) :]}")
             between = (within(target, t) and len(t) > len(destination) for t in taken)
             if within(base, source) and base != source and not any(between):
-                if os.path.isdir(base):
+                # A link is not used for sessions, and would lead elsewhere inside. It may go.
+                if os.path.isdir(base) and not os.path.islink(base):
                     found[target] = _in_memory(target, *_EMPTY)
                 else:
                     private.written.add(base)

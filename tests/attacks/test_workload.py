@@ -180,19 +180,22 @@ def test_no_session_moves_to_where_a_running_sandbox_sees_it(
     with contextlib.ExitStack() as undo:
         short = tempfile.TemporaryDirectory(prefix="pgf-", dir="/tmp")
         top = undo.enter_context(short)
-        run, seen, other = (f"{top}/{name}" for name in ("run", "seen", "other"))
-        bases = [f"{folder}/pytest-gvisor" for folder in (run, seen, other)]
-        for folder in (run, seen, other):
+        folders = run, seen, linked, _other = [f"{top}/{name}" for name in ("r", "s", "l", "o")]
+        bases = [f"{folder}/pytest-gvisor" for folder in folders]
+        for folder in folders:
             os.mkdir(folder, 0o700)
+        os.symlink("/none", bases[2])  # another user's, as in /tmp, who removes it then
         for module in (places, session_folder):
             monkeypatch.setattr(module, "session_bases", lambda: iter(bases))
         launcher = undo.enter_context(contextlib.closing(Launcher()))
         apart = Gvisor(runsc=gvisor.runsc, platform=gvisor.platform, launcher=launcher)
-        sandbox = undo.enter_context(apart.sandbox(mounts=[bind(seen, "/seen")]))
+        mounts = [bind(seen, "/seen"), bind(linked, "/linked")]
+        sandbox = undo.enter_context(apart.sandbox(mounts=mounts))
         shutil.rmtree(run)
+        os.unlink(bases[2])
         undo.enter_context(apart.sandbox(env={"TOKEN": "of another sandbox"}))
-        assert os.path.dirname(launcher.session().path) == bases[2]
-        assert sandbox.exec(["ls", "-A", "/seen"]).stdout == ""
+        assert os.path.dirname(launcher.session().path) == bases[3]
+        assert sandbox.exec(["find", "/seen", "/linked"]).stdout == "/seen\n/linked\n"
 
 
 OPENS = """
