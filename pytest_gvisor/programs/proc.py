@@ -67,12 +67,17 @@ def words_of(pid: int) -> list[str]:
     return os.fsdecode(line.removesuffix(b"\0")).split("\0") if line else []
 
 
-def text_in(path: str) -> str:
-    """The text of a small file, of at most 1 MiB; ``""`` if it cannot be read."""
+def text_in(path: str, raises: frozenset[int] = frozenset()) -> str:
+    """The text of a small file, of at most 1 MiB; ``""`` if it cannot be read.
+
+    Raises `OSError` if the error's number is one of ``raises``.
+    """
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read(1024 * 1024)
-    except OSError:
+    except OSError as error:
+        if error.errno in raises:
+            raise
         return ""
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from pytest_gvisor.base.completed import Usage
 from pytest_gvisor.base.errors import LaunchError, on_error, stage
+from pytest_gvisor.base.trust import SHORTAGES
 from pytest_gvisor.oci.spec import Resources
 from pytest_gvisor.programs import proc
 from pytest_gvisor.programs.leftovers import CGROUP_PREFIX as PREFIX
@@ -107,10 +108,9 @@ class Cgroups:
 
     def oom_kills(self) -> int:
         """Return the number of processes that the memory controller has killed in this cgroup."""
-        for name in ("memory.events", "memory.oom_control"):
-            if (found := counters(self.places.get("memory", ""), name)) is not None:
-                return int(found.get("oom_kill", 0))
-        return 0
+        memory = self.places.get("memory", "")
+        found = counters(memory, "memory.events") or counters(memory, "memory.oom_control")
+        return int(found.get("oom_kill", 0))
 
     def refused_tasks(self) -> int:
         """Return the number of tasks that the kernel has refused for this cgroup's own limit."""
@@ -120,7 +120,7 @@ class Cgroups:
         # the peak is below the limit, none of them was refused here.
         if peak and limit and peak != limit:
             return 0
-        return int((counters(pids, "pids.events") or {}).get("max", 0))
+        return int(counters(pids, "pids.events").get("max", 0))
 
     def remove(self) -> None:
         """Remove the folders; they must be empty of processes."""
@@ -158,14 +158,19 @@ def _below(root: str, own: str) -> str:
 
 
 def words(folder: str, name: str) -> list[str]:
-    """Return the content of a file of a cgroup, split at blanks; nothing if either is missing."""
-    return proc.text_in(os.path.join(folder, name)).split() if folder else []
+    """Return the content of a file of a cgroup, split at blanks; nothing if either is missing.
+
+    Raises `LaunchError` where this process has no descriptor or memory for it: a kill for memory
+    would be a workload's own end.
+    """
+    with stage("cgroup", f"cannot read {name}"):
+        return proc.text_in(os.path.join(folder, name), SHORTAGES).split() if folder else []
 
 
-def counters(folder: str, name: str) -> dict[str, str] | None:
-    """Return the numbers in a file of a cgroup by their names; None where either is missing."""
+def counters(folder: str, name: str) -> dict[str, str]:
+    """Return the numbers in a file of a cgroup by their names; none where either is missing."""
     found = words(folder, name)
-    return dict(zip(found[::2], found[1::2], strict=False)) if found else None
+    return dict(zip(found[::2], found[1::2], strict=False))
 
 
 def _parent(hierarchy: Hierarchy, controller: str) -> str:
@@ -255,11 +260,10 @@ def _cpu_time(places: Mapping[str, str]) -> float | None:
     for folder in places.values():
         # In version 2 each cgroup counts its time in this file, whatever its controllers are. In
         # version 1 a file of this name has other counters.
-        used = (counters(folder, "cpu.stat") or {}).get("usage_usec", "")
+        used = counters(folder, "cpu.stat").get("usage_usec", "")
         if used.isdecimal():
             return int(used) / 1e6
-        nanoseconds = _first(folder, "cpuacct.usage")
-        if nanoseconds is not None:
+        if (nanoseconds := _first(folder, "cpuacct.usage")) is not None:
             return nanoseconds / 1e9
     return None
 

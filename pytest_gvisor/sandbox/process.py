@@ -128,13 +128,14 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
 
     def _on_exit(self, status: int) -> None:
         _exit_code(status)
+        if status:
+            # On systrap, a program that the kernel has killed for memory ends with status 1, and
+            # the sentry does not report the reason. Where that cannot be looked up, nobody gets the
+            # status.
+            self._ran_out = self.channel.driven.oom_kills() > self._oom_kills
         self._status = status
         self._state = _State.ENDED
         self._duration = clock.monotonic() - self._begun_at
-        if status:
-            # On systrap, a program that the kernel has killed for memory ends with status 1, and
-            # the sentry does not report the reason.
-            self._ran_out = self.channel.driven.oom_kills() > self._oom_kills
         self._input_closed = True
 
     def on_death(self) -> None:

@@ -14,7 +14,15 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor import Gvisor, LaunchError, Sandbox, UsageError, bind, session
+from pytest_gvisor import (
+    Gvisor,
+    LaunchError,
+    Sandbox,
+    SandboxCrashed,
+    UsageError,
+    bind,
+    session,
+)
 from pytest_gvisor.oci import mounts
 from pytest_gvisor.programs import leftovers, paths, proc
 from pytest_gvisor.run import host_sources
@@ -51,6 +59,28 @@ def test_no_workload_takes_a_part_of_its_input_for_all_of_it(
             gvisor.run(["wc", "-c"], input=bytes(100_000))
     assert caught.value.errno == errno.ENOMEM
     assert gvisor.run(["wc", "-c"], input=bytes(100_000)).stdout == "100000\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a memory limit is a cgroup")
+def test_no_kill_for_memory_is_a_program_s_own_end(
+    gvisor: Gvisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If no descriptor is left to count the kills, nobody knows, and the run is no result."""
+
+    def refused(path: str, *given: Any, **more: Any) -> Any:
+        if path.endswith(("memory.events", "memory.oom_control")):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+        return open(path, *given, **more)
+
+    with gvisor.sandbox(memory="128M") as sandbox:
+        reader = sandbox.popen(["sh", "-c", "read line; exit 1"])
+        monkeypatch.setattr(proc, "open", refused, raising=False)
+        with pytest.raises(LaunchError, match="memory") as caught:
+            gvisor.run(["sh", "-c", "exit 1"], memory="128M")
+        assert (caught.value.stage, caught.value.errno) == ("cgroup", errno.EMFILE)
+        reader.stdin.close()
+        with pytest.raises(SandboxCrashed, match="limit on open files"):
+            reader.wait()
 
 
 def test_no_closed_sandbox_stays_in_memory(gvisor: Gvisor) -> None:
