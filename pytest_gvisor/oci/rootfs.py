@@ -296,7 +296,8 @@ def python() -> str:
 @functools.cache
 def host_system(*, whole: bool) -> system_folders.System:
     """Return the host's folders for `host`, as they were when they were first asked for."""
-    return system_folders.system(whole=whole)
+    with stage("rootfs", "the system's folders cannot be looked into"):
+        return system_folders.system(whole=whole)
 
 
 def _made_once(shared: str, name: str, make: Callable[[str], None]) -> str | None:

@@ -7,7 +7,6 @@ it than the folder that it lies in. Tests inside see a whole prefix, as they see
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import stat
@@ -17,6 +16,7 @@ from typing import Final, NamedTuple
 
 from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.base.escape import shown
+from pytest_gvisor.base.trust import text_of
 from pytest_gvisor.oci.skeleton import homes
 from pytest_gvisor.programs.paths import below, projects, within
 
@@ -193,23 +193,28 @@ def private(top: str) -> Iterator[str]:
     If an environment was made with a umask of 077, all of its folders are private, and none is more
     private than the one above it. Byte code counts as its source does: its own mode comes from the
     umask of the process that imported it first.
+
+    Raises `OSError` where this process has no descriptor or memory for a look.
     """
     waiting = [top]
     while waiting:
         folder, found = waiting.pop(), list[str]()
-        with contextlib.suppress(OSError), os.scandir(folder) as entries:
-            readers = os.stat(folder).st_mode & _READ
-            for entry in entries:
-                try:
-                    mode = entry.stat(follow_symlinks=False).st_mode
-                except FileNotFoundError:
-                    continue
-                if entry.name == _BYTE_CODE or not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
-                    continue
-                if readers & ~mode:
-                    found.append(entry.path)
-                elif stat.S_ISDIR(mode):
-                    waiting.append(entry.path)
+        try:
+            with os.scandir(folder) as entries:
+                readers = os.stat(folder).st_mode & _READ
+                for entry in entries:
+                    try:
+                        mode = entry.stat(follow_symlinks=False).st_mode
+                    except FileNotFoundError:
+                        continue
+                    if entry.name == _BYTE_CODE or not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+                        continue
+                    if readers & ~mode:
+                        found.append(entry.path)
+                    elif stat.S_ISDIR(mode):
+                        waiting.append(entry.path)
+        except OSError as error:
+            text_of(error)
         yield from found
         code = f"{folder}/{_BYTE_CODE}"
         if any(path.endswith(".py") for path in found) and os.path.isdir(code):

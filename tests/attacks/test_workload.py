@@ -359,6 +359,33 @@ def test_a_workload_sees_no_secret_beside_the_running_python(
     assert done.stdout.split() == [*inside, "imported", *inside]
 
 
+SHORT = """
+import errno, os, sys, pytest_gvisor
+prefix, runsc = sys.argv[1:]
+scan = os.scandir
+
+def scandir(path="."):
+    if short and str(path).endswith("site-packages"):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+    return scan(path)
+
+os.scandir = scandir
+for short in (True, False):
+    try:
+        with pytest_gvisor.session(runsc=runsc) as gvisor:
+            print(gvisor.run(["sh", "-c", f"grep -rs SECRET {prefix}; echo seen"]).stdout)
+    except pytest_gvisor.LaunchError as error:
+        print(errno.errorcode[error.errno])
+"""
+
+
+def test_no_secret_is_shown_for_want_of_a_descriptor(gvisor: Gvisor, environment: Path) -> None:
+    """A folder that cannot be looked into for a moment is none without private files."""
+    words = [f"{environment}/bin/python", "-c", SHORT, str(environment), gvisor.runsc.path]
+    done = subprocess.run(words, capture_output=True, text=True, cwd="/", check=False)
+    assert (done.stderr, done.stdout.split()) == ("", ["EMFILE", "seen"])
+
+
 @NEEDS_ROOT
 @pytest.mark.parametrize("above", ["/usr/src", "/usr/local", "/usr/share"])
 def test_a_project_below_usr_is_no_folder_of_the_system_s(
