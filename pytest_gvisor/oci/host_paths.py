@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from pytest_gvisor.base import trust
-from pytest_gvisor.base.errors import LaunchError, UsageError
+from pytest_gvisor.base.errors import LaunchError, UsageError, stage
 from pytest_gvisor.programs.paths import below, caches, projects, within
 from pytest_gvisor.sessions import private
 
@@ -146,13 +146,17 @@ def _second_name(source: str) -> str:
 
 
 def walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Do as `os.walk`, which calls itself for each folder in a folder before Python 3.12."""
+    """Do as `os.walk`, which calls itself for each folder in a folder before Python 3.12.
+
+    Raises `LaunchError` where there are no descriptors or no memory for a look.
+    """
     found = [folder]
     for path in found:
-        for top, folders, files in itertools.islice(os.walk(path), 1):
-            yield top, folders, files
-            paths = (os.path.join(top, name) for name in folders)
-            found += (path for path in paths if not os.path.islink(path))
+        with stage("mounts", f"cannot look into {path!a}"):
+            for top, folders, files in itertools.islice(os.walk(path, onerror=trust.text_of), 1):
+                yield top, folders, files
+                paths = (os.path.join(top, name) for name in folders)
+                found += (path for path in paths if not os.path.islink(path))
 
 
 def _environments(source: str) -> Iterator[str]:

@@ -1,10 +1,12 @@
+import errno
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from pytest_gvisor.base.errors import UsageError
+from pytest_gvisor.base.errors import LaunchError, UsageError
 from pytest_gvisor.oci import host_paths
 from pytest_gvisor.oci.host_paths import canonical, executed
 from pytest_gvisor.oci.mounts import bind
@@ -127,6 +129,29 @@ def test_what_the_host_executes_is_not_to_be_written(
         bind(tmp_path / name, "/data")
     for name in ("top/project/out", "imports/below"):
         bind(tmp_path / name, "/data", readonly=False)
+
+
+def test_no_folder_that_cannot_be_looked_into_is_harmless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where descriptors are short, a hard link to a module of the host would not be found."""
+    (tmp_path / "data/deep").mkdir(parents=True)
+    imported = ModuleType("twin")
+    imported.__file__ = str(tmp_path / "twin.py")
+    (tmp_path / "twin.py").touch()
+    (tmp_path / "data/deep/other").hardlink_to(imported.__file__)
+    monkeypatch.setitem(sys.modules, "twin", imported)
+    assert "another name" in executed(str(tmp_path / "data"))
+    scan = os.scandir
+
+    def refused(path: str) -> object:
+        if path.endswith("deep"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(LaunchError, match="cannot look into"):
+        executed(str(tmp_path / "data"))
 
 
 def test_what_a_run_may_write_is_noted_while_it_goes_on(
