@@ -12,6 +12,7 @@ import contextlib
 import errno
 import functools
 import os
+import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ _MOST_BYTES = 64 * 1024 * 1024
 _LONGEST = 4096
 """The bytes of the longest path that Linux takes, with its NUL."""
 
+_TICK = 100_000_000
+"""Nanoseconds, and more than any kernel takes to go on to another time of a file."""
 
 _NO_RECORD = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.ELOOP, errno.ENXIO)
 
@@ -138,7 +141,9 @@ class LeftOut:
             with _if_any():  # files of another session may come back meanwhile
                 if (changed := os.stat(self._records.folder).st_mtime_ns) != self._changed:
                     # Where it was: a test may have changed HOME meanwhile.
-                    self._records, self._changed = Records(self._records.folder), changed
+                    self._records = Records(self._records.folder)
+                    # A change that comes within the same tick of the kernel has the same time.
+                    self._changed = changed if abs(time.time_ns() - changed) > _TICK else 0
             return bool(self._records.digests(real))
         except OSError as error:
             raise pytest.UsageError(

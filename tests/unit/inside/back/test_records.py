@@ -177,6 +177,21 @@ def test_a_file_that_comes_back_while_others_are_collected_is_left_out(tmp_path:
     assert left_out(folder / "a")
 
 
+def test_a_file_that_comes_back_within_the_same_tick_is_left_out(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of records has had this time before, when its files were read."""
+    folder = noted(tmp_path / "out", "a.txt")
+    monkeypatch.setattr(records, "_TICK", 10**12, raising=False)  # also on a busy machine
+    now = time.time_ns()
+    os.utime(cache, ns=(now, now))
+    left_out = records.LeftOut()._has
+    assert (left_out(Path(folder, "a.txt")), left_out(Path(folder, "b.txt"))) == (True, False)
+    noted(tmp_path / "out", "b.txt")
+    os.utime(cache, ns=(now, now))
+    assert left_out(Path(folder, "b.txt"))
+
+
 def test_the_records_are_where_they_were_when_pytest_began(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
