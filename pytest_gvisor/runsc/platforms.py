@@ -24,6 +24,7 @@ from pytest_gvisor.base.escape import escape
 from pytest_gvisor.base.kernel import is_gvisor_kernel
 from pytest_gvisor.base.settings import Platform
 from pytest_gvisor.base.trust import SHORTAGES
+from pytest_gvisor.programs.proc import text_in
 from pytest_gvisor.runsc.causes import BROKEN, Cause, explain, limit_of
 
 PROBE_DEADLINE = 10.0
@@ -133,7 +134,7 @@ def probe(
         return _unavailable(platform, Cause.NOT_COMPILED_IN, f"this runsc has {names}")
     if platform is Platform.KVM and (unopened := _unopened(kvm_device)):
         return unopened
-    cause, panic = Cause.PROBE_FAILED, ""
+    cause, panic, kills = Cause.PROBE_FAILED, "", _kills()
     try:
         completed = run(deadline)
     except WorkloadTimeout:
@@ -155,11 +156,19 @@ def probe(
             detail += f" | stderr: {' | '.join(escape(text[-_SHOWN:]).splitlines())}"
     if log := said():
         detail += f" | runsc's log: {log}"
+    if _kills() > kills:  # its own processes before any others: see `programs.child.settle`
+        panic += f"\n{os.strerror(errno.ENOMEM).lower()}"
     # The kernel's KVM may have no memory for other reasons, as in a VM that is not enough for it.
     failed = cause is Cause.PROBE_FAILED and platform is not Platform.KVM
     if failed and (limit := limit_of(f"{detail}\n{panic}")):
         raise errors.LaunchError("probe", detail, next_step=limit)
     return _unavailable(platform, cause, detail)
+
+
+def _kills() -> int:
+    """Return how many processes the kernel has killed to get memory, on the whole machine."""
+    found = re.search(r"^oom_kill (\d+)$", text_in("/proc/vmstat"), re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 def _last_words(error: errors.GvisorError, said: str) -> str:

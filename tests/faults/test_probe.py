@@ -1,11 +1,13 @@
 """A platform is available only if the probe's workload succeeds and names gVisor's kernel."""
 
+import itertools
 import os
 
 import pytest
 
 from pytest_gvisor import LaunchError, Platform, Settings
 from pytest_gvisor.harness.engine import Engine
+from pytest_gvisor.runsc import platforms
 from pytest_gvisor.runsc.causes import Cause
 from pytest_gvisor.runsc.platforms import WHAT, Availability
 from tests.fakes.engines import engine
@@ -120,4 +122,20 @@ def test_a_limit_of_the_machine_is_no_verdict_on_a_platform(
     with pytest.raises(LaunchError, match="the launch failed at probe: ") as caught:
         verdict(engine, fake, ["panic", panic], ["exit", 2])
     assert "is reached: see `ulimit -u`" in caught.value.next_step
+    assert verdict(engine, fake, ["write", 1, "4.19.0-gvisor\n"], *ending(0, 0)).available
+
+
+@pytest.mark.parametrize(
+    "steps", [ending(9, 137), [["exit", 128]]], ids=["its program", "its sandbox"]
+)
+def test_a_kill_for_want_of_memory_is_no_verdict_on_a_platform(
+    engine: Engine, fake: FakeRunsc, monkeypatch: pytest.MonkeyPatch, steps: list[Step]
+) -> None:
+    """The kernel takes a sandbox before all other processes, whichever has used the memory up."""
+    kills = itertools.count()
+    with monkeypatch.context() as patched:
+        patched.setattr(platforms, "_kills", lambda: next(kills))
+        with pytest.raises(LaunchError, match="the launch failed at probe: ") as caught:
+            verdict(engine, fake, *steps)
+    assert caught.value.next_step.startswith("There is no memory left")
     assert verdict(engine, fake, ["write", 1, "4.19.0-gvisor\n"], *ending(0, 0)).available
