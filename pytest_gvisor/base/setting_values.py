@@ -210,17 +210,18 @@ _ADDRESS = re.compile(
       | \*+ \]? : [0-9*?]+ )""",
     re.VERBOSE,
 )
-_NO_IP = re.compile(r"unix[:*?]|family[ *?]|\*(?!.*[^*]:[0-9*?]+\Z)")
-_SEVERAL = re.compile(rf",\s*(?:(?:{'|'.join(ACTS)})(?::|\Z)|\Z)")
+_NO_IP = re.compile(r"unix(?!:?\*(?:/|\Z))[:*?]|family[ *?]|\*(?!/|.*[^*]:[0-9*?]+\Z)")
+# Acts in one text, what a line of a file ends with, and the arguments of a program.
+_SEVERAL = re.compile(rf",\s*(?:{'|'.join(ACTS)})?(?::|\Z)|[\s,;|]/|\s\Z|\{{.*,|\Aexec:.*[\s,;|]")
 
 
 def _is_path(pattern: str) -> bool:
     """Whether a pattern can match a path: absolute, without ``.``, ``..`` and a slash at its end.
 
-    One star stands for no slash.
+    One star stands for no slash, so at the beginning of a path it would stand for nothing.
     """
     begin, *names = pattern.split("/")
-    is_absolute = begin.startswith("**") or (begin in ("", "*") and bool(names))
+    is_absolute = begin.startswith("**") or (not begin and bool(names))
     return pattern == "/" or (is_absolute and not {"", ".", ".."} & {*names})
 
 
@@ -248,10 +249,10 @@ def acts(value: object, name: str = "forbid") -> tuple[str, ...]:
             raise UsageError(f"{name}: {one!r} is no act{near}; there are {', '.join(ACTS)}")
         is_name = kind == "exec" and pattern != "" and "/" not in pattern
         matches = is_name or (_is_address if kind == "connect" else _is_path)(pattern)
-        if with_pattern and (not matches or _SEVERAL.search(pattern)):
+        if with_pattern and (not matches or _SEVERAL.search(one)):
             needed = "an address and a port" if kind == "connect" else "a whole path"
             told = f"{name}: {one!r} matches nothing: a pattern is of {needed}"
-            step = "Write each act by itself, as a trace has it: /app/**, 127.0.0.1:* or [::1]:80."
+            step = "Write each act by itself, ? for a blank: /app/**, **/sh, 127.0.0.1:*, [::1]:80."
             raise UsageError(told, next_step=step)
     return tuple(dict.fromkeys(value))
 
