@@ -309,7 +309,8 @@ class Recorder:
 
     def _bind(self, event: Event, _payload: bytes) -> None:
         kind = self._kind(event)
-        if kind == "datagram" or (kind == "stream" and not self._listens):
+        # No event tells of a dup(2), so a kind that is not known may be that of datagrams.
+        if kind in ("", "datagram") or (kind == "stream" and not self._listens):
             self._hears(event, event.fields.get(6, b""), kind)
 
     def _listen(self, event: Event, _payload: bytes) -> None:

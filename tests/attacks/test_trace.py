@@ -161,6 +161,20 @@ def test_no_stream_connects_unseen_by_its_first_data(gvisor: Gvisor) -> None:
         server.accept()[0].close()
 
 
+COPIED = """
+import os, socket
+first = socket.socket(type=socket.SOCK_DGRAM)
+socket.socket(fileno=os.dup(first.fileno())).bind(("127.0.0.1", 4711))
+"""
+
+
+def test_no_copy_of_a_descriptor_hides_where_datagrams_are_waited_for(gvisor: Gvisor) -> None:
+    """No event tells of the copy, so the kind of its socket is not known."""
+    trace = gvisor.run(["python3", "-I", "-S", "-c", COPIED], trace=True, check=True).trace
+    assert trace is not None
+    assert [(one.address, one.kind) for one in trace.listeners] == [("127.0.0.1:4711", "")]
+
+
 TWO_THREADS = """
 import ctypes, os, threading, time
 libc, argv = ctypes.CDLL(None), (ctypes.c_char_p * 4)(b"true", b"-c", b"", None)

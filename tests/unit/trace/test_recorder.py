@@ -342,6 +342,9 @@ def test_a_listener_is_known_by_listen_or_by_bind() -> None:
     assert made(*bound).listeners == ()
     assert made(*bound, (37, listen)).listeners == (one,)
     assert made(*bound, known=OLD).listeners == (one,)
+    # No event tells that 9 is a copy of 5, by dup(2).
+    (copied,) = made(bound[0], (24, events.on_socket(address, 9))).listeners
+    assert (copied.address, copied.kind) == ("0.0.0.0:80", "")
 
 
 def test_datagrams_are_counted() -> None:
