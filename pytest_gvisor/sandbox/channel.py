@@ -279,7 +279,9 @@ class Channel:
                 # Without a time-out: Python runs the handlers of signals in the main thread, so
                 # this one has no need to wake up for them.
                 self.supervisor.turn(None)
-                self._do_chores()
+                with self.lock:
+                    while self._chores:
+                        self._chores.popleft()()
             self._read_rest()
         except FrameError as error:
             self.kill(f"the guest's messages cannot be trusted: {escape(str(error))}")
@@ -289,11 +291,6 @@ class Channel:
             self.kill("no memory for its messages")
         finally:
             self._wind_up()
-
-    def _do_chores(self) -> None:
-        with self.lock:
-            while self._chores:
-                self._chores.popleft()()
 
     def _on_wake(self) -> bool:
         with contextlib.suppress(BlockingIOError):

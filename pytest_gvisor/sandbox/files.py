@@ -44,8 +44,7 @@ class _Transfer(Peer):
         """Take a message other than the refusal."""
 
     def _wait(self, deadline: float, doing: str) -> None:
-        reset = {"op": "reset", "id": self.id}
-        with self.lock, on_error(self.channel.send, reset):
+        with self.lock, on_error(self.channel.send, {"op": "reset", "id": self.id}):
             while not self.over:
                 self.wait_change(deadline, f"the sandbox did not {doing} {self.path} in time")
         if self.refused and not self._cancelled:

@@ -345,7 +345,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
             exact=not self._ran_out,
             hint=self._hint(egress) if code else "",
             command=self._command.runsc,
-            trace=self._tracing.end(),
+            trace=None if self.refused else self._tracing.end(),
             egress=egress,
             settings=self._command.repeat,
         )

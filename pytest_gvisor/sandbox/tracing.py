@@ -36,8 +36,12 @@ class Tracing:
 
     def end(self) -> Trace | None:
         """Return the trace up to the first call of this; None for a program that never started."""
-        if self._recorder is not None:
-            with self._channel.lock:
+        with self._channel.lock:
+            if self._wanted and self._programs and not self._recorder and self._channel.ending:
+                # The guest may have been killed before it reported the start: the trace has a gap.
+                self._changed.wait_for(lambda: self._channel.gone)
+                self._recorder = self._programs.claim(0)
+            if self._recorder is not None:
                 self._channel.chore(self._cut)
                 self._changed.wait_for(lambda: self._trace or self._channel.gone)
                 self._cut()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor import Completed, Gvisor, LaunchError, NotReady, TraceError
+from pytest_gvisor import Completed, Gvisor, LaunchError, NotReady, SandboxCrashed, TraceError
 from pytest_gvisor.base.errors import FORBIDDEN
 from pytest_gvisor.base.traced import Trace
 from pytest_gvisor.run.runner import Runner
@@ -386,3 +386,29 @@ def test_no_relay_that_is_killed_hides_a_forbidden_act(gvisor: Gvisor, *, warm: 
         with pytest.raises(AssertionError, match=rf"connected: 127\.0\.0\.1:{port}"):
             act()
         thread.join()
+
+
+def test_no_end_of_the_guest_before_it_reports_a_start_hides_a_forbidden_act(
+    gvisor: Gvisor,
+) -> None:
+    """The guest reports a start when it has started all that it was asked for at once."""
+    found: dict[int, BaseException] = {}
+
+    def run(number: int, command: str, user: int) -> None:
+        try:
+            sandbox.exec(["sh", "-c", command], user=user)
+        except (AssertionError, LaunchError, SandboxCrashed, TraceError) as error:
+            found[number] = error
+
+    # The guest forks for another user, which takes long, and the others wait meanwhile.
+    more = [(number, ":", 1000) for number in range(2, 25)]
+    with gvisor.sandbox(forbid=["write:/tmp/**"]) as sandbox:
+        threads = [
+            threading.Thread(target=run, args=args)
+            for args in ((0, ":", 1000), (1, ": > /tmp/made; kill -9 1", 0), *more)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert isinstance(found[1], (AssertionError, TraceError))

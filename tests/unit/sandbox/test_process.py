@@ -1,20 +1,26 @@
 """A program's output and a sandbox's end on the host's side, with a guest that behaves."""
 
 import contextlib
+import dataclasses
 import itertools
 import re
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from pytest_gvisor import NotReady
+from pytest_gvisor import NotReady, Outcome
 from pytest_gvisor.programs import clock
 from pytest_gvisor.sandbox import output
 from pytest_gvisor.sandbox.channel import Channel
 from pytest_gvisor.sandbox.output import Watch
-from tests.unit.sandbox.conftest import Peer, started
+from pytest_gvisor.sandbox.process import Process
+from pytest_gvisor.trace import points
+from pytest_gvisor.trace.programs import Programs
+from tests.unit.sandbox.conftest import Peer, command, started
 
 Connect = Callable[..., tuple[Channel, Peer]]
 
@@ -200,3 +206,25 @@ def test_input_that_is_read_at_once_does_not_outlast_a_deadline(connect: Connect
         process.write_input(memoryview(bytes(600_000)), now)
     with pytest.raises(NotReady, match="has no end within the deadline"):
         process.feed(itertools.repeat(b"x"), now)
+
+
+def test_a_program_whose_start_was_never_reported_has_a_trace_with_a_gap(connect: Connect) -> None:
+    """Such a program may have run. The sandbox is ending, or gone, when its trace is asked for."""
+
+    def act(peer: Peer) -> None:
+        peer.receive()
+
+    channel, _peer = connect(act)
+    asked = [*points.USUAL, *points.wanted(points.calls())]
+    known = {one.name: one.context + one.optional for one in asked}
+    listener = SimpleNamespace(recorder=Programs(known, "20260905.0"), dropped=0, broken=False)
+    channel.supervisor.listener = cast("Any", listener)
+    ending, gone = (Process(channel, dataclasses.replace(command(), trace=True)) for _ in range(2))
+    ending.start()
+    gone.start()
+    channel.kill("so")
+    for process in (ending, gone):
+        trace = process.completed(Outcome.SANDBOX_CRASHED).trace
+        assert trace is not None
+        assert trace.gaps == ("the end of the first process was not seen",)
+        channel.join()
