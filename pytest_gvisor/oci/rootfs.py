@@ -155,7 +155,7 @@ class HostRootfs(Rootfs):
 
             # Other points, links or accounts make another skeleton, so that no run sees those of
             # another run.
-            name = f"{SHARED}-{points_digest(mounts, self, account)}"
+            name = f"{SHARED}-{points_digest(made.mounts, self, account)}"
             if shared and (root := _made_once(shared, name, make)):
                 check_points(root, made.mounts)
                 return made._replace(root_path=root)

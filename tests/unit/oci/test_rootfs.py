@@ -13,7 +13,7 @@ import pytest
 
 from pytest_gvisor.base.errors import InvalidBundle, LaunchError, UsageError
 from pytest_gvisor.oci import rootfs, skeleton, system_folders
-from pytest_gvisor.oci.mounts import bind
+from pytest_gvisor.oci.mounts import bind, tmpfs
 from pytest_gvisor.oci.skeleton import account_of
 from tests.mounts import masked
 
@@ -42,6 +42,16 @@ def test_the_host_root_is_made_once_and_shared(tmp_path: Path, shared: str) -> N
     names = os.listdir(shared)
     assert len(names) == 2
     assert all(name.startswith("host-") for name in names)
+
+
+def test_a_run_that_lacks_a_system_s_folder_takes_it_from_no_other(
+    tmp_path: Path, shared: str
+) -> None:
+    """A file system in memory in its place needs no mount point, and the folder itself does."""
+    over = [tmpfs(place) for place, _source in rootfs.host_system(whole=False).binds]
+    rootfs.host().prepare(str(tmp_path / "1"), mounts=over, shared=shared)
+    made = rootfs.host().prepare(str(tmp_path / "2"), shared=shared)
+    assert os.path.isdir(f"{made.root_path}/usr")
 
 
 def test_so_many_skeletons_are_shared_and_no_more(
