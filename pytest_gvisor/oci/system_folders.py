@@ -115,20 +115,23 @@ def system(*, whole: bool = False) -> System:
     """
     binds, links = _top_level()
     notes, parted = [], []
+    # If a Python was built into ~/.local, all programs keep this user's data in its ``share``.
+    shares = {os.path.realpath(f"{home}/.local/share") for home in homes()}
     for prefix in prefixes():
-        known = any(within(prefix, place) for place in binds)
         if stores := _store(prefix):
             binds.update((store, os.path.realpath(store)) for store in stores)
-        elif prefix in _SYSTEM or (whole and known):
+        elif prefix in _SYSTEM or (whole and any(within(prefix, place) for place in binds)):
             continue
         elif _too_wide(prefix):
             why = "its folder is or holds a home folder"
             notes.append(f"the Python at {prefix} is not in the sandbox: {why}")
-        elif whole:
+        elif whole and os.path.realpath(f"{prefix}/share") not in shares:
             binds[prefix] = os.path.realpath(prefix)
         else:
             parted.append(prefix)
     for place in (f"{prefix}/{part}" for prefix in parted for part in _PARTS):
+        if os.path.realpath(place) in shares:
+            continue
         if os.path.islink(place):
             links[place.lstrip("/")] = os.readlink(place)
         elif has_files(place):

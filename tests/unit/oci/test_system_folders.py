@@ -117,6 +117,21 @@ def test_of_a_link_to_the_python_its_folder_is_not_seen(
         assert system.path == (f"{real}/bin",)
 
 
+def test_data_of_a_user_is_no_part_of_a_python(
+    tmp_path: Path, prefix: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Python that was built into ``~/.local`` has there what all programs keep of the user."""
+    (tmp_path / ".local").symlink_to(prefix)
+    make(prefix, "share/keyrings/login", "state/history", "bin/tool")
+    (prefix / "share").chmod(0o700)
+    monkeypatch.setattr(system_folders, "homes", lambda: [str(tmp_path)])
+    monkeypatch.setattr(system_folders, "_too_wide", lambda _prefix: False)
+    for whole in (False, True):
+        found = seen(system_folders.system(whole=whole), prefix)
+        assert found >= {"bin/tool", f"{PACKAGES}/a.py"}
+        assert not [path for path in found if path.startswith(("share", "state"))]
+
+
 def test_what_has_nothing_to_show_or_hide_is_no_mount(
     tmp_path: Path, prefix: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
