@@ -28,7 +28,7 @@ from pytest_gvisor.base.egress import places
 from pytest_gvisor.base.errors import LaunchError, UsageError
 from pytest_gvisor.base.escape import shown
 from pytest_gvisor.guest.wire.checked_json import loads
-from pytest_gvisor.oci import root_paths, skeleton
+from pytest_gvisor.oci import root_paths, skeleton, system_folders
 from pytest_gvisor.oci.mounts import cover, shown_at
 from pytest_gvisor.oci.rootfs import HostRootfs, Rootfs, empty, host_system
 from pytest_gvisor.oci.spec import Mount
@@ -129,6 +129,19 @@ def interpreter() -> Interpreter:
         # The fewest that hold all of them.
         folders=tuple(sorted({f for f in needed if not any(below(f, one) for one in needed)})),
     )
+
+
+@functools.cache
+def _private() -> tuple[str, ...]:
+    """Return what other users may not read beside a Python that `host` does not show.
+
+    Its prefix is a home folder, whose ``bin`` and ``lib`` have other files too.
+    """
+    known, holds = interpreter(), host_system(whole=False).holds
+    own = (known.program, os.path.realpath(os.path.dirname(os.__file__)), *known.libraries)
+    others = (folder for folder in known.folders if not holds(folder))
+    found = (path for folder in others for path in system_folders.private(folder))
+    return tuple(p for p in found if ".so" not in p and not any(within(one, p) for one in own))
 
 
 def _bind(source: str, destination: str) -> Mount:
@@ -259,7 +272,8 @@ def guest(workload: Workload, start: Start, folder: str, allow: Sequence[str] = 
         for point in start.points:
             skeleton.point(points, point, is_folder=True)
         mounts.insert(len(workload.mounts), _bind(points, start.under))
-        covered = host_system(whole=False).covered()
+        others = filter(system_folders.has_files, _private())
+        covered = (*host_system(whole=False).covered(), *others)
         hidden = (p for p in covered if any(below(p, f) for f in start.points))
         mounts += [cover(start.under + path, path, folder) for path in hidden]
     args = (*start.argv, *places(allow))

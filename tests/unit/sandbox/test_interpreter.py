@@ -1,5 +1,6 @@
 """How the guest's Python is started."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -58,3 +59,33 @@ def test_the_guest_is_the_folder_that_links_lead_to(tmp_path: Path) -> None:
         [sys.executable, "-P", "-c", code], env=environment, text=True
     )
     assert printed == f"{os.path.realpath(package)}/guest\n"
+
+
+def test_no_private_file_lies_beside_a_python_that_is_a_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If a Python was built into one, its ``bin`` and ``lib`` have other files too."""
+    home = tmp_path / "home"
+    for name in ("bin/python3", "bin/deploy", "lib/x.so", "lib/token", "lib/python3.11/a/b"):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).touch(0o600)
+    (home / "lib/python3.11").chmod(0o700)  # by the umask of the one who installed it
+    (home / "lib/public").touch()
+    found = interpreter.interpreter()
+    known = dataclasses.replace(
+        found, program=f"{home}/bin/python3", prefix=str(home),
+        folders=(f"{home}/bin", f"{home}/lib"), libraries=(),
+    )  # fmt: skip
+    monkeypatch.setattr(interpreter, "interpreter", lambda: known)
+    monkeypatch.setattr(os, "__file__", f"{home}/lib/python3.11/os.py")
+    interpreter._private.cache_clear()
+    try:
+        start = interpreter.start(host(), [])
+        made = interpreter.guest(make_workload(["guest"]), start, str(tmp_path)).mounts
+        (home / "lib/token").unlink()  # and a file that is gone meanwhile is no mount
+        again = interpreter.guest(make_workload(["guest"]), start, str(tmp_path / "home")).mounts
+    finally:
+        interpreter._private.cache_clear()
+    for mounts, hidden in ((made, {"bin/deploy", "lib/token"}), (again, {"bin/deploy"})):
+        covered = {mount.destination for mount in mounts if mount.source.endswith("/hidden")}
+        assert {f"{start.under}{home}/{name}" for name in hidden} == covered
