@@ -77,6 +77,9 @@ class Interpreter:
     folders: tuple[str, ...]
     """Folders that hold all of it."""
 
+    files: tuple[str, ...] = ()
+    """The libraries themselves, without the loader, and without Python's own modules."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
@@ -128,6 +131,7 @@ def interpreter() -> Interpreter:
         libraries=libraries,
         # The fewest that hold all of them.
         folders=tuple(sorted({f for f in needed if not any(below(f, one) for one in needed)})),
+        files=tuple(f for f in (*outside, *inside) if f != loader and "/lib-dynload/" not in f),
     )
 
 
@@ -204,6 +208,9 @@ def start(rootfs: Rootfs, mounts: Sequence[Mount], program: str = "warm/init_pro
     if known.loader:
         search = ":".join(f"{base}{folder}" for folder in known.libraries)
         words = [f"{base}{known.loader}", "--library-path", search, *words]
+        # Folders of an RPATH, as of Spack's programs, come before these, and may be in the root. So
+        # each library is loaded by its path; later ones of its name are the same (ld.so(8)).
+        env["LD_PRELOAD"] = ":".join(f"{base}{file}" for file in known.files)
     return Start(
         argv=tuple(words),
         env=env,

@@ -1,6 +1,7 @@
 """A foreign image, which must not send anything in the guest's name."""
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
@@ -28,6 +29,7 @@ from pytest_gvisor import (
 from pytest_gvisor.images.cache import Cache
 from pytest_gvisor.images.store import Images
 from pytest_gvisor.run import logs
+from pytest_gvisor.sandbox import interpreter
 from pytest_gvisor.sandbox.interpreter import PRIVATE
 from tests.docker_daemon import serve
 from tests.unit.images.conftest import Item, configuration, digest, folder, item, link, saved, tar
@@ -154,6 +156,38 @@ def test_no_root_file_system_brings_preloaded_libraries(
             gvisor.sandbox(**given)
     with gvisor.sandbox(rootfs=directory(root), mounts=[tmpfs("/etc")]) as sandbox:
         assert sandbox.exec([BB, "false"]).returncode == 1
+
+
+def test_no_folder_of_libraries_that_the_python_names_is_the_root_s(
+    gvisor: Gvisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spack's programs have an RPATH, in whose folders the loader looks first."""
+    root, own = tmp_path / "root", tmp_path / "own"
+    points = [root / name for name in ("dev", "proc", "sys", "tmp", PRIVATE[1:])]
+    for place in (root / "spack/lib", own / "lib", own / "bin", *points):
+        place.mkdir(parents=True)
+    for place, status in ((root / "spack/lib", 13), (own / "lib", 7)):
+        compiled(f"int it(void) {{ return {status}; }}", place / "libit.so", "-shared")
+    code = "int it(void); int main(void) { return it(); }"
+    rpath = "-Wl,--disable-new-dtags,-rpath=/spack/lib"
+    compiled(code, own / "bin/python3", rpath, f"-L{own}/lib", "-lit")
+    known = interpreter.interpreter()
+    fake = dataclasses.replace(
+        known, program=f"{own}/bin/python3", prefix=str(own),
+        libraries=(*known.libraries, f"{own}/lib"), files=(*known.files, f"{own}/lib/libit.so"),
+        folders=(*known.folders, f"{own}/lib", f"{own}/bin"),
+    )  # fmt: skip
+    monkeypatch.setattr(interpreter, "interpreter", lambda: fake)
+    start = interpreter.start(directory(root), [])
+    for mount in start.mounts:
+        os.makedirs(f"{root}{mount.destination}")
+    done = gvisor.run(start.argv, rootfs=directory(root), mounts=start.mounts, env=start.env)
+    assert (done.returncode, done.stderr) == (7, "")
+
+
+def compiled(code: str, to: Path, *more: str) -> None:
+    argv = ["gcc", "-fPIC", "-x", "c", "-o", str(to), "-", "-x", "none", *more]
+    subprocess.run(argv, input=code, text=True, check=True)
 
 
 READS = re.compile(
