@@ -80,7 +80,8 @@ def covers(root: str, mounts: Sequence[Mount], *, session: str = "") -> list[Mou
     """
     bases = {*_sessions(), session}
     shown = [(root, "/"), *((m.source, normal(m.destination)) for m in mounts if m.is_bind)]
-    taken = {normal(mount.destination) for mount in mounts}
+    # runsc passes over mounts of other kinds, such as mqueue: these hide nothing.
+    taken = {normal(m.destination) for m in mounts if m.is_bind or m.type is MountType.TMPFS}
     found = {}
     for source, destination in shown:
         for base in bases:

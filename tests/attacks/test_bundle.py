@@ -362,6 +362,23 @@ def test_a_bundle_sees_no_session_in_what_it_may_see(
     assert (done.stdout, done.stderr) == ("/there:\npytest-gvisor\n\n/there/pytest-gvisor:\n", "")
 
 
+@pytest.mark.parametrize("kind", ["mqueue", "devtmpfs"])
+def test_no_mount_of_a_bundle_is_in_the_place_of_what_hides_a_session(
+    gvisor: Gvisor, foreign: Foreign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """runsc passes over mounts of some kinds, and a file system in memory would be there."""
+    held = tmp_path / "held/pytest-gvisor"
+    held.mkdir(parents=True)
+    (held / "secret").write_text("of another run\n")
+    monkeypatch.setattr(places, "session_bases", lambda: iter([str(held)]))
+    over = {"destination": "/there/pytest-gvisor", "type": kind, "source": kind}
+    mount = there("rbind", "ro", source=str(tmp_path / "held"))
+    folder = foreign("busybox cat /there/pytest-gvisor/secret", mount, over)
+    bundle = Bundle.open(folder, allow_binds={str(tmp_path / "held"): "ro"})
+    with pytest.raises(InvalidBundle, match='"/there/pytest-gvisor" is there twice'):
+        gvisor.run_bundle(bundle)
+
+
 STEERS = {
     "dev.gvisor.flag.network": "host",
     "dev.gvisor.flag.host-uds": "all",
