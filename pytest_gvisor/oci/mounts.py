@@ -48,6 +48,11 @@ def _bases() -> Iterator[str]:
         yield os.path.join(os.path.realpath(above), name)
 
 
+def holds_sessions(source: str) -> bool:
+    """Whether session folders of this user lie in this real path, or would."""
+    return any(within(kept, source) for kept in _sessions())
+
+
 def danger(source: str, *, writable: bool = False) -> str:
     """Return why a sandbox must not see (or write) this real path; empty if it may."""
     if source == "/":
@@ -65,7 +70,7 @@ def danger(source: str, *, writable: bool = False) -> str:
         return "is a container engine's socket or data"
     if source == "/run/user":
         return "holds users' sockets"
-    if writable and any(within(kept, source) for kept in _sessions()):
+    if writable and holds_sessions(source):
         return "holds session folders of pytest-gvisor, or would"
     if writable and any(within(path, source) or within(source, path) for path in places.programs()):
         return "is or holds runsc, a place where it is looked for, or programs beside it"

@@ -6,6 +6,7 @@ Mount sources arrive with all links resolved.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
@@ -15,7 +16,7 @@ from pytest_gvisor.base.errors import UsageError
 from pytest_gvisor.base.escape import shown
 from pytest_gvisor.base.trust import Trust, follow
 from pytest_gvisor.oci import host_paths, mounts
-from pytest_gvisor.oci.spec import Mount, Spec
+from pytest_gvisor.oci.spec import Capabilities, Mount, Spec
 from pytest_gvisor.oci.vocabulary import normal
 from pytest_gvisor.programs.paths import within
 
@@ -58,10 +59,15 @@ def problems(spec: Spec, folder: str, allow: Mapping[str, Access]) -> Iterator[s
     permission.
     """
     missing: dict[str, Access] = {}
+    sets = dataclasses.astuple(spec.process.capabilities or Capabilities())
+    uncovers = any("CAP_SYS_ADMIN" in names for names in sets)
     for index, mount in enumerate(spec.mounts):
         place = f"mounts[{index}]"
         if mount.is_bind:
             yield from _bind(mount, place, folder, allow, missing)
+            if uncovers and mounts.holds_sessions(mount.source):
+                text = "holds session folders, or would, and CAP_SYS_ADMIN can uncover them"
+                yield f"{place}.source: {shown(mount.source)} {text}: {_DANGEROUS} lets it"
         if mount.uid_mappings or mount.gid_mappings:
             yield f"{place}: maps ids of the host: {_DANGEROUS} lets it"
     if missing:

@@ -362,6 +362,27 @@ def test_a_bundle_sees_no_session_in_what_it_may_see(
     assert (done.stdout, done.stderr) == ("/there:\npytest-gvisor\n\n/there/pytest-gvisor:\n", "")
 
 
+def test_no_bundle_takes_away_what_hides_a_session(
+    gvisor: Gvisor, foreign: Foreign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With CAP_SYS_ADMIN it could unmount that, or mount the folder above elsewhere."""
+    held = tmp_path / "held/pytest-gvisor"
+    held.mkdir(parents=True)
+    (held / "secret").write_text("of another run\n")
+    monkeypatch.setattr(places, "session_bases", lambda: iter([str(held)]))
+    mount = there("rbind", "ro", source=str(tmp_path / "held"))
+    sets = ("bounding", "effective", "permitted")
+    folder = foreign(
+        """busybox mount -o bind /there /tmp; busybox cat /tmp/pytest-gvisor/secret
+        busybox umount /there/pytest-gvisor; busybox cat /there/pytest-gvisor/secret""",
+        mount, process={"capabilities": {name: ["CAP_SYS_ADMIN"] for name in sets}},
+    )  # fmt: skip
+    with pytest.raises(InvalidBundle, match="CAP_SYS_ADMIN can uncover them"):
+        Bundle.open(folder, allow_binds={str(tmp_path / "held"): "ro"})
+    done = gvisor.run_bundle(Bundle.open(folder, allow_dangerous=True))
+    assert done.stdout == 2 * "of another run\n"
+
+
 @pytest.mark.parametrize("kind", ["mqueue", "devtmpfs"])
 def test_no_mount_of_a_bundle_is_in_the_place_of_what_hides_a_session(
     gvisor: Gvisor, foreign: Foreign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
