@@ -61,7 +61,8 @@ class ImageRootfs(Rootfs):
         root = os.path.realpath(self.hold.with_points(mounts, folder))  # a home may be a link
         if found := root_paths.missing(root, mounts):
             raise InvalidBundle(found, where=f"root file system of image {shown(self.name)}")
-        taken = root_paths.places(root, mounts, {})
+        # The sandbox has a file system of its own at the last one, with the size of ``shm``.
+        taken = [*root_paths.places(root, mounts, {}), "/dev/shm"]
         volumes = [self._volume(path) for path in self.hold.config.volumes
                    if root_paths.resolve(root, path, {}).inside not in taken]  # fmt: skip
         notes = tuple(f"image {shown(self.name)}: {note}" for note in self.hold.record.notes)

@@ -338,6 +338,16 @@ def test_no_volume_of_an_image_lies_over_a_mount_at_its_place(
     assert (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("volume", ["/dev/shm", "/run/shm"])
+def test_no_volume_of_an_image_is_in_the_place_of_a_bounded_file_system(
+    gvisor: Gvisor, make: Make, volume: str
+) -> None:
+    """The size of /dev/shm is the caller's, also where the volume's path is another name of it."""
+    image = make(folder("run"), link("run/shm", "/dev/shm"), Volumes={volume: {}})
+    done = gvisor.run([BB, "df", "-k", "/dev/shm"], image=image, shm="1M")
+    assert done.stdout.split()[-5] == "1024"
+
+
 ASKED = """
 from pytest_gvisor.sandbox import interpreter
 from pytest_gvisor import empty
