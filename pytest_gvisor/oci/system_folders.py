@@ -115,8 +115,9 @@ def system(*, whole: bool = False) -> System:
     """
     binds, links = _top_level()
     notes, parted = [], []
-    # If a Python was built into ~/.local, all programs keep this user's data in its ``share``.
-    shares = {os.path.realpath(f"{home}/.local/share") for home in homes()}
+    # If a Python was built into ~/.local, all programs keep a user's data in its ``share``.
+    places = [*prefixes(), *(f"{home}/.local" for home in homes())]
+    shares = {os.path.realpath(f"{one}/share") for one in places if one.endswith("/.local")}
     for prefix in prefixes():
         if stores := _store(prefix):
             binds.update((store, os.path.realpath(store)) for store in stores)

@@ -1,5 +1,6 @@
 """The host's folders that a workload sees by default, and what is hidden in them."""
 
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -124,9 +125,12 @@ def test_data_of_a_user_is_no_part_of_a_python(
     (tmp_path / ".local").symlink_to(prefix)
     make(prefix, "share/keyrings/login", "state/history", "bin/tool")
     (prefix / "share").chmod(0o700)
-    monkeypatch.setattr(system_folders, "homes", lambda: [str(tmp_path)])
     monkeypatch.setattr(system_folders, "_too_wide", lambda _prefix: False)
-    for whole in (False, True):
+    of_another, both = [str(tmp_path / ".local"), str(prefix)], (False, True)
+    for whole, mine in itertools.product(both, both):
+        homes, names = ([str(tmp_path)], [str(prefix)]) if mine else ([], of_another)
+        monkeypatch.setattr(system_folders, "homes", lambda homes=homes: homes)
+        monkeypatch.setattr(system_folders, "prefixes", lambda names=names: names)
         found = seen(system_folders.system(whole=whole), prefix)
         assert found >= {"bin/tool", f"{PACKAGES}/a.py"}
         assert not [path for path in found if path.startswith(("share", "state"))]
