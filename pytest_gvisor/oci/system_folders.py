@@ -130,7 +130,7 @@ def system(*, whole: bool = False) -> System:
             binds[prefix] = os.path.realpath(prefix)
         else:
             parted.append(prefix)
-    for place in (f"{prefix}/{part}" for prefix in parted for part in _PARTS):
+    for place in (f"{prefix}/{part}" for prefix in parted for part in _parts(prefix)):
         if os.path.realpath(place) in shares:
             continue
         if os.path.islink(place):
@@ -152,6 +152,19 @@ def system(*, whole: bool = False) -> System:
         notes=tuple(notes),
         covers=tuple(covers),
     )
+
+
+def _parts(prefix: str) -> tuple[str, ...]:
+    """Return the parts of a prefix that are shown.
+
+    After ``python -m venv .`` a project's own files lie beside those of its environment, whose
+    ``lib`` has one folder. No library is there, as in the ``lib`` of a Python.
+    """
+    real = os.path.realpath(prefix)
+    if any(within(root, real) for root in projects) and os.path.isfile(f"{prefix}/pyvenv.cfg"):
+        name = os.path.basename(os.path.dirname(os.__file__))
+        return "bin", "lib64", f"lib/{name}", "pyvenv.cfg"
+    return _PARTS
 
 
 def _top_level() -> tuple[dict[str, str], dict[str, str]]:

@@ -118,6 +118,20 @@ def test_of_a_link_to_the_python_its_folder_is_not_seen(
         assert system.path == (f"{real}/bin",)
 
 
+@pytest.mark.parametrize("below", ["", "lib/app"])
+def test_of_a_project_that_is_an_environment_the_environment_is_seen(
+    prefix: Path, monkeypatch: pytest.MonkeyPatch, below: str
+) -> None:
+    """After ``python -m venv .``, the rest of ``lib`` and ``share`` is the project's."""
+    packages = f"lib/{Path(os.__file__).parent.name}/site-packages/x.py"
+    make(prefix, packages, "lib/app/.env", "lib/code.py", "share/key.pem", "include/x.h")
+    monkeypatch.setattr(system_folders, "projects", [str(prefix / below)])
+    found = seen(system_folders.system(), prefix) - {f"{PACKAGES}/a.py"}
+    assert found == {packages, "bin/python", "pyvenv.cfg"}
+    (prefix / "pyvenv.cfg").unlink()  # the libraries of a Python lie in its lib
+    assert "lib/code.py" in seen(system_folders.system(), prefix)
+
+
 def test_data_of_a_user_is_no_part_of_a_python(
     tmp_path: Path, prefix: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
