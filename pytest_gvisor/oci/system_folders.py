@@ -32,6 +32,8 @@ _STORES: Final = {
     _BREW: tuple(f"{_BREW}/{name}" for name in ("bin", "lib", "opt", "Cellar")),
 }
 _SYSTEM: Final = ("/usr", "/usr/local")
+# With the libraries of other instruction sets. A project may be /library.
+_TOP: Final = re.compile(r"s?bin|lib(exec|\w*32|64)?")
 _SOURCES: Final = ("/usr/src", "/usr/local/src")
 _SETTINGS: Final = ("/usr/etc", "/usr/local/etc")
 _STANDARD: Final = frozenset(
@@ -171,7 +173,7 @@ def _top_level() -> tuple[dict[str, str], dict[str, str]]:
     """Return what is bound at the top of a root, /usr among it, and links such as ``bin``."""
     binds, links = {"/usr": "/usr"}, {}
     for name in sorted(os.listdir("/")):
-        if name not in {"bin", "sbin"} and not name.startswith("lib"):
+        if not _TOP.fullmatch(name):
             continue
         real = os.path.realpath(f"/{name}")
         if os.path.islink(f"/{name}") and within(real, "/usr"):

@@ -132,6 +132,15 @@ def test_of_a_project_that_is_an_environment_the_environment_is_seen(
     assert "lib/code.py" in seen(system_folders.system(), prefix)
 
 
+def test_a_folder_at_the_top_is_seen_by_its_whole_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container may have its project in /library, and others keep theirs in /libs."""
+    ours = ["bin", "lib", "lib32", "lib64", "libexec", "libilp32", "libx32", "sbin"]
+    monkeypatch.setattr(os, "listdir", lambda _path: [*ours, "library", "libs", "lib64.old"])
+    monkeypatch.setattr(os.path, "isdir", lambda _path: True)
+    binds, links = system_folders._top_level()
+    assert {path.lstrip("/") for path in (*binds, *links)} == {"usr", *ours}
+
+
 def test_data_of_a_user_is_no_part_of_a_python(
     tmp_path: Path, prefix: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
