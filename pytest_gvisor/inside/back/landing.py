@@ -156,8 +156,8 @@ class Store:
 
     def keep(self, file: Arriving) -> None:
         """Keep a file that is whole."""
-        if file.wanted:
-            path = os.path.join(file.place.folder, file.path)
+        if file.wanted:  # by its own path: a sandbox may reach it by a link, and another not
+            path = os.path.join(file.anchor.folder, file.path)
             self._files.setdefault(path, []).append(file)
 
     def write(self) -> Tally:

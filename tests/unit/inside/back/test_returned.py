@@ -142,6 +142,22 @@ def test_sandboxes_that_differ_are_named_and_neither_is_written(host: Host) -> N
     ]  # fmt: skip
 
 
+def test_sandboxes_that_reach_a_file_by_a_link_and_without_it_are_compared(host: Host) -> None:
+    """Inside, a project that a link leads to is there by either path."""
+    link = host.base.with_name("link")
+    link.symlink_to(host.base)
+    host.store.anchors = Anchors(str(link))
+    host.agreed = dataclasses.replace(
+        host.agreed, places=(Place(f"{link}/data"), Place(f"{host.base}/data"))
+    )
+    host.take(file("a.csv", b"1", place=0), file("b.csv", place=0), END, sandbox="test_one")
+    host.take(file("a.csv", b"2", place=1), file("b.csv", place=1), END, sandbox="test_two")
+    tally = host.store.write()
+    assert (list(host.files()), tally.count) == (["data/b.csv"], 1)
+    (error,) = tally.errors
+    assert error.startswith(f"{host.base}/data/a.csv ")
+
+
 def test_workers_are_compared_by_each_file_that_came_back(host: Host) -> None:
     """Ten thousand others hide no difference, and neither does the length of a path."""
     paths = [f"{'a' * 240}/" * 4 + last for last in "bc"] + [str(n) for n in range(10_000)]
