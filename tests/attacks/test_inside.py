@@ -443,6 +443,51 @@ def test_no_message_from_inside_writes_a_command_for_a_ci_system(
     assert text.count("\\x23#vso[task.complete result=Succeeded;]") >= 6
 
 
+TOGETHER = """
+import pytest
+from _pytest._code.code import ReprEntryNative
+
+COMMAND = "#vso[task.complete result=Succeeded;]"
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    report = yield
+    if report.failed:
+        (traceback, place, _told), = report.longrepr.chain
+        entry, kind = traceback.reprentries[0], item.callspec.id
+        if kind == "separator":
+            report.longrepr.addsection("x", "x", sep=":error::x\\n:")
+        elif kind == "native":
+            traceback.reprentries[:] = [ReprEntryNative(["#", COMMAND])]
+        elif kind == "break":
+            entry.lines[:] = ["    x\\n" + COMMAND, "#"]
+        elif kind == "empty":
+            entry.lines[:] = ["", "    x", ":", "    :error::x"]
+        else:
+            entry.reprfileloc.path, entry.reprfileloc.message = "=== 5 passed", "in 0.10s ==="
+    return report
+"""
+"""Parts of a failure that are harmless one by one."""
+
+
+def test_no_parts_of_a_failure_are_a_command_together(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """Nor are they pytest's last line, where it is pytest that joins them."""
+    project.makeconftest(TOGETHER)
+    project.makepyfile("""
+        import pytest
+
+        @pytest.mark.parametrize("kind", ["separator", "native", "break", "empty", "place"])
+        def test_fails(kind): assert 0
+    """)
+    result = run_inside("--color=yes", "-p", "no:randomly")
+    assert result.parseoutcomes() == {"failed": 5}
+    lines = result.stdout.str().splitlines()
+    assert not [line for line in lines if "##vso" in line or line.startswith("::")]
+    assert not [line for line in lines if line.startswith("=== 5 passed")]
+
+
 def test_no_output_ends_the_session_where_the_host_cannot_encode_it(
     project: pytest.Pytester, run_inside: RunInside, monkeypatch: pytest.MonkeyPatch
 ) -> None:

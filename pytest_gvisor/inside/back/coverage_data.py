@@ -39,7 +39,6 @@ MOST_ENTRIES = 50_000_000
 _MOST_HELD = 2_000_000
 _HIGHEST_LINE = 1_000_000
 _LONGEST_CONTEXT = 1024 * 1024
-_Part = tuple[str, list[Any]]
 _PARTS = rules.list_of(rules.tuple_of(rules.exact_text, lambda entries: entries))
 
 
@@ -138,7 +137,7 @@ class InsideCoverage:
         if len(self._lost) < 10:
             self._lost[escape(path)[:200]] = None
 
-    def _parts(self, given: Any, kind: str) -> Iterator[_Part]:
+    def _parts(self, given: Any, kind: str) -> Iterator[tuple[str, list[Any]]]:
         read = _jumps if kind == "arcs" else _lines
         with rules.reading(f"coverage from inside whose {kind} are none"):
             for context, entries in _PARTS(given):

@@ -16,13 +16,10 @@ from pytest_gvisor.base.escape import safe
 from pytest_gvisor.inside.wire import rules
 
 _PHASES = ("setup", "call", "teardown")
-_OUTCOME = r"[A-Za-z][A-Za-z0-9_ -]{0,39}"
-"""One of pytest's, or the name that a plugin gives one."""
 
 _MOST_EXTRAS = 1000
 _LONGEST_CAUSE = 100
 _MEDIA = ("image", "video")
-_TEXTS = ("html", "text", "url")
 
 # What the host knows itself: a test's id and place, what xdist's controller adds, and attributes
 # of this plugin. pytest-html 4 reads no `extra`: the one inside has put it into `extras`.
@@ -105,7 +102,7 @@ def _json_report(value: Any) -> dict[str, Any]:
 
 _EXTRA = rules.object_of(
     name=rules.or_none(rules.shown),
-    format_type=rules.one_of(*_MEDIA, *_TEXTS, "json"),
+    format_type=rules.one_of(*_MEDIA, "html", "text", "url", "json"),
     mime_type=rules.or_none(rules.matching(r"[A-Za-z0-9.+-]{1,60}/[A-Za-z0-9.+-]{1,60}")),
     extension=rules.or_none(rules.matching(r"[A-Za-z0-9]{1,10}")),
 )
@@ -133,7 +130,8 @@ phase = rules.one_of(*_PHASES)
 times = rules.tuple_of(rules.past, rules.past, rules.past)
 
 _REQUIRED: dict[str, rules.Rule] = {
-    "outcome": rules.matching(_OUTCOME),
+    # One of pytest's, or the name that a plugin gives one.
+    "outcome": rules.matching(r"[A-Za-z][A-Za-z0-9_ -]{0,39}"),
     "when": phase,
     "duration": rules.past,
     "start": rules.past,

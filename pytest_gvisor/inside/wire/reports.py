@@ -56,7 +56,10 @@ def revive(
         _check_outcome(config, report)
         # The tests' own colours stay, in what they print too: so it looks on the host.
         escape_report(report, painted=bounds.escaped, output=bounds.escaped)
-        str(report.longrepr)  # what can be written now can be written later
+        written = str(report.longrepr)  # what can be written now can be written later
+        # Its parts, each of them escaped, may be a command together.
+        if isinstance(report.longrepr, TerminalRepr) and bounds.escaped(written) != written:
+            report.longrepr = Text(bounds.escaped(written))
         bounds.leave_out(left_out)
     return report
 

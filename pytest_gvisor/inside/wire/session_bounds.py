@@ -89,9 +89,14 @@ class SessionBounds:
         return True
 
     def colours(self, lines: Iterable[str]) -> bool:
-        """Whether pytest may colour the source at the beginning of an entry's lines."""
-        source = itertools.takewhile(lambda line: not line.startswith("E   "), lines)
-        if (size := sum(map(len, source))) > _LONGEST_SOURCE:
+        """Whether pytest may colour the source at the beginning of an entry's lines.
+
+        It parts these from their indents, and joins them by their number. pygments drops the first
+        ones if they are empty, and of a line break pytest makes two lines.
+        """
+        source = [*itertools.takewhile(lambda line: not line.startswith("E   "), lines)]
+        shifts = "\n" in "".join(source) or (source and not source[0][4:])
+        if (size := sum(map(len, source))) > _LONGEST_SOURCE or shifts:
             return False
         self._source += size
         return self._source <= _MOST_SOURCE
