@@ -110,9 +110,11 @@ def print_live(text: str) -> None:
 class Live:
     """An escaper of text in pieces, safe at every cut. Colours stay."""
 
+    _line = ""
+    """The end of what was shown last by any of them: they write to one terminal."""
+
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
-        self._line = ""
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
 
     def add_bytes(self, data: bytes) -> None:
@@ -121,14 +123,13 @@ class Live:
 
     def add(self, text: str) -> None:
         """Show text."""
-        if not text:
-            return
         shown = safe_but_colour(text)
-        if safe_but_colour(self._line + text) != safe_but_colour(self._line) + shown:
+        ends = Live._line, Live._line[-1:]  # of what pytest has written since, a line may be ended
+        if any(safe_but_colour(end + text) != safe_but_colour(end) + shown for end in ends):
             # Behind what is shown already this becomes a command, unless it begins otherwise.
             shown = f"\\x{ord(text[0]):02x}{safe_but_colour(text[1:])}"
         # White space at a line's start does not matter to who looks for commands.
-        self._line = (self._line + text).rpartition("\n")[2].lstrip()[-_LONGEST_LINE:]
+        Live._line = (Live._line + text).rpartition("\n")[2].lstrip()[-_LONGEST_LINE:]
         self._write(shown)
 
 

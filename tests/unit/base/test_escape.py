@@ -135,6 +135,8 @@ def in_pieces(text: str, *cuts: int) -> str:
     """The shown output of a text that comes in pieces."""
     shown: list[str] = []
     live = Live(shown.append)
+    live.add("\n")  # all others share the line
+    shown.clear()
     data = text.encode()
     for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
         live.add_bytes(data[begin:end])
@@ -149,6 +151,19 @@ def test_no_cut_makes_a_command(bad: str) -> None:
             shown = in_pieces(bad, first, second)
             found = re.search(r"(?m)^\s*::|##(\[|vso\[)|\x1b|\x07|^[ =]*\d+ passed in \d", shown)
             assert not found, (bad[:first], bad[first:second], bad[second:])
+
+
+@pytest.mark.parametrize("between", ["", "abc\n"])
+def test_no_text_of_another_makes_a_command(between: str) -> None:
+    """One of another sandbox, of a debugger that opens again, or of pytest goes before it."""
+    for bad in ("\n::error::x", "##vso[task.complete]"):
+        for cut in range(1, len(bad)):
+            shown: list[str] = []
+            Live(shown.append).add("\nabc")
+            shown.append(between)
+            Live(shown.append).add(bad[:cut].lstrip("\n") if between else bad[:cut])
+            Live(shown.append).add(bad[cut:])
+            assert not re.search(r"(?m)^::|##vso\[", "".join(shown)), (bad[:cut], bad[cut:])
 
 
 def test_what_is_harmless_is_shown_as_it_is() -> None:
