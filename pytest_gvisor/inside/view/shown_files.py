@@ -186,12 +186,13 @@ class _Lookup:
         """
         try:
             real, seen, link = self._resolve(path) or ("", True, "")
+            shown = self._holds(real)
+            if not real or danger(real) or (shown and seen):
+                return None
+            # A mount point has not been looked at.
+            if file and (self._is_elsewhere(real) or not stat.S_ISREG(os.lstat(real).st_mode)):
+                return None
         except (OSError, ValueError):  # it is not there, or this user may not look at it
-            return None
-        shown = self._holds(real)
-        if not real or danger(real) or (shown and seen):
-            return None
-        if file and not stat.S_ISREG(os.lstat(real).st_mode):
             return None
         text = f"{path} is on the host, and is not shown to tests inside."
         if link and not shown:

@@ -184,7 +184,18 @@ def test_nothing_is_looked_up_where_looking_has_an_effect(
     monkeypatch.setattr(os, "lstat", record)
     for path in (f"{point}/file", f"{project}/link/file"):
         assert bool(told(project, MISSING.format(path))) is seen
+    told(project, f"see {point}")
     assert any(within(path, point) for path in looked) is seen
+
+
+def test_a_mount_point_that_is_not_there_is_no_error(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another mount may hide it, and FUSE forbids one of another user."""
+    point = f"{project.parent}/gone"
+    table = [Mount("0:1", "/", "/", "ext4", ""), Mount("0:2", "/", point, "ext4", "")]
+    monkeypatch.setattr(shown_files, "mounts", lambda: table)
+    assert told(project, f"see {point}") == ""
 
 
 def test_a_project_on_such_a_file_system_is_looked_up(
