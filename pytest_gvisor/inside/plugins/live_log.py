@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 
-from pytest_gvisor.base.escape import safe_but_colour
+from pytest_gvisor.base.escape import Live
 from pytest_gvisor.inside.wire import rules
 from pytest_gvisor.inside.wire.session_bounds import SessionBounds
 
 # The moments of a test; those of the whole session are the host's own.
 _MOMENT = rules.one_of("start", "setup", "call", "teardown", "logreport", "finish")
 _MOST_ATTRIBUTES = 1000
-_MOST_SPACES = 200
 _OWN: dict[str, rules.Rule] = {
     **dict.fromkeys(
         ("name", "levelname", "pathname", "filename", "module", "funcName", "msg"), rules.any_text
@@ -40,8 +39,9 @@ def show(handler: Any, data: Any, _sender: rules.Sender | None) -> None:
     """Show a record under the phase that it comes from. A thread may outlive its test."""
     when = rules.or_none(_MOMENT)(data["when"])
     record = logging.makeLogRecord(_record(data["record"]))
+    shown: list[str] = []
     try:
-        shown = safe_but_colour(handler.format(record))
+        Live(shown.append).add(handler.format(record))  # with -s, behind output from inside
     except (*rules.WRONG, MemoryError):
         return  # the format of the host names an attribute that the record has not
     if handler._when != when:
@@ -49,7 +49,7 @@ def show(handler: Any, data: Any, _sender: rules.Sender | None) -> None:
     formatter = handler.formatter
     handler.setFormatter(logging.Formatter())  # of the message alone
     try:
-        handler.emit(logging.makeLogRecord({"msg": shown}))
+        handler.emit(logging.makeLogRecord({"msg": shown[0]}))
     finally:
         handler.setFormatter(formatter)
 
@@ -60,7 +60,7 @@ def _record(value: Any) -> dict[str, Any]:
     checked |= {name: rule(value[name]) for name, rule in _OWN.items()}
     # A number of spaces, which pytest puts before each line.
     indent = checked.pop("auto_indent", None)
-    if type(indent) is bool or (type(indent) is int and 0 <= indent <= _MOST_SPACES):
+    if type(indent) is bool or (type(indent) is int and 0 <= indent <= 200):
         checked["auto_indent"] = indent
     return {**checked, "args": None, "exc_info": None}
 

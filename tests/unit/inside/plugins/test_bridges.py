@@ -12,6 +12,7 @@ import pytest
 from _pytest.junitxml import LogXML, xml_key
 
 from pytest_gvisor.base.errors import ProtocolError
+from pytest_gvisor.base.escape import Live
 from pytest_gvisor.inside.plugins import Bridges
 from pytest_gvisor.inside.plugins import junit as end
 from pytest_gvisor.inside.wire.rules import Sender
@@ -178,6 +179,13 @@ def test_the_whole_line_is_escaped(live_log: tuple[Host, io.StringIO]) -> None:
     assert "\x1b]" not in shown
     assert not re.search(r"(?m)^\s*::", shown)
     assert "\n\\x31 passed" in shown
+
+
+def test_no_record_behind_output_is_a_command(live_log: tuple[Host, io.StringIO]) -> None:
+    """With ``-s`` they share a line."""
+    show(live_log)  # the title is written by now
+    Live(live_log[1].write).add("\n:")
+    assert "\n:\\x3aerror::x:INFO:5 hello\n" in show(live_log, name=":error::x")
 
 
 def test_no_number_of_spaces_costs_memory(live_log: tuple[Host, io.StringIO]) -> None:
