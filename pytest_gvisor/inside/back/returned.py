@@ -97,8 +97,10 @@ def agree(
             notes.append(f"files below {place.folder} stay inside: {error}")
             continue
         if anchor is not None:
-            # Inside, a project that a link leads to is there by either path, with other changes.
-            ways = dict.fromkeys((place.folder, anchor.folder))
+            # Inside, a project that a link leads to is there by either path, with other changes. By
+            # a link in the project, there are the same files.
+            linked = os.path.realpath(config.rootpath) != str(config.rootpath)
+            ways = dict.fromkeys((place.folder, anchor.folder)) if linked else [anchor.folder]
             places += [place._replace(folder=way, project=anchor.project) for way in ways]
     if basetemp is not None and anchors.find(basetemp) is not None:
         place = Place(basetemp, free=True)
@@ -237,8 +239,7 @@ class Taker:
         self._failed: set[str] = set()
         self._failed_here: set[pytest.Item] = set()
         self._folders_of_failed: set[str] = set()
-        known = store.tally.notes
-        store.tally.say("notes", *(note for note in agreed.notes if line(note) not in known))
+        store.tally.say("notes", *(n for n in agreed.notes if line(n) not in store.tally.notes))
 
     def note_begun(self, item: pytest.Item) -> None:
         """Note a test that begins in the sandbox, for the host has asked for it."""

@@ -605,6 +605,24 @@ def test_without_an_option_nothing_comes_back() -> None:
     assert places(inifilename="a", rootdir="b", cov_config="c", ignore=["d"], xmlpath="e") == []
 
 
+@pytest.mark.parametrize(
+    ("root", "ways"), [("real", ["real/build"]), ("link", ["link/logs", "real/build"])]
+)
+def test_files_are_asked_for_once_by_each_path_that_leads_to_others(
+    root: str, ways: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link in the project leads to the same files, and else a log would be added twice."""
+    (tmp_path / "real/build").mkdir(parents=True)
+    (tmp_path / "real/logs").symlink_to("build")
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.setattr(f"{__name__}.PROJECT", tmp_path / root)
+    found = Anchors(str(tmp_path / root))
+    asked = config(log_file="../logs/x")
+    made = agree(asked, [], anchors=found, writable=[], basetemp=None).places
+    found.close()
+    assert [place.folder for place in made] == [f"{tmp_path}/{way}" for way in ways]
+
+
 def test_an_entry_is_a_file_or_a_folder_or_a_glob() -> None:
     """Exact names come first: a file of two places belongs to the one that allows more."""
     assert places("out", "out/a.py") == [
