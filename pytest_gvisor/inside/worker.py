@@ -83,7 +83,8 @@ class Worker:
         """Whether the test that `run` was last asked for has begun inside."""
 
         self.captured = False
-        """Whether pytest logs the report that `run` yields while it captures output."""
+        """Whether pytest logs the report that `run` yields, of a subtest, while it captures output.
+        """
 
         self.forbidden = False
         """Whether it did what ``forbid`` names, or may have."""
@@ -207,7 +208,7 @@ class Worker:
                 if report.failed:
                     self.hints.add(report, link, message.get("missed"))
                 progress.add(report)
-                self.captured = message.get("captured") is True
+                self.captured = hasattr(report, "context") and message.get("captured") is True
                 yield report
                 self.captured = False
             elif kind == "debugger":

@@ -227,6 +227,33 @@ def test_no_other_try_takes_back_a_failure(
     assert [cell["state"] for cell in test["cells"]] == ["failed"]
 
 
+HIDES = """
+import pytest
+
+class Hides:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(self, item):
+        report = yield
+        item.config.pluginmanager.get_plugin("gvisor-worker")._terminal.captured = True
+        return report
+
+def test_fails(pytestconfig):
+    pytestconfig.pluginmanager.register(Hides())
+    assert 0
+"""
+
+
+def test_no_failure_is_hidden_from_what_a_plugin_prints(
+    project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """TeamCity takes a test for passed if the plugin on the host prints no failure."""
+    project.makeconftest("def pytest_runtest_logreport(report): print('told', report.outcome)")
+    project.makepyfile(HIDES)
+    result = run_inside()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*told failed"])
+
+
 RESULTS = """
 import hashlib, json, pathlib
 
