@@ -144,9 +144,9 @@ class Store:
                 self._end += count
                 view = view[count:]
         except OSError as error:
-            if file.wanted:
-                path = os.path.join(file.place.folder, file.path)
-                self._fail(path, f"could not be kept until the end: {error.strerror}")
+            # Though nobody wants it: those after it are lost.
+            path = os.path.join(file.place.folder, file.path)
+            self._fail(path, f"could not be kept until the end: {error.strerror}")
             raise ProtocolError(f"no place to keep a file from inside: {error}") from error
 
     def read(self, file: Arriving) -> bytes:

@@ -503,15 +503,17 @@ def test_what_cannot_be_written_is_an_error_and_the_rest_is_written(host: Host) 
 
 
 def test_a_full_disk_is_an_error_with_its_path(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So is one that cannot keep a file until the end."""
+    """So is one that cannot keep a file until the end, which nobody may want: others follow it."""
 
     def full(*_arguments: object, **_also: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     host.take(file("a"), END)
+    some = Place(str(host.base / "free"), free=True, failed_only=True)
+    host.agreed = dataclasses.replace(host.agreed, places=(some,))
     with monkeypatch.context() as context:
         context.setattr(os, "pwrite", full)
-        host.take(file("b"), END)
+        host.take(file("b", place=0), END)
     monkeypatch.setattr(anchors, "land", full)
     tally = host.store.write()
     assert tally.errors == [
