@@ -447,6 +447,22 @@ def test_a_hook_that_changes_a_report_changes_it_once(
         result.assert_outcomes(passed=passed, failed=3 - passed)
 
 
+def test_a_hook_that_changes_a_report_as_it_is_shown_changes_no_count(
+    project: pytest.Pytester,
+) -> None:
+    """pytest has counted the failure by then. With the change inside, the test passed."""
+    project.makeconftest("""
+        def pytest_report_teststatus(report):
+            if report.when == "call" and report.failed:
+                report.outcome = "passed"
+                return "known", "k", "KNOWN"
+    """)
+    project.makepyfile("def test_it(): assert 0")
+    both = run_both(project, "-p", "no:randomly")
+    assert both.inside.ret == both.host.ret == 1
+    assert both.inside.parseoutcomes() == both.host.parseoutcomes() == {"known": 1}
+
+
 def test_a_test_may_stop_the_clock_at_the_last_second_of_all(project: pytest.Pytester) -> None:
     """A fixture that stops it does so for pytest's own times, too."""
     project.makepyfile("""

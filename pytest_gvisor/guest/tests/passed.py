@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-_TOLD = frozenset({"duration", "start", "stop", "when"})
-_UNSAID = frozenset({
+_KNOWN = frozenset({
+    "duration", "start", "stop", "when",  # the short form has them
     "_id", "keywords", "location", "longrepr", "nodeid", "outcome", "sections", "user_properties",
 })  # fmt: skip
-_KNOWN = _TOLD | _UNSAID
 _PYTEST = ("_pytest.", "pytest_subtests.")
 
 

@@ -79,10 +79,9 @@ def run(
     config.parse(start["args"], addopts=False)
     config.args_source = type(config.args_source)[read_as["args_source"]]
     config.option.__dict__.update(read_as["options"], basetemp=config.option.basetemp)
-    files = gate.command["files"]
     plugin = Plugin(
-        link, terminal, debugger, notes, files=files, variables=watch, coverage=coverage,
-        basetemp=read_as["options"]["basetemp"],
+        link, terminal, debugger, notes, files=gate.command["files"], variables=watch,
+        coverage=coverage, basetemp=read_as["options"]["basetemp"],
     )  # fmt: skip
     debugger.register(config)
     _hook_order(plugin)

@@ -220,7 +220,10 @@ class Plugin:
         """Send a report before another hook changes it: on the host, these hooks have it too."""
         # By this hook pytest fails a test whose subtests have failed (_pytest/subtests.py). The
         # terminal calls it next, which is too late, and the host does not know of the subtests.
-        self._config.hook.pytest_report_teststatus(report=report, config=self._config)
+        # What other plugins change by it counts on the host, when pytest has counted the report.
+        own: Any = self._config.pluginmanager.get_plugin("subtests")
+        if getattr(own, "__name__", "") == "_pytest.subtests":
+            own.pytest_report_teststatus(report=report, config=self._config)
         self._reports.append((report, self._terminal.captured))
         if report.failed and self._folder:
             self._notes.keep(self._folder)
