@@ -45,6 +45,7 @@ class InsideSession:
     def __init__(self, session: pytest.Session) -> None:
         """Plan the tests. Raises `pytest.UsageError`."""
         self._config = session.config
+        unbridged.refuse_objects(self._config)
         self._inside = inside = run_options.inside(self._config)
         self._bounds = SessionBounds(self._config, self._config.getini(placement.FIELDS))
         self._config.pluginmanager.register(self._bounds)

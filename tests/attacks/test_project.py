@@ -1,5 +1,6 @@
 """A project whose ini file or hooks leave tests on the host that are to run inside."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -564,3 +565,49 @@ def test_a_module_that_is_skipped_inside_alone_says_why(project: pytest.Pytester
     result = project.runpytest_subprocess(*INSIDE)
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*needs the host*"])
+
+
+CHECK = """
+import sys
+import pytest
+
+class Check:
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item, call):
+        report = yield
+        if getattr(sys, "leaks", False):
+            report.outcome, report.longrepr = "failed", "it leaks"
+        return report
+
+pytest_runtest_makereport = Check().pytest_runtest_makereport
+"""
+MAIN = """
+import sys
+import check
+import pytest
+
+sys.exit(pytest.main(sys.argv[1:], plugins=[{plugin}]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("plugin", "told"),
+    [
+        ("check.Check()", "*has an object with pytest_runtest_makereport, which would not be*"),
+        ("check", "*1 failed*"),
+        ("'check'", "*1 failed*"),
+    ],
+)
+def test_no_plugin_that_a_program_gives_is_left_out_inside(
+    plugin: str, told: str, project: pytest.Pytester
+) -> None:
+    """The plugin fails the test on the host. Inside there was none, and the test passed."""
+    project.makepyfile(
+        check=CHECK,
+        program=MAIN.format(plugin=plugin),
+        test_it="import sys\n\ndef test_it():\n    sys.leaks = True\n",
+    )
+    result = project.run(sys.executable, "program.py", *INSIDE)
+    assert result.ret != pytest.ExitCode.OK
+    output = [*result.outlines, *result.errlines]
+    pytest.LineMatcher(output).fnmatch_lines([told])

@@ -19,6 +19,7 @@ import pytest
 
 from pytest_gvisor.base.escape import escape
 from pytest_gvisor.inside.plugins import benchmark
+from pytest_gvisor.inside.view import configuration
 from pytest_gvisor.plugin.placement import FIELDS
 
 _SUMMING_UP = frozenset({"pytest_sessionfinish", "pytest_terminal_summary"})
@@ -59,6 +60,21 @@ _DATABASES = frozenset({"pytest-monitor"})
 
 _SYRUPY = "syrupy"
 _MOST = 10
+
+
+def refuse_objects(config: pytest.Config) -> None:
+    """Raise `pytest.UsageError` for a plugin that acts in tests, and is an object of this process.
+
+    `pytest.main` was called with it. The pytest inside cannot have it.
+    """
+    for plugin in config.invocation_params.plugins or ():
+        hooks = {hook.name for hook in config.pluginmanager.get_hookcallers(plugin) or ()}
+        acts = sorted(hooks & _RUNNING - {"pytest_runtest_protocol"})  # which is called here too
+        if acts and not configuration.importable([plugin]):
+            raise pytest.UsageError(
+                f"pytest-gvisor: pytest.main(plugins=[…]) has an object with {acts[0]}, which would"
+                " not be called for tests inside. Give a module in its place, or its name"
+            )
 
 
 def find(config: pytest.Config, items: Sequence[pytest.Item]) -> str:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Collection, Iterable, Sequence
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -101,8 +102,15 @@ def _plain(value: Any) -> Any:
 
 def arguments(config: pytest.Config, items: Iterable[pytest.Item] | None) -> list[str]:
     """Return the command line inside: plugins, which pytest loads before options, and `named`."""
-    plugins = [part for name in without_editors(config.option.plugins) for part in ("-p", name)]
+    given = [*config.option.plugins, *importable(config.invocation_params.plugins or ())]
+    plugins = [part for name in without_editors(given) for part in ("-p", name)]
     return [*plugins, *named(config, items)]
+
+
+def importable(plugins: Iterable[object]) -> list[str]:
+    """Return the names of modules among the plugins that `pytest.main` was called with."""
+    named = (getattr(one, "__name__", one) for one in plugins if isinstance(one, str | ModuleType))
+    return [str(name) for name in named if name != "__main__"]
 
 
 def named(config: pytest.Config, items: Iterable[pytest.Item] | None) -> list[str]:
