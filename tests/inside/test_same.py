@@ -392,6 +392,21 @@ def test_the_configuration_reads_as_on_the_host(
     both.inside.assert_outcomes(failed=2)
 
 
+def test_an_option_named_like_those_of_pytest_cov_has_the_host_s_value(
+    project: pytest.Pytester,
+) -> None:
+    """With the default in its place, a test that fails on the host passed."""
+    project.makeconftest("def pytest_addoption(parser): parser.addoption('--cov-kind')")
+    project.makepyfile("""
+        def test_it(pytestconfig):
+            names = "cov_kind", "cov_branch"
+            assert str([*map(pytestconfig.getoption, names)]) == "shown"
+    """)
+    both = run_both(project, "--cov-kind=full", "--cov=.", "--cov-branch", "-p", "no:randomly")
+    for result in both.inside, both.host:
+        result.stdout.fnmatch_lines(["*[[]'full', True[]]*", "TOTAL *"])
+
+
 def test_a_plugin_that_the_ini_file_switches_off_keeps_its_keys(project: pytest.Pytester) -> None:
     """pytest knows the keys of such a plugin, which ``--strict-config`` would refuse else."""
     project.makeini(

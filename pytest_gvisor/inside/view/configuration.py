@@ -58,7 +58,7 @@ def travelling(config: pytest.Config) -> dict[str, Any]:
     for name, value in vars(config.option).items():
         if name in _SWITCHED_OFF:
             carried[name] = _SWITCHED_OFF[name]
-        elif name.startswith("cov_") or name in ("no_cov", "file_or_dir"):
+        elif name in ("cov_source", "no_cov", "file_or_dir"):
             continue  # see coverage() and arguments()
         else:
             with contextlib.suppress(TypeError):  # an object of a plugin's own
