@@ -40,7 +40,14 @@ _cell_key = pytest.StashKey[_Made]()
 
 
 def attach_cell(item: pytest.Item, call: pytest.CallInfo[Any], report: pytest.TestReport) -> None:
-    """Attach the sandboxes' data to a report of a test on the host."""
+    """Attach the sandboxes' data to a report of a test on the host.
+
+    A test inside has a report from here where it is refused, and fails if a hook has called it.
+    """
+    if call.when == "call" and placement.variant_of(item) and not report.failed:
+        report.outcome = "failed"
+        report.longrepr = "this test is to run inside, and a hook has called it on the host"
+        vars(report).pop("wasxfail", None)
     if (cell := cell_of(item, report.when)) is None:
         return
     data = _told(item, cell, report)

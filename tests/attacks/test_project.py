@@ -101,6 +101,30 @@ def test_no_test_inside_is_run_on_the_host_by_a_hook_of_the_project(
     result.stdout.fnmatch_lines(["*this test is to run inside, and a hook runs it on the host*"])
 
 
+CALLS = """
+import pytest
+
+def pytest_runtestloop(session):
+    for item in session.items:
+        call = pytest.CallInfo.from_call(item.obj, "call")
+        report = item.ihook.pytest_runtest_makereport(item=item, call=call)
+        item.ihook.pytest_runtest_logreport(report=report)
+    return True
+"""
+
+
+@pytest.mark.parametrize("body", ["pass", "pytest.skip()", "pytest.xfail()"])
+def test_no_test_inside_that_a_loop_of_the_project_calls_itself_has_passed(
+    body: str, project: pytest.Pytester, run_inside: RunInside
+) -> None:
+    """Such a loop ran all tests on the host, and the report had them in a sandbox's column."""
+    project.makepyfile(f"import pytest\n\ndef test_it(): {body}\n")
+    project.makeconftest(CALLS)
+    result = run_inside()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*to run inside, and a hook has called it on the host*"])
+
+
 def test_a_first_hook_of_the_project_is_called_for_each_test_inside(
     project: pytest.Pytester, run_inside: RunInside
 ) -> None:
