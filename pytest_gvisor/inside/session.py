@@ -144,6 +144,7 @@ class InsideSession:
                 worker.hints.add_network(report)
             # Neither forbidden acts are an expected failure, nor is an error of pytest itself.
             unexpected = failure or worker.broke or worker.forbidden or not worker.ran
+            self._bounds.stands |= bool(report.failed and (unexpected or worker.gone))
             if reason is not None and not unexpected:
                 _apply_xfail(report, f"{platform}: {reason}")
             start, run, link = None, None, worker.link
@@ -299,6 +300,7 @@ class InsideSession:
         unbridged.keep_snapshots(self._config, items)
         self._bounds.close()
         self._returned.tally.failed = self._bounds.failed
+        self._returned.tally.stands = self._bounds.stands
 
     def end(self) -> None:
         """Wait until the last sandbox is removed: it goes while pytest's own session ends."""

@@ -371,5 +371,6 @@ class Worker:
             received = clock.monotonic()
             measured.take(message)
             link.budget.earn(link.budget.latest, clock.monotonic() - received)
+        self._bounds.stands |= message.get("fails") is True
         if (status := message.get("status")) and not self._stopped:
             self._bounds.fail(f"a hook inside failed the session: status {status!r:.9}")

@@ -635,3 +635,44 @@ def test_no_plugin_that_a_program_gives_is_left_out_inside(
     assert result.ret != pytest.ExitCode.OK
     output = [*result.outlines, *result.errlines]
     pytest.LineMatcher(output).fnmatch_lines([told])
+
+
+QUARANTINE = """
+import pytest
+
+failed = []
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.failed and "flaky" not in item.name:
+        failed.append(item)
+    return report
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session):
+    yield
+    if session.exitstatus == 1 and not failed:
+        session.exitstatus = 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "arguments", "status"),
+    [("assert 0", (), 1), ("os._exit(0)", (), 1), ("assert 0", ("-k", "flaky"), 0)],
+)
+def test_no_failure_passes_that_a_hook_inside_alone_knows(
+    body: str, arguments: tuple[str, ...], status: int, project: pytest.Pytester
+) -> None:
+    """The hook has counted failures inside, and none here, where it let the session pass."""
+    project.makeconftest(QUARANTINE)
+    project.makepyfile(f"""
+        import os
+
+        def test_flaky(): assert 0
+        def test_it(): {body}
+    """)
+    result = project.runpytest_subprocess(*INSIDE, *arguments)
+    assert result.ret == status
+    told = "*gvisor: ERROR: a hook let the failures pass here, and none did so inside*"
+    result.stdout.fnmatch_lines([told] if status else ["*1 failed*"])

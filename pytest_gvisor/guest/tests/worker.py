@@ -318,8 +318,9 @@ class Plugin:
         if self._coverage is not None:
             for piece in self._coverage.pieces():
                 self._link.put_off("coverage", **piece)
-        status = 0 if self._not_run or self._failed else int(self._session.exitstatus)
-        self._link.send("finished", status=status)
+        status = int(self._session.exitstatus)
+        judged = 0 if self._not_run or self._failed else status
+        self._link.send("finished", status=judged, fails=status != 0)
 
     def pytest_internalerror(self, excrepr: object) -> None:
         """Report why the session ends."""

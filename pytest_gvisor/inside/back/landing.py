@@ -62,6 +62,9 @@ class Tally:
     failed: bool = False
     """Whether the session fails for another reason, of which the user is warned."""
 
+    stands: bool = False
+    """Whether a test inside has failed, and no hook there has let that pass."""
+
     digests: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     """Of files that were written: the digest and the sandbox, for other workers to compare."""
 
@@ -84,6 +87,7 @@ class Tally:
         self.more += other.more
         self.whole = self.whole and other.whole
         self.failed |= other.failed
+        self.stands |= other.stands
 
 
 @dataclass(kw_only=True)
@@ -253,6 +257,17 @@ class Store:
             self._judge(session)
         else:
             output[_KEY] = dataclasses.asdict(tally)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_sessionfinish")
+    def pytest_gvisor_stands(self, session: pytest.Session) -> Iterator[None]:
+        """Fail the session if a hook has let failures pass here, and none has done so inside."""
+        yield
+        if self.tally.stands and session.testsfailed and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+            if terminal is not None:
+                told = "a hook let the failures pass here, and none did so inside"
+                terminal.write_line(f"gvisor: ERROR: {told}", red=True, bold=True)
 
     def _judge(self, session: pytest.Session) -> None:
         fails = self.tally.errors or self.tally.failed

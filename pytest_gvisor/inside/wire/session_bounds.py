@@ -73,6 +73,9 @@ class SessionBounds:
         self.failed = False
         """Whether the session fails, of which the user is warned."""
 
+        self.stands = False
+        """Whether a failure is one that no hook inside has let pass."""
+
     def pytest_warning_recorded(self, warning_message: warnings.WarningMessage, when: str) -> None:
         """Keep the place of a warning of the collection."""
         if when in COLLECTING:
