@@ -407,6 +407,43 @@ def test_an_option_named_like_those_of_pytest_cov_has_the_host_s_value(
         result.stdout.fnmatch_lines(["*[[]'full', True[]]*", "TOTAL *"])
 
 
+def test_an_option_of_the_project_s_own_type_has_the_host_s_value(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the default in its place, or a text, a test that fails on the host passed."""
+    project.makeconftest("""
+        import enum, pathlib
+
+        class Level(enum.Enum):
+            LOW = "low"
+            HIGH = "high"
+
+        class Mode(enum.StrEnum):
+            FAST = "fast"
+            SLOW = "slow"
+
+        def pytest_addoption(parser):
+            parser.addoption("--level", type=Level, default=Level.LOW, choices=list(Level))
+            parser.addoption("--levels", type=Level, default=[], action="append")
+            parser.addoption("--where", type=pathlib.Path, default=pathlib.Path("."))
+            parser.addoption("--mode", type=Mode, default=Mode.FAST)
+            parser.addoption("--most", type=float, default=float("inf"))
+            parser.addoption("--least", type=float, default=0.0)
+    """)
+    project.makeini("[pytest]\naddopts = --where 'a b' --levels=low\n")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--levels high")
+    project.makepyfile("""
+        def test_it(pytestconfig):
+            names = "level", "levels", "where", "mode", "most", "least"
+            assert str([*map(pytestconfig.getoption, names)]) == "shown"
+    """)
+    both = run_both(project, "--level", "high", "--least=-inf", "-p", "no:randomly")
+    values = "<Level.HIGH: 'high'>, [[]<Level.LOW: 'low'>, <Level.HIGH: 'high'>[]], "
+    values += "PosixPath('a b'), <Mode.FAST: 'fast'>, inf, -inf"
+    for result in both.inside, both.host:
+        result.stdout.fnmatch_lines([f"*[[]{values}[]]*"])
+
+
 def test_a_plugin_that_the_ini_file_switches_off_keeps_its_keys(project: pytest.Pytester) -> None:
     """pytest knows the keys of such a plugin, which ``--strict-config`` would refuse else."""
     project.makeini(

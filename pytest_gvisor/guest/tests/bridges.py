@@ -13,6 +13,7 @@ import contextlib
 import functools
 import itertools
 import logging
+import pickle
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
@@ -42,6 +43,11 @@ def register(config: pytest.Config, names: Iterable[str], send: Callable[..., No
 
 def _send(send: Callable[..., None], bridge: str, **data: Any) -> None:
     send("bridge", bridge=bridge, data=data)
+
+
+def unpickled(texts: dict[str, str]) -> dict[str, Any]:
+    """Return the values of options, which the host has pickled."""
+    return {name: pickle.loads(base64.b64decode(text)) for name, text in texts.items()}
 
 
 class LeftOut:

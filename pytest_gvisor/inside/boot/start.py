@@ -104,6 +104,7 @@ def plan(
         inhabitant=users.inhabitant(user, way, shown.paths),
         command={
             "options": configuration.travelling(config),
+            "pickled": configuration.pickled(config),
             "args": configuration.arguments(config, items),
             "read_as": configuration.read_as(config),
             "held_back": inside.held_back,

@@ -5,12 +5,15 @@ The options travel by the parser's own table (`vars(config.option)`), not by gue
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import math
 import os
+import pickle
 import socket
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -54,15 +57,9 @@ _MEASURING = (
 
 def travelling(config: pytest.Config) -> dict[str, Any]:
     """Return the options for the pytest inside: JSON data, without options for the host."""
-    carried: dict[str, Any] = {}
-    for name, value in vars(config.option).items():
-        if name in _SWITCHED_OFF:
-            carried[name] = _SWITCHED_OFF[name]
-        elif name in ("cov_source", "no_cov", "file_or_dir"):
-            continue  # see coverage() and arguments()
-        else:
-            with contextlib.suppress(TypeError):  # an object of a plugin's own
-                carried[name] = _plain(value)
+    options = vars(config.option)
+    carried = {name: value for name, value in _SWITCHED_OFF.items() if name in options}
+    carried |= {name: value for name, value in _own(config) if _is_data(value)}
     if "splits" in carried:
         carried["group"] = None  # pytest-split's, which has divided the tests here
     carried["rootdir"] = str(config.rootpath)
@@ -71,6 +68,39 @@ def travelling(config: pytest.Config) -> dict[str, Any]:
         # Else the folder of that file would be the topmost with a conftest.py.
         carried["confcutdir"] = str(config.rootpath)
     return carried
+
+
+def pickled(config: pytest.Config) -> dict[str, str]:
+    """Return the options whose values JSON would change, such as an enum of a conftest.py's.
+
+    One of an object that cannot be pickled is left out.
+    """
+    found = {}
+    for name, value in _own(config):
+        if not _is_data(value):
+            with contextlib.suppress(Exception):  # of the object's own methods
+                found[name] = base64.b64encode(pickle.dumps(value)).decode()
+    return found
+
+
+def _own(config: pytest.Config) -> Iterator[tuple[str, Any]]:
+    for name, value in vars(config.option).items():
+        # See coverage() and arguments().
+        if name not in _SWITCHED_OFF and name not in ("cov_source", "no_cov", "file_or_dir"):
+            yield name, value
+
+
+def _is_data(value: object) -> bool:
+    """Whether JSON gives back the same, of the same type."""
+    if type(value) is list:
+        return all(map(_is_data, value))
+    if type(value) is dict:
+        return all(type(key) is str and _is_data(part) for key, part in value.items())
+    return (
+        value is None
+        or type(value) in (bool, int, str)
+        or (type(value) is float and math.isfinite(value))
+    )
 
 
 def read_as(config: pytest.Config) -> dict[str, Any]:

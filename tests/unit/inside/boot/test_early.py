@@ -208,7 +208,17 @@ def test_each_field_of_a_plan_counts(plan: start.Plan) -> None:
     for field in dataclasses.fields(plan):
         value: Any = {"more": 1} if field.name == "command" else ("another",)
         assert plan.changed(dataclasses.replace(plan, **{field.name: value}))
-    names = ("options", "held_back", "worker", "cwd", "coverage", "families", "program", "read_as")
+    names = (
+        "options",
+        "pickled",
+        "held_back",
+        "worker",
+        "cwd",
+        "coverage",
+        "families",
+        "program",
+        "read_as",
+    )
     for name in names:
         other = {**plan.command, name: ("another",)}
         assert plan.changed(dataclasses.replace(plan, command=other))

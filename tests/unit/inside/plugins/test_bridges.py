@@ -184,7 +184,9 @@ def test_the_whole_line_is_escaped(live_log: tuple[Host, io.StringIO]) -> None:
 def test_no_record_behind_output_is_a_command(live_log: tuple[Host, io.StringIO]) -> None:
     """With ``-s`` they share a line."""
     show(live_log)  # the title is written by now
-    Live(live_log[1].write).add("\n:")
+    shown: list[str] = []
+    Live(shown.append).add("\n:")
+    live_log[1].write(shown[0])
     assert "\n:\\x3aerror::x:INFO:5 hello\n" in show(live_log, name=":error::x")
 
 
