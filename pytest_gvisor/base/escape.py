@@ -111,7 +111,10 @@ class Live:
     """An escaper of text in pieces, safe at every cut. Colours stay."""
 
     _line = ""
-    """The end of what was shown last by any of them: they write to one terminal."""
+    """The end of the last line by any of them: they write to one terminal."""
+
+    _piece = ""
+    """The end of the last piece, if pytest has ended the line before."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
@@ -124,12 +127,15 @@ class Live:
     def add(self, text: str) -> None:
         """Show text."""
         shown = safe_but_colour(text)
-        ends = Live._line, Live._line[-1:]  # of what pytest has written since, a line may be ended
-        if any(safe_but_colour(end + text) != safe_but_colour(end) + shown for end in ends):
+        behind = (safe_but_colour(end + text) != safe_but_colour(end) + shown
+                  for end in {Live._line, Live._piece})  # fmt: skip
+        if any(behind):
             # Behind what is shown already this becomes a command, unless it begins otherwise.
             shown = f"\\x{ord(text[0]):02x}{safe_but_colour(text[1:])}"
         # White space at a line's start does not matter to who looks for commands.
         Live._line = (Live._line + text).rpartition("\n")[2].lstrip()[-_LONGEST_LINE:]
+        if text:
+            Live._piece = text.rpartition("\n")[2].lstrip()[-_LONGEST_LINE:]
         self._write(shown)
 
 

@@ -210,9 +210,8 @@ _ADDRESS = re.compile(
       | \*+ \]? : [0-9*?]+ )""",
     re.VERBOSE,
 )
-_NO_IP = re.compile(r"unix(?!:?\*(?:/|\Z))[:*?]|family[ *?]|\*(?!/|.*[^*]:[0-9*?]+\Z)")
-# Acts in one text, what a line of a file ends with, and the arguments of a program.
-_SEVERAL = re.compile(rf",\s*(?:{'|'.join(ACTS)})?(?::|\Z)|[\s,;|]/|\s\Z|\{{.*,|\Aexec:.*[\s,;|]")
+_NO_IP = re.compile(r"unix(?!:?\*(?:/|\Z))[:*?]|family[*?]|\*(?!/|.*[^*]:[0-9*?]+\Z)")
+_SEVERAL = re.compile(r"[\s,;|{}]")
 
 
 def _is_path(pattern: str) -> bool:
@@ -249,10 +248,15 @@ def acts(value: object, name: str = "forbid") -> tuple[str, ...]:
             raise UsageError(f"{name}: {one!r} is no act{near}; there are {', '.join(ACTS)}")
         is_name = kind == "exec" and pattern != "" and "/" not in pattern
         matches = is_name or (_is_address if kind == "connect" else _is_path)(pattern)
-        if with_pattern and (not matches or _SEVERAL.search(one)):
+        if _SEVERAL.search(pattern):
+            raise UsageError(
+                f"{name}: {one!r} has a blank, a comma, a semicolon, a | or a brace",
+                next_step="Write each act by itself, and ? for such a character in a name.",
+            )
+        if with_pattern and not matches:
             needed = "an address and a port" if kind == "connect" else "a whole path"
             told = f"{name}: {one!r} matches nothing: a pattern is of {needed}"
-            step = "Write each act by itself, ? for a blank: /app/**, **/sh, 127.0.0.1:*, [::1]:80."
+            step = "Write it as a trace has it: /app/**, **/sh, 127.0.0.1:* or [::1]:80."
             raise UsageError(told, next_step=step)
     return tuple(dict.fromkeys(value))
 

@@ -70,13 +70,13 @@ class Content:
 
 
 class _Folder:
-    """The files of a layout. Links are followed: a digest checks the content.
+    """The files of a layout. Links are followed, but see `streams.held`: a digest may be known.
 
     Read a part before asking for another.
     """
 
     def __init__(self, path: str, undo: contextlib.ExitStack) -> None:
-        self._path = path
+        self._path = os.path.realpath(path)  # in a user namespace, the links of /proc are nobody's
         self._opened = undo.enter_context(contextlib.ExitStack())
 
     def find(self, name: str) -> streams.Section | None:
@@ -84,7 +84,7 @@ class _Folder:
         if not os.path.lexists(path):
             return None
         self._opened.close()  # one is open at a time, however many layers there are
-        fd, status = streams.open_file(path, shown(name))
+        fd, status = streams.open_file(streams.held(path, self._opened), shown(name))
         self._opened.callback(os.close, fd)
         return streams.Section(fd, 0, status.st_size)
 

@@ -8,23 +8,21 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import stat
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from pytest_gvisor.base import trust
 from pytest_gvisor.base.errors import ImageError, InvalidBundle, UsageError
 from pytest_gvisor.base.escape import shown
 from pytest_gvisor.base.setting_values import word
 from pytest_gvisor.images import archive, choose, image_users
 from pytest_gvisor.images.cache import Cache, Hold
 from pytest_gvisor.images.docker import Daemon, Pull
-from pytest_gvisor.images.streams import DEFAULT_LIMITS, Limits, explained
+from pytest_gvisor.images.streams import DEFAULT_LIMITS, Limits, held
 from pytest_gvisor.oci import root_paths
 from pytest_gvisor.oci.rootfs import Prepared, ProgramDefaults, Rootfs
 from pytest_gvisor.oci.spec import Mount, User, UserSpec
-from pytest_gvisor.oci.vocabulary import MountType
+from pytest_gvisor.oci.vocabulary import MountType, normal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +59,14 @@ class ImageRootfs(Rootfs):
         root = os.path.realpath(self.hold.with_points(mounts, folder))  # a home may be a link
         if found := root_paths.missing(root, mounts):
             raise InvalidBundle(found, where=f"root file system of image {shown(self.name)}")
-        # The sandbox has a file system of its own at the last one, with the size of ``shm``.
-        taken = [*root_paths.places(root, mounts, {}), "/dev/shm"]
-        volumes = [self._volume(path) for path in self.hold.config.volumes
-                   if root_paths.resolve(root, path, {}).inside not in taken]  # fmt: skip
+        # The sandbox has a file system of its own at the last one, with the size of ``shm``. In an
+        # image, that may be a link.
+        own = "/dev/shm"
+        taken = [*root_paths.places(root, mounts, {}), own]
+        volumes = [
+            self._volume(path) for path in self.hold.config.volumes
+            if normal(path) != own and root_paths.resolve(root, path, {}).inside not in taken
+        ]  # fmt: skip
         notes = tuple(f"image {shown(self.name)}: {note}" for note in self.hold.record.notes)
         return Prepared(root_path=root, mounts=(*volumes, *mounts), notes=notes)
 
@@ -133,7 +135,9 @@ class Images:
 
     def _file(self, name: str, path: str, reference: str, limits: Limits) -> ImageRootfs:
         with contextlib.ExitStack() as undo:
-            source = _source(path, undo)
+            if not os.path.exists(path):
+                raise ImageError(f"there is no file or folder {path}")
+            source = held(path, undo)
             key = (*_state(source), reference, limits)
             if key not in self._found:
                 with archive.opened(source, reference=reference, limits=limits) as content:
@@ -181,27 +185,6 @@ def _text(given: object) -> str:
     if not isinstance(text, str) or not text or "\0" in text:
         raise UsageError(f"{given!r} is neither a path nor a name")
     return text
-
-
-def _source(path: str, undo: contextlib.ExitStack) -> str:
-    """Hold the file or folder at ``path`` open, and return another path that leads to it alone.
-
-    No link of another user's is followed: a program of the image could tell its user what an
-    archive of this one's holds. Raises `ImageError`.
-    """
-    with explained(f"follow {path!a}"):
-        try:
-            way = trust.follow(os.path.join(os.getcwd(), path), undo)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise ImageError(f"there is no file or folder {path}") from error
-    for lookup in way.lookups:
-        entry = lookup.entry
-        if stat.S_ISLNK(entry.info.st_mode) and trust.is_strangers(lookup):
-            raise ImageError(
-                f"{entry.path!a} is a link, and uid {entry.info.st_uid} has put it there",
-                next_step="Name the file or folder that it leads to.",
-            )
-    return f"/proc/self/fd/{way.stack[-1].fd}"
 
 
 def _state(path: str) -> tuple[object, ...]:

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from pytest_gvisor.base import trust
 from pytest_gvisor.base.errors import GvisorError, ImageError
 from pytest_gvisor.base.escape import shown
 from pytest_gvisor.programs import clock
@@ -117,6 +118,27 @@ class Reader(Protocol):
 
     def read(self, count: int) -> bytes:
         """Read at most ``count`` bytes."""
+
+
+def held(path: str, undo: contextlib.ExitStack) -> str:
+    """Hold a file or folder open, and return another path that leads to it alone.
+
+    No link of another user's is followed, unless the file is that user's too: a program of the
+    image could tell its user what an archive of this one's holds. Raises `ImageError`.
+    """
+    with explained(f"follow {path!a}"):
+        whole = path if path.startswith("/") else f"{os.getcwd()}/{path}"
+        way = trust.follow(whole, undo)
+    owner = way.stack[-1].info.st_uid
+    for lookup in way.lookups:
+        entry = lookup.entry
+        is_link = stat.S_ISLNK(entry.info.st_mode) and entry.info.st_uid != owner
+        if is_link and trust.is_strangers(lookup):
+            raise ImageError(
+                f"{entry.path!a} is a link, and uid {entry.info.st_uid} has put it there",
+                next_step="Name the file or folder that it leads to.",
+            )
+    return f"/proc/self/fd/{way.stack[-1].fd}"
 
 
 def open_file(path: str, name: str = "it") -> tuple[int, os.stat_result]:

@@ -144,9 +144,10 @@ class InsideSession:
                 worker.hints.add_network(report)
             # Neither forbidden acts are an expected failure, nor is an error of pytest itself.
             unexpected = failure or worker.broke or worker.forbidden or not worker.ran
-            self._bounds.stands |= bool(report.failed and (unexpected or worker.gone))
             if reason is not None and not unexpected:
                 _apply_xfail(report, f"{platform}: {reason}")
+            worker.has_failed |= report.failed
+            self._bounds.stands |= bool(report.failed and (unexpected or worker.gone))
             start, run, link = None, None, worker.link
             if link is not None and is_fresh:
                 start = link.supervisor.start

@@ -92,6 +92,9 @@ class Worker:
         self.broke = False
         """Whether the pytest inside ended with an error of its own, and not of a test."""
 
+        self.has_failed = False
+        """Whether a test of it has failed, and that was not expected."""
+
         self.ended = False
         """Whether it has come to its end there, with all its reports."""
 
@@ -208,7 +211,9 @@ class Worker:
                 if report.failed:
                     self.hints.add(report, link, message.get("missed"))
                 progress.add(report)
-                self.captured = hasattr(report, "context") and message.get("captured") is True
+                self.captured = (
+                    type(report) is not pytest.TestReport and message.get("captured") is True
+                )
                 yield report
                 self.captured = False
             elif kind == "debugger":
@@ -371,6 +376,7 @@ class Worker:
             received = clock.monotonic()
             measured.take(message)
             link.budget.earn(link.budget.latest, clock.monotonic() - received)
-        self._bounds.stands |= message.get("fails") is True
+        # Its hooks know how many tests of other sandboxes failed, and not which.
+        self._bounds.stands |= self.has_failed and message.get("fails") is True
         if (status := message.get("status")) and not self._stopped:
             self._bounds.fail(f"a hook inside failed the session: status {status!r:.9}")

@@ -10,7 +10,7 @@ import os
 import re
 
 from pytest_gvisor.base.errors import ImageError, InstallFailed
-from pytest_gvisor.base.escape import escape
+from pytest_gvisor.base.escape import escape, shown
 from pytest_gvisor.images.streams import CHUNK, Budget, Inflated, Limits, Section, open_file
 from pytest_gvisor.images.tar import Kind, Tar
 from pytest_gvisor.programs.linux import closing
@@ -28,7 +28,7 @@ def unpack(path: str, folder: str) -> None:
     os.mkdir(folder, 0o755)
     os.chmod(folder, 0o755)
     try:
-        fd, status = open_file(path)
+        fd, status = open_file(path, shown(path))
         with closing(fd):
             limits = Limits(max_bytes=MAX_UNPACKED, max_seconds=math.inf)
             section = Section(fd, 0, status.st_size)

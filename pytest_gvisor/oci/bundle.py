@@ -83,7 +83,9 @@ class Bundle:
                 os.mkdir(folder, 0o700)
                 made = True
             with contextlib.ExitStack() as held:
-                way = follow(os.path.abspath(folder), held)
+                # Not by `os.path.abspath`: a `..` after a link leaves what the link leads to.
+                whole = folder if folder.startswith("/") else f"{os.getcwd()}/{folder}"
+                way = follow(whole, held)
                 if any(map(is_planted, way.lookups)):
                     raise OSError(errno.ELOOP, "another user's link leads there")
                 private.write(f"/proc/self/fd/{way.stack[-1].fd}/{CONFIG}", text)

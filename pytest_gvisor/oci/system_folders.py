@@ -125,7 +125,7 @@ def system(*, whole: bool = False) -> System:
             binds.update((store, os.path.realpath(store)) for store in stores)
         elif prefix in _SYSTEM or (whole and any(within(prefix, place) for place in binds)):
             continue
-        elif _too_wide(prefix):
+        elif is_too_wide(prefix):
             why = "its folder is or holds a home folder"
             notes.append(f"the Python at {prefix} is not in the sandbox: {why}")
         elif whole and os.path.realpath(f"{prefix}/share") not in shares:
@@ -159,11 +159,12 @@ def system(*, whole: bool = False) -> System:
 def _parts(prefix: str) -> tuple[str, ...]:
     """Return the parts of a prefix that are shown.
 
-    After ``python -m venv .`` a project's own files lie beside those of its environment, whose
-    ``lib`` has one folder. No library is there, as in the ``lib`` of a Python.
+    After ``python -m venv .`` a project's own files lie beside those of its environment. The tests
+    of an installed package have a root folder in the folder of packages.
     """
     real = os.path.realpath(prefix)
-    if any(within(root, real) for root in projects) and os.path.isfile(f"{prefix}/pyvenv.cfg"):
+    own = any(within(root, real) and not _PACKAGES.search(root) for root in projects)
+    if own and os.path.isfile(f"{prefix}/pyvenv.cfg"):
         name = os.path.basename(os.path.dirname(os.__file__))
         return "bin", "lib64", f"lib/{name}", "pyvenv.cfg"
     return _PARTS
@@ -296,7 +297,7 @@ def _store(prefix: str) -> list[str]:
     return [*filter(os.path.isdir, parts)]
 
 
-def _too_wide(prefix: str) -> bool:
+def is_too_wide(prefix: str) -> bool:
     """Whether a prefix is or holds a home folder."""
     real = os.path.realpath(prefix)
     return real == "/" or os.path.dirname(real) == "/home" or any(within(h, real) for h in homes())

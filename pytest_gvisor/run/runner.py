@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from pytest_gvisor.base.completed import Completed, Outcome, Usage
 from pytest_gvisor.base.egress import Egress, places
-from pytest_gvisor.base.errors import GvisorError, on_exception, stage
+from pytest_gvisor.base.errors import GvisorError, LaunchError, on_exception, stage
 from pytest_gvisor.base.settings import Network
 from pytest_gvisor.oci import host_paths
 from pytest_gvisor.oci.bundle import Bundle
@@ -195,7 +195,8 @@ class Runner:
     def _judge(self) -> Verdict:
         """Read the logs and counters of the run, have them kept, and return the verdict."""
         record, workspace, supervisor = self.record, self.workspace, self.supervisor
-        self._usage = cgroup.measured(self.cgroups.places)
+        with contextlib.suppress(LaunchError):  # figures alone: no verdict depends on them
+            self._usage = cgroup.measured(self.cgroups.places)
         record.start = supervisor.start
         record.runsc_records = logs.records(workspace.path("log"))
         record.panic = logs.panic(workspace.path("panic"))

@@ -78,7 +78,7 @@ class Interpreter:
     """Folders that hold all of it."""
 
     files: tuple[str, ...] = ()
-    """The libraries themselves, without the loader, and without Python's own modules."""
+    """The libraries themselves, and modules that are such."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,21 +131,8 @@ def interpreter() -> Interpreter:
         libraries=libraries,
         # The fewest that hold all of them.
         folders=tuple(sorted({f for f in needed if not any(below(f, one) for one in needed)})),
-        files=tuple(f for f in (*outside, *inside) if f != loader and "/lib-dynload/" not in f),
+        files=(*outside, *inside),
     )
-
-
-@functools.cache
-def _private() -> tuple[str, ...]:
-    """Return what other users may not read beside a Python that `host` does not show.
-
-    Its prefix is a home folder, whose ``bin`` and ``lib`` have other files too.
-    """
-    known, holds = interpreter(), host_system(whole=False).holds
-    own = (known.program, os.path.realpath(os.path.dirname(os.__file__)), *known.libraries)
-    others = (folder for folder in known.folders if not holds(folder))
-    found = (path for folder in others for path in system_folders.private(folder))
-    return tuple(p for p in found if ".so" not in p and not any(within(one, p) for one in own))
 
 
 def _bind(source: str, destination: str) -> Mount:
@@ -207,10 +194,12 @@ def start(rootfs: Rootfs, mounts: Sequence[Mount], program: str = "warm/init_pro
     words.insert(0, f"{base}{known.program}")
     if known.loader:
         search = ":".join(f"{base}{folder}" for folder in known.libraries)
-        words = [f"{base}{known.loader}", "--library-path", search, *words]
-        # Folders of an RPATH, as of Spack's programs, come before these, and may be in the root. So
-        # each library is loaded by its path; later ones of its name are the same (ld.so(8)).
-        env["LD_PRELOAD"] = ":".join(f"{base}{file}" for file in known.files)
+        rpaths = list[str]()
+        if not os.path.basename(known.loader).startswith("ld-musl"):
+            # glibc looks in an object's RPATH first, as Spack's programs have one: it may name a
+            # folder of the root. The first name, which is empty, is the program's (ld.so(8)).
+            rpaths = ["--inhibit-rpath", ":".join(["", *(f"{base}{file}" for file in known.files)])]
+        words = [f"{base}{known.loader}", *rpaths, "--library-path", search, *words]
     return Start(
         argv=tuple(words),
         env=env,
@@ -273,14 +262,20 @@ def guest(workload: Workload, start: Start, folder: str, allow: Sequence[str] = 
     if allow:
         mounts.append(hosts_mount(allow, workload.hostname, mounts, folder))
     if start.under:
+        known = interpreter()
+        if system_folders.is_too_wide(known.prefix):
+            raise UsageError(
+                f"a warm sandbox would see {known.prefix}/lib and bin beside {known.program}: that"
+                " folder is or holds a home folder",
+                next_step="Install this Python, or another one, into a folder of its own.",
+            )
         points = os.path.join(folder, "points")
         make_private(points)
         os.chmod(points, 0o755)
         for point in start.points:
             skeleton.point(points, point, is_folder=True)
         mounts.insert(len(workload.mounts), _bind(points, start.under))
-        others = filter(system_folders.has_files, _private())
-        covered = (*host_system(whole=False).covered(), *others)
+        covered = host_system(whole=False).covered()
         hidden = (p for p in covered if any(below(p, f) for f in start.points))
         mounts += [cover(start.under + path, path, folder) for path in hidden]
     args = (*start.argv, *places(allow))

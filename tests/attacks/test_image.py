@@ -167,7 +167,10 @@ def test_no_folder_of_libraries_that_the_python_names_is_the_root_s(
     for place in (root / "spack/lib", own / "lib", own / "bin", *points):
         place.mkdir(parents=True)
     for place, status in ((root / "spack/lib", 13), (own / "lib", 7)):
-        compiled(f"int it(void) {{ return {status}; }}", place / "libit.so", "-shared")
+        # A constructor runs wherever a library is loaded, though another one has its names.
+        begin = f"__attribute__((constructor)) void b(void) {{ if ({status} == 13) _exit(13); }}"
+        code = f"void _exit(int); {begin} int it(void) {{ return {status}; }}"
+        compiled(code, place / "libit.so", "-shared")
     code = "int it(void); int main(void) { return it(); }"
     rpath = "-Wl,--disable-new-dtags,-rpath=/spack/lib"
     compiled(code, own / "bin/python3", rpath, f"-L{own}/lib", "-lit")
@@ -338,12 +341,17 @@ def test_no_volume_of_an_image_lies_over_a_mount_at_its_place(
     assert (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("volume", ["/dev/shm", "/run/shm"])
+@pytest.mark.parametrize(
+    ("volume", "name", "target"),
+    [("/dev/shm", "run/shm", "/dev/shm"), ("/run/shm", "run/shm", "/dev/shm"),
+     ("/dev/shm", "dev/shm", "/run/shm")],
+)  # fmt: skip
 def test_no_volume_of_an_image_is_in_the_place_of_a_bounded_file_system(
-    gvisor: Gvisor, make: Make, volume: str
+    gvisor: Gvisor, make: Make, volume: str, name: str, target: str
 ) -> None:
     """The size of /dev/shm is the caller's, also where the volume's path is another name of it."""
-    image = make(folder("run"), link("run/shm", "/dev/shm"), Volumes={volume: {}})
+    folders = [folder(path) for path in ("run", "dev")]
+    image = make(*folders, link(name, target), Volumes={volume: {}})
     done = gvisor.run([BB, "df", "-k", "/dev/shm"], image=image, shm="1M")
     assert done.stdout.split()[-5] == "1024"
 

@@ -23,7 +23,7 @@ from pytest_gvisor import ImageError
 from pytest_gvisor.images import docker
 from pytest_gvisor.programs import leftovers
 from tests.docker_daemon import serve
-from tests.unit.images.conftest import item, tar
+from tests.unit.images.conftest import item, layout, tar
 
 __all__ = ["serve"]
 
@@ -413,6 +413,28 @@ def test_no_link_of_the_attacker_s_leads_to_the_victim_s_archive(
     told = victim.does(ARCHIVE.format(paths=(str(app), str(secret), str(victim.home / "cache"))))
     wanted = f"is a link, and uid {attacker.uid} has put it there"
     assert ("its own" if when == "meanwhile" else wanted) in told
+
+
+def test_no_link_in_the_attacker_s_layout_leads_to_the_victim_s_files(
+    victim: User, attacker: User
+) -> None:
+    """The digest of a private layer may be known: pulls and manifests have it."""
+    layers = [tar([item("f", b"secret")])]
+    theirs = attacker.folder(attacker.home / "layout", 0o755)
+    secret = victim.home / "layer"
+    for name, data in layout(layers).items():
+        (theirs / name).parent.mkdir(parents=True, exist_ok=True)
+        (theirs / name).write_bytes(data)
+    blobs = sorted((theirs / "blobs/sha256").iterdir(), key=lambda file: file.read_bytes()[:2])
+    (layer,) = [blob for blob in blobs if blob.read_bytes().startswith(b"\x1f\x8b")]
+    layer.rename(secret)
+    victim.owns(secret)
+    attacker.link(layer, secret)
+    for path in [theirs, *theirs.rglob("*")]:
+        attacker.owns(path)
+    paths = (str(theirs), str(secret), str(victim.home / "cache"))
+    told = victim.does(ARCHIVE.format(paths=paths).replace("archive.opened = late", ""))
+    assert f"is a link, and uid {attacker.uid} has put it there" in told
 
 
 def test_no_password_file_of_the_attacker_s_is_read_for_docker(

@@ -653,13 +653,19 @@ def pytest_runtest_makereport(item, call):
 def pytest_sessionfinish(session):
     yield
     if session.exitstatus == 1 and not failed:
-        session.exitstatus = 0
+        session.exitstatus = session.testsfailed = 0
 """
 
 
 @pytest.mark.parametrize(
     ("body", "arguments", "status"),
-    [("assert 0", (), 1), ("os._exit(0)", (), 1), ("assert 0", ("-k", "flaky"), 0)],
+    [
+        ("assert 0", (), 1),
+        ("os._exit(0)", (), 1),
+        ("assert 0", ("-k", "flaky"), 0),
+        # A sandbox without failures hears how many there were in others.
+        ("pass", ("--gvisor-isolation=test",), 0),
+    ],
 )
 def test_no_failure_passes_that_a_hook_inside_alone_knows(
     body: str, arguments: tuple[str, ...], status: int, project: pytest.Pytester

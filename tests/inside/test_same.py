@@ -429,7 +429,16 @@ def test_an_option_of_the_project_s_own_type_has_the_host_s_value(
             parser.addoption("--mode", type=Mode, default=Mode.FAST)
             parser.addoption("--most", type=float, default=float("inf"))
             parser.addoption("--least", type=float, default=0.0)
+            parser.addoption("--sdk", type=existing, default="/srv")
+
+        def existing(name):
+            if not pathlib.Path(name).is_dir():
+                raise ValueError(name)  # inside, where it is not shown
+            return pathlib.Path(name)
     """)
+    # As modules, both have the name conftest.
+    project.mkdir("sub").joinpath("conftest.py").write_text("MINE = 1")
+    project.path.joinpath("sub/test_more.py").write_text("def test_more(): pass")
     project.makeini("[pytest]\naddopts = --where 'a b' --levels=low\n")
     monkeypatch.setenv("PYTEST_ADDOPTS", "--levels high")
     project.makepyfile("""

@@ -11,6 +11,7 @@ import array
 import base64
 import contextlib
 import functools
+import io
 import itertools
 import logging
 import pickle
@@ -45,9 +46,24 @@ def _send(send: Callable[..., None], bridge: str, **data: Any) -> None:
     send("bridge", bridge=bridge, data=data)
 
 
-def unpickled(texts: dict[str, str]) -> dict[str, Any]:
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, data: bytes, plugins: Iterable[Any]) -> None:
+        super().__init__(io.BytesIO(data))
+        modules = [one for one in plugins if isinstance(one, ModuleType)]
+        self._files = {str(getattr(one, "__file__", "")): one for one in modules}
+
+    def persistent_load(self, found: tuple[str, str]) -> Any:
+        """Return what a conftest.py defines."""
+        return vars(self._files[found[0]])[found[1]]
+
+
+def unpickled(config: Any, texts: dict[str, str]) -> dict[str, Any]:
     """Return the values of options, which the host has pickled."""
-    return {name: pickle.loads(base64.b64decode(text)) for name, text in texts.items()}
+    plugins, found = config.pluginmanager.get_plugins(), {}
+    for name, text in texts.items():
+        with contextlib.suppress(Exception):  # of a module that is not here: its plain form stays
+            found[name] = _Unpickler(base64.b64decode(text), plugins).load()
+    return found
 
 
 class LeftOut:

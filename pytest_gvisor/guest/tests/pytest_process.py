@@ -80,7 +80,7 @@ def run(
     config.args_source = type(config.args_source)[read_as["args_source"]]
     config.option.__dict__.update(read_as["options"], basetemp=config.option.basetemp)
     if pickled := start["pickled"]:  # by now the types that a conftest.py declares are there
-        config.option.__dict__.update(program.beside("bridges").unpickled(pickled))
+        config.option.__dict__.update(program.beside("bridges").unpickled(config, pickled))
     plugin = Plugin(
         link, terminal, debugger, notes, files=gate.command["files"], variables=watch,
         coverage=coverage, basetemp=read_as["options"]["basetemp"],

@@ -41,7 +41,7 @@ def show(handler: Any, data: Any, _sender: rules.Sender | None) -> None:
     record = logging.makeLogRecord(_record(data["record"]))
     shown: list[str] = []
     try:
-        Live(shown.append).add(handler.format(record))  # with -s, behind output from inside
+        Live(shown.append).add(handler.format(record) + "\n")  # with -s, behind output from inside
     except (*rules.WRONG, MemoryError):
         return  # the format of the host names an attribute that the record has not
     if handler._when != when:
@@ -49,7 +49,7 @@ def show(handler: Any, data: Any, _sender: rules.Sender | None) -> None:
     formatter = handler.formatter
     handler.setFormatter(logging.Formatter())  # of the message alone
     try:
-        handler.emit(logging.makeLogRecord({"msg": shown[0]}))
+        handler.emit(logging.makeLogRecord({"msg": shown[0].removesuffix("\n")}))
     finally:
         handler.setFormatter(formatter)
 

@@ -67,13 +67,19 @@ def refuse_objects(config: pytest.Config) -> None:
 
     `pytest.main` was called with it. The pytest inside cannot have it.
     """
+    complete = {
+        _package(plugin)
+        for plugin, found in config.pluginmanager.list_plugin_distinfo()
+        if _name(found.metadata) in COMPLETE
+    }
     for plugin in config.invocation_params.plugins or ():
         hooks = {hook.name for hook in config.pluginmanager.get_hookcallers(plugin) or ()}
         acts = sorted(hooks & _RUNNING - {"pytest_runtest_protocol"})  # which is called here too
-        if acts and not configuration.importable([plugin]):
+        if acts and _package(plugin) not in complete and not configuration.importable([plugin]):
             raise pytest.UsageError(
                 f"pytest-gvisor: pytest.main(plugins=[…]) has an object with {acts[0]}, which would"
-                " not be called for tests inside. Give a module in its place, or its name"
+                " not be called for tests inside. Give a module in its place, or its name. Or"
+                " collect in pytest_runtest_logreport, which is called here"
             )
 
 
@@ -97,8 +103,7 @@ def find(config: pytest.Config, items: Sequence[pytest.Item]) -> str:
     complete = COMPLETE | ({"pytest-benchmark"} if benchmark.is_known(config) else set())
     named = []
     for package, metadata in distributions.items():
-        # As package indexes compare names.
-        name = re.sub(r"[-_.]+", "-", metadata["Name"]).lower()
+        name = _name(metadata)
         if name in _SWITCHES:
             loses = _is_switched_on(config, items, *_SWITCHES[name])
         else:
@@ -125,6 +130,11 @@ def _is_switched_on(
             if config.getoption(option, None) or config.getini(option):
                 return True
     return bool(marker) and any(item.get_closest_marker(marker) for item in items)
+
+
+def _name(metadata: Any) -> str:
+    """Return the name of a distribution as package indexes compare it."""
+    return re.sub(r"[-_.]+", "-", metadata["Name"]).lower()
 
 
 def _package(plugin: Any) -> str:

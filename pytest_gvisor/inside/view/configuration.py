@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import io
 import math
 import os
 import pickle
@@ -59,7 +60,10 @@ def travelling(config: pytest.Config) -> dict[str, Any]:
     """Return the options for the pytest inside: JSON data, without options for the host."""
     options = vars(config.option)
     carried = {name: value for name, value in _SWITCHED_OFF.items() if name in options}
-    carried |= {name: value for name, value in _own(config) if _is_data(value)}
+    for name, value in _own(config):
+        # Of what `pickled` has, a plain form too: plugins and the parser read it before.
+        with contextlib.suppress(TypeError):  # an object of a plugin's own
+            carried[name] = _plain(value)
     if "splits" in carried:
         carried["group"] = None  # pytest-split's, which has divided the tests here
     carried["rootdir"] = str(config.rootpath)
@@ -78,9 +82,27 @@ def pickled(config: pytest.Config) -> dict[str, str]:
     found = {}
     for name, value in _own(config):
         if not _is_data(value):
+            data = io.BytesIO()
             with contextlib.suppress(Exception):  # of the object's own methods
-                found[name] = base64.b64encode(pickle.dumps(value)).decode()
+                _Pickler(data, config.pluginmanager.get_plugins()).dump(value)
+                found[name] = base64.b64encode(data.getvalue()).decode()
     return found
+
+
+class _Pickler(pickle.Pickler):
+    """Names a type of a conftest.py by the file: several of these have one name as modules."""
+
+    def __init__(self, to: io.BytesIO, plugins: Iterable[Any]) -> None:
+        super().__init__(to)
+        self._modules = [one for one in plugins if isinstance(one, ModuleType)]
+
+    def persistent_id(self, value: Any) -> tuple[str, str] | None:
+        if isinstance(value, type):
+            name = value.__name__
+            for module in self._modules:
+                if (vars(module).get(name), module.__name__) == (value, value.__module__):
+                    return str(module.__file__), name
+        return None
 
 
 def _own(config: pytest.Config) -> Iterator[tuple[str, Any]]:
@@ -123,6 +145,8 @@ def _plain(value: Any) -> Any:
         return [_plain(part) for part in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        raise TypeError("JSON has no such number")
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, os.PathLike):
@@ -138,9 +162,15 @@ def arguments(config: pytest.Config, items: Iterable[pytest.Item] | None) -> lis
 
 
 def importable(plugins: Iterable[object]) -> list[str]:
-    """Return the names of modules among the plugins that `pytest.main` was called with."""
-    named = (getattr(one, "__name__", one) for one in plugins if isinstance(one, str | ModuleType))
-    return [str(name) for name in named if name != "__main__"]
+    """Return the names of modules among the plugins that `pytest.main` was called with.
+
+    Neither the main module has a spec, nor one that a program has made.
+    """
+    return [
+        one if isinstance(one, str) else one.__name__
+        for one in plugins
+        if isinstance(one, str) or (isinstance(one, ModuleType) and one.__spec__ is not None)
+    ]
 
 
 def named(config: pytest.Config, items: Iterable[pytest.Item] | None) -> list[str]:

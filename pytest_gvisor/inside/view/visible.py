@@ -200,8 +200,9 @@ def _is_held(path: str, found: Sequence[str]) -> bool:
 
 
 def _prefixes() -> list[str]:
-    """Return the folders of Python that the host's root file system already has."""
-    return [os.path.realpath(path) for path in {sys.prefix, sys.base_prefix}]
+    """Return the folders of Python that the host's root file system already has whole."""
+    found = map(os.path.realpath, {sys.prefix, sys.base_prefix})
+    return [path for path in found if not path.endswith("/.local")]
 
 
 def named_packages(config: pytest.Config) -> list[str]:

@@ -69,7 +69,7 @@ def test_an_image_that_goes_while_it_is_looked_at_is_an_image_error(
         return follow(path, held)
 
     monkeypatch.setattr(trust, "follow", late)
-    with pytest.raises(ImageError, match=f"there is no file or folder {file}"):
+    with pytest.raises(ImageError, match=f"cannot follow '{file}': No such file"):
         Images().rootfs(file)
 
 

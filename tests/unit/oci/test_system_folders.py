@@ -148,7 +148,7 @@ def test_data_of_a_user_is_no_part_of_a_python(
     (tmp_path / ".local").symlink_to(prefix)
     make(prefix, "share/keyrings/login", "state/history", "bin/tool")
     (prefix / "share").chmod(0o700)
-    monkeypatch.setattr(system_folders, "_too_wide", lambda _prefix: False)
+    monkeypatch.setattr(system_folders, "is_too_wide", lambda _prefix: False)
     of_another, both = [str(tmp_path / ".local"), str(prefix)], (False, True)
     for whole, mine in itertools.product(both, both):
         homes, names = ([str(tmp_path)], [str(prefix)]) if mine else ([], of_another)
