@@ -129,15 +129,15 @@ def held(path: str, undo: contextlib.ExitStack) -> str:
     with explained(f"follow {path!a}"):
         whole = path if path.startswith("/") else f"{os.getcwd()}/{path}"
         way = trust.follow(whole, undo)
-    owner = way.stack[-1].info.st_uid
-    for lookup in way.lookups:
-        entry = lookup.entry
-        is_link = stat.S_ISLNK(entry.info.st_mode) and entry.info.st_uid != owner
-        if is_link and trust.is_strangers(lookup):
-            raise ImageError(
-                f"{entry.path!a} is a link, and uid {entry.info.st_uid} has put it there",
-                next_step="Name the file or folder that it leads to.",
-            )
+        owner = way.stack[-1].info.st_uid
+        for lookup in way.lookups:
+            entry = lookup.entry
+            is_link = stat.S_ISLNK(entry.info.st_mode) and entry.info.st_uid != owner
+            if is_link and trust.is_strangers(lookup):
+                raise ImageError(
+                    f"{entry.path!a} is a link, and uid {entry.info.st_uid} has put it there",
+                    next_step="Name the file or folder that it leads to.",
+                )
     return f"/proc/self/fd/{way.stack[-1].fd}"
 
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import pytest_gvisor.guest
 from pytest_gvisor.base.egress import places
-from pytest_gvisor.base.errors import LaunchError, UsageError
+from pytest_gvisor.base.errors import LaunchError, UsageError, stage
 from pytest_gvisor.base.escape import shown
 from pytest_gvisor.guest.wire.checked_json import loads
 from pytest_gvisor.oci import root_paths, skeleton, system_folders
@@ -78,7 +78,10 @@ class Interpreter:
     """Folders that hold all of it."""
 
     files: tuple[str, ...] = ()
-    """The libraries themselves, and modules that are such."""
+    """The libraries themselves, and modules that are such, under each of their names."""
+
+    is_musl: bool = False
+    """Whether the loader is musl's, and not glibc's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +118,13 @@ def interpreter() -> Interpreter:
         loader = elf.loader_of(program)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise LaunchError("python", f"{program} cannot be asked about itself: {error}") from error
+    is_musl = os.path.basename(loader).startswith("ld-musl")  # it may be a link to libc.so
     loader = os.path.realpath(loader) if loader else ""
     prefix = os.path.realpath(known["prefix"])
     outside = [file for file in known["files"] if not within(file, prefix) and ".so" in file]
     inside = [file for file in known["files"] if within(file, prefix) and ".so" in file]
-    libraries = tuple(dict.fromkeys(os.path.dirname(file) for file in (*outside, *inside)))
+    # The system may have a library of the same name, such as libpython's.
+    libraries = tuple(dict.fromkeys(os.path.dirname(file) for file in (*inside, *outside)))
     modules = [f"{prefix}/{name}" for name in ("lib", sys.platlibdir)]
     needed = [*filter(os.path.isdir, modules), *map(os.path.dirname, (program, *outside))]
     if loader:
@@ -131,8 +136,36 @@ def interpreter() -> Interpreter:
         libraries=libraries,
         # The fewest that hold all of them.
         folders=tuple(sorted({f for f in needed if not any(below(f, one) for one in needed)})),
-        files=(*outside, *inside),
+        files=tuple(name for file in (*outside, *inside) for name in _names(file)),
+        is_musl=is_musl,
     )
+
+
+def _names(file: str) -> list[str]:
+    """Return the paths by which a loader may name a library: its own, and those of links to it."""
+    folder, name = os.path.split(file)
+    begin = f"{name.partition('.so')[0]}.so"
+    beside = (f"{folder}/{one}" for one in os.listdir(folder) if one.startswith(begin))
+    return [file, *(path for path in beside if path != file and os.path.realpath(path) == file)]
+
+
+def _private(known: Interpreter) -> list[str]:
+    """Return private files beside libraries that lie elsewhere than in what `host` shows.
+
+    Raises `UsageError` where such a folder, or Python's prefix, is or holds a home folder.
+    """
+    others = [one for one in known.folders if not host_system(whole=False).holds(one)]
+    for one in others:
+        top = known.prefix if within(one, known.prefix) else one
+        if system_folders.is_too_wide(top):
+            raise UsageError(
+                f"a warm sandbox would see all of {one}: {top} is or holds a home folder",
+                next_step="Install Python and its libraries into folders of their own.",
+            )
+    with stage("rootfs", "the folders of Python's libraries cannot be looked into"):
+        beside = [one for one in others if not within(one, known.prefix)]
+        found = [path for one in beside for path in system_folders.private(one)]
+    return [path for path in found if path not in known.files and system_folders.has_files(path)]
 
 
 def _bind(source: str, destination: str) -> Mount:
@@ -195,7 +228,7 @@ def start(rootfs: Rootfs, mounts: Sequence[Mount], program: str = "warm/init_pro
     if known.loader:
         search = ":".join(f"{base}{folder}" for folder in known.libraries)
         rpaths = list[str]()
-        if not os.path.basename(known.loader).startswith("ld-musl"):
+        if not known.is_musl:
             # glibc looks in an object's RPATH first, as Spack's programs have one: it may name a
             # folder of the root. The first name, which is empty, is the program's (ld.so(8)).
             rpaths = ["--inhibit-rpath", ":".join(["", *(f"{base}{file}" for file in known.files)])]
@@ -262,20 +295,13 @@ def guest(workload: Workload, start: Start, folder: str, allow: Sequence[str] = 
     if allow:
         mounts.append(hosts_mount(allow, workload.hostname, mounts, folder))
     if start.under:
-        known = interpreter()
-        if system_folders.is_too_wide(known.prefix):
-            raise UsageError(
-                f"a warm sandbox would see {known.prefix}/lib and bin beside {known.program}: that"
-                " folder is or holds a home folder",
-                next_step="Install this Python, or another one, into a folder of its own.",
-            )
         points = os.path.join(folder, "points")
         make_private(points)
         os.chmod(points, 0o755)
         for point in start.points:
             skeleton.point(points, point, is_folder=True)
         mounts.insert(len(workload.mounts), _bind(points, start.under))
-        covered = host_system(whole=False).covered()
+        covered = (*host_system(whole=False).covered(), *_private(interpreter()))
         hidden = (p for p in covered if any(below(p, f) for f in start.points))
         mounts += [cover(start.under + path, path, folder) for path in hidden]
     args = (*start.argv, *places(allow))

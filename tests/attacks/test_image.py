@@ -170,14 +170,21 @@ def test_no_folder_of_libraries_that_the_python_names_is_the_root_s(
         # A constructor runs wherever a library is loaded, though another one has its names.
         begin = f"__attribute__((constructor)) void b(void) {{ if ({status} == 13) _exit(13); }}"
         code = f"void _exit(int); {begin} int it(void) {{ return {status}; }}"
-        compiled(code, place / "libit.so", "-shared")
-    code = "int it(void); int main(void) { return it(); }"
+        compiled(code, place / "libit.so.1.2", "-shared", "-Wl,-soname,libit.so.1")
+        (place / "libit.so.1").symlink_to("libit.so.1.2")
     rpath = "-Wl,--disable-new-dtags,-rpath=/spack/lib"
-    compiled(code, own / "bin/python3", rpath, f"-L{own}/lib", "-lit")
+    # The loader knows a library by the name that it was asked for, which most often is a link.
+    code, name = "int it(void); int mid(void) { return it(); }", "-Wl,-soname,libmid.so.1"
+    middle, it = own / "lib/libmid.so.1.0", own / "lib/libit.so.1.2"
+    compiled(code, middle, "-shared", name, rpath, str(it))
+    (own / "lib/libmid.so.1").symlink_to(middle.name)
+    code = "int mid(void); int main(void) { return mid(); }"
+    compiled(code, own / "bin/python3", rpath, f"-Wl,-rpath-link={own}/lib", str(middle))
     known = interpreter.interpreter()
+    names = [name for file in (middle, it) for name in interpreter._names(str(file))]
     fake = dataclasses.replace(
         known, program=f"{own}/bin/python3", prefix=str(own),
-        libraries=(*known.libraries, f"{own}/lib"), files=(*known.files, f"{own}/lib/libit.so"),
+        libraries=(*known.libraries, f"{own}/lib"), files=(*known.files, *names),
         folders=(*known.folders, f"{own}/lib", f"{own}/bin"),
     )  # fmt: skip
     monkeypatch.setattr(interpreter, "interpreter", lambda: fake)

@@ -75,5 +75,42 @@ def test_a_python_whose_prefix_is_a_home_folder_starts_no_warm_sandbox(
     )  # fmt: skip
     monkeypatch.setattr(interpreter, "interpreter", lambda: known)
     start = interpreter.start(host(), [])
-    with pytest.raises(UsageError, match=f"would see {home}/lib and bin .* a home folder"):
+    with pytest.raises(UsageError, match=f"would see all of {home}/bin: {home} is or holds a home"):
         interpreter.guest(make_workload(["guest"]), start, str(tmp_path))
+
+
+def test_private_files_beside_libraries_that_lie_elsewhere_are_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``LD_LIBRARY_PATH`` may name a folder of the user's, which must be no home folder."""
+    folder, found = tmp_path / "libraries", interpreter.interpreter()
+    for name in ("libz.so.1", "token"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch(0o600)
+    known = dataclasses.replace(
+        found, folders=(*found.folders, str(folder)), files=(*found.files, f"{folder}/libz.so.1")
+    )
+    monkeypatch.setattr(interpreter, "interpreter", lambda: known)
+    assert interpreter._private(known) == [f"{folder}/token"]
+    start = interpreter.start(host(), [])
+    mounts = interpreter.guest(make_workload(["guest"]), start, str(tmp_path)).mounts
+    assert f"{start.under}{folder}/token" in {mount.destination for mount in mounts}
+    monkeypatch.setenv("HOME", str(folder))
+    with pytest.raises(UsageError, match=f"all of {folder}: {folder} is or holds a home folder"):
+        interpreter._private(known)
+
+
+def test_a_home_folder_in_usr_local_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image may have one there, beside the Python that everybody sees."""
+    known = dataclasses.replace(
+        interpreter.interpreter(), program="/usr/bin/python3", prefix="/usr", folders=("/usr/lib",)
+    )
+    monkeypatch.setenv("HOME", "/usr/local/airflow")
+    assert interpreter._private(known) == []
+
+
+def test_libraries_of_python_s_own_come_before_the_system_s() -> None:
+    """The system may have a libpython of the same name and another release."""
+    known = interpreter.interpreter()
+    own = [one for one in known.libraries if one.startswith(f"{known.prefix}/")]
+    assert [*known.libraries][: len(own)] == own
