@@ -81,7 +81,9 @@ class Channel:
         self._peers: dict[int, Peer] = {}
         self._last_id = last_id
         self._outgoing = messages.Outgoing()
-        self._changed = Changed(self.lock)
+        self.changed = Changed(self.lock)
+        """Notified when the sandbox has ended, among others."""
+
         self._chores: collections.deque[Callable[[], None]] = collections.deque()
         self._relieved: list[Callable[[], None]] = []
         self.at_end: set[Callable[[], None]] = set()
@@ -109,7 +111,7 @@ class Channel:
                     self._push()
                 self._outgoing.encoder.tag = tag
                 while not (self.greeted or self.gone) and (left := budget.left) > 0:
-                    self._changed.wait(min(left, NAP))
+                    self.changed.wait(min(left, NAP))
         if not self.greeted:
             self._give_up(f"the guest did not answer within {timeout:g} s")
             raise (self._ended and self._ended.error) or self.crash()
@@ -210,7 +212,7 @@ class Channel:
         """Wait until little is waiting to be sent; False at the deadline, and after it."""
         with self.lock:
             left = deadline - clock.monotonic()
-            relieved = self._changed.wait_for(lambda: not self.congested or self.gone, max(0, left))
+            relieved = self.changed.wait_for(lambda: not self.congested or self.gone, max(0, left))
             return relieved and left > 0
 
     def chore(self, act: Callable[[], None]) -> None:
@@ -332,7 +334,7 @@ class Channel:
             self.greeted = True
             if self._frame_that_wakes is not None:
                 self.supervisor.heard()
-            self._changed.notify_all()
+            self.changed.notify_all()
             return
         peer = self._peers.get(message.id)
         if peer is None:
@@ -353,7 +355,7 @@ class Channel:
             self._outgoing.clear()
             self.kill(f"a message to it cannot be sent: {error}")
         if not self.congested:
-            self._changed.notify_all()
+            self.changed.notify_all()
             if self._relieved:
                 self._chores += self._relieved
                 self._relieved.clear()
@@ -381,7 +383,7 @@ class Channel:
             for peer in list(self._peers.values()):
                 peer.on_death()
             self._peers.clear()
-            self._changed.notify_all()
+            self.changed.notify_all()
             self._close_waker()
 
     def _close_waker(self) -> None:

@@ -65,7 +65,7 @@ class Process(Peer, contextlib.AbstractContextManager["Process"]):
         self._oom_kills = channel.driven.oom_kills()
         self._egress = channel.driven.egress()
         channel.driven.check_relays()
-        self._tracing = Tracing(self, channel, wanted=command.trace)
+        self._tracing = Tracing(channel, wanted=command.trace)
         self._ran_out = False
         most = command.settings.max_output
         self._streams = {s: Stream(most, functools.partial(self._give, s)) for s in (1, 2)}

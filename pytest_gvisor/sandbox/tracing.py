@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from pytest_gvisor.sandbox.channel import Channel
-from pytest_gvisor.sandbox.peers import Peer
 
 if TYPE_CHECKING:
     from pytest_gvisor.base.traced import Trace
@@ -16,8 +15,9 @@ if TYPE_CHECKING:
 class Tracing:
     """The trace of a program; None in a sandbox without traces, or where it is not wanted."""
 
-    def __init__(self, program: Peer, channel: Channel, *, wanted: bool) -> None:
-        self._changed = program.changed
+    def __init__(self, channel: Channel, *, wanted: bool) -> None:
+        # Not the program's: one that is over hears nothing of the sandbox's end.
+        self._changed = channel.changed
         self._channel = channel
         self._wanted = wanted
         self._listener = channel.supervisor.listener

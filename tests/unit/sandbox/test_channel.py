@@ -97,7 +97,7 @@ def test_an_interrupted_start_leaves_no_sandbox(
 ) -> None:
     """An interrupt during the wait for the guest's greeting leaves no sandbox."""
     channel, driven = unstarted
-    monkeypatch.setattr(channel._changed, "wait", interrupt)
+    monkeypatch.setattr(channel.changed, "wait", interrupt)
     with pytest.raises(KeyboardInterrupt):
         channel.start(PATIENCE)
     assert driven.ends == 1

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from pytest_gvisor import NotReady, Outcome
+from pytest_gvisor import NotReady, Outcome, Trace
 from pytest_gvisor.programs import clock
 from pytest_gvisor.sandbox import output
 from pytest_gvisor.sandbox.channel import Channel
@@ -21,6 +21,7 @@ from pytest_gvisor.sandbox.process import Process
 from pytest_gvisor.trace import points
 from pytest_gvisor.trace.programs import Programs
 from tests.unit.sandbox.conftest import Peer, command, started
+from tests.waiting import wait_for
 
 Connect = Callable[..., tuple[Channel, Peer]]
 
@@ -208,6 +209,14 @@ def test_input_that_is_read_at_once_does_not_outlast_a_deadline(connect: Connect
         process.feed(itertools.repeat(b"x"), now)
 
 
+def trace_all(channel: Channel) -> None:
+    """Have the channel's programs traced."""
+    asked = [*points.USUAL, *points.wanted(points.calls())]
+    known = {one.name: one.context + one.optional for one in asked}
+    listener = SimpleNamespace(recorder=Programs(known, "20260905.0"), dropped=0, broken=False)
+    channel.supervisor.listener = cast("Any", listener)
+
+
 def test_a_program_whose_start_was_never_reported_has_a_trace_with_a_gap(connect: Connect) -> None:
     """Such a program may have run. The sandbox is ending, or gone, when its trace is asked for."""
 
@@ -215,10 +224,7 @@ def test_a_program_whose_start_was_never_reported_has_a_trace_with_a_gap(connect
         peer.receive()
 
     channel, _peer = connect(act)
-    asked = [*points.USUAL, *points.wanted(points.calls())]
-    known = {one.name: one.context + one.optional for one in asked}
-    listener = SimpleNamespace(recorder=Programs(known, "20260905.0"), dropped=0, broken=False)
-    channel.supervisor.listener = cast("Any", listener)
+    trace_all(channel)
     ending, gone = (Process(channel, dataclasses.replace(command(), trace=True)) for _ in range(2))
     ending.start()
     gone.start()
@@ -228,3 +234,32 @@ def test_a_program_whose_start_was_never_reported_has_a_trace_with_a_gap(connect
         assert trace is not None
         assert trace.gaps == ("the end of the first process was not seen",)
         channel.join()
+
+
+def test_the_trace_of_a_program_that_is_over_is_there_when_its_sandbox_has_ended(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that cuts traces is busy with the sandbox's end, and then it is over itself."""
+    channel, _peer = connect(lambda peer: peer.receive())
+    trace_all(channel)
+    monkeypatch.setattr(channel.supervisor, "drain_events", lambda: None, raising=False)
+    over = Process(channel, dataclasses.replace(command(), trace=True))
+    over._tracing.begin(2)
+    ending, ended, found = threading.Event(), threading.Event(), list[object]()
+    end = channel.driven.end
+
+    def late(patience: float) -> Any:
+        ending.set()
+        ended.wait(60)
+        return end(patience)
+
+    monkeypatch.setattr(channel.driven, "end", late)
+    channel.kill("so")
+    assert ending.wait(60)
+    thread = threading.Thread(target=lambda: found.append(over._tracing.end()), daemon=True)
+    thread.start()
+    wait_for(lambda: channel._chores, "the trace to be asked for")
+    ended.set()
+    thread.join(20)
+    assert [type(trace) for trace in found] == [Trace]
+    channel.join()
