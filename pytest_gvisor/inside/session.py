@@ -44,7 +44,7 @@ class InsideSession:
 
     def __init__(self, session: pytest.Session) -> None:
         """Plan the tests. Raises `pytest.UsageError`."""
-        self._config = session.config
+        self._session, self._config = session, session.config
         unbridged.refuse_objects(self._config)
         self._inside = inside = run_options.inside(self._config)
         self._bounds = SessionBounds(self._config, self._config.getini(placement.FIELDS))
@@ -301,7 +301,8 @@ class InsideSession:
         unbridged.keep_snapshots(self._config, items)
         self._bounds.close()
         self._returned.tally.failed = self._bounds.failed
-        self._returned.tally.stands = self._bounds.stands
+        failed = self._session.testsfailed > 0  # as long as no hook at the session's end has set it
+        self._returned.tally.stands = self._bounds.stands and failed
 
     def end(self) -> None:
         """Wait until the last sandbox is removed: it goes while pytest's own session ends."""

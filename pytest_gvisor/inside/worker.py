@@ -341,6 +341,7 @@ class Worker:
         except LOST as error:
             text = f"the pytest inside did not come to its end, nor its coverage: {gone(error)}"
             self._bounds.fail(text)
+            self._bounds.stands |= self.has_failed
         finally:
             self._end_debugger()
             ends = self._taker.receive(link, LAST_ACTS if complete else _LAST_WORDS)

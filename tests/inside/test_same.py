@@ -453,6 +453,49 @@ def test_an_option_of_the_project_s_own_type_has_the_host_s_value(
         result.stdout.fnmatch_lines([f"*[[]{values}[]]*"])
 
 
+def test_the_command_line_comes_after_the_arguments_of_a_plugin(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So an option that the user gives counts. The umask is the host's too."""
+    project.makepyfile(
+        early="""
+        def pytest_addoption(parser):
+            parser.addoption("--mode")
+            parser.addoption("--more", action="append")
+
+        def pytest_load_initial_conftests(args):
+            args[:] = ["--mode=fast", "--more=early", *args]
+    """
+    )
+    project.makepyfile("""
+        import os
+
+        def test_it(pytestconfig):
+            options = pytestconfig.option
+            assert (options.mode, options.more, os.umask(0o077)) == "shown"
+    """)
+    monkeypatch.syspath_prepend(project.path)
+    before = os.umask(0o027)
+    try:
+        both = run_both(project, "-p", "early", "--mode=slow")
+    finally:
+        os.umask(before)
+    for result in both.inside, both.host:
+        result.stdout.fnmatch_lines(["*('slow', [[]'early'[]], 23) == 'shown'*"])
+
+
+def test_a_large_option_is_there_inside(project: pytest.Pytester) -> None:
+    """The socket holds less, and nobody reads from it before runsc is greeted."""
+    project.makeconftest("""
+        def pytest_addoption(parser):
+            parser.addoption("--size", type=lambda word: bytes(int(word)))
+    """)
+    project.makepyfile(
+        "def test_it(pytestconfig): assert len(pytestconfig.option.size) == 6_000_000"
+    )
+    assert inside(project, "--size=6000000").parseoutcomes() == {"passed": 1}
+
+
 def test_a_plugin_that_the_ini_file_switches_off_keeps_its_keys(project: pytest.Pytester) -> None:
     """pytest knows the keys of such a plugin, which ``--strict-config`` would refuse else."""
     project.makeini(

@@ -67,6 +67,7 @@ PRIVATES = {
     },
     "inside/view/configuration": {
         "_cov": "the name of pytest-cov's plugin",
+        "_parser": "the defaults of options, by which a test may know that none was given",
         "subprocess._args_from_interpreter_flags": "the flags of this Python, for that inside",
     },
     "inside/debugger": {"_pdbshown": "set: pytest's summary leaves out what it has shown"},

@@ -61,6 +61,7 @@ def run(
         if value is not None:
             os.environ[name] = value
     os.chdir(start["cwd"])
+    os.umask(start["umask"])
     sys.path[:] = start["sys_path"]
     program.assume(**start["program"])
     measured: dict[str, Any] | None = start["coverage"]
@@ -78,7 +79,9 @@ def run(
     gate.register(config, link, start["sys_path"], has_ini=read_as["has_ini"])
     config.parse(start["args"], addopts=False)
     config.args_source = type(config.args_source)[read_as["args_source"]]
-    config.option.__dict__.update(read_as["options"], basetemp=config.option.basetemp)
+    # A plugin may have put arguments before those of the command line, which come last on the host.
+    kept = {name: getattr(config.option, name) for name in ("basetemp", "plugins")}
+    config.option.__dict__.update({**start["options"], **read_as["options"], **kept})
     if pickled := start["pickled"]:  # by now the types that a conftest.py declares are there
         config.option.__dict__.update(program.beside("bridges").unpickled(config, pickled))
     plugin = Plugin(

@@ -261,18 +261,17 @@ class Store:
     @pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_sessionfinish")
     def pytest_gvisor_stands(self, session: pytest.Session) -> Iterator[None]:
         """Fail the session if a hook has let failures pass here, and none has done so inside."""
-        failed = session.testsfailed  # a hook may set it to 0 too
         try:
             yield
         except pytest.exit.Exception as error:
-            if self.tally.stands and failed and error.returncode == pytest.ExitCode.OK:
+            if self.tally.stands and error.returncode == pytest.ExitCode.OK:
                 error.returncode = pytest.ExitCode.TESTS_FAILED
             raise
-        if self.tally.stands and failed and session.exitstatus == pytest.ExitCode.OK:
+        if self.tally.stands and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
             terminal = session.config.pluginmanager.get_plugin("terminalreporter")
             if terminal is not None:
-                told = "a hook let the failures pass here, and none did so inside"
+                told = "a hook let the failures pass here, and none did so inside (by a variable?)"
                 terminal.write_line(f"gvisor: ERROR: {told}", red=True, bold=True)
 
     def _judge(self, session: pytest.Session) -> None:

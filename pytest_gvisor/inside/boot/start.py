@@ -110,6 +110,7 @@ def plan(
             "held_back": inside.held_back,
             "worker": _worker(config),
             "cwd": str(config.invocation_params.dir),
+            "umask": configuration.umask(),
             "coverage": configuration.coverage(config),
             "families": configuration.families(settings),
             "program": configuration.program(),

@@ -67,12 +67,14 @@ def refuse_objects(config: pytest.Config) -> None:
 
     `pytest.main` was called with it. The pytest inside cannot have it.
     """
+    if not (given := config.invocation_params.plugins):
+        return
     complete = {
         _package(plugin)
         for plugin, found in config.pluginmanager.list_plugin_distinfo()
         if _name(found.metadata) in COMPLETE
     }
-    for plugin in config.invocation_params.plugins or ():
+    for plugin in given:
         hooks = {hook.name for hook in config.pluginmanager.get_hookcallers(plugin) or ()}
         acts = sorted(hooks & _RUNNING - {"pytest_runtest_protocol"})  # which is called here too
         if acts and _package(plugin) not in complete and not configuration.importable([plugin]):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import io
 import math
 import os
@@ -23,6 +24,7 @@ import pytest
 from pytest_gvisor.base.settings import Network, Settings
 from pytest_gvisor.inside.view.environment import without_editors
 from pytest_gvisor.plugin.placement import deselected_key, functions
+from pytest_gvisor.programs import proc
 
 # What is the host's business alone, with the value that switches it off inside: which tests run,
 # when to stop, where results are written, how many processes there are.
@@ -81,7 +83,7 @@ def pickled(config: pytest.Config) -> dict[str, str]:
     """
     found = {}
     for name, value in _own(config):
-        if not _is_data(value):
+        if not _is_data(value) and not _is_mark(config, name, value):
             data = io.BytesIO()
             with contextlib.suppress(Exception):  # of the object's own methods
                 _Pickler(data, config.pluginmanager.get_plugins()).dump(value)
@@ -110,6 +112,13 @@ def _own(config: pytest.Config) -> Iterator[tuple[str, Any]]:
         # See coverage() and arguments().
         if name not in _SWITCHED_OFF and name not in ("cov_source", "no_cov", "file_or_dir"):
             yield name, value
+
+
+def _is_mark(config: pytest.Config, name: str, value: object) -> bool:
+    """Whether it is a default such as ``object()``, which is equal to no copy."""
+    kind = type(value)
+    by_identity = (kind.__eq__, kind.__reduce_ex__) == (object.__eq__, object.__reduce_ex__)
+    return by_identity and value is config._parser.optparser.get_default(name)
 
 
 def _is_data(value: object) -> bool:
@@ -162,15 +171,27 @@ def arguments(config: pytest.Config, items: Iterable[pytest.Item] | None) -> lis
 
 
 def importable(plugins: Iterable[object]) -> list[str]:
-    """Return the names of modules among the plugins that `pytest.main` was called with.
-
-    Neither the main module has a spec, nor one that a program has made.
-    """
+    """Return the names of modules among the plugins that `pytest.main` was called with."""
     return [
         one if isinstance(one, str) else one.__name__
         for one in plugins
-        if isinstance(one, str) or (isinstance(one, ModuleType) and one.__spec__ is not None)
+        if isinstance(one, str) or (isinstance(one, ModuleType) and _is_found(one))
     ]
+
+
+def _is_found(module: ModuleType) -> bool:
+    """Whether an import of the name finds this module, and not one that a program has made.
+
+    The main module has no spec, or with ``python -m`` one of another name.
+    """
+    spec, package = module.__spec__, sys.modules.get(module.__name__.rpartition(".")[0])
+    if spec is None or spec.name != module.__name__:
+        return False
+    way = spec.name, getattr(package, "__path__", None)
+    with contextlib.suppress(ImportError, ValueError):
+        found = next((made for one in sys.meta_path if (made := one.find_spec(*way))), None)
+        return found is not None and found.origin == spec.origin
+    return False
 
 
 def named(config: pytest.Config, items: Iterable[pytest.Item] | None) -> list[str]:
@@ -242,6 +263,12 @@ def coverage(config: pytest.Config) -> dict[str, Any] | None:
         "contexts": getattr(config.option, "cov_context", None) == "test",
         "config": dict(cov.sys_info())["config_file"],
     }
+
+
+@functools.cache
+def umask() -> int:
+    """Return the umask as it was at first: a conftest.py that changes it does so inside too."""
+    return int(proc.status_of()["Umask"], 8)
 
 
 def search_path() -> list[str]:

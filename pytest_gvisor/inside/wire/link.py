@@ -131,6 +131,7 @@ class Link:
             try:
                 data = data[os.write(self._socket, data) :]
             except BlockingIOError:
+                self.greet()  # until then nobody reads
                 self.supervisor.read_rest()  # else who is to read this may wait to write
                 ready(self._socket, seconds=0.1, event=select.POLLOUT)
             except OSError as error:

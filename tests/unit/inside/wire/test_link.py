@@ -46,7 +46,7 @@ class Sandbox:
         self.pipes = SimpleNamespace(socket=ours.fileno(), memory=memory, stderr=stderr)
         self.drain: Callable[[], object] = lambda: None
         self.record: Any = None
-        self.listener: Any = SimpleNamespace(recorder=None)
+        self.listener: Any = SimpleNamespace(recorder=None, greeted=True)
 
     def start(self) -> Sandbox:
         """Be the supervisor, too."""
