@@ -127,9 +127,8 @@ class Live:
     def add(self, text: str) -> None:
         """Show text."""
         shown = safe_but_colour(text)
-        behind = (safe_but_colour(end + text) != safe_but_colour(end) + shown
-                  for end in {Live._line, Live._piece})  # fmt: skip
-        if any(behind):
+        ends = {Live._line, Live._piece}
+        if any(safe_but_colour(end + text) != safe_but_colour(end) + shown for end in ends):
             # Behind what is shown already this becomes a command, unless it begins otherwise.
             shown = f"\\x{ord(text[0]):02x}{safe_but_colour(text[1:])}"
         # White space at a line's start does not matter to who looks for commands.

@@ -145,7 +145,8 @@ def _names(file: str) -> list[str]:
     """Return the paths by which a loader may name a library: its own, and those of links to it."""
     folder, name = os.path.split(file)
     begin = f"{name.partition('.so')[0]}.so"
-    beside = (f"{folder}/{one}" for one in os.listdir(folder) if one.startswith(begin))
+    with stage("python", f"cannot look into {folder!a}"):
+        beside = [f"{folder}/{one}" for one in os.listdir(folder) if one.startswith(begin)]
     return [file, *(path for path in beside if path != file and os.path.realpath(path) == file)]
 
 

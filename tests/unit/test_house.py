@@ -12,8 +12,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 BUDGETS = {
     "": 33, "cli": 1164, "inside": 5076, "plugin": 2157, "harness": 796, "report": 1145,
-    "sandbox": 2380, "run": 2692, "install": 342, "images": 2009, "runsc": 1363, "oci": 2243,
-    "vm": 376, "sessions": 649, "trace": 813, "base": 1687, "guest": 3499, "programs": 1758,
+    "sandbox": 2381, "run": 2692, "install": 342, "images": 2009, "runsc": 1363, "oci": 2243,
+    "vm": 376, "sessions": 649, "trace": 813, "base": 1686, "guest": 3499, "programs": 1758,
 }  # fmt: skip
 """The lines of code that a folder may have. A change that needs more takes away as many."""
 
